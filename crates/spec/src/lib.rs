@@ -1,1 +1,14 @@
+//! Layouts that somebody else wrote down: SMMUv3, PCI Express, device tree bindings. No algorithms.
+//!
+//! What is here has a book: a type is a word of that book with its fields, a constant is a number or a name from
+//! it, each with its citation. Drivers and models share these layouts; what keeps a misread bit from cancelling out
+//! are golden tests, whose words are written by hand from the book and which do not import this crate.
+//!
+//! [`pcie`] is configuration space and what lies in it; [`dt`] is the names and numbers of device tree bindings.
+//!
+//! Not here: reading or writing any of it (`pci`, `firmware`, the drivers, the models); the kernel's own layouts.
 #![no_std]
+#![forbid(unsafe_code)]
+
+pub mod dt;
+pub mod pcie;

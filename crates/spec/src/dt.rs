@@ -1,0 +1,1 @@
+//! Names and numbers of device tree bindings.
