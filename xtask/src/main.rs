@@ -1,1 +1,45 @@
-fn main() {}
+//! The project's own commands: `cargo xtask test` and its kin.
+//!
+//! Each command is a file; a check of `test` is a [`stage::Stage`]. Nothing here reads standard input, and nothing is installed.
+//!
+//! Not here: what is tested. That is in the crates.
+
+mod bare;
+mod bench;
+mod deny;
+mod metadata;
+mod rooms;
+mod rules;
+mod shell;
+mod stage;
+mod test;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+cargo xtask COMMAND
+
+  test [STAGE...]   every check that CI runs, or only the stages named
+  bench [ARG...]    the figures, each with its peer in the same run; arguments go to the benches
+  stages            the stages of `test`, one to a line";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let Some((command, rest)) = arguments.split_first() else {
+        eprintln!("xtask: no command\n\n{USAGE}");
+        return ExitCode::from(2);
+    };
+    match command.as_str() {
+        "test" => test::run(rest),
+        "bench" => bench::run(rest),
+        "stages" => test::list(),
+        "help" | "--help" | "-h" => {
+            println!("{USAGE}");
+            ExitCode::SUCCESS
+        }
+        unknown => {
+            eprintln!("xtask: no command `{unknown}`\n\n{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}

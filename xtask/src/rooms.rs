@@ -1,0 +1,93 @@
+//! The table of allowed arrows: which room may use which, and which outside crates may be embedded.
+//!
+//! A room that is not in the table may not be in the workspace: adding one means adding its line, and thinking about it.
+
+/// What a room may name in its `Cargo.toml`, tests included.
+pub(crate) struct Room {
+    /// Its folder.
+    pub(crate) folder: &'static str,
+    /// The rooms it may use.
+    pub(crate) uses: &'static [&'static str],
+}
+
+const fn room(folder: &'static str, uses: &'static [&'static str]) -> Room {
+    Room { folder, uses }
+}
+
+/// Every room.
+pub(crate) const ROOMS: &[Room] = &[
+    room("crates/types", &[]),
+    room("crates/spec", &["crates/types"]),
+    room("crates/hal", &["crates/types"]),
+    room("crates/pgtable", &["crates/types", "crates/hal"]),
+    room("crates/iova", &["crates/types", "crates/hal"]),
+    // Core knows no vendor: neither a driver nor `spec`, which is made of vendors' layouts.
+    room("crates/core", &["crates/types", "crates/hal", "crates/iova"]),
+    room("crates/pci", &["crates/types", "crates/spec", "crates/hal", "crates/core"]),
+    room("crates/firmware", &["crates/types", "crates/spec"]),
+    // Drivers never know each other.
+    room("crates/smmuv3", &["crates/types", "crates/spec", "crates/hal", "crates/pgtable", "crates/core"]),
+    room("crates/nvme", &["crates/types", "crates/hal", "crates/core"]),
+    room("crates/portcullis", EMBEDDED),
+    // Models stand apart: that they cannot name a driver or a walker is what their verdicts rest on.
+    room("models/bus", &["crates/types", "crates/spec"]),
+    room("models/smmuv3", &["crates/types", "crates/spec", "models/bus"]),
+    room("models/devices", &["crates/types", "crates/spec", "models/bus"]),
+    // Where both sides meet.
+    room("lab", BOTH_SIDES),
+    room("cli", &["crates/types", "lab"]),
+    room("checks", BOTH_SIDES_AND_LAB),
+    room("benches", BOTH_SIDES_AND_LAB),
+    room("xtask", &[]),
+];
+
+const EMBEDDED: &[&str] = &[
+    "crates/types",
+    "crates/spec",
+    "crates/hal",
+    "crates/pgtable",
+    "crates/iova",
+    "crates/core",
+    "crates/pci",
+    "crates/firmware",
+    "crates/smmuv3",
+    "crates/nvme",
+];
+
+const BOTH_SIDES: &[&str] = &[
+    "crates/types",
+    "crates/spec",
+    "crates/hal",
+    "crates/pgtable",
+    "crates/iova",
+    "crates/core",
+    "crates/pci",
+    "crates/firmware",
+    "crates/smmuv3",
+    "crates/nvme",
+    "crates/portcullis",
+    "models/bus",
+    "models/smmuv3",
+    "models/devices",
+];
+
+const BOTH_SIDES_AND_LAB: &[&str] = &[
+    "crates/types",
+    "crates/spec",
+    "crates/hal",
+    "crates/pgtable",
+    "crates/iova",
+    "crates/core",
+    "crates/pci",
+    "crates/firmware",
+    "crates/smmuv3",
+    "crates/nvme",
+    "crates/portcullis",
+    "models/bus",
+    "models/smmuv3",
+    "models/devices",
+    "lab",
+];
+
+/// The outside crates that an embedded room may ship: `no_std`, and each explained in ARCHITECTURE.md, "Dependencies".
+pub(crate) const EMBEDDABLE: &[&str] = &["bitfield-struct", "bitflags", "dtoolkit", "lock_api", "zerocopy"];
