@@ -29,8 +29,7 @@ pub const PRI_ALLOCATION: u16 = 0x0c;
 
 /// What a port or function can keep apart.
 ///
-/// Spec: PCIe 6.0, 7.7 "PCI and PCIe Capabilities Required by the Base Spec in Some Situations", ACS Capability Register; 6.12
-/// "Access Control Services (ACS)".
+/// Spec: PCIe 6.0, 7.7.11.2 "ACS Capability Register (Offset 04h)"; 6.12 "Access Control Services (ACS)".
 #[bitfield(u16)]
 #[derive(PartialEq, Eq)]
 pub struct AcsCapability {
@@ -56,8 +55,7 @@ pub struct AcsCapability {
 
 /// What a port or function keeps apart.
 ///
-/// Spec: PCIe 6.0, 7.7 "PCI and PCIe Capabilities Required by the Base Spec in Some Situations", ACS Control Register; 6.12
-/// "Access Control Services (ACS)".
+/// Spec: PCIe 6.0, 7.7.11.3 "ACS Control Register (Offset 06h)"; 6.12 "Access Control Services (ACS)".
 #[bitfield(u16)]
 #[derive(PartialEq, Eq)]
 pub struct AcsControl {

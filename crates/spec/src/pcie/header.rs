@@ -213,7 +213,7 @@ impl Bar {
 
 /// Which buses are on and behind a bridge.
 ///
-/// Spec: PCIe 6.0, 7.5.1.3 "Type 1 Configuration Space Header", primary, secondary and subordinate bus number registers.
+/// Spec: PCIe 6.0, 7.5.1.3.2 "Primary Bus Number Register (Offset 18h)" and the two after it.
 #[bitfield(u32)]
 #[derive(PartialEq, Eq)]
 pub struct BusNumbers {
@@ -231,7 +231,7 @@ pub struct BusNumbers {
 ///
 /// Open if limit is not below base.
 ///
-/// Spec: PCIe 6.0, 7.5.1.3 "Type 1 Configuration Space Header", I/O base and limit registers.
+/// Spec: PCIe 6.0, 7.5.1.3.6 "I/O Base/I/O Limit Registers (Offset 1Ch/1Dh)".
 #[bitfield(u16)]
 #[derive(PartialEq, Eq)]
 pub struct IoWindow {
@@ -253,7 +253,8 @@ pub struct IoWindow {
 ///
 /// Open if limit is not below base.
 ///
-/// Spec: PCIe 6.0, 7.5.1.3 "Type 1 Configuration Space Header", memory and prefetchable memory base and limit registers.
+/// Spec: PCIe 6.0, 7.5.1.3.8 "Memory Base Register/Memory Limit Register (Offset 20h/22h)", 7.5.1.3.9 (prefetchable memory base
+/// and limit, which 6.3 calls "64-bit").
 #[bitfield(u32)]
 #[derive(PartialEq, Eq)]
 pub struct MemoryWindow {
@@ -287,7 +288,7 @@ impl IoWindow {
 
 /// How a bridge treats what is below it.
 ///
-/// Spec: PCIe 6.0, 7.5.1.3 "Type 1 Configuration Space Header", bridge control register.
+/// Spec: PCIe 6.0, 7.5.1.3.13 "Bridge Control Register (Offset 3Eh)".
 #[bitfield(u16)]
 #[derive(PartialEq, Eq)]
 pub struct BridgeControl {

@@ -44,5 +44,5 @@ pub const ABSENT: u32 = 0xffff_ffff;
 
 /// The vendor id that no vendor has: no function answers here.
 ///
-/// Spec: PCIe 6.0, 7.5.1.1.1 "Vendor ID Register".
+/// Spec: PCIe 6.0, 7.5.1.1.1 "Vendor ID Register (Offset 00h)".
 pub const VENDOR_ABSENT: u16 = 0xffff;
