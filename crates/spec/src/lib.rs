@@ -4,7 +4,7 @@
 //! it, each with its citation. Drivers and models share these layouts; what keeps a misread bit from cancelling out
 //! are golden tests, whose words are written by hand from the book and which do not import this crate.
 //!
-//! [`pcie`] is configuration space and what lies in it; [`dt`] is the names and numbers of device tree bindings.
+//! [`smmuv3`] is Arm's IOMMU; [`pcie`] is configuration space and what lies in it; [`dt`] is the names and numbers of device tree bindings.
 //!
 //! Not here: reading or writing any of it (`pci`, `firmware`, the drivers, the models); the kernel's own layouts.
 #![no_std]
@@ -12,3 +12,4 @@
 
 pub mod dt;
 pub mod pcie;
+pub mod smmuv3;
