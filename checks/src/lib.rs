@@ -1,1 +1,5 @@
-//! .
+//! Checks that stand outside the crates that they judge: golden words, conformance, wrong drivers.
+//!
+//! [`golden`] holds the books' words, typed by hand. The tests are in `tests/`.
+
+pub mod golden;
