@@ -1,12 +1,36 @@
-//! What hardware models share: the transactions between requesters, translators and memory.
+//! What hardware models share: memory, time, and the transactions between requesters, translators and memory.
 //!
-//! A device model makes a [`Request`] for each run of bytes, a [`Translator`] (the IOMMU
-//! model, or nothing) says where it goes, and the [`Fabric`] moves the bytes: to RAM, to a register, to an MSI
-//! doorbell. Registers of a model are an [`Mmio`]. A model that has work of its own to do later is a [`Clocked`].
+//! A device model makes a [`Request`] for each run of bytes (its [`Port`] does the cutting), a [`Translator`] (the IOMMU
+//! model, or [`Untranslated`]) says where it goes, and the [`Fabric`] moves the bytes: to RAM, to a register, to an MSI
+//! [`Doorbell`]. Registers of a model are an [`Mmio`]. A model that has work of its own to do later is a [`Clocked`].
+//!
+//! A [`Bus`] puts it together. The CPUs' side of its memory is a [`CpuMemory`]: a store buffer, and where wanted a cache,
+//! stand between what a CPU stores and what hardware reads.
 //!
 //! Not here: any particular hardware.
 #![forbid(unsafe_code)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "hosts have 64 bits, and offsets in a page fit anything"
+)]
 
+mod bus;
+mod cache;
+mod cpu;
+mod heap;
+mod index;
+mod map;
+mod port;
+mod ram;
+mod rng;
+mod store_buffer;
 mod transaction;
 
+pub use bus::{Bus, BusOptions};
+pub use cpu::{Caches, CpuMemory, Stores};
+pub use heap::{FreeError, Heap, HeapUse, POISON};
+pub use map::{Doorbell, Occupied};
+pub use port::{DmaError, Port, Traffic, Untranslated};
+pub use ram::{FreedUse, Ram, User};
+pub use rng::Chance;
 pub use transaction::{BusError, Clocked, Fabric, Mmio, Outcome, Passage, Request, Translator, Width, Write};
