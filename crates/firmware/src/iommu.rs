@@ -1,0 +1,162 @@
+//! IOMMUs, and who is behind them.
+//!
+//! Spec: binding iommu/iommu.txt; binding iommu/arm,smmu-v3.yaml.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use portcullis_spec::dt;
+use portcullis_types::{PaRange, SourceId};
+
+use crate::address::{cpu_ranges, is_dma_coherent, required_cpu_ranges};
+use crate::error::{FirmwareError, PropertyFault};
+use crate::interrupt::{Interrupt, interrupts};
+use crate::msi::{MsiControllers, MsiTarget};
+use crate::tree::Node;
+
+/// More cells than this no IOMMU's specifier has.
+const MAX_SPECIFIER_CELLS: u32 = 8;
+
+/// Which binding an IOMMU follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IommuKind {
+    /// `arm,smmu-v3`.
+    SmmuV3,
+    /// One that is not known here. Devices behind it are behind an IOMMU nevertheless.
+    Other,
+}
+
+/// An IOMMU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IommuNode {
+    /// Where firmware says it is: `/smmuv3@9050000`.
+    pub path: String,
+    /// Its number. Without one, nothing can be behind it.
+    pub phandle: Option<u32>,
+    /// Which bindings it follows, the most specific first.
+    pub compatible: Vec<String>,
+    /// Which of them is known here.
+    pub kind: IommuKind,
+    /// How many cells say who asks. Of an SMMUv3 always 1, the StreamID.
+    pub cells: u32,
+    /// Its registers.
+    pub registers: Vec<PaRange>,
+    /// Its wired interrupts; empty for a kind that is not known.
+    pub interrupts: Vec<Interrupt>,
+    /// Where its own messages go; empty for a kind that is not known.
+    pub msi: Vec<MsiTarget>,
+    /// Whether its accesses to tables and queues are coherent with the CPU's caches.
+    pub dma_coherent: bool,
+    /// Whether it is there to be used. If not, its devices are still behind it, and nobody knows what it does with them.
+    pub enabled: bool,
+}
+
+/// A device's place at an IOMMU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stream {
+    /// Index into [`Machine::iommus`](crate::Machine::iommus).
+    pub iommu: usize,
+    /// Who the device is there, in the IOMMU's own words.
+    pub specifier: Vec<u32>,
+}
+
+impl Stream {
+    /// Who the device is there, if that is a number of one cell, as with an SMMUv3.
+    pub fn source(&self) -> Option<SourceId> {
+        match *self.specifier {
+            [source] => Some(SourceId(source)),
+            _ => None,
+        }
+    }
+}
+
+/// What happens to the DMA of a PCI function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Translation {
+    /// An IOMMU translates it.
+    Behind {
+        /// Index into [`Machine::iommus`](crate::Machine::iommus).
+        iommu: usize,
+        /// Who the function is there.
+        source: SourceId,
+    },
+    /// The host bridge has no `iommu-map`: DMA reaches memory untranslated.
+    NoIommu,
+    /// The host bridge has an `iommu-map`, and this function is not in it: nothing is known about its DMA.
+    Uncovered,
+}
+
+impl IommuNode {
+    /// The interrupt that the IOMMU calls `name`: of an SMMUv3 `eventq`, `gerror`, `priq`, `cmdq-sync`, `combined`.
+    pub fn interrupt(&self, name: &str) -> Option<&Interrupt> {
+        self.interrupts.iter().find(|interrupt| interrupt.name.as_deref() == Some(name))
+    }
+
+    /// Reads an IOMMU; none if the node is something else.
+    pub(crate) fn read(
+        node: Node<'_, '_>,
+        controllers: MsiControllers<'_>,
+    ) -> Result<Option<Self>, FirmwareError> {
+        let is_smmu = node.is_compatible(dt::ARM_SMMU_V3)?;
+        let cells = node.u32(dt::IOMMU_CELLS)?;
+        if !is_smmu && cells.is_none() {
+            return Ok(None);
+        }
+        let cells = cells.ok_or_else(|| node.fault(dt::IOMMU_CELLS, PropertyFault::Missing))?;
+        if cells > MAX_SPECIFIER_CELLS || is_smmu && cells != 1 {
+            return Err(node.fault(dt::IOMMU_CELLS, PropertyFault::Value(cells.into())));
+        }
+        let (registers, interrupts, msi) = if is_smmu {
+            (required_cpu_ranges(node)?, interrupts(node)?, controllers.parents_of(node)?)
+        } else {
+            (cpu_ranges(node)?, Vec::new(), Vec::new())
+        };
+        Ok(Some(Self {
+            path: node.path(),
+            phandle: node.phandle(),
+            compatible: node.texts(dt::COMPATIBLE)?.into_iter().map(String::from).collect(),
+            kind: if is_smmu { IommuKind::SmmuV3 } else { IommuKind::Other },
+            cells,
+            registers,
+            interrupts,
+            msi,
+            dma_coherent: is_dma_coherent(node)?,
+            enabled: node.is_enabled()?,
+        }))
+    }
+}
+
+/// The IOMMUs of a machine by phandle.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Iommus<'m>(pub(crate) &'m [IommuNode]);
+
+impl Iommus<'_> {
+    /// Finds an IOMMU for an entry of a property of `node`.
+    fn find(self, node: Node<'_, '_>, phandle: u32) -> Result<usize, PropertyFault> {
+        let found = self.0.iter().position(|iommu| iommu.phandle == Some(phandle));
+        found.ok_or(match node.tree().by_phandle(phandle) {
+            Some(_) => PropertyFault::WrongNode(phandle),
+            None => PropertyFault::NoSuchPhandle(phandle),
+        })
+    }
+
+    /// Finds an IOMMU for an entry of an `iommu-map`, which has room for one cell.
+    pub(crate) fn find_for_map(self, node: Node<'_, '_>, phandle: u32) -> Result<usize, PropertyFault> {
+        let iommu = self.find(node, phandle)?;
+        if self.0[iommu].cells == 1 { Ok(iommu) } else { Err(PropertyFault::WrongNode(phandle)) }
+    }
+
+    /// A device's places, from its `iommus`; empty without that property.
+    pub(crate) fn streams_of(self, node: Node<'_, '_>) -> Result<Vec<Stream>, FirmwareError> {
+        let mut streams = Vec::new();
+        let Some(mut cells) = node.cells(dt::IOMMUS)? else { return Ok(streams) };
+        cells.whole_entries(1)?;
+        while !cells.is_empty() {
+            let iommu = self.find(node, cells.u32()?).map_err(|fault| cells.fault(fault))?;
+            let specifier = (0..self.0[iommu].cells).map(|_| cells.u32()).collect::<Result<_, _>>()?;
+            streams.push(Stream { iommu, specifier });
+        }
+        Ok(streams)
+    }
+}

@@ -1,0 +1,252 @@
+//! PCI host bridges.
+//!
+//! Spec: binding pci/host-generic-pci.yaml; binding pci/pci.txt; PCI Bus Binding to Open Firmware 2.1, 2.2.1.1 "Numerical
+//! Representation", for addresses of three cells.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::ops::RangeInclusive;
+
+use portcullis_spec::dt::{self, pci_address};
+use portcullis_spec::pcie::{Bdf, ECAM_BYTES_PER_BUS, HostWindow, Space};
+use portcullis_types::{IovaRange, Pa, PaRange, SourceId};
+
+use crate::address::{BusCells, bus_cells, dma_range, is_dma_coherent, required_cpu_ranges, to_root};
+use crate::cells::Cells;
+use crate::error::{FirmwareError, PropertyFault};
+use crate::idmap::IdMap;
+use crate::iommu::{Iommus, Translation};
+use crate::msi::{MsiControllers, MsiTarget};
+use crate::tree::Node;
+
+/// A PCI host bridge whose configuration space is an ECAM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PciHost {
+    /// Where firmware says it is: `/pcie@10000000`.
+    pub path: String,
+    /// The segment that names of its functions begin with. Of a bridge that does not say: its place among the bridges.
+    pub segment: u16,
+    /// The numbers of its buses. Fewer than `bus-range` says if the ECAM has no room for all.
+    pub buses: RangeInclusive<u8>,
+    /// Where its configuration space is, from the first bus on.
+    pub ecam: PaRange,
+    /// What the CPU reaches through it.
+    pub windows: Vec<HostWindow>,
+    /// What its functions reach through it, as they say it and as it is beyond; none if nothing limits them.
+    pub dma_ranges: Option<Vec<DmaRange>>,
+    /// Whether accesses of its functions are coherent with the CPU's caches.
+    pub dma_coherent: bool,
+    /// Which of its functions are behind which IOMMU; none if none is.
+    pub iommu_map: Option<IdMap>,
+    /// Where messages of its functions go.
+    pub msi: PciMsi,
+}
+
+/// A stretch of addresses that devices can put on their bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DmaRange {
+    /// The addresses as devices say them.
+    pub bus: IovaRange,
+    /// What the first of them is beyond all buses: what an IOMMU translates, or what memory sees without one.
+    pub cpu_first: Pa,
+}
+
+/// Where messages of the functions of a host bridge go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PciMsi {
+    /// Nowhere that firmware knows.
+    None,
+    /// All to one controller, with the requester id as device id. The index is into
+    /// [`Machine::msi_controllers`](crate::Machine::msi_controllers).
+    Parent(usize),
+    /// As a map from requester ids says, whose targets are indexes into the same list.
+    Map(IdMap),
+}
+
+impl PciHost {
+    /// What happens to the DMA of a function.
+    pub fn translation(&self, function: Bdf) -> Translation {
+        match self.iommu_map.as_ref().map(|map| map.lookup(function)) {
+            None => Translation::NoIommu,
+            Some(None) => Translation::Uncovered,
+            Some(Some((iommu, source))) => Translation::Behind { iommu, source: SourceId(source) },
+        }
+    }
+
+    /// Where messages of a function go; none if firmware does not say. A controller that does not tell devices apart ignores the
+    /// device id.
+    pub fn msi_target(&self, function: Bdf) -> Option<MsiTarget> {
+        let (controller, device_id) = match &self.msi {
+            PciMsi::None => return None,
+            PciMsi::Parent(controller) => (*controller, function.requester_id().into()),
+            PciMsi::Map(map) => map.lookup(function)?,
+        };
+        Some(MsiTarget { controller, device_id: Some(device_id) })
+    }
+
+    /// Reads a host bridge; none if the node is something else, or not to be used.
+    pub(crate) fn read(
+        node: Node<'_, '_>,
+        place: u16,
+        iommus: Iommus<'_>,
+        controllers: MsiControllers<'_>,
+    ) -> Result<Option<Self>, FirmwareError> {
+        let Some(above) = node.parent() else { return Ok(None) };
+        if !node.is_compatible(dt::PCI_HOST_ECAM_GENERIC)? || !node.is_enabled()? {
+            return Ok(None);
+        }
+        let ecam = required_cpu_ranges(node)?[0];
+        let cells = PciCells::read(node, above)?;
+        let find_iommu = |phandle| iommus.find_for_map(node, phandle);
+        Ok(Some(Self {
+            path: node.path(),
+            segment: segment(node)?.unwrap_or(place),
+            buses: buses(node, ecam)?,
+            ecam,
+            windows: cells.windows(node, above)?,
+            dma_ranges: cells.dma_ranges(node)?,
+            dma_coherent: is_dma_coherent(node)?,
+            iommu_map: IdMap::read(node, dt::IOMMU_MAP, dt::IOMMU_MAP_MASK, find_iommu)?,
+            msi: msi(node, controllers)?,
+        }))
+    }
+}
+
+fn segment(node: Node<'_, '_>) -> Result<Option<u16>, FirmwareError> {
+    let Some(segment) = node.u32(dt::LINUX_PCI_DOMAIN)? else { return Ok(None) };
+    let fault = PropertyFault::Value(segment.into());
+    u16::try_from(segment).map(Some).map_err(|_| node.fault(dt::LINUX_PCI_DOMAIN, fault))
+}
+
+/// Choice: an ECAM that has no room for all of `bus-range` ends the buses, as in Linux (`pci_ecam_create`). Functions beyond cannot be
+/// found, so nobody attaches them to anything.
+fn buses(node: Node<'_, '_>, ecam: PaRange) -> Result<RangeInclusive<u8>, FirmwareError> {
+    let (first, last) = match node.cells(dt::BUS_RANGE)? {
+        None => (0, 0xff),
+        Some(mut cells) => {
+            cells.exactly(2)?;
+            let (first, last) = (cells.u32()?, cells.u32()?);
+            let small = u8::try_from(first).ok().zip(u8::try_from(last).ok()).filter(|(a, b)| a <= b);
+            small.ok_or_else(|| node.fault(dt::BUS_RANGE, PropertyFault::Value(last.into())))?
+        }
+    };
+    let room = ecam.len_bytes().map_or(u64::MAX, |len_bytes| len_bytes / ECAM_BYTES_PER_BUS);
+    let Some(further) = room.checked_sub(1) else {
+        let len_bytes = ecam.len_bytes().unwrap_or_default();
+        return Err(node.fault(dt::REG, PropertyFault::Value(len_bytes)));
+    };
+    let last = u8::try_from(u64::from(first).saturating_add(further)).unwrap_or(u8::MAX).min(last);
+    Ok(first..=last)
+}
+
+/// How entries of a host bridge's `ranges` and `dma-ranges` are written.
+struct PciCells {
+    own: BusCells,
+    above: BusCells,
+}
+
+/// One such entry.
+struct PciEntry {
+    high: u32,
+    bus: u64,
+    above: u64,
+    size: u64,
+}
+
+impl PciCells {
+    fn read(node: Node<'_, '_>, above: Node<'_, '_>) -> Result<Self, FirmwareError> {
+        let (own, above) = (bus_cells(node)?, bus_cells(above)?);
+        for (name, cells, wanted) in [(dt::ADDRESS_CELLS, own.address, 3), (dt::SIZE_CELLS, own.size, 2)] {
+            if cells != wanted {
+                return Err(node.fault(name, PropertyFault::Value(cells.into())));
+            }
+        }
+        Ok(Self { own, above })
+    }
+
+    fn entries(&self, mut cells: Cells<'_, '_>) -> Result<Vec<PciEntry>, FirmwareError> {
+        cells.whole_entries((self.own.address + self.above.address + self.own.size) as usize)?;
+        let mut entries = Vec::new();
+        while !cells.is_empty() {
+            entries.push(PciEntry {
+                high: cells.u32()?,
+                bus: cells.number(2)?,
+                above: cells.number(self.above.address)?,
+                size: cells.number(self.own.size)?,
+            });
+        }
+        Ok(entries)
+    }
+
+    fn windows(&self, node: Node<'_, '_>, above: Node<'_, '_>) -> Result<Vec<HostWindow>, FirmwareError> {
+        let cells = node.cells(dt::RANGES)?.ok_or_else(|| node.fault(dt::RANGES, PropertyFault::Missing))?;
+        let window = |entry: PciEntry| {
+            let cpu = to_root(above, dt::RANGES, entry.above, entry.size)?;
+            let cpu = cpu.ok_or_else(|| node.fault(dt::RANGES, PropertyFault::OutsideRanges(entry.above)))?;
+            entry.window(Pa::new(cpu)).map_err(|fault| node.fault(dt::RANGES, fault))
+        };
+        self.entries(cells)?.into_iter().map(window).collect()
+    }
+
+    fn dma_ranges(&self, node: Node<'_, '_>) -> Result<Option<Vec<DmaRange>>, FirmwareError> {
+        let Some(cells) = node.cells(dt::DMA_RANGES)?.filter(|cells| !cells.is_empty()) else {
+            return Ok(None);
+        };
+        let range = |entry: PciEntry| match entry.high & pci_address::SPACE {
+            pci_address::MEMORY_32 | pci_address::MEMORY_64 => {
+                dma_range(node, entry.bus, entry.above, entry.size)
+            }
+            _ => Err(node.fault(dt::DMA_RANGES, PropertyFault::Value(entry.high.into()))),
+        };
+        self.entries(cells)?.into_iter().map(range).collect::<Result<_, _>>().map(Some)
+    }
+}
+
+impl PciEntry {
+    fn window(&self, cpu_first: Pa) -> Result<HostWindow, PropertyFault> {
+        let (space, highest) = match self.high & pci_address::SPACE {
+            pci_address::IO => (Space::Io, u64::from(u32::MAX)),
+            pci_address::MEMORY_32 => (Space::Memory32, u64::from(u32::MAX)),
+            pci_address::MEMORY_64 => (Space::Memory64, u64::MAX),
+            _ => return Err(PropertyFault::Value(self.high.into())),
+        };
+        if self.size == 0 {
+            return Err(PropertyFault::Value(0));
+        }
+        let bus_last = self.bus.checked_add(self.size - 1).filter(|&last| last <= highest);
+        if bus_last.is_none() || PaRange::new(cpu_first, self.size).is_none() {
+            return Err(PropertyFault::TooLarge);
+        }
+        let prefetchable = self.high & pci_address::PREFETCHABLE != 0;
+        Ok(HostWindow { space, prefetchable, bus_first: self.bus, cpu_first, size_bytes: self.size })
+    }
+}
+
+fn msi(node: Node<'_, '_>, controllers: MsiControllers<'_>) -> Result<PciMsi, FirmwareError> {
+    let find = |phandle| controllers.find(node, phandle);
+    if let Some(map) = IdMap::read(node, dt::MSI_MAP, dt::MSI_MAP_MASK, find)? {
+        return Ok(PciMsi::Map(map));
+    }
+    let Some(mut cells) = node.cells(dt::MSI_PARENT)? else { return Ok(PciMsi::None) };
+    let controller = find(cells.u32()?).map_err(|fault| cells.fault(fault))?;
+    // The binding has no use for a specifier here: a requester id is its own device id. Some trees write a 0.
+    if !cells.is_empty() {
+        cells.exactly(1)?;
+        let specifier = cells.u32()?;
+        if specifier != 0 {
+            return Err(cells.fault(PropertyFault::Value(specifier.into())));
+        }
+    }
+    Ok(PciMsi::Parent(controller))
+}
+
+/// Which function a node right below a host bridge stands for; none if it has no `reg`.
+pub(crate) fn child_function(node: Node<'_, '_>) -> Result<Option<Bdf>, FirmwareError> {
+    let Some(mut cells) = node.cells(dt::REG)? else { return Ok(None) };
+    let high = cells.u32()?;
+    if high & pci_address::SPACE != pci_address::CONFIGURATION {
+        return Err(cells.fault(PropertyFault::Value(high.into())));
+    }
+    let [_, bus, devfn, _] = high.to_be_bytes();
+    Ok(Some(Bdf::from_requester_id(u16::from_be_bytes([bus, devfn]))))
+}
