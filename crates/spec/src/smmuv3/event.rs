@@ -56,7 +56,11 @@ pub struct EventWord1 {
     /// What was being done: [`CLASS_CD`] and its kin.
     #[bits(2)]
     pub class: u8,
-    #[bits(22)]
+    #[bits(2)]
+    __: u8,
+    /// TTRnW: the descriptor access that faulted was a read. F_PERMISSION with [`CLASS_TTD`] only; unknown otherwise.
+    pub ttrnw: bool,
+    #[bits(19)]
     __: u32,
 }
 
@@ -164,7 +168,9 @@ impl EventId {
         matches!(self, Self::F_TRANSLATION | Self::F_ADDR_SIZE | Self::F_ACCESS | Self::F_PERMISSION)
     }
 
-    /// Whether RnW, InD and PnU of [`EventWord1`] say what the access was.
+    /// Whether RnW of [`EventWord1`] says what the access was, and, except in F_TRANSL_FORBIDDEN, InD and PnU as well.
+    ///
+    /// Spec: SMMUv3 H.a, 7.3.8 "F_TRANSL_FORBIDDEN": RnW is bit 99, bits 98:96 are reserved.
     pub const fn has_access(self) -> bool {
         self.is_translation_related()
             || matches!(
