@@ -8,8 +8,11 @@
 //!
 //! Not here: what the fields do.
 
+mod accessor;
 pub mod smmuv3;
 pub mod vmsa;
+
+pub use accessor::{Accessor, Bits, hold};
 
 /// One field of a structure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
