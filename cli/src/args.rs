@@ -1,0 +1,135 @@
+//! What may be written after `portcullis`: the one definition from which help, man page and completions come.
+
+use std::path::{Path, PathBuf};
+
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
+use portcullis_lab::{MachineChoice, machines, workload};
+
+/// What the help says of exit codes.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done and verified
+  1  the work went wrong: bytes differ, a promise is broken
+  2  wrong command line: unknown option, workload or machine
+  3  bad input: a file or device tree is missing, unreadable or broken
+  4  refused: this machine or device cannot do it";
+
+/// An IOMMU at work on this computer: real drivers, strict models of the hardware, your data through both.
+///
+/// Without a command it does what `portcullis run` does: each workload, on a built-in sample.
+#[derive(Debug, Parser)]
+#[command(name = "portcullis", version, after_help = EXIT_CODES)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) options: RunOptions,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Boot a machine, move data through its IOMMU, and verify every byte.
+    #[command(after_help = EXIT_CODES)]
+    Run {
+        /// What to do; all there are, if it is left out.
+        #[arg(value_parser = PossibleValuesParser::new(workload::names()))]
+        workload: Option<String>,
+        /// What to do it with; a built-in sample, if it is left out.
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        options: RunOptions,
+    },
+    /// List the built-in machines.
+    Machines,
+    /// Draw a machine: IOMMUs, bridges, devices, stream ids, groups, reserved regions.
+    Machine {
+        /// A built-in machine, or a device tree in a file.
+        #[arg(value_name = "NAME|FILE.dtb", value_parser = machine_choice)]
+        machine: MachineChoice,
+    },
+    /// Write completions for a shell to standard output.
+    #[command(hide = true)]
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Write the manual page to standard output.
+    #[command(hide = true)]
+    Man,
+}
+
+/// How a run is to be done and shown.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RunOptions {
+    /// The machine: a built-in one, or a device tree in a file.
+    #[arg(long, value_name = "NAME|FILE.dtb", value_parser = machine_choice, default_value = machines::DEFAULT)]
+    pub(crate) machine: MachineChoice,
+    /// Decides everything that hardware is free to decide; the same number gives the same run.
+    #[arg(long, value_name = "N", value_parser = seed, default_value = "1")]
+    pub(crate) seed: u64,
+    /// Write every event to a file, as JSON lines. It appears when it is complete.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) trace: Option<PathBuf>,
+    /// Print the result for scripts: a JSON object on a line of its own for each workload.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Show every event as it happens.
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+}
+
+/// A built-in machine's name, or a path: whatever ends in `.dtb` or has a directory in it.
+fn machine_choice(text: &str) -> Result<MachineChoice, String> {
+    let names: Vec<_> = machines::list().into_iter().map(|machine| machine.name).collect();
+    if names.iter().any(|name| name == text) {
+        return Ok(MachineChoice::Name(text.to_owned()));
+    }
+    let path = Path::new(text);
+    if path.extension().is_some_and(|extension| extension == "dtb") || path.components().count() > 1 {
+        return Ok(MachineChoice::Dtb(path.to_owned()));
+    }
+    Err(format!("no such machine; there are {}, or give a device tree FILE.dtb", names.join(", ")))
+}
+
+/// A number, in decimal or, after `0x`, in hexadecimal.
+fn seed(text: &str) -> Result<u64, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| {
+        "a number from 0 to 2^64 - 1 is wanted, in decimal or after 0x in hexadecimal".to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_seed_is_decimal_or_hexadecimal() {
+        assert_eq!((seed("17"), seed("0xff")), (Ok(17), Ok(255)));
+        assert!(seed("-1").is_err() && seed("0x").is_err() && seed("1e3").is_err());
+    }
+
+    #[test]
+    fn a_machine_is_a_known_name_or_a_path() {
+        let dtb = |text: &str| MachineChoice::Dtb(text.into());
+        assert_eq!(machine_choice(machines::DEFAULT), Ok(MachineChoice::Name(machines::DEFAULT.into())));
+        assert_eq!(machine_choice("some.dtb"), Ok(dtb("some.dtb")));
+        assert_eq!(machine_choice("./virt"), Ok(dtb("./virt")));
+        assert!(machine_choice("nonesuch").unwrap_err().contains(machines::DEFAULT));
+    }
+}

@@ -1,0 +1,63 @@
+//! `portcullis run`: a workload, or each there is, on a machine.
+
+use std::path::Path;
+
+use portcullis_lab::{Input, Report, RunRequest, workload};
+
+use crate::args::RunOptions;
+use crate::failure::{self, Failure};
+use crate::output::events::Events;
+use crate::output::progress::Progress;
+use crate::output::{self, report};
+
+/// Runs `workload`, or each one if none is named, and shows each result as soon as it is verified.
+///
+/// The trace file, if one is asked for, covers all of it, and appears also when the work went wrong: that is when it is wanted.
+pub(crate) fn run(workload: Option<&str>, file: Option<&Path>, options: &RunOptions) -> Result<(), Failure> {
+    let events = Events::open(options, file)?;
+    let outcome = match workload {
+        Some(name) => one(name, file, options, &events).and_then(|report| show(&report, options)),
+        None => each(options, &events),
+    };
+    let closed = events.close();
+    outcome.and(closed)
+}
+
+/// Every workload on its sample. One that fails is reported and does not keep the others from running.
+fn each(options: &RunOptions, events: &Events) -> Result<(), Failure> {
+    let mut first = None;
+    for (count, name) in workload::names().into_iter().enumerate() {
+        if count > 0 && !options.json {
+            output::print("\n")?;
+        }
+        match one(name, None, options, events) {
+            Ok(report) => show(&report, options)?,
+            Err(failure) => {
+                failure::say(&format_args!("{name}: {failure}"));
+                first.get_or_insert(failure.code());
+            }
+        }
+    }
+    first.map_or(Ok(()), |code| Err(Failure::Reported(code)))
+}
+
+fn one(name: &str, file: Option<&Path>, options: &RunOptions, events: &Events) -> Result<Report, Failure> {
+    let progress = Progress::on_terminal(name, options.verbose);
+    let request = RunRequest {
+        workload: name.to_owned(),
+        input: file.map_or(Input::Sample, |path| Input::File(path.to_owned())),
+        machine: options.machine.clone(),
+        seed: options.seed,
+        sink: events.sink(),
+        progress: progress.as_ref().map(Progress::callback),
+    };
+    let outcome = portcullis_lab::run(request);
+    if let Some(progress) = progress {
+        progress.clear();
+    }
+    Ok(outcome?)
+}
+
+fn show(report: &Report, options: &RunOptions) -> Result<(), Failure> {
+    output::print(&if options.json { report::json(report)? } else { report::table(report) })
+}
