@@ -336,9 +336,16 @@ impl Page {
         })
     }
 
-    fn nth_dirty(&self, n: usize) -> Option<usize> {
-        let first = self.dirty_at_or_after(0);
-        core::iter::successors(first, |&word| self.dirty_at_or_after(word + 1)).nth(n)
+    fn nth_dirty(&self, mut n: usize) -> Option<usize> {
+        for (index, &bits) in self.dirty.iter().enumerate() {
+            let count = bits.count_ones() as usize;
+            if n < count {
+                let rest = (0..n).fold(bits, |bits, _| bits & (bits - 1));
+                return Some(64 * index + rest.trailing_zeros() as usize);
+            }
+            n -= count;
+        }
+        None
     }
 
     /// Takes a word out: its value and which bits of it are meant.

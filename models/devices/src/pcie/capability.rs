@@ -1,0 +1,207 @@
+//! Capabilities: what a function can do beyond the header, laid out for software to find and to switch on.
+//!
+//! Not here: what the features do. MSI and MSI-X are in `message`; ATS, PASID and page requests have their registers
+//! only.
+
+use super::config::ConfigBuilder;
+
+/// What a function is on its link. Spec: PCIe 6.0, 7.5.3.2 "PCI Express Capabilities Register", Device/Port Type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortKind {
+    /// An endpoint behind a port.
+    Endpoint,
+    /// A root port.
+    RootPort,
+    /// An endpoint on the root bus.
+    IntegratedEndpoint,
+}
+
+impl PortKind {
+    const fn code(self) -> u16 {
+        match self {
+            Self::Endpoint => 0,
+            Self::RootPort => 4,
+            Self::IntegratedEndpoint => 9,
+        }
+    }
+}
+
+/// `Device Control`: Initiate Function Level Reset, from the capability's start.
+pub(crate) const DEVICE_CONTROL: usize = 0x08;
+pub(crate) const INITIATE_RESET: u16 = 1 << 15;
+/// `Device Control 2`, from the capability's start, and its ARI Forwarding Enable.
+pub(crate) const DEVICE_CONTROL_2: usize = 0x28;
+pub(crate) const ARI_FORWARDING: u16 = 1 << 5;
+
+/// PCI Express. Spec: PCIe 6.0, 7.5.3 "PCI Express Capability Structure".
+pub(crate) fn express(config: &mut ConfigBuilder, kind: PortKind) -> usize {
+    const ROLE_BASED_ERRORS: u32 = 1 << 15;
+    const FUNCTION_LEVEL_RESET: u32 = 1 << 28;
+    const GEN3_X4: u32 = 3 | 4 << 4;
+    let at = config.capability(0x10, 0x3c);
+    config.set16(at + 0x02, 2 | kind.code() << 4);
+    let resettable = if kind == PortKind::RootPort { 0 } else { FUNCTION_LEVEL_RESET };
+    config.set32(at + 0x04, ROLE_BASED_ERRORS | resettable);
+    config.allow16(at + DEVICE_CONTROL, if resettable == 0 { 0x7fff } else { 0xffff });
+    config.clearable16(at + 0x0a, 0x000f);
+    if kind != PortKind::IntegratedEndpoint {
+        config.set32(at + 0x0c, GEN3_X4).allow16(at + 0x10, 0x0fc3);
+        config.set16(at + 0x12, GEN3_X4 as u16);
+    }
+    if kind == PortKind::RootPort {
+        config.set32(at + 0x24, 1 << 5).allow16(at + DEVICE_CONTROL_2, ARI_FORWARDING);
+    }
+    at
+}
+
+/// Address translation services. Spec: PCIe 6.0, 10.5.1 "ATS Extended Capability".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ats {
+    /// How many invalidations the function takes before it stops the link, 1 to 32.
+    pub queue_depth: u8,
+}
+
+impl Ats {
+    /// Lays the capability out; its place.
+    pub fn lay_out(self, config: &mut ConfigBuilder) -> usize {
+        const PAGE_ALIGNED: u16 = 1 << 5;
+        let at = config.extended_capability(0x000f, 1, 8);
+        // 32 is said as 0.
+        config.set16(at + 4, u16::from(self.queue_depth & 0x1f) | PAGE_ALIGNED);
+        config.allow16(at + 6, 0x801f);
+        at
+    }
+}
+
+/// Page requests. Spec: PCIe 6.0, 10.5.2 "Page Request Extended Capability Structure".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageRequests {
+    /// How many requests the function can have outstanding.
+    pub capacity: u32,
+    /// Whether responses are to carry the PASID.
+    pub response_needs_pasid: bool,
+}
+
+impl PageRequests {
+    /// Lays the capability out; its place.
+    pub fn lay_out(self, config: &mut ConfigBuilder) -> usize {
+        const STOPPED: u16 = 1 << 8;
+        let at = config.extended_capability(0x0013, 1, 16);
+        config.allow16(at + 4, 0x0001);
+        config.set16(at + 6, STOPPED | u16::from(self.response_needs_pasid) << 15);
+        config.clearable16(at + 6, 0x0003);
+        config.set32(at + 8, self.capacity).allow32(at + 12, u32::MAX);
+        at
+    }
+}
+
+/// Process address space ids. Spec: PCIe 6.0, 7.8.9 "PASID Extended Capability Structure".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pasids {
+    /// How many bits the function can send, 0 to 20.
+    pub width: u8,
+    /// Whether it can ask for execute permission.
+    pub execute: bool,
+    /// Whether it can mark requests as privileged.
+    pub privileged: bool,
+}
+
+impl Pasids {
+    /// Lays the capability out; its place.
+    pub fn lay_out(self, config: &mut ConfigBuilder) -> usize {
+        let at = config.extended_capability(0x001b, 1, 8);
+        let modes = u16::from(self.execute) << 1 | u16::from(self.privileged) << 2;
+        config.set16(at + 4, u16::from(self.width & 0x1f) << 8 | modes);
+        config.allow16(at + 6, 1 | modes);
+        at
+    }
+}
+
+/// Access control services: which peer-to-peer traffic a port sends up to be judged. Spec: PCIe 6.0, 7.7.11 "ACS Extended Capability".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Acs {
+    /// The services that there are, as in the `ACS Capability` register: 0 source validation, 1 translation blocking, 2 request
+    /// redirect, 3 completion redirect, 4 upstream forwarding, 5 egress control, 6 direct translated.
+    pub services: u16,
+}
+
+impl Acs {
+    /// Source validation, request and completion redirect, upstream forwarding: what isolates the devices below a port.
+    pub const ISOLATING: Self = Self { services: 0x1d };
+
+    /// Lays the capability out; its place.
+    pub fn lay_out(self, config: &mut ConfigBuilder) -> usize {
+        let services = self.services & 0x7f;
+        let at = config.extended_capability(0x000d, 1, 8);
+        config.set16(at + 4, services).allow16(at + 6, services);
+        at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model_bus::Width;
+
+    use super::*;
+    use crate::pcie::{ConfigSpace, Identity};
+
+    fn space(lay_out: impl FnOnce(&mut ConfigBuilder) -> usize) -> (ConfigSpace, usize) {
+        let mut builder = ConfigBuilder::new(Identity { vendor: 1, device: 2, revision: 0, class: 0 }, 0);
+        let at = lay_out(&mut builder);
+        (builder.build(), at)
+    }
+
+    /// What a 16-bit register reads after all ones were written to it.
+    fn ones(config: &ConfigSpace, at: usize) -> u16 {
+        config.write(at, Width::Bits16, 0xffff);
+        config.read16(at)
+    }
+
+    #[test]
+    fn the_pci_express_capability_says_what_the_port_is() {
+        let (config, at) = space(|builder| express(builder, PortKind::Endpoint));
+        assert_eq!((config.read16(at + 2), config.read32(at + 4)), (0x0002, 0x1000_8000));
+        assert_eq!((config.read32(at + 0xc), config.read16(at + 0x12)), (0x0000_0043, 0x0043));
+        let (config, at) = space(|builder| express(builder, PortKind::RootPort));
+        assert_eq!((config.read16(at + 2), config.read32(at + 4)), (0x0042, 0x0000_8000));
+        assert_eq!((config.read32(at + 0x24), ones(&config, at + 0x28)), (0x20, 0x20));
+        let (config, at) = space(|builder| express(builder, PortKind::IntegratedEndpoint));
+        assert_eq!((config.read16(at + 2), config.read32(at + 0xc)), (0x0092, 0));
+    }
+
+    #[test]
+    fn ats_has_a_queue_depth_and_a_switch() {
+        let (config, at) = space(|builder| Ats { queue_depth: 32 }.lay_out(builder));
+        assert_eq!((config.read32(at), config.read16(at + 4)), (0x0001_000f, 0x0020));
+        assert_eq!(ones(&config, at + 6), 0x801f);
+        let (config, at) = space(|builder| Ats { queue_depth: 8 }.lay_out(builder));
+        assert_eq!(config.read16(at + 4), 0x0028);
+    }
+
+    #[test]
+    fn page_requests_are_stopped_at_first() {
+        let requests = PageRequests { capacity: 64, response_needs_pasid: true };
+        let (config, at) = space(|builder| requests.lay_out(builder));
+        assert_eq!(
+            (config.read32(at), config.read16(at + 6), config.read32(at + 8)),
+            (0x0001_0013, 0x8100, 64)
+        );
+        assert_eq!(ones(&config, at + 4), 1);
+        assert_eq!(ones(&config, at + 6), 0x8100);
+    }
+
+    #[test]
+    fn pasids_switch_on_only_what_is_there() {
+        let pasids = Pasids { width: 20, execute: false, privileged: true };
+        let (config, at) = space(|builder| pasids.lay_out(builder));
+        assert_eq!((config.read32(at), config.read16(at + 4)), (0x0001_001b, 0x1404));
+        assert_eq!(ones(&config, at + 6), 0x0005);
+    }
+
+    #[test]
+    fn acs_controls_only_the_services_that_are_there() {
+        let (config, at) = space(|builder| Acs::ISOLATING.lay_out(builder));
+        assert_eq!((config.read32(at), config.read16(at + 4)), (0x0001_000d, 0x001d));
+        assert_eq!((config.read16(at + 6), ones(&config, at + 6)), (0, 0x001d));
+    }
+}

@@ -1,0 +1,179 @@
+//! The root complex: configuration space and memory windows, as CPUs see them.
+//!
+//! ECAM turns an address into bus, device, function and register; a window turns it into an address on PCIe. Where no
+//! function answers, reads are all ones and writes are gone.
+//!
+//! Spec: PCIe 6.0, 7.2.2 "PCI Express Enhanced Configuration Access Mechanism (ECAM)".
+
+use core::fmt;
+use core::ops::RangeInclusive;
+use std::sync::Arc;
+
+use model_bus::{Bus, Mmio, Occupied, Width};
+use portcullis_types::trace::{Event, Value};
+use portcullis_types::{Pa, PaRange};
+
+use super::pci_bus::PciBus;
+use super::requester::Host;
+use super::rid::Rid;
+
+const BUS_LG2: u32 = 20;
+
+/// A run of CPU addresses that reach memory on PCIe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// The CPU's addresses.
+    pub cpu: PaRange,
+    /// The address on PCIe of the first one.
+    pub pci_first: u64,
+}
+
+/// Where a root complex lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RootLayout {
+    /// Where the ECAM begins: 1 MiB for each bus.
+    pub ecam: Pa,
+    /// The bus numbers below the root complex; the first is the root bus.
+    pub buses: RangeInclusive<u8>,
+    /// The memory windows.
+    pub windows: Vec<Window>,
+}
+
+/// A root complex.
+pub struct RootComplex {
+    host: Arc<Host>,
+    layout: RootLayout,
+    root_bus: Arc<PciBus>,
+}
+
+impl fmt::Debug for RootComplex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RootComplex").field("layout", &self.layout).finish_non_exhaustive()
+    }
+}
+
+impl RootComplex {
+    /// A root complex with nothing below it.
+    pub fn new(layout: RootLayout, host: Host) -> Arc<Self> {
+        let host = Arc::new(host);
+        Arc::new(Self { root_bus: PciBus::new(host.clone(), Vec::new()), host, layout })
+    }
+
+    /// Where it lies.
+    pub fn layout(&self) -> &RootLayout {
+        &self.layout
+    }
+
+    /// The root bus: integrated endpoints and root ports are plugged in here.
+    pub fn root_bus(&self) -> &Arc<PciBus> {
+        &self.root_bus
+    }
+
+    /// Lets the root complex answer on `bus`.
+    ///
+    /// # Errors
+    ///
+    /// Something else answers in one of its regions.
+    ///
+    /// # Panics
+    ///
+    /// If the ECAM would pass the end of the address space.
+    pub fn connect(self: &Arc<Self>, bus: &Bus) -> Result<(), Occupied> {
+        let count = self.layout.buses.len() as u64;
+        let ecam =
+            PaRange::new(self.layout.ecam, count << BUS_LG2).expect("the ECAM lies in the address space");
+        bus.add_registers("pcie ecam", ecam, Arc::new(Ecam(self.clone())))?;
+        self.layout.windows.iter().try_for_each(|window| {
+            let through = Through { root: self.clone(), pci_first: window.pci_first };
+            bus.add_registers("pcie window", window.cpu, Arc::new(through))
+        })
+    }
+
+    /// Reads the register at `offset` of a function's configuration space, aligned to `width`; all ones if nobody answers.
+    pub fn read_config(&self, rid: Rid, offset: usize, width: Width) -> u64 {
+        let [devfn, bus] = rid.0.to_le_bytes();
+        match self.root_bus.find_function(*self.layout.buses.start(), bus, devfn) {
+            Some(function) => function.config().read(offset, width),
+            None => ones(width),
+        }
+    }
+
+    /// Writes the register at `offset` of a function's configuration space.
+    pub fn write_config(&self, rid: Rid, offset: usize, width: Width, value: u64) {
+        let [devfn, bus] = rid.0.to_le_bytes();
+        let Some(function) = self.root_bus.find_function(*self.layout.buses.start(), bus, devfn) else {
+            return;
+        };
+        if let Some(requester) = function.requester() {
+            requester.capture_bus(bus);
+        }
+        function.config().write(offset, width, value);
+        function.config_written(offset);
+    }
+
+    /// Reads memory on PCIe; all ones if nobody answers.
+    pub fn read_memory(&self, address: u64, width: Width) -> u64 {
+        match self.root_bus.find_memory(address, width.bytes()) {
+            Some(target) => target.read(width),
+            None => {
+                self.unclaimed("read", address);
+                ones(width)
+            }
+        }
+    }
+
+    /// Writes memory on PCIe.
+    pub fn write_memory(&self, address: u64, width: Width, value: u64) {
+        match self.root_bus.find_memory(address, width.bytes()) {
+            Some(target) => target.write(width, value),
+            None => self.unclaimed("write", address),
+        }
+    }
+
+    fn unclaimed(&self, access: &str, address: u64) {
+        let fields = &[("access", Value::Str(access)), ("address", Value::Addr(address))];
+        self.host.sink.event(&Event { source: "model.pcie", name: "unsupported_request", fields });
+    }
+}
+
+fn ones(width: Width) -> u64 {
+    u64::MAX >> (64 - 8 * width.bytes())
+}
+
+/// The ECAM's registers: bus in bits 27:20 of the offset, device in 19:15, function in 14:12, register in 11:0.
+struct Ecam(Arc<RootComplex>);
+
+impl Ecam {
+    fn place(&self, offset: u64) -> (Rid, usize) {
+        let bus = u64::from(*self.0.layout.buses.start()) + (offset >> BUS_LG2);
+        let devfn = (offset >> 12 & 0xff) as u8;
+        (Rid::new(bus as u8, devfn), (offset & 0xfff) as usize)
+    }
+}
+
+impl Mmio for Ecam {
+    fn read(&self, offset: u64, width: Width) -> u64 {
+        let (rid, register) = self.place(offset);
+        self.0.read_config(rid, register, width)
+    }
+
+    fn write(&self, offset: u64, width: Width, value: u64) {
+        let (rid, register) = self.place(offset);
+        self.0.write_config(rid, register, width, value);
+    }
+}
+
+struct Through {
+    root: Arc<RootComplex>,
+    pci_first: u64,
+}
+
+impl Mmio for Through {
+    fn read(&self, offset: u64, width: Width) -> u64 {
+        self.root.read_memory(self.pci_first.wrapping_add(offset), width)
+    }
+
+    fn write(&self, offset: u64, width: Width, value: u64) {
+        self.root.write_memory(self.pci_first.wrapping_add(offset), width, value);
+    }
+}
