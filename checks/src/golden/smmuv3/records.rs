@@ -52,8 +52,10 @@ pub const EVENTS: &[Table] = &[
             INPUT_PAGE,
         ],
     ),
-    event("F_STREAM_DISABLED", "7.3.7 \"F_STREAM_DISABLED\"", 0x06, &[ID, SSV, SSID, SID]),
-    event("F_TRANSL_FORBIDDEN", "7.3.8 \"F_TRANSL_FORBIDDEN\"", 0x07, &[ID, SSV, SSID, SID, RNW, INPUT]),
+    // Neither says which substream: the drawings have nothing between StreamID and the number.
+    // Observed: QEMU, hw/arm/smmuv3.c, smmuv3_record_event: fills in none.
+    event("F_STREAM_DISABLED", "7.3.7 \"F_STREAM_DISABLED\"", 0x06, &[ID, SID]),
+    event("F_TRANSL_FORBIDDEN", "7.3.8 \"F_TRANSL_FORBIDDEN\"", 0x07, &[ID, SID, RNW, INPUT]),
     // No SSV here: "In this event, SubstreamID is always valid (there is no SSV qualifier)". Bits [11:8] are RES0.
     event("C_BAD_SUBSTREAMID", "7.3.9 \"C_BAD_SUBSTREAMID\"", 0x08, &[ID, SSID, SID]),
     event("F_CD_FETCH", "7.3.10 \"F_CD_FETCH\"", 0x09, &[ID, SSV, SSID, SID, REASON, GPCF, FETCH]),
