@@ -2,8 +2,8 @@
 //!
 //! Spec: SMMUv3, 4.1.1 "Command opcodes", 4.1.6 "Common command fields", 4.4.1.1 "Range-based invalidation and
 //! level hint", and the section named at each command.
-//! Observed: Linux 6.18 and 7.3, arm-smmu-v3.h, CMDQ_*: agrees for each field that it knows, but keeps SCALE to five
-//! bits and addresses to 52.
+//! Observed: Linux 6.18 and 7.3, arm-smmu-v3.h, CMDQ_*: agrees for each field that it knows, with addresses of 52 bits
+//! and SCALE of five, as it is where SMMU_IDR5.DS is 0.
 //! Not here: commands of the Secure, EL3 and Realm queues, and those for the device permission table.
 
 use crate::golden::{Field, Table, f};

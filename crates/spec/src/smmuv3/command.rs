@@ -140,7 +140,7 @@ pub struct TlbiWord0 {
     pub num: u8,
     #[bits(3)]
     __: u8,
-    /// SCALE. Reserved, 0, where TG is 0.
+    /// SCALE. Reserved, 0, where TG is 0; below 32 where IDR5.DS is 0, and at most 39 where it is 1.
     #[bits(6)]
     pub scale: u8,
     #[bits(6)]
