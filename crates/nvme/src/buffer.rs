@@ -1,4 +1,7 @@
 //! Coherent memory of the driver's own: queues, PRP lists, the page that Identify writes.
+//!
+//! The platform's memory is cached memory, so behind a device that does not snoop a write is followed by a clean, and a read is
+//! preceded by an invalidation. No cache line is ever written by both sides: queues, lists and pages have one writer each.
 
 use portcullis_core::dma::{Coherent, DmaHandle, DmaMapError, DmaUnmapError};
 use portcullis_hal::Platform;
@@ -13,6 +16,8 @@ pub(crate) struct Buffer<P: Platform> {
     len_bytes: u64,
     iova: u64,
     pa: Pa,
+    /// Whether the device sees the CPU's caches.
+    snooped: bool,
 }
 
 impl<P: Platform> Buffer<P> {
@@ -24,6 +29,7 @@ impl<P: Platform> Buffer<P> {
             len_bytes: memory.len_bytes(),
             iova: memory.iova().get(),
             pa: memory.pa(),
+            snooped: dma.device().info().coherent,
             memory: Some(memory),
         })
     }
@@ -36,17 +42,32 @@ impl<P: Platform> Buffer<P> {
 
     /// Writes bytes for the device to read.
     pub(crate) fn write(&self, offset: u64, bytes: &[u8]) {
-        self.dma.platform().write(self.place(offset, bytes.len()), bytes);
+        let at = self.place(offset, bytes.len());
+        self.dma.platform().write(at, bytes);
+        if !self.snooped {
+            self.dma.platform().clean(at, bytes.len() as u64);
+        }
     }
 
     /// Reads bytes that the device wrote.
     pub(crate) fn read(&self, offset: u64, into: &mut [u8]) {
-        self.dma.platform().read(self.place(offset, into.len()), into);
+        let at = self.place(offset, into.len());
+        self.refresh(at, into.len());
+        self.dma.platform().read(at, into);
     }
 
     /// Reads, in one access, a word that the device may be writing.
     pub(crate) fn read32(&self, offset: u64) -> u32 {
-        self.dma.platform().read32(self.place(offset, 4))
+        let at = self.place(offset, 4);
+        self.refresh(at, 4);
+        self.dma.platform().read32(at)
+    }
+
+    /// Lets the CPU see what a device that does not snoop wrote.
+    fn refresh(&self, at: Pa, len_bytes: usize) {
+        if !self.snooped {
+            self.dma.platform().invalidate(at, len_bytes as u64);
+        }
     }
 
     /// Gives the memory back.

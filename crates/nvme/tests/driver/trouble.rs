@@ -1,0 +1,217 @@
+//! A controller that cannot be trusted, and a driver that gives everything back.
+
+use crate::fake::{Quirks, Rig};
+use portcullis_nvme::{BadCompletion, BadIdentity, Config, Interrupt, NvmeError, Unsupported, Wait};
+
+/// One command of one block, by a driver that has come up.
+fn read_one(quirks: Quirks) -> (Rig, NvmeError) {
+    let rig = Rig::new(quirks);
+    let mut nvme = rig.start(&Config::default()).expect("the quirk is about I/O");
+    let error = nvme.read(0, &[rig.buffer(0x200)]).expect_err("the quirk is an error");
+    drop(nvme);
+    rig.assert_nothing_is_out();
+    (rig, error)
+}
+
+fn mangled(mangle: fn(&mut [u32; 4])) -> BadCompletion {
+    match read_one(Quirks { mangle: Some(mangle), ..Quirks::default() }).1 {
+        NvmeError::BadCompletion { queue: 1, why, .. } => why,
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_lost_interrupt_is_told_from_a_lost_completion() {
+    let (_, lost) = read_one(Quirks { silent_vector: Some(Rig::IO_VECTOR), ..Quirks::default() });
+    assert_eq!(lost, NvmeError::LostInterrupt { queue: 1, vector: Rig::IO_VECTOR });
+    let (_, nothing) = read_one(Quirks { drops_io: true, ..Quirks::default() });
+    assert_eq!(nothing, NvmeError::Timeout { waiting_for: Wait::Completion { queue: 1 }, csts: 1 });
+}
+
+#[test]
+fn an_interrupt_from_before_does_not_stand_for_the_one_that_is_lost() {
+    let rig = Rig::new(Quirks { silent_vector: Some(Rig::IO_VECTOR), ..Quirks::default() });
+    let mut nvme = rig.start(&Config::default()).unwrap();
+    rig.signal(Rig::IO_VECTOR);
+    let lost = nvme.read(0, &[rig.buffer(0x200)]);
+    assert_eq!(lost, Err(NvmeError::LostInterrupt { queue: 1, vector: Rig::IO_VECTOR }));
+}
+
+#[test]
+fn a_completion_that_makes_no_sense_is_not_believed() {
+    assert_eq!(mangled(|words| words[2] ^= 0x2_0000), BadCompletion::Queue);
+    assert_eq!(mangled(|words| words[3] ^= 5), BadCompletion::Command);
+    assert_eq!(mangled(|words| words[3] |= 0x3ff), BadCompletion::Command);
+    assert_eq!(mangled(|words| words[3] ^= 0x400), BadCompletion::Command);
+    assert_eq!(mangled(|words| words[2] |= 0xffff), BadCompletion::Head);
+    assert_eq!(mangled(|words| words[2] += 3), BadCompletion::Head);
+}
+
+#[test]
+fn a_completion_in_the_wrong_phase_has_not_arrived() {
+    let (_, error) = read_one(Quirks { mangle: Some(|words| words[3] ^= 1 << 16), ..Quirks::default() });
+    assert_eq!(error, NvmeError::Timeout { waiting_for: Wait::Completion { queue: 1 }, csts: 1 });
+}
+
+#[test]
+fn a_controller_that_fails_or_vanishes_is_named() {
+    let (_, failed) = read_one(Quirks { fails: true, ..Quirks::default() });
+    assert_eq!(failed, NvmeError::Fatal { csts: 3 });
+    let rig = Rig::new(Quirks { vanishes: true, ..Quirks::default() });
+    let mut nvme = rig.start(&Config::default()).unwrap();
+    assert_eq!(nvme.read(0, &[rig.buffer(0x200)]), Err(NvmeError::Gone));
+    assert_eq!(nvme.shutdown(), Err(NvmeError::Gone));
+    rig.assert_no_memory_is_out();
+}
+
+#[test]
+fn after_doubt_nothing_is_done_any_more_and_everything_goes_back() {
+    let rig = Rig::new(Quirks { drops_io: true, ..Quirks::default() });
+    let mut nvme = rig.start(&Config::default()).unwrap();
+    let buffer = rig.buffer(0x1000);
+    nvme.read(0, &[buffer]).unwrap_err();
+    assert!(!rig.controller.is_enabled(), "it was stopped before its buffer was taken back");
+    assert_eq!(nvme.read(0, &[buffer]), Err(NvmeError::Stopped));
+    assert_eq!(nvme.flush(), Err(NvmeError::Stopped));
+    assert_eq!(nvme.shutdown(), Ok(()));
+    rig.assert_nothing_is_out();
+}
+
+#[test]
+fn a_refused_command_is_an_error_and_the_driver_goes_on() {
+    let rig = Rig::new(Quirks { mdts: 1, refuses_block: Some(40), ..Quirks::default() });
+    let mut nvme = rig.start(&Config::default()).unwrap();
+    let before = rig.domain().page_count();
+    let buffer = rig.buffer(0x1_0000);
+    let Err(NvmeError::Command { queue: 1, opcode: 2, status }) = nvme.read(0, &[buffer]) else {
+        panic!("the bad block was read");
+    };
+    assert_eq!((status.code_type(), status.code(), status.do_not_retry()), (2, 0x81, true));
+    assert_eq!(rig.domain().page_count(), before);
+    nvme.read(64, &[buffer]).unwrap();
+    assert_eq!(rig.bytes(buffer), rig.disk(64, 0x1_0000));
+}
+
+#[test]
+fn a_mapping_that_fails_midway_leaves_no_other_behind() {
+    let rig = Rig::new(Quirks::default());
+    let mut nvme = rig.start(&Config::default()).unwrap();
+    let before = rig.domain().page_count();
+    let (first, second) = ([rig.buffer(0x1000)], [rig.buffer(0x1000)]);
+    let requests = [&first, &second].map(|buffers| portcullis_nvme::Request {
+        direction: portcullis_nvme::Direction::Read,
+        lba: 0,
+        buffers,
+    });
+    rig.domain().set_maps_left(1);
+    assert!(matches!(nvme.transfer(&requests), Err(NvmeError::Map(_))));
+    rig.domain().set_maps_left(-1);
+    assert_eq!(rig.domain().page_count(), before);
+    nvme.transfer(&requests).unwrap();
+}
+
+#[test]
+fn a_start_that_fails_leaves_nothing_behind() {
+    let quirks = |refuses_admin| Quirks { refuses_admin: Some(refuses_admin), ..Quirks::default() };
+    for opcode in [0x06, 0x09, 0x05, 0x01] {
+        let rig = Rig::new(quirks(opcode));
+        let error = rig.start(&Config::default()).map(drop).unwrap_err();
+        assert!(matches!(error, NvmeError::Command { queue: 0, opcode: refused, .. } if refused == opcode));
+        rig.assert_nothing_is_out();
+    }
+    let rig = Rig::new(Quirks { never_ready: true, ..Quirks::default() });
+    let late = NvmeError::Timeout { waiting_for: Wait::Ready, csts: 0 };
+    assert_eq!(rig.start(&Config::default()).map(drop), Err(late));
+    rig.assert_nothing_is_out();
+    let rig = Rig::new(Quirks { silent_vector: Some(0), ..Quirks::default() });
+    let lost = NvmeError::LostInterrupt { queue: 0, vector: 0 };
+    assert_eq!(rig.start(&Config::default()).map(drop), Err(lost));
+    rig.assert_nothing_is_out();
+}
+
+#[test]
+fn a_start_that_runs_out_of_mappings_at_any_step_leaves_nothing_behind() {
+    let mut failures = 0;
+    for maps in 0.. {
+        let rig = Rig::new(Quirks::default());
+        rig.domain().set_maps_left(maps);
+        let Err(error) = rig.start(&Config::default()).map(drop) else { break };
+        assert!(matches!(error, NvmeError::Map(_)), "{error}");
+        rig.assert_nothing_is_out();
+        failures += 1;
+    }
+    // Both admin queues, the identify page, both I/O queues, the lists.
+    assert_eq!(failures, 6);
+}
+
+#[test]
+fn a_bogus_identity_is_refused() {
+    let refused = |quirks| {
+        let rig = Rig::new(quirks);
+        let error = rig.start(&Config::default()).map(drop).unwrap_err();
+        rig.assert_nothing_is_out();
+        error
+    };
+    let identity = |falsify| Quirks { identity: Some(falsify), ..Quirks::default() };
+    let no_namespace = refused(identity(|cns, page| page[516] = if cns == 1 { 0 } else { page[516] }));
+    assert_eq!(no_namespace, NvmeError::BadIdentity(BadIdentity::NoNamespace { namespace: 1, count: 0 }));
+    let tiny = refused(identity(|cns, page| page[130] = if cns == 0 { 3 } else { page[130] }));
+    assert_eq!(tiny, NvmeError::BadIdentity(BadIdentity::BlockSize { lg2: 3 }));
+    let far = Quirks { cap: Some(0x000f_002f_0101_003f & !(0xf << 48)), ..Quirks::default() };
+    assert!(matches!(refused(far), NvmeError::Unsupported(Unsupported::Doorbells { .. })));
+}
+
+#[test]
+fn a_controller_that_firmware_left_enabled_is_reset_first() {
+    let rig = Rig::new(Quirks::default());
+    rig.controller.leave_enabled();
+    let mut nvme = rig.start(&Config::default()).unwrap();
+    nvme.read(0, &[rig.buffer(0x200)]).unwrap();
+    let rig = Rig::new(Quirks { never_stops: true, ..Quirks::default() });
+    rig.controller.leave_enabled();
+    let stuck = NvmeError::Timeout { waiting_for: Wait::NotReady, csts: 1 };
+    assert_eq!(rig.start(&Config::default()).map(drop), Err(stuck));
+    rig.assert_no_memory_is_out();
+}
+
+#[test]
+fn shutdown_lets_the_controller_put_its_cache_away_and_gives_everything_back() {
+    let rig = Rig::new(Quirks::default());
+    let mut nvme = rig.start(&Config::default()).unwrap();
+    nvme.read(0, &[rig.buffer(0x200)]).unwrap();
+    assert_eq!(nvme.shutdown(), Ok(()));
+    assert!(rig.controller.state().shut_down);
+    rig.assert_nothing_is_out();
+}
+
+#[test]
+fn a_driver_that_is_dropped_gives_everything_back() {
+    let rig = Rig::new(Quirks::default());
+    drop(rig.start(&Config::default()).unwrap());
+    rig.assert_nothing_is_out();
+}
+
+#[test]
+fn a_configuration_that_cannot_be_is_refused() {
+    let rig = Rig::new(Quirks::default());
+    for config in [
+        Config { queue_depth: 0, ..Config::default() },
+        Config { queue_depth: 1024, ..Config::default() },
+        Config { namespace: 0, ..Config::default() },
+        Config { max_transfer_bytes: 0, ..Config::default() },
+    ] {
+        assert!(matches!(rig.start(&config).map(drop), Err(NvmeError::BadConfig { .. })), "{config:?}");
+    }
+    let none = Config { max_transfer_bytes: 511, ..Config::default() };
+    let error = rig.start(&none).map(drop).unwrap_err();
+    assert_eq!(error, NvmeError::Unsupported(Unsupported::BlockSize { lg2: 9 }));
+    rig.assert_nothing_is_out();
+}
+
+#[test]
+fn asking_an_interrupt_clears_it() {
+    let rig = Rig::new(Quirks::default());
+    rig.signal(2);
+    let wire = rig.controller.wire(2);
+    assert!(wire.take() && !wire.take());
+}
