@@ -1,1 +1,75 @@
+//! PCI Express: configuration space, enumeration, interrupts, and which functions must share a group.
+//!
+//! [`enumerate`] takes a [`ConfigAccess`] (an [`Ecam`], for instance) and a [`HostBridge`], numbers the buses, sizes and places
+//! what base address registers ask for, turns on access control, and answers with a [`Topology`]: every function there is,
+//! what is above it, where its registers are, and what was wrong. [`Topology::groups`] says who cannot be kept apart from whom,
+//! [`Topology::requester_ids`] as whom a function's requests arrive.
+//!
+//! # Who may do what, when
+//!
+//! After enumeration every function answers to memory requests (if all its registers found room) and **none may send any**: bus
+//! mastering is off, whatever firmware left on. [`Topology::enable_bus_master`] turns it on for one function and the bridges
+//! above it, and belongs after that function has been attached to something. Access control is on before that.
+//!
+//! # What is not believed
+//!
+//! Configuration space belongs to the device. Lists of capabilities end or are refused; sizes that cannot be are refused; a bridge that does
+//! not keep its bus numbers is not followed. Such a function is listed among [`Topology::problems`], its registers are not placed, and
+//! where isolation is concerned the worst is assumed of it. Enumeration always ends: it looks at each of 65536 functions at most once.
+//!
+//! # Words
+//!
+//! | here | PCI Express |
+//! |---|---|
+//! | function | function, or device where it has one function |
+//! | requester id, source id | routing id of a request: bus, device, function |
+//! | window | base and limit of a bridge; memory or I/O range of a host bridge |
+//!
+//! Spec: PCIe 6.0. Not here: layouts (`spec::pcie`), who is behind which IOMMU (`firmware`), groups as core knows them (`core`).
 #![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod acs;
+mod assign;
+mod bar;
+mod bridge;
+mod capability;
+mod config;
+mod ecam;
+mod groups;
+mod host;
+mod msi;
+mod msix;
+mod name;
+mod problem;
+mod scan;
+mod topology;
+
+#[cfg(test)]
+mod fake;
+
+pub use acs::Acs;
+pub use bar::{Bar, Placed};
+pub use bridge::{IoWidth, PrefetchableWidth};
+pub use capability::{Capabilities, CapabilityFault};
+pub use config::{ConfigAccess, set_bus_master, set_interrupt_disable, set_memory_space};
+pub use ecam::Ecam;
+pub use host::HostBridge;
+pub use msi::{Message, MsiCapability, MsiFault};
+pub use msix::{MsixCapability, MsixFault, MsixTable};
+pub use name::{FunctionName, NotAName};
+pub use portcullis_spec::pcie::{Bdf, HostWindow, Space};
+pub use problem::{BarFault, Fault, Problem};
+pub use topology::{Bridge, Function, Kind, Topology};
+
+/// Finds every function below `host`, and makes it ready: buses numbered, registers placed, access control on, bus mastering off.
+///
+/// What is wrong with single functions is in [`Topology::problems`].
+pub fn enumerate(config: &(impl ConfigAccess + ?Sized), host: &HostBridge) -> Topology {
+    let mut topology = scan::scan(config, host);
+    assign::assign(config, host, &mut topology);
+    acs::enable_all(config, &mut topology);
+    topology
+}
