@@ -15,7 +15,7 @@
 //!
 //! Spec: PCIe 6.0, 7.5.1.2.1 "Base Address Registers (Offset 10h - 24h)", 7.5.1.3 "Type 1 Configuration Space Header".
 
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use portcullis_spec::pcie::header::{IoWindow, MemoryWindow};
@@ -117,8 +117,13 @@ impl Package {
 
 /// Gives every base address register an address and every bridge its windows, and lets functions answer that have all they want.
 pub(crate) fn assign(config: &(impl ConfigAccess + ?Sized), host: &HostBridge, topology: &mut Topology) {
-    let mut assign = Assign { config, topology, windows: Vec::new(), packages: Vec::new() };
-    assign.windows = host.windows.iter().map(|&window| Free::new(window)).collect();
+    let windows = host.windows.iter().map(|&window| Free::new(window)).collect();
+    let packages = topology.functions.iter().map(|_| Packages::default()).collect();
+    let mut below: BTreeMap<Option<usize>, Vec<usize>> = BTreeMap::new();
+    for (index, function) in topology.functions.iter().enumerate() {
+        below.entry(function.above).or_default().push(index);
+    }
+    let mut assign = Assign { config, topology, windows, packages, below };
     assign.pack();
     let items = assign.wanted(None);
     assign.place_all(items);
@@ -167,15 +172,16 @@ struct Assign<'a, C: ?Sized> {
     windows: Vec<Free>,
     /// What each function's windows hold; empty for those that are no bridges.
     packages: Vec<Packages>,
+    /// What is right below each bridge, and below the host bridge.
+    below: BTreeMap<Option<usize>, Vec<usize>>,
 }
 
 impl<C: ConfigAccess + ?Sized> Assign<'_, C> {
     /// Packs what is below each bridge, the deepest first.
     fn pack(&mut self) {
-        self.packages = self.topology.functions.iter().map(|_| Packages::default()).collect();
         // Depth first: what is below a bridge comes after it.
         for bridge in (0..self.topology.functions.len()).rev() {
-            if self.topology.functions[bridge].bridge().is_none() {
+            if !self.below.contains_key(&Some(bridge)) {
                 continue;
             }
             let mut wanted = self.wanted(Some(bridge));
@@ -190,10 +196,8 @@ impl<C: ConfigAccess + ?Sized> Assign<'_, C> {
 
     /// What functions right below a bridge (or below the host bridge) want.
     fn wanted(&mut self, above: Option<usize>) -> Vec<Item> {
-        let functions = (0..self.topology.functions.len())
-            .filter(|&function| self.topology.functions[function].above == above);
         let mut items = Vec::new();
-        for function in functions.collect::<Vec<_>>() {
+        for &function in self.below.get(&above).map_or(&[][..], Vec::as_slice) {
             let bars = 0..self.topology.functions[function].bars.len();
             items.extend(bars.map(|bar| self.bar_item(above, function, bar)));
             items.extend(WINDOWS.into_iter().filter_map(|window| self.window_item(above, function, window)));

@@ -48,7 +48,11 @@ mod scan;
 mod topology;
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "words are cut from longer numbers on purpose")]
 mod fake;
+#[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "words are cut from longer numbers on purpose")]
+mod tests;
 
 pub use acs::Acs;
 pub use bar::{Bar, Placed};
