@@ -1,0 +1,57 @@
+//! What the model has done, in numbers.
+
+use std::collections::BTreeMap;
+
+use crate::event::EventKind;
+
+/// Counts since the model was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Commands consumed, by the book's name.
+    pub commands: BTreeMap<&'static str, u64>,
+    /// Events that arose, by kind, whether they found room in the queue or not.
+    pub events: BTreeMap<EventKind, u64>,
+    /// Events lost because the queue was full, disabled or broken.
+    pub events_lost: u64,
+    /// Messages written.
+    pub messages: u64,
+    /// Accesses that found their translation cached.
+    pub hits: u64,
+    /// Accesses that needed a walk.
+    pub misses: u64,
+    /// Table descriptors read, both stages.
+    pub descriptor_reads: u64,
+    /// Stream table entries, context descriptors and level 1 descriptors read.
+    pub configuration_reads: u64,
+    /// Cached translations removed by commands.
+    pub invalidated: u64,
+    /// Accesses that were translated and let through.
+    pub granted: u64,
+    /// Bytes of those.
+    pub granted_bytes: u64,
+    /// Accesses that were let through untranslated: the SMMU is off, or the stream is bypassed.
+    pub bypassed: u64,
+    /// Accesses that were refused.
+    pub refused: u64,
+    /// Register reads and writes.
+    pub register_reads: u64,
+    /// Register writes.
+    pub register_writes: u64,
+}
+
+impl Counters {
+    /// All commands consumed.
+    pub fn commands_total(&self) -> u64 {
+        self.commands.values().sum()
+    }
+
+    /// How many of the command with this name, `CMD_SYNC` and the like, were consumed.
+    pub fn command(&self, name: &str) -> u64 {
+        self.commands.get(name).copied().unwrap_or(0)
+    }
+
+    /// All events.
+    pub fn events_total(&self) -> u64 {
+        self.events.values().sum()
+    }
+}

@@ -1,0 +1,295 @@
+//! Consuming commands, and doing what they say no later than the CMD_SYNC behind them completes.
+//!
+//! Spec: SMMUv3 H.a, 4.1.4 "Consumption of commands from the Command queue", 4.7.3 "CMD_SYNC", 7.1 "Command queue errors".
+
+use portcullis_types::trace::Value;
+
+use crate::command::{self, Command, Completion, Invalidate};
+use crate::config::Config;
+use crate::cr::CMDQEN;
+use crate::event::{Asked, Class};
+use crate::report::gerror;
+use crate::state::{Around, Pending, State, Sync};
+use crate::strict::clause;
+use crate::tlb::{Space, Translation};
+use crate::{cd, ste};
+
+/// Error codes in CMDQ_CONS.ERR.
+const CERROR_ILL: u32 = 1;
+const CERROR_ABT: u32 = 2;
+
+/// What came of trying to consume a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Consumed {
+    /// One is gone, or an error was raised.
+    Yes,
+    /// There is none, or none may be consumed.
+    Nothing,
+    /// A CMD_SYNC waits for accesses under way.
+    Blocked,
+}
+
+impl State {
+    /// Consumes commands, up to what the policy makes of one tick. Answers whether anything moved.
+    pub(crate) fn consume(&mut self, around: Around<'_>) -> bool {
+        let most = around.config.policy.commands_per_tick;
+        let budget = if most == u32::MAX { most } else { 1 + self.dice.up_to(most.saturating_sub(1)) };
+        let mut moved = false;
+        for _ in 0..budget {
+            match self.consume_one(around) {
+                Consumed::Yes => moved = true,
+                Consumed::Nothing | Consumed::Blocked => break,
+            }
+        }
+        moved
+    }
+
+    fn consume_one(&mut self, around: Around<'_>) -> Consumed {
+        // 4.1.2: not empty, enabled, no error active.
+        let config = around.config;
+        let lg2 = self.registers.commands.lg2(config.command_queue_lg2);
+        let queue = &self.registers.commands;
+        if !self.registers.cr0.is_on(CMDQEN)
+            || self.stuck
+            || queue.is_empty(lg2)
+            || self.is_active(gerror::CMDQ_ERR)
+        {
+            return Consumed::Nothing;
+        }
+        if let Some(sync) = self.sync {
+            return self.finish_sync(sync, lg2, around);
+        }
+        let slot = u64::from(queue.read_index(lg2) & ((1 << lg2) - 1));
+        let at = queue.aligned(lg2, 16) + slot * 16;
+        let mut engine = self.engine(around);
+        let at = engine.truncate(at);
+        let Ok(raw) = engine.read_words::<2>(at) else {
+            return self.command_error(CERROR_ABT, around);
+        };
+        let op = u8::try_from(raw[0] & 0xff).unwrap_or(0);
+        let name = command::name(op).unwrap_or("reserved");
+        around.trace(
+            "cmd",
+            &[("op", Value::Str(name)), ("w0", Value::Hex(raw[0])), ("w1", Value::Hex(raw[1]))],
+        );
+        let command = match command::decode(raw, config) {
+            Ok(command) => command,
+            Err(reason) => {
+                let detail = format!("{name} {:#018x} {:#018x}: {reason:?}", raw[0], raw[1]);
+                self.notes.record(clause::ILLEGAL_COMMAND, detail);
+                return self.command_error(CERROR_ILL, around);
+            }
+        };
+        self.note_parameters(&command, config);
+        if let Command::Sync(completion) = command {
+            return self.begin_sync(completion, lg2, around);
+        }
+        self.perform(command, around);
+        self.consumed(name, lg2);
+        Consumed::Yes
+    }
+
+    fn consumed(&mut self, name: &'static str, lg2: u32) {
+        *self.counters.commands.entry(name).or_default() += 1;
+        self.registers.commands.consume(lg2);
+    }
+
+    /// "Command consumption stops; CMDQ_CONS.RD remains pointing to the erroneous command; ERR is updated; CMDQ_ERR is triggered."
+    fn command_error(&mut self, code: u32, around: Around<'_>) -> Consumed {
+        let cons = &mut self.registers.commands.cons;
+        *cons = *cons & !0x7f00_0000 | code << 24;
+        self.raise(gerror::CMDQ_ERR, around);
+        Consumed::Yes
+    }
+
+    fn begin_sync(&mut self, completion: Completion, lg2: u32, around: Around<'_>) -> Consumed {
+        // "TLB invalidates are guaranteed to be complete"; "Configuration invalidations are guaranteed to be complete".
+        while !self.pending.is_empty() {
+            self.apply_pending(0, around);
+        }
+        // "Visibility of event records for client transactions terminated before the CMD_SYNC."
+        self.deliver_late_events(true, around);
+        // "All transactions in progress that were translated using any of the TLB entries targeted are globally observable."
+        let sync = Sync { completion, half: self.half };
+        self.half ^= 1;
+        self.sync = Some(sync);
+        self.finish_sync(sync, lg2, around)
+    }
+
+    fn finish_sync(&mut self, sync: Sync, lg2: u32, around: Around<'_>) -> Consumed {
+        if !around.traffic.is_dry(sync.half) {
+            return Consumed::Blocked;
+        }
+        self.sync = None;
+        // "Observation of the interrupt means that the consumption of the CMD_SYNC is observable": CONS first, then the message.
+        self.consumed("CMD_SYNC", lg2);
+        if let Completion::Message { address, data } = sync.completion {
+            self.send(address, data, gerror::MSI_CMDQ_ABT_ERR, around);
+        }
+        Consumed::Yes
+    }
+
+    fn perform(&mut self, command: Command, around: Around<'_>) {
+        let pending = match command {
+            Command::PrefetchConfiguration { stream, substream } => {
+                return self.prefetch_configuration(stream, Some(substream), around);
+            }
+            Command::PrefetchAddress { stream, substream, address } => {
+                return self.prefetch_address(
+                    &Asked::prefetch(stream, Some(substream).filter(|&id| id != 0), address),
+                    around,
+                );
+            }
+            Command::InvalidateSte { stream, leaf } => Pending::Ste { stream, leaf },
+            Command::InvalidateSteRange { stream, range } => Pending::SteRange { stream, range },
+            Command::InvalidateCd { stream, substream, leaf } => Pending::Cd { stream, substream, leaf },
+            Command::InvalidateCdAll { stream } => Pending::CdAll { stream },
+            Command::Tlb(what) => Pending::Tlb(what),
+            // Handled by the caller.
+            Command::Sync(_) => return,
+        };
+        self.pending.push(pending);
+        if !around.config.policy.lazy_invalidation {
+            self.apply_pending(0, around);
+        }
+    }
+
+    /// Does one invalidation that was put off.
+    pub(crate) fn apply_pending(&mut self, index: usize, around: Around<'_>) {
+        self.micro.clear();
+        match self.pending.remove(index) {
+            Pending::Tlb(what) => self.invalidate_translations(&what, around),
+            Pending::Ste { stream, leaf } => {
+                self.check_ste_update(stream, around);
+                self.caches.config.invalidate_ste(stream, leaf);
+            }
+            Pending::SteRange { stream, range } => {
+                self.invalidated.configuration |= range == 31;
+                let cached: Vec<u32> = self.caches.config.stes().map(|(stream, _)| stream).collect();
+                let within = |other: u32| u64::from(other) >> (range + 1) == u64::from(stream) >> (range + 1);
+                for other in cached.into_iter().filter(|&other| within(other)) {
+                    self.check_ste_update(other, around);
+                }
+                self.caches.config.invalidate_range(stream, range);
+            }
+            Pending::Cd { stream, substream, leaf } => {
+                self.check_cd_update(stream, substream, around);
+                self.caches.config.invalidate_cd(stream, substream, leaf);
+            }
+            Pending::CdAll { stream } => self.caches.config.invalidate_cds(stream),
+        }
+    }
+
+    fn invalidate_translations(&mut self, what: &Invalidate, around: Around<'_>) {
+        let without_el2 = matches!(what, Invalidate::Stage1All { .. }) && !around.config.stage2;
+        self.invalidated.translations |= matches!(what, Invalidate::EverythingButEl2) || without_el2;
+        let gone = self.caches.tlb.invalidate(what, self.setup.e2h);
+        self.counters.invalidated += gone.len() as u64;
+        // Break-before-make: what is being invalidated must not already have been made anew.
+        const AUDITED: usize = 64;
+        for leaf in gone.iter().take(AUDITED) {
+            self.audit(leaf, leaf.first, around);
+        }
+    }
+
+    /// Walks again for a live translation, and notes if the tables now say something else that is valid, too.
+    pub(crate) fn audit(&mut self, live: &Translation, address: u64, around: Around<'_>) {
+        if !self.is_enabled() {
+            return;
+        }
+        let (stream, substream) = live.filler;
+        let asked = Asked::prefetch(stream, substream, address);
+        let mut engine = self.engine(around);
+        if !engine.is_cached(&asked) {
+            return;
+        }
+        engine.fresh = true;
+        engine.demand = false;
+        let Ok(regime) = engine.regime(&asked) else { return };
+        let now = match (live.space, &regime.stage2) {
+            (Space::Stage2 { vmid }, Some(stage2)) if stage2.vmid == vmid => {
+                engine.stage2_leaf(stage2, address, Class::In, &asked)
+            }
+            (Space::Private { .. } | Space::Global { .. }, _) if regime.stage1.is_some() => {
+                engine.find_or_walk(&regime, &asked, crate::descriptor::Rights(0)).map(|(walked, _)| walked)
+            }
+            _ => return,
+        };
+        if let Ok(now) = now
+            && let Some(conflict) = live.contradicted_by(&now)
+        {
+            engine.judge_conflict(&conflict);
+        }
+    }
+
+    /// 4.1.7 "Out-of-range parameters", 4.4.1.1.
+    fn note_parameters(&mut self, command: &Command, config: &Config) {
+        let streams = |stream: u32| u64::from(stream) >> config.stream_id_bits.min(32) != 0;
+        let substreams = |substream: u32| u64::from(substream) >> config.substream_id_bits.min(20) != 0;
+        let bad = match *command {
+            Command::InvalidateSte { stream, .. } | Command::InvalidateCdAll { stream } => streams(stream),
+            Command::InvalidateSteRange { stream, range } => range != 31 && streams(stream),
+            Command::InvalidateCd { stream, substream, .. }
+            | Command::PrefetchConfiguration { stream, substream }
+            | Command::PrefetchAddress { stream, substream, .. } => streams(stream) || substreams(substream),
+            Command::Tlb(what) => {
+                if what.span().is_some_and(|span| span.misaligned) {
+                    self.notes.record(clause::RANGE_ALIGNMENT, format!("{what:x?}"));
+                }
+                !tags_in_range(&what, config)
+            }
+            Command::Sync(_) => false,
+        };
+        if bad {
+            self.notes.record(clause::COMMAND_RANGE, format!("{command:x?}"));
+        }
+    }
+
+    /// 3.21.3: what a stream's entry was when it was fetched, and what it is now, may differ in one live word.
+    fn check_ste_update(&mut self, stream: u32, around: Around<'_>) {
+        if !self.is_enabled() {
+            return;
+        }
+        let Some(cached) = self.caches.config.ste(stream).copied() else { return };
+        let Ok(now) = self.engine(around).read_words::<8>(cached.at) else { return };
+        let words = changed_words(&cached.raw, &now, &ste::live_bits(&cached.raw), &ste::live_bits(&now));
+        if words > 1 {
+            let detail = format!("stream {stream:#x}: {:x?} became {now:x?}", cached.raw);
+            self.notes.record(clause::STE_UPDATE, detail);
+        }
+    }
+
+    fn check_cd_update(&mut self, stream: u32, substream: u32, around: Around<'_>) {
+        if !self.is_enabled() {
+            return;
+        }
+        let Some(cached) = self.caches.config.cd(stream, substream).copied() else { return };
+        let Ok(now) = self.engine(around).read_words::<8>(cached.at) else { return };
+        let words = changed_words(&cached.raw, &now, &cd::live_bits(&cached.raw), &cd::live_bits(&now));
+        if words > 1 {
+            let detail = format!("stream {stream:#x} CD {substream}: {:x?} became {now:x?}", cached.raw);
+            self.notes.record(clause::CD_UPDATE, detail);
+        }
+    }
+}
+
+/// In how many words two versions of a structure differ where either of them is looked at.
+fn changed_words(old: &[u64; 8], new: &[u64; 8], live_old: &[u64; 8], live_new: &[u64; 8]) -> usize {
+    (0..8).filter(|&word| (old[word] ^ new[word]) & (live_old[word] | live_new[word]) != 0).count()
+}
+
+fn tags_in_range(what: &Invalidate, config: &Config) -> bool {
+    let asid_fits = |asid: u16| config.asid_16_bits || asid <= 0xff;
+    // "VMID is only matched when stage 2 is supported. Otherwise, the VMID parameter is RES0."
+    let vmid_fits = |vmid: u16| if config.stage2 { config.vmid_16_bits || vmid <= 0xff } else { vmid == 0 };
+    match *what {
+        Invalidate::Stage1All { vmid }
+        | Invalidate::BothStages { vmid }
+        | Invalidate::Stage2Address { vmid, .. } => vmid_fits(vmid),
+        Invalidate::Asid { vmid, asid } => vmid_fits(vmid) && asid_fits(asid),
+        Invalidate::Address { vmid, asid, .. } => vmid_fits(vmid) && asid.is_none_or(asid_fits),
+        Invalidate::El2Asid { asid } => asid_fits(asid),
+        Invalidate::El2Address { asid, .. } => asid.is_none_or(asid_fits),
+        Invalidate::El2All | Invalidate::EverythingButEl2 => true,
+    }
+}

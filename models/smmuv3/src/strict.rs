@@ -1,0 +1,122 @@
+//! The strict mode: a list of everything software did that the book forbids.
+//!
+//! The model goes on, as hardware would, doing one of the things that the book allows in such a case; the list says that
+//! no software may count on it. Each rule has its clause, number and title, in [`clause`].
+
+use std::sync::Arc;
+
+use portcullis_types::trace::{Event, Sink, Value};
+
+/// One use that the book calls CONSTRAINED UNPREDICTABLE, UNPREDICTABLE, ILLEGAL or "must not".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unpredictable {
+    /// Which rule: number, title and what it forbids.
+    pub clause: &'static str,
+    /// What was done.
+    pub detail: String,
+}
+
+/// The rules, each with the clause of the book that makes it.
+pub mod clause {
+    /// A register accessed at a width it does not have, or not aligned to it.
+    pub const REGISTER_WIDTH: &str =
+        "6.2 \"Register overview\": register accessed at a width or alignment it does not have";
+    /// Event queue indexes accessed in page 0; they are in page 1.
+    pub const PAGE_ONE: &str = "6.2.2 \"SMMU registers, Page 1\": a page 1 register accessed in page 0";
+    /// A register written while what it configures is enabled.
+    pub const WRITE_WHILE_ENABLED: &str =
+        "6.3 \"Register formats\": register written while what it configures is enabled";
+    /// A field of CR0 or IRQ_CTRL written while an Update of it is under way.
+    pub const UPDATE_IN_PROGRESS: &str =
+        "6.3.9.7 \"Update procedure\": a field written while its Update is in progress";
+    /// GBPA written without Update, or while Update is set.
+    pub const GBPA_UPDATE: &str =
+        "6.3.14 \"SMMU_GBPA\": written without Update, or while an Update is in progress";
+    /// A bit of GERRORN toggled whose error is not active.
+    pub const GERRORN_INACTIVE: &str = "6.3.20 \"SMMU_GERRORN\": an error acknowledged that is not active";
+    /// The base of a queue is not aligned to its size.
+    pub const QUEUE_ALIGNMENT: &str =
+        "6.3.26 \"SMMU_CMDQ_BASE\": queue base not aligned to the size of the queue";
+    /// A queue larger than IDR1 allows.
+    pub const QUEUE_SIZE: &str = "6.3.26 \"SMMU_CMDQ_BASE\": LOG2SIZE above what SMMU_IDR1 reports";
+    /// Queue indexes that contradict each other.
+    pub const QUEUE_INDEXES: &str = "3.5.1 \"SMMU circular queues\": PROD and CONS in an inconsistent state";
+    /// PROD moved on while the command queue was disabled: nobody consumes.
+    pub const QUEUE_DISABLED: &str =
+        "4.1.2 \"Submitting commands to the Command queue\": commands submitted while CMDQEN is 0";
+    /// The stream table is not aligned to its size.
+    pub const STREAM_TABLE_ALIGNMENT: &str =
+        "6.3.24 \"SMMU_STRTAB_BASE\": stream table not aligned to its size";
+    /// FMT or SPLIT has a reserved value.
+    pub const STREAM_TABLE_FORMAT: &str = "6.3.25 \"SMMU_STRTAB_BASE_CFG\": reserved FMT or SPLIT";
+    /// LOG2SIZE is more than SIDSIZE.
+    pub const STREAM_TABLE_SIZE: &str = "6.3.25 \"SMMU_STRTAB_BASE_CFG\": LOG2SIZE above SMMU_IDR1.SIDSIZE";
+    /// SMMUEN set before the caches were invalidated for the first time.
+    pub const ENABLED_BEFORE_INVALIDATION: &str =
+        "3.11 \"Reset, Enable and initialization\": enabled before all caches were invalidated";
+    /// A command that the SMMU refused.
+    pub const ILLEGAL_COMMAND: &str = "4.1.3 \"Command errors\": CERROR_ILL";
+    /// A command's StreamID, SubstreamID, ASID or VMID is out of range.
+    pub const COMMAND_RANGE: &str =
+        "4.1.7 \"Out-of-range parameters\": a parameter of a command is out of range";
+    /// The address of a range invalidation is not aligned as its level hint demands.
+    pub const RANGE_ALIGNMENT: &str =
+        "4.4.1.1 \"Range-based invalidation and level hint\": address not aligned for TG and TTL";
+    /// An STE of more than one live word was changed without passing through an invalid one.
+    pub const STE_UPDATE: &str =
+        "3.21.3 \"Configuration structures\": STE changed in more than one word between invalidations";
+    /// The same for a CD.
+    pub const CD_UPDATE: &str =
+        "3.21.3 \"Configuration structures\": CD changed in more than one word between invalidations";
+    /// A CD, or a table of them, is not aligned.
+    pub const CD_ALIGNMENT: &str =
+        "5.2 \"Stream Table Entry\": S1ContextPtr not aligned to the size of the CD table";
+    /// A root table is not aligned to its size.
+    pub const ROOT_ALIGNMENT: &str =
+        "5.4 \"Context Descriptor\": translation table base not aligned to the size of the table";
+    /// A live translation was changed without break-before-make.
+    pub const BREAK_BEFORE_MAKE: &str = "3.21.1.1 \"Translation tables update procedure\": a live translation changed without break-before-make";
+    /// The entries under one contiguous hint contradict each other.
+    pub const CONTIGUOUS: &str =
+        "Arm DDI 0487, D8.7.1 \"The Contiguous bit\": entries of one contiguous group differ";
+    /// Two CDs of one address space differ.
+    pub const SHARED_ASID: &str =
+        "5.4.1 \"CD notes\": CDs with one ASID and VMID differ in what a TLB may cache";
+    /// Two STEs with one VMID differ in stage 2.
+    pub const SHARED_VMID: &str =
+        "5.2.1 \"General properties of the STE\": STEs with one S2VMID differ in stage 2";
+}
+
+/// Where the list is kept, and told to the trace.
+pub(crate) struct Notes {
+    list: Vec<Unpredictable>,
+    sink: Option<Arc<dyn Sink>>,
+}
+
+impl Notes {
+    /// After so many, further ones are only traced: a device that loops must not fill memory.
+    const MOST: usize = 4096;
+
+    pub(crate) fn new(sink: Arc<dyn Sink>) -> Self {
+        Self { list: Vec::new(), sink: Some(sink) }
+    }
+
+    /// Notes that nobody reads, for looks that must leave no trace.
+    pub(crate) fn discarded() -> Self {
+        Self { list: Vec::new(), sink: None }
+    }
+
+    pub(crate) fn record(&mut self, clause: &'static str, detail: String) {
+        if let Some(sink) = self.sink.as_ref().filter(|sink| sink.listening()) {
+            let fields = [("clause", Value::Str(clause)), ("detail", Value::Str(&detail))];
+            sink.event(&Event { source: crate::SOURCE, name: "unpredictable", fields: &fields });
+        }
+        if self.list.len() < Self::MOST {
+            self.list.push(Unpredictable { clause, detail });
+        }
+    }
+
+    pub(crate) fn take(&mut self) -> Vec<Unpredictable> {
+        core::mem::take(&mut self.list)
+    }
+}
