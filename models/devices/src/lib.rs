@@ -12,4 +12,5 @@
 )]
 
 pub mod its;
+pub mod nvme;
 pub mod pcie;
