@@ -120,7 +120,8 @@ pub trait HwDomain<P: Platform>: Any + Send + Sync {
     ///
     /// # Errors
     ///
-    /// As [`MapError`] says; then nothing of the range is mapped that was not before.
+    /// As [`MapError`] says; then nothing of the range is mapped that was not before, nor does hardware remember any of it: the
+    /// addresses are reused at once.
     fn map(&self, iova: Iova, pa: Pa, len_bytes: u64, prot: Prot) -> Result<(), MapError>;
 
     /// Takes every mapping out of `range` and adds to `gather` what hardware may still remember. Answers the bytes that were mapped.
@@ -404,6 +405,8 @@ pub enum DomainError {
     NoMemory,
     /// Every address space id is in use. ENOSPC.
     NoIds,
+    /// The hardware has no page size or no address to map. EINVAL.
+    Unsupported,
 }
 
 /// Why a device was not attached.
@@ -424,6 +427,13 @@ pub enum AttachError {
     LeftBlocked(SyncError),
     /// The domain maps addresses that are reserved for this device. EINVAL.
     Reserved(IovaRange),
+    /// A region that the device needs mapped 1:1 could not be. The errno of the map error.
+    Direct {
+        /// The part of the region.
+        range: IovaRange,
+        /// Why.
+        error: MapError,
+    },
 }
 
 /// Why a range was not mapped.

@@ -3,7 +3,7 @@
 //! A [`Mapping`], an [`SgMapping`] and a [`Coherent`] are the driver's receipt for what the device was given. They cannot be
 //! copied, so what they stand for cannot be given back twice; giving one to the wrong device is refused.
 
-use alloc::vec::Vec;
+use alloc::boxed::Box;
 use core::fmt;
 
 use portcullis_hal::BlockLayout;
@@ -100,8 +100,8 @@ pub struct SgMapping {
     pub(crate) taken: Option<IovaRange>,
     /// How much of it is mapped: the space between buffers is not.
     pub(crate) mapped_bytes: u64,
-    pub(crate) segments: Vec<Segment>,
-    pub(crate) buffers: Vec<PaRange>,
+    pub(crate) segments: Box<[Segment]>,
+    pub(crate) buffers: Box<[PaRange]>,
     pub(crate) direction: Direction,
     pub(crate) owner: Owner,
 }
@@ -259,4 +259,6 @@ pub struct DmaStats {
     pub quarantined: u64,
     /// Ranges that wait for the next flush in lazy mode.
     pub waiting: u64,
+    /// Ranges that are in use: mappings, and doorbells' pages.
+    pub live: u64,
 }

@@ -1,0 +1,196 @@
+//! A device as core knows it: who it is, what it can reach, and what firmware says of it.
+//!
+//! Made by [`IommuUnit::add_device`](crate::unit::IommuUnit::add_device). Not here: which domain it is in (`group`).
+
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+
+use portcullis_hal::{Lock, Platform};
+use portcullis_types::{Iova, IovaRange, SizeLg2, SourceId};
+
+use crate::domain::Domain;
+use crate::iommu::{Iommu, ReservedRegion};
+
+/// How many address bits a device drives: what it can reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DmaMask(u8);
+
+impl DmaMask {
+    /// What every device is taken to reach until its driver says more.
+    pub const BITS_32: Self = Self(32);
+    /// Every address.
+    pub const BITS_64: Self = Self(64);
+
+    /// A mask of `bits` bits, 1 to 64; none otherwise.
+    pub const fn new(bits: u8) -> Option<Self> {
+        if bits >= 1 && bits <= 64 { Some(Self(bits)) } else { None }
+    }
+
+    /// The highest address within the mask.
+    pub const fn last(self) -> Iova {
+        Iova::new(u64::MAX >> (64 - self.0))
+    }
+}
+
+/// What the bus and firmware know of a device.
+#[derive(Clone, Debug)]
+pub struct DeviceInfo {
+    /// The name for messages and events: `0000:00:01.0`.
+    pub name: String,
+    /// Who its accesses say they are, as firmware tells.
+    pub sources: Vec<SourceId>,
+    /// The last address that the buses above the device pass on (`dma-ranges`); none if they pass all.
+    pub bus_limit: Option<Iova>,
+    /// Whether its accesses snoop the CPU's caches (`dma-coherent`).
+    pub coherent: bool,
+    /// Whether it is a PCI device: those get addresses below 4 GiB as long as there are some.
+    pub pci: bool,
+    /// Regions that firmware reserved for it.
+    pub firmware_regions: Vec<ReservedRegion>,
+    /// Addresses that its host bridge does not pass to the IOMMU: windows of other devices, gaps between `dma-ranges`.
+    pub bridge_windows: Vec<IovaRange>,
+    /// The longest segment of a scatter list that it takes, in bytes.
+    pub max_segment_bytes: u64,
+    /// A segment of a scatter list must not cross a multiple of this, at least the smallest page; none if it may cross any.
+    pub segment_boundary: Option<SizeLg2>,
+}
+
+impl DeviceInfo {
+    /// A coherent device that is not PCI, with nothing reserved and no bound on its bus or its segments.
+    pub fn new(name: &str, sources: &[SourceId]) -> Self {
+        Self {
+            name: name.into(),
+            sources: sources.into(),
+            bus_limit: None,
+            coherent: true,
+            pci: false,
+            firmware_regions: Vec::new(),
+            bridge_windows: Vec::new(),
+            max_segment_bytes: u64::MAX,
+            segment_boundary: None,
+        }
+    }
+}
+
+/// A device behind an IOMMU.
+pub struct Device<P: Platform> {
+    platform: Arc<P>,
+    iommu: Arc<dyn Iommu<P>>,
+    info: DeviceInfo,
+    mask_bits: AtomicU8,
+    coherent_mask_bits: AtomicU8,
+    /// Where it is attached; none if it is in no group.
+    domain: Lock<P, Option<Arc<Domain<P>>>>,
+    pub(crate) faults: AtomicU64,
+}
+
+impl<P: Platform> fmt::Debug for Device<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Device")
+            .field("name", &self.info.name)
+            .field("sources", &self.info.sources)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<P: Platform> Device<P> {
+    pub(crate) fn new(platform: Arc<P>, iommu: Arc<dyn Iommu<P>>, info: DeviceInfo) -> Self {
+        Self {
+            platform,
+            iommu,
+            info,
+            mask_bits: AtomicU8::new(DmaMask::BITS_32.0),
+            coherent_mask_bits: AtomicU8::new(DmaMask::BITS_32.0),
+            domain: Lock::<P, _>::new(None),
+            faults: AtomicU64::new(0),
+        }
+    }
+
+    /// The platform.
+    pub fn platform(&self) -> &Arc<P> {
+        &self.platform
+    }
+
+    /// The IOMMU in front of it.
+    pub fn iommu(&self) -> &Arc<dyn Iommu<P>> {
+        &self.iommu
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.info.name
+    }
+
+    /// Who its accesses say they are.
+    pub fn sources(&self) -> &[SourceId] {
+        &self.info.sources
+    }
+
+    /// What the bus and firmware know of it.
+    pub fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    /// For the device's driver: which addresses the device can use for streaming mappings.
+    pub fn set_dma_mask(&self, mask: DmaMask) {
+        self.mask_bits.store(mask.0, Relaxed);
+    }
+
+    /// For the device's driver: which addresses the device can use for coherent buffers.
+    pub fn set_coherent_mask(&self, mask: DmaMask) {
+        self.coherent_mask_bits.store(mask.0, Relaxed);
+    }
+
+    /// The last address for streaming mappings: mask and bus.
+    pub fn dma_limit(&self) -> Iova {
+        self.reach(&self.mask_bits)
+    }
+
+    /// The last address for coherent buffers: mask and bus.
+    pub fn coherent_limit(&self) -> Iova {
+        self.reach(&self.coherent_mask_bits)
+    }
+
+    fn reach(&self, mask_bits: &AtomicU8) -> Iova {
+        let mask = DmaMask(mask_bits.load(Relaxed)).last();
+        self.info.bus_limit.map_or(mask, |bus| bus.min(mask))
+    }
+
+    /// The reserved regions: the IOMMU driver's, then firmware's.
+    pub fn reserved_regions(&self) -> Vec<ReservedRegion> {
+        let mut regions = self.iommu.reserved_regions(&self.info.sources);
+        regions.extend_from_slice(&self.info.firmware_regions);
+        regions
+    }
+
+    /// The domain it is attached to; none if it is in no group.
+    pub fn domain(&self) -> Option<Arc<Domain<P>>> {
+        self.domain.lock().clone()
+    }
+
+    /// How many faults it has caused.
+    pub fn fault_count(&self) -> u64 {
+        self.faults.load(Relaxed)
+    }
+
+    /// For the group, which has told hardware already.
+    pub(crate) fn set_domain(&self, domain: Option<Arc<Domain<P>>>) {
+        *self.domain.lock() = domain;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mask_ends_with_its_highest_address() {
+        assert_eq!(DmaMask::BITS_32.last(), Iova::new(0xffff_ffff));
+        assert_eq!(DmaMask::BITS_64.last(), Iova::new(u64::MAX));
+        assert_eq!(DmaMask::new(1).map(DmaMask::last), Some(Iova::new(1)));
+        assert_eq!((DmaMask::new(0), DmaMask::new(65)), (None, None));
+    }
+}

@@ -1,0 +1,132 @@
+//! Doorbells: where a device must write so that its interrupt arrives.
+//!
+//! A translated device cannot write to a doorbell's physical address. So the doorbell's page is mapped, once for each domain, at an
+//! address that is taken from the DMA API's space (a DMA cookie) or from a window that the user leaves free (an MSI-only
+//! cookie). Where hardware decodes a doorbell before translation, the address is the doorbell's own.
+//!
+//! Locking: one lock of its own for each domain, held while a page is taken and mapped, so that a doorbell never gets two. A domain
+//! can serve devices of several groups, so no group's lock would do.
+//!
+//! Choice: a page is the smallest that the domain maps, not the CPU's.
+
+use alloc::vec::Vec;
+
+use portcullis_hal::{Lock, Platform};
+use portcullis_iova::RangeSet;
+use portcullis_types::{Iova, IovaRange, Pa, Perms, Prot, SizeLg2};
+
+use super::MsiError;
+use crate::iommu::{HwDomain, MapError};
+
+/// The doorbells of one domain.
+#[derive(Debug)]
+pub(crate) struct MsiPages<P: Platform> {
+    state: Lock<P, State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pages: Vec<Page>,
+    /// Doorbells that hardware decodes, 1:1.
+    decoded: RangeSet,
+    /// How many bytes of the window are given out.
+    window_used: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Page {
+    pa: Pa,
+    iova: Iova,
+}
+
+impl<P: Platform> MsiPages<P> {
+    pub(crate) fn new() -> Self {
+        Self { state: Lock::<P, _>::new(State::default()) }
+    }
+
+    /// Notes that hardware decodes the doorbells in `range`. Answers which of them were not known before.
+    pub(crate) fn add_decoded(&self, range: IovaRange) -> Vec<IovaRange> {
+        let mut state = self.state.lock();
+        let new = state.decoded.gaps(range);
+        state.decoded.insert(range);
+        new
+    }
+
+    /// Undoes [`add_decoded`](Self::add_decoded).
+    pub(crate) fn remove_decoded(&self, ranges: &[IovaRange]) {
+        let mut state = self.state.lock();
+        ranges.iter().for_each(|&range| state.decoded.remove(range));
+    }
+
+    /// Where to write for `doorbell`, and whether a page was mapped for that. `take` gives a page's range at or below `limit`,
+    /// `give_back` takes it back if it could not be mapped.
+    pub(crate) fn in_space(
+        &self,
+        hw: &dyn HwDomain<P>,
+        granule: SizeLg2,
+        doorbell: Pa,
+        limit: Iova,
+        take: impl FnOnce() -> Option<IovaRange>,
+        give_back: impl FnOnce(IovaRange),
+    ) -> Result<(Iova, bool), MsiError> {
+        let mut state = self.state.lock();
+        if let Some(known) = state.known(granule, doorbell, limit)? {
+            return Ok((known, false));
+        }
+        let range = take().ok_or(MsiError::NoIova { limit })?;
+        state.map(hw, granule, doorbell, range.first()).map(|iova| (iova, true)).map_err(|error| {
+            give_back(range);
+            MsiError::Map(error)
+        })
+    }
+
+    /// The same, with addresses from `window`, lowest first.
+    pub(crate) fn in_window(
+        &self,
+        hw: &dyn HwDomain<P>,
+        granule: SizeLg2,
+        doorbell: Pa,
+        limit: Iova,
+        window: IovaRange,
+    ) -> Result<(Iova, bool), MsiError> {
+        let mut state = self.state.lock();
+        if let Some(known) = state.known(granule, doorbell, limit)? {
+            return Ok((known, false));
+        }
+        let first = window.first().checked_add(state.window_used);
+        let page = first.and_then(|first| IovaRange::new(first, granule.bytes()));
+        let fits = |page: &IovaRange| page.last() <= window.last().min(limit);
+        let page = page.filter(fits).ok_or(MsiError::NoIova { limit })?;
+        let iova = state.map(hw, granule, doorbell, page.first()).map_err(MsiError::Map)?;
+        state.window_used += granule.bytes();
+        Ok((iova, true))
+    }
+}
+
+impl State {
+    /// The address of a doorbell that needs no mapping any more; none if it does.
+    fn known(&self, granule: SizeLg2, doorbell: Pa, limit: Iova) -> Result<Option<Iova>, MsiError> {
+        let same = Iova::new(doorbell.get());
+        if IovaRange::new(same, 1).is_some_and(|one| self.decoded.overlaps(one)) {
+            return if same <= limit { Ok(Some(same)) } else { Err(MsiError::NoIova { limit }) };
+        }
+        let page = doorbell.align_down(granule.bytes());
+        let reached =
+            |held: &&Page| held.pa == page && held.iova.get() | (granule.bytes() - 1) <= limit.get();
+        let held = self.pages.iter().find(reached);
+        Ok(held.map(|held| Iova::new(held.iova.get() + doorbell.offset_in(granule.bytes()))))
+    }
+
+    fn map<P: Platform>(
+        &mut self,
+        hw: &dyn HwDomain<P>,
+        granule: SizeLg2,
+        doorbell: Pa,
+        iova: Iova,
+    ) -> Result<Iova, MapError> {
+        let pa = doorbell.align_down(granule.bytes());
+        hw.map(iova, pa, granule.bytes(), Prot::device(Perms::WRITE))?;
+        self.pages.push(Page { pa, iova });
+        Ok(Iova::new(iova.get() + doorbell.offset_in(granule.bytes())))
+    }
+}

@@ -1,0 +1,334 @@
+//! The addresses of a domain of the DMA API: handed out, taken away, and reused when hardware has forgotten them.
+//!
+//! # The order of an unmap
+//!
+//! 1. The range is retired: from here on nobody can unmap it again, and nobody gets it.
+//! 2. It is taken out of the table.
+//! 3. Hardware is made to forget it. In lazy mode this comes later, for many ranges at once.
+//! 4. Against the [`Flushed`] that says so, the range is released, and a coherent buffer's memory given back.
+//!
+//! If 2 fails, the range is its owner's again. If 3 fails, the range waits (with its memory) for a later flush that succeeds, which may
+//! be any flush of the whole domain: that covers every unmap before it.
+
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use portcullis_hal::{BlockLayout, Platform};
+use portcullis_iova::{AllocError, FlushBounds, FlushQueue, IovaSpace, Prefer, Retired};
+use portcullis_types::{Iova, IovaRange, Pa, PaRange, Prot, SizeLg2};
+
+use super::{DmaMapError, DmaStats, DmaUnmapError, MsiError, MsiPages};
+use crate::domain::{FlushMode, Prepared};
+use crate::iommu::{
+    AttachError, DomainError, Flushed, Gather, HwDomain, MapError, ReservedKind, ReservedRegion, SyncError,
+};
+
+/// A translation that the DMA API fills.
+pub(crate) struct DmaSpace<P: Platform> {
+    platform: Arc<P>,
+    hw: Arc<dyn HwDomain<P>>,
+    granule: SizeLg2,
+    mode: FlushMode,
+    iova: IovaSpace<P>,
+    waiting: FlushQueue<P, Waiting>,
+    msi: MsiPages<P>,
+    pub(super) counters: Counters,
+}
+
+/// What waits for a flush.
+struct Waiting {
+    range: Retired,
+    memory: Option<Memory>,
+    /// Whether it waits because an invalidation failed.
+    quarantined: bool,
+}
+
+/// Memory that goes back to the platform once no device reaches it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Memory {
+    pub(super) pa: Pa,
+    pub(super) layout: BlockLayout,
+}
+
+/// What was done so far. See [`DmaStats`].
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) maps: AtomicU64,
+    pub(super) unmaps: AtomicU64,
+    syncs: AtomicU64,
+    failed_syncs: AtomicU64,
+    quarantined: AtomicU64,
+}
+
+/// When the invalidation of an unmap is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum When {
+    /// Before the unmap returns.
+    Now,
+    /// As the domain's mode says.
+    ByMode,
+}
+
+impl<P: Platform> DmaSpace<P> {
+    pub(crate) fn new(
+        platform: Arc<P>,
+        hw: Arc<dyn HwDomain<P>>,
+        mode: FlushMode,
+    ) -> Result<Self, DomainError> {
+        let granule = hw.page_sizes().smallest().ok_or(DomainError::Unsupported)?;
+        let aperture = hw.aperture();
+        // The page at 0 is never given out: drivers and devices take 0 for no address.
+        let first = aperture.first().max(Iova::new(granule.bytes()));
+        let bounds = IovaRange::from_ends(first, aperture.last());
+        let iova = bounds.and_then(|bounds| IovaSpace::new(platform.clone(), granule, bounds));
+        let waiting = FlushQueue::new(&*platform, FlushBounds::default());
+        Ok(Self {
+            platform,
+            hw,
+            granule,
+            mode,
+            iova: iova.ok_or(DomainError::Unsupported)?,
+            waiting,
+            msi: MsiPages::new(),
+            counters: Counters::default(),
+        })
+    }
+
+    pub(crate) fn hw(&self) -> &Arc<dyn HwDomain<P>> {
+        &self.hw
+    }
+
+    pub(crate) fn mode(&self) -> FlushMode {
+        self.mode
+    }
+
+    pub(super) fn granule(&self) -> u64 {
+        self.granule.bytes()
+    }
+
+    /// A free range; nothing is mapped there.
+    pub(super) fn take(&self, len_bytes: u64, limit: Iova, prefer: Prefer) -> Result<IovaRange, DmaMapError> {
+        let alloc = || self.iova.alloc(len_bytes, limit, prefer);
+        let found = alloc().or_else(|error| {
+            // What waits for a flush may be what is missing.
+            let worth_it = error == AllocError::NoSpace && !self.waiting.is_empty();
+            if worth_it && self.flush().is_ok() { alloc() } else { Err(error) }
+        });
+        found.map_err(|_| DmaMapError::NoIova { len_bytes, limit })
+    }
+
+    /// Gives back a range in which nothing was mapped.
+    pub(super) fn give_back(&self, range: IovaRange) {
+        let freed = self.iova.free(range);
+        debug_assert_eq!(freed, Ok(()), "taken a moment ago");
+    }
+
+    pub(super) fn map(&self, iova: Iova, pages: PaRange, prot: Prot) -> Result<(), DmaMapError> {
+        let len_bytes = pages.len_bytes().ok_or(DmaMapError::BadLength)?;
+        self.hw.map(iova, pages.first(), len_bytes, prot).map_err(DmaMapError::Map)
+    }
+
+    /// Whether `range`, whole pages, is what was taken for one mapping and has not been taken away.
+    pub(super) fn is_live(&self, range: IovaRange) -> bool {
+        self.iova.is_live(range)
+    }
+
+    /// Takes away what is mapped in `range`, which was [taken](Self::take); `mapped_bytes` of it should be. The memory, if some goes
+    /// with it, is given back together with the range.
+    pub(super) fn unmap(
+        &self,
+        range: IovaRange,
+        mapped_bytes: u64,
+        memory: Option<Memory>,
+        when: When,
+    ) -> Result<(), DmaUnmapError> {
+        let retired = self.iova.retire(range).map_err(|_| DmaUnmapError::NotMapped(range))?;
+        let mut gather = Gather::new();
+        let found_bytes = match self.hw.unmap(range, &mut gather) {
+            Ok(found_bytes) => found_bytes,
+            Err(error) => {
+                self.iova.restore(retired);
+                return Err(DmaUnmapError::Unmap(error));
+            }
+        };
+        self.counters.unmaps.fetch_add(1, Relaxed);
+        let waiting = Waiting { range: retired, memory, quarantined: false };
+        if when == When::ByMode && self.mode == FlushMode::Lazy {
+            self.wait_for_flush(waiting);
+        } else {
+            self.sync_now(waiting, &mut gather)?;
+        }
+        if found_bytes == mapped_bytes {
+            Ok(())
+        } else {
+            Err(DmaUnmapError::Torn { found_bytes, mapped_bytes })
+        }
+    }
+
+    fn wait_for_flush(&self, waiting: Waiting) {
+        if self.waiting.push(&self.platform, waiting) {
+            // A flush that fails is counted, and everything waits on: the unmap itself has done what it promised.
+            let _ = self.flush();
+        }
+    }
+
+    fn sync_now(&self, mut waiting: Waiting, gather: &mut Gather) -> Result<(), DmaUnmapError> {
+        match self.hw.sync(gather) {
+            Ok(flushed) => {
+                self.counters.syncs.fetch_add(1, Relaxed);
+                self.reclaim(waiting, &flushed);
+                if self.counters.quarantined.load(Relaxed) > 0 && self.waiting.is_due(self.platform.now_ns())
+                {
+                    // Hardware answers again: try for what it would not confirm before.
+                    let _ = self.flush();
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.counters.failed_syncs.fetch_add(1, Relaxed);
+                self.counters.quarantined.fetch_add(1, Relaxed);
+                waiting.quarantined = true;
+                let _ = self.waiting.push(&self.platform, waiting);
+                Err(DmaUnmapError::NotFlushed(error))
+            }
+        }
+    }
+
+    /// Only against the proof that hardware has forgotten the range is it free, and its memory the platform's.
+    fn reclaim(&self, waiting: Waiting, _: &Flushed) {
+        self.iova.release(waiting.range);
+        if let Some(Memory { pa, layout }) = waiting.memory {
+            self.platform.free_buffer(pa, layout);
+        }
+        if waiting.quarantined {
+            self.counters.quarantined.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// Makes hardware forget everything that was unmapped, and reclaims it.
+    pub(crate) fn flush(&self) -> Result<(), SyncError> {
+        let flush = || self.hw.flush_all();
+        let flushed =
+            self.waiting.flush(&self.platform, flush, |waiting, proof| self.reclaim(waiting, proof));
+        let counter = if flushed.is_ok() { &self.counters.syncs } else { &self.counters.failed_syncs };
+        counter.fetch_add(1, Relaxed);
+        flushed
+    }
+
+    /// Flushes if something has waited too long.
+    pub(crate) fn poll(&self) -> Result<(), SyncError> {
+        if self.waiting.is_due(self.platform.now_ns()) { self.flush() } else { Ok(()) }
+    }
+
+    pub(super) fn stats(&self) -> DmaStats {
+        let read = |counter: &AtomicU64| counter.load(Relaxed);
+        let quarantined = read(&self.counters.quarantined);
+        DmaStats {
+            maps: read(&self.counters.maps),
+            unmaps: read(&self.counters.unmaps),
+            syncs: read(&self.counters.syncs),
+            failed_syncs: read(&self.counters.failed_syncs),
+            quarantined,
+            waiting: (self.waiting.len() as u64).saturating_sub(quarantined),
+            live: self.iova.live_count(),
+        }
+    }
+
+    /// Where a device that reaches up to `limit` must write for `doorbell`, and whether a page was mapped for that.
+    pub(super) fn doorbell(
+        &self,
+        doorbell: Pa,
+        limit: Iova,
+        prefer: Prefer,
+    ) -> Result<(Iova, bool), MsiError> {
+        let take = || self.take(self.granule(), limit, prefer).ok();
+        self.msi.in_space(&*self.hw, self.granule, doorbell, limit, take, |range| self.give_back(range))
+    }
+}
+
+/// Making ready for a device: what must never be handed out, and what firmware needs mapped.
+impl<P: Platform> DmaSpace<P> {
+    pub(crate) fn prepare(
+        &self,
+        regions: &[ReservedRegion],
+        windows: &[IovaRange],
+    ) -> Result<Prepared, AttachError> {
+        let mut prepared = Prepared::default();
+        let done = self.reserve(regions, windows, &mut prepared).and_then(|()| {
+            let mut direct = regions.iter().filter(|region| region.kind.is_direct());
+            direct.try_for_each(|region| self.map_direct(region, &mut prepared))
+        });
+        match done {
+            Ok(()) => {
+                let decoded = regions.iter().filter(|region| region.kind == ReservedKind::Msi);
+                prepared.doorbells = decoded.flat_map(|region| self.msi.add_decoded(region.range)).collect();
+                Ok(prepared)
+            }
+            Err(error) => {
+                self.unprepare(prepared);
+                Err(error)
+            }
+        }
+    }
+
+    fn reserve(
+        &self,
+        regions: &[ReservedRegion],
+        windows: &[IovaRange],
+        prepared: &mut Prepared,
+    ) -> Result<(), AttachError> {
+        let regions = regions.iter().filter(|region| region.kind.binds_dma_api()).map(|region| region.range);
+        for range in regions.chain(windows.iter().copied()) {
+            let parts = self.iova.reserve(range).map_err(|_| AttachError::Reserved(range))?;
+            prepared.reserved.extend(parts);
+        }
+        Ok(())
+    }
+
+    /// Maps a direct region 1:1, its ends rounded outward to whole pages, where it is not mapped already.
+    fn map_direct(&self, region: &ReservedRegion, prepared: &mut Prepared) -> Result<(), AttachError> {
+        let range = region.range.align_outward(self.granule());
+        let mut unmapped: Option<IovaRange> = None;
+        let pages = (range.first().get()..=range.last().get()).step_by(self.page_step());
+        for page in pages.filter_map(|first| IovaRange::new(Iova::new(first), self.granule())) {
+            match self.hw.lookup(page.first()) {
+                Some((pa, _)) if pa.get() != page.first().get() => return Err(AttachError::Reserved(range)),
+                Some(_) => self.map_run(unmapped.take(), region.prot, prepared)?,
+                None => {
+                    let first = unmapped.map_or(page.first(), IovaRange::first);
+                    unmapped = IovaRange::from_ends(first, page.last());
+                }
+            }
+        }
+        self.map_run(unmapped, region.prot, prepared)
+    }
+
+    fn page_step(&self) -> usize {
+        usize::try_from(self.granule()).unwrap_or(usize::MAX)
+    }
+
+    fn map_run(
+        &self,
+        run: Option<IovaRange>,
+        prot: Prot,
+        prepared: &mut Prepared,
+    ) -> Result<(), AttachError> {
+        let Some(range) = run else { return Ok(()) };
+        let refused = |error| AttachError::Direct { range, error };
+        let len_bytes = range.len_bytes().ok_or(refused(MapError::BadLength))?;
+        self.hw.map(range.first(), Pa::new(range.first().get()), len_bytes, prot).map_err(refused)?;
+        prepared.direct.push(range);
+        Ok(())
+    }
+
+    pub(crate) fn unprepare(&self, prepared: Prepared) {
+        self.msi.remove_decoded(&prepared.doorbells);
+        let mut gather = Gather::new();
+        let unmapped = prepared.direct.iter().all(|&range| self.hw.unmap(range, &mut gather).is_ok());
+        let forgotten = gather.is_empty() || self.hw.sync(&mut gather).is_ok();
+        // What is mapped still, or what hardware may remember, stays reserved.
+        if unmapped && forgotten {
+            self.iova.unreserve(&prepared.reserved);
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Making a domain ready for a device, before hardware attaches it; and undoing that.
+//!
+//! What is made ready for a domain of the DMA API stays when the device leaves: reservations and 1:1 mappings harm nobody, and
+//! another device may have been promised the same.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use portcullis_hal::Platform;
+use portcullis_types::IovaRange;
+
+use super::user::DeviceId;
+use super::{Domain, Kind};
+use crate::device::Device;
+use crate::iommu::{AttachError, ReservedKind};
+
+/// What was made ready for one device, to be undone if it is not attached after all.
+#[derive(Debug, Default)]
+#[must_use = "undo it if the device is not attached"]
+pub(crate) struct Prepared {
+    /// Parts of the IOVA space that were not reserved before.
+    pub(crate) reserved: Vec<IovaRange>,
+    /// Ranges that were not mapped 1:1 before.
+    pub(crate) direct: Vec<IovaRange>,
+    /// Doorbells that hardware decodes and that were not known before.
+    pub(crate) doorbells: Vec<IovaRange>,
+}
+
+impl<P: Platform> Domain<P> {
+    /// Makes the domain ready for `device`.
+    pub(crate) fn prepare(&self, device: &Device<P>) -> Result<Prepared, AttachError> {
+        if !Arc::ptr_eq(&self.iommu, device.iommu()) {
+            return Err(AttachError::ForeignDomain);
+        }
+        let regions = device.reserved_regions();
+        match &self.kind {
+            // Firmware's own accesses to the region would be cut off.
+            Kind::Blocked => match regions.iter().find(|region| region.kind == ReservedKind::Direct) {
+                Some(direct) => Err(AttachError::Reserved(direct.range)),
+                None => Ok(Prepared::default()),
+            },
+            Kind::Identity if !self.iommu.capabilities().identity => Err(AttachError::Unsupported),
+            Kind::Identity => Ok(Prepared::default()),
+            Kind::Dma(space) => space.prepare(&regions, &device.info().bridge_windows),
+            Kind::Unmanaged(space) => space.bind(device_id(device), &regions).map(|()| Prepared::default()),
+        }
+    }
+
+    /// Undoes what was made ready for `device`, which was not attached.
+    pub(crate) fn unprepare(&self, device: &Device<P>, prepared: Prepared) {
+        match &self.kind {
+            Kind::Dma(space) => space.unprepare(prepared),
+            Kind::Blocked | Kind::Identity | Kind::Unmanaged(_) => self.released(device),
+        }
+    }
+
+    /// `device` was attached and is no more.
+    pub(crate) fn released(&self, device: &Device<P>) {
+        if let Kind::Unmanaged(space) = &self.kind {
+            space.release(device_id(device));
+        }
+    }
+}
+
+fn device_id<P: Platform>(device: &Device<P>) -> DeviceId {
+    DeviceId(core::ptr::from_ref(device).addr())
+}

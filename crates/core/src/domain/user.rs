@@ -1,0 +1,158 @@
+//! The addresses of an unmanaged domain: what its user has mapped, and what he must leave alone.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use portcullis_hal::{Lock, Platform};
+use portcullis_iova::RangeSet;
+use portcullis_types::{Iova, IovaRange, Pa, Prot, SizeLg2};
+
+use super::{CookieError, DomainMapError, DomainUnmapError};
+use crate::dma::{MsiError, MsiPages};
+use crate::iommu::{
+    AttachError, DomainError, Gather, HwDomain, MapError, ReservedKind, ReservedRegion, UnmapError,
+};
+
+/// A translation that a user fills.
+pub(crate) struct UserSpace<P: Platform> {
+    hw: Arc<dyn HwDomain<P>>,
+    granule: SizeLg2,
+    state: Lock<P, State>,
+    msi: MsiPages<P>,
+}
+
+struct State {
+    /// Mapped, being mapped, or being unmapped.
+    mapped: RangeSet,
+    bound: Vec<Bound>,
+    /// Where doorbells get mapped.
+    window: Option<IovaRange>,
+}
+
+/// A region of an attached device.
+struct Bound {
+    device: DeviceId,
+    range: IovaRange,
+    kind: ReservedKind,
+}
+
+/// Which device: its place in memory, which is its own while it is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DeviceId(pub(crate) usize);
+
+impl<P: Platform> UserSpace<P> {
+    pub(super) fn new(hw: Arc<dyn HwDomain<P>>) -> Result<Self, DomainError> {
+        let granule = hw.page_sizes().smallest().ok_or(DomainError::Unsupported)?;
+        let state = State { mapped: RangeSet::new(), bound: Vec::new(), window: None };
+        Ok(Self { hw, granule, state: Lock::<P, _>::new(state), msi: MsiPages::new() })
+    }
+
+    pub(super) fn hw(&self) -> &Arc<dyn HwDomain<P>> {
+        &self.hw
+    }
+
+    pub(super) fn map(&self, iova: Iova, pa: Pa, len_bytes: u64, prot: Prot) -> Result<(), DomainMapError> {
+        let range = self.mappable(iova, pa, len_bytes).map_err(DomainMapError::Map)?;
+        let mut state = self.state.lock();
+        if let Some(reserved) =
+            state.bound.iter().map(|bound| bound.range).chain(state.window).find(|held| held.overlaps(range))
+        {
+            return Err(DomainMapError::Reserved(reserved));
+        }
+        if let Some(mapped) = state.mapped.first_overlap(range) {
+            return Err(DomainMapError::Map(MapError::Mapped(mapped)));
+        }
+        // Noted before it is so, so that no device is attached in between for which the range is reserved.
+        state.mapped.insert(range);
+        drop(state);
+        self.hw.map(iova, pa, len_bytes, prot).map_err(|error| {
+            self.state.lock().mapped.remove(range);
+            DomainMapError::Map(error)
+        })
+    }
+
+    fn mappable(&self, iova: Iova, pa: Pa, len_bytes: u64) -> Result<IovaRange, MapError> {
+        let range = IovaRange::new(iova, len_bytes).ok_or(MapError::BadLength)?;
+        pa.checked_add(len_bytes - 1).ok_or(MapError::BadLength)?;
+        let misaligned = |value: &u64| value & (self.granule.bytes() - 1) != 0;
+        if let Some(value) = [iova.get(), pa.get(), len_bytes].into_iter().find(misaligned) {
+            return Err(MapError::Misaligned { value, granule: self.granule });
+        }
+        within(self.hw.aperture(), range).map_err(MapError::OutsideAperture)?;
+        Ok(range)
+    }
+
+    pub(super) fn unmap(&self, range: IovaRange, gather: &mut Gather) -> Result<u64, DomainUnmapError> {
+        if !range.is_aligned(self.granule.bytes()) {
+            return Err(DomainUnmapError::Unmap(UnmapError::Misaligned { granule: self.granule }));
+        }
+        within(self.hw.aperture(), range)
+            .map_err(|iova| DomainUnmapError::Unmap(UnmapError::OutsideAperture(iova)))?;
+        let window = self.state.lock().window.filter(|window| window.overlaps(range));
+        if let Some(window) = window {
+            return Err(DomainUnmapError::Reserved(window));
+        }
+        let found = self.hw.unmap(range, gather).map_err(DomainUnmapError::Unmap)?;
+        self.state.lock().mapped.remove(range);
+        Ok(found)
+    }
+
+    /// Keeps the regions of `device` free of the user's mappings from now on.
+    pub(super) fn bind(&self, device: DeviceId, regions: &[ReservedRegion]) -> Result<(), AttachError> {
+        let mut state = self.state.lock();
+        let binding = || regions.iter().filter(|region| region.kind.binds_users());
+        if let Some(taken) = binding().find(|region| state.mapped.overlaps(region.range)) {
+            return Err(AttachError::Reserved(taken.range));
+        }
+        let bound = binding().map(|&ReservedRegion { range, kind, .. }| Bound { device, range, kind });
+        state.bound.extend(bound);
+        Ok(())
+    }
+
+    /// Lets the regions of `device` go.
+    pub(super) fn release(&self, device: DeviceId) {
+        self.state.lock().bound.retain(|bound| bound.device != device);
+    }
+
+    pub(super) fn set_msi_window(&self, range: IovaRange) -> Result<(), CookieError> {
+        let whole = range.is_aligned(self.granule.bytes()) && self.hw.aperture().covers(range);
+        if !whole {
+            return Err(CookieError::BadRange(range));
+        }
+        let mut state = self.state.lock();
+        if state.window.is_some() {
+            return Err(CookieError::Exists);
+        }
+        if state.mapped.overlaps(range) {
+            return Err(CookieError::Mapped(range));
+        }
+        state.window = Some(range);
+        Ok(())
+    }
+
+    /// Where a device that reaches up to `limit` must write for `doorbell`, and whether a page was mapped for that.
+    pub(crate) fn doorbell(&self, doorbell: Pa, limit: Iova) -> Result<(Iova, bool), MsiError> {
+        let state = self.state.lock();
+        let window = state.window;
+        let same = Iova::new(doorbell.get());
+        let decoded =
+            state.bound.iter().any(|bound| bound.kind == ReservedKind::Msi && bound.range.contains(same));
+        drop(state);
+        if decoded {
+            return if same <= limit { Ok((same, false)) } else { Err(MsiError::NoIova { limit }) };
+        }
+        let window = window.ok_or(MsiError::NoCookie)?;
+        self.msi.in_window(&*self.hw, self.granule, doorbell, limit, window)
+    }
+}
+
+/// That `range` lies within `aperture`, or the first address that does not.
+fn within(aperture: IovaRange, range: IovaRange) -> Result<(), Iova> {
+    if range.first() < aperture.first() || range.first() > aperture.last() {
+        return Err(range.first());
+    }
+    match aperture.last().checked_add(1) {
+        Some(beyond) if range.last() > aperture.last() => Err(beyond),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,113 @@
+//! One IOMMU as core knows it: its driver, its devices, and the way of a fault from hardware to whoever cares.
+
+use alloc::collections::BTreeMap;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use portcullis_hal::{Lock, Platform};
+use portcullis_types::SourceId;
+
+use crate::device::{Device, DeviceInfo};
+use crate::fault;
+use crate::iommu::{AddDeviceError, GlobalError, Iommu, SyncError};
+
+/// An IOMMU and the devices behind it.
+pub struct IommuUnit<P: Platform> {
+    platform: Arc<P>,
+    iommu: Arc<dyn Iommu<P>>,
+    devices: Lock<P, BTreeMap<SourceId, Weak<Device<P>>>>,
+    unclaimed_faults: AtomicU64,
+}
+
+impl<P: Platform> fmt::Debug for IommuUnit<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IommuUnit").field("iommu", &self.iommu).finish_non_exhaustive()
+    }
+}
+
+/// Why a device was not removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RemoveDeviceError {
+    /// It is in a group still. EBUSY.
+    InGroup,
+    /// The hardware did not confirm; the device stays known, and blocked. EIO.
+    Sync(SyncError),
+}
+
+impl<P: Platform> IommuUnit<P> {
+    /// The IOMMU that `iommu` drives, with no devices yet.
+    pub fn new(platform: Arc<P>, iommu: Arc<dyn Iommu<P>>) -> Self {
+        let devices = Lock::<P, _>::new(BTreeMap::new());
+        Self { platform, iommu, devices, unclaimed_faults: AtomicU64::new(0) }
+    }
+
+    /// The platform.
+    pub fn platform(&self) -> &Arc<P> {
+        &self.platform
+    }
+
+    /// The driver.
+    pub fn iommu(&self) -> &Arc<dyn Iommu<P>> {
+        &self.iommu
+    }
+
+    /// Makes a device known. Its accesses are blocked until it joins a group.
+    ///
+    /// # Errors
+    ///
+    /// As [`AddDeviceError`] says; then it is not known.
+    pub fn add_device(&self, info: DeviceInfo) -> Result<Arc<Device<P>>, AddDeviceError> {
+        self.iommu.add_device(&info.name, &info.sources)?;
+        let device = Arc::new(Device::new(self.platform.clone(), self.iommu.clone(), info));
+        let mut devices = self.devices.lock();
+        devices.extend(device.sources().iter().map(|&source| (source, Arc::downgrade(&device))));
+        drop(devices);
+        Ok(device)
+    }
+
+    /// Forgets a device that is gone and in no group.
+    ///
+    /// # Errors
+    ///
+    /// As [`RemoveDeviceError`] says; then it stays known.
+    pub fn remove_device(&self, device: &Device<P>) -> Result<(), RemoveDeviceError> {
+        if device.domain().is_some() {
+            return Err(RemoveDeviceError::InGroup);
+        }
+        self.iommu.remove_device(device.sources()).map_err(RemoveDeviceError::Sync)?;
+        let mut devices = self.devices.lock();
+        device.sources().iter().for_each(|source| drop(devices.remove(source)));
+        Ok(())
+    }
+
+    /// The device whose accesses say that they are `source`.
+    pub fn device(&self, source: SourceId) -> Option<Arc<Device<P>>> {
+        self.devices.lock().get(&source)?.upgrade()
+    }
+
+    /// Takes what faults hardware has recorded and brings each to its device's domain. Answers how many. Called by the embedder when
+    /// the event interrupt comes, or by polling.
+    pub fn dispatch_faults(&self) -> usize {
+        self.iommu.drain_events(&mut |record| match record.source.and_then(|source| self.device(source)) {
+            Some(device) => fault::deliver(&*self.platform, &device, record),
+            None => {
+                self.unclaimed_faults.fetch_add(1, Relaxed);
+                fault::say(&*self.platform, "", record);
+            }
+        })
+    }
+
+    /// How many faults came from nobody that is known.
+    pub fn unclaimed_faults(&self) -> u64 {
+        self.unclaimed_faults.load(Relaxed)
+    }
+
+    /// Has the driver look at the hardware's global errors and repair what it can. Answers what was found. Called by the embedder
+    /// when the error interrupt comes.
+    pub fn handle_errors(&self) -> Vec<GlobalError> {
+        self.iommu.handle_errors()
+    }
+}
