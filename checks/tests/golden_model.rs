@@ -1,0 +1,177 @@
+//! The SMMUv3 model against scenes whose every word of memory and of event records was typed by hand.
+//!
+//! Each scene runs under each policy that the model has: what the book leaves open must not change what comes of it.
+
+use std::sync::Arc;
+
+use model_bus::{Bus, BusOptions, Mmio, Outcome, Request, Stores, Translator, Width};
+use model_smmuv3::{Config, Policy, Smmu};
+use portcullis_checks::golden::scenes::{
+    Answer, Ask, COMMAND_QUEUE, COMMANDS, EVENT_QUEUE, FAULTS, PASSES, RAM, Record, SETUP, STREAM,
+    STREAM_TABLE, Scene,
+};
+use portcullis_types::trace::Silence;
+use portcullis_types::{Access, Iova, Pa, PaRange, Pasid, SourceId};
+
+/// How often a register is read before it is held to be stuck.
+const PATIENCE: usize = 1000;
+
+struct Stage {
+    bus: Arc<Bus>,
+    smmu: Smmu,
+    events_seen: u64,
+}
+
+impl Stage {
+    fn set(scene: &Scene, policy: Policy) -> Self {
+        let ram = PaRange::from_ends(Pa::new(RAM.0), Pa::new(RAM.1)).expect("RAM is a range");
+        let options = BusOptions { heap: Vec::new(), stores: Stores::Direct, ..BusOptions::new(ram, 1) };
+        let bus = Bus::new(&options);
+        let config = Config { substream_id_bits: 8, policy, ..Config::default() };
+        let smmu = Smmu::new(config, bus.clone(), 1, Arc::new(Silence));
+        let stage = Self { bus, smmu, events_seen: 0 };
+        for &(at, word) in scene.memory {
+            stage.store(at, word);
+        }
+        for (at, word) in (STREAM_TABLE + u64::from(STREAM) * 64..).step_by(8).zip(scene.ste) {
+            stage.store(at, word);
+        }
+        for (at, word) in (COMMAND_QUEUE..).step_by(8).zip(COMMANDS.as_flattened()) {
+            stage.store(at, *word);
+        }
+        stage.program(scene.registers);
+        stage
+    }
+
+    fn store(&self, at: u64, word: u64) {
+        self.bus.cpu().ram().write(Pa::new(at), &word.to_le_bytes()).expect("a scene stays in RAM");
+    }
+
+    fn program(&self, instead: &[(u64, u64)]) {
+        for &(offset, value) in SETUP {
+            let value = instead.iter().find(|(other, _)| *other == offset).map_or(value, |(_, value)| *value);
+            let width = if matches!(offset, 0x80 | 0x90 | 0xA0) { Width::Bits64 } else { Width::Bits32 };
+            self.smmu.write(offset, width, value);
+            match offset {
+                0x20 => self.await_register(0x24, value),
+                0x98 => self.await_register(0x9C, value),
+                _ => {}
+            }
+        }
+    }
+
+    fn await_register(&self, offset: u64, value: u64) {
+        let came = (0..PATIENCE).any(|_| self.smmu.read(offset, Width::Bits32) == value);
+        assert!(came, "register {offset:#x} never became {value:#x}");
+    }
+
+    /// Asks, and answers what the device saw and where its bytes went.
+    fn ask(&self, ask: &Ask) -> (Outcome, Option<u64>) {
+        let request = Request {
+            source: SourceId(ask.stream),
+            pasid: ask.substream.map(|substream| Pasid::new(substream).expect("20 bits")),
+            iova: Iova::new(ask.address),
+            len_bytes: 4,
+            access: if ask.write { Access::WRITE } else { Access::READ },
+        };
+        let mut went = None;
+        let outcome = self.smmu.access(&request, &mut |passage| {
+            went = Some(passage.pa.get());
+            Ok(())
+        });
+        (outcome, went)
+    }
+
+    /// The record that came since the last look; none if none came.
+    fn new_record(&mut self) -> Option<[u64; 4]> {
+        let prod = (0..PATIENCE).map(|_| self.smmu.read(0x1_00A8, Width::Bits32)).last().unwrap_or(0);
+        assert!(prod <= self.events_seen + 1, "more than one record: PROD is {prod:#x}");
+        if prod == self.events_seen {
+            return None;
+        }
+        let mut bytes = [0; 32];
+        let at = EVENT_QUEUE + self.events_seen * 32;
+        self.bus.cpu().ram().read(Pa::new(at), &mut bytes).expect("the event queue is in RAM");
+        self.events_seen = prod;
+        let word = |index: usize| {
+            u64::from_le_bytes(bytes[index * 8..index * 8 + 8].try_into().expect("eight bytes"))
+        };
+        Some(core::array::from_fn(word))
+    }
+
+    fn expect_record(&mut self, record: &Record, what: &str) {
+        let Some(words) = self.new_record() else { panic!("{what}: nothing was recorded") };
+        for (index, ((word, wanted), known)) in words.iter().zip(record.words).zip(record.known).enumerate() {
+            assert_eq!(word & known, wanted & known, "{what}: word {index} is {word:#018x}");
+        }
+    }
+
+    fn play(&mut self, ask: &Ask, what: &str) {
+        let (outcome, went) = self.ask(ask);
+        match &ask.answer {
+            Answer::Passes(to) => {
+                assert_eq!(outcome, Outcome::Done, "{what}");
+                assert_eq!(went, Some(*to), "{what}: went to {went:#x?}");
+                assert_eq!(self.new_record(), None, "{what}");
+                return;
+            }
+            Answer::Aborts => {
+                assert_eq!(outcome, Outcome::Aborted, "{what}");
+                assert_eq!(self.new_record(), None, "{what}");
+            }
+            Answer::Faults(record) => {
+                assert_eq!(outcome, Outcome::Aborted, "{what}");
+                self.expect_record(record, what);
+            }
+            Answer::FaultsUnseen(record) => {
+                assert_eq!(outcome, Outcome::Ignored, "{what}");
+                self.expect_record(record, what);
+            }
+        }
+        assert_eq!(went, None, "{what}: refused, and yet it went to {went:#x?}");
+    }
+}
+
+fn play_all(scenes: &[Scene], policy: Policy) {
+    for scene in scenes {
+        let mut stage = Stage::set(scene, policy);
+        for (index, ask) in scene.asks.iter().enumerate() {
+            stage.play(ask, &format!("{}, ask {index}", scene.name));
+        }
+    }
+}
+
+#[test]
+fn what_should_pass_passes_and_goes_where_the_tables_say() {
+    play_all(PASSES, Policy::stale());
+    play_all(PASSES, Policy::eager());
+    play_all(PASSES, Policy::hostile());
+}
+
+#[test]
+fn what_should_fault_faults_with_the_record_of_the_book() {
+    play_all(FAULTS, Policy::stale());
+    play_all(FAULTS, Policy::eager());
+    play_all(FAULTS, Policy::hostile());
+}
+
+#[test]
+fn a_second_look_at_what_is_cached_finds_the_same() {
+    for scene in PASSES.iter().chain(FAULTS) {
+        let mut stage = Stage::set(scene, Policy::stale());
+        for (index, ask) in scene.asks.iter().chain(scene.asks).enumerate() {
+            stage.play(ask, &format!("{}, ask {index}, again", scene.name));
+        }
+    }
+}
+
+#[test]
+fn the_scenes_that_pass_break_no_rule() {
+    for scene in PASSES {
+        let stage = Stage::set(scene, Policy::eager());
+        for ask in scene.asks {
+            let _ = stage.ask(ask);
+        }
+        assert_eq!(stage.smmu.take_unpredictable(), [], "{}", scene.name);
+    }
+}
