@@ -1,0 +1,127 @@
+//! Attaching streams: writing stream table entries that the hardware may be reading, all of a device's or none.
+//!
+//! Each entry goes its planned way (`update`), a sync after every step. If one of a device's streams cannot follow, those before it go back; if
+//! even that is not confirmed, they are blocked.
+//!
+//! What the old entries pointed to is dropped only after all new ones are in force. If that cannot be said, it is kept for good: the
+//! hardware may still read it.
+
+use alloc::vec::Vec;
+
+use portcullis_core::iommu::{AttachError, SyncError};
+use portcullis_hal::{Platform, Registers};
+use portcullis_spec::smmuv3::command::Command;
+use portcullis_types::Pa;
+use portcullis_types::trace::{Event, Value};
+
+use crate::entry::{self, STE_VALID, Ste};
+use crate::hardware::Hardware;
+use crate::stream_table::StreamTable;
+use crate::update::plan;
+
+impl<P: Platform, R: Registers> Hardware<P, R> {
+    /// Makes `next` the entry of a stream whose entry has a place. On success the hardware uses it.
+    pub(crate) fn install(
+        &self,
+        table: &mut StreamTable<P>,
+        stream_id: u32,
+        next: &Ste,
+    ) -> Result<(), SyncError> {
+        let Some(at) = table.entry(stream_id) else {
+            debug_assert!(false, "a stream whose entry has no place");
+            return Ok(());
+        };
+        let mut now = self.read_ste(at);
+        let plan = plan(&now, next, STE_VALID, entry::ste_used);
+        self.trace_update(stream_id, next, plan.syncs(), plan.is_hitless());
+        // What the entry points to is visible before the entry is, also to a fetch between the first store and the first command.
+        self.platform.write_barrier();
+        for image in plan.images() {
+            self.write_ste(at, &now, image);
+            now = *image;
+            let leaf = !table.is_fresh(stream_id);
+            self.run(|batch| batch.add(Command::cfgi_ste(stream_id, leaf)))?;
+            table.settle(stream_id);
+        }
+        Ok(())
+    }
+
+    /// Makes `next` the entry of each stream. If one fails, all get their old entry back, or are blocked.
+    pub(crate) fn install_all(
+        &self,
+        table: &mut StreamTable<P>,
+        stream_ids: &[u32],
+        next: &Ste,
+    ) -> Result<(), AttachError> {
+        let old: Vec<(u32, Ste)> =
+            stream_ids.iter().filter_map(|&id| Some((id, self.read_ste(table.entry(id)?)))).collect();
+        for (at, &(stream_id, _)) in old.iter().enumerate() {
+            if let Err(error) = self.install(table, stream_id, next) {
+                return Err(self.go_back(table, &old[..=at], error));
+            }
+        }
+        Ok(())
+    }
+
+    fn go_back(&self, table: &mut StreamTable<P>, old: &[(u32, Ste)], error: SyncError) -> AttachError {
+        let back = |table: &mut _| old.iter().try_for_each(|(id, ste)| self.install(table, *id, ste));
+        if back(table).is_ok() {
+            return AttachError::Sync(error);
+        }
+        for &(stream_id, _) in old {
+            self.block_unconfirmed(table, stream_id);
+        }
+        AttachError::LeftBlocked(error)
+    }
+
+    /// Writes an entry that aborts, whether or not the hardware says that it has seen it.
+    pub(crate) fn block_unconfirmed(&self, table: &StreamTable<P>, stream_id: u32) {
+        let Some(at) = table.entry(stream_id) else { return };
+        let now = self.read_ste(at);
+        let mut blocked = now;
+        blocked[0] = entry::abort()[0];
+        self.write_ste(at, &now, &blocked);
+        self.platform.write_barrier();
+        // Not waited for: waiting is what has just failed.
+        let told = self.commands.submit(&[Command::cfgi_ste(stream_id, false)]);
+        self.platform.event(&Event {
+            source: "smmuv3",
+            name: "ste_blocked",
+            fields: &[
+                ("sid", Value::Hex(stream_id.into())),
+                ("queued", Value::Str(if told.is_ok() { "yes" } else { "no" })),
+            ],
+        });
+    }
+
+    fn read_ste(&self, at: Pa) -> Ste {
+        core::array::from_fn(|word| self.platform.load(Pa::new(at.get() + 8 * word as u64)))
+    }
+
+    fn write_ste(&self, at: Pa, now: &Ste, next: &Ste) {
+        for (word, (_, &value)) in (0u64..).zip(now.iter().zip(next)).filter(|(_, (now, next))| now != next) {
+            let at = Pa::new(at.get() + 8 * word);
+            self.platform.store(at, value);
+            if !self.coherent() {
+                self.platform.clean_table(at, 8);
+            }
+        }
+    }
+
+    fn trace_update(&self, stream_id: u32, next: &Ste, syncs: usize, hitless: bool) {
+        if !self.platform.listening() {
+            return;
+        }
+        self.platform.event(&Event {
+            source: "smmuv3",
+            name: "ste_update",
+            fields: &[
+                ("sid", Value::Hex(stream_id.into())),
+                ("word0", Value::Hex(next[0])),
+                ("word1", Value::Hex(next[1])),
+                ("syncs", Value::Dec(syncs as u64)),
+                ("hitless", Value::Str(if hitless { "yes" } else { "no" })),
+            ],
+        });
+    }
+}

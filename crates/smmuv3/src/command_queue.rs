@@ -1,0 +1,502 @@
+//! The command queue: many producers, none of which waits for another longer than a full queue lasts.
+//!
+//! # How commands get in
+//!
+//! `tail` is the next free position, and one bit that says whether some producer *owns* the tail, that is, will publish what is reserved.
+//!
+//! 1. A producer reserves a run of slots with one compare-exchange on `tail`, which sets the owner bit. Who found the bit clear is the owner.
+//! 2. It writes its commands into its slots, makes them visible, and marks the slots valid: one bit each, whose meaning flips with every
+//!    time around, so that nobody has to clear it.
+//! 3. The owner waits for the owner before it to have published, clears the owner bit (whoever reserves from now on has a new owner), waits until
+//!    every slot reserved so far is valid, and writes SMMU_CMDQ_PROD for all of them.
+//!
+//! Steps 1 to 3 run under a lock of the CPU's own. It is never contended where CPUs are told apart; it is there because the platform's
+//! lock keeps interrupts out, and a handler that queued a command on top of a half-done owner would wait for itself.
+//!
+//! # How a sync ends
+//!
+//! Either by an MSI that the SMMU writes to a word in memory, one word for each slot; or by SMMU_CMDQ_CONS passing the sync. The register is
+//! looked at in both cases now and then, because a command error stops the queue: who sees one repairs it ([`CommandQueue::recover`]).
+//!
+//! Ordering: the store of a command is before the write barrier, that is before the release of the valid bit; the owner acquires the
+//! bits, and a second barrier stands before the register write. A slot is reused only after its consumption was seen.
+//!
+//! Spec: SMMUv3 H.a, 3.21.2 "Queues", 4.1.2 "Submitting commands to the Command queue", 7.1 "Command queue errors".
+//! Not here: which commands (`invalidate`, `update`); the other global errors (`errors`).
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::fmt;
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use portcullis_core::iommu::SyncError;
+use portcullis_hal::{BlockLayout, Lock, Platform, Registers, wait_for};
+use portcullis_spec::smmuv3::command::Command;
+use portcullis_spec::smmuv3::registers::{CMDQ_CONS, CMDQ_PROD, CmdqCons};
+use portcullis_types::Pa;
+use portcullis_types::trace::{Event, Value};
+
+use crate::counters::Counters;
+use crate::errors::Failures;
+use crate::ring::Ring;
+
+/// Commands that a batch holds before it is queued.
+pub(crate) const BATCH: usize = 64;
+
+/// The bit of `tail` that says that it has an owner.
+const OWNED: u64 = 1 << 63;
+
+/// While waiting for an MSI, the register is looked at once in so many turns.
+const LOOK_EVERY: u32 = 16;
+
+const ENTRY_LG2: u8 = 4;
+const SIGNAL_LG2: u8 = 3;
+
+const RUNNING: u8 = 0;
+const CLOSED: u8 = 1;
+const DEAD: u8 = 2;
+
+/// The command queue.
+pub(crate) struct CommandQueue<P: Platform, R> {
+    pub(crate) platform: Arc<P>,
+    pub(crate) registers: Arc<R>,
+    pub(crate) ring: Ring,
+    /// One word for each slot, where the SMMU writes the low half of a sync's position plus one.
+    signals: Option<Pa>,
+    pub(crate) coherent: bool,
+    limit_ns: u64,
+    tail: AtomicU64,
+    published: AtomicU64,
+    /// Everything before this position has been consumed.
+    head: AtomicU64,
+    valid: Box<[AtomicU64]>,
+    gates: Box<[Lock<P, ()>]>,
+    state: AtomicU8,
+    pub(crate) failures: Lock<P, Failures>,
+    /// How often a command failed. Changes before the queue goes on, so that who sees the queue go on sees the change.
+    pub(crate) failure_count: AtomicU64,
+    pub(crate) counters: Counters,
+}
+
+impl<P: Platform, R> fmt::Debug for CommandQueue<P, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CommandQueue").field("ring", &self.ring).finish_non_exhaustive()
+    }
+}
+
+/// What a producer needs to wait for its sync: the positions of its first command and of the sync.
+#[derive(Clone, Copy, Debug)]
+struct Ticket {
+    first: u64,
+    sync: u64,
+    failures_before: u64,
+}
+
+impl<P: Platform, R: Registers> CommandQueue<P, R> {
+    /// A queue of `1 << size_lg2` commands, not yet told to the hardware; syncs are signalled in memory if `signalled`. None if there is no memory.
+    pub(crate) fn new(
+        platform: Arc<P>,
+        registers: Arc<R>,
+        size_lg2: u8,
+        signalled: bool,
+        coherent: bool,
+        limit_ns: u64,
+    ) -> Option<Self> {
+        let ring = Ring::alloc(&*platform, size_lg2, ENTRY_LG2)?;
+        let signals = if signalled {
+            let words = platform.alloc(Self::signal_layout(&ring));
+            if words.is_none() {
+                ring.free(&*platform);
+                return None;
+            }
+            words
+        } else {
+            None
+        };
+        let words = ring.slots().div_ceil(64);
+        let cpus = platform.cpu_count().max(1);
+        Some(Self {
+            ring,
+            signals,
+            coherent,
+            limit_ns,
+            tail: AtomicU64::new(0),
+            published: AtomicU64::new(0),
+            head: AtomicU64::new(0),
+            valid: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            gates: (0..cpus).map(|_| Lock::<P, ()>::new(())).collect(),
+            state: AtomicU8::new(RUNNING),
+            failures: Lock::<P, Failures>::new(Failures::new()),
+            failure_count: AtomicU64::new(0),
+            counters: Counters::new(),
+            platform,
+            registers,
+        })
+    }
+
+    fn signal_layout(ring: &Ring) -> BlockLayout {
+        let bytes = ring.len() << SIGNAL_LG2;
+        BlockLayout::new(bytes.max(64), 64).expect("64 is a power of two")
+    }
+
+    /// How many bytes of memory the queue takes, with the words for signals.
+    pub(crate) fn bytes(&self) -> u64 {
+        let signals = if self.signals.is_some() { Self::signal_layout(&self.ring).size_bytes() } else { 0 };
+        self.ring.bytes() + signals
+    }
+
+    /// Refuses commands from now on. Those who wait get an answer at once.
+    pub(crate) fn close(&self) {
+        self.state.fetch_max(CLOSED, Ordering::Release);
+    }
+
+    /// The hardware cannot use the queue any more: every command is refused from now on.
+    pub(crate) fn kill(&self) {
+        self.state.store(DEAD, Ordering::Release);
+    }
+
+    /// Gives the memory back. The queue has been closed, and the hardware turned off.
+    pub(crate) fn free(&self) {
+        // Who was in the middle of a push or a repair is through; nobody begins one any more.
+        self.gates.iter().for_each(|gate| drop(gate.lock()));
+        drop(self.failures.lock());
+        self.ring.free(&*self.platform);
+        if let Some(words) = self.signals {
+            self.platform.free(words, Self::signal_layout(&self.ring));
+        }
+    }
+
+    /// Queues commands in order, without waiting for what they do. A batch that is larger than the queue is queued in parts.
+    pub(crate) fn submit(&self, commands: &[Command]) -> Result<(), SyncError> {
+        let most = BATCH.min(self.ring.slots());
+        commands.chunks(most).try_for_each(|part| self.push_waiting(part, false).map(drop))
+    }
+
+    /// Starts a batch of commands that ends with a sync.
+    pub(crate) fn batch(&self) -> Batch<'_, P, R> {
+        Batch {
+            queue: self,
+            commands: [Command([0; 2]); BATCH],
+            len: 0,
+            first: None,
+            failures_before: self.failure_count.load(Ordering::Acquire),
+            error: None,
+        }
+    }
+
+    /// Queues `command` with a sync behind it, and waits until both have completed.
+    pub(crate) fn run(&self, command: Command) -> Result<(), SyncError> {
+        let mut batch = self.batch();
+        batch.add(command);
+        batch.sync()
+    }
+
+    pub(crate) fn usable(&self) -> Result<(), SyncError> {
+        match self.state.load(Ordering::Acquire) {
+            RUNNING => Ok(()),
+            state => {
+                Err(SyncError::Timeout { waiting_for: "a command queue that works", last: state.into() })
+            }
+        }
+    }
+
+    /// Queues a run of commands, and a sync if asked for, once there is room. Answers the position of the first.
+    fn push_waiting(&self, commands: &[Command], sync: bool) -> Result<u64, SyncError> {
+        let mut failed = None;
+        let mut last = 0;
+        let pushed = wait_for(&*self.platform, self.limit_ns, || {
+            match self.push(commands, sync) {
+                Ok(Some(first)) => return Some(first),
+                Ok(None) => {}
+                Err(error) => {
+                    failed = Some(error);
+                    return Some(0);
+                }
+            }
+            last = self.look();
+            None
+        });
+        match (failed, pushed) {
+            (Some(error), _) => Err(error),
+            (None, Ok(first)) => Ok(first),
+            (None, Err(_)) => {
+                Err(SyncError::Timeout { waiting_for: "room in the command queue", last: last.into() })
+            }
+        }
+    }
+
+    /// One try to queue a run of commands, and a sync if asked for; none if there is no room.
+    fn push(&self, commands: &[Command], sync: bool) -> Result<Option<u64>, SyncError> {
+        let gate = &self.gates[self.platform.current_cpu() % self.gates.len()];
+        let _interrupts_are_out = gate.lock();
+        self.usable()?;
+        let count = commands.len() as u64 + u64::from(sync);
+        let Some((first, owner)) = self.reserve(count) else { return Ok(None) };
+        for (position, &command) in (first..).zip(commands) {
+            self.write(position, command);
+        }
+        if sync {
+            let position = first + commands.len() as u64;
+            self.write(position, self.sync_command(position));
+        }
+        self.platform.write_barrier();
+        self.mark_valid(first..first + count);
+        if owner {
+            self.publish(first)?;
+        }
+        Ok(Some(first))
+    }
+
+    /// Reserves `count` slots. Answers the first position and whether the caller is now the owner; none if there is no room.
+    fn reserve(&self, count: u64) -> Option<(u64, bool)> {
+        let mut tail = self.tail.load(Ordering::Relaxed);
+        loop {
+            let first = tail & !OWNED;
+            // Acquire: what was seen consumed is not written over before.
+            if first + count - self.head.load(Ordering::Acquire) > self.ring.len() {
+                return None;
+            }
+            let next = (first + count) | OWNED;
+            match self.tail.compare_exchange_weak(tail, next, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return Some((first, tail & OWNED == 0)),
+                Err(found) => tail = found,
+            }
+        }
+    }
+
+    fn write(&self, position: u64, command: Command) {
+        self.counters.command(command);
+        if self.platform.listening() {
+            let name = command.opcode().name().unwrap_or("unknown");
+            self.platform.event(&Event {
+                source: "smmuv3",
+                name: "cmd",
+                fields: &[
+                    ("op", Value::Str(name)),
+                    ("word0", Value::Hex(command.0[0])),
+                    ("word1", Value::Hex(command.0[1])),
+                ],
+            });
+        }
+        self.store(position, command);
+    }
+
+    pub(crate) fn store(&self, position: u64, command: Command) {
+        let at = self.ring.address(position);
+        self.platform.store(at, command.0[0]);
+        self.platform.store(Pa::new(at.get() + 8), command.0[1]);
+        if !self.coherent {
+            self.platform.clean_table(at, 1 << ENTRY_LG2);
+        }
+    }
+
+    /// The sync for this position. Its word in memory is set to what it is not.
+    fn sync_command(&self, position: u64) -> Command {
+        match self.signal(position) {
+            Some(word) => {
+                self.platform.store(word, u64::from(signal_value(position).wrapping_sub(1)));
+                Command::sync_with_msi(word.get(), signal_value(position))
+            }
+            None => Command::sync(),
+        }
+    }
+
+    fn signal(&self, position: u64) -> Option<Pa> {
+        let words = self.signals?;
+        Some(Pa::new(words.get() + ((self.ring.slot(position) as u64) << SIGNAL_LG2)))
+    }
+
+    /// Marks slots valid: flips their bits, which then hold the lap.
+    fn mark_valid(&self, positions: core::ops::Range<u64>) {
+        let mut position = positions.start;
+        while position < positions.end {
+            let slot = self.ring.slot(position);
+            let in_word = (64 - slot % 64).min(self.ring.slots() - slot) as u64;
+            let count = in_word.min(positions.end - position);
+            let bits = (u64::MAX >> (64 - count)) << (slot % 64);
+            self.valid[slot / 64].fetch_xor(bits, Ordering::Release);
+            position += count;
+        }
+    }
+
+    fn is_valid(&self, position: u64) -> bool {
+        let slot = self.ring.slot(position);
+        let bit = self.valid[slot / 64].load(Ordering::Acquire) >> (slot % 64) & 1;
+        (bit == 1) == self.ring.lap(position)
+    }
+
+    /// What the owner does: tells the hardware of everything that is reserved, once it is all there.
+    ///
+    /// The waits are for other CPUs that are in the middle of `push`, with interrupts out.
+    fn publish(&self, first: u64) -> Result<(), SyncError> {
+        self.wait_for_cpus(|| self.published.load(Ordering::Acquire) == first)?;
+        let end = self.tail.fetch_and(!OWNED, Ordering::AcqRel) & !OWNED;
+        let mut position = first;
+        self.wait_for_cpus(|| {
+            while position < end && self.is_valid(position) {
+                position += 1;
+            }
+            position == end
+        })?;
+        self.platform.write_barrier();
+        self.registers.write32(CMDQ_PROD, self.ring.index(end));
+        self.published.store(end, Ordering::Release);
+        Ok(())
+    }
+
+    fn wait_for_cpus(&self, mut ready: impl FnMut() -> bool) -> Result<(), SyncError> {
+        let waited = wait_for(&*self.platform, self.limit_ns, || {
+            if ready() {
+                return Some(Ok(()));
+            }
+            self.usable().err().map(Err)
+        });
+        waited.unwrap_or_else(|elapsed| {
+            // A producer is gone with slots that nobody will fill: nothing behind them can ever be published.
+            self.kill();
+            Err(SyncError::Timeout { waiting_for: "another producer's commands", last: elapsed.waited_ns })
+        })
+    }
+
+    /// Looks at SMMU_CMDQ_CONS, notes what has been consumed, and repairs an error. Answers what was read.
+    fn look(&self) -> u32 {
+        let head = self.head.load(Ordering::Acquire);
+        // The position counts from a head that is not younger than what is read; else it would be a whole lap off.
+        self.platform.read_barrier();
+        let raw = self.registers.read32(CMDQ_CONS);
+        let cons = CmdqCons::from_bits(raw);
+        let position = self.ring.position(head, cons.rd());
+        if position <= self.published.load(Ordering::Acquire) {
+            self.platform.read_barrier();
+            self.head.fetch_max(position, Ordering::AcqRel);
+        }
+        if cons.err() != 0 {
+            self.recover();
+        }
+        raw
+    }
+
+    /// The position that an index of SMMU_CMDQ_CONS means, if it is one that can be waiting to be consumed.
+    pub(crate) fn waiting_position(&self, index: u32) -> Option<u64> {
+        let position = self.ring.position(self.head.load(Ordering::Acquire), index);
+        (position < self.published.load(Ordering::Acquire)).then_some(position)
+    }
+
+    fn wait(&self, ticket: Ticket) -> Result<(), SyncError> {
+        let mut last = 0;
+        let mut turn = 0u32;
+        let mut done = |look: bool| {
+            if look {
+                last = self.look();
+            }
+            self.head.load(Ordering::Acquire) > ticket.sync || self.was_signalled(ticket.sync)
+        };
+        let waited = wait_for(&*self.platform, self.limit_ns, || {
+            turn = turn.wrapping_add(1);
+            let look = self.signals.is_none() || turn.is_multiple_of(LOOK_EVERY);
+            if done(look) { Some(Ok(())) } else { self.usable().err().map(Err) }
+        });
+        match waited {
+            Ok(outcome) => outcome?,
+            Err(_) if done(true) => {}
+            Err(_) => {
+                return Err(SyncError::Timeout {
+                    waiting_for: "SMMU_CMDQ_CONS to pass a CMD_SYNC",
+                    last: last.into(),
+                });
+            }
+        }
+        self.platform.read_barrier();
+        self.judge(ticket)
+    }
+
+    fn was_signalled(&self, position: u64) -> bool {
+        let Some(word) = self.signal(position) else { return false };
+        #[expect(clippy::cast_possible_truncation, reason = "the MSI is the low half")]
+        let seen = self.platform.load(word) as u32;
+        // A later sync in the same slot, one or more laps on, has overwritten this one's: then this one was consumed before.
+        seen.wrapping_sub(signal_value(position)) < u32::MAX / 2
+    }
+
+    /// A sync completed: did everything in its batch?
+    fn judge(&self, ticket: Ticket) -> Result<(), SyncError> {
+        if self.failure_count.load(Ordering::Acquire) == ticket.failures_before {
+            return Ok(());
+        }
+        match self.failures.lock().code_for(ticket.first, ticket.sync) {
+            Some(code) => Err(SyncError::Failed { code }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What the sync at this position writes: never what an untouched word holds.
+#[expect(clippy::cast_possible_truncation, reason = "compared with wrapping")]
+fn signal_value(position: u64) -> u32 {
+    (position as u32).wrapping_add(1)
+}
+
+/// Commands on their way into the queue, to be ended by a sync.
+#[must_use = "commands that nobody waits for have not happened"]
+pub(crate) struct Batch<'q, P: Platform, R> {
+    queue: &'q CommandQueue<P, R>,
+    commands: [Command; BATCH],
+    len: usize,
+    first: Option<u64>,
+    failures_before: u64,
+    error: Option<SyncError>,
+}
+
+impl<P: Platform, R: Registers> Batch<'_, P, R> {
+    /// Adds a command. An error on the way is told by [`sync`](Self::sync).
+    pub(crate) fn add(&mut self, command: Command) {
+        if self.len == BATCH.min(self.queue.ring.slots()) {
+            self.push(false);
+        }
+        self.commands[self.len] = command;
+        self.len += 1;
+    }
+
+    fn push(&mut self, sync: bool) {
+        if self.error.is_some() {
+            self.len = 0;
+            return;
+        }
+        match self.queue.push_waiting(&self.commands[..self.len], sync) {
+            Ok(first) => self.first = self.first.or(Some(first)),
+            Err(error) => self.error = Some(error),
+        }
+        self.len = 0;
+    }
+
+    /// Queues the rest and a sync, and waits until it has completed. Success says that every command of the batch has.
+    pub(crate) fn sync(mut self) -> Result<(), SyncError> {
+        let room = self.queue.ring.slots().min(BATCH + 1);
+        if self.len + 1 > room {
+            self.push(false);
+        }
+        let behind = self.len as u64;
+        let mut sync_at = 0;
+        if self.error.is_none() {
+            match self.queue.push_waiting(&self.commands[..self.len], true) {
+                Ok(first) => {
+                    sync_at = first + behind;
+                    self.first = self.first.or(Some(first));
+                }
+                Err(error) => self.error = Some(error),
+            }
+        }
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        let ticket = Ticket {
+            first: self.first.unwrap_or(sync_at),
+            sync: sync_at,
+            failures_before: self.failures_before,
+        };
+        self.queue.wait(ticket)
+    }
+}
+
+#[cfg(test)]
+mod tests;

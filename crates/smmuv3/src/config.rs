@@ -1,0 +1,109 @@
+//! What the embedder decides about one SMMU.
+
+use alloc::string::String;
+
+use portcullis_types::{Pa, SizeLg2};
+
+/// What firmware and embedder say about one SMMU. [`Config::new`] is right for most.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// A name for people: where firmware says it is.
+    pub name: String,
+    /// Whether firmware says that the SMMU snoops the CPUs' caches (`dma-coherent`). Coherent accesses are used where the hardware says so
+    /// as well.
+    pub coherent: bool,
+    /// Where the SMMU's own interrupts go, if they are MSIs and the hardware can send them.
+    pub msi: Option<Msi>,
+    /// Which stage translates for domains.
+    pub stage: Stage,
+    /// The granule of page tables; the smallest that the hardware has if none, and also if it does not have this one.
+    pub granule: Option<SizeLg2>,
+    /// The shape of the stream table.
+    pub stream_table: TableShape,
+    /// The shape of tables of context descriptors.
+    pub context_table: TableShape,
+    /// How many bits of SubstreamID each device gets, at most what the hardware has; 0 for one context descriptor.
+    pub substream_bits: u8,
+    /// Whether invalidation by range is used where the hardware has it.
+    pub range_invalidation: bool,
+    /// How the end of a sync is noticed.
+    pub completion: Completion,
+    /// Entries of the command queue, as log2, at most what the hardware can do.
+    pub command_queue_lg2: u8,
+    /// Entries of the event queue, as log2, at most what the hardware can do.
+    pub event_queue_lg2: u8,
+    /// Longest wait for the hardware, in nanoseconds.
+    pub wait_limit_ns: u64,
+}
+
+impl Config {
+    /// Coherent, no MSIs, stage 1 where it is, everything else as the hardware can do it; queues of 256 commands and 128 events; waits of at
+    /// most one second.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            coherent: true,
+            msi: None,
+            stage: Stage::Auto,
+            granule: None,
+            stream_table: TableShape::Auto,
+            context_table: TableShape::Auto,
+            substream_bits: 0,
+            range_invalidation: true,
+            completion: Completion::Auto,
+            command_queue_lg2: 8,
+            event_queue_lg2: 7,
+            wait_limit_ns: 1_000_000_000,
+        }
+    }
+}
+
+/// Where the SMMU's own interrupts are written, and what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Msi {
+    /// The physical address of the doorbell, a multiple of 4, not 0. The SMMU's own writes are not translated.
+    pub doorbell: Pa,
+    /// What is written for the event queue.
+    pub event_data: u32,
+    /// What is written for a global error.
+    pub error_data: u32,
+    /// What is written for the PRI queue.
+    pub page_request_data: u32,
+}
+
+/// Which stage translates for domains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Stage {
+    /// Stage 1 if the hardware has it, else stage 2.
+    #[default]
+    Auto,
+    /// Stage 1.
+    One,
+    /// Stage 2.
+    Two,
+}
+
+/// The shape of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum TableShape {
+    /// Two levels where the hardware has them and a linear table would be larger than one second-level table.
+    #[default]
+    Auto,
+    /// One level.
+    Linear,
+    /// Two levels where the hardware has them.
+    TwoLevel,
+}
+
+/// How the end of a sync is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Completion {
+    /// By an MSI to memory where the hardware can send one coherently, else by polling.
+    #[default]
+    Auto,
+    /// By polling SMMU_CMDQ_CONS.
+    Poll,
+    /// As `Auto`.
+    Msi,
+}

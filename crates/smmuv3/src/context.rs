@@ -1,0 +1,200 @@
+//! Tables of context descriptors: which stage 1 translation each substream of a stream has.
+//!
+//! A table is filled before the hardware can reach it, and freed after the hardware has forgotten it. With no substreams it is one
+//! descriptor; with few, an array; with many, an array of pointers to tables of 64, which are allocated when their first descriptor is
+//! written.
+//!
+//! Spec: SMMUv3 H.a, 5.2 "STE, Stream Table Entry", S1Fmt; 5.3 "L1CD, Level 1 Context Descriptor".
+//! Not here: what a descriptor holds (`domain`), the entry that points here (`entry`).
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+
+use portcullis_hal::{BlockLayout, Platform};
+use portcullis_spec::smmuv3::tables::{CD_BYTES, CD_WORDS, L1Cd, LEVEL1_BYTES, S1FMT_4K_L2, S1FMT_LINEAR};
+use portcullis_types::Pa;
+
+use crate::config::TableShape;
+
+/// Bits of SubstreamID that a second-level table covers: 64 descriptors, 4 KiB.
+const LEAF_BITS: u8 = 6;
+
+/// The shape of a table of context descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContextShape {
+    /// Bits of SubstreamID; 0 for a single descriptor.
+    pub substream_bits: u8,
+    /// Whether there are two levels.
+    pub two_level: bool,
+}
+
+impl ContextShape {
+    /// The shape for so many substreams, where `two_level_there` says what the hardware can do.
+    pub fn choose(substream_bits: u8, wish: TableShape, two_level_there: bool) -> Self {
+        let worth_it = match wish {
+            TableShape::Auto => substream_bits > LEAF_BITS,
+            TableShape::Linear => false,
+            TableShape::TwoLevel => substream_bits > 0,
+        };
+        Self { substream_bits, two_level: worth_it && two_level_there }
+    }
+
+    /// STE.S1Fmt.
+    pub fn format(self) -> u8 {
+        if self.two_level { S1FMT_4K_L2 } else { S1FMT_LINEAR }
+    }
+
+    /// The table that the STE points to: aligned to its size, at least to 64 bytes.
+    fn root_layout(self) -> BlockLayout {
+        let bytes = if self.two_level {
+            LEVEL1_BYTES << self.substream_bits.saturating_sub(LEAF_BITS)
+        } else {
+            CD_BYTES << self.substream_bits
+        };
+        let bytes = bytes.max(64);
+        BlockLayout::new(bytes, bytes).expect("a power of two")
+    }
+
+    const LEAF: BlockLayout = BlockLayout::naturally_aligned(12);
+}
+
+/// A table of context descriptors in memory. Its memory goes back when it is dropped: the hardware must have forgotten it by then.
+#[derive(Debug)]
+pub struct ContextTable<P: Platform> {
+    platform: Arc<P>,
+    shape: ContextShape,
+    coherent: bool,
+    root: Pa,
+    leaves: BTreeMap<u32, Pa>,
+}
+
+impl<P: Platform> ContextTable<P> {
+    /// An empty table, every descriptor invalid. None if there is no memory.
+    pub fn new(platform: Arc<P>, shape: ContextShape, coherent: bool) -> Option<Self> {
+        let root = platform.alloc(shape.root_layout())?;
+        let table = Self { platform, shape, coherent, root, leaves: BTreeMap::new() };
+        table.clean(root, shape.root_layout().size_bytes());
+        Some(table)
+    }
+
+    /// Where the table is, for S1ContextPtr.
+    pub fn root(&self) -> Pa {
+        self.root
+    }
+
+    /// Its shape.
+    pub fn shape(&self) -> ContextShape {
+        self.shape
+    }
+
+    /// How many bytes of memory it takes.
+    pub fn bytes(&self) -> u64 {
+        self.shape.root_layout().size_bytes() + ContextShape::LEAF.size_bytes() * self.leaves.len() as u64
+    }
+
+    /// Stores a descriptor that the hardware does not read yet, because no STE points here or because its level 1 descriptor is new.
+    /// Answers whether there was memory for it; false also for a substream beyond the table.
+    pub fn store_unreachable(&mut self, substream_id: u32, cd: &[u64; CD_WORDS]) -> bool {
+        let Some(at) = self.place(substream_id) else { return false };
+        for (index, &word) in (0u64..).zip(cd) {
+            self.platform.store(Pa::new(at.get() + 8 * index), word);
+        }
+        self.clean(at, CD_BYTES);
+        true
+    }
+
+    /// Where the descriptor of a substream lies, its second-level table made if need be.
+    fn place(&mut self, substream_id: u32) -> Option<Pa> {
+        if u64::from(substream_id) >> self.shape.substream_bits != 0 {
+            return None;
+        }
+        if !self.shape.two_level {
+            return Some(Pa::new(self.root.get() + CD_BYTES * u64::from(substream_id)));
+        }
+        let index = substream_id >> LEAF_BITS;
+        let leaf = match self.leaves.get(&index) {
+            Some(&leaf) => leaf,
+            None => self.add_leaf(index)?,
+        };
+        let within = u64::from(substream_id) & ((1 << LEAF_BITS) - 1);
+        Some(Pa::new(leaf.get() + CD_BYTES * within))
+    }
+
+    fn add_leaf(&mut self, index: u32) -> Option<Pa> {
+        let leaf = self.platform.alloc(ContextShape::LEAF)?;
+        self.clean(leaf, ContextShape::LEAF.size_bytes());
+        // The zeroes are there before a pointer leads to them.
+        self.platform.write_barrier();
+        let at = Pa::new(self.root.get() + LEVEL1_BYTES * u64::from(index));
+        self.platform.store(at, L1Cd::new().with_v(true).with_l2_ptr_address(leaf.get()).into_bits());
+        self.clean(at, LEVEL1_BYTES);
+        self.leaves.insert(index, leaf);
+        Some(leaf)
+    }
+
+    fn clean(&self, at: Pa, len_bytes: u64) {
+        if !self.coherent {
+            self.platform.clean_table(at, len_bytes);
+        }
+    }
+}
+
+impl<P: Platform> Drop for ContextTable<P> {
+    fn drop(&mut self) {
+        for &leaf in self.leaves.values() {
+            self.platform.free(leaf, ContextShape::LEAF);
+        }
+        self.platform.free(self.root, self.shape.root_layout());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use portcullis_hal::TableMemory;
+
+    use super::*;
+    use crate::testing::Fake;
+
+    fn table(fake: &Arc<Fake>, bits: u8, wish: TableShape) -> ContextTable<Fake> {
+        ContextTable::new(fake.clone(), ContextShape::choose(bits, wish, true), true).unwrap()
+    }
+
+    /// Where hardware finds the descriptor of a substream, by the book's words; none if its level 1 descriptor is not valid.
+    fn find(fake: &Fake, table: &ContextTable<Fake>, substream_id: u64) -> Option<u64> {
+        if !table.shape().two_level {
+            return Some(table.root().get() + 64 * substream_id);
+        }
+        let level1 = fake.load(Pa::new(table.root().get() + 8 * (substream_id >> 6)));
+        (level1 & 1 == 1).then_some((level1 & 0x00ff_ffff_ffff_f000) + 64 * (substream_id & 63))
+    }
+
+    #[test]
+    fn descriptors_are_where_hardware_looks_for_them_in_every_shape() {
+        for wish in [TableShape::Auto, TableShape::Linear, TableShape::TwoLevel] {
+            for bits in [0, 1, 5, 6, 7, 10, 12] {
+                let fake = Fake::new();
+                let mut table = table(&fake, bits, wish);
+                let last = (1u32 << bits) - 1;
+                for substream_id in [0, last / 2, last] {
+                    let cd = [u64::from(substream_id) + 1, 2, 3, 4, 5, 6, 7, 8];
+                    assert!(table.store_unreachable(substream_id, &cd));
+                    let at = find(&fake, &table, substream_id.into()).unwrap();
+                    assert_eq!((fake.load(Pa::new(at)), fake.load(Pa::new(at + 56))), (cd[0], 8));
+                }
+                assert!(!table.store_unreachable(last + 1, &[0; CD_WORDS]));
+                assert_eq!(fake.live_bytes(), table.bytes());
+                drop(table);
+                assert_eq!(fake.live_bytes(), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_table_with_one_descriptor_is_small() {
+        let fake = Fake::new();
+        let mut table = table(&fake, 16, TableShape::Auto);
+        table.store_unreachable(0, &[0; CD_WORDS]);
+        assert_eq!((table.shape().format(), table.bytes()), (1, 8192 + 4096));
+        assert!(table.root().is_aligned(8192));
+    }
+}

@@ -1,0 +1,220 @@
+//! Global errors: what the hardware reports outside its queues, and how the driver goes on.
+//!
+//! | error | what is done |
+//! |---|---|
+//! | command illegal | its slot is filled with a CMD_SYNC that signals nobody, and the queue goes on; the batch it was in fails |
+//! | ATC invalidation timed out | the sync is run again; every batch with a command before it fails |
+//! | command not fetched | the fetch is tried again [`FETCH_TRIES`] times; then the queue is dead and says so |
+//! | queue or MSI aborted | told, acknowledged |
+//! | service failure | told, acknowledged; the command queue is dead |
+//!
+//! Everybody who waits for the command queue may call [`CommandQueue::recover`], from any CPU; the log of failures is also the lock that
+//! lets one do it. What was found is kept until `handle_errors` is called, so that none is lost.
+//!
+//! Spec: SMMUv3 H.a, 7.1 "Command queue errors", 7.5 "Global error recording".
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+
+use portcullis_core::iommu::GlobalError;
+use portcullis_hal::{Platform, Registers};
+use portcullis_spec::smmuv3::command::Command;
+use portcullis_spec::smmuv3::registers::{
+    CERROR_ABT, CERROR_ATC_INV_SYNC, CMDQ_CONS, CmdqCons, GERROR, GERRORN, Gerror,
+};
+use portcullis_types::Pa;
+use portcullis_types::trace::{Event, Value};
+
+use crate::command_queue::CommandQueue;
+
+/// How often in a row fetching the same command may fail.
+const FETCH_TRIES: u32 = 3;
+/// How many failures are remembered one by one, for those whose batches they were in.
+const REMEMBERED: usize = 64;
+/// How many global errors are kept for `handle_errors`.
+const KEPT: usize = 64;
+
+/// Which commands failed, and what is to be told about it.
+#[derive(Debug)]
+pub(crate) struct Failures {
+    recent: VecDeque<Failure>,
+    /// Failures at positions before this one may have been forgotten.
+    forgotten_before: u64,
+    fetches: (u64, u32),
+    untold: Vec<GlobalError>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Failure {
+    position: u64,
+    code: u8,
+}
+
+impl Failures {
+    pub(crate) fn new() -> Self {
+        Self { recent: VecDeque::new(), forgotten_before: 0, fetches: (u64::MAX, 0), untold: Vec::new() }
+    }
+
+    /// Why a batch from `first` to the sync at `sync` proves nothing; none if it proves what it should.
+    pub(crate) fn code_for(&self, first: u64, sync: u64) -> Option<u32> {
+        if first < self.forgotten_before {
+            return Some(0);
+        }
+        let touches = |failure: &&Failure| {
+            // Which of the ATC invalidations before the sync timed out is unknown: it may be anybody's.
+            let before = failure.position <= sync || failure.code == CERROR_ATC_INV_SYNC;
+            first <= failure.position && before
+        };
+        self.recent.iter().find(touches).map(|failure| failure.code.into())
+    }
+
+    fn remember(&mut self, position: u64, code: u8) {
+        if self.recent.len() == REMEMBERED
+            && let Some(oldest) = self.recent.pop_front()
+        {
+            self.forgotten_before = self.forgotten_before.max(oldest.position + 1);
+        }
+        self.recent.push_back(Failure { position, code });
+    }
+
+    pub(crate) fn tell(&mut self, error: GlobalError) {
+        if self.untold.len() < KEPT {
+            self.untold.push(error);
+        }
+    }
+}
+
+impl<P: Platform, R: Registers> CommandQueue<P, R> {
+    /// If a command error stops the queue, puts it right and lets the queue go on. Answers whether there was one.
+    pub(crate) fn recover(&self) -> bool {
+        let mut failures = self.failures.lock();
+        if self.usable().is_err() {
+            return false;
+        }
+        let acknowledged = Gerror::from_bits(self.registers.read32(GERRORN));
+        let errors = Gerror::from_bits(self.registers.read32(GERROR));
+        if errors.cmdq_err() == acknowledged.cmdq_err() {
+            return false;
+        }
+        let cons = CmdqCons::from_bits(self.registers.read32(CMDQ_CONS));
+        if !self.put_right(&mut failures, cons) {
+            return false;
+        }
+        // The new command and the count of failures are there before the queue goes on.
+        self.platform.write_barrier();
+        self.registers.write32(GERRORN, acknowledged.with_cmdq_err(errors.cmdq_err()).into_bits());
+        true
+    }
+
+    /// Deals with the command at `cons.rd()`. Answers whether the queue may go on.
+    fn put_right(&self, failures: &mut Failures, cons: CmdqCons) -> bool {
+        let Some(position) = self.waiting_position(cons.rd()) else {
+            // The index is nonsense: there is no command to skip.
+            failures.tell(GlobalError::Command { code: cons.err().into(), words: [0; 2] });
+            return true;
+        };
+        let at = self.ring.address(position);
+        let words = [self.platform.load(at), self.platform.load(Pa::new(at.get() + 8))];
+        if cons.err() == CERROR_ABT {
+            let tries = if failures.fetches.0 == position { failures.fetches.1 + 1 } else { 1 };
+            failures.fetches = (position, tries);
+            if tries <= FETCH_TRIES {
+                return true;
+            }
+            failures.tell(GlobalError::QueueAbort("command queue"));
+            self.kill();
+            return false;
+        }
+        if cons.err() != CERROR_ATC_INV_SYNC {
+            self.store(position, Command::sync());
+        }
+        failures.remember(position, cons.err());
+        failures.tell(GlobalError::Command { code: cons.err().into(), words });
+        self.failure_count.fetch_add(1, AcqRel);
+        self.counters.command_errors.fetch_add(1, Relaxed);
+        self.platform.event(&Event {
+            source: "smmuv3",
+            name: "cmd_error",
+            fields: &[
+                ("code", Value::Dec(cons.err().into())),
+                ("op", Value::Str(Command(words).opcode().name().unwrap_or("unknown"))),
+                ("word0", Value::Hex(words[0])),
+                ("word1", Value::Hex(words[1])),
+            ],
+        });
+        true
+    }
+
+    /// Repairs and acknowledges every global error that is active, and answers what was found since the last call.
+    pub(crate) fn handle_errors(&self) -> Vec<GlobalError> {
+        // Every recovery skips one command: there cannot be more than the queue is long.
+        for _ in 0..self.ring.len() {
+            if !self.recover() {
+                break;
+            }
+        }
+        let mut failures = self.failures.lock();
+        let acknowledged = Gerror::from_bits(self.registers.read32(GERRORN));
+        let errors = Gerror::from_bits(self.registers.read32(GERROR));
+        let active = Gerror::from_bits(errors.into_bits() ^ acknowledged.into_bits()).with_cmdq_err(false);
+        if active.into_bits() != 0 {
+            self.note(&mut failures, active);
+            self.registers.write32(GERRORN, acknowledged.into_bits() ^ active.into_bits());
+        }
+        core::mem::take(&mut failures.untold)
+    }
+
+    fn note(&self, failures: &mut Failures, active: Gerror) {
+        let found = [
+            (active.eventq_abt_err(), GlobalError::QueueAbort("event queue")),
+            (active.priq_abt_err(), GlobalError::QueueAbort("PRI queue")),
+            (active.msi_cmdq_abt_err(), GlobalError::MsiAbort("CMD_SYNC")),
+            (active.msi_eventq_abt_err(), GlobalError::MsiAbort("event queue")),
+            (active.msi_priq_abt_err(), GlobalError::MsiAbort("PRI queue")),
+            (active.msi_gerror_abt_err(), GlobalError::MsiAbort("global errors")),
+            (active.sfm_err(), GlobalError::ServiceFailure),
+        ];
+        found.into_iter().filter(|&(there, _)| there).for_each(|(_, error)| failures.tell(error));
+        if active.sfm_err() {
+            self.kill();
+        }
+        self.platform.event(&Event {
+            source: "smmuv3",
+            name: "gerror",
+            fields: &[("active", Value::Hex(active.into_bits().into()))],
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portcullis_spec::smmuv3::registers::CERROR_ILL;
+
+    #[test]
+    fn a_failure_touches_the_batches_around_it_and_no_other() {
+        let mut failures = Failures::new();
+        failures.remember(10, CERROR_ILL);
+        assert_eq!(failures.code_for(8, 12), Some(1));
+        assert_eq!(failures.code_for(10, 10), Some(1));
+        assert_eq!(failures.code_for(11, 14), None);
+        assert_eq!(failures.code_for(4, 9), None);
+    }
+
+    #[test]
+    fn an_atc_timeout_touches_everybody_who_queued_before_it() {
+        let mut failures = Failures::new();
+        failures.remember(10, CERROR_ATC_INV_SYNC);
+        assert_eq!(failures.code_for(4, 9), Some(3));
+        assert_eq!(failures.code_for(11, 14), None);
+    }
+
+    #[test]
+    fn what_is_forgotten_counts_as_failed() {
+        let mut failures = Failures::new();
+        (0..REMEMBERED as u64 + 1).for_each(|at| failures.remember(100 + 10 * at, CERROR_ILL));
+        assert_eq!(failures.code_for(101, 105), None);
+        assert_eq!(failures.code_for(100, 105), Some(0));
+    }
+}

@@ -1,0 +1,195 @@
+//! Bringing the hardware up and down, in the book's order.
+//!
+//! It fails closed: before anything else GBPA is told to abort, so that traffic is aborted whenever translation is off. Whatever goes wrong
+//! later leaves it so.
+//!
+//! Up: abort, everything off, errors of before acknowledged, attributes, stream table, command queue, caches invalidated, event queue, interrupts,
+//! translation. Down: translation off, interrupts off, queues off.
+//!
+//! Spec: SMMUv3 H.a, 3.11 "Reset, Enable and initialization", 6.3.9 "SMMU_CR0", 6.3.14.1 "Update procedure".
+
+use portcullis_core::iommu::SyncError;
+use portcullis_hal::{Platform, Registers, wait_for};
+use portcullis_spec::smmuv3::command::Command;
+use portcullis_spec::smmuv3::registers::{
+    CMDQ_BASE, CMDQ_CONS, CMDQ_PROD, CR0, CR0ACK, CR1, CR2, Cr0, Cr1, Cr2, EVENTQ_BASE, EVENTQ_CONS,
+    EVENTQ_IRQ_CFG0, EVENTQ_IRQ_CFG1, EVENTQ_IRQ_CFG2, EVENTQ_PROD, GBPA, GERROR, GERROR_IRQ_CFG0,
+    GERROR_IRQ_CFG1, GERROR_IRQ_CFG2, GERRORN, Gbpa, IRQ_CTRL, IRQ_CTRLACK, IrqCfg0, IrqCfg2, IrqCtrl,
+    PRIQ_IRQ_CFG0, PRIQ_IRQ_CFG1, PRIQ_IRQ_CFG2, STRTAB_BASE, STRTAB_BASE_CFG,
+};
+use portcullis_spec::smmuv3::{
+    CACHE_NON_CACHEABLE, CACHE_WRITE_BACK, MEM_ATTR_DEVICE_NGNRE, SHARE_INNER, SHARE_NON,
+};
+
+use crate::features::ProbeError;
+use crate::hardware::Hardware;
+use crate::stream_table::StreamTable;
+
+/// A register did not come to say what was written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RegisterTimeout {
+    register: &'static str,
+    wanted: u32,
+    last: u32,
+}
+
+impl From<RegisterTimeout> for ProbeError {
+    fn from(timeout: RegisterTimeout) -> Self {
+        let RegisterTimeout { register, wanted, last } = timeout;
+        Self::Timeout { register, wanted, last }
+    }
+}
+
+impl From<RegisterTimeout> for SyncError {
+    fn from(timeout: RegisterTimeout) -> Self {
+        Self::Timeout { waiting_for: timeout.register, last: timeout.last.into() }
+    }
+}
+
+/// Registers with a clock: what bringing up and down needs.
+pub(crate) struct Bench<'a, P, R> {
+    pub(crate) platform: &'a P,
+    pub(crate) registers: &'a R,
+    pub(crate) limit_ns: u64,
+}
+
+impl<P: Platform, R: Registers> Bench<'_, P, R> {
+    fn wait(
+        &self,
+        register: &'static str,
+        offset: usize,
+        mask: u32,
+        wanted: u32,
+    ) -> Result<(), RegisterTimeout> {
+        let mut last = 0;
+        let arrived = wait_for(self.platform, self.limit_ns, || {
+            last = self.registers.read32(offset);
+            (last & mask == wanted & mask).then_some(())
+        });
+        arrived.map_err(|_| RegisterTimeout { register, wanted, last })
+    }
+
+    /// Traffic is aborted while translation is off.
+    fn abort_bypass(&self) -> Result<(), RegisterTimeout> {
+        let update = Gbpa::new().with_update(true).into_bits();
+        self.wait("SMMU_GBPA", GBPA, update, 0)?;
+        let gbpa = Gbpa::from_bits(self.registers.read32(GBPA)).with_abort(true).with_update(true);
+        self.registers.write32(GBPA, gbpa.into_bits());
+        self.wait("SMMU_GBPA", GBPA, update, 0)
+    }
+
+    fn set_cr0(&self, cr0: Cr0) -> Result<(), RegisterTimeout> {
+        let enables = Cr0::new()
+            .with_smmuen(true)
+            .with_priqen(true)
+            .with_eventqen(true)
+            .with_cmdqen(true)
+            .with_atschk(true);
+        self.registers.write32(CR0, cr0.into_bits());
+        self.wait("SMMU_CR0ACK", CR0ACK, enables.into_bits(), cr0.into_bits())
+    }
+
+    fn set_interrupts(&self, enabled: IrqCtrl) -> Result<(), RegisterTimeout> {
+        self.registers.write32(IRQ_CTRL, enabled.into_bits());
+        self.wait("SMMU_IRQ_CTRLACK", IRQ_CTRLACK, 0b111, enabled.into_bits())
+    }
+
+    /// Everything off, and nobody's traffic passes.
+    pub(crate) fn quiesce(&self) -> Result<(), RegisterTimeout> {
+        self.abort_bypass()?;
+        let cr0 = Cr0::from_bits(self.registers.read32(CR0));
+        if cr0.smmuen() {
+            // Translation first: what it does may still fill the queues.
+            self.set_cr0(cr0.with_smmuen(false).with_priqen(false))?;
+        }
+        self.set_interrupts(IrqCtrl::new())?;
+        self.set_cr0(Cr0::new())
+    }
+}
+
+impl<P: Platform, R: Registers> Hardware<P, R> {
+    fn bench(&self) -> Bench<'_, P, R> {
+        Bench { platform: &self.platform, registers: &self.registers, limit_ns: self.config.wait_limit_ns }
+    }
+
+    /// Brings up hardware that is quiet ([`Bench::quiesce`]).
+    pub(crate) fn bring_up(&self, streams: &StreamTable<P>) -> Result<(), ProbeError> {
+        let bench = self.bench();
+        // An error that nobody acknowledged would stop the new command queue.
+        self.registers.write32(GERRORN, self.registers.read32(GERROR));
+        self.set_attributes();
+        self.registers.write64(STRTAB_BASE, streams.base_register());
+        self.registers.write32(STRTAB_BASE_CFG, streams.config_register());
+        self.registers.write64(CMDQ_BASE, self.commands.ring.base_register());
+        self.registers.write32(CMDQ_PROD, 0);
+        self.registers.write32(CMDQ_CONS, 0);
+        self.platform.write_barrier();
+        let commands = Cr0::new().with_cmdqen(true);
+        bench.set_cr0(commands)?;
+        self.forget_everything().map_err(ProbeError::Sync)?;
+        self.registers.write64(EVENTQ_BASE, self.events.ring.base_register());
+        self.registers.write32(EVENTQ_PROD, 0);
+        self.registers.write32(EVENTQ_CONS, 0);
+        let events = commands.with_eventqen(true);
+        bench.set_cr0(events)?;
+        self.route_interrupts();
+        bench.set_interrupts(IrqCtrl::new().with_gerror_irqen(true).with_eventq_irqen(true))?;
+        bench.set_cr0(events.with_atschk(self.features.ats))?;
+        bench.set_cr0(events.with_atschk(self.features.ats).with_smmuen(true))?;
+        Ok(())
+    }
+
+    fn set_attributes(&self) {
+        let (cache, share) =
+            if self.coherent() { (CACHE_WRITE_BACK, SHARE_INNER) } else { (CACHE_NON_CACHEABLE, SHARE_NON) };
+        let cr1 = Cr1::new()
+            .with_queue_ic(cache)
+            .with_queue_oc(cache)
+            .with_queue_sh(share)
+            .with_table_ic(cache)
+            .with_table_oc(cache)
+            .with_table_sh(share);
+        self.registers.write32(CR1, cr1.into_bits());
+        // Every ASID is this driver's own: what CPUs broadcast is not about it.
+        let cr2 = Cr2::new().with_recinvsid(true).with_ptm(self.features.broadcast);
+        self.registers.write32(CR2, cr2.into_bits());
+    }
+
+    /// Caches may hold anything after reset. Configuration goes first: TLB entries could be made from stale configuration.
+    ///
+    /// Spec: SMMUv3 H.a, 4.3.6 "CMD_CFGI_ALL", its notes.
+    fn forget_everything(&self) -> Result<(), SyncError> {
+        self.commands.run(Command::cfgi_all())?;
+        let mut batch = self.commands.batch();
+        if self.features.hyp && self.features.stage1 {
+            batch.add(Command::tlbi_el2_all());
+        }
+        batch.add(Command::tlbi_nsnh_all());
+        batch.sync()
+    }
+
+    /// Where MSIs go. The registers hold anything after reset, so that without a doorbell they are told to send none.
+    fn route_interrupts(&self) {
+        if !self.features.msi {
+            return;
+        }
+        let data = |pick: fn(&crate::Msi) -> u32| self.config.msi.as_ref().map_or(0, pick);
+        self.route(GERROR_IRQ_CFG0, GERROR_IRQ_CFG1, GERROR_IRQ_CFG2, data(|msi| msi.error_data));
+        self.route(EVENTQ_IRQ_CFG0, EVENTQ_IRQ_CFG1, EVENTQ_IRQ_CFG2, data(|msi| msi.event_data));
+        if self.features.page_requests {
+            self.route(PRIQ_IRQ_CFG0, PRIQ_IRQ_CFG1, PRIQ_IRQ_CFG2, data(|msi| msi.page_request_data));
+        }
+    }
+
+    fn route(&self, address: usize, data: usize, attributes: usize, value: u32) {
+        let doorbell = self.config.msi.map_or(0, |msi| msi.doorbell.get());
+        self.registers.write64(address, IrqCfg0::new().with_addr(doorbell >> 2).into_bits());
+        self.registers.write32(data, value);
+        self.registers.write32(attributes, IrqCfg2::new().with_mem_attr(MEM_ATTR_DEVICE_NGNRE).into_bits());
+    }
+
+    /// Turns the hardware off: all traffic is aborted, and no table or queue is read any more.
+    pub(crate) fn shut_down(&self) -> Result<(), RegisterTimeout> {
+        self.bench().quiesce()
+    }
+}

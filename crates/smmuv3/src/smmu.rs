@@ -1,0 +1,328 @@
+//! One SMMU: probe, teardown, and the seam to core.
+
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+
+use portcullis_core::iommu::{
+    AddDeviceError, AttachError, Capabilities, DomainError, FaultRecord, GlobalError, HwDomain, Iommu,
+    ReservedKind, ReservedRegion, SyncError, Target,
+};
+use portcullis_hal::{Lock, Platform, Registers};
+use portcullis_types::trace::{Event, Value};
+use portcullis_types::{Iova, IovaRange, Perms, Prot, SizeLg2, SourceId};
+
+use crate::command_queue::CommandQueue;
+use crate::config::{Completion, Config, Stage};
+use crate::counters::{Counts, TableBytes};
+use crate::domain::Domain;
+use crate::entry::{self, Ste};
+use crate::event_queue::EventQueue;
+use crate::features::{Features, IdRegisters, ProbeError};
+use crate::hardware::Hardware;
+use crate::reset::Bench;
+use crate::stream_table::{StreamTable, StreamTableShape};
+use crate::streams::{Attachment, Streams, distinct};
+
+/// Where doorbells get mapped: 1 MiB that no device is likely to have RAM at.
+///
+/// Observed: Linux 7.3, `MSI_IOVA_BASE` and `MSI_IOVA_LENGTH` of its SMMU drivers, which user space has come to expect.
+const SOFTWARE_MSI: (u64, u64) = (0x0800_0000, 0x10_0000);
+
+/// One SMMUv3.
+pub struct Smmu<P: Platform, R: Registers + 'static> {
+    hardware: Arc<Hardware<P, R>>,
+    configuration: Lock<P, Configuration<P>>,
+}
+
+/// What attaching changes, under one lock.
+struct Configuration<P: Platform> {
+    table: StreamTable<P>,
+    streams: Streams<P>,
+    /// The tables were given back: the SMMU is no longer in use.
+    gone: bool,
+}
+
+impl<P: Platform, R: Registers> fmt::Debug for Smmu<P, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Smmu").field("name", &self.hardware.name).finish_non_exhaustive()
+    }
+}
+
+impl<P: Platform, R: Registers> Smmu<P, R> {
+    /// Brings up the SMMU behind `registers`, page 0 first. On return every stream is blocked.
+    ///
+    /// # Errors
+    ///
+    /// As [`ProbeError`] says. Where the hardware is an SMMUv3 at all, traffic is aborted then.
+    pub fn probe(platform: Arc<P>, registers: R, config: Config) -> Result<Arc<Self>, ProbeError> {
+        let registers = Arc::new(registers);
+        let features = Features::decode(&IdRegisters::read(&*registers))?;
+        check_doorbell(&config)?;
+        let stage2 = choose_stage(&features, config.stage)?;
+        let granule = choose_granule(&features, config.granule);
+        Bench { platform: &*platform, registers: &*registers, limit_ns: config.wait_limit_ns }.quiesce()?;
+
+        let coherent = features.coherent && config.coherent;
+        let signalled = coherent && features.msi && config.completion != Completion::Poll;
+        let commands = CommandQueue::new(
+            platform.clone(),
+            registers,
+            config.command_queue_lg2.min(features.command_queue_lg2),
+            signalled,
+            coherent,
+            config.wait_limit_ns,
+        )
+        .ok_or(ProbeError::NoMemory)?;
+        let event_queue_lg2 = config.event_queue_lg2.min(features.event_queue_lg2);
+        let Some(events) = EventQueue::new(&*platform, event_queue_lg2) else {
+            commands.free();
+            return Err(ProbeError::NoMemory);
+        };
+        let shape =
+            StreamTableShape::choose(features.stream_bits, config.stream_table, features.two_level_streams);
+        let Some(table) = StreamTable::new(platform.clone(), shape, coherent) else {
+            commands.free();
+            events.free(&platform);
+            return Err(ProbeError::NoMemory);
+        };
+        let hardware = Arc::new(Hardware::new(config, features, stage2, granule, commands, events));
+        let configuration = Configuration { table, streams: Streams::new(), gone: false };
+        let smmu =
+            Arc::new(Self { hardware, configuration: Lock::<P, Configuration<P>>::new(configuration) });
+        smmu.start()?;
+        Ok(smmu)
+    }
+
+    fn start(&self) -> Result<(), ProbeError> {
+        let started = self.hardware.bring_up(&self.configuration.lock().table);
+        if let Err(error) = started {
+            // If even this is not confirmed, the memory stays where the hardware may look for it.
+            let _ = self.teardown();
+            return Err(error);
+        }
+        let features = &self.hardware.features;
+        self.hardware.platform.event(&Event {
+            source: "smmuv3",
+            name: "probe",
+            fields: &[
+                ("smmu", Value::Str(&self.hardware.name)),
+                ("version", Value::Dec(features.version_minor.into())),
+                ("stage", Value::Dec(if self.hardware.stage2 { 2 } else { 1 })),
+                ("sid_bits", Value::Dec(features.stream_bits.into())),
+                ("oas", Value::Dec(features.output_bits.into())),
+                ("ril", Value::Dec(features.range_invalidation.into())),
+            ],
+        });
+        Ok(())
+    }
+
+    /// Turns the SMMU off and gives its tables back. All traffic is aborted from then on. Domains that are left work on as page tables that
+    /// nobody walks. A second call does nothing.
+    ///
+    /// # Errors
+    ///
+    /// The hardware did not confirm. Its tables are kept then, since it may still read them.
+    pub fn teardown(&self) -> Result<(), SyncError> {
+        let mut configuration = self.configuration.lock();
+        if configuration.gone {
+            return Ok(());
+        }
+        self.hardware.commands.close();
+        self.hardware.shut_down()?;
+        self.hardware.turned_off();
+        configuration.gone = true;
+        configuration.table.free();
+        let streams = configuration.streams.take_all();
+        drop(configuration);
+        drop(streams);
+        self.hardware.commands.free();
+        self.hardware.events.free(&self.hardware.platform);
+        Ok(())
+    }
+
+    /// What the hardware can do.
+    pub fn features(&self) -> &Features {
+        &self.hardware.features
+    }
+
+    /// Whether domains are stage 2.
+    pub fn uses_stage2(&self) -> bool {
+        self.hardware.stage2
+    }
+
+    /// What the driver did since probe.
+    pub fn counts(&self) -> Counts {
+        self.hardware.commands.counters.snapshot()
+    }
+
+    /// How much memory the driver's own tables take.
+    pub fn table_bytes(&self) -> TableBytes {
+        TableBytes {
+            stream_table: self.configuration.lock().table.bytes(),
+            queues: self.hardware.commands.bytes() + self.hardware.events.ring.bytes(),
+        }
+    }
+
+    /// The shape of the stream table.
+    pub fn stream_table_shape(&self) -> StreamTableShape {
+        self.configuration.lock().table.shape
+    }
+
+    /// The entry for `target`, and what it keeps alive.
+    fn entry_for(&self, target: &Target<P>) -> Result<(Ste, Attachment<P>), AttachError> {
+        let features = &self.hardware.features;
+        let domain = match target {
+            Target::Blocked => return Ok((entry::abort(), Attachment::Blocked)),
+            Target::Identity => return Ok((entry::bypass(features), Attachment::Identity)),
+            Target::Domain(domain) => domain,
+        };
+        let ours = domain.as_any().downcast_ref::<Domain<P, R>>().filter(|ours| ours.is_of(&self.hardware));
+        let ours = ours.ok_or(AttachError::ForeignDomain)?;
+        let (ste, contexts) = ours.entry().ok_or(AttachError::NoMemory)?;
+        Ok((ste, Attachment::Domain { _domain: domain.clone(), _contexts: contexts.map(Arc::new) }))
+    }
+}
+
+fn check_doorbell(config: &Config) -> Result<(), ProbeError> {
+    match config.msi {
+        Some(msi) if msi.doorbell.get() == 0 || !msi.doorbell.is_aligned(4) => Err(ProbeError::BadDoorbell),
+        _ => Ok(()),
+    }
+}
+
+fn choose_stage(features: &Features, wish: Stage) -> Result<bool, ProbeError> {
+    match wish {
+        Stage::Auto => Ok(!features.stage1),
+        Stage::One if features.stage1 => Ok(false),
+        Stage::Two if features.stage2 => Ok(true),
+        Stage::One | Stage::Two => Err(ProbeError::NoSuchStage),
+    }
+}
+
+fn choose_granule(features: &Features, wish: Option<SizeLg2>) -> SizeLg2 {
+    let wished = wish.filter(|&granule| features.granules.contains(granule));
+    wished.or_else(|| features.granules.smallest()).unwrap_or(SizeLg2::KIB_4)
+}
+
+impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
+    fn name(&self) -> &str {
+        &self.hardware.name
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Domain::capabilities(&self.hardware);
+        capabilities.coherent_walk = self.hardware.coherent();
+        capabilities
+    }
+
+    fn add_device(&self, name: &str, sources: &[SourceId]) -> Result<(), AddDeviceError> {
+        let mut configuration = self.configuration.lock();
+        let Configuration { table, streams, gone } = &mut *configuration;
+        if *gone {
+            return Err(AddDeviceError::NoMemory);
+        }
+        let ids = streams.admit(name, sources, table.shape.stream_bits)?;
+        let new: Vec<u32> = ids.into_iter().filter(|&id| !streams.contains(id)).collect();
+        if !new.iter().all(|&id| table.ensure(id)) {
+            return Err(AddDeviceError::NoMemory);
+        }
+        self.hardware.install_all(table, &new, &entry::abort()).map_err(|error| match error {
+            AttachError::Sync(error) | AttachError::LeftBlocked(error) => AddDeviceError::Sync(error),
+            _ => AddDeviceError::NoMemory,
+        })?;
+        let device: Arc<str> = Arc::from(name);
+        new.iter().for_each(|&id| streams.insert(&device, id));
+        Ok(())
+    }
+
+    fn remove_device(&self, sources: &[SourceId]) -> Result<(), SyncError> {
+        let mut configuration = self.configuration.lock();
+        let Configuration { table, streams, gone } = &mut *configuration;
+        if *gone {
+            return Ok(());
+        }
+        let ids: Vec<u32> = distinct(sources).into_iter().filter(|&id| streams.contains(id)).collect();
+        for &id in &ids {
+            if let Err(error) = self.hardware.install(table, id, &entry::INVALID) {
+                ids.iter().for_each(|&id| self.hardware.block_unconfirmed(table, id));
+                return Err(error);
+            }
+        }
+        ids.iter().for_each(|&id| streams.remove(id));
+        Ok(())
+    }
+
+    fn new_domain(&self) -> Result<Arc<dyn HwDomain<P>>, DomainError> {
+        Ok(Arc::new(Domain::new(self.hardware.clone())?))
+    }
+
+    fn attach(&self, sources: &[SourceId], target: &Target<P>) -> Result<(), AttachError> {
+        let (ste, attachment) = self.entry_for(target)?;
+        let mut configuration = self.configuration.lock();
+        let Configuration { table, streams, gone } = &mut *configuration;
+        if *gone {
+            return Err(AttachError::Unsupported);
+        }
+        let ids = distinct(sources);
+        if let Some(&unknown) = ids.iter().find(|&&id| !streams.contains(id)) {
+            return Err(AttachError::UnknownSource(SourceId(unknown)));
+        }
+        let outcome = self.hardware.install_all(table, &ids, &ste);
+        let old = match outcome {
+            Ok(()) => streams.attach_all(&ids, &attachment),
+            Err(AttachError::Sync(error)) => return Err(AttachError::Sync(error)),
+            Err(error) => {
+                // The hardware may go on reading the old entries' tables, or the new ones'.
+                attachment.keep();
+                streams.attach_all(&ids, &Attachment::Blocked).into_iter().for_each(Attachment::keep);
+                return Err(error);
+            }
+        };
+        // Dropping a domain may wait for the hardware: under no lock.
+        drop(configuration);
+        drop(old);
+        self.hardware.platform.event(&Event {
+            source: "smmuv3",
+            name: "attach",
+            fields: &[
+                ("sid", Value::Hex(ids.first().copied().unwrap_or(0).into())),
+                ("streams", Value::Dec(ids.len() as u64)),
+                ("to", Value::Str(target_name(target))),
+            ],
+        });
+        Ok(())
+    }
+
+    fn reserved_regions(&self, _: &[SourceId]) -> Vec<ReservedRegion> {
+        let (first, len_bytes) = SOFTWARE_MSI;
+        let range = IovaRange::new(Iova::new(first), len_bytes).expect("1 MiB above 128 MiB does not wrap");
+        vec![ReservedRegion { range, kind: ReservedKind::SoftwareMsi, prot: Prot::device(Perms::WRITE) }]
+    }
+
+    fn drain_events(&self, to: &mut dyn FnMut(&FaultRecord)) -> usize {
+        if self.hardware.is_off() {
+            return 0;
+        }
+        self.hardware.events.drain(&self.hardware.commands, to)
+    }
+
+    fn handle_errors(&self) -> Vec<GlobalError> {
+        if self.hardware.is_off() {
+            return Vec::new();
+        }
+        self.hardware.commands.handle_errors()
+    }
+}
+
+fn target_name<P: Platform>(target: &Target<P>) -> &'static str {
+    match target {
+        Target::Blocked => "blocked",
+        Target::Identity => "identity",
+        Target::Domain(_) => "domain",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,325 @@
+#![expect(clippy::cast_possible_truncation, reason = "test values are small, registers 32 bits wide")]
+
+extern crate std;
+
+use portcullis_core::iommu::FaultReason;
+use portcullis_spec::smmuv3::command::{Command, Opcode};
+use portcullis_spec::smmuv3::registers::*;
+use portcullis_types::Pa;
+
+use super::*;
+use crate::config::Msi;
+use crate::testing::{Fake, opcodes, put_event, with_syncs};
+
+fn probe(fake: &Arc<Fake>) -> Arc<Smmu<Fake, Arc<Fake>>> {
+    Smmu::probe(fake.clone(), fake.clone(), Fake::config()).unwrap()
+}
+
+fn cr0(fake: &Fake) -> Cr0 {
+    Cr0::from_bits(fake.get(CR0) as u32)
+}
+
+#[test]
+fn after_probe_translation_is_on_and_bypass_aborts() {
+    let fake = Fake::new();
+    let _smmu = probe(&fake);
+    assert!(cr0(&fake).smmuen() && cr0(&fake).cmdqen() && cr0(&fake).eventqen());
+    assert!(Gbpa::from_bits(fake.get(GBPA) as u32).abort());
+    assert_eq!(fake.get(IRQ_CTRL), 0b101);
+}
+
+#[test]
+fn caches_are_invalidated_before_translation_is_on() {
+    let fake = Fake::new();
+    let _smmu = probe(&fake);
+    let log = fake.take_log();
+    assert_eq!(log[0], Command::cfgi_all());
+    assert_eq!(opcodes(&log), [Opcode::CFGI_STE_RANGE, Opcode::SYNC, Opcode::TLBI_NSNH_ALL, Opcode::SYNC]);
+    let writes = fake.with(|state| state.writes.clone());
+    let enabled = writes.iter().position(|&(at, value)| at == CR0 && value & 1 == 1).unwrap();
+    let last_command = writes.iter().rposition(|&(at, _)| at == CMDQ_PROD).unwrap();
+    assert!(last_command < enabled);
+}
+
+#[test]
+fn guarded_registers_are_written_only_while_their_enable_is_off() {
+    let fake = Fake::new();
+    fake.set(CR0, 0xf);
+    fake.set(CR0ACK, 0xf);
+    fake.set(IRQ_CTRL, 5);
+    fake.set(IRQ_CTRLACK, 5);
+    let mut config = Fake::config();
+    fake.set(IDR0, fake.get(IDR0) as u32 | Idr0::new().with_msi(true).into_bits());
+    config.msi =
+        Some(Msi { doorbell: Pa::new(0x800_0040), event_data: 7, error_data: 8, page_request_data: 9 });
+    let _smmu = Smmu::probe(fake.clone(), fake.clone(), config).unwrap();
+    let (mut cr0, mut irq) = (Cr0::from_bits(0xf), 5);
+    for (at, value) in fake.with(|state| state.writes.clone()) {
+        match at {
+            CR0 => cr0 = Cr0::from_bits(value as u32),
+            IRQ_CTRL => irq = value,
+            STRTAB_BASE | STRTAB_BASE_CFG | CR2 => assert!(!cr0.smmuen()),
+            CR1 => assert!(!cr0.smmuen() && !cr0.cmdqen() && !cr0.eventqen()),
+            CMDQ_BASE | CMDQ_CONS => assert!(!cr0.cmdqen()),
+            EVENTQ_BASE | EVENTQ_PROD | EVENTQ_CONS => assert!(!cr0.eventqen()),
+            GERROR_IRQ_CFG0 | GERROR_IRQ_CFG1 | GERROR_IRQ_CFG2 => assert_eq!(irq & 1, 0),
+            EVENTQ_IRQ_CFG0 | EVENTQ_IRQ_CFG1 | EVENTQ_IRQ_CFG2 => assert_eq!(irq & 4, 0),
+            _ => {}
+        }
+    }
+    assert_eq!((fake.get(GERROR_IRQ_CFG0), fake.get(GERROR_IRQ_CFG1)), (0x800_0040, 8));
+    assert_eq!((fake.get(EVENTQ_IRQ_CFG0), fake.get(EVENTQ_IRQ_CFG1)), (0x800_0040, 7));
+    assert_eq!(fake.get(EVENTQ_IRQ_CFG2), 1);
+}
+
+#[test]
+fn without_a_doorbell_msis_are_told_to_go_nowhere() {
+    let fake = Fake::new();
+    fake.set(IDR0, fake.get(IDR0) as u32 | Idr0::new().with_msi(true).into_bits());
+    fake.write64(EVENTQ_IRQ_CFG0, 0xdead_0000);
+    fake.write64(GERROR_IRQ_CFG0, 0xdead_0000);
+    let _smmu = probe(&fake);
+    assert_eq!((fake.get(EVENTQ_IRQ_CFG0), fake.get(GERROR_IRQ_CFG0)), (0, 0));
+}
+
+#[test]
+fn errors_of_a_previous_owner_do_not_stop_the_new_queue() {
+    let fake = Fake::new();
+    fake.set(GERROR, 0b1_1101);
+    let _smmu = probe(&fake);
+    assert_eq!(fake.get(GERRORN), 0b1_1101);
+}
+
+#[test]
+fn registers_that_never_answer_are_named() {
+    for (register, name) in [(CR0ACK, "SMMU_CR0ACK"), (IRQ_CTRLACK, "SMMU_IRQ_CTRLACK"), (GBPA, "SMMU_GBPA")]
+    {
+        let fake = Fake::new();
+        fake.with(|state| state.stuck.push(register));
+        let error = Smmu::probe(fake.clone(), fake.clone(), Fake::config()).unwrap_err();
+        assert!(matches!(error, ProbeError::Timeout { register, .. } if register == name), "{error:?}");
+        assert!(!Cr0::from_bits(fake.get(CR0ACK) as u32).smmuen());
+    }
+}
+
+#[test]
+fn hardware_that_takes_no_command_is_left_off() {
+    let fake = Fake::new();
+    fake.with(|state| state.asleep = true);
+    let error = Smmu::probe(fake.clone(), fake.clone(), Fake::config()).unwrap_err();
+    assert!(matches!(error, ProbeError::Sync(SyncError::Timeout { .. })));
+    assert_eq!((cr0(&fake).into_bits(), fake.live_bytes()), (0, 0));
+}
+
+#[test]
+fn a_probe_that_fails_gives_its_memory_back() {
+    let fake = Fake::new();
+    fake.set(IDR1, Idr1::from_bits(fake.get(IDR1) as u32).with_sidsize(20).into_bits());
+    let config = Config { stream_table: crate::TableShape::Linear, ..Fake::config() };
+    let error = Smmu::probe(fake.clone(), fake.clone(), config).unwrap_err();
+    assert_eq!((error, fake.live_bytes()), (ProbeError::NoMemory, 0));
+}
+
+#[test]
+fn a_doorbell_that_cannot_be_one_is_refused() {
+    for doorbell in [0, 0x1002] {
+        let fake = Fake::new();
+        let msi = Msi { doorbell: Pa::new(doorbell), event_data: 0, error_data: 0, page_request_data: 0 };
+        let config = Config { msi: Some(msi), ..Fake::config() };
+        let error = Smmu::probe(fake.clone(), fake.clone(), config).unwrap_err();
+        assert_eq!(error, ProbeError::BadDoorbell);
+    }
+}
+
+#[test]
+fn teardown_turns_everything_off_and_gives_everything_back() {
+    let fake = Fake::new();
+    let smmu = probe(&fake);
+    smmu.add_device("disk", &[SourceId(8), SourceId(0x1234)]).unwrap();
+    smmu.attach(&[SourceId(8)], &Target::Identity).unwrap();
+    smmu.teardown().unwrap();
+    smmu.teardown().unwrap();
+    assert_eq!((cr0(&fake).into_bits(), fake.get(IRQ_CTRL), fake.live_bytes()), (0, 0, 0));
+    assert!(Gbpa::from_bits(fake.get(GBPA) as u32).abort());
+    assert_eq!(smmu.attach(&[SourceId(8)], &Target::Blocked), Err(AttachError::Unsupported));
+}
+
+#[test]
+fn one_device_behind_16_bit_stream_ids_costs_less_than_20_kib() {
+    let fake = Fake::new();
+    let smmu = probe(&fake);
+    smmu.add_device("disk", &[SourceId(8)]).unwrap();
+    assert_eq!(smmu.stream_table_shape().stream_bits, 16);
+    assert_eq!(smmu.table_bytes().stream_table, 2048 + 16384);
+}
+
+#[test]
+fn a_new_second_level_table_is_announced_once() {
+    let fake = Fake::new();
+    let smmu = probe(&fake);
+    fake.take_log();
+    smmu.add_device("disk", &[SourceId(8)]).unwrap();
+    smmu.add_device("net", &[SourceId(16)]).unwrap();
+    smmu.add_device("far", &[SourceId(0x1000)]).unwrap();
+    let ste: Vec<_> = fake.take_log().into_iter().filter(|c| c.opcode() == Opcode::CFGI_STE).collect();
+    let wanted = [Command::cfgi_ste(8, false), Command::cfgi_ste(16, true), Command::cfgi_ste(0x1000, false)];
+    assert_eq!(ste, wanted);
+}
+
+#[test]
+fn stream_ids_are_checked_before_anything_changes() {
+    let fake = Fake::new();
+    let smmu = probe(&fake);
+    smmu.add_device("disk", &[SourceId(8), SourceId(8), SourceId(9)]).expect("the same id twice is one");
+    smmu.add_device("disk", &[SourceId(8)]).expect("and so it is a second time");
+    assert_eq!(
+        smmu.add_device("far", &[SourceId(7), SourceId(0x1_0000)]),
+        Err(AddDeviceError::OutOfRange { source: SourceId(0x1_0000), bits: 16 })
+    );
+    assert_eq!(
+        smmu.add_device("net", &[SourceId(7), SourceId(9)]),
+        Err(AddDeviceError::Taken { source: SourceId(9), by: "disk".into() })
+    );
+    assert_eq!(
+        smmu.attach(&[SourceId(7)], &Target::Identity),
+        Err(AttachError::UnknownSource(SourceId(7))),
+        "a device that was refused left nothing behind"
+    );
+    smmu.remove_device(&[SourceId(9)]).unwrap();
+    smmu.add_device("net", &[SourceId(7), SourceId(9)]).unwrap();
+}
+
+#[test]
+fn blocked_and_identity_change_into_each_other_with_two_syncs() {
+    let fake = Fake::new();
+    let smmu = probe(&fake);
+    smmu.add_device("disk", &[SourceId(8)]).unwrap();
+    for target in [Target::Identity, Target::Blocked, Target::Identity] {
+        fake.take_log();
+        smmu.attach(&[SourceId(8)], &target).unwrap();
+        assert_eq!(opcodes(&fake.take_log()), with_syncs(Opcode::CFGI_STE, 2));
+        fake.take_log();
+        smmu.attach(&[SourceId(8)], &target).unwrap();
+        assert_eq!(fake.take_log(), [], "nothing changes, nothing is said");
+    }
+}
+
+#[test]
+fn an_attach_that_is_not_confirmed_goes_back_or_blocks() {
+    let fake = Fake::new();
+    let smmu = probe(&fake);
+    smmu.add_device("disk", &[SourceId(8), SourceId(9)]).unwrap();
+    fake.with(|state| state.asleep = true);
+    let error = smmu.attach(&[SourceId(8), SourceId(9)], &Target::Identity).unwrap_err();
+    assert!(matches!(error, AttachError::LeftBlocked(SyncError::Timeout { .. })), "{error:?}");
+    let configuration = smmu.configuration.lock();
+    for id in [8, 9] {
+        let at = configuration.table.entry(id).unwrap();
+        assert_eq!(portcullis_hal::TableMemory::load(&*fake, at), 1, "valid, aborts");
+    }
+}
+
+#[test]
+fn a_refused_invalidation_undoes_the_attach() {
+    let fake = Fake::new();
+    let smmu = probe(&fake);
+    smmu.add_device("disk", &[SourceId(8)]).unwrap();
+    smmu.attach(&[SourceId(8)], &Target::Identity).unwrap();
+    fake.with(|state| state.illegal.push(Opcode::CFGI_STE));
+    let error = smmu.attach(&[SourceId(8)], &Target::Blocked).unwrap_err();
+    assert!(matches!(error, AttachError::LeftBlocked(SyncError::Failed { code: 1 })), "{error:?}");
+    assert!(!smmu.handle_errors().is_empty());
+}
+
+#[test]
+fn events_come_out_in_order_once_and_leave_room_behind() {
+    let fake = Fake::new();
+    let smmu = probe(&fake);
+    for at in 0..40u64 {
+        put_event(&fake, [0x0000_0008_0000_0010, 1 << 35, at << 12, 0]);
+    }
+    let mut seen = Vec::new();
+    assert_eq!(smmu.drain_events(&mut |record| seen.push(record.iova.unwrap().get() >> 12)), 40);
+    assert_eq!(seen, (0..40).collect::<Vec<_>>());
+    assert_eq!(fake.get(EVENTQ_CONS), fake.get(EVENTQ_PROD));
+    assert_eq!(smmu.drain_events(&mut |_| panic!("no more")), 0);
+}
+
+#[test]
+fn an_overflow_is_acknowledged_and_counted_once() {
+    let fake = Fake::new();
+    let smmu = probe(&fake);
+    put_event(&fake, [0x04, 0, 0, 0]);
+    fake.set(EVENTQ_PROD, fake.get(EVENTQ_PROD) as u32 | 1 << 31);
+    let mut reasons = Vec::new();
+    smmu.drain_events(&mut |record| reasons.push(record.reason));
+    smmu.drain_events(&mut |_| {});
+    assert_eq!(reasons, [FaultReason::Configuration]);
+    assert_eq!(fake.get(EVENTQ_CONS), 1 << 31 | 1);
+    assert_eq!(smmu.counts().event_overflows, 1);
+}
+
+#[test]
+fn a_stalled_transaction_is_aborted_with_its_own_stream_and_tag() {
+    let fake = Fake::new();
+    let smmu = probe(&fake);
+    fake.take_log();
+    put_event(&fake, [0x0000_0009_0000_0010, 1 << 31 | 0x42, 0x1000, 0]);
+    smmu.drain_events(&mut |_| {});
+    fake.work(4);
+    assert_eq!(fake.take_log(), [Command([0x0000_0009_0000_2044, 0x42])]);
+}
+
+#[test]
+fn nonsense_in_the_event_index_yields_no_events() {
+    let fake = Fake::new();
+    let smmu = probe(&fake);
+    fake.set(EVENTQ_PROD, 200);
+    assert_eq!(smmu.drain_events(&mut |_| panic!("not a record")), 0);
+}
+
+#[test]
+fn every_global_error_is_told_and_acknowledged() {
+    let fake = Fake::new();
+    let smmu = probe(&fake);
+    let all = Gerror::new()
+        .with_eventq_abt_err(true)
+        .with_priq_abt_err(true)
+        .with_msi_cmdq_abt_err(true)
+        .with_msi_eventq_abt_err(true)
+        .with_msi_priq_abt_err(true)
+        .with_msi_gerror_abt_err(true)
+        .with_sfm_err(true);
+    fake.set(GERROR, all.into_bits());
+    let told = smmu.handle_errors();
+    assert_eq!(told.len(), 7);
+    assert_eq!(told[6], GlobalError::ServiceFailure);
+    assert_eq!(fake.get(GERRORN), u64::from(all.into_bits()));
+    assert_eq!(smmu.handle_errors(), []);
+    let error = smmu.add_device("disk", &[SourceId(8)]).unwrap_err();
+    assert!(matches!(error, AddDeviceError::Sync(_)), "a failed SMMU confirms nothing");
+}
+
+#[test]
+fn the_doorbell_region_is_where_user_space_expects_it() {
+    let fake = Fake::new();
+    let regions = probe(&fake).reserved_regions(&[]);
+    assert_eq!(regions.len(), 1);
+    assert_eq!((regions[0].range.first().get(), regions[0].range.last().get()), (0x800_0000, 0x80f_ffff));
+    assert_eq!((regions[0].kind, regions[0].prot), (ReservedKind::SoftwareMsi, Prot::device(Perms::WRITE)));
+}
+
+#[test]
+fn stage_and_granule_follow_the_hardware_and_the_wish() {
+    let fake = Fake::new();
+    assert!(!probe(&fake).uses_stage2());
+    let fake = Fake::new();
+    fake.set(IDR0, Idr0::from_bits(fake.get(IDR0) as u32).with_s1p(false).into_bits());
+    assert!(probe(&fake).uses_stage2());
+    let config = Config { stage: Stage::One, ..Fake::config() };
+    let error = Smmu::probe(fake.clone(), fake.clone(), config).unwrap_err();
+    assert_eq!(error, ProbeError::NoSuchStage);
+    let features = *probe(&Fake::new()).features();
+    assert_eq!(choose_granule(&features, Some(SizeLg2::KIB_64)), SizeLg2::KIB_64);
+    assert_eq!(choose_granule(&features, Some(SizeLg2::MIB_2)), SizeLg2::KIB_4);
+}

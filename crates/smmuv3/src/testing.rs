@@ -1,0 +1,357 @@
+//! A platform and just enough hardware for this crate's own tests: a consumer of commands that logs them, and registers that acknowledge.
+//!
+//! It knows nothing of translation. What the driver makes real hardware do is judged elsewhere, by a model that others wrote.
+
+#![expect(clippy::cast_possible_truncation, reason = "test values are small, registers 32 bits wide")]
+
+extern crate std;
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use portcullis_hal::{Arena, Barriers, BlockLayout, Clock, DmaMemory, Platform, Registers, TableMemory};
+use portcullis_spec::smmuv3::command::{Command, Opcode, SIG_IRQ, SyncWord0};
+use portcullis_spec::smmuv3::registers::*;
+use portcullis_types::Pa;
+use portcullis_types::trace::{Event, Sink};
+
+use crate::config::Config;
+
+/// Platform and hardware in one.
+pub(crate) struct Fake {
+    arena: Arena<spin::Mutex<()>, Box<[AtomicU64]>>,
+    time: AtomicU64,
+    /// Whether waiting makes the hardware work. Off where a thread of its own does.
+    pub(crate) works_while_waited_for: AtomicBool,
+    pub(crate) state: Mutex<State>,
+}
+
+/// The hardware's side.
+#[derive(Default)]
+pub(crate) struct State {
+    registers: BTreeMap<usize, u64>,
+    /// Every command that was consumed.
+    pub(crate) log: Vec<Command>,
+    /// Registers that never acknowledge.
+    pub(crate) stuck: Vec<usize>,
+    /// Opcodes that are illegal.
+    pub(crate) illegal: Vec<Opcode>,
+    /// Commands are not consumed at all.
+    pub(crate) asleep: bool,
+    /// Fetching commands is aborted.
+    pub(crate) fetch_aborts: bool,
+    /// Called with each register write.
+    pub(crate) writes: Vec<(usize, u64)>,
+}
+
+impl fmt::Debug for Fake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fake")
+    }
+}
+
+/// Identification registers of a well-equipped SMMU.
+pub(crate) fn ids() -> [(usize, u32); 5] {
+    let idr0 = Idr0::new()
+        .with_s1p(true)
+        .with_s2p(true)
+        .with_ttf(2)
+        .with_cohacc(true)
+        .with_asid16(true)
+        .with_vmid16(true)
+        .with_cd2l(true)
+        .with_ttendian(2)
+        .with_stall_model(1)
+        .with_term_model(true)
+        .with_st_level(1);
+    let idr1 = Idr1::new()
+        .with_sidsize(16)
+        .with_ssidsize(16)
+        .with_cmdqs(8)
+        .with_eventqs(7)
+        .with_attr_types_ovr(true);
+    let idr3 = Idr3::new().with_ril(true).with_bbml(2);
+    let idr5 = Idr5::new().with_oas(5).with_gran4k(true).with_gran16k(true).with_gran64k(true);
+    [
+        (IDR0, idr0.into_bits()),
+        (IDR1, idr1.into_bits()),
+        (IDR3, idr3.into_bits()),
+        (IDR5, idr5.into_bits()),
+        (AIDR, 2),
+    ]
+}
+
+impl Fake {
+    pub(crate) fn new() -> Arc<Self> {
+        let fake = Self {
+            arena: Arena::on_heap(Pa::new(0x4000_0000), 24),
+            time: AtomicU64::new(0),
+            works_while_waited_for: AtomicBool::new(true),
+            state: Mutex::default(),
+        };
+        ids().into_iter().for_each(|(register, value)| fake.set(register, value));
+        Arc::new(fake)
+    }
+
+    /// A configuration whose waits end soon.
+    pub(crate) fn config() -> Config {
+        Config { wait_limit_ns: 100_000, ..Config::new("smmu") }
+    }
+
+    pub(crate) fn set(&self, register: usize, value: u32) {
+        self.state.lock().unwrap().registers.insert(register, value.into());
+    }
+
+    pub(crate) fn get(&self, register: usize) -> u64 {
+        self.state.lock().unwrap().get(register)
+    }
+
+    pub(crate) fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+        act(&mut self.state.lock().unwrap())
+    }
+
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.arena.live_bytes()
+    }
+
+    pub(crate) fn take_log(&self) -> Vec<Command> {
+        self.with(|state| core::mem::take(&mut state.log))
+    }
+
+    /// Consumes at most `most` commands.
+    pub(crate) fn work(&self, most: usize) {
+        let mut state = self.state.lock().unwrap();
+        for _ in 0..most {
+            if !state.consume(&self.arena) {
+                break;
+            }
+        }
+    }
+}
+
+impl State {
+    pub(crate) fn get(&self, register: usize) -> u64 {
+        self.registers.get(&register).copied().unwrap_or(0)
+    }
+
+    fn set(&mut self, register: usize, value: u64) {
+        self.registers.insert(register, value);
+    }
+
+    fn consume(&mut self, memory: &impl TableMemory) -> bool {
+        let enabled = Cr0::from_bits(self.get(CR0) as u32).cmdqen();
+        let error = (self.get(GERROR) ^ self.get(GERRORN)) & 1 != 0;
+        let base = QueueBase::from_bits(self.get(CMDQ_BASE));
+        let mask = (2u64 << base.log2size()) - 1;
+        let cons = self.get(CMDQ_CONS);
+        let rd = cons & mask;
+        if !enabled || error || self.asleep || rd == self.get(CMDQ_PROD) & mask {
+            return false;
+        }
+        let at = (base.addr() << 5) + 16 * (rd & (mask >> 1));
+        let command = Command([memory.load(Pa::new(at)), memory.load(Pa::new(at + 8))]);
+        let code = if self.fetch_aborts {
+            CERROR_ABT
+        } else if self.illegal.contains(&command.opcode()) || command.opcode().name().is_none() {
+            CERROR_ILL
+        } else {
+            CERROR_NONE
+        };
+        if code != CERROR_NONE {
+            self.set(CMDQ_CONS, rd | u64::from(code) << 24);
+            self.set(GERROR, self.get(GERROR) ^ 1);
+            return false;
+        }
+        self.log.push(command);
+        let sync = SyncWord0::from_bits(command.0[0]);
+        if command.opcode() == Opcode::SYNC && sync.cs() == SIG_IRQ && command.0[1] != 0 {
+            let word = Pa::new(command.0[1] & !7);
+            assert_eq!(command.0[1] & 7, 0, "the low half of a word");
+            memory.store(word, u64::from(sync.msi_data()));
+        }
+        self.set(CMDQ_CONS, (cons & !0xf_ffff) | ((rd + 1) & mask));
+        true
+    }
+
+    fn write(&mut self, register: usize, value: u64) {
+        self.writes.push((register, value));
+        let acknowledge = |state: &mut Self, at: usize, value: u64| {
+            if !state.stuck.contains(&at) {
+                state.set(at, value);
+            }
+        };
+        match register {
+            CR0 => acknowledge(self, CR0ACK, value),
+            IRQ_CTRL => acknowledge(self, IRQ_CTRLACK, value),
+            GBPA if !self.stuck.contains(&GBPA) => {
+                self.set(GBPA, value & !(1 << 31));
+                return;
+            }
+            _ => {}
+        }
+        self.set(register, value);
+    }
+}
+
+impl Registers for Fake {
+    fn read32(&self, offset: usize) -> u32 {
+        self.get(offset) as u32
+    }
+
+    fn write32(&self, offset: usize, value: u32) {
+        self.state.lock().unwrap().write(offset, value.into());
+    }
+
+    fn read64(&self, offset: usize) -> u64 {
+        self.get(offset)
+    }
+
+    fn write64(&self, offset: usize, value: u64) {
+        self.state.lock().unwrap().write(offset, value);
+    }
+}
+
+impl TableMemory for Fake {
+    fn alloc(&self, layout: BlockLayout) -> Option<Pa> {
+        self.arena.alloc(layout)
+    }
+
+    fn free(&self, first: Pa, layout: BlockLayout) {
+        self.arena.free(first, layout);
+    }
+
+    fn load(&self, at: Pa) -> u64 {
+        self.arena.load(at)
+    }
+
+    fn store(&self, at: Pa, word: u64) {
+        self.arena.store(at, word);
+    }
+
+    fn compare_exchange(&self, at: Pa, current: u64, new: u64) -> Result<u64, u64> {
+        self.arena.compare_exchange(at, current, new)
+    }
+
+    fn clean_table(&self, at: Pa, len_bytes: u64) {
+        self.arena.clean_table(at, len_bytes);
+    }
+}
+
+impl DmaMemory for Fake {
+    fn alloc_buffer(&self, layout: BlockLayout) -> Option<Pa> {
+        self.arena.alloc(layout)
+    }
+
+    fn free_buffer(&self, first: Pa, layout: BlockLayout) {
+        self.arena.free(first, layout);
+    }
+
+    fn read(&self, at: Pa, into: &mut [u8]) {
+        for (offset, byte) in (at.get()..).zip(into) {
+            *byte = self.arena.load(Pa::new(offset & !7)).to_le_bytes()[(offset & 7) as usize];
+        }
+    }
+
+    fn write(&self, at: Pa, from: &[u8]) {
+        for (offset, &byte) in (at.get()..).zip(from) {
+            let mut word = self.arena.load(Pa::new(offset & !7)).to_le_bytes();
+            word[(offset & 7) as usize] = byte;
+            self.arena.store(Pa::new(offset & !7), u64::from_le_bytes(word));
+        }
+    }
+
+    fn read32(&self, at: Pa) -> u32 {
+        let mut bytes = [0; 4];
+        DmaMemory::read(self, at, &mut bytes);
+        u32::from_le_bytes(bytes)
+    }
+
+    fn write32(&self, at: Pa, word: u32) {
+        DmaMemory::write(self, at, &word.to_le_bytes());
+    }
+
+    fn clean(&self, _: Pa, _: u64) {}
+
+    fn invalidate(&self, _: Pa, _: u64) {}
+}
+
+impl Barriers for Fake {
+    fn write_barrier(&self) {
+        core::sync::atomic::fence(SeqCst);
+    }
+
+    fn read_barrier(&self) {
+        core::sync::atomic::fence(SeqCst);
+    }
+
+    fn full_barrier(&self) {
+        core::sync::atomic::fence(SeqCst);
+    }
+}
+
+impl Clock for Fake {
+    fn now_ns(&self) -> u64 {
+        self.time.load(SeqCst)
+    }
+
+    fn relax(&self) {
+        if self.works_while_waited_for.load(SeqCst) {
+            self.time.fetch_add(100, SeqCst);
+            self.work(4);
+        } else {
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Sink for Fake {
+    fn listening(&self) -> bool {
+        false
+    }
+
+    fn event(&self, _: &Event<'_>) {}
+}
+
+impl Platform for Fake {
+    type Mutex = spin::Mutex<()>;
+
+    fn current_cpu(&self) -> usize {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let mut hasher = DefaultHasher::new();
+        std::thread::current().id().hash(&mut hasher);
+        (hasher.finish() % 4) as usize
+    }
+
+    fn cpu_count(&self) -> usize {
+        4
+    }
+}
+
+/// Puts an event record into the queue, as hardware does.
+pub(crate) fn put_event(fake: &Fake, raw: [u64; 4]) {
+    let base = QueueBase::from_bits(fake.get(EVENTQ_BASE));
+    let mask = (2u64 << base.log2size()) - 1;
+    let prod = fake.get(EVENTQ_PROD);
+    let slot = (base.addr() << 5) + 32 * (prod & (mask >> 1));
+    for (index, word) in (0u64..).zip(raw) {
+        fake.store(Pa::new(slot + 8 * index), word);
+    }
+    let next = (prod & !0xf_ffff) | ((prod + 1) & mask);
+    fake.with(|state| state.set(EVENTQ_PROD, next));
+}
+
+/// The opcodes of a log.
+pub(crate) fn opcodes(log: &[Command]) -> Vec<Opcode> {
+    log.iter().map(|command| command.opcode()).collect()
+}
+
+/// `count` times the sync's opcode and what is before it.
+pub(crate) fn with_syncs(command: Opcode, count: usize) -> Vec<Opcode> {
+    vec![[command, Opcode::SYNC]; count].concat()
+}
