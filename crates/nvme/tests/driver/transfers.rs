@@ -117,6 +117,20 @@ fn a_request_is_mapped_for_its_own_time_only() {
 }
 
 #[test]
+fn no_more_requests_are_mapped_than_are_in_flight() {
+    for queue_depth in [1, 8] {
+        let rig = Rig::new(Quirks::default());
+        let mut nvme = rig.start(&Config { queue_depth, ..Config::default() }).unwrap();
+        let at_rest = rig.domain().page_count();
+        let buffers: Vec<_> = (0..40).map(|_| [rig.buffer(0x1000)]).collect();
+        let request = |buffers| Request { direction: Direction::Read, lba: 0, buffers };
+        nvme.transfer(&buffers.iter().map(|buffers| request(&buffers[..])).collect::<Vec<_>>()).unwrap();
+        let most = rig.domain().most_pages() - at_rest;
+        assert!(most <= usize::from(queue_depth) + 1, "{most} pages at depth {queue_depth}");
+    }
+}
+
+#[test]
 fn what_cannot_be_is_refused_before_anything_is_done() {
     let rig = Rig::new(Quirks::default());
     let mut nvme = rig.start(&Config::default()).unwrap();

@@ -30,7 +30,7 @@ fn a_lost_interrupt_is_told_from_a_lost_completion() {
 
 #[test]
 fn an_interrupt_from_before_does_not_stand_for_the_one_that_is_lost() {
-    let rig = Rig::new(Quirks { silent_vector: Some(Rig::IO_VECTOR), ..Quirks::default() });
+    let rig = Rig::new(Quirks { silent_vector: Some(Rig::IO_VECTOR), eager: true, ..Quirks::default() });
     let mut nvme = rig.start(&Config::default()).unwrap();
     rig.signal(Rig::IO_VECTOR);
     let lost = nvme.read(0, &[rig.buffer(0x200)]);
@@ -45,6 +45,21 @@ fn a_completion_that_makes_no_sense_is_not_believed() {
     assert_eq!(mangled(|words| words[3] ^= 0x400), BadCompletion::Command);
     assert_eq!(mangled(|words| words[2] |= 0xffff), BadCompletion::Head);
     assert_eq!(mangled(|words| words[2] += 3), BadCompletion::Head);
+}
+
+#[test]
+fn a_head_that_goes_back_is_not_believed() {
+    let back = |words: &mut [u32; 4]| {
+        if words[2] & 0xffff == 2 {
+            words[2] &= !0xffff;
+        }
+    };
+    let rig = Rig::new(Quirks { mangle: Some(back), ..Quirks::default() });
+    let mut nvme = rig.start(&Config::default()).unwrap();
+    let buffer = rig.buffer(0x200);
+    nvme.read(0, &[buffer]).unwrap();
+    let error = nvme.read(0, &[buffer]).unwrap_err();
+    assert!(matches!(error, NvmeError::BadCompletion { why: BadCompletion::Head, .. }), "{error}");
 }
 
 #[test]

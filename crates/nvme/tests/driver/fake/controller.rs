@@ -37,6 +37,8 @@ pub(crate) struct Quirks {
     pub(crate) silent_vector: Option<u16>,
     /// Commands on queue 1 are fetched and never completed.
     pub(crate) drops_io: bool,
+    /// It works as soon as a doorbell rings, and not first when the CPU waits.
+    pub(crate) eager: bool,
     /// It refuses this admin opcode.
     pub(crate) refuses_admin: Option<u8>,
     /// It refuses an I/O command that touches this block.
@@ -361,7 +363,14 @@ impl Registers for Controller {
         match offset {
             _ if state.vanished => {}
             0x14 => self.configure(&mut state, value),
-            0x1000.. => self.doorbell(&mut state, offset, value),
+            0x1000.. => {
+                self.doorbell(&mut state, offset, value);
+                let eager = state.quirks.eager;
+                drop(state);
+                if eager {
+                    self.step();
+                }
+            }
             _ => {
                 state.registers.insert(offset, value);
             }

@@ -1,7 +1,7 @@
 //! An IOMMU that is a table of pages and remembers nothing else.
 
 use core::any::Any;
-use core::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -27,11 +27,12 @@ pub(crate) struct Domain {
     pages: Mutex<BTreeMap<u64, (u64, Prot)>>,
     /// How many more maps succeed; negative for all.
     maps_left: AtomicI64,
+    most_pages: AtomicUsize,
 }
 
 impl Default for Domain {
     fn default() -> Self {
-        Self { pages: Mutex::default(), maps_left: AtomicI64::new(-1) }
+        Self { pages: Mutex::default(), maps_left: AtomicI64::new(-1), most_pages: AtomicUsize::new(0) }
     }
 }
 
@@ -39,6 +40,11 @@ impl Domain {
     /// How many pages are mapped.
     pub(crate) fn page_count(&self) -> usize {
         self.pages.lock().unwrap().len()
+    }
+
+    /// The most pages that were mapped at one time.
+    pub(crate) fn most_pages(&self) -> usize {
+        self.most_pages.load(Relaxed)
     }
 
     /// From now on `count` maps succeed and the next ones fail; negative: all succeed.
@@ -76,6 +82,7 @@ impl HwDomain<Machine> for Handle {
             let old = pages.insert(iova.get() + offset, (pa.get() + offset, prot));
             assert_eq!(old, None, "mapped twice");
         }
+        self.0.most_pages.fetch_max(pages.len(), Relaxed);
         Ok(())
     }
 
