@@ -1,8 +1,8 @@
 //! The dependency rules of ARCHITECTURE.md, held against what every `Cargo.toml` says.
 //!
 //! Checked here: each room uses only the rooms it may ([`ROOMS`]), in its tests too; an embedded room ships only outside crates
-//! that are on the list ([`EMBEDDABLE`]); every embedded room says `no_std` and forbids unsafe code; golden words are written
-//! without `spec`.
+//! that are on the list ([`EMBEDDABLE`]); every embedded room says `no_std` and forbids unsafe code; the golden words are typed by
+//! hand, and take nothing from `spec`, which they are there to judge.
 //!
 //! Not here: whether an outside crate really does without std. The `no_std` stage builds it.
 
@@ -14,6 +14,9 @@ use crate::rooms::{EMBEDDABLE, ROOMS};
 use crate::shell::root;
 use crate::stage::Passed;
 
+/// Where the golden words are.
+const GOLDEN: &str = "checks/src/golden";
+
 /// Holds the workspace against the rules.
 ///
 /// # Errors
@@ -23,12 +26,12 @@ pub(crate) fn check() -> Result<Passed, String> {
     let workspace = Workspace::read()?;
     let mut broken = broken_arrows(&workspace);
     broken.extend(workspace.embedded().flat_map(|package| broken_attributes(&workspace.room(package))));
-    let golden = golden_tests(&root().join("checks"));
+    let golden = sources(&root().join(GOLDEN))?;
     broken.extend(golden.iter().filter_map(|file| names_spec(file)));
     broken.iter().for_each(|line| println!("{line}"));
     let arrows: usize = workspace.packages.iter().map(|package| package.dependencies.len()).sum();
     match broken.len() {
-        0 => Ok(Passed::Done(format!("{arrows} arrows, {} golden files", golden.len()))),
+        0 => Ok(Passed::Done(format!("{arrows} arrows, {} files of golden words", golden.len()))),
         count => Err(format!("{count} broken")),
     }
 }
@@ -82,24 +85,25 @@ fn broken_attributes(folder: &str) -> Vec<String> {
         .collect()
 }
 
-/// The sources under `folder` in whose path there is the word `golden`.
-fn golden_tests(folder: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
-    let paths = entries.flatten().map(|entry| entry.path());
-    paths
-        .flat_map(|path| if path.is_dir() { golden_tests(&path) } else { vec![path] })
-        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
-        .filter(|path| {
-            path.strip_prefix(root()).is_ok_and(|inside| inside.to_string_lossy().contains("golden"))
-        })
-        .collect()
+/// The Rust sources under `folder`.
+fn sources(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let entries = fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let mut found = Vec::new();
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path.is_dir() {
+            found.extend(sources(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    Ok(found)
 }
 
-/// A complaint if a golden test takes its words from `spec`, where a misread bit would cancel out.
+/// A complaint if golden words are taken from `spec`: a misread bit would cancel out.
 fn names_spec(file: &Path) -> Option<String> {
     let text = fs::read_to_string(file).ok()?;
     let at = text.lines().position(imports_spec)?;
-    Some(format!("{}:{}: a golden test may not use `spec`", file.display(), at + 1))
+    Some(format!("{}:{}: golden words may not use `spec`", file.display(), at + 1))
 }
 
 fn imports_spec(line: &str) -> bool {

@@ -1,0 +1,217 @@
+//! The command as a script sees it: exit codes, one line for each failure, results on standard output alone.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+fn portcullis(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    command.args(arguments).stdin(Stdio::null()).output().expect("the command starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("all output is text")
+}
+
+/// Asserts that the command failed with `code`, said so in one line, and printed no result. Answers the line.
+fn fails(code: i32, arguments: &[&str]) -> String {
+    let output = portcullis(arguments);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+    assert_eq!(said.lines().count(), 1, "{arguments:?}: {said}");
+    assert!(said.starts_with("portcullis: "), "{said}");
+    assert!(output.stdout.is_empty(), "{arguments:?}");
+    said
+}
+
+/// Asserts that the command succeeded in silence but for its result, which it answers.
+fn succeeds(arguments: &[&str]) -> String {
+    let output = portcullis(arguments);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {said}");
+    assert_eq!(said, "", "{arguments:?}");
+    text(&output.stdout)
+}
+
+/// A folder of the test's own.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(test: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("portcullis-{}-{test}", std::process::id()));
+        fs::create_dir_all(&path).expect("a folder for the test");
+        Self(path)
+    }
+
+    fn file(&self, name: &str, bytes: &[u8]) -> String {
+        let path = self.path(name);
+        fs::write(&path, bytes).expect("a file for the test");
+        path
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().expect("the path is text").to_owned()
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.0).expect("the folder is there");
+        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn alone_it_does_the_main_job_and_verifies_it() {
+    let table = succeeds(&[]);
+    for word in [
+        "machine", "workload", "dma", "bytes", "digest", "equal", "maps", "unmaps", "syncs", "faults", "time",
+    ] {
+        assert!(table.contains(word), "{word} is missing in\n{table}");
+    }
+}
+
+#[test]
+fn a_file_goes_through_and_is_counted() {
+    let folder = Folder::new("counted");
+    // Neither a whole number of blocks nor of pages.
+    let file = folder.file("file", &(0..100_003u32).map(|at| (at % 251) as u8).collect::<Vec<_>>());
+    let json: serde_json::Value =
+        serde_json::from_str(&succeeds(&["run", "dma", &file, "--json"])).expect("JSON");
+    assert_eq!(json["bytes"], 100_003);
+    assert_eq!(json["equal"], true);
+    assert_eq!(json["workload"], "dma");
+    let counters = &json["counters"];
+    assert!(counters["device_wrote_bytes"].as_u64().expect("a count") >= 100_003, "{counters}");
+    assert!(
+        counters["maps"].as_u64() >= counters["unmaps"].as_u64() && counters["unmaps"].as_u64() > Some(0)
+    );
+    assert_eq!(counters["faults"], 0);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let counters = |seed: &str| {
+        let line = succeeds(&["run", "dma", "--json", "--seed", seed]);
+        serde_json::from_str::<serde_json::Value>(&line).expect("JSON")["counters"].clone()
+    };
+    assert_eq!(counters("7"), counters("7"));
+    assert_eq!(counters("0x7"), counters("7"));
+}
+
+#[test]
+fn json_is_one_object_to_a_line() {
+    let lines = succeeds(&["--json"]);
+    assert!(!lines.is_empty());
+    for line in lines.lines() {
+        let report: serde_json::Value = serde_json::from_str(line).expect("each line is JSON");
+        assert_eq!(report["equal"], true);
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_code_2() {
+    let unknown = fails(2, &["run", "nonesuch"]);
+    assert!(unknown.contains("nonesuch") && unknown.contains("dma"), "{unknown}");
+    let machine = fails(2, &["run", "--machine", "nonesuch"]);
+    assert!(machine.contains("nonesuch") && machine.contains("there are"), "{machine}");
+    fails(2, &["machine", "nonesuch"]);
+    fails(2, &["machine"]);
+    fails(2, &["nonesuch"]);
+    fails(2, &["run", "--nonesuch"]);
+    fails(2, &["run", "--seed", "many"]);
+    fails(2, &["run", "dma", "file", "file"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_code_3_and_is_named() {
+    let folder = Folder::new("unreadable");
+    let missing = folder.path("missing");
+    assert!(fails(3, &["run", "dma", &missing]).contains(&missing));
+    let directory = folder.path("");
+    assert!(fails(3, &["run", "dma", &directory]).contains(directory.trim_end_matches('/')));
+}
+
+#[test]
+fn a_broken_device_tree_is_code_3() {
+    let folder = Folder::new("broken-tree");
+    let broken = folder.file("broken.dtb", b"this is no device tree");
+    assert!(fails(3, &["run", "--machine", &broken, "dma"]).contains("broken.dtb"));
+    assert!(fails(3, &["machine", &broken]).contains("broken.dtb"));
+    assert!(fails(3, &["machine", &folder.path("missing.dtb")]).contains("missing.dtb"));
+}
+
+#[test]
+fn a_trace_is_json_lines_in_order_and_changes_nothing() {
+    let folder = Folder::new("trace");
+    let trace = folder.path("trace.jsonl");
+    succeeds(&["run", "dma", "--trace", &trace]);
+    let lines = fs::read_to_string(&trace).expect("the trace is in its place");
+    for (seq, line) in lines.lines().enumerate() {
+        let event: serde_json::Value = serde_json::from_str(line).expect("each line is JSON");
+        assert_eq!(event["seq"], seq);
+        assert!(
+            event["source"].is_string() && event["event"].is_string() && event["fields"].is_object(),
+            "{line}"
+        );
+    }
+    let says = |source: &str| lines.contains(&format!("\"source\":\"{source}\""));
+    assert!(says("core") && says("nvme") && says("smmuv3"), "drivers and core speak");
+    assert!(lines.lines().any(|line| line.contains("\"source\":\"model.")), "models speak");
+    assert_eq!(folder.names(), ["trace.jsonl"], "nothing else is left");
+}
+
+#[test]
+fn a_trace_that_cannot_be_written_is_code_3_before_anything_is_run() {
+    let folder = Folder::new("no-trace");
+    let nowhere = folder.path("missing/trace");
+    assert!(fails(3, &["run", "dma", "--trace", &nowhere]).contains(&nowhere));
+    let file = folder.file("file", b"data");
+    fails(2, &["run", "dma", &file, "--trace", &file]);
+    assert_eq!(fs::read(Path::new(&file)).expect("still there"), b"data");
+}
+
+#[test]
+fn a_run_that_fails_leaves_no_half_trace() {
+    let folder = Folder::new("half");
+    let trace = folder.path("trace");
+    fails(3, &["run", "dma", &folder.path("missing"), "--trace", &trace]);
+    assert!(folder.names().iter().all(|name| name == "trace"), "{:?}", folder.names());
+}
+
+#[test]
+fn verbose_shows_events_on_standard_error_and_the_result_on_standard_output() {
+    let output = portcullis(&["run", "dma", "-v"]);
+    assert_eq!(output.status.code(), Some(0));
+    let events = text(&output.stderr);
+    assert!(
+        events.lines().any(|line| line.starts_with("nvme ready: ")),
+        "{}",
+        events.lines().next().unwrap_or("")
+    );
+    assert!(text(&output.stdout).starts_with("machine"));
+}
+
+#[test]
+fn every_machine_that_is_listed_can_be_drawn_and_run() {
+    let list = succeeds(&["machines"]);
+    assert!(!list.is_empty());
+    for line in list.lines() {
+        let name = line.split_whitespace().next().expect("a name on each line");
+        let tree = succeeds(&["machine", name]);
+        assert!(tree.starts_with(name) && tree.contains("─"), "{tree}");
+        succeeds(&["run", "dma", "--machine", name]);
+    }
+}
+
+#[test]
+fn help_version_completions_and_the_manual_are_results() {
+    assert!(succeeds(&["--help"]).contains("Exit codes"));
+    assert!(succeeds(&["--version"]).starts_with("portcullis "));
+    assert!(succeeds(&["completions", "bash"]).contains("machines"));
+    assert!(succeeds(&["man"]).contains(".TH portcullis"));
+}
