@@ -116,8 +116,7 @@ impl State {
 
     pub(crate) fn set_features(&mut self, command: &Command) -> Result<u32, Status> {
         let (feature, cdw11) = (command.cdw(10) as u8, command.cdw(11));
-        self.features
-            .get(feature, cdw11.min(if feature == INTERRUPT_VECTOR { cdw11 & 0xffff } else { cdw11 }))?;
+        self.features.get(feature, cdw11)?;
         if command.cdw(10) & SAVE != 0 {
             return Err(Status::NOT_SAVEABLE);
         }
