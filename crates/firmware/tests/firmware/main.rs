@@ -1,0 +1,7 @@
+//! Device trees, read: in order, from QEMU, and broken in every way.
+
+mod broken_blobs;
+mod broken_properties;
+mod machine;
+mod qemu;
+mod trees;
