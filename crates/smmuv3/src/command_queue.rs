@@ -13,16 +13,11 @@
 //! Steps 1 to 3 run under a lock of the CPU's own. It is never contended where CPUs are told apart; it is there because the platform's
 //! lock keeps interrupts out, and a handler that queued a command on top of a half-done owner would wait for itself.
 //!
-//! # How a sync ends
-//!
-//! Either by an MSI that the SMMU writes to a word in memory, one word for each slot; or by SMMU_CMDQ_CONS passing the sync. The register is
-//! looked at in both cases now and then, because a command error stops the queue: who sees one repairs it ([`CommandQueue::recover`]).
-//!
 //! Ordering: the store of a command is before the write barrier, that is before the release of the valid bit; the owner acquires the
 //! bits, and a second barrier stands before the register write. A slot is reused only after its consumption was seen.
 //!
 //! Spec: SMMUv3 H.a, 3.21.2 "Queues", 4.1.2 "Submitting commands to the Command queue", 7.1 "Command queue errors".
-//! Not here: which commands (`invalidate`, `update`); the other global errors (`errors`).
+//! Not here: waiting for a sync (`batch`); which commands (`invalidate`, `update`); the other global errors (`errors`).
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -32,10 +27,11 @@ use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use portcullis_core::iommu::SyncError;
 use portcullis_hal::{BlockLayout, Lock, Platform, Registers, wait_for};
 use portcullis_spec::smmuv3::command::Command;
-use portcullis_spec::smmuv3::registers::{CMDQ_CONS, CMDQ_PROD, CmdqCons};
+use portcullis_spec::smmuv3::registers::CMDQ_PROD;
 use portcullis_types::Pa;
 use portcullis_types::trace::{Event, Value};
 
+use crate::batch::Batch;
 use crate::counters::Counters;
 use crate::errors::Failures;
 use crate::ring::Ring;
@@ -44,10 +40,7 @@ use crate::ring::Ring;
 pub(crate) const BATCH: usize = 64;
 
 /// The bit of `tail` that says that it has an owner.
-const OWNED: u64 = 1 << 63;
-
-/// While waiting for an MSI, the register is looked at once in so many turns.
-const LOOK_EVERY: u32 = 16;
+pub(crate) const OWNED: u64 = 1 << 63;
 
 const ENTRY_LG2: u8 = 4;
 const SIGNAL_LG2: u8 = 3;
@@ -62,13 +55,13 @@ pub(crate) struct CommandQueue<P: Platform, R> {
     pub(crate) registers: Arc<R>,
     pub(crate) ring: Ring,
     /// One word for each slot, where the SMMU writes the low half of a sync's position plus one.
-    signals: Option<Pa>,
+    pub(crate) signals: Option<Pa>,
     pub(crate) coherent: bool,
-    limit_ns: u64,
+    pub(crate) limit_ns: u64,
     tail: AtomicU64,
     published: AtomicU64,
     /// Everything before this position has been consumed.
-    head: AtomicU64,
+    pub(crate) head: AtomicU64,
     valid: Box<[AtomicU64]>,
     gates: Box<[Lock<P, ()>]>,
     state: AtomicU8,
@@ -82,14 +75,6 @@ impl<P: Platform, R> fmt::Debug for CommandQueue<P, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CommandQueue").field("ring", &self.ring).finish_non_exhaustive()
     }
-}
-
-/// What a producer needs to wait for its sync: the positions of its first command and of the sync.
-#[derive(Clone, Copy, Debug)]
-struct Ticket {
-    first: u64,
-    sync: u64,
-    failures_before: u64,
 }
 
 impl<P: Platform, R: Registers> CommandQueue<P, R> {
@@ -174,14 +159,7 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
 
     /// Starts a batch of commands that ends with a sync.
     pub(crate) fn batch(&self) -> Batch<'_, P, R> {
-        Batch {
-            queue: self,
-            commands: [Command([0; 2]); BATCH],
-            len: 0,
-            first: None,
-            failures_before: self.failure_count.load(Ordering::Acquire),
-            error: None,
-        }
+        Batch::new(self)
     }
 
     /// Queues `command` with a sync behind it, and waits until both have completed.
@@ -200,8 +178,13 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
         }
     }
 
+    /// The position behind everything that is reserved: nothing from there on can have been consumed.
+    pub(crate) fn reserved(&self) -> u64 {
+        self.tail.load(Ordering::Acquire) & !OWNED
+    }
+
     /// Queues a run of commands, and a sync if asked for, once there is room. Answers the position of the first.
-    fn push_waiting(&self, commands: &[Command], sync: bool) -> Result<u64, SyncError> {
+    pub(crate) fn push_waiting(&self, commands: &[Command], sync: bool) -> Result<u64, SyncError> {
         let mut failed = None;
         let mut last = 0;
         let pushed = wait_for(&*self.platform, self.limit_ns, || {
@@ -301,7 +284,7 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
         }
     }
 
-    fn signal(&self, position: u64) -> Option<Pa> {
+    pub(crate) fn signal(&self, position: u64) -> Option<Pa> {
         let words = self.signals?;
         Some(Pa::new(words.get() + ((self.ring.slot(position) as u64) << SIGNAL_LG2)))
     }
@@ -357,145 +340,12 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
             Err(SyncError::Timeout { waiting_for: "another producer's commands", last: elapsed.waited_ns })
         })
     }
-
-    /// Looks at SMMU_CMDQ_CONS, notes what has been consumed, and repairs an error. Answers what was read.
-    fn look(&self) -> u32 {
-        let head = self.head.load(Ordering::Acquire);
-        // The position counts from a head that is not younger than what is read; else it would be a whole lap off.
-        self.platform.read_barrier();
-        let raw = self.registers.read32(CMDQ_CONS);
-        let cons = CmdqCons::from_bits(raw);
-        let position = self.ring.position(head, cons.rd());
-        if position <= self.published.load(Ordering::Acquire) {
-            self.platform.read_barrier();
-            self.head.fetch_max(position, Ordering::AcqRel);
-        }
-        if cons.err() != 0 {
-            self.recover();
-        }
-        raw
-    }
-
-    /// The position that an index of SMMU_CMDQ_CONS means, if it is one that can be waiting to be consumed.
-    pub(crate) fn waiting_position(&self, index: u32) -> Option<u64> {
-        let position = self.ring.position(self.head.load(Ordering::Acquire), index);
-        (position < self.published.load(Ordering::Acquire)).then_some(position)
-    }
-
-    fn wait(&self, ticket: Ticket) -> Result<(), SyncError> {
-        let mut last = 0;
-        let mut turn = 0u32;
-        let mut done = |look: bool| {
-            if look {
-                last = self.look();
-            }
-            self.head.load(Ordering::Acquire) > ticket.sync || self.was_signalled(ticket.sync)
-        };
-        let waited = wait_for(&*self.platform, self.limit_ns, || {
-            turn = turn.wrapping_add(1);
-            let look = self.signals.is_none() || turn.is_multiple_of(LOOK_EVERY);
-            if done(look) { Some(Ok(())) } else { self.usable().err().map(Err) }
-        });
-        match waited {
-            Ok(outcome) => outcome?,
-            Err(_) if done(true) => {}
-            Err(_) => {
-                return Err(SyncError::Timeout {
-                    waiting_for: "SMMU_CMDQ_CONS to pass a CMD_SYNC",
-                    last: last.into(),
-                });
-            }
-        }
-        self.platform.read_barrier();
-        self.judge(ticket)
-    }
-
-    fn was_signalled(&self, position: u64) -> bool {
-        let Some(word) = self.signal(position) else { return false };
-        #[expect(clippy::cast_possible_truncation, reason = "the MSI is the low half")]
-        let seen = self.platform.load(word) as u32;
-        // A later sync in the same slot, one or more laps on, has overwritten this one's: then this one was consumed before.
-        seen.wrapping_sub(signal_value(position)) < u32::MAX / 2
-    }
-
-    /// A sync completed: did everything in its batch?
-    fn judge(&self, ticket: Ticket) -> Result<(), SyncError> {
-        if self.failure_count.load(Ordering::Acquire) == ticket.failures_before {
-            return Ok(());
-        }
-        match self.failures.lock().code_for(ticket.first, ticket.sync) {
-            Some(code) => Err(SyncError::Failed { code }),
-            None => Ok(()),
-        }
-    }
 }
 
 /// What the sync at this position writes: never what an untouched word holds.
 #[expect(clippy::cast_possible_truncation, reason = "compared with wrapping")]
-fn signal_value(position: u64) -> u32 {
+pub(crate) fn signal_value(position: u64) -> u32 {
     (position as u32).wrapping_add(1)
-}
-
-/// Commands on their way into the queue, to be ended by a sync.
-#[must_use = "commands that nobody waits for have not happened"]
-pub(crate) struct Batch<'q, P: Platform, R> {
-    queue: &'q CommandQueue<P, R>,
-    commands: [Command; BATCH],
-    len: usize,
-    first: Option<u64>,
-    failures_before: u64,
-    error: Option<SyncError>,
-}
-
-impl<P: Platform, R: Registers> Batch<'_, P, R> {
-    /// Adds a command. An error on the way is told by [`sync`](Self::sync).
-    pub(crate) fn add(&mut self, command: Command) {
-        if self.len == BATCH.min(self.queue.ring.slots()) {
-            self.push(false);
-        }
-        self.commands[self.len] = command;
-        self.len += 1;
-    }
-
-    fn push(&mut self, sync: bool) {
-        if self.error.is_some() {
-            self.len = 0;
-            return;
-        }
-        match self.queue.push_waiting(&self.commands[..self.len], sync) {
-            Ok(first) => self.first = self.first.or(Some(first)),
-            Err(error) => self.error = Some(error),
-        }
-        self.len = 0;
-    }
-
-    /// Queues the rest and a sync, and waits until it has completed. Success says that every command of the batch has.
-    pub(crate) fn sync(mut self) -> Result<(), SyncError> {
-        let room = self.queue.ring.slots().min(BATCH + 1);
-        if self.len + 1 > room {
-            self.push(false);
-        }
-        let behind = self.len as u64;
-        let mut sync_at = 0;
-        if self.error.is_none() {
-            match self.queue.push_waiting(&self.commands[..self.len], true) {
-                Ok(first) => {
-                    sync_at = first + behind;
-                    self.first = self.first.or(Some(first));
-                }
-                Err(error) => self.error = Some(error),
-            }
-        }
-        if let Some(error) = self.error {
-            return Err(error);
-        }
-        let ticket = Ticket {
-            first: self.first.unwrap_or(sync_at),
-            sync: sync_at,
-            failures_before: self.failures_before,
-        };
-        self.queue.wait(ticket)
-    }
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ use portcullis_spec::smmuv3::command::{Command, TlbiTarget};
 use portcullis_types::trace::{Event, Value};
 use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Prot, SizeLg2};
 
-use crate::command_queue::Batch;
+use crate::batch::Batch;
 use crate::context::{ContextShape, ContextTable};
 use crate::entry::{self, Ste};
 use crate::hardware::Hardware;

@@ -53,7 +53,12 @@ struct Failure {
 
 impl Failures {
     pub(crate) fn new() -> Self {
-        Self { recent: VecDeque::new(), forgotten_before: 0, fetches: (u64::MAX, 0), untold: Vec::new() }
+        Self {
+            recent: VecDeque::with_capacity(REMEMBERED),
+            forgotten_before: 0,
+            fetches: (u64::MAX, 0),
+            untold: Vec::new(),
+        }
     }
 
     /// Why a batch from `first` to the sync at `sync` proves nothing; none if it proves what it should.

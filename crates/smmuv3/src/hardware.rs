@@ -12,7 +12,8 @@ use portcullis_hal::{Lock, Platform, Registers};
 use portcullis_types::SizeLg2;
 use portcullis_types::trace::{Event, Value};
 
-use crate::command_queue::{Batch, CommandQueue};
+use crate::batch::Batch;
+use crate::command_queue::CommandQueue;
 use crate::config::Config;
 use crate::event_queue::EventQueue;
 use crate::features::Features;

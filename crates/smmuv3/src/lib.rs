@@ -30,6 +30,7 @@
 extern crate alloc;
 
 mod attach;
+mod batch;
 mod command_queue;
 mod config;
 mod context;

@@ -221,7 +221,10 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
         let mut configuration = self.configuration.lock();
         let Configuration { table, streams, gone } = &mut *configuration;
         if *gone {
-            return Err(AddDeviceError::NoMemory);
+            return Err(AddDeviceError::Sync(SyncError::Timeout {
+                waiting_for: "an SMMU that is on",
+                last: 0,
+            }));
         }
         let ids = streams.admit(name, sources, table.shape.stream_bits)?;
         let new: Vec<u32> = ids.into_iter().filter(|&id| !streams.contains(id)).collect();
@@ -250,7 +253,10 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
                 return Err(error);
             }
         }
-        ids.iter().for_each(|&id| streams.remove(id));
+        let removed: Vec<_> = ids.iter().map(|&id| streams.remove(id)).collect();
+        // Dropping a domain may wait for the hardware: under no lock.
+        drop(configuration);
+        drop(removed);
         Ok(())
     }
 

@@ -87,8 +87,8 @@ impl<P: Platform> Streams<P> {
         self.by_id.insert(stream_id, Stream { device: name.clone(), attached: Attachment::Blocked });
     }
 
-    pub(crate) fn remove(&mut self, stream_id: u32) {
-        self.by_id.remove(&stream_id);
+    pub(crate) fn remove(&mut self, stream_id: u32) -> Option<Stream<P>> {
+        self.by_id.remove(&stream_id)
     }
 
     pub(crate) fn contains(&self, stream_id: u32) -> bool {

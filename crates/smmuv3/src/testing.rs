@@ -30,6 +30,8 @@ pub(crate) struct Fake {
     /// Whether waiting makes the hardware work. Off where a thread of its own does.
     pub(crate) works_while_waited_for: AtomicBool,
     pub(crate) state: Mutex<State>,
+    /// The names of all trace events.
+    pub(crate) events: Mutex<Vec<&'static str>>,
 }
 
 /// The hardware's side.
@@ -46,7 +48,7 @@ pub(crate) struct State {
     pub(crate) asleep: bool,
     /// Fetching commands is aborted.
     pub(crate) fetch_aborts: bool,
-    /// Called with each register write.
+    /// Every register write.
     pub(crate) writes: Vec<(usize, u64)>,
 }
 
@@ -94,6 +96,7 @@ impl Fake {
             time: AtomicU64::new(0),
             works_while_waited_for: AtomicBool::new(true),
             state: Mutex::default(),
+            events: Mutex::default(),
         };
         ids().into_iter().for_each(|(register, value)| fake.set(register, value));
         Arc::new(fake)
@@ -312,17 +315,20 @@ impl Clock for Fake {
 
 impl Sink for Fake {
     fn listening(&self) -> bool {
-        false
+        true
     }
 
-    fn event(&self, _: &Event<'_>) {}
+    fn event(&self, event: &Event<'_>) {
+        self.events.lock().unwrap().push(event.name);
+    }
 }
 
 impl Platform for Fake {
     type Mutex = spin::Mutex<()>;
 
     fn current_cpu(&self) -> usize {
-        use std::hash::{DefaultHasher, Hash, Hasher};
+        use core::hash::{Hash, Hasher};
+        use std::hash::DefaultHasher;
         let mut hasher = DefaultHasher::new();
         std::thread::current().id().hash(&mut hasher);
         (hasher.finish() % 4) as usize

@@ -323,3 +323,18 @@ fn stage_and_granule_follow_the_hardware_and_the_wish() {
     assert_eq!(choose_granule(&features, Some(SizeLg2::KIB_64)), SizeLg2::KIB_64);
     assert_eq!(choose_granule(&features, Some(SizeLg2::MIB_2)), SizeLg2::KIB_4);
 }
+
+#[test]
+fn what_the_driver_does_can_be_heard() {
+    let fake = Fake::new();
+    let smmu = probe(&fake);
+    smmu.add_device("disk", &[SourceId(8)]).unwrap();
+    smmu.attach(&[SourceId(8)], &Target::Identity).unwrap();
+    put_event(&fake, [0x04, 0, 0, 0]);
+    smmu.drain_events(&mut |_| {});
+    let heard = fake.events.lock().unwrap().clone();
+    for name in ["probe", "cmd", "sync", "ste_update", "attach", "event_record"] {
+        assert!(heard.contains(&name), "{name}");
+    }
+    assert!(heard.iter().all(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_')));
+}
