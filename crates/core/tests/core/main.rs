@@ -1,0 +1,10 @@
+//! Core from the outside, on an IOMMU that remembers what it was not told to forget and whose every call can be made to fail.
+#![expect(clippy::cast_possible_truncation, reason = "test addresses and numbers are small")]
+
+mod dma;
+mod domain;
+mod fault;
+mod group;
+mod msi;
+mod sg;
+mod support;
