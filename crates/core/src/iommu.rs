@@ -479,6 +479,13 @@ pub enum UnmapError {
     },
     /// Outside the aperture. ERANGE.
     OutsideAperture(Iova),
+    /// A block lies across an end of the range, and the hardware does not allow splitting one that is live. EINVAL.
+    WouldSplit {
+        /// Where the block begins.
+        iova: Iova,
+        /// How large it is.
+        size: SizeLg2,
+    },
     /// A block had to be split and there was no memory for the table. ENOMEM.
     NoTableMemory,
     /// A table holds a word that no driver wrote. EIO.
