@@ -1,10 +1,10 @@
 //! The build of everything under `crates/` for a target that has no std.
 //!
-//! Three ways, the first that this machine can go is gone, and the summary says which:
+//! There are three ways. The first that this machine can go is gone, and the summary says which:
 //!
 //! 1. `aarch64-unknown-none`, where the toolchain has a core library for it (`rustup target add aarch64-unknown-none`).
-//! 2. The same target with a core library built from its sources, where a toolchain has them (`rustup component add rust-src`;
-//!    Debian's `rust-web-src`) and a linker is not needed: libraries only.
+//! 2. The same target with a core library built from its sources, where a toolchain that is new enough has them (`rustup component
+//!    add rust-src`; Debian's `rustc-web`, `cargo-web` and `rust-web-src`). Only libraries are built, so no linker is needed.
 //! 3. A freestanding program for this host (`xtask/freestanding`): no std, no C library, no start-up code.
 //!
 //! Nothing is installed for it.
@@ -65,11 +65,20 @@ struct Toolchain {
 }
 
 impl Toolchain {
-    /// The ordinary toolchain or the distribution's, whichever has the sources.
+    /// The ordinary toolchain or the distribution's, whichever has the sources and is new enough for us.
     fn with_sources() -> Option<Self> {
         let ordinary = Self { cargo: PathBuf::from(cargo().get_program()), rustc: PathBuf::from("rustc") };
         let distribution = Self { cargo: "/usr/bin/cargo".into(), rustc: "/usr/bin/rustc".into() };
-        [ordinary, distribution].into_iter().find(Self::has_sources)
+        [ordinary, distribution]
+            .into_iter()
+            .find(|toolchain| toolchain.has_sources() && toolchain.is_new_enough())
+    }
+
+    fn is_new_enough(&self) -> bool {
+        let output = program(&self.rustc).arg("--version").output();
+        let said = output.ok().and_then(|output| String::from_utf8(output.stdout).ok());
+        let has = said.as_deref().and_then(|said| version(said.strip_prefix("rustc ")?));
+        has.is_some_and(|has| Some(has) >= version(env!("CARGO_PKG_RUST_VERSION")))
     }
 
     fn has_sources(&self) -> bool {
@@ -88,6 +97,12 @@ impl Toolchain {
             .args(["build", "-Zbuild-std=core,alloc", "--target", BARE_TARGET]);
         command
     }
+}
+
+/// Major and minor of a version that begins `text`.
+fn version(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.split(|other: char| !other.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 /// Links every embedded crate into the freestanding program.
@@ -168,6 +183,14 @@ fn write_source(source: &Path, libraries: &[Library]) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn versions_compare_as_numbers() {
+        assert_eq!(version("1.96.0 (ac68faa20 2026-05-25)"), Some((1, 96)));
+        assert_eq!(version("1.95"), Some((1, 95)));
+        assert!(version("1.100.0") > version("1.95"));
+        assert_eq!(version("nightly"), None);
+    }
 
     #[test]
     fn only_the_named_crates_libraries_are_taken_from_cargos_messages() {
