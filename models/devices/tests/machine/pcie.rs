@@ -1,0 +1,181 @@
+//! The root complex, bridges and slots, through configuration space and windows.
+
+use std::sync::Arc;
+
+use model_bus::Width;
+use model_devices::nvme::{MemoryMedium, Nvme, NvmeOptions};
+use model_devices::pcie::{Acs, BridgeOptions, Function, RequestError, Rid};
+use portcullis_types::{Iova, SourceId};
+
+use crate::rig::{BAR, DISK, DiskRig, HIGH_WINDOW, RAM, Rig, WINDOW};
+
+fn disk(rig: &Rig) -> Arc<Nvme> {
+    Nvme::new(NvmeOptions::default(), Box::new(MemoryMedium::new(vec![0; 512])), rig.ear.clone())
+}
+
+#[test]
+fn where_no_function_is_configuration_reads_all_ones() {
+    let rig = Rig::new();
+    assert_eq!(rig.read_config(Rid::new(0, 8), 0, Width::Bits32), 0xffff_ffff);
+    assert_eq!(rig.read_config(Rid::new(3, 0), 0, Width::Bits16), 0xffff);
+    rig.write_config(Rid::new(3, 0), 4, Width::Bits16, 6);
+    rig.add_port();
+    assert_eq!(rig.read_config(Rid::new(0, 8), 0, Width::Bits32), 0x000c_1b36);
+    assert_eq!(rig.read_config(Rid::new(0, 9), 0, Width::Bits32), 0xffff_ffff);
+    assert_eq!(rig.read_config(Rid::new(1, 0), 0, Width::Bits32), 0xffff_ffff);
+}
+
+#[test]
+fn a_bridge_is_a_type_1_header_whose_buses_and_windows_can_be_written() {
+    let rig = Rig::new();
+    rig.root.root_bus().add_bridge(8, BridgeOptions::default()).unwrap();
+    let bridge = Rid::new(0, 8);
+    assert_eq!(rig.read_config(bridge, 0x0e, Width::Bits8), 1);
+    assert_eq!(rig.read_config(bridge, 0x08, Width::Bits32), 0x0604_0000);
+    rig.write_config(bridge, 0x18, Width::Bits32, 0xffff_ffff);
+    assert_eq!(rig.read_config(bridge, 0x18, Width::Bits32), 0x00ff_ffff);
+    rig.write_config(bridge, 0x20, Width::Bits32, 0xffff_ffff);
+    assert_eq!(rig.read_config(bridge, 0x20, Width::Bits32), 0xfff0_fff0);
+    rig.write_config(bridge, 0x24, Width::Bits32, 0);
+    assert_eq!(rig.read_config(bridge, 0x24, Width::Bits32), 0x0001_0001);
+    assert_eq!(rig.read_config(bridge, 0x100, Width::Bits32), 0x0001_000d);
+    assert_eq!(rig.read_config(bridge, 0x104, Width::Bits32), 0x0000_001d);
+}
+
+#[test]
+fn a_bridge_without_acs_has_no_extended_capability() {
+    let rig = Rig::new();
+    let options = BridgeOptions { acs: None, ..BridgeOptions::default() };
+    rig.root.root_bus().add_bridge(8, options).unwrap();
+    assert_eq!(rig.read_config(Rid::new(0, 8), 0x100, Width::Bits32), 0);
+    let some = BridgeOptions { acs: Some(Acs { services: 0x7f }), ..options };
+    rig.root.root_bus().add_bridge(16, some).unwrap();
+    assert_eq!(rig.read_config(Rid::new(0, 16), 0x104, Width::Bits32), 0x7f);
+}
+
+#[test]
+fn configuration_reaches_the_buses_in_a_bridges_range() {
+    let rig = Rig::new();
+    let port = rig.add_port();
+    let inner = port.secondary().add_bridge(0, BridgeOptions::default()).unwrap();
+    inner.secondary().plug(0, disk(&rig)).unwrap();
+    let there = |bus| rig.read_config(Rid::new(bus, 0), 0, Width::Bits32);
+    assert_eq!((there(1), there(2)), (0x000c_1b36, 0xffff_ffff));
+    rig.write_config(Rid::new(1, 0), 0x18, Width::Bits32, 0x0002_0201);
+    assert_eq!(there(2), 0xffff_ffff);
+    rig.write_config(Rid::new(0, 8), 0x18, Width::Bits32, 0x0002_0100);
+    assert_eq!(there(2), 0x0010_1b36);
+}
+
+#[test]
+fn behind_a_port_only_device_0_answers_unless_ari_is_forwarded() {
+    let rig = Rig::new();
+    let port = rig.add_port();
+    port.secondary().plug(8, disk(&rig)).unwrap();
+    let there = || rig.read_config(Rid::new(1, 8), 0, Width::Bits32);
+    assert_eq!(there(), 0xffff_ffff);
+    rig.write_config(Rid::new(0, 8), 0x40 + 0x28, Width::Bits16, 0x20);
+    assert_eq!(there(), 0x0010_1b36);
+}
+
+#[test]
+fn memory_reaches_a_bar_only_through_enabled_bridges_and_functions() {
+    let disk = DiskRig::new(vec![0; 512]);
+    let version = || disk.rig.read32(BAR + 8);
+    assert_eq!(version(), 0x0001_0400);
+    disk.rig.write_config(DISK, 4, Width::Bits16, 0x0004);
+    assert_eq!(version(), 0xffff_ffff);
+    assert!(disk.rig.ear.heard("model.pcie unsupported_request: access=read address=0x0000000010000008"));
+    disk.rig.write_config(DISK, 4, Width::Bits16, 0x0006);
+    assert_eq!(version(), 0x0001_0400);
+    disk.rig.write_config(Rid::new(0, 8), 4, Width::Bits16, 0x0004);
+    assert_eq!(version(), 0xffff_ffff);
+    disk.rig.write_config(Rid::new(0, 8), 4, Width::Bits16, 0x0006);
+    disk.rig.write_config(Rid::new(0, 8), 0x20, Width::Bits32, 0x1ff0_1010);
+    assert_eq!(version(), 0xffff_ffff);
+}
+
+#[test]
+fn a_64_bit_bar_is_reached_through_the_prefetchable_window() {
+    let disk = DiskRig::new(vec![0; 512]);
+    disk.rig.write_config(DISK, 0x10, Width::Bits32, 0x0010_0000);
+    disk.rig.write_config(DISK, 0x14, Width::Bits32, 0x70);
+    assert_eq!(disk.rig.read32(HIGH_WINDOW + 0x10_0008), 0xffff_ffff);
+    let bridge = Rid::new(0, 8);
+    disk.rig.write_config(bridge, 0x24, Width::Bits32, 0x0010_0010);
+    disk.rig.write_config(bridge, 0x28, Width::Bits32, 0x70);
+    disk.rig.write_config(bridge, 0x2c, Width::Bits32, 0x70);
+    assert_eq!(disk.rig.read32(HIGH_WINDOW + 0x10_0008), 0x0001_0400);
+    assert_eq!(disk.rig.read32(WINDOW + 8), 0xffff_ffff);
+}
+
+#[test]
+fn requests_stop_where_bus_mastering_is_off() {
+    let disk = DiskRig::new(vec![0; 512]);
+    let requester = disk.nvme.requester().unwrap();
+    let read = || requester.read(None, Iova::new(RAM), &mut [0; 4]);
+    let message = || requester.message(Iova::new(crate::rig::ITS + 0x1_0040), 0);
+    assert_eq!((read(), message()), (Ok(()), Ok(())));
+    disk.rig.write_config(DISK, 4, Width::Bits16, 0x0002);
+    assert_eq!((read(), message()), (Err(RequestError::NotMaster), Err(RequestError::NotMaster)));
+    disk.rig.write_config(DISK, 4, Width::Bits16, 0x0006);
+    disk.rig.write_config(Rid::new(0, 8), 4, Width::Bits16, 0x0002);
+    assert_eq!((read(), message()), (Err(RequestError::NotMaster), Err(RequestError::NotMaster)));
+}
+
+#[test]
+fn a_function_learns_its_bus_from_configuration_writes() {
+    let rig = Rig::new();
+    let port = rig.add_port();
+    let nvme = disk(&rig);
+    port.secondary().plug(1, nvme.clone()).unwrap();
+    nvme.config().write(4, Width::Bits16, 6);
+    let read = || nvme.requester().unwrap().read(None, Iova::new(RAM), &mut [0; 4]);
+    read().unwrap();
+    rig.write_config(Rid::new(1, 1), 4, Width::Bits16, 6);
+    read().unwrap();
+    rig.write_config(Rid::new(0, 8), 0x18, Width::Bits32, 0x0007_0700);
+    rig.write_config(Rid::new(7, 1), 4, Width::Bits16, 6);
+    read().unwrap();
+    let sources = [SourceId(0x1_0001), SourceId(0x1_0101), SourceId(0x1_0701)];
+    assert_eq!(*rig.gate.sources.lock().unwrap(), sources);
+}
+
+#[test]
+fn functions_come_and_go_while_the_machine_runs() {
+    let disk = DiskRig::new(vec![0; 512]);
+    assert!(disk.port.secondary().plug(0, disk.nvme.clone()).is_err());
+    assert!(disk.port.secondary().unplug(0).is_some());
+    assert_eq!(disk.rig.read_config(DISK, 0, Width::Bits32), 0xffff_ffff);
+    assert_eq!(disk.rig.read32(BAR + 8), 0xffff_ffff);
+    let read = disk.nvme.requester().unwrap().read(None, Iova::new(RAM), &mut [0; 4]);
+    assert_eq!(read, Err(RequestError::Unplugged));
+    assert!(disk.port.secondary().unplug(0).is_none());
+    disk.port.secondary().plug(0, disk.nvme.clone()).unwrap();
+    assert_eq!(disk.rig.read_config(DISK, 0, Width::Bits32), 0x0010_1b36);
+    assert!(disk.rig.ear.heard("model.pcie unplug: device=0 function=0"));
+}
+
+#[test]
+fn a_function_level_reset_takes_everything_back() {
+    let disk = DiskRig::new(vec![0; 512]);
+    disk.enable();
+    let express = disk.capability(0x10);
+    disk.rig.write_config(DISK, express + 8, Width::Bits16, 0x8000);
+    assert_eq!(disk.rig.read_config(DISK, express + 8, Width::Bits16), 0);
+    assert_eq!(disk.rig.read_config(DISK, 4, Width::Bits16), 0);
+    assert_eq!(disk.rig.read_config(DISK, 0x10, Width::Bits32), 4);
+    disk.rig.write_config(DISK, 0x10, Width::Bits32, BAR);
+    disk.rig.write_config(DISK, 4, Width::Bits16, 2);
+    assert_eq!((disk.csts(), disk.rig.read32(BAR + 0x14), disk.rig.read32(BAR + 0x28)), (0, 0, 0));
+    assert_eq!(disk.rig.read32(BAR + 0x200c), 1);
+}
+
+#[test]
+fn a_secondary_bus_reset_reaches_what_is_behind_the_bridge() {
+    let disk = DiskRig::new(vec![0; 512]);
+    disk.enable();
+    disk.rig.write_config(Rid::new(0, 8), 0x3e, Width::Bits16, 0x40);
+    assert_eq!(disk.rig.read_config(DISK, 4, Width::Bits16), 0);
+    assert_eq!(disk.rig.read_config(Rid::new(0, 8), 4, Width::Bits16), 6);
+}
