@@ -31,10 +31,10 @@ pub(crate) fn root() -> PathBuf {
 ///
 /// What could not be started, or how it ended: one line.
 pub(crate) fn run(command: &mut Command) -> Result<(), String> {
-    let line = line_of(command);
-    println!("$ {line}");
-    let status = command.status().map_err(|error| cannot_start(&line, &error))?;
-    if status.success() { Ok(()) } else { Err(format!("`{line}` ended with {status}")) }
+    println!("$ {}", line_of(command));
+    let name = name_of(command);
+    let status = command.status().map_err(|error| cannot_start(&name, &error))?;
+    if status.success() { Ok(()) } else { Err(format!("`{name}` ended with {status}")) }
 }
 
 /// Runs a command and answers what it wrote to standard output; its standard error goes where ours goes.
@@ -43,12 +43,12 @@ pub(crate) fn run(command: &mut Command) -> Result<(), String> {
 ///
 /// As [`run`], and when the output is not text.
 pub(crate) fn output(command: &mut Command) -> Result<String, String> {
-    let line = line_of(command);
-    let output = command.stderr(Stdio::inherit()).output().map_err(|error| cannot_start(&line, &error))?;
+    let name = name_of(command);
+    let output = command.stderr(Stdio::inherit()).output().map_err(|error| cannot_start(&name, &error))?;
     if !output.status.success() {
-        return Err(format!("`{line}` ended with {}", output.status));
+        return Err(format!("`{name}` ended with {}", output.status));
     }
-    String::from_utf8(output.stdout).map_err(|_| format!("`{line}` wrote something that is not text"))
+    String::from_utf8(output.stdout).map_err(|_| format!("`{name}` wrote something that is not text"))
 }
 
 /// Whether a command can be started and succeeds, all its output dropped: for asking whether a tool is installed.
@@ -56,8 +56,16 @@ pub(crate) fn answers(command: &mut Command) -> bool {
     command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
-fn cannot_start(line: &str, error: &io::Error) -> String {
-    format!("`{line}` could not be started: {error}")
+fn cannot_start(name: &str, error: &io::Error) -> String {
+    format!("`{name}` could not be started: {error}")
+}
+
+/// Enough of a command to know it by in a summary: the program and its first argument.
+fn name_of(command: &Command) -> String {
+    let line = line_of(command);
+    let mut words = line.split(' ');
+    let name: Vec<&str> = words.by_ref().take(2).collect();
+    if words.next().is_some() { format!("{} …", name.join(" ")) } else { name.join(" ") }
 }
 
 fn line_of(command: &Command) -> String {
@@ -73,8 +81,8 @@ mod tests {
 
     #[test]
     fn a_command_that_fails_is_an_error_that_names_it() {
-        let error = run(program("false").arg("of course")).unwrap_err();
-        assert!(error.starts_with("`false of course` ended with"), "{error}");
+        let error = run(program("false").args(["of", "course", "not"])).unwrap_err();
+        assert!(error.starts_with("`false of …` ended with"), "{error}");
         let error = run(&mut program("no-such-program-here")).unwrap_err();
         assert!(error.contains("could not be started"), "{error}");
     }
