@@ -17,6 +17,8 @@ pub mod express;
 pub mod extended;
 pub mod header;
 mod host;
+#[cfg(test)]
+mod layout_tests;
 pub mod msi;
 
 pub use bdf::Bdf;
