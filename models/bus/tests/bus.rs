@@ -236,3 +236,42 @@ fn a_dismantled_bus_lets_go_of_its_models() {
     bus.dismantle();
     assert_eq!(Arc::strong_count(&scratch), 1);
 }
+
+#[test]
+fn cpus_and_hardware_on_threads_lose_no_store() {
+    for caches in [Caches::Snooped, Caches::WriteBack] {
+        let bus = Bus::new(&BusOptions { caches, ..options() });
+        let shared = bus.cpu().alloc(4096, 4096).unwrap();
+        bus.cpu().write_barrier();
+        std::thread::scope(|scope| {
+            for lane in 0..4u64 {
+                let bus = &bus;
+                scope.spawn(move || {
+                    let own = Pa::new(shared.get() + 64 + 8 * lane);
+                    for round in 1..=2000 {
+                        bus.cpu().store64(own, round).unwrap();
+                        assert_eq!(bus.cpu().load64(own), Ok(round));
+                        count_up(bus, shared);
+                    }
+                    bus.cpu().write_barrier();
+                });
+            }
+            scope.spawn(|| (0..2000).for_each(|_| _ = bus.step()));
+        });
+        bus.cpu().write_barrier();
+        let mut words = [0; 96];
+        Fabric::read(&*bus, shared, &mut words).unwrap();
+        let word = |at: usize| u64::from_le_bytes(words[at..at + 8].try_into().unwrap());
+        assert_eq!((word(0), word(64), word(88)), (8000, 2000, 2000));
+    }
+}
+
+fn count_up(bus: &Bus, at: Pa) {
+    let mut seen = bus.cpu().load64(at).unwrap();
+    loop {
+        match bus.cpu().compare_exchange(at, seen, seen + 1).unwrap() {
+            found if found == seen => return,
+            found => seen = found,
+        }
+    }
+}

@@ -44,7 +44,7 @@ fn rig() -> (Arc<Bus>, Arc<Shift>, Port) {
 #[test]
 fn a_dma_is_cut_at_every_4_kib() {
     let (bus, shift, port) = rig();
-    let bytes: Vec<u8> = (0..0x2010u32).map(|index| index as u8).collect();
+    let bytes: Vec<u8> = (0..=255).cycle().take(0x2010).collect();
     port.write(Pasid::new(3), Iova::new(0xff8), &bytes).unwrap();
     let asked: Vec<(u64, u32)> =
         shift.0.lock().unwrap().iter().map(|request| (request.iova.get(), request.len_bytes)).collect();

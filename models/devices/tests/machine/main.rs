@@ -1,4 +1,5 @@
 //! Devices in a small machine, driven by literal words.
+#![expect(clippy::cast_possible_truncation, reason = "literal words are cut into their fields")]
 
 mod interrupts;
 mod nvme_admin;
