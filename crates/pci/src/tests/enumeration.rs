@@ -118,6 +118,7 @@ fn a_bridge_that_forgets_its_bus_numbers_is_not_followed() {
     assert_eq!(topology.functions.len(), 1);
     let fault = Fault::BusNumbersNotKept { wrote: 0x00ff_0100, read: 0x0000_0100 };
     assert_eq!(topology.problems[0].fault, fault);
+    assert_eq!(fake.raw(bridge, 0x18), 0, "and nothing is passed down");
 }
 
 #[test]
@@ -172,4 +173,10 @@ fn a_conventional_bridge_lends_its_id_to_what_is_below() {
     assert_eq!(ids(bdf(2, 1, 0)), [bdf(2, 1, 0), bdf(2, 0, 0)]);
     assert_eq!(ids(bdf(1, 0, 0)), [bdf(1, 0, 0)]);
     assert_eq!(topology.requester_ids(99), []);
+}
+
+#[test]
+fn ports_and_switches_pass_ids_on_as_they_are() {
+    let topology = enumerate(&switch(), &host());
+    assert_eq!(topology.requester_ids(3), [bdf(3, 0, 0)]);
 }

@@ -62,9 +62,29 @@ fn a_root_port_needs_only_the_controls_that_it_has() {
 
 #[test]
 fn a_control_that_does_not_stay_on_does_not_count() {
+    for stuck in [1 << 0, 1 << 2, 1 << 3, 1 << 4] {
+        let fake = Fake::new(0);
+        // Can everything, but one control cannot be turned on.
+        let writable = (ACS_FULL & !stuck) << 16;
+        let root = fake.root(0x08, port(ROOT_PORT).acs(ACS_FULL).writable(0x104, writable));
+        fake.below(root, 0, FakeFunction::endpoint().express(0));
+        assert_eq!(groups(&fake), [[0, 1]], "{stuck:#x}");
+    }
+    for stuck in [1 << 2, 1 << 3] {
+        let fake = Fake::new(0);
+        for (devfn, stuck) in [(0x08, stuck), (0x09, 0)] {
+            let function = FakeFunction::endpoint().multi_function().express(0).acs(0xc);
+            fake.root(devfn, function.writable(0x104, (0xc & !stuck) << 16));
+        }
+        assert_eq!(groups(&fake), [[0, 1]], "{stuck:#x}");
+    }
+}
+
+#[test]
+fn direct_translated_requests_count_against_a_port() {
     let fake = Fake::new(0);
-    // Can everything, but request redirect cannot be turned on.
-    let root = fake.root(0x08, port(ROOT_PORT).acs(ACS_FULL).writable(0x104, 0x001b_0000));
+    // The control word cannot be written, and has direct translated on beside all that is wanted.
+    let root = fake.root(0x08, port(ROOT_PORT).acs(0x5f).word(0x104, 0x005d_005f));
     fake.below(root, 0, FakeFunction::endpoint().express(0));
     assert_eq!(groups(&fake), [[0, 1]]);
 }

@@ -175,6 +175,32 @@ fn registers_that_cannot_be_are_named_and_the_function_stays_quiet() {
 }
 
 #[test]
+fn a_bridge_whose_own_registers_cannot_be_passes_nothing_down() {
+    let fake = Fake::new(0);
+    let bridge = fake.root(0, FakeFunction::bridge().express(ROOT_PORT).word(0x10, 2).writable(0x10, !0xfff));
+    fake.below(bridge, 0, FakeFunction::endpoint().bar32(0, 0x1000));
+    let topology = enumerate(&fake, &host());
+    let fault = Fault::Bar { bar: 0, fault: BarFault::ReservedType(0b010) };
+    assert_eq!(topology.problems.iter().map(|problem| problem.fault).collect::<Vec<_>>(), [fault]);
+    assert_eq!(fake.raw(bridge, 4) & 7, 0);
+}
+
+#[test]
+fn windows_that_are_no_multiple_of_their_alignment_are_packed_aligned() {
+    let fake = Fake::new(0);
+    let outer = fake.root(0, FakeFunction::bridge());
+    let mut functions = Vec::from([outer]);
+    for devfn in [0x00, 0x08] {
+        let inner = fake.below(outer, devfn, FakeFunction::bridge());
+        let endpoint = FakeFunction::endpoint().bar32(0, 0x20_0000).bar32(1, 0x10_0000);
+        functions.extend([inner, fake.below(inner, 0, endpoint)]);
+    }
+    let topology = enumerate(&fake, &host());
+    assert_eq!(topology.problems, []);
+    check_routing(&fake, &topology, &host(), &functions);
+}
+
+#[test]
 fn sizing_leaves_a_register_as_it_was_until_it_is_placed() {
     let fake = Fake::new(0);
     fake.root(0, FakeFunction::endpoint().bar32(0, 0x1000));
