@@ -1,0 +1,16 @@
+//! The model, seen from outside: registers, memory and requests, with words written by hand from the book.
+//!
+//! Nothing here uses the model's own decoders: an STE, a CD, a descriptor, a command or an event record is a hex literal.
+
+mod caches;
+mod commands;
+mod contexts;
+mod events;
+mod harness;
+mod programming;
+mod simulation;
+mod stage1;
+mod stage2;
+mod streams;
+mod threads;
+mod updates;
