@@ -7,6 +7,7 @@
 
 use alloc::boxed::Box;
 
+use portcullis_core::device::DmaMask;
 use portcullis_core::dma::DmaHandle;
 use portcullis_hal::{Platform, Registers};
 
@@ -49,6 +50,9 @@ impl<P: Platform, R: Registers> BringUp<P, R, (), ()> {
         config: &Config,
     ) -> Result<Self, NvmeError> {
         check(config)?;
+        // Every address in a queue or a PRP has 64 bits.
+        dma.device().set_dma_mask(DmaMask::BITS_64);
+        dma.device().set_coherent_mask(DmaMask::BITS_64);
         let controller = Controller::reset(dma.platform().clone(), registers, config.register_bytes)?;
         let page_bytes = controller.capabilities().page_bytes();
         let vector = Vector { index: 0, interrupt: interrupts.admin.clone() };

@@ -3,6 +3,7 @@
 use crate::fake::{Op, Quirks, Rig};
 use portcullis_hal::DmaMemory;
 use portcullis_nvme::{Config, Direction, NvmeError, Request};
+use portcullis_types::Iova;
 
 #[test]
 fn what_is_read_is_what_the_disk_holds() {
@@ -11,6 +12,15 @@ fn what_is_read_is_what_the_disk_holds() {
     let (buffer, disk) = (rig.buffer(0x3000), rig.disk(40, 0x3000));
     nvme.read(40, &[buffer]).unwrap();
     assert_eq!(rig.bytes(buffer), disk);
+}
+
+#[test]
+fn the_device_may_be_given_any_address() {
+    let rig = Rig::new(Quirks::default());
+    assert_eq!(rig.device().dma_limit(), Iova::new(0xffff_ffff), "until its driver says more");
+    let _nvme = rig.start(&Config::default()).unwrap();
+    assert_eq!(rig.device().dma_limit(), Iova::new(u64::MAX));
+    assert_eq!(rig.device().coherent_limit(), Iova::new(u64::MAX));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use portcullis_core::device::{DeviceInfo, DmaMask};
+use portcullis_core::device::{Device, DeviceInfo};
 use portcullis_core::dma::DmaHandle;
 use portcullis_core::domain::FlushMode;
 use portcullis_core::group::{DefaultDomain, Group};
@@ -50,8 +50,6 @@ impl Rig {
         let unit = IommuUnit::new(machine.clone(), driver.clone());
         let info = change(DeviceInfo::new("nvme", &[SourceId(8)]));
         let device = unit.add_device(info).expect("a device");
-        device.set_dma_mask(DmaMask::BITS_64);
-        device.set_coherent_mask(DmaMask::BITS_64);
         let default = DefaultDomain::Dma(FlushMode::Strict);
         let group = Group::new(machine.clone(), driver, 0, default).expect("a group");
         group.add_device(&device).expect("a member");
@@ -66,6 +64,10 @@ impl Rig {
             Vector { index: Self::IO_VECTOR, interrupt: Arc::new(self.controller.wire(Self::IO_VECTOR)) };
         let interrupts = Interrupts { admin: Arc::new(self.controller.wire(0)), io };
         Nvme::start(self.dma.clone(), self.controller.clone(), &interrupts, config)
+    }
+
+    pub(crate) fn device(&self) -> &Device<Machine> {
+        self.dma.device()
     }
 
     pub(crate) fn domain(&self) -> &Domain {
