@@ -17,10 +17,14 @@
 //! Spec: SMMUv3, chapters 5 to 7; Arm ARM, D8 "The AArch64 Virtual Memory System Architecture".
 
 mod fault;
+mod field;
 mod pass;
+mod wide;
 
 pub use fault::FAULTS;
+pub use field::FIELDS;
 pub use pass::PASSES;
+pub use wide::WIDE;
 
 /// First and last byte of RAM.
 pub const RAM: (u64, u64) = (0x8000_0000, 0x80FF_FFFF);
@@ -62,11 +66,29 @@ pub const COMMANDS: [[u64; 2]; 3] = [
     [0x0000_0000_0000_0046, 0x0000_0000_0000_0000],
 ];
 
+/// Which SMMU a scene wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Both stages, OAS of 48 bits, all granules, tables of two levels, ids of 16 bits, SSIDSIZE of at least 8;
+    /// without Hyp, stalls, or hardware update of tables.
+    Usual,
+    /// The same with IDR0.Hyp.
+    Hypervisor,
+    /// The same with ASIDs and VMIDs of 8 bits.
+    Narrow,
+    /// The same with IDR0.TERM_MODEL.
+    Aborting,
+    /// The same with OAS of 52 bits, IDR5.VAX of 52 bits, and IDR5.DS.
+    Wide,
+}
+
 /// A scene.
 #[derive(Clone, Copy, Debug)]
 pub struct Scene {
     /// What it shows.
     pub name: &'static str,
+    /// Which SMMU it wants.
+    pub part: Part,
     /// The stream table entry of [`STREAM`].
     pub ste: [u64; 8],
     /// Register values of this scene in place of those in [`SETUP`]: offset, value.
@@ -77,7 +99,22 @@ pub struct Scene {
     pub asks: &'static [Ask],
 }
 
-/// One access by a device: a read or write of four bytes, unprivileged, data.
+/// What a device does to four bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Does {
+    /// Reads data, unprivileged.
+    Reads,
+    /// Writes data, unprivileged.
+    Writes,
+    /// Fetches instructions, unprivileged.
+    Fetches,
+    /// Reads data, privileged.
+    ReadsPrivileged,
+    /// Fetches instructions, privileged.
+    FetchesPrivileged,
+}
+
+/// One access by a device.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask {
     /// The StreamID.
@@ -86,8 +123,8 @@ pub struct Ask {
     pub substream: Option<u32>,
     /// The input address.
     pub address: u64,
-    /// A write, otherwise a read.
-    pub write: bool,
+    /// What is done there.
+    pub does: Does,
     /// What must come of it.
     pub answer: Answer,
 }
@@ -145,14 +182,19 @@ const fn stage_2_record(words: [u64; 4]) -> Record {
     Record { words, known: [known_0(words[0]), known_1(words[0]), u64::MAX, u64::MAX] }
 }
 
+/// An access by [`STREAM`] without a SubstreamID.
+const fn ask(does: Does, address: u64, answer: Answer) -> Ask {
+    Ask { stream: STREAM, substream: None, address, does, answer }
+}
+
 /// A read by [`STREAM`] without a SubstreamID.
 const fn read(address: u64, answer: Answer) -> Ask {
-    Ask { stream: STREAM, substream: None, address, write: false, answer }
+    ask(Does::Reads, address, answer)
 }
 
 /// A write by [`STREAM`] without a SubstreamID.
 const fn write(address: u64, answer: Answer) -> Ask {
-    Ask { write: true, ..read(address, answer) }
+    ask(Does::Writes, address, answer)
 }
 
 /// A read by [`STREAM`] with a SubstreamID.
@@ -160,12 +202,24 @@ const fn read_in(substream: u32, address: u64, answer: Answer) -> Ask {
     Ask { substream: Some(substream), ..read(address, answer) }
 }
 
-/// A scene with the registers of [`SETUP`].
+/// A scene for the usual part, with the registers of [`SETUP`].
 const fn scene(
     name: &'static str,
     ste: [u64; 8],
     memory: &'static [(u64, u64)],
     asks: &'static [Ask],
 ) -> Scene {
-    Scene { name, ste, registers: &[], memory, asks }
+    Scene { name, part: Part::Usual, ste, registers: &[], memory, asks }
 }
+
+/// The input address of most scenes: with 4K and 39 bits, level 1 index 0x48, level 2 0x1A2, level 3 0x167.
+const VA: u64 = 0x0000_0012_3456_7ABC;
+/// Stage 1 only: V, Config 0b101, CD at 0x8000_3000; CD fetches write-back, inner shareable.
+const STE_STAGE_1: [u64; 8] = [0x0000_0000_8000_300B, 0x0000_0000_0000_00D4, 0, 0, 0, 0, 0, 0];
+/// Stage 2 only: V, Config 0b110. S2VMID 7, S2T0SZ 24, S2SL0 1, walks write-back inner shareable, S2TG 4K, S2PS 48 bits,
+/// AA64, S2R. S2TTB 0x8008_0000.
+const STE_STAGE_2: [u64; 8] =
+    [0x0000_0000_0000_000D, 0, 0x040D_3558_0000_0007, 0x0000_0000_8008_0000, 0, 0, 0, 0];
+/// V, Config 0b111, CD at IPA 0x4000_3000; the rest as in the two above.
+const STE_NESTED: [u64; 8] =
+    [0x0000_0000_4000_300F, 0x0000_0000_0000_00D4, 0x040D_3558_0000_0007, 0x0000_0000_8008_0000, 0, 0, 0, 0];

@@ -1,18 +1,13 @@
 //! Scenes in which an access is refused: one for each kind of event, with its record.
 
-use super::pass::{STE_NESTED, STE_STAGE_1, SUBSTREAMS};
+use super::pass::SUBSTREAMS;
 use super::{
-    Answer, Ask, NOWHERE, Scene, fetch_record, read, read_in, record, scene, stage_1_record, stage_2_record,
-    write,
+    Answer, Ask, Does, NOWHERE, Part, STE_NESTED, STE_STAGE_1, STE_STAGE_2, Scene, VA, fetch_record, read,
+    read_in, record, scene, stage_1_record, stage_2_record, write,
 };
 
-/// The input address of most scenes: level 1 index 0x48, level 2 0x1A2, level 3 0x167.
-const VA: u64 = 0x0000_0012_3456_7ABC;
 /// Bypass.
 const STE_BYPASS: [u64; 8] = [0x0000_0000_0000_0009, 0, 0, 0, 0, 0, 0, 0];
-/// Stage 2 only, as in the scene that passes.
-const STE_STAGE_2: [u64; 8] =
-    [0x0000_0000_0000_000D, 0, 0x040D_3558_0000_0007, 0x0000_0000_8008_0000, 0, 0, 0, 0];
 
 /// The scenes.
 pub const FAULTS: &[Scene] = &[
@@ -24,6 +19,7 @@ pub const FAULTS: &[Scene] = &[
     ),
     Scene {
         name: "F_STE_FETCH: the stream table is nowhere",
+        part: Part::Usual,
         ste: STE_BYPASS,
         registers: &[(0x0080, NOWHERE)],
         memory: &[],
@@ -69,7 +65,7 @@ pub const FAULTS: &[Scene] = &[
             read_in(0x00, VA, Answer::Faults(record([0x0000_0005_0000_0006, 0, 0, 0]))),
             // SSV, SubstreamID 0x42: a fault in its address space.
             Ask {
-                write: true,
+                does: Does::Writes,
                 ..read_in(
                     0x42,
                     0x0000_0012_3456_8000,

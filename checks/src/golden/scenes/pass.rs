@@ -1,9 +1,6 @@
 //! Scenes in which accesses are let through: one for each configuration and granule.
 
-use super::{Answer, Scene, read, read_in, scene, write};
-
-/// Stage 1 only: V, Config 0b101, CD at 0x8000_3000; CD fetches write-back, inner shareable.
-pub(super) const STE_STAGE_1: [u64; 8] = [0x0000_0000_8000_300B, 0x0000_0000_0000_00D4, 0, 0, 0, 0, 0, 0];
+use super::{Answer, Part, STE_NESTED, STE_STAGE_1, STE_STAGE_2, Scene, read, read_in, scene, write};
 
 /// The scenes.
 pub const PASSES: &[Scene] = &[
@@ -92,8 +89,7 @@ pub const PASSES: &[Scene] = &[
     ),
     scene(
         "stage 2, 4K granule, 40 bits in two concatenated tables",
-        // V, Config 0b110. S2VMID 7, S2T0SZ 24, S2SL0 1, walks write-back inner shareable, S2PS 48 bits, AA64, S2R.
-        [0x0000_0000_0000_000D, 0, 0x040D_3558_0000_0007, 0x0000_0000_8008_0000, 0, 0, 0, 0],
+        STE_STAGE_2,
         &[
             // 0xA1_2345_6789: level 1 index 0x284, in the second table; level 2 0x11A, level 3 0x56.
             (0x8008_1420, 0x0000_0000_8008_2003),
@@ -151,6 +147,7 @@ pub const PASSES: &[Scene] = &[
     ),
     Scene {
         name: "two levels of STEs: the stream is found by its upper and lower bits",
+        part: Part::Usual,
         ste: [0; 8],
         // STRTAB_BASE 0x8000_8000; STRTAB_BASE_CFG: two levels, SPLIT 6, LOG2SIZE 8.
         registers: &[(0x0080, 0x0000_0000_8000_8000), (0x0088, 0x0001_0188)],
@@ -208,10 +205,6 @@ pub(super) const SUBSTREAMS: &[(u64, u64)] = &[
     (0x8001_1D10, 0x0000_0000_8001_2003),
     (0x8001_2B38, 0x0060_0000_80A0_0F43),
 ];
-
-/// V, Config 0b111, CD at IPA 0x4000_3000; the rest as stage 1 and stage 2 with 4K above.
-pub(super) const STE_NESTED: [u64; 8] =
-    [0x0000_0000_4000_300F, 0x0000_0000_0000_00D4, 0x040D_3558_0000_0007, 0x0000_0000_8008_0000, 0, 0, 0, 0];
 
 /// Both stages: 0x12_3456_7000 to IPA 0x4050_0000 to 0x80B0_0000.
 const NESTED_MEMORY: &[(u64, u64)] = &[
