@@ -1,6 +1,7 @@
 //! A controller that cannot be trusted, and a driver that gives everything back.
 
 use crate::fake::{Quirks, Rig};
+use portcullis_core::dma::DmaUnmapError;
 use portcullis_nvme::{BadCompletion, BadIdentity, Config, Interrupt, NvmeError, Unsupported, Wait};
 
 /// One command of one block, by a driver that has come up.
@@ -123,6 +124,34 @@ fn a_mapping_that_fails_midway_leaves_no_other_behind() {
     rig.domain().set_maps_left(-1);
     assert_eq!(rig.domain().page_count(), before);
     nvme.transfer(&requests).unwrap();
+}
+
+#[test]
+fn an_unmap_that_is_not_confirmed_is_an_error_though_the_data_came() {
+    let rig = Rig::new(Quirks::default());
+    let mut nvme = rig.start(&Config::default()).unwrap();
+    let buffer = rig.buffer(0x1000);
+    rig.domain().set_deaf(true);
+    let error = nvme.read(0, &[buffer]).unwrap_err();
+    assert!(matches!(error, NvmeError::Unmap(DmaUnmapError::NotFlushed(_))), "{error}");
+    rig.domain().set_deaf(false);
+    nvme.read(0, &[buffer]).unwrap();
+    assert_eq!(nvme.shutdown(), Ok(()));
+    rig.assert_nothing_is_out();
+}
+
+#[test]
+fn a_shutdown_that_is_not_confirmed_says_so_and_its_memory_is_kept_back() {
+    let rig = Rig::new(Quirks::default());
+    let nvme = rig.start(&Config::default()).unwrap();
+    let out = rig.machine.live_bytes();
+    rig.domain().set_deaf(true);
+    let error = nvme.shutdown().unwrap_err();
+    assert!(matches!(error, NvmeError::Unmap(DmaUnmapError::NotFlushed(_))), "{error}");
+    assert_eq!(rig.machine.live_bytes(), out, "what the device may still reach is nobody else's");
+    rig.domain().set_deaf(false);
+    rig.flush();
+    rig.assert_nothing_is_out();
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! An IOMMU that is a table of pages and remembers nothing else.
 
 use core::any::Any;
-use core::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering::Relaxed};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -28,11 +28,17 @@ pub(crate) struct Domain {
     /// How many more maps succeed; negative for all.
     maps_left: AtomicI64,
     most_pages: AtomicUsize,
+    deaf: AtomicBool,
 }
 
 impl Default for Domain {
     fn default() -> Self {
-        Self { pages: Mutex::default(), maps_left: AtomicI64::new(-1), most_pages: AtomicUsize::new(0) }
+        Self {
+            pages: Mutex::default(),
+            maps_left: AtomicI64::new(-1),
+            most_pages: AtomicUsize::new(0),
+            deaf: AtomicBool::new(false),
+        }
     }
 }
 
@@ -40,6 +46,18 @@ impl Domain {
     /// How many pages are mapped.
     pub(crate) fn page_count(&self) -> usize {
         self.pages.lock().unwrap().len()
+    }
+
+    /// Whether from now on no invalidation is confirmed.
+    pub(crate) fn set_deaf(&self, deaf: bool) {
+        self.deaf.store(deaf, Relaxed);
+    }
+
+    fn confirm(&self) -> Result<Flushed, SyncError> {
+        if self.deaf.load(Relaxed) {
+            return Err(SyncError::Timeout { waiting_for: "an invalidation", last: 0 });
+        }
+        Ok(Flushed::completed())
     }
 
     /// The most pages that were mapped at one time.
@@ -98,12 +116,13 @@ impl HwDomain<Machine> for Handle {
     }
 
     fn sync(&self, gather: &mut Gather) -> Result<Flushed, SyncError> {
+        let flushed = self.0.confirm()?;
         *gather = Gather::new();
-        Ok(Flushed::completed())
+        Ok(flushed)
     }
 
     fn flush_all(&self) -> Result<Flushed, SyncError> {
-        Ok(Flushed::completed())
+        self.0.confirm()
     }
 
     fn lookup(&self, iova: Iova) -> Option<(Pa, Prot)> {

@@ -70,6 +70,11 @@ impl Rig {
         self.dma.device()
     }
 
+    /// Has hardware forget what it did not confirm before.
+    pub(crate) fn flush(&self) {
+        self.dma.flush().expect("the IOMMU confirms");
+    }
+
     pub(crate) fn domain(&self) -> &Domain {
         &self.iommu.domain
     }
