@@ -3,6 +3,7 @@
 //! Not here: bring-up (`start`), how a transfer goes (`transfer`).
 
 use alloc::vec::Vec;
+use core::fmt;
 
 use portcullis_core::dma::DmaHandle;
 use portcullis_hal::{Platform, Registers};
@@ -36,6 +37,16 @@ pub struct Nvme<P: Platform, R: Registers> {
     limit_ns: u64,
     stopped: bool,
     commands: u64,
+}
+
+impl<P: Platform, R: Registers> fmt::Debug for Nvme<P, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Nvme")
+            .field("model", &self.info.model)
+            .field("namespace", &self.namespace)
+            .field("stopped", &self.stopped)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What the driver did so far.

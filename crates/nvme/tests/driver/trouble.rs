@@ -159,7 +159,7 @@ fn a_start_that_fails_leaves_nothing_behind() {
     let quirks = |refuses_admin| Quirks { refuses_admin: Some(refuses_admin), ..Quirks::default() };
     for opcode in [0x06, 0x09, 0x05, 0x01] {
         let rig = Rig::new(quirks(opcode));
-        let error = rig.start(&Config::default()).map(drop).unwrap_err();
+        let error = rig.start(&Config::default()).unwrap_err();
         assert!(matches!(error, NvmeError::Command { queue: 0, opcode: refused, .. } if refused == opcode));
         rig.assert_nothing_is_out();
     }
@@ -192,7 +192,7 @@ fn a_start_that_runs_out_of_mappings_at_any_step_leaves_nothing_behind() {
 fn a_bogus_identity_is_refused() {
     let refused = |quirks| {
         let rig = Rig::new(quirks);
-        let error = rig.start(&Config::default()).map(drop).unwrap_err();
+        let error = rig.start(&Config::default()).unwrap_err();
         rig.assert_nothing_is_out();
         error
     };
@@ -247,7 +247,7 @@ fn a_configuration_that_cannot_be_is_refused() {
         assert!(matches!(rig.start(&config).map(drop), Err(NvmeError::BadConfig { .. })), "{config:?}");
     }
     let none = Config { max_transfer_bytes: 511, ..Config::default() };
-    let error = rig.start(&none).map(drop).unwrap_err();
+    let error = rig.start(&none).unwrap_err();
     assert_eq!(error, NvmeError::Unsupported(Unsupported::BlockSize { lg2: 9 }));
     rig.assert_nothing_is_out();
 }
