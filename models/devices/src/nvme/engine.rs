@@ -116,16 +116,13 @@ impl Nvme {
     fn carry_out(&self, turn: &mut Turn) -> bool {
         let mut state = self.state();
         let Some(under) = pick(&mut state, &turn.chance) else { return false };
-        let generation = state.generation;
         drop(state);
         let outcome = match under {
             InFlight { conflict: true, .. } => Err(Status::ID_CONFLICT),
             InFlight { sq: 0, .. } => self.admin_command(&under.command),
             InFlight { .. } => self.io_command(&under.command).map(Reply::Done),
         };
-        if self.state().generation != generation {
-            return true;
-        }
+        // After a reset in between there is no queue to complete to, and nothing is posted.
         match outcome {
             Ok(Reply::Held) => (),
             Ok(Reply::Done(result)) => self.complete(under.sq, &under.command, Status::SUCCESS, result),

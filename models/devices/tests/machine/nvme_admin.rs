@@ -126,6 +126,11 @@ fn a_command_that_cannot_be_fetched_is_fatal() {
     disk.settle();
     assert_eq!(disk.csts(), 3);
     assert!(disk.rig.ear.heard("model.nvme fatal: during=fetch address=0x0000000040100000"));
+    disk.rig.gate.open();
+    disk.put(0, identify(1, 0));
+    disk.ring(0);
+    disk.settle();
+    assert_eq!((disk.csts(), disk.take(0)), (3, None));
 }
 
 #[test]
@@ -223,6 +228,45 @@ fn an_event_request_is_held_until_a_doorbell_is_misused() {
 }
 
 #[test]
+fn another_event_comes_only_after_the_error_log_was_read() {
+    let disk = enabled();
+    disk.put(0, Sqe::new(0x0c, 0));
+    disk.put(0, Sqe::new(0x0c, 0));
+    disk.ring(0);
+    let misuse = || {
+        disk.rig.write32(BAR + 0x1000 + 8 * 5, 1);
+        disk.settle();
+        disk.take(0).map(|cqe| cqe.result)
+    };
+    disk.settle();
+    assert_eq!((misuse(), misuse()), (Some(0x0001_0000), None));
+    let log =
+        |retain: u32| disk.admin(Sqe::new(2, 0).prps(DATA, 0).dw(10, 0x0007_0001 | retain << 15)).status;
+    assert_eq!((log(1), misuse()), (0, None));
+    assert_eq!((log(0), misuse()), (0, Some(0x0001_0000)));
+}
+
+#[test]
+fn a_reset_voids_what_was_being_fetched() {
+    for refused in [false, true] {
+        let disk = enabled();
+        if refused {
+            disk.rig.gate.shut(ASQ);
+        }
+        disk.put(0, identify(1, 0));
+        disk.reset_meanwhile();
+        disk.ring(0);
+        disk.settle();
+        disk.rig.gate.open();
+        disk.set_up();
+        assert_eq!(disk.csts(), 0);
+        disk.enable();
+        assert_eq!(disk.take(0), None);
+        assert_eq!(disk.admin(identify(1, 0)).status, 0);
+    }
+}
+
+#[test]
 fn a_fifth_event_request_is_one_too_many() {
     let disk = enabled();
     let ids: Vec<u16> = (0..5).map(|_| disk.put(0, Sqe::new(0x0c, 0))).collect();
@@ -251,10 +295,17 @@ fn an_abort_reaches_held_commands_and_says_when_it_does_not() {
 fn an_id_that_is_in_use_is_a_conflict() {
     let disk = enabled();
     disk.put_as(0, Sqe::new(0x0c, 0), 0x99);
+    disk.ring(0);
+    disk.settle();
     disk.put_as(0, identify(1, 0), 0x99);
     disk.ring(0);
     disk.settle();
     assert_eq!(disk.take(0).map(|cqe| (cqe.id, cqe.status)), Some((0x99, 0x4003)));
+    disk.put_as(0, identify(1, 0), 0x88);
+    disk.put_as(0, identify(1, 0), 0x88);
+    disk.ring(0);
+    disk.settle();
+    assert_eq!([disk.take(0), disk.take(0)].map(|cqe| cqe.unwrap().status), [0, 0x4003]);
 }
 
 #[test]

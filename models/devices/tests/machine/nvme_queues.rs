@@ -95,6 +95,34 @@ fn a_completion_queue_in_use_is_not_deleted() {
 }
 
 #[test]
+fn commands_under_way_are_aborted_when_their_queue_is_deleted() {
+    let mut ends = [0, 0x0008].map(|status| (status, false));
+    for seed in 0..30 {
+        let options = NvmeOptions { seed, ..NvmeOptions::default() };
+        let disk = DiskRig::with(options, Box::new(MemoryMedium::new(vec![7; 512 * 64])));
+        disk.enable();
+        disk.create_queues();
+        // Seven completions fill the queue; the eighth command is fetched and has to wait.
+        (0..ENTRIES - 1).for_each(|_| _ = disk.put(1, read_block()));
+        disk.ring(1);
+        disk.settle();
+        let last = disk.put(1, read_block());
+        disk.ring(1);
+        disk.settle();
+        disk.put(0, Sqe::new(0x00, 0).dw(10, 1));
+        disk.ring(0);
+        let mut done: Vec<_> = (0..ENTRIES - 1).map(|_| disk.take(1).unwrap()).collect();
+        disk.settle();
+        assert_eq!(disk.take(0).map(|cqe| cqe.status), Some(0));
+        done.extend(disk.take(1));
+        let end = done.iter().find(|cqe| cqe.id == last).expect("the command came to an end").status;
+        let known = ends.iter_mut().find(|(status, _)| *status == end);
+        known.unwrap_or_else(|| panic!("status {end:#x}")).1 = true;
+    }
+    assert!(ends.iter().all(|(_, seen)| *seen), "{ends:x?}");
+}
+
+#[test]
 fn a_full_completion_queue_holds_commands_back() {
     let disk = DiskRig::ready(vec![7; 512 * 64]);
     let first: Vec<u16> = (0..ENTRIES - 1).map(|_| disk.put(1, read_block())).collect();

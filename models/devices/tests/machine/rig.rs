@@ -33,6 +33,8 @@ pub(crate) struct Gate {
     pub(crate) shut_page: AtomicU64,
     pub(crate) sources: Mutex<Vec<SourceId>>,
     pub(crate) shut: AtomicBool,
+    /// What happens while the next access is under way.
+    pub(crate) meanwhile: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 impl Translator for Gate {
@@ -42,6 +44,10 @@ impl Translator for Gate {
             sources.push(request.source);
         }
         drop(sources);
+        let meanwhile = self.meanwhile.lock().unwrap().take();
+        if let Some(meanwhile) = meanwhile {
+            meanwhile();
+        }
         if self.shut.load(Relaxed) && request.iova.get() & !0xfff == self.shut_page.load(Relaxed) {
             return Outcome::Aborted;
         }
@@ -238,7 +244,7 @@ impl DiskRig {
         disk
     }
 
-    fn set_up(&self) {
+    pub(crate) fn set_up(&self) {
         let rig = &self.rig;
         rig.write_config(DISK, 0x10, Width::Bits32, BAR);
         rig.write_config(DISK, 0x14, Width::Bits32, 0);
@@ -254,6 +260,14 @@ impl DiskRig {
             rig.its.map(SourceId(0x2_0100), vector, FIRST_LPI + vector).unwrap();
         }
         rig.write_config(DISK, msix + 2, Width::Bits16, 0x8000);
+    }
+
+    /// Resets the function while its next access is under way.
+    pub(crate) fn reset_meanwhile(&self) {
+        let control = self.capability(0x10) + 8;
+        let root = self.rig.root.clone();
+        let reset = move || root.write_config(DISK, control as usize, Width::Bits16, 0x8000);
+        *self.rig.gate.meanwhile.lock().unwrap() = Some(Box::new(reset));
     }
 
     /// Where the capability `id` lies.
