@@ -77,7 +77,14 @@ impl Bytes {
 
     /// A bit for each place whose number is exactly `value`.
     pub(crate) fn equal_to(&self, value: u8) -> u64 {
-        self.0.iter().rev().fold(0, |mask, &byte| mask << 1 | u64::from(byte == value))
+        let pattern = u64::from(value) * ALIGNED[3];
+        (0..8).fold(0, |mask, group| {
+            // Equal bytes become 0, and only those do not reach the top bit when 127 is added.
+            let differs = ((self.eight(group) ^ pattern) + !TOPS) & TOPS;
+            // The top bits of the eight bytes, side by side in the top byte.
+            let equal = (((!differs & TOPS) >> 7).wrapping_mul(0x0102_0408_1020_4080)) >> 56;
+            mask | equal << (8 * group)
+        })
     }
 
     /// The greatest number.

@@ -103,14 +103,19 @@ impl<P: Platform> Magazines<P> {
     /// Takes out everything: each range's order and first page.
     pub(crate) fn drain(&self, mut to: impl FnMut(u32, u64)) {
         for (order, depot) in (0..).zip(&self.depot) {
-            let mut empty = |magazine: Magazine| magazine.into_iter().for_each(|first| to(order, first));
             for cpu in &self.cpus {
-                let Pair { loaded, spare } = mem::replace(&mut cpu.lock()[order as usize], Pair::new());
-                empty(loaded);
-                empty(spare);
+                loop {
+                    // One at a time, so that no lock is held for long, nor while the tree is told.
+                    let taken = cpu.lock()[order as usize].take(order, u64::MAX);
+                    let Some(first) = taken else { break };
+                    to(order, first);
+                }
             }
-            let full = mem::take(&mut *depot.lock());
-            full.into_iter().for_each(&mut empty);
+            loop {
+                let full = depot.lock().pop();
+                let Some(full) = full else { break };
+                full.into_iter().for_each(|first| to(order, first));
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use portcullis_hal::{Lock, Platform};
 use portcullis_types::{Iova, IovaRange, SizeLg2};
 
 use crate::RangeSet;
-use crate::ledger::Ledger;
+use crate::ledger::{self, Ledger};
 use crate::magazine::{self, Magazines};
 use crate::tree::PageTree;
 
@@ -182,16 +182,20 @@ impl<P: Platform> IovaSpace<P> {
     }
 
     fn take(&self, pages: u64, limit: u64) -> Option<u64> {
-        let Some(order) = magazine::kept_order(pages) else {
-            let mut tree = self.tree.lock();
-            let first = tree.alloc(pages, limit)?;
-            tree.large.insert(first, pages);
-            return Some(first);
-        };
-        let near = self.magazines.take(self.platform.current_cpu(), order, limit);
+        let near = magazine::kept_order(pages)
+            .and_then(|order| self.magazines.take(self.platform.current_cpu(), order, limit));
         let first = near.or_else(|| self.tree.lock().alloc(pages, limit))?;
-        self.small.add(first, order);
+        self.set_live(first, pages);
         Some(first)
+    }
+
+    /// Notes that a range is live, which was neither that nor free.
+    fn set_live(&self, first: u64, pages: u64) {
+        if pages <= ledger::MOST_PAGES {
+            self.small.add(first, pages);
+        } else {
+            self.tree.lock().large.insert(first, pages);
+        }
     }
 
     /// Puts back into the tree what is kept close at hand for the next allocations.
@@ -215,16 +219,11 @@ impl<P: Platform> IovaSpace<P> {
     /// As [`FreeError`] says.
     pub fn retire(&self, range: IovaRange) -> Result<Retired, FreeError> {
         let (first, pages) = self.live_pages(range).ok_or(FreeError::NotAllocated(range))?;
-        let was_live = match magazine::kept_order(pages) {
-            Some(order) => self.small.remove(first, order),
-            None => {
-                let mut tree = self.tree.lock();
-                let live = tree.large.get(&first) == Some(&pages);
-                if live {
-                    tree.large.remove(&first);
-                }
-                live
-            }
+        let was_live = if pages <= ledger::MOST_PAGES {
+            self.small.remove(first, pages)
+        } else {
+            let large = &mut self.tree.lock().large;
+            large.get(&first) == Some(&pages) && large.remove(&first).is_some()
         };
         if was_live { Ok(Retired(range)) } else { Err(FreeError::NotAllocated(range)) }
     }
@@ -243,17 +242,17 @@ impl<P: Platform> IovaSpace<P> {
     /// Gives a retired range back to its owner: it is live again, because what it stood for is still mapped.
     pub fn restore(&self, retired: Retired) {
         let (first, pages) = self.pages(retired.0);
-        match magazine::kept_order(pages) {
-            Some(order) => self.small.add(first, order),
-            None => drop(self.tree.lock().large.insert(first, pages)),
-        }
+        self.set_live(first, pages);
     }
 
     /// Whether exactly this range is allocated.
     pub fn is_live(&self, range: IovaRange) -> bool {
-        self.live_pages(range).is_some_and(|(first, pages)| match magazine::kept_order(pages) {
-            Some(order) => self.small.holds(first, order),
-            None => self.tree.lock().large.get(&first) == Some(&pages),
+        self.live_pages(range).is_some_and(|(first, pages)| {
+            if pages <= ledger::MOST_PAGES {
+                self.small.holds(first, pages)
+            } else {
+                self.tree.lock().large.get(&first) == Some(&pages)
+            }
         })
     }
 

@@ -163,26 +163,24 @@ impl Slot {
         }
     }
 
-    /// Makes `span` free or taken, and answers the order that is to be kept for this slot.
-    fn set(&mut self, shift: u32, span: Span, free: bool) -> u8 {
+    /// Makes `span` free or taken, and answers the order that is to be kept for this slot; none if it is what it was.
+    fn set(&mut self, shift: u32, span: Span, free: bool) -> Option<u8> {
         if span.first == 0 && span.last == (1 << shift) - 1 {
             *self = Self::whole(free);
-            return if free { kept(shift) } else { 0 };
+            return Some(if free { kept(shift) } else { 0 });
         }
         let order = match self.node(shift) {
             Self::Twig(twig) => twig.set(span, free),
             Self::Branch(branch) => branch.set(shift - WORD_LG2, span, free),
-            // All is as it should be already.
-            Self::Free => kept(shift),
-            Self::Taken => 0,
-        };
+            Self::Free | Self::Taken => unreachable!("a node was made of it"),
+        }?;
         // A node that says the same of all its pages is not kept.
         if order == kept(shift) {
             *self = Self::Free;
         } else if order == 0 {
             *self = Self::Taken;
         }
-        order
+        Some(order)
     }
 
     /// Makes a node of a whole slot, to say different things of its parts.
@@ -213,13 +211,16 @@ impl Twig {
         })
     }
 
-    fn set(&mut self, span: Span, free: bool) -> u8 {
+    fn set(&mut self, span: Span, free: bool) -> Option<u8> {
+        let mut changed = false;
         for (at, part) in span.parts(WORD_LG2) {
             let mask = part.word_mask();
             self.free[at] = if free { self.free[at] | mask } else { self.free[at] & !mask };
-            self.orders.0[at] = bits::longest_aligned_run(self.free[at]).map_or(0, |order| order + 1);
+            let order = bits::longest_aligned_run(self.free[at]).map_or(0, |order| order + 1);
+            changed |= self.orders.0[at] != order;
+            self.orders.0[at] = order;
         }
-        summary(&self.orders, WORD_LG2)
+        changed.then(|| summary(&self.orders, WORD_LG2))
     }
 }
 
@@ -228,11 +229,15 @@ impl Branch {
         find_in(&self.orders, shift, order, limit, |at, limit| self.slots[at].find(shift, order, limit))
     }
 
-    fn set(&mut self, shift: u32, span: Span, free: bool) -> u8 {
+    fn set(&mut self, shift: u32, span: Span, free: bool) -> Option<u8> {
+        let mut changed = false;
         for (at, part) in span.parts(shift) {
-            self.orders.0[at] = self.slots[at].set(shift, part, free);
+            if let Some(order) = self.slots[at].set(shift, part, free) {
+                changed |= self.orders.0[at] != order;
+                self.orders.0[at] = order;
+            }
         }
-        summary(&self.orders, shift)
+        changed.then(|| summary(&self.orders, shift))
     }
 }
 
