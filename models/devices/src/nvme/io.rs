@@ -85,6 +85,8 @@ impl Nvme {
     }
 
     /// The blocks of a command that moves data, no more than fit in one transfer.
+    ///
+    /// Choice: a transfer that is too long and out of range is too long.
     fn transfer_of(&self, command: &Command) -> Result<(u64, usize), Status> {
         let bytes = (u64::from(command.cdw(12) & 0xffff) + 1) << self.disk.block_lg2;
         if bytes > self.transfer_max() as u64 {

@@ -109,6 +109,7 @@ fn a_transfer_beyond_the_limit_is_an_invalid_field() {
     disk.create_queues();
     assert_eq!(disk.io(read(0, 16).prps(DATA, DATA + 0x1000)).status, 0);
     assert_eq!(disk.io(read(0, 17).prps(DATA, DATA + 0x1000)).status, 0x4002);
+    assert_eq!(disk.io(read(60, 17).prps(DATA, DATA + 0x1000)).status, 0x4002);
     assert_eq!(disk.io(Sqe::new(0x08, 1).blocks(0, 64)).status, 0);
 }
 
