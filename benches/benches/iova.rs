@@ -22,7 +22,7 @@ const LAST: u64 = (1 << 48) - 1;
 const LIVE: [usize; 4] = [10, 1_000, 100_000, 1_000_000];
 
 fn main() -> ExitCode {
-    let kinds: [(&str, fn(usize) -> f64); 4] = [
+    let kinds: [(&str, Measure); 4] = [
         ("1 page", |live| turn_ns(&mut Ours::new(), live, 5_000, |_| 1)),
         ("3 pages", |live| turn_ns(&mut Ours::new(), live, 5_000, |_| 3)),
         ("1 to 16 pages", |live| turn_ns(&mut Ours::new(), live, 5_000, |random| 1 + random % 16)),
@@ -50,6 +50,9 @@ fn main() -> ExitCode {
     if growth <= 2.0 && faster >= 5.0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// From a number of live ranges to nanoseconds.
+type Measure = fn(usize) -> f64;
+
 /// Something that hands out ranges.
 trait Allocator {
     type Range;
@@ -75,7 +78,7 @@ fn turn_ns<A: Allocator>(allocator: &mut A, live: usize, batches: usize, pages: 
     let mut picked = Vec::with_capacity(size);
     let mut batch = || {
         while picked.len() < size {
-            let at = random() as usize % live;
+            let at = usize::try_from(random() % live as u64).expect("below a usize");
             picked.extend(held[at].take().map(|range| (at, Some(range), pages(random()))));
         }
         let start = Instant::now();
@@ -88,7 +91,7 @@ fn turn_ns<A: Allocator>(allocator: &mut A, live: usize, batches: usize, pages: 
         took.as_nanos() as f64 / size as f64
     };
     // Twice as many turns as ranges first, so that the state is that of long use and not of the first filling.
-    (0..if batches > 10 { 2 * live / size } else { 0 }).for_each(|_| drop(batch()));
+    (0..if batches > 10 { 2 * live / size } else { 0 }).for_each(|_| _ = batch());
     (0..batches).map(|_| batch()).fold(f64::INFINITY, f64::min)
 }
 

@@ -120,8 +120,8 @@ pub trait HwDomain<P: Platform>: Any + Send + Sync {
     ///
     /// # Errors
     ///
-    /// As [`MapError`] says; then nothing of the range is mapped that was not before, nor does hardware remember any of it: the
-    /// addresses are reused at once.
+    /// As [`MapError`] says; then nothing of the range is mapped that was not before. Parts may have been mapped for a moment,
+    /// and hardware may remember them: core makes it forget the range before the addresses are reused.
     fn map(&self, iova: Iova, pa: Pa, len_bytes: u64, prot: Prot) -> Result<(), MapError>;
 
     /// Takes every mapping out of `range` and adds to `gather` what hardware may still remember. Answers the bytes that were mapped.

@@ -125,7 +125,7 @@ impl<P: Platform> DmaHandle<P> {
         let taken = space.take(pages.len_bytes().ok_or(DmaMapError::BadLength)?, limit, self.prefer())?;
         space
             .map(taken.first(), pages, self.prot(direction.perms()))
-            .inspect_err(|_| space.give_back(taken))?;
+            .inspect_err(|_| space.abandon(taken))?;
         space.counters.maps.fetch_add(1, Relaxed);
         Ok(same_bytes(taken.first(), pages.first(), buffer))
     }
@@ -257,12 +257,12 @@ impl<P: Platform> DmaHandle<P> {
     ///
     /// Hardware did not confirm; what waited still waits.
     pub fn poll(&self) -> Result<(), SyncError> {
-        self.space().map_or(Ok(()), DmaSpace::poll)
+        self.domain.poll()
     }
 
     /// What was done so far on the device's domain, for all its devices; nothing is counted where addresses are physical.
     pub fn stats(&self) -> DmaStats {
-        self.space().map_or_else(DmaStats::default, DmaSpace::stats)
+        self.domain.dma_stats()
     }
 }
 

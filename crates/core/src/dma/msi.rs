@@ -16,7 +16,7 @@ use portcullis_iova::RangeSet;
 use portcullis_types::{Iova, IovaRange, Pa, Perms, Prot, SizeLg2};
 
 use super::MsiError;
-use crate::iommu::{HwDomain, MapError};
+use crate::iommu::{Gather, HwDomain, MapError};
 
 /// The doorbells of one domain.
 #[derive(Debug)]
@@ -97,9 +97,14 @@ impl<P: Platform> MsiPages<P> {
         let page = first.and_then(|first| IovaRange::new(first, granule.bytes()));
         let fits = |page: &IovaRange| page.last() <= window.last().min(limit);
         let page = page.filter(fits).ok_or(MsiError::NoIova { limit })?;
-        let iova = state.map(hw, granule, doorbell, page.first()).map_err(MsiError::Map)?;
-        state.window_used += granule.bytes();
-        Ok((iova, true))
+        let mapped = state.map(hw, granule, doorbell, page.first());
+        let mut gather = Gather::new();
+        gather.add(page, granule, true);
+        // A page that was refused is used next, unless hardware may remember a part of it.
+        if mapped.is_ok() || hw.sync(&mut gather).is_err() {
+            state.window_used += granule.bytes();
+        }
+        mapped.map(|iova| (iova, true)).map_err(MsiError::Map)
     }
 }
 

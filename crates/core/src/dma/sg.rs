@@ -176,30 +176,11 @@ impl<P: Platform> DmaHandle<P> {
         taken: IovaRange,
         direction: Direction,
     ) -> Result<(), DmaMapError> {
-        let mut mapped_bytes = 0;
-        for &(at, pages) in &plan.runs {
-            let iova = Iova::new(taken.first().get() + at);
-            let Err(error) = space.map(iova, pages, self.prot(direction.perms())) else {
-                mapped_bytes += bytes(pages);
-                continue;
-            };
-            self.unwind(space, taken, mapped_bytes);
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    /// Takes out what was mapped before the run that failed.
-    fn unwind(&self, space: &DmaSpace<P>, taken: IovaRange, mapped_bytes: u64) {
-        if mapped_bytes == 0 {
-            space.give_back(taken);
-            return;
-        }
-        // If hardware does not confirm, the range is quarantined; if the table refuses, it stays taken: either way nobody gets it.
-        let undone = space.unmap(taken, mapped_bytes, None, When::Now);
-        if undone.is_err() {
-            self.say_unmap(taken.first(), &undone);
-        }
+        let prot = self.prot(direction.perms());
+        plan.runs
+            .iter()
+            .try_for_each(|&(at, pages)| space.map(Iova::new(taken.first().get() + at), pages, prot))
+            .inspect_err(|_| space.abandon(taken))
     }
 
     /// Takes a list of buffers back from the device.

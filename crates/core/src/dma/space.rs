@@ -117,10 +117,21 @@ impl<P: Platform> DmaSpace<P> {
         found.map_err(|_| DmaMapError::NoIova { len_bytes, limit })
     }
 
-    /// Gives back a range in which nothing was mapped.
-    pub(super) fn give_back(&self, range: IovaRange) {
-        let freed = self.iova.free(range);
-        debug_assert_eq!(freed, Ok(()), "taken a moment ago");
+    /// Gives back a range in which something could not be mapped, though parts may have been, or have been for a moment: takes out what
+    /// there is and makes hardware forget it. If the table refuses, the range stays taken; if hardware does not confirm, it is
+    /// quarantined: either way nobody gets it.
+    pub(super) fn abandon(&self, range: IovaRange) {
+        let retired = self.iova.retire(range);
+        debug_assert!(retired.is_ok(), "taken a moment ago");
+        let Ok(retired) = retired else { return };
+        let mut gather = Gather::new();
+        if self.hw.unmap(range, &mut gather).is_err() {
+            self.iova.restore(retired);
+            return;
+        }
+        gather.add(range, self.granule, true);
+        // The error that is reported is that of the map; this one is counted.
+        let _ = self.sync_now(Waiting { range: retired, memory: None, quarantined: false }, &mut gather);
     }
 
     pub(super) fn map(&self, iova: Iova, pages: PaRange, prot: Prot) -> Result<(), DmaMapError> {
@@ -220,7 +231,7 @@ impl<P: Platform> DmaSpace<P> {
         if self.waiting.is_due(self.platform.now_ns()) { self.flush() } else { Ok(()) }
     }
 
-    pub(super) fn stats(&self) -> DmaStats {
+    pub(crate) fn stats(&self) -> DmaStats {
         let read = |counter: &AtomicU64| counter.load(Relaxed);
         let quarantined = read(&self.counters.quarantined);
         DmaStats {
@@ -242,7 +253,7 @@ impl<P: Platform> DmaSpace<P> {
         prefer: Prefer,
     ) -> Result<(Iova, bool), MsiError> {
         let take = || self.take(self.granule(), limit, prefer).ok();
-        self.msi.in_space(&*self.hw, self.granule, doorbell, limit, take, |range| self.give_back(range))
+        self.msi.in_space(&*self.hw, self.granule, doorbell, limit, take, |range| self.abandon(range))
     }
 }
 
@@ -316,15 +327,16 @@ impl<P: Platform> DmaSpace<P> {
         let Some(range) = run else { return Ok(()) };
         let refused = |error| AttachError::Direct { range, error };
         let len_bytes = range.len_bytes().ok_or(refused(MapError::BadLength))?;
-        self.hw.map(range.first(), Pa::new(range.first().get()), len_bytes, prot).map_err(refused)?;
+        // Noted first, because a map that fails may leave something in hardware's memory too.
         prepared.direct.push(range);
-        Ok(())
+        self.hw.map(range.first(), Pa::new(range.first().get()), len_bytes, prot).map_err(refused)
     }
 
     pub(crate) fn unprepare(&self, prepared: Prepared) {
         self.msi.remove_decoded(&prepared.doorbells);
         let mut gather = Gather::new();
         let unmapped = prepared.direct.iter().all(|&range| self.hw.unmap(range, &mut gather).is_ok());
+        prepared.direct.iter().for_each(|&range| gather.add(range, self.granule, true));
         let forgotten = gather.is_empty() || self.hw.sync(&mut gather).is_ok();
         // What is mapped still, or what hardware may remember, stays reserved.
         if unmapped && forgotten {

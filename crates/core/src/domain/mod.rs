@@ -27,7 +27,7 @@ use portcullis_types::{Iova, IovaRange, Pa, Prot};
 
 pub(crate) use prepare::Prepared;
 
-use crate::dma::DmaSpace;
+use crate::dma::{DmaSpace, DmaStats};
 use crate::fault::FaultHandler;
 use crate::iommu::{DomainError, Flushed, Gather, HwDomain, Iommu, MapError, SyncError, Target, UnmapError};
 use user::UserSpace;
@@ -209,7 +209,8 @@ impl<P: Platform> Domain<P> {
     ///
     /// # Errors
     ///
-    /// As [`DomainMapError`] says; then nothing is mapped that was not before.
+    /// As [`DomainMapError`] says; then nothing is mapped that was not before. If hardware did not confirm that it forgot what was mapped
+    /// for a moment, the range counts as mapped until it is unmapped.
     pub fn map(&self, iova: Iova, pa: Pa, len_bytes: u64, prot: Prot) -> Result<(), DomainMapError> {
         self.user().ok_or(DomainMapError::NotUsers)?.map(iova, pa, len_bytes, prot)
     }
@@ -240,6 +241,26 @@ impl<P: Platform> Domain<P> {
             Kind::Blocked => None,
             Kind::Identity => Some(Pa::new(iova.get())),
             Kind::Dma(_) | Kind::Unmanaged(_) => Some(self.hw()?.lookup(iova)?.0),
+        }
+    }
+
+    /// For the embedder's timer: in a lazy domain of the DMA API, flushes if something has waited for 10 ms.
+    ///
+    /// # Errors
+    ///
+    /// Hardware did not confirm; what waited still waits.
+    pub fn poll(&self) -> Result<(), SyncError> {
+        match &self.kind {
+            Kind::Dma(space) => space.poll(),
+            Kind::Blocked | Kind::Identity | Kind::Unmanaged(_) => Ok(()),
+        }
+    }
+
+    /// What the DMA API did here so far; nothing if it is not the DMA API's.
+    pub fn dma_stats(&self) -> DmaStats {
+        match &self.kind {
+            Kind::Dma(space) => space.stats(),
+            Kind::Blocked | Kind::Identity | Kind::Unmanaged(_) => DmaStats::default(),
         }
     }
 

@@ -66,7 +66,12 @@ impl<P: Platform> UserSpace<P> {
         state.mapped.insert(range);
         drop(state);
         self.hw.map(iova, pa, len_bytes, prot).map_err(|error| {
-            self.state.lock().mapped.remove(range);
+            let mut gather = Gather::new();
+            gather.add(range, self.granule, true);
+            // What was mapped for a moment must be forgotten before the range can be mapped again.
+            if self.hw.sync(&mut gather).is_ok() {
+                self.state.lock().mapped.remove(range);
+            }
             DomainMapError::Map(error)
         })
     }
@@ -93,6 +98,10 @@ impl<P: Platform> UserSpace<P> {
             return Err(DomainUnmapError::Reserved(window));
         }
         let found = self.hw.unmap(range, gather).map_err(DomainUnmapError::Unmap)?;
+        if range.len_bytes() != Some(found) {
+            // Some of it may be what a failed map left in hardware's memory.
+            gather.add(range, self.granule, true);
+        }
         self.state.lock().mapped.remove(range);
         Ok(found)
     }

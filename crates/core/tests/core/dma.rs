@@ -213,6 +213,18 @@ fn a_map_that_the_table_refuses_leaves_nothing() {
 }
 
 #[test]
+fn an_address_that_was_mapped_for_a_moment_is_kept_until_hardware_has_forgotten_it() {
+    let bench = bench_with(STRICT, range(0, 0x1fff));
+    let dma = bench.handle(|_| ());
+    bench.iommu.fail(Call::Map, 0, 1);
+    bench.iommu.fail(Call::Sync, 0, 1);
+    assert!(dma.map_single(Pa::new(RAM), 8, Direction::ToDevice).is_err());
+    assert_eq!((dma.stats().quarantined, dma.stats().live), (1, 0));
+    dma.flush().unwrap();
+    dma.map_single(Pa::new(RAM), 8, Direction::ToDevice).expect("the only page is free again").iova();
+}
+
+#[test]
 fn an_unmap_that_the_table_refuses_leaves_the_mapping_to_be_tried_again() {
     let bench = bench(STRICT);
     let dma = bench.handle(|_| ());

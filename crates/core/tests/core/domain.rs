@@ -85,6 +85,14 @@ fn what_the_table_refused_is_not_held_to_be_mapped() {
     let user = domain(&bench, DomainType::Unmanaged);
     bench.iommu.fail(Call::Map, 0, 1);
     assert_eq!(map(&user, 0x4000, 0x1000), Err(DomainMapError::Map(MapError::NoTableMemory)));
+    bench.iommu.fail(Call::Map, 0, 1);
+    bench.iommu.fail(Call::Sync, 0, 1);
+    assert!(map(&user, 0x4000, 0x1000).is_err());
+    let mapped = Err(DomainMapError::Map(MapError::Mapped(Iova::new(0x4000))));
+    assert_eq!(map(&user, 0x4000, 0x1000), mapped, "hardware may remember the first try");
+    let mut gather = Gather::new();
+    assert_eq!(user.unmap(range(0x4000, 0x4fff), &mut gather), Ok(0));
+    let _ = user.sync(&mut gather).unwrap();
     map(&user, 0x4000, 0x1000).unwrap();
     bench.iommu.fail(Call::Unmap, 0, 1);
     let mut gather = Gather::new();

@@ -131,9 +131,21 @@ fn a_users_window_fills_from_its_base_one_page_for_each_doorbell() {
     bench.iommu.fail(Call::Map, 0, 1);
     assert_eq!(address(0x909_0080), Err(MsiError::Map(MapError::NoTableMemory)));
     assert_eq!(address(0x909_0080), Ok(Iova::new(0x800_1080)), "the refused page was not used up");
+    assert_eq!(bench.iommu.domain(1).stale_count(), 0);
     assert_eq!(address(0x808_0000), Ok(Iova::new(0x800_0000)));
     assert!(matches!(address(0xa0a_0000), Err(MsiError::NoIova { .. })));
     assert_eq!(bench.iommu.domain(1).mapped(), [(0x800_0000, 0x808_0000), (0x800_1000, 0x909_0000)]);
+}
+
+#[test]
+fn a_page_of_the_window_that_hardware_may_remember_is_not_used_again() {
+    let bench = bench(STRICT);
+    let (device, user) = users_device(&bench);
+    user.set_msi_window(range(0x800_0000, 0x800_1fff)).unwrap();
+    bench.iommu.fail(Call::Map, 0, 1);
+    bench.iommu.fail(Call::Sync, 0, 1);
+    assert!(compose_msi(&device, &user, ITS, 5).is_err());
+    assert_eq!(compose_msi(&device, &user, ITS, 5).unwrap().address, Iova::new(0x800_1040));
 }
 
 #[test]

@@ -147,7 +147,8 @@ fn a_list_that_could_not_be_unwound_keeps_its_addresses_until_a_flush() {
     bench.iommu.fail(Call::Map, 2, 1);
     bench.iommu.fail(Call::Sync, 0, 1);
     assert!(dma.map_sg(&buffers, Direction::ToDevice).is_err());
-    assert_eq!((dma.stats().quarantined, bench.iommu.domain(0).stale_count()), (1, 2));
+    // Two were mapped, and the third for a moment.
+    assert_eq!((dma.stats().quarantined, bench.iommu.domain(0).stale_count()), (1, 3));
     dma.flush().unwrap();
     let mapping = dma.map_sg(&buffers, Direction::ToDevice).expect("hardware has forgotten");
     dma.unmap_sg(mapping).unwrap();

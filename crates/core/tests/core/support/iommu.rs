@@ -168,6 +168,8 @@ impl HwDomain<Machine> for FakeDomain {
             return Err(MapError::OutsideAperture(iova));
         }
         if self.plan.fails(Call::Map) {
+            // The first page was mapped for a moment, and hardware looked.
+            self.state.lock().unwrap().stale.insert(iova.get(), (pa.get(), prot));
             return Err(MapError::NoTableMemory);
         }
         let mut state = self.state.lock().unwrap();
