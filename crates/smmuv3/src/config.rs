@@ -19,6 +19,8 @@ pub struct Config {
     pub stage: Stage,
     /// The granule of page tables; the smallest that the hardware has if none, and also if it does not have this one.
     pub granule: Option<SizeLg2>,
+    /// Bits of a domain's addresses, at most what hardware and granule can do; 48, or what they can do, if none.
+    pub input_bits: Option<u8>,
     /// The shape of the stream table.
     pub stream_table: TableShape,
     /// The shape of tables of context descriptors.
@@ -47,6 +49,7 @@ impl Config {
             msi: None,
             stage: Stage::Auto,
             granule: None,
+            input_bits: None,
             stream_table: TableShape::Auto,
             context_table: TableShape::Auto,
             substream_bits: 0,

@@ -25,6 +25,7 @@ use portcullis_core::iommu::{
     Capabilities, DomainError, Flushed, Gather, HwDomain, MapError, SyncError, UnmapError,
 };
 use portcullis_hal::{Lock, Platform, Registers};
+use portcullis_pgtable::Retired;
 use portcullis_spec::smmuv3::command::{Command, TlbiTarget};
 use portcullis_types::trace::{Event, Value};
 use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Prot, SizeLg2};
@@ -34,16 +35,14 @@ use crate::context::{ContextShape, ContextTable};
 use crate::entry::{self, Ste};
 use crate::hardware::Hardware;
 use crate::invalidate::{Step, steps};
-use crate::table::{Retired, Table};
+use crate::table::{self, Table};
 
 /// A translation that streams of one SMMU can be attached to.
 pub struct Domain<P: Platform, R: Registers + 'static> {
     hardware: Arc<Hardware<P, R>>,
     id: u16,
-    aperture: IovaRange,
-    page_sizes: PageSizes,
-    table: Lock<P, Option<Table<P>>>,
-    retired: Lock<P, Vec<(IovaRange, Retired<P>)>>,
+    table: Lock<P, Option<Table>>,
+    retired: Lock<P, Vec<(IovaRange, Retired)>>,
 }
 
 impl<P: Platform, R: Registers> fmt::Debug for Domain<P, R> {
@@ -59,23 +58,21 @@ impl<P: Platform, R: Registers> Domain<P, R> {
     pub(crate) fn new(hardware: Arc<Hardware<P, R>>) -> Result<Self, DomainError> {
         let ids = if hardware.stage2 { &hardware.vmids } else { &hardware.asids };
         let id = ids.lock().take().ok_or(DomainError::NoIds)?;
-        let Some(table) = Table::new(&hardware) else {
+        let Some(table) = Table::new(hardware.format, &*hardware.platform) else {
             ids.lock().give_back(id);
             return Err(DomainError::NoMemory);
         };
         Ok(Self {
             id,
-            aperture: Table::<P>::aperture(&hardware),
-            page_sizes: Table::<P>::page_sizes(&hardware),
-            table: Lock::<P, Option<Table<P>>>::new(Some(table)),
-            retired: Lock::<P, Vec<(IovaRange, Retired<P>)>>::new(Vec::new()),
+            table: Lock::<P, Option<Table>>::new(Some(table)),
+            retired: Lock::<P, Vec<(IovaRange, Retired)>>::new(Vec::new()),
             hardware,
         })
     }
 
     /// What all domains of an SMMU can do.
     pub(crate) fn capabilities(hardware: &Hardware<P, R>) -> Capabilities {
-        Capabilities::new(Table::<P>::aperture(hardware), Table::<P>::page_sizes(hardware))
+        Capabilities::new(hardware.format.aperture(), hardware.format.page_sizes())
     }
 
     pub(crate) fn is_of(&self, hardware: &Arc<Hardware<P, R>>) -> bool {
@@ -86,18 +83,30 @@ impl<P: Platform, R: Registers> Domain<P, R> {
     pub(crate) fn entry(&self) -> Option<(Ste, Option<ContextTable<P>>)> {
         let hardware = &self.hardware;
         let table = self.table.lock();
-        let table = table.as_ref()?;
-        if hardware.stage2 {
-            let (word2, word3) = table.stage2_words(hardware, self.id);
-            return Some((entry::stage2(&hardware.features, word2, word3), None));
-        }
+        let table = match table.as_ref()? {
+            Table::One(table) => table,
+            Table::Two(table) => {
+                let (word2, word3) = table::stage2_words(hardware, table, self.id);
+                return Some((entry::stage2(&hardware.features, word2, word3), None));
+            }
+        };
         let config = &hardware.config;
         let bits = config.substream_bits.min(hardware.features.substream_bits);
         let shape = ContextShape::choose(bits, config.context_table, hardware.features.two_level_contexts);
         let mut contexts = ContextTable::new(hardware.platform.clone(), shape, hardware.coherent())?;
-        if !contexts.store_unreachable(0, &table.context(hardware, self.id)) {
+        let cd = table::context(hardware, table, self.id);
+        if !contexts.store_unreachable(0, &cd) {
             return None;
         }
+        hardware.platform.event(&Event {
+            source: "smmuv3",
+            name: "cd_update",
+            fields: &[
+                ("asid", Value::Dec(self.id.into())),
+                ("word0", Value::Hex(cd[0])),
+                ("word1", Value::Hex(cd[1])),
+            ],
+        });
         let ste = entry::stage1(&hardware.features, hardware.coherent(), contexts.root(), shape);
         Some((ste, Some(contexts)))
     }
@@ -139,7 +148,7 @@ impl<P: Platform, R: Registers> Domain<P, R> {
     }
 
     /// Takes out what was retired from within these ranges.
-    fn take_retired(&self, covered: impl Fn(IovaRange) -> bool) -> Vec<(IovaRange, Retired<P>)> {
+    fn take_retired(&self, covered: impl Fn(IovaRange) -> bool) -> Vec<(IovaRange, Retired)> {
         let mut retired = self.retired.lock();
         let (taken, kept) =
             core::mem::take(&mut *retired).into_iter().partition(|(range, _)| covered(*range));
@@ -150,13 +159,13 @@ impl<P: Platform, R: Registers> Domain<P, R> {
     /// What was retired can be freed, if the hardware has confirmed; else it waits for the next time.
     fn settle(
         &self,
-        retired: Vec<(IovaRange, Retired<P>)>,
+        retired: Vec<(IovaRange, Retired)>,
         outcome: Result<(), SyncError>,
     ) -> Result<Flushed, SyncError> {
         match outcome {
             Ok(()) => {
-                let platform = &*self.hardware.platform;
-                retired.into_iter().for_each(|(_, tables)| tables.free(platform));
+                let Hardware { platform, format, .. } = &*self.hardware;
+                retired.into_iter().for_each(|(_, tables)| format.free(tables, &**platform));
                 Ok(Flushed::completed())
             }
             Err(error) => {
@@ -169,34 +178,30 @@ impl<P: Platform, R: Registers> Domain<P, R> {
 
 impl<P: Platform, R: Registers> HwDomain<P> for Domain<P, R> {
     fn aperture(&self) -> IovaRange {
-        self.aperture
+        self.hardware.format.aperture()
     }
 
     fn page_sizes(&self) -> PageSizes {
-        self.page_sizes
+        self.hardware.format.page_sizes()
     }
 
     fn map(&self, iova: Iova, pa: Pa, len_bytes: u64, prot: Prot) -> Result<(), MapError> {
-        let outcome = match self.table.lock().as_mut() {
-            Some(table) => table.map(iova, pa, len_bytes, prot),
+        let platform = &*self.hardware.platform;
+        match self.table.lock().as_mut() {
+            Some(table) => table.map(platform, iova, pa, len_bytes, prot),
             None => Err(MapError::NoTableMemory),
-        };
-        self.hardware.platform.write_barrier();
-        outcome
+        }
     }
 
     fn unmap(&self, range: IovaRange, gather: &mut Gather) -> Result<u64, UnmapError> {
         let mut table = self.table.lock();
         let Some(table) = table.as_mut() else { return Ok(0) };
-        let removed = table.unmap(range)?;
-        self.hardware.platform.write_barrier();
-        let tables = !removed.retired.is_empty();
-        if let Some(leaf) = removed.leaf {
-            gather.add(range, leaf, tables);
-        } else if tables {
-            gather.add(range, self.hardware.granule, tables);
+        let removed = table.unmap(&*self.hardware.platform, range)?;
+        let tables = removed.tables || !removed.retired.is_empty();
+        if removed.leaf.is_some() || tables {
+            gather.add(range, removed.leaf.unwrap_or(self.hardware.granule), tables);
         }
-        if tables {
+        if !removed.retired.is_empty() {
             self.retired.lock().push((range, removed.retired));
         }
         Ok(removed.bytes)
@@ -219,7 +224,7 @@ impl<P: Platform, R: Registers> HwDomain<P> for Domain<P, R> {
     }
 
     fn lookup(&self, iova: Iova) -> Option<(Pa, Prot)> {
-        self.table.lock().as_ref()?.lookup(iova)
+        self.table.lock().as_ref()?.lookup(&*self.hardware.platform, iova)
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -235,12 +240,11 @@ impl<P: Platform, R: Registers + 'static> Drop for Domain<P, R> {
                 let _: Flushed = flushed;
                 let ids = if self.hardware.stage2 { &self.hardware.vmids } else { &self.hardware.asids };
                 ids.lock().give_back(self.id);
-                drop(table);
+                table.destroy(&*self.hardware.platform);
             }
             Err(_) => {
                 // Whatever the TLB still holds under this id must never mean anything else.
-                core::mem::forget(table);
-                core::mem::forget(core::mem::take(self.retired.get_mut()));
+                // A page table that is dropped and not destroyed keeps its memory, and so do retired tables.
                 self.hardware.platform.event(&Event {
                     source: "smmuv3",
                     name: "domain_kept",

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::event_queue::EventQueue;
 use crate::features::Features;
 use crate::ids::Ids;
+use crate::table::TableFormat;
 
 /// What is settled at probe and shared.
 pub(crate) struct Hardware<P: Platform, R> {
@@ -30,6 +31,7 @@ pub(crate) struct Hardware<P: Platform, R> {
     pub(crate) stage2: bool,
     /// The granule of page tables.
     pub(crate) granule: SizeLg2,
+    pub(crate) format: TableFormat,
     pub(crate) commands: CommandQueue<P, R>,
     pub(crate) events: EventQueue<P>,
     pub(crate) asids: Lock<P, Ids>,
@@ -50,6 +52,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         features: Features,
         stage2: bool,
         granule: SizeLg2,
+        format: TableFormat,
         commands: CommandQueue<P, R>,
         events: EventQueue<P>,
     ) -> Self {
@@ -59,6 +62,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             registers: commands.registers.clone(),
             stage2,
             granule,
+            format,
             commands,
             events,
             asids: Lock::<P, Ids>::new(Ids::new(features.asid_bits)),

@@ -24,6 +24,7 @@ use crate::hardware::Hardware;
 use crate::reset::Bench;
 use crate::stream_table::{StreamTable, StreamTableShape};
 use crate::streams::{Attachment, Streams, distinct};
+use crate::table::{TableFormat, Wanted};
 
 /// Where doorbells get mapped: 1 MiB that no device is likely to have RAM at.
 ///
@@ -62,9 +63,11 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         check_doorbell(&config)?;
         let stage2 = choose_stage(&features, config.stage)?;
         let granule = choose_granule(&features, config.granule);
+        let coherent = features.coherent && config.coherent;
+        let wanted = Wanted { stage2, granule, input_bits: config.input_bits, coherent };
+        let format = TableFormat::choose(&features, wanted).ok_or(ProbeError::NoGranule)?;
         Bench { platform: &*platform, registers: &*registers, limit_ns: config.wait_limit_ns }.quiesce()?;
 
-        let coherent = features.coherent && config.coherent;
         let signalled = coherent && features.msi && config.completion != Completion::Poll;
         let commands = CommandQueue::new(
             platform.clone(),
@@ -87,7 +90,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             events.free(&platform);
             return Err(ProbeError::NoMemory);
         };
-        let hardware = Arc::new(Hardware::new(config, features, stage2, granule, commands, events));
+        let hardware = Arc::new(Hardware::new(config, features, stage2, granule, format, commands, events));
         let configuration = Configuration { table, streams: Streams::new(), gone: false };
         let smmu =
             Arc::new(Self { hardware, configuration: Lock::<P, Configuration<P>>::new(configuration) });

@@ -1,68 +1,260 @@
 //! The page table of a domain, in the driver's words: which format, and what STE and CD must say about it.
 //!
 //! Spec: SMMUv3 H.a, 5.4 "CD, Context Descriptor", 5.2 "STE, Stream Table Entry", the S2 fields.
-
-use core::marker::PhantomData;
+//! Not here: walking, mapping, unmapping (`pgtable`).
 
 use portcullis_core::iommu::{MapError, UnmapError};
 use portcullis_hal::{Platform, Registers};
-use portcullis_spec::smmuv3::tables::{SteWord2, SteWord3};
+use portcullis_pgtable::arm::{self, MAIR, Stage1, Stage2};
+use portcullis_pgtable::{BreakBeforeMake, Format, PageTable, Retired, Unmapped};
+use portcullis_spec::smmuv3::tables::{
+    CD_WORDS, CdWord0, CdWord1, CdWord2, CdWord3, SteWord2, SteWord3, WALK_NON_CACHEABLE, WALK_WRITE_BACK,
+};
+use portcullis_spec::smmuv3::{SHARE_INNER, SHARE_OUTER};
 use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Prot, SizeLg2};
 
 use crate::entry::Cd;
 use crate::hardware::Hardware;
 
-/// Tables that were emptied.
-pub(crate) struct Retired<P>(PhantomData<P>);
+/// Bits of input that a page table has if nobody asks for others: what four levels of 4 KiB tables give.
+const INPUT_BITS: u8 = 48;
 
-impl<P: Platform> Retired<P> {
-    pub(crate) fn is_empty(&self) -> bool {
-        true
-    }
-
-    pub(crate) fn free(self, _: &P) {}
+/// A page table, of the stage that this SMMU uses.
+pub(crate) enum Table {
+    /// Stage 1.
+    One(PageTable<Stage1>),
+    /// Stage 2.
+    Two(PageTable<Stage2>),
 }
 
-/// What an unmap took out.
-pub(crate) struct Removed<P: Platform> {
-    pub(crate) bytes: u64,
-    pub(crate) leaf: Option<SizeLg2>,
-    pub(crate) retired: Retired<P>,
+/// The format of an SMMU's page tables.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum TableFormat {
+    /// Stage 1.
+    One(Stage1),
+    /// Stage 2.
+    Two(Stage2),
 }
 
-/// A page table.
-pub(crate) struct Table<P: Platform>(PhantomData<P>);
+/// What the hardware is like, of what formats ask.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) stage2: bool,
+    pub(crate) granule: SizeLg2,
+    pub(crate) input_bits: Option<u8>,
+    pub(crate) coherent: bool,
+}
 
-impl<P: Platform> Table<P> {
-    pub(crate) fn new<R: Registers>(_: &Hardware<P, R>) -> Option<Self> {
-        None
+impl TableFormat {
+    /// The format for this hardware; none if it has no sizes that a format can say.
+    pub(crate) fn choose(features: &crate::Features, wanted: Wanted) -> Option<Self> {
+        let granule = wanted.granule;
+        // Large descriptors only where memory is beyond what others reach: they take the shareability field.
+        let large = granule != SizeLg2::KIB_64 && features.large_addresses && features.output_bits > 48;
+        let wide = large || granule == SizeLg2::KIB_64;
+        let most_out = if wide { features.output_bits } else { features.output_bits.min(48) };
+        let most_in = match (wanted.stage2, wide) {
+            (true, _) => most_out,
+            (false, true) => features.input_bits,
+            (false, false) => 48,
+        };
+        let config = arm::Config {
+            input_bits: wanted.input_bits.unwrap_or(INPUT_BITS).min(most_in),
+            output_bits: most_out,
+            large,
+            break_before_make: match features.break_before_make_level {
+                0 => BreakBeforeMake::Always,
+                1 => BreakBeforeMake::ForBlocks,
+                _ => BreakBeforeMake::Never,
+            },
+            coherent: wanted.coherent,
+            ..arm::Config::new(granule)
+        };
+        if wanted.stage2 {
+            Stage2::new(config).ok().map(Self::Two)
+        } else {
+            Stage1::new(config).ok().map(Self::One)
+        }
     }
 
-    pub(crate) fn aperture<R: Registers>(_: &Hardware<P, R>) -> IovaRange {
-        IovaRange::all()
+    pub(crate) fn aperture(&self) -> IovaRange {
+        match self {
+            Self::One(format) => format.geometry().aperture(),
+            Self::Two(format) => format.geometry().aperture(),
+        }
     }
 
-    pub(crate) fn page_sizes<R: Registers>(_: &Hardware<P, R>) -> PageSizes {
-        PageSizes::default()
+    pub(crate) fn page_sizes(&self) -> PageSizes {
+        match self {
+            Self::One(format) => format.page_sizes(),
+            Self::Two(format) => format.page_sizes(),
+        }
     }
 
-    pub(crate) fn map(&mut self, _: Iova, _: Pa, _: u64, _: Prot) -> Result<(), MapError> {
-        Err(MapError::NoTableMemory)
+    pub(crate) fn free<P: Platform>(&self, retired: Retired, platform: &P) {
+        match self {
+            Self::One(format) => retired.free(format, platform),
+            Self::Two(format) => retired.free(format, platform),
+        }
+    }
+}
+
+impl Table {
+    /// An empty table; none if there is no memory.
+    pub(crate) fn new<P: Platform>(format: TableFormat, platform: &P) -> Option<Self> {
+        Some(match format {
+            TableFormat::One(format) => Self::One(PageTable::new(format, platform)?),
+            TableFormat::Two(format) => Self::Two(PageTable::new(format, platform)?),
+        })
     }
 
-    pub(crate) fn unmap(&mut self, _: IovaRange) -> Result<Removed<P>, UnmapError> {
-        Err(UnmapError::NoTableMemory)
+    pub(crate) fn map<P: Platform>(
+        &mut self,
+        platform: &P,
+        iova: Iova,
+        pa: Pa,
+        len_bytes: u64,
+        prot: Prot,
+    ) -> Result<(), MapError> {
+        match self {
+            Self::One(table) => table.map(platform, iova, pa, len_bytes, prot),
+            Self::Two(table) => table.map(platform, iova, pa, len_bytes, prot),
+        }
+        .map_err(map_error)
     }
 
-    pub(crate) fn lookup(&self, _: Iova) -> Option<(Pa, Prot)> {
-        None
+    pub(crate) fn unmap<P: Platform>(
+        &mut self,
+        platform: &P,
+        range: IovaRange,
+    ) -> Result<Unmapped, UnmapError> {
+        match self {
+            Self::One(table) => table.unmap(platform, range),
+            Self::Two(table) => table.unmap(platform, range),
+        }
+        .map_err(unmap_error)
     }
 
-    pub(crate) fn context<R: Registers>(&self, _: &Hardware<P, R>, _: u16) -> Cd {
-        [0; 8]
+    pub(crate) fn lookup<P: Platform>(&self, platform: &P, iova: Iova) -> Option<(Pa, Prot)> {
+        let found = match self {
+            Self::One(table) => table.lookup(platform, iova),
+            Self::Two(table) => table.lookup(platform, iova),
+        };
+        found.map(|translation| (translation.pa, translation.prot))
     }
 
-    pub(crate) fn stage2_words<R: Registers>(&self, _: &Hardware<P, R>, _: u16) -> (SteWord2, SteWord3) {
-        (SteWord2::new(), SteWord3::new())
+    /// Gives the tables back. No hardware may know them any more.
+    pub(crate) fn destroy<P: Platform>(self, platform: &P) {
+        match self {
+            Self::One(table) => table.destroy(platform),
+            Self::Two(table) => table.destroy(platform),
+        }
+    }
+}
+
+/// The context descriptor that leads to a stage 1 table.
+///
+/// Faults are recorded and abort; they stall only where hardware knows nothing else. Only TTB0 is used. The ASID is the SMMU's own, not the CPUs'.
+///
+/// Spec: SMMUv3 H.a, 5.4 "CD, Context Descriptor".
+pub(crate) fn context<P: Platform, R: Registers>(
+    hardware: &Hardware<P, R>,
+    table: &PageTable<Stage1>,
+    asid: u16,
+) -> Cd {
+    let format = table.format();
+    let (cache, share) = walks(hardware.coherent());
+    let mut cd = [0; CD_WORDS];
+    cd[0] = CdWord0::new()
+        .with_t0sz(format.t0sz())
+        .with_tg0(format.tg0())
+        .with_ir0(cache)
+        .with_or0(cache)
+        .with_sh0(share)
+        .with_epd1(true)
+        .with_v(true)
+        .with_ips(address_code(format.config().output_bits))
+        .with_aa64(true)
+        .with_s(hardware.features.stall_forced)
+        .with_r(true)
+        .with_a(true)
+        .with_aset(true)
+        .with_asid(asid)
+        .into_bits();
+    cd[1] = CdWord1::new().with_ttb0_address(table.root().get()).into_bits();
+    cd[2] = CdWord2::new().with_ds(format.config().large).into_bits();
+    cd[3] = CdWord3::new().with_mair(MAIR).into_bits();
+    cd
+}
+
+/// The words of a stream table entry that lead to a stage 2 table.
+///
+/// Spec: SMMUv3 H.a, 5.2 "STE, Stream Table Entry", S2VMID to S2TTB.
+pub(crate) fn stage2_words<P: Platform, R: Registers>(
+    hardware: &Hardware<P, R>,
+    table: &PageTable<Stage2>,
+    vmid: u16,
+) -> (SteWord2, SteWord3) {
+    let format = table.format();
+    let (cache, share) = walks(hardware.coherent());
+    let word2 = SteWord2::new()
+        .with_s2_vmid(vmid)
+        .with_s2_t0sz(format.t0sz())
+        .with_s2_sl0(format.sl0())
+        .with_s2_ir0(cache)
+        .with_s2_or0(cache)
+        .with_s2_sh0(share)
+        .with_s2_tg(format.tg())
+        .with_s2_ps(address_code(format.config().output_bits))
+        .with_s2_aa64(true)
+        .with_s2_s(hardware.features.stall_forced)
+        .with_s2_r(true);
+    let word3 = SteWord3::new().with_s2_ds(format.config().large).with_s2_ttb_address(table.root().get());
+    (word2, word3)
+}
+
+/// Cacheability and shareability of table walks.
+fn walks(coherent: bool) -> (u8, u8) {
+    if coherent { (WALK_WRITE_BACK, SHARE_INNER) } else { (WALK_NON_CACHEABLE, SHARE_OUTER) }
+}
+
+/// The code of an output size: the largest that is not above `bits`.
+///
+/// Spec: SMMUv3 H.a, 6.3.6 "SMMU_IDR5", OAS; CD.IPS and STE.S2PS have the same codes.
+fn address_code(bits: u8) -> u8 {
+    match bits {
+        ..36 => 0b000,
+        36..40 => 0b001,
+        40..42 => 0b010,
+        42..44 => 0b011,
+        44..48 => 0b100,
+        48..52 => 0b101,
+        52.. => 0b110,
+    }
+}
+
+fn map_error(error: portcullis_pgtable::MapError) -> MapError {
+    use portcullis_pgtable::MapError as Theirs;
+    match error {
+        Theirs::Misaligned { value, granule } => MapError::Misaligned { value, granule },
+        Theirs::BadLength => MapError::BadLength,
+        Theirs::OutsideAperture(iova) => MapError::OutsideAperture(iova),
+        Theirs::OutputTooLarge(pa) => MapError::OutputTooLarge(pa),
+        Theirs::Mapped(iova) => MapError::Mapped(iova),
+        Theirs::Unsupported(prot) => MapError::Unsupported(prot),
+        Theirs::CorruptTable { at, word } => MapError::CorruptTable { at, word },
+        // Also an error that the page tables learn later: nothing was mapped.
+        _ => MapError::NoTableMemory,
+    }
+}
+
+fn unmap_error(error: portcullis_pgtable::UnmapError) -> UnmapError {
+    use portcullis_pgtable::UnmapError as Theirs;
+    match error {
+        Theirs::Misaligned { granule } => UnmapError::Misaligned { granule },
+        Theirs::OutsideAperture(iova) => UnmapError::OutsideAperture(iova),
+        Theirs::WouldSplit { iova, size } => UnmapError::WouldSplit { iova, size },
+        // Also an error that the page tables learn later: nothing was unmapped.
+        _ => UnmapError::NoTableMemory,
     }
 }

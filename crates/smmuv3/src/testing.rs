@@ -29,6 +29,9 @@ pub(crate) struct Fake {
     time: AtomicU64,
     /// Whether waiting makes the hardware work. Off where a thread of its own does.
     pub(crate) works_while_waited_for: AtomicBool,
+    /// Whether threads are made to stop at stores and barriers, so that others get in between.
+    pub(crate) restless: AtomicBool,
+    dice: AtomicU64,
     pub(crate) state: Mutex<State>,
     /// The names of all trace events.
     pub(crate) events: Mutex<Vec<&'static str>>,
@@ -95,6 +98,8 @@ impl Fake {
             arena: Arena::on_heap(Pa::new(0x4000_0000), 24),
             time: AtomicU64::new(0),
             works_while_waited_for: AtomicBool::new(true),
+            restless: AtomicBool::new(false),
+            dice: AtomicU64::new(0x9e37_79b9_7f4a_7c15),
             state: Mutex::default(),
             events: Mutex::default(),
         };
@@ -125,6 +130,15 @@ impl Fake {
 
     pub(crate) fn take_log(&self) -> Vec<Command> {
         self.with(|state| core::mem::take(&mut state.log))
+    }
+
+    /// Lets other threads in, now and then.
+    fn stumble(&self) {
+        if self.restless.load(SeqCst) {
+            let dice = self.dice.fetch_add(0x9e37_79b9_7f4a_7c15, SeqCst);
+            let roll = (dice ^ dice >> 31).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 60;
+            (0..roll.saturating_sub(10)).for_each(|_| std::thread::yield_now());
+        }
     }
 
     /// Consumes at most `most` commands.
@@ -234,6 +248,7 @@ impl TableMemory for Fake {
     }
 
     fn store(&self, at: Pa, word: u64) {
+        self.stumble();
         self.arena.store(at, word);
     }
 
@@ -286,6 +301,7 @@ impl DmaMemory for Fake {
 
 impl Barriers for Fake {
     fn write_barrier(&self) {
+        self.stumble();
         core::sync::atomic::fence(SeqCst);
     }
 

@@ -166,9 +166,10 @@ fn nonsense_in_the_index_register_is_not_taken_for_progress() {
 /// commands keep their order, and each sync comes after what it is for.
 fn hammer(size_lg2: u8, signalled: bool) {
     const PRODUCERS: u32 = 4;
-    const BATCHES: u32 = 150;
+    const BATCHES: u32 = 60;
     let fake = Fake::new();
     fake.works_while_waited_for.store(false, SeqCst);
+    fake.restless.store(true, SeqCst);
     let queue = queue(&fake, size_lg2, signalled);
     let done = core::sync::atomic::AtomicBool::new(false);
     thread::scope(|scope| {
