@@ -9,7 +9,7 @@ use crate::descriptor::Rights;
 use crate::event::Asked;
 use crate::translate::{Grant, overridden};
 
-const SLOTS: usize = 1024;
+const SLOTS: usize = 4096;
 
 #[derive(Clone, Copy, Default)]
 struct Slot {
@@ -42,7 +42,7 @@ fn who(stream: u32, substream: Option<u32>) -> u64 {
 
 fn place(page: u64, who: u64) -> usize {
     let mixed = (page ^ who.rotate_left(20)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (mixed >> 54) as usize % SLOTS
+    (mixed >> 52) as usize % SLOTS
 }
 
 fn access_bit(access: Access) -> u8 {

@@ -148,7 +148,8 @@ impl Hasher for Mixer {
     }
 }
 
-type Map<K, V> = HashMap<K, V, BuildHasherDefault<Mixer>>;
+/// A map with such keys.
+pub(crate) type Map<K, V> = HashMap<K, V, BuildHasherDefault<Mixer>>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Key {
