@@ -254,3 +254,6 @@ impl<P: Platform, R: Registers + 'static> Drop for Domain<P, R> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
