@@ -5,6 +5,7 @@ mod dma;
 mod domain;
 mod fault;
 mod group;
+mod history;
 mod msi;
 mod sg;
 mod support;
