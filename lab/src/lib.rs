@@ -1,1 +1,32 @@
-//! .
+//! The lab: machines of strict models, the drivers at work on them, and proof of what they did.
+//!
+//! A library that never prints. [`run()`] builds a machine, boots it from its firmware tables as a kernel would, does a workload on an
+//! input, and answers a [`Report`] if everything could be verified, else a [`RunError`] that says what went wrong, where, and what to try.
+//!
+//! | room | what |
+//! |---|---|
+//! | [`machine`] | what machines consist of; their models; their device trees |
+//! | [`platform`] | the `hal` seams over the models' bus |
+//! | [`boot`] | discovery: what an operating system that embeds Portcullis does at start |
+//! | [`workload`] | the work |
+//!
+//! Not here: the models themselves, and everything that prints (`cli`).
+#![forbid(unsafe_code)]
+
+pub mod boot;
+pub mod error;
+pub mod input;
+pub mod machine;
+pub mod machines;
+pub mod platform;
+pub mod report;
+mod run;
+pub mod trace;
+mod tree;
+pub mod workload;
+
+pub use error::RunError;
+pub use input::Input;
+pub use machines::MachineChoice;
+pub use report::Report;
+pub use run::{RunRequest, run};

@@ -1,0 +1,238 @@
+//! Bringing up what is below a PCI host bridge: enumeration, IOMMU, groups.
+
+use std::sync::Arc;
+
+use portcullis::core::device::{Device, DeviceInfo};
+use portcullis::core::domain::FlushMode;
+use portcullis::core::group::{DefaultDomain, Group};
+use portcullis::core::iommu::{Iommu, ReservedKind, ReservedRegion};
+use portcullis::firmware::{Machine, MsiTarget, PciHost, ReservedUse, Translation};
+use portcullis::pci::{self, Bdf, Ecam, Space, Topology};
+use portcullis::types::{Iova, IovaRange, Perms, Prot, SourceId};
+
+use super::System;
+use super::smmu::Unit;
+use crate::error::RunError;
+use crate::platform::{LabPlatform, RegisterWindow};
+
+/// A host bridge and what is below it.
+#[derive(Debug)]
+pub struct HostBridge {
+    /// Its index in the firmware's list.
+    pub index: usize,
+    /// Its configuration space.
+    pub config: Ecam<RegisterWindow>,
+    /// What enumeration found.
+    pub topology: Topology,
+    /// Every function, bridges included, in the topology's order.
+    pub endpoints: Vec<Endpoint>,
+    pub(super) groups: Vec<Arc<Group<LabPlatform>>>,
+}
+
+/// A function, and where it stands.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Its name: `0000:00:01.0`.
+    pub name: String,
+    /// Its index in the topology.
+    pub function: usize,
+    /// Whether it can do DMA, and through what.
+    pub standing: Standing,
+    /// Where its messages go; none if firmware does not say.
+    pub msi: Option<MsiTarget>,
+}
+
+/// Whether a function can do DMA.
+#[derive(Debug)]
+pub enum Standing {
+    /// Through an IOMMU.
+    Behind {
+        /// As its IOMMU and its group know it.
+        device: Arc<Device<LabPlatform>>,
+        /// Its group.
+        group: Arc<Group<LabPlatform>>,
+    },
+    /// No IOMMU that is up covers it. It is not used: untranslated access is nothing that anybody gets by omission.
+    Uncovered(&'static str),
+}
+
+/// Brings up host bridge `index` of the firmware's list.
+pub(super) fn bring_up(system: &System, index: usize, mode: FlushMode) -> Result<HostBridge, RunError> {
+    let host = &system.firmware.pci_hosts[index];
+    let config = Ecam::new(system.platform.registers(host.ecam), host.buses.clone());
+    let bridge =
+        pci::HostBridge { segment: host.segment, buses: host.buses.clone(), windows: host.windows.clone() };
+    let topology = pci::enumerate(&config, &bridge);
+    let mut found = HostBridge { index, config, topology, endpoints: Vec::new(), groups: Vec::new() };
+    let mut standings: Vec<Option<Standing>> = found.topology.functions.iter().map(|_| None).collect();
+    let mut next_id = system.groups.iter().map(|group| group.id() + 1).max().unwrap_or(0);
+    for members in found.topology.groups() {
+        let mut builder =
+            GroupBuilder { system, index, mode, topology: &found.topology, groups: Vec::new(), next_id };
+        for &function in &members {
+            standings[function] = Some(builder.place(function)?);
+        }
+        next_id = builder.next_id;
+        let groups = builder.groups;
+        found.groups.extend(groups);
+    }
+    let standings =
+        standings.into_iter().map(|standing| standing.unwrap_or(Standing::Uncovered("it is in no group")));
+    found.endpoints = standings
+        .enumerate()
+        .map(|(function, standing)| {
+            let at = found.topology.functions[function].at;
+            let name = found.topology.name(at).to_string();
+            Endpoint { name, function, standing, msi: host.msi_target(at) }
+        })
+        .collect();
+    Ok(found)
+}
+
+/// Takes devices out of their groups and away from their IOMMUs.
+pub(super) fn let_go(units: &[Unit], host: HostBridge) -> Result<(), RunError> {
+    let mut result = Ok(());
+    for endpoint in host.endpoints {
+        host.topology.disable_bus_master(&host.config, endpoint.function);
+        let Standing::Behind { device, group } = endpoint.standing else { continue };
+        let wrong =
+            |error: String| RunError::wrong(&endpoint.name, error, "run with -v to see the SMMU's commands");
+        let unit = units.iter().find(|unit| unit.unit.iommu().name() == device.iommu().name());
+        let left = group
+            .remove_device(&device)
+            .map_err(|error| wrong(format!("it did not leave its group: {error:?}")));
+        let gone = left.and_then(|()| match unit {
+            Some(unit) => unit
+                .unit
+                .remove_device(&device)
+                .map_err(|error| wrong(format!("it was not removed: {error:?}"))),
+            None => Ok(()),
+        });
+        result = result.and(gone);
+    }
+    result
+}
+
+/// Makes the groups of functions that must be together: one for each IOMMU among them.
+struct GroupBuilder<'a> {
+    system: &'a System,
+    index: usize,
+    mode: FlushMode,
+    topology: &'a Topology,
+    groups: Vec<Arc<Group<LabPlatform>>>,
+    next_id: u32,
+}
+
+impl<'a> GroupBuilder<'a> {
+    fn host(&self) -> &PciHost {
+        &self.system.firmware.pci_hosts[self.index]
+    }
+
+    fn place(&mut self, function: usize) -> Result<Standing, RunError> {
+        let (unit, sources) = match self.covering(function) {
+            Ok(covering) => covering,
+            Err(why) => return Ok(Standing::Uncovered(why)),
+        };
+        let at = self.topology.functions[function].at;
+        let name = self.topology.name(at).to_string();
+        let wrong = |error: String| RunError::wrong(&name, error, "run with -v to see the SMMU's commands");
+        let info = self.info(&name, at, sources);
+        let device =
+            unit.unit.add_device(info).map_err(|error| wrong(format!("it was not added: {error:?}")))?;
+        let group = self.group_for(unit)?;
+        group.add_device(&device).map_err(|error| wrong(format!("it did not join its group: {error:?}")))?;
+        Ok(Standing::Behind { device, group })
+    }
+
+    /// The IOMMU that covers a function, and who the function is there.
+    fn covering(&self, function: usize) -> Result<(&'a Unit, Vec<SourceId>), &'static str> {
+        let system = self.system;
+        let mut covering: Option<usize> = None;
+        let mut sources = Vec::new();
+        for id in self.topology.requester_ids(function) {
+            let (iommu, source) = match self.host().translation(id) {
+                Translation::Behind { iommu, source } => (iommu, source),
+                Translation::NoIommu => return Err("its host bridge has no iommu-map"),
+                Translation::Uncovered => return Err("its requester id is not in the iommu-map"),
+            };
+            if covering.is_some_and(|other| other != iommu) {
+                return Err("its requester ids are behind different IOMMUs");
+            }
+            covering = Some(iommu);
+            sources.push(source);
+        }
+        let iommu = covering.ok_or("it has no requester id")?;
+        let unit = system.unit(iommu).ok_or("its IOMMU is not enabled")?;
+        sources.dedup();
+        Ok((unit, sources))
+    }
+
+    fn group_for(&mut self, unit: &Unit) -> Result<Arc<Group<LabPlatform>>, RunError> {
+        let same = |group: &&Arc<Group<LabPlatform>>| group.iommu().name() == unit.smmu.name();
+        if let Some(group) = self.groups.iter().find(same) {
+            return Ok(group.clone());
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        let iommu = unit.unit.iommu().clone();
+        let group = Group::new(self.system.platform.clone(), iommu, id, DefaultDomain::Dma(self.mode));
+        let group = Arc::new(group.map_err(|error| {
+            RunError::wrong(
+                unit.smmu.name(),
+                format!("no domain for a group: {error:?}"),
+                "give the machine more memory",
+            )
+        })?);
+        self.groups.push(group.clone());
+        Ok(group)
+    }
+
+    /// What firmware and enumeration know of a function.
+    fn info(&self, name: &str, at: Bdf, sources: Vec<SourceId>) -> DeviceInfo {
+        let host = self.host();
+        let mut info = DeviceInfo::new(name, &sources);
+        info.pci = true;
+        info.coherent = host.dma_coherent;
+        let of_memory = host.windows.iter().filter(|window| window.space != Space::Io);
+        info.bridge_windows = of_memory
+            .filter_map(|window| IovaRange::new(Iova::new(window.bus_first), window.size_bytes))
+            .collect();
+        if let Some(ranges) = &host.dma_ranges {
+            info.bus_limit = ranges.iter().map(|range| range.bus.last()).max();
+            info.bridge_windows.extend(gaps(ranges.iter().map(|range| range.bus)));
+        }
+        info.firmware_regions = reserved(&self.system.firmware, self.index, at);
+        info
+    }
+}
+
+/// Addresses between ranges.
+fn gaps(ranges: impl Iterator<Item = IovaRange>) -> Vec<IovaRange> {
+    let mut ranges: Vec<IovaRange> = ranges.collect();
+    ranges.sort();
+    let mut next = Some(Iova::new(0));
+    let mut gaps = Vec::new();
+    for range in ranges {
+        let Some(first) = next else { break };
+        let before = range.first().checked_sub(1).and_then(|last| IovaRange::from_ends(first, last));
+        gaps.extend(before);
+        next = range.last().checked_add(1).map(|after| after.max(first));
+    }
+    gaps
+}
+
+/// The regions that firmware reserves for a function.
+fn reserved(firmware: &Machine, host: usize, at: Bdf) -> Vec<ReservedRegion> {
+    let device = Machine::pci_function(host, at);
+    let regions = firmware.reserved_for(&device);
+    let region = |used| match used {
+        ReservedUse::Direct => (ReservedKind::Direct, Prot::cached(Perms::READ_WRITE)),
+        ReservedUse::Reserved => (ReservedKind::Reserved, Prot::default()),
+    };
+    regions
+        .map(|(_, addresses)| {
+            let (kind, prot) = region(addresses.used);
+            ReservedRegion { range: addresses.range, kind, prot }
+        })
+        .collect()
+}

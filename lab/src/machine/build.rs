@@ -1,0 +1,225 @@
+//! From a [`MachineSpec`] to models on a bus.
+//!
+//! Not here: anything that a driver does (`boot`).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use model_bus::{Bus, BusOptions, Caches, Fabric, Stores, Translator, Untranslated};
+use model_devices::its::Its;
+use model_devices::nvme::{FileMedium, Medium, MemoryMedium, Nvme, NvmeOptions};
+use model_devices::pcie::{
+    Acs, BridgeOptions, Host, PciBus, Rid, RidMap, RidRange, RootComplex, RootLayout, Window,
+};
+use model_smmuv3::Smmu;
+use portcullis::types::{Pa, PaRange, SourceId};
+
+use super::fdt::FRAME_BYTES;
+use super::spec::{HostBridgeSpec, MachineSpec, Plugged};
+use crate::error::RunError;
+use crate::trace::SharedSink;
+
+/// A machine of models, switched on, with nothing driving it.
+#[derive(Debug)]
+pub struct Machine {
+    /// What it was built from.
+    pub spec: MachineSpec,
+    /// Memory, addresses and time.
+    pub bus: Arc<Bus>,
+    /// The SMMUs, in the spec's order.
+    pub smmus: Vec<Arc<Smmu>>,
+    /// The ITSes, in the spec's order.
+    pub itses: Vec<Arc<Its>>,
+    /// The disks, in the order of [`MachineSpec::disks`].
+    pub disks: Vec<Arc<Nvme>>,
+    seed: u64,
+}
+
+/// How much a blank disk holds.
+const BLANK_BYTES: usize = 1 << 16;
+
+/// What a disk holds.
+#[derive(Clone, Debug, Default)]
+pub enum DiskContent {
+    /// Some blocks of zeroes.
+    #[default]
+    Blank,
+    /// These bytes, and zeroes to the end of the last block.
+    Bytes(Vec<u8>),
+    /// The bytes of a file, read when they are asked for.
+    File(PathBuf),
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // Devices hold the bus, which holds devices.
+        self.bus.dismantle();
+    }
+}
+
+impl Machine {
+    /// Builds the models of `spec`. The first disk holds `content`, the others are blank. `seed` decides what models are free to decide.
+    ///
+    /// # Errors
+    ///
+    /// [`RunError::BadInput`]: parts of the spec overlap, or the file cannot be opened.
+    pub fn build(
+        spec: MachineSpec,
+        content: DiskContent,
+        seed: u64,
+        sink: &SharedSink,
+    ) -> Result<Self, RunError> {
+        let bus = Bus::new(&bus_options(&spec, seed));
+        let (smmus, itses, disks) = (Vec::new(), Vec::new(), Vec::new());
+        let mut machine = Self { bus, smmus, itses, disks, seed, spec: spec.clone() };
+        for (index, smmu) in spec.smmus.iter().enumerate() {
+            let fabric = machine.fabric(smmu.coherent);
+            let model = Arc::new(Smmu::new(smmu.config.clone(), fabric, seed ^ index as u64, sink.clone()));
+            let frame = PaRange::new(smmu.base, FRAME_BYTES)
+                .ok_or_else(|| machine.trouble("an SMMU's registers wrap"))?;
+            machine
+                .bus
+                .add_registers("smmu", frame, model.clone())
+                .map_err(|error| machine.trouble(error))?;
+            machine.bus.add_clocked(model.clone());
+            machine.smmus.push(model);
+        }
+        for its in &spec.itses {
+            let model = Its::new(sink.clone());
+            model.connect(&machine.bus, its.base).map_err(|error| machine.trouble(error))?;
+            machine.itses.push(model);
+        }
+        let mut content = Some(content);
+        for bridge in &spec.host_bridges {
+            machine.add_bridge(bridge, &mut content, sink)?;
+        }
+        Ok(machine)
+    }
+
+    fn add_bridge(
+        &mut self,
+        spec: &HostBridgeSpec,
+        content: &mut Option<DiskContent>,
+        sink: &SharedSink,
+    ) -> Result<(), RunError> {
+        let requester_ids = (u32::from(spec.last_bus) + 1) << 8;
+        let ids = |base: Option<u32>| match base {
+            Some(base) => {
+                RidMap::new(vec![RidRange { first: Rid(0), count: requester_ids, to: SourceId(base) }])
+            }
+            None => RidMap::offset(0),
+        };
+        let translator: Arc<dyn Translator> = match spec.smmu {
+            Some((smmu, _)) => self.smmus[smmu].clone(),
+            None => Arc::new(Untranslated),
+        };
+        let host = Host {
+            translator,
+            fabric: self.fabric(spec.coherent),
+            stream_ids: ids(spec.smmu.map(|(_, base)| base)),
+            device_ids: ids(spec.its.map(|(_, base)| base)),
+            sink: sink.clone(),
+        };
+        let window = |cpu: PaRange| Window { cpu, pci_first: cpu.first().get() };
+        let windows = [Some(spec.window_32), spec.window_64].into_iter().flatten().map(window).collect();
+        let layout = RootLayout { ecam: spec.ecam.first(), buses: 0..=spec.last_bus, windows };
+        let root = RootComplex::new(layout, host);
+        root.connect(&self.bus).map_err(|error| self.trouble(error))?;
+        for slot in &spec.slots {
+            let content = content.take().unwrap_or_default();
+            let devfn = slot.device << 3;
+            match slot.what {
+                Plugged::Disk => self.add_disk(root.root_bus(), devfn, content, sink)?,
+                Plugged::PortWithDisk { acs } => {
+                    let options =
+                        BridgeOptions { acs: acs.then_some(Acs::ISOLATING), ..BridgeOptions::default() };
+                    let port =
+                        root.root_bus().add_bridge(devfn, options).map_err(|error| self.trouble(error))?;
+                    self.add_disk(port.secondary(), 0, content, sink)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn add_disk(
+        &mut self,
+        bus: &PciBus,
+        devfn: u8,
+        content: DiskContent,
+        sink: &SharedSink,
+    ) -> Result<(), RunError> {
+        let medium: Box<dyn Medium> = match content {
+            DiskContent::Blank => Box::new(MemoryMedium::new(vec![0; BLANK_BYTES])),
+            DiskContent::Bytes(bytes) => Box::new(MemoryMedium::new(bytes)),
+            DiskContent::File(path) => Box::new(FileMedium::read_only(&path).map_err(|error| {
+                let what = format!("cannot be read ({error})");
+                RunError::bad_input(path.display(), what, "give the path of a regular file that you may read")
+            })?),
+        };
+        let options = NvmeOptions { seed: self.seed ^ devfn as u64, ..NvmeOptions::default() };
+        let disk = Nvme::new(options, medium, sink.clone());
+        bus.plug(devfn, disk.clone()).map_err(|error| self.trouble(error))?;
+        self.bus.add_clocked(disk.clone());
+        self.disks.push(disk);
+        Ok(())
+    }
+
+    /// Memory, for hardware that snoops the CPUs' caches or does not.
+    fn fabric(&self, coherent: bool) -> Arc<dyn Fabric> {
+        if coherent { self.bus.clone() } else { self.bus.non_snooping() }
+    }
+
+    fn trouble(&self, error: impl core::fmt::Display) -> RunError {
+        RunError::bad_input(&self.spec.name, error, "its parts must not overlap: change the device tree")
+    }
+}
+
+/// All memory but what firmware reserves is given out.
+fn bus_options(spec: &MachineSpec, seed: u64) -> BusOptions {
+    let coherent =
+        spec.smmus.iter().all(|smmu| smmu.coherent) && spec.host_bridges.iter().all(|bridge| bridge.coherent);
+    let mut heap = vec![spec.ram];
+    for taken in spec.reserved.iter().filter_map(|region| region.memory) {
+        heap = heap.into_iter().flat_map(|range| without(range, taken)).collect();
+    }
+    BusOptions {
+        ram: vec![spec.ram],
+        heap,
+        seed,
+        stores: Stores::Buffered,
+        caches: if coherent { Caches::Snooped } else { Caches::WriteBack },
+    }
+}
+
+/// What of `range` is not in `taken`: what is below it, and what is above.
+fn without(range: PaRange, taken: PaRange) -> impl Iterator<Item = PaRange> {
+    let below = taken
+        .first()
+        .checked_sub(1)
+        .and_then(|last| PaRange::from_ends(range.first(), last.min(range.last())));
+    let above = taken
+        .last()
+        .checked_add(1)
+        .and_then(|first: Pa| PaRange::from_ends(first.max(range.first()), range.last()));
+    below.into_iter().chain(above)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(first: u64, last: u64) -> PaRange {
+        PaRange::from_ends(Pa::new(first), Pa::new(last)).unwrap()
+    }
+
+    #[test]
+    fn what_is_taken_out_leaves_what_is_around_it() {
+        let left = |first, last| without(range(10, 20), range(first, last)).collect::<Vec<_>>();
+        assert_eq!(left(12, 15), [range(10, 11), range(16, 20)]);
+        assert_eq!(left(0, 12), [range(13, 20)]);
+        assert_eq!(left(20, 30), [range(10, 19)]);
+        assert_eq!(left(0, u64::MAX), []);
+        assert_eq!(left(30, 40), [range(10, 20)]);
+    }
+}

@@ -1,0 +1,170 @@
+//! A machine from a device tree that somebody else wrote, such as QEMU's `virt`: models at the places that the tree names.
+//!
+//! The disk with the input is plugged into slot 1 of the first host bridge. What the lab has no models for is refused, if DMA depends on
+//! it, and left out otherwise.
+
+use std::path::Path;
+
+use model_smmuv3::Config;
+use portcullis::firmware::{IdMap, IommuKind, Machine, MsiControllerKind, PciHost, PciMsi};
+use portcullis::pci::Space;
+use portcullis::types::{PaRange, SourceId};
+
+use super::spec::{HostBridgeSpec, ItsSpec, MachineSpec, Plugged, Slot, SmmuSpec};
+use crate::error::RunError;
+
+/// No device tree is larger. Spec: none; QEMU's are 1 MiB, most of it padding.
+const LARGEST_BYTES: u64 = 64 << 20;
+
+/// Reads a device tree file: the machine that it describes, and the tree itself.
+///
+/// # Errors
+///
+/// [`RunError::BadInput`]: the file is missing, unreadable or broken. [`RunError::Refused`]: the lab has no model for a part that matters.
+pub fn read(path: &Path) -> Result<(MachineSpec, Vec<u8>), RunError> {
+    let at = path.display();
+    let unreadable = |error| {
+        RunError::bad_input(
+            at.to_string(),
+            format!("cannot be read ({error})"),
+            "give the path of a device tree",
+        )
+    };
+    let meta = std::fs::metadata(path).map_err(unreadable)?;
+    if !meta.is_file() || meta.len() > LARGEST_BYTES {
+        return Err(RunError::bad_input(
+            at,
+            "is not a regular file of at most 64 MiB",
+            "give the path of a device tree",
+        ));
+    }
+    let tree = std::fs::read(path).map_err(unreadable)?;
+    let machine = Machine::from_fdt(&tree).map_err(|error| {
+        RunError::bad_input(
+            path.display(),
+            format!("is no usable device tree: {error}"),
+            "correct the tree, or name a built-in machine",
+        )
+    })?;
+    let name =
+        path.file_name().map_or_else(|| "device tree".into(), |name| name.to_string_lossy().into_owned());
+    Ok((Reader { machine: &machine, name }.spec()?, tree))
+}
+
+struct Reader<'a> {
+    machine: &'a Machine,
+    name: String,
+}
+
+impl Reader<'_> {
+    fn refused(&self, what: impl core::fmt::Display) -> RunError {
+        RunError::refused(&self.name, what, "the lab models SMMUv3, GICv3 ITS and pci-host-ecam-generic")
+    }
+
+    fn spec(&self) -> Result<MachineSpec, RunError> {
+        let largest = self.machine.memory.iter().max_by_key(|range| range.len_bytes());
+        let ram = *largest.ok_or_else(|| self.refused("it has no memory"))?;
+        let smmus = self.smmus()?;
+        let itses = self.itses();
+        let hosts = self.machine.pci_hosts.iter().enumerate();
+        let host_bridges =
+            hosts.map(|(index, host)| self.host_bridge(index, host)).collect::<Result<Vec<_>, _>>()?;
+        if host_bridges.is_empty() {
+            return Err(self.refused("it has no PCI host bridge for a disk"));
+        }
+        let model = if self.machine.model.is_empty() {
+            &self.machine.compatible.join(", ")
+        } else {
+            &self.machine.model
+        };
+        let summary = format!("from a device tree: {model}");
+        Ok(MachineSpec {
+            name: self.name.clone(),
+            summary,
+            ram,
+            smmus,
+            itses,
+            host_bridges,
+            reserved: Vec::new(),
+        })
+    }
+
+    fn smmus(&self) -> Result<Vec<SmmuSpec>, RunError> {
+        let iommu = |node: &portcullis::firmware::IommuNode| match (node.kind, node.registers.first()) {
+            (IommuKind::SmmuV3, Some(frame)) => {
+                let msi_source = node.msi.first().and_then(|target| target.device_id).map(SourceId);
+                let config = Config { coherent: node.dma_coherent, msi_source, ..Config::default() };
+                Ok(SmmuSpec { base: frame.first(), coherent: node.dma_coherent, config })
+            }
+            _ => Err(self.refused(format!(
+                "no model of the IOMMU {} ({})",
+                node.path,
+                node.compatible.join(", ")
+            ))),
+        };
+        self.machine.iommus.iter().map(iommu).collect()
+    }
+
+    fn itses(&self) -> Vec<ItsSpec> {
+        let its = self
+            .machine
+            .msi_controllers
+            .iter()
+            .filter(|controller| controller.kind == MsiControllerKind::Its);
+        its.filter_map(|its| its.registers.first()).map(|frame| ItsSpec { base: frame.first() }).collect()
+    }
+
+    fn host_bridge(&self, index: usize, host: &PciHost) -> Result<HostBridgeSpec, RunError> {
+        let window = |wanted: Space| {
+            let found = host.windows.iter().find(|window| window.space == wanted);
+            found.and_then(|window| PaRange::new(window.cpu_first, window.size_bytes))
+        };
+        let window_32 = window(Space::Memory32)
+            .ok_or_else(|| self.refused(format!("{} has no 32-bit window", host.path)))?;
+        if *host.buses.start() != 0 {
+            return Err(self.refused(format!("{}: its buses do not begin at 0", host.path)));
+        }
+        let buses = u64::from(*host.buses.end()) + 1;
+        let ecam = PaRange::new(host.ecam.first(), buses << 20).filter(|ecam| host.ecam.covers(*ecam));
+        let its = match &host.msi {
+            PciMsi::None => None,
+            PciMsi::Parent(controller) => Some((*controller, 0)),
+            PciMsi::Map(map) => Some(self.single(host, map)?),
+        };
+        let its = its.map(|(controller, base)| (self.its_index(controller), base));
+        Ok(HostBridgeSpec {
+            ecam: ecam.unwrap_or(host.ecam),
+            last_bus: *host.buses.end(),
+            window_32,
+            window_64: window(Space::Memory64),
+            coherent: host.dma_coherent,
+            smmu: host.iommu_map.as_ref().map(|map| self.single(host, map)).transpose()?,
+            its: its.and_then(|(its, base)| Some((its?, base))),
+            slots: if index == 0 { vec![Slot { device: 1, what: Plugged::Disk }] } else { Vec::new() },
+        })
+    }
+
+    /// Where a map leads, if all of it adds the same number.
+    fn single(&self, host: &PciHost, map: &IdMap) -> Result<(usize, u32), RunError> {
+        let bases: Vec<_> = map
+            .entries()
+            .iter()
+            .map(|entry| (entry.target, entry.base.wrapping_sub(u32::from(entry.first))))
+            .collect();
+        match bases.split_first() {
+            Some((first, rest)) if map.mask() & 0xffff == 0xffff && rest.iter().all(|base| base == first) => {
+                Ok(*first)
+            }
+            _ => Err(self
+                .refused(format!("{}: a map of requester ids that does more than add a number", host.path))),
+        }
+    }
+
+    /// The ITS among the ITSes that a controller of the firmware's list is.
+    fn its_index(&self, controller: usize) -> Option<usize> {
+        let before = self.machine.msi_controllers.get(..controller)?;
+        let is_its = |kind| kind == MsiControllerKind::Its;
+        let found = self.machine.msi_controllers.get(controller)?;
+        is_its(found.kind).then(|| before.iter().filter(|controller| is_its(controller.kind)).count())
+    }
+}

@@ -1,0 +1,10 @@
+//! Machines of models: what they consist of, their firmware tables, the built-in ones.
+
+pub mod build;
+pub mod builtin;
+pub mod fdt;
+pub mod from_dtb;
+pub mod spec;
+
+pub use build::{DiskContent, Machine};
+pub use spec::MachineSpec;

@@ -1,0 +1,118 @@
+//! What a machine consists of, as data: the one source of its models and of its device tree.
+//!
+//! Not here: the models (`build`), the device tree (`fdt`), the machines that come with the lab (`builtin`).
+
+use model_smmuv3 as smmuv3;
+use portcullis::types::{IovaRange, Pa, PaRange};
+
+/// A machine.
+#[derive(Clone, Debug)]
+pub struct MachineSpec {
+    /// The name by which `--machine` knows it.
+    pub name: String,
+    /// One line for a list of machines.
+    pub summary: String,
+    /// Memory.
+    pub ram: PaRange,
+    /// SMMUv3s.
+    pub smmus: Vec<SmmuSpec>,
+    /// GICv3 ITSes.
+    pub itses: Vec<ItsSpec>,
+    /// PCIe host bridges.
+    pub host_bridges: Vec<HostBridgeSpec>,
+    /// Memory that firmware reserves for devices.
+    pub reserved: Vec<ReservedSpec>,
+}
+
+/// An SMMUv3.
+#[derive(Clone, Debug)]
+pub struct SmmuSpec {
+    /// Where its registers are (128 KiB).
+    pub base: Pa,
+    /// Whether it reads tables through the CPU's caches, as firmware says.
+    pub coherent: bool,
+    /// What the hardware can do.
+    pub config: smmuv3::Config,
+}
+
+/// A GICv3 ITS.
+#[derive(Clone, Debug)]
+pub struct ItsSpec {
+    /// Where its registers are (128 KiB).
+    pub base: Pa,
+}
+
+/// A PCIe host bridge with ECAM.
+#[derive(Clone, Debug)]
+pub struct HostBridgeSpec {
+    /// Where configuration space is, 1 MiB for each bus from 0 on.
+    pub ecam: PaRange,
+    /// The highest bus number.
+    pub last_bus: u8,
+    /// 32-bit memory window.
+    pub window_32: PaRange,
+    /// 64-bit memory window.
+    pub window_64: Option<PaRange>,
+    /// Whether its devices snoop the CPU's caches.
+    pub coherent: bool,
+    /// The SMMU in front of memory, and the StreamID of requester id 0. None: its devices reach memory untranslated.
+    pub smmu: Option<(usize, u32)>,
+    /// The ITS, and the DeviceID of requester id 0.
+    pub its: Option<(usize, u32)>,
+    /// What is plugged in.
+    pub slots: Vec<Slot>,
+}
+
+/// What sits at a device number of a host bridge's root bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Device number on bus 0, 0 to 31.
+    pub device: u8,
+    /// What it is.
+    pub what: Plugged,
+}
+
+/// A device, or a port with a device behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plugged {
+    /// An NVMe disk: the workload's FILE.
+    Disk,
+    /// A root port, with or without ACS, and an NVMe disk behind it.
+    PortWithDisk {
+        /// Whether the port isolates what is behind it.
+        acs: bool,
+    },
+}
+
+/// Addresses that firmware keeps for one device.
+#[derive(Clone, Debug)]
+pub struct ReservedSpec {
+    /// Which device: host bridge, and device number of a disk on its root bus itself.
+    pub slot: (usize, u8),
+    /// The device's addresses.
+    pub iova: IovaRange,
+    /// The memory behind them; the same number as `iova` makes a direct mapping. None: the addresses are never to be mapped.
+    pub memory: Option<PaRange>,
+}
+
+impl MachineSpec {
+    /// The slots with a disk: host bridge, and slot.
+    pub fn disks(&self) -> impl Iterator<Item = (usize, Slot)> + '_ {
+        let bridges = self.host_bridges.iter().enumerate();
+        bridges.flat_map(|(bridge, spec)| spec.slots.iter().map(move |&slot| (bridge, slot)))
+    }
+
+    /// The name that enumeration gives the disk in a slot: ports get bus numbers in the order of their slots.
+    pub fn disk_name(&self, bridge: usize, slot: Slot) -> String {
+        match slot.what {
+            Plugged::Disk => format!("{bridge:04x}:00:{:02x}.0", slot.device),
+            Plugged::PortWithDisk { .. } => {
+                let is_port = |other: &&Slot| {
+                    matches!(other.what, Plugged::PortWithDisk { .. }) && other.device <= slot.device
+                };
+                let bus = self.host_bridges[bridge].slots.iter().filter(is_port).count();
+                format!("{bridge:04x}:{bus:02x}:00.0")
+            }
+        }
+    }
+}

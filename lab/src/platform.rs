@@ -1,0 +1,298 @@
+//! The `hal` seams over the models' bus: what a kernel would write for its hardware.
+//!
+//! A [`LabPlatform`] is a CPU of a machine. Every turn of a polling loop ([`Clock::relax`]) lets the models work, so hardware is
+//! neither faster nor slower than it is asked to be, and a run is decided by its seed alone.
+//!
+//! A [`Tamper`] stands between the driver and the machine and falsifies what passes. That is how `checks` makes a wrong driver out of the
+//! right one without a line of it being changed.
+
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::Arc;
+
+use model_bus::{Bus, BusError, Width};
+use portcullis::hal::{Barriers, BlockLayout, Clock, DmaMemory, Platform, Registers, TableMemory};
+use portcullis::types::trace::{Event, Sink};
+use portcullis::types::{Pa, PaRange};
+
+use crate::trace::SharedSink;
+
+/// Falsifies what the CPU does. Each method answers what really happens; none for nothing.
+pub trait Tamper: Send + Sync {
+    /// A store of a word to table memory.
+    fn store(&self, _at: Pa, word: u64) -> Option<u64> {
+        Some(word)
+    }
+
+    /// A write of a register.
+    fn write_register(&self, _at: Pa, value: u64) -> Option<u64> {
+        Some(value)
+    }
+
+    /// A barrier. False: there is none.
+    fn barrier(&self) -> bool {
+        true
+    }
+}
+
+/// A CPU of a modelled machine.
+pub struct LabPlatform {
+    bus: Arc<Bus>,
+    sink: SharedSink,
+    tamper: Option<Arc<dyn Tamper>>,
+    tables: Usage,
+    buffers: Usage,
+}
+
+/// How much memory is given out, and the most that ever was.
+#[derive(Debug, Default)]
+struct Usage {
+    live_bytes: AtomicU64,
+    peak_bytes: AtomicU64,
+}
+
+impl Usage {
+    fn take(&self, bytes: u64) {
+        let live = self.live_bytes.fetch_add(bytes, Relaxed) + bytes;
+        self.peak_bytes.fetch_max(live, Relaxed);
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.live_bytes.fetch_sub(bytes, Relaxed);
+    }
+}
+
+impl fmt::Debug for LabPlatform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LabPlatform")
+            .field("bus", &self.bus)
+            .field("tables", &self.tables)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LabPlatform {
+    /// A CPU on `bus` that says what happens to `sink`.
+    pub fn new(bus: Arc<Bus>, sink: SharedSink, tamper: Option<Arc<dyn Tamper>>) -> Self {
+        Self { bus, sink, tamper, tables: Usage::default(), buffers: Usage::default() }
+    }
+
+    /// The bus.
+    pub fn bus(&self) -> &Arc<Bus> {
+        &self.bus
+    }
+
+    /// How many bytes of table memory are given out.
+    pub fn live_table_bytes(&self) -> u64 {
+        self.tables.live_bytes.load(Relaxed)
+    }
+
+    /// The most bytes of table memory that were given out at one time.
+    pub fn peak_table_bytes(&self) -> u64 {
+        self.tables.peak_bytes.load(Relaxed)
+    }
+
+    /// How many bytes of coherent buffers are given out.
+    pub fn live_buffer_bytes(&self) -> u64 {
+        self.buffers.live_bytes.load(Relaxed)
+    }
+
+    /// The registers in `window`, as this CPU reaches them.
+    pub fn registers(self: &Arc<Self>, window: PaRange) -> RegisterWindow {
+        RegisterWindow { platform: self.clone(), window }
+    }
+
+    fn memory(&self) -> &model_bus::CpuMemory {
+        self.bus.cpu()
+    }
+
+    fn take_block(&self, layout: BlockLayout, usage: &Usage) -> Option<Pa> {
+        let first = self.memory().alloc(layout.size_bytes(), layout.align_bytes())?;
+        usage.take(layout.size_bytes());
+        Some(first)
+    }
+
+    fn give_back(&self, first: Pa, layout: BlockLayout, usage: &Usage) {
+        usage.give_back(layout.size_bytes());
+        if let Err(error) = self.memory().free(first, layout.size_bytes()) {
+            panic!("freeing {layout:?} at {first}: {error:?}");
+        }
+    }
+
+    fn barrier(&self, barrier: impl FnOnce(&model_bus::CpuMemory)) {
+        if self.tamper.as_ref().is_none_or(|tamper| tamper.barrier()) {
+            barrier(self.memory());
+        }
+    }
+}
+
+/// An access of ours to something that is not RAM: on silicon a synchronous abort of the CPU, here a panic with the address.
+fn in_ram<T>(result: Result<T, BusError>) -> T {
+    result.unwrap_or_else(|error| panic!("the CPU reached for memory at {}, where none is", error.at))
+}
+
+impl TableMemory for LabPlatform {
+    fn alloc(&self, layout: BlockLayout) -> Option<Pa> {
+        self.take_block(layout, &self.tables)
+    }
+
+    fn free(&self, first: Pa, layout: BlockLayout) {
+        self.give_back(first, layout, &self.tables);
+    }
+
+    fn load(&self, at: Pa) -> u64 {
+        in_ram(self.memory().load64(at))
+    }
+
+    fn store(&self, at: Pa, word: u64) {
+        let word = match &self.tamper {
+            Some(tamper) => tamper.store(at, word),
+            None => Some(word),
+        };
+        if let Some(word) = word {
+            in_ram(self.memory().store64(at, word));
+        }
+    }
+
+    fn compare_exchange(&self, at: Pa, current: u64, new: u64) -> Result<u64, u64> {
+        let found = in_ram(self.memory().compare_exchange(at, current, new));
+        if found == current { Ok(found) } else { Err(found) }
+    }
+
+    fn store_run(&self, at: Pa, first: u64, step: u64, count: usize) {
+        if self.tamper.is_none() {
+            return in_ram(self.memory().store_run(at, first, step, count));
+        }
+        let words = (0..count as u64)
+            .map(|index| (Pa::new(at.get() + 8 * index), first.wrapping_add(step.wrapping_mul(index))));
+        words.for_each(|(at, word)| self.store(at, word));
+    }
+
+    fn clean_table(&self, at: Pa, len_bytes: u64) {
+        in_ram(self.memory().clean(at, len_bytes));
+    }
+}
+
+impl DmaMemory for LabPlatform {
+    fn alloc_buffer(&self, layout: BlockLayout) -> Option<Pa> {
+        self.take_block(layout, &self.buffers)
+    }
+
+    fn free_buffer(&self, first: Pa, layout: BlockLayout) {
+        self.give_back(first, layout, &self.buffers);
+    }
+
+    fn read(&self, at: Pa, into: &mut [u8]) {
+        in_ram(self.memory().read(at, into));
+    }
+
+    fn write(&self, at: Pa, from: &[u8]) {
+        in_ram(self.memory().write(at, from));
+    }
+
+    fn read32(&self, at: Pa) -> u32 {
+        in_ram(self.memory().load32(at))
+    }
+
+    fn write32(&self, at: Pa, word: u32) {
+        in_ram(self.memory().store32(at, word));
+    }
+
+    fn clean(&self, at: Pa, len_bytes: u64) {
+        in_ram(self.memory().clean(at, len_bytes));
+    }
+
+    fn invalidate(&self, at: Pa, len_bytes: u64) {
+        in_ram(self.memory().invalidate(at, len_bytes));
+    }
+}
+
+impl Barriers for LabPlatform {
+    fn write_barrier(&self) {
+        self.barrier(model_bus::CpuMemory::write_barrier);
+    }
+
+    fn read_barrier(&self) {
+        self.barrier(model_bus::CpuMemory::read_barrier);
+    }
+
+    fn full_barrier(&self) {
+        self.barrier(model_bus::CpuMemory::full_barrier);
+    }
+}
+
+impl Clock for LabPlatform {
+    fn now_ns(&self) -> u64 {
+        self.bus.now_ns()
+    }
+
+    fn relax(&self) {
+        self.bus.step();
+    }
+}
+
+impl Sink for LabPlatform {
+    fn listening(&self) -> bool {
+        self.sink.listening()
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        self.sink.event(event);
+    }
+}
+
+impl Platform for LabPlatform {
+    type Mutex = spin::Mutex<()>;
+}
+
+/// A window of registers on a machine's bus.
+#[derive(Clone, Debug)]
+pub struct RegisterWindow {
+    platform: Arc<LabPlatform>,
+    window: PaRange,
+}
+
+impl RegisterWindow {
+    fn read(&self, offset: usize, width: Width) -> u64 {
+        let at = self.at(offset);
+        // Nobody there: a host bridge answers all ones.
+        self.platform.bus.read_register(at, width).unwrap_or(u64::MAX)
+    }
+
+    fn write(&self, offset: usize, width: Width, value: u64) {
+        let at = self.at(offset);
+        let value = match &self.platform.tamper {
+            Some(tamper) => tamper.write_register(at, value),
+            None => Some(value),
+        };
+        if let Some(value) = value {
+            // Nobody there: the write is gone, as on a host bridge.
+            let _gone = self.platform.bus.write_register(at, width, value);
+        }
+    }
+
+    fn at(&self, offset: usize) -> Pa {
+        let at = self.window.first().checked_add(offset as u64).filter(|&at| self.window.contains(at));
+        at.unwrap_or_else(|| panic!("register {offset:#x} is outside its window {}", self.window))
+    }
+}
+
+impl Registers for RegisterWindow {
+    fn read32(&self, offset: usize) -> u32 {
+        #[expect(clippy::cast_possible_truncation, reason = "a 32-bit read")]
+        let value = self.read(offset, Width::Bits32) as u32;
+        value
+    }
+
+    fn write32(&self, offset: usize, value: u32) {
+        self.write(offset, Width::Bits32, value.into());
+    }
+
+    fn read64(&self, offset: usize) -> u64 {
+        self.read(offset, Width::Bits64)
+    }
+
+    fn write64(&self, offset: usize, value: u64) {
+        self.write(offset, Width::Bits64, value);
+    }
+}

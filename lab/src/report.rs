@@ -1,0 +1,66 @@
+//! What a run has to show.
+
+use core::time::Duration;
+
+use serde::Serialize;
+
+/// The result of a verified run.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Report {
+    /// The machine's name.
+    pub machine: String,
+    /// The workload's name.
+    pub workload: &'static str,
+    /// The seed that decided what the models were free to decide.
+    pub seed: u64,
+    /// The input: a path, or what the built-in sample is.
+    pub input: String,
+    /// How many bytes the input has.
+    pub bytes: u64,
+    /// SHA-256 of the input as the host reads it, in hexadecimal.
+    pub digest: String,
+    /// Whether what came through the IOMMU has the same digest. A run whose digests differ is no report but an error.
+    pub equal: bool,
+    /// What it took.
+    pub counters: Counters,
+    /// How long the work took on this computer.
+    pub elapsed_ns: u64,
+}
+
+impl Report {
+    /// How long the work took on this computer.
+    pub fn elapsed(&self) -> Duration {
+        Duration::from_nanos(self.elapsed_ns)
+    }
+}
+
+/// What a run took, counted by those who did it: core, driver, and models.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Bytes that the device wrote to memory through the IOMMU. Counted by the device's port.
+    pub device_wrote_bytes: u64,
+    /// Bytes that the device read from memory through the IOMMU. Counted by the device's port.
+    pub device_read_bytes: u64,
+    /// Mappings made by the DMA API.
+    pub maps: u64,
+    /// Mappings taken away by the DMA API.
+    pub unmaps: u64,
+    /// Commands that the SMMU consumed. Counted by the model.
+    pub commands: u64,
+    /// Of these, invalidations of translations or configuration.
+    pub invalidations: u64,
+    /// Of these, syncs.
+    pub syncs: u64,
+    /// Interrupts that arrived as MSIs through the IOMMU. Counted by the ITS.
+    pub interrupts: u64,
+    /// Faults that nobody asked for.
+    pub faults: u64,
+    /// Accesses to unmapped addresses that were tried on purpose.
+    pub probes: u64,
+    /// Of these, those that the IOMMU blocked and reported. A run in which one was let through is no report but an error.
+    pub probes_blocked: u64,
+    /// The most memory that page tables, queues and stream tables took at one time, in bytes.
+    pub table_bytes: u64,
+}

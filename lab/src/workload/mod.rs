@@ -1,0 +1,9 @@
+//! What a machine can be made to do. Each workload moves data through an IOMMU and proves what it did.
+
+pub mod dma;
+mod witness;
+
+/// The workloads' names, in the order in which a run without a name does them.
+pub fn names() -> Vec<&'static str> {
+    vec![dma::NAME]
+}
