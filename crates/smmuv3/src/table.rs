@@ -258,3 +258,67 @@ fn unmap_error(error: portcullis_pgtable::UnmapError) -> UnmapError {
         _ => UnmapError::NoTableMemory,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::features::{Features, IdRegisters};
+    use crate::testing::Fake;
+
+    fn format(
+        stage2: bool,
+        granule: SizeLg2,
+        change: impl Fn(&mut Features),
+        bits: Option<u8>,
+    ) -> TableFormat {
+        let mut features = Features::decode(&IdRegisters::read(&*Fake::new())).unwrap();
+        change(&mut features);
+        let wanted = Wanted { stage2, granule, input_bits: bits, coherent: true };
+        TableFormat::choose(&features, wanted).unwrap()
+    }
+
+    fn last(format: &TableFormat) -> u64 {
+        format.aperture().last().get()
+    }
+
+    #[test]
+    fn every_granule_and_stage_has_a_format() {
+        for granule in [SizeLg2::KIB_4, SizeLg2::KIB_16, SizeLg2::KIB_64] {
+            for stage2 in [false, true] {
+                for (output_bits, large) in
+                    [(32, false), (40, false), (44, false), (48, false), (52, false), (52, true)]
+                {
+                    let format = format(
+                        stage2,
+                        granule,
+                        |features| (features.output_bits, features.large_addresses) = (output_bits, large),
+                        None,
+                    );
+                    assert_eq!(format.page_sizes().smallest(), Some(granule));
+                    let wanted = if stage2 { output_bits.min(48) } else { 48 };
+                    assert_eq!(last(&format), (1 << wanted) - 1, "{granule} {stage2} {output_bits}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn fewer_and_more_input_bits_can_be_had_where_hardware_has_them() {
+        let wide = |features: &mut Features| (features.output_bits, features.input_bits) = (52, 52);
+        assert_eq!(last(&format(false, SizeLg2::KIB_4, wide, Some(39))), (1 << 39) - 1);
+        assert_eq!(last(&format(false, SizeLg2::KIB_4, wide, Some(52))), (1 << 48) - 1);
+        assert_eq!(last(&format(false, SizeLg2::KIB_64, wide, Some(52))), (1 << 52) - 1);
+        assert_eq!(last(&format(true, SizeLg2::KIB_64, wide, Some(52))), (1 << 52) - 1);
+        let large = |features: &mut Features| {
+            wide(features);
+            features.large_addresses = true;
+        };
+        assert_eq!(last(&format(false, SizeLg2::KIB_4, large, Some(52))), (1 << 52) - 1);
+    }
+
+    #[test]
+    fn output_sizes_have_the_codes_of_the_book() {
+        let codes = [(32, 0), (36, 1), (40, 2), (42, 3), (44, 4), (48, 5), (52, 6)];
+        assert!(codes.iter().all(|&(bits, code)| address_code(bits) == code));
+    }
+}

@@ -324,6 +324,7 @@ impl Clock for Fake {
             self.time.fetch_add(100, SeqCst);
             self.work(4);
         } else {
+            self.time.fetch_add(1, SeqCst);
             std::thread::yield_now();
         }
     }

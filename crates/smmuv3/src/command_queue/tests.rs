@@ -17,7 +17,11 @@ type Queue = CommandQueue<Fake, Fake>;
 
 /// A queue that the fake hardware consumes.
 fn queue(fake: &Arc<Fake>, size_lg2: u8, signalled: bool) -> Queue {
-    let queue = Queue::new(fake.clone(), fake.clone(), size_lg2, signalled, true, 100_000).unwrap();
+    queue_with_limit(fake, size_lg2, signalled, 100_000)
+}
+
+fn queue_with_limit(fake: &Arc<Fake>, size_lg2: u8, signalled: bool, limit_ns: u64) -> Queue {
+    let queue = Queue::new(fake.clone(), fake.clone(), size_lg2, signalled, true, limit_ns).unwrap();
     fake.write64(CMDQ_BASE, queue.ring.base_register());
     fake.write32(CR0, Cr0::new().with_cmdqen(true).into_bits());
     queue
@@ -170,7 +174,8 @@ fn hammer(size_lg2: u8, signalled: bool) {
     let fake = Fake::new();
     fake.works_while_waited_for.store(false, SeqCst);
     fake.restless.store(true, SeqCst);
-    let queue = queue(&fake, size_lg2, signalled);
+    // Counted in turns of waiting: far more than a full queue lasts.
+    let queue = queue_with_limit(&fake, size_lg2, signalled, 2_000_000);
     let done = core::sync::atomic::AtomicBool::new(false);
     thread::scope(|scope| {
         let consumer = scope.spawn(|| {
@@ -195,8 +200,9 @@ fn hammer(size_lg2: u8, signalled: bool) {
                 })
             })
             .collect();
-        producers.into_iter().for_each(|producer| producer.join().unwrap());
+        let outcomes: Vec<_> = producers.into_iter().map(thread::ScopedJoinHandle::join).collect();
         done.store(true, SeqCst);
+        assert!(outcomes.iter().all(Result::is_ok), "a producer failed");
         consumer.join().unwrap();
     });
     let log = fake.take_log();
