@@ -101,7 +101,7 @@ fn every_small_space_with_every_pattern_gives_what_trying_gives() {
 #[test]
 fn freeing_twice_or_what_was_never_given_is_caught() {
     let space = space(0, 0xff_ffff);
-    let (one, four, five) = (high(&space, 1).unwrap(), high(&space, 4).unwrap(), high(&space, 5).unwrap());
+    let [one, four, five, hundred] = [1, 4, 5, 100].map(|pages| high(&space, pages).unwrap());
     let refused = |range| Err(FreeError::NotAllocated(range));
     let part = range(four.first().get(), four.first().get() + 0x1fff);
     let longer = range(four.first().get(), four.first().get() + 0x7fff);
@@ -110,7 +110,7 @@ fn freeing_twice_or_what_was_never_given_is_caught() {
     {
         assert_eq!(space.free(wrong), refused(wrong));
     }
-    for right in [one, four, five] {
+    for right in [one, four, five, hundred] {
         assert!(space.is_live(right));
         assert_eq!((space.free(right), space.free(right)), (Ok(()), refused(right)));
         assert!(!space.is_live(right));
