@@ -49,6 +49,8 @@ pub(crate) struct State {
     pub(crate) illegal: Vec<Opcode>,
     /// Commands are not consumed at all.
     pub(crate) asleep: bool,
+    /// Words that were stored and not cleaned since: hardware that does not snoop would read what was there before.
+    pub(crate) dirty: std::collections::BTreeSet<u64>,
     /// Fetching commands is aborted.
     pub(crate) fetch_aborts: bool,
     /// Every register write.
@@ -249,6 +251,7 @@ impl TableMemory for Fake {
 
     fn store(&self, at: Pa, word: u64) {
         self.stumble();
+        self.state.lock().unwrap().dirty.insert(at.get());
         self.arena.store(at, word);
     }
 
@@ -257,7 +260,8 @@ impl TableMemory for Fake {
     }
 
     fn clean_table(&self, at: Pa, len_bytes: u64) {
-        self.arena.clean_table(at, len_bytes);
+        let last = at.get() + len_bytes - 1;
+        self.state.lock().unwrap().dirty.retain(|word| !(at.get()..=last).contains(word));
     }
 }
 

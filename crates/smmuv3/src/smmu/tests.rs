@@ -325,6 +325,23 @@ fn stage_and_granule_follow_the_hardware_and_the_wish() {
 }
 
 #[test]
+fn hardware_that_does_not_snoop_finds_every_word_cleaned() {
+    for substream_bits in [0, 10] {
+        let fake = Fake::new();
+        fake.set(IDR0, Idr0::from_bits(fake.get(IDR0) as u32).with_cohacc(false).into_bits());
+        let config = Config { substream_bits, ..Fake::config() };
+        let smmu = Smmu::probe(fake.clone(), fake.clone(), config).unwrap();
+        smmu.add_device("disk", &[SourceId(8)]).unwrap();
+        let domain = smmu.new_domain().unwrap();
+        smmu.attach(&[SourceId(8)], &Target::Domain(domain.clone())).unwrap();
+        smmu.attach(&[SourceId(8)], &Target::Identity).unwrap();
+        domain.map(Iova::new(0x1000), Pa::new(0x1000), 0x1000, Prot::cached(Perms::READ)).unwrap();
+        assert_eq!(fake.with(|state| state.dirty.clone()).len(), 0);
+        assert_eq!(fake.get(CR1), 0, "and accesses are made non-cacheable");
+    }
+}
+
+#[test]
 fn what_the_driver_does_can_be_heard() {
     let fake = Fake::new();
     let smmu = probe(&fake);
