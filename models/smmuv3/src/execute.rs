@@ -124,6 +124,7 @@ impl State {
         // "Observation of the interrupt means that the consumption of the CMD_SYNC is observable": CONS first, then the message.
         self.consumed("CMD_SYNC", lg2);
         if let Completion::Message { address, data } = sync.completion {
+            self.lines.sync = true;
             self.send(address, data, gerror::MSI_CMDQ_ABT_ERR, around);
         }
         Consumed::Yes

@@ -54,6 +54,7 @@ pub use counters::Counters;
 pub use event::{Class, EventKind};
 pub use policy::Policy;
 pub use smmu::{Outlook, Smmu};
+pub use state::Lines;
 pub use strict::{Unpredictable, clause};
 
 /// The room that trace events of this crate name.

@@ -93,6 +93,7 @@ impl State {
         // 3.5.2: the record is visible before PROD says so; 3.18: PROD says so before the interrupt.
         self.registers.events.produce(lg2);
         if was_empty && self.registers.irq_ctrl.is_on(EVENTQ_IRQEN) {
+            self.lines.event = true;
             self.interrupt(Interrupt::Event, gerror::MSI_EVENTQ_ABT_ERR, around);
         }
     }
@@ -114,6 +115,7 @@ impl State {
         );
         // 7.5.1: "with the exception of MSI_GERROR_ABT_ERR".
         if error != gerror::MSI_GERROR_ABT_ERR && self.registers.irq_ctrl.is_on(GERROR_IRQEN) {
+            self.lines.gerror = true;
             self.interrupt(Interrupt::Gerror, gerror::MSI_GERROR_ABT_ERR, around);
         }
     }

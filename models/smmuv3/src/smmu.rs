@@ -21,7 +21,7 @@ use crate::counters::Counters;
 use crate::cr::{GBPA_ABORT, SMMUEN};
 use crate::engine::{Caches, Engine, Refusal};
 use crate::event::{Asked, EventKind};
-use crate::state::{Around, Message, State, Traffic};
+use crate::state::{Around, Lines, Message, State, Traffic};
 use crate::strict::{Notes, Unpredictable};
 use crate::translate::Grant;
 
@@ -118,6 +118,11 @@ impl Smmu {
             Ok(grant) => Outlook::Allowed(Pa::new(grant.output)),
             Err(refusal) => Outlook::Refused(refusal.event.map(|event| event.kind())),
         }
+    }
+
+    /// The interrupt lines that rose since the last call, for a platform that wires them.
+    pub fn take_lines(&self) -> Lines {
+        self.lock().map(|mut state| core::mem::take(&mut state.lines)).unwrap_or_default()
     }
 
     /// How many translations are cached.

@@ -85,6 +85,20 @@ pub(crate) struct Message {
     pub(crate) failure: u32,
 }
 
+/// Interrupt lines: edges that rose since they were last taken. A part without messages has nothing else; one with messages
+/// may be wired, too.
+///
+/// Spec: SMMUv3 H.a, 3.18 "Interrupts and notifications".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lines {
+    /// The event queue is no longer empty.
+    pub event: bool,
+    /// A global error became active.
+    pub gerror: bool,
+    /// A CMD_SYNC with CS=1 completed.
+    pub sync: bool,
+}
+
 /// An invalidation that was consumed, and may wait for the CMD_SYNC behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pending {
@@ -137,6 +151,7 @@ pub(crate) struct State {
     /// The command queue's indexes contradicted each other: nothing is consumed until it is disabled.
     pub(crate) stuck: bool,
     pub(crate) outbox: Vec<Message>,
+    pub(crate) lines: Lines,
     pub(crate) late_events: Vec<(u32, Record)>,
     pub(crate) invalidated: Invalidated,
     pub(crate) mischief: Mischief,
@@ -159,6 +174,7 @@ impl State {
             half: 0,
             stuck: false,
             outbox: Vec::new(),
+            lines: Lines::default(),
             late_events: Vec::new(),
             invalidated: Invalidated::default(),
             mischief: Mischief { evict: 0, prefetch: 0, audit: 0, quiet: u32::MAX, span: u32::MAX },

@@ -139,6 +139,18 @@ fn two_words_of_a_live_descriptor_may_not_change_at_once() {
 }
 
 #[test]
+fn a_descriptor_that_is_not_valid_may_be_prepared() {
+    let machine = Machine::stage1(plain());
+    let invalid = |mair| [CD_39[0] & !0x8000_0000, L1, 0, mair, 0, 0, 0, 0];
+    for words in [[0; 8], invalid(0xff), CD_39, invalid(0xff), [0; 8]] {
+        machine.words(CD, &words);
+        machine.flush_cd();
+        let _ = machine.read(1, 0x1000);
+    }
+    machine.assert_clean();
+}
+
+#[test]
 fn a_stream_table_that_moved_needs_invalidation_too() {
     let machine = Machine::new(plain());
     machine.ste(1, &STE_BYPASS);

@@ -1,0 +1,178 @@
+//! Anything at all, from software and devices: the model never panics, never hangs, and never lets an access out of its sight.
+
+use model_bus::{Mmio, Width};
+use model_smmuv3::{Config, Policy};
+use portcullis_types::{Access, AccessKind};
+
+use crate::harness::{
+    CD, CD_39, COMMANDS, EVENTS, L1, L2, L3, Machine, PAGE, S2_L1, S2_L2, S2_PAGE, STE_NESTED, STE_S1,
+    STE_S2, STREAMS,
+};
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[usize::try_from(self.below(from.len() as u64)).unwrap()]
+    }
+
+    /// A word with few or many bits, or one that leads somewhere.
+    fn word(&mut self) -> u64 {
+        let places = [CD, L1, L2, L3, S2_L1, S2_L2, STREAMS, COMMANDS];
+        match self.below(5) {
+            0 => self.next(),
+            1 => self.next() & self.next() & self.next(),
+            2 => 1 << self.below(64),
+            3 => self.pick(&places) | self.below(0x1000),
+            _ => self.pick(&places) | 3,
+        }
+    }
+}
+
+const BLOCK: u64 = PAGE & !2;
+const S2_BLOCK: u64 = S2_PAGE & !2;
+
+const REGISTERS: [u64; 24] = [
+    0x00, 0x20, 0x24, 0x28, 0x2c, 0x44, 0x50, 0x60, 0x64, 0x68, 0x70, 0x80, 0x84, 0x88, 0x90, 0x98, 0x9c,
+    0xa0, 0xa8, 0xb0, 0xb8, 0x1_00a8, 0x1_00ac, 0xff0,
+];
+
+fn configs() -> [Config; 6] {
+    let with = |config: Config, policy| Config { policy, substream_id_bits: 20, hyp: true, ..config };
+    [
+        with(Config::default(), Policy::hostile()),
+        with(Config::default(), Policy::eager()),
+        with(Config::small(), Policy::hostile()),
+        with(Config::no_range_invalidation(), Policy::hostile()),
+        with(Config::stage2_only(), Policy::stale()),
+        with(Config { small_tables: true, ..Config::large() }, Policy::hostile()),
+    ]
+}
+
+fn act(machine: &Machine, random: &mut Random) {
+    let stream = random.pick(&[1, 1, 2, 3, 4, 69]);
+    match random.below(32) {
+        0 if random.below(4) == 0 => {
+            let width = random.pick(&[Width::Bits32, Width::Bits32, Width::Bits64, Width::Bits16]);
+            let (offset, value) = (random.pick(&REGISTERS), random.word());
+            machine.smmu.write(offset, width, value);
+        }
+        1 => {
+            machine
+                .smmu
+                .read(random.pick(&REGISTERS), random.pick(&[Width::Bits32, Width::Bits64, Width::Bits8]));
+        }
+        2 | 3 => {
+            let mut words = random.pick(&[STE_S1, STE_S2, STE_NESTED]);
+            if random.below(3) == 0 {
+                words[usize::try_from(random.below(4)).unwrap()] ^= random.word();
+            }
+            machine.words(STREAMS + stream * 64, &words);
+        }
+        4 => {
+            let mut words = CD_39;
+            if random.below(3) == 0 {
+                words[usize::try_from(random.below(4)).unwrap()] ^= random.word();
+            }
+            machine.words(CD + random.below(4) * 64, &words);
+        }
+        5..=7 => {
+            let table = random.pick(&[L1, L2, L3, S2_L1, S2_L2]);
+            let low = random.pick(&[PAGE, S2_PAGE, BLOCK, S2_BLOCK, 3])
+                ^ (random.below(2) * (random.word() & 0xfff));
+            let word = random.word() & !0xfff | low;
+            let word = if random.below(4) == 0 { word } else { word & 0x3f_f000 | low };
+            machine.words(table + random.below(8) * 8, &[word]);
+        }
+        8 | 9 => {
+            let (slot, op) = (
+                machine.r32(0x98),
+                random.pick(&[1, 2, 3, 4, 5, 6, 0x10, 0x11, 0x12, 0x13, 0x22, 0x28, 0x2a, 0x30, 0x46, 0x46]),
+            );
+            let (low, high) = ((random.word() & !0xff) | op, random.word());
+            let (low, high) =
+                if random.below(8) == 0 { (low, high) } else { (op | 1 << 32, high & 0x7f_ffff_ffff_f001) };
+            machine.put(slot.into(), low, high);
+            machine.w32(0x98, slot.wrapping_add(1) & 0x1f);
+        }
+        10 => {
+            // As a driver does: a CMD_SYNC in place of the bad command.
+            machine.put((machine.r32(0x9c) & 0xf_ffff).into(), 0x46, 0);
+            machine.w32(0x64, machine.r32(0x60));
+        }
+        14 => {
+            let slot = machine.r32(0x98);
+            machine.put(slot.into(), 4, 0x1f);
+            machine.w32(0x98, slot.wrapping_add(1) & 0x1f);
+        }
+        11 => machine.w32(0x1_00ac, machine.r32(0x1_00a8)),
+        12 => machine.smmu_step(),
+        _ => {
+            let kind = random.pick(&[AccessKind::Read, AccessKind::Write, AccessKind::Execute]);
+            let address = random.pick(&[0, 0x1000, 0x7f_ffff_f000, 0xffff_ffff_ffff_f000, u64::MAX])
+                ^ (random.word() & 0xf_ffff);
+            let pasid = (random.below(3) == 0).then(|| u32::try_from(random.below(8)).unwrap());
+            let access = Access { kind, privileged: random.below(2) == 0 };
+            let _got = machine.access(u32::try_from(stream).unwrap(), pasid, address, access);
+        }
+    }
+}
+
+/// Puts the registers back to something sensible, as a driver would that starts again.
+fn repair(machine: &Machine) {
+    machine.w32(0x20, 0);
+    machine.settle();
+    machine.w32(0x64, machine.r32(0x60));
+    machine.w64(0x80, STREAMS);
+    machine.w32(0x88, 6);
+    machine.w64(0x90, COMMANDS | 4);
+    machine.w64(0xa0, EVENTS | 3);
+    machine.w32(0x9c, machine.r32(0x98));
+    machine.w32(0x1_00ac, machine.r32(0x1_00a8));
+    machine.w32(0x20, 0b1101);
+    machine.settle();
+}
+
+#[test]
+fn nothing_that_software_or_devices_do_stops_the_model() {
+    let mut reached = 0;
+    for (seed, config) in (0..24).zip(configs().iter().cycle()) {
+        let mut random = Random(seed);
+        let machine = Machine::new(config.clone());
+        machine.tables();
+        machine.tables2();
+        machine.words(CD, &CD_39);
+        for _ in 0..3000 {
+            act(&machine, &mut random);
+            if random.below(200) == 0 {
+                // For a while, some memory does not answer.
+                let place = random.pick(&[L1, L2, L3, S2_L1, S2_L2, STREAMS, CD, COMMANDS, EVENTS]);
+                machine.hole(place..=place + random.below(256));
+                for _ in 0..8 {
+                    let stream = u32::try_from(random.below(5)).unwrap();
+                    let _got = machine.access(stream, None, random.below(0x80_0000), Access::READ);
+                    machine.smmu_step();
+                }
+                machine.fill_holes();
+                repair(&machine);
+            }
+        }
+        machine.settle();
+        let counters = machine.smmu.counters();
+        let deep = counters.granted > 0 && counters.commands_total() > 50 && counters.events.len() > 4;
+        reached += u64::from(deep);
+    }
+    assert!(reached > 12, "the sequences must reach into the model: {reached}");
+}
