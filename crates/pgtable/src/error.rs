@@ -55,3 +55,16 @@ pub enum UnmapError {
     /// A block had to be split, and there was no memory for the table.
     NoTableMemory,
 }
+
+/// A word that was never stored where it was found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Corrupt {
+    pub(crate) at: Pa,
+    pub(crate) word: u64,
+}
+
+impl From<Corrupt> for MapError {
+    fn from(Corrupt { at, word }: Corrupt) -> Self {
+        Self::CorruptTable { at, word }
+    }
+}

@@ -27,7 +27,7 @@ pub enum Item {
 pub enum BreakBeforeMake {
     /// Every change of size goes through an invalid entry (level 0).
     Always,
-    /// The contiguous hint may change; a block needs preparation before it is split, which is not done here (level 1).
+    /// A change needs the nT bit and an invalidation between two stores, which is not done here: as [`Always`](Self::Always) (level 1).
     ForBlocks,
     /// Sizes may change (level 2).
     Never,
@@ -52,7 +52,7 @@ pub trait Format {
     /// How many bits an output address may have.
     fn output_bits(&self) -> u8;
 
-    /// What `word` means at `height`.
+    /// What `word` means at `height`. 0 is absent in every format, and nothing else is.
     fn decode(&self, word: u64, height: u8) -> Item;
 
     /// The attribute bits of a leaf; none if the format cannot say `prot`.

@@ -1,7 +1,7 @@
 //! How an address is cut into table indexes.
 
 use portcullis_hal::BlockLayout;
-use portcullis_types::{Iova, IovaRange, Pa, SizeLg2};
+use portcullis_types::{Iova, IovaRange, SizeLg2};
 
 /// The smallest root table that hardware takes, in bytes (log2). Spec: SMMUv3 H.a, 5.4 "CD", TTB0: bits below 4 are not there, and a table of
 /// fewer than eight entries is still aligned to 64 bytes where addresses have 52 bits.
@@ -80,16 +80,6 @@ impl Geometry {
             size_lg2
         })
     }
-
-    /// Which entry of a table at `height` is for `iova`.
-    pub(crate) const fn index(&self, height: u8, iova: Iova) -> u64 {
-        (iova.get() >> self.size(height).get()) & (self.entries(height) - 1)
-    }
-}
-
-/// Where entry `index` of the table at `table` lies.
-pub(crate) fn entry(table: Pa, index: u64) -> Pa {
-    Pa::new(table.get() + 8 * index)
 }
 
 #[cfg(test)]

@@ -12,18 +12,30 @@
 //!
 //! Hardware may read any table at any moment.
 //!
-//! - [`PageTable::map`] first checks the whole range and builds every new table where hardware cannot see it; then, after a write barrier, it
-//!   stores the entries that make them visible. What can fail fails before the first of these stores.
-//! - [`PageTable::unmap`] replaces a block that it must split by one store of a table that holds the rest of it, so that what stays mapped is mapped at every
-//!   moment. Tables that were emptied are [`Retired`]: cut off from the tree, but unchanged and not freed, because
-//!   hardware may be reading them until an invalidation has completed.
+//! - [`PageTable::map`] first looks at every entry in the way and counts the tables that are missing; then it allocates all of them; only then
+//!   does it store, so that it can fail no more once hardware can see any of it. New tables are filled while nothing points to them; then a write barrier;
+//!   then the entries that point to them.
+//! - [`PageTable::unmap`] replaces a block that it must split by one store of a table that maps the same, so that what stays mapped is mapped at every
+//!   moment, and only then takes out what is to go.
 //! - Both end with a write barrier.
+//!
+//! # What the walker trusts
+//!
+//! It never follows an address that it read from a table. Which tables there are, and which hangs in which entry, is kept beside them
+//! (`ledger`), with the number of live entries of each. Words are read to see leaves, and to see that an entry still says what was stored there; one
+//! that does not is [`MapError::CorruptTable`].
+//!
+//! # Tables that an unmap emptied
+//!
+//! are cut off at once, all their words zero, but hardware may have cached where they are. They are in [`Unmapped::retired`], which the caller frees when it has
+//! invalidated what it unmapped ([`Retired`]). A map that needs a table where one of these was takes that same one back: an entry
+//! never goes from one table to another without an invalidation in between, as break-before-make demands, and a walk that hardware cached leads to live entries.
 //!
 //! # Break-before-make
 //!
 //! Changing a live block into a table, or taking the contiguous hint off live entries, is allowed without a moment of invalidity only where hardware says
 //! so ([`BreakBeforeMake`]). Where it does not, the hint is never set, and an unmap that would cut a block is refused ([`UnmapError::WouldSplit`]):
-//! that is safe, and an owner of mappings who unmaps what was mapped never meets it.
+//! that is safe, and an owner of mappings who unmaps what was mapped never meets it. Who means to unmap parts limits the page sizes.
 //!
 //! Not here: invalidation, locking (`&mut self` says who), choosing addresses (`iova`).
 #![no_std]
@@ -32,11 +44,14 @@
 extern crate alloc;
 
 pub mod arm;
+mod cut;
 mod error;
 mod format;
 mod geometry;
+mod ledger;
 mod map;
 mod retired;
+mod shape;
 mod table;
 mod unmap;
 

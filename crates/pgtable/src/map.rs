@@ -1,242 +1,308 @@
-//! Mapping: check and build where nobody looks, then show.
+//! Mapping: plan, stock, build.
+//!
+//! The plan looks at every entry in the way and counts the tables that are missing. If nothing is in the way and the tables can be
+//! had, building cannot fail. So a map that fails has stored nothing, and hardware cannot have cached any of it.
+//!
+//! Building fills new tables while nothing points to them. The entries of tables that hardware can reach
+//! are made to point to them after a write barrier, one barrier for all in one table.
 
-use alloc::vec::Vec;
+use portcullis_hal::TableMemory;
+use portcullis_types::{Iova, Pa, Prot};
 
-use portcullis_types::{Iova, IovaRange, Pa, Prot};
+use crate::ledger::{NONE, Need, ROOT, Slot, State};
+use crate::shape::{Shape, Span};
+use crate::table::PageTable;
+use crate::{Format, Item, MapError, Memory};
 
-use crate::geometry::entry;
-use crate::retired::free_tree;
-use crate::{BreakBeforeMake, Format, Item, MapError, Memory, PageTable};
+/// Where a range goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Output {
+    /// Output address less input address, wrapping.
+    delta: u64,
+    /// The bits that all leaves share.
+    attributes: u64,
+}
 
 impl<F: Format> PageTable<F> {
-    /// Maps `len_bytes` bytes from `iova` to `pa`, with the largest leaves that fit. Hardware sees all of it on return, and no part before everything
-    /// that can fail has succeeded.
+    /// Maps `len_bytes` bytes from `iova` to `pa`, all three multiples of the granule, with the largest leaves that fit. Visible to
+    /// hardware on return.
     ///
     /// # Errors
     ///
     /// As [`MapError`] says; then the table is as it was.
     pub fn map(
         &mut self,
-        memory: &impl Memory,
+        mem: &impl Memory,
         iova: Iova,
         pa: Pa,
         len_bytes: u64,
         prot: Prot,
     ) -> Result<(), MapError> {
-        let range = self.check(iova, pa, len_bytes)?;
+        let span = self.check_map(iova, pa, len_bytes)?;
         let attributes = self.format.attributes(prot).ok_or(MapError::Unsupported(prot))?;
-        let leaves = Leaves::new(&self.format, memory, attributes, pa.get().wrapping_sub(iova.get()));
-        let top = self.format.geometry().top();
-        let mut hidden = Vec::new();
-        if let Err(error) = leaves.prepare(self.root, top, range, &mut hidden) {
-            hidden.into_iter().for_each(|(table, height)| free_tree(&self.format, memory, table, height));
-            return Err(error);
-        }
-        if !hidden.is_empty() {
-            memory.write_barrier();
-        }
-        leaves.commit(self.root, top, range, &mut hidden.into_iter());
-        memory.write_barrier();
-        Ok(())
-    }
-
-    fn check(&self, iova: Iova, pa: Pa, len_bytes: u64) -> Result<IovaRange, MapError> {
-        let granule = self.format.geometry().granule();
-        let misaligned = |&value: &u64| value & (granule.bytes() - 1) != 0;
-        if let Some(value) = [iova.get(), pa.get(), len_bytes].into_iter().find(misaligned) {
-            return Err(MapError::Misaligned { value, granule });
-        }
-        let range = IovaRange::new(iova, len_bytes).ok_or(MapError::BadLength)?;
-        let aperture = self.format.geometry().aperture();
-        if !aperture.covers(range) {
-            let beyond = if aperture.contains(iova) { aperture.last().get() + 1 } else { iova.get() };
-            return Err(MapError::OutsideAperture(Iova::new(beyond)));
-        }
-        let last = pa.checked_add(len_bytes - 1).ok_or(MapError::OutputTooLarge(pa))?;
-        if last.get() > u64::MAX >> (64 - self.format.output_bits()) {
-            return Err(MapError::OutputTooLarge(last));
-        }
-        Ok(range)
-    }
-}
-
-/// A table that is complete but not yet reachable, and its height.
-type Hidden = (Pa, u8);
-
-/// Leaves of one mapping: one set of attributes, one distance from input to output.
-pub(crate) struct Leaves<'a, F, M> {
-    format: &'a F,
-    memory: &'a M,
-    attributes: u64,
-    /// Output less input, wrapping.
-    delta: u64,
-    hints: bool,
-}
-
-impl<'a, F: Format, M: Memory> Leaves<'a, F, M> {
-    pub(crate) fn new(format: &'a F, memory: &'a M, attributes: u64, delta: u64) -> Self {
-        let hints = format.break_before_make() > BreakBeforeMake::Always;
-        Self { format, memory, attributes, delta, hints }
-    }
-
-    /// Finds out whether the range is free, and builds the tables it needs. Nothing of it can be seen yet.
-    fn prepare(
-        &self,
-        table: Pa,
-        height: u8,
-        range: IovaRange,
-        hidden: &mut Vec<Hidden>,
-    ) -> Result<(), MapError> {
-        for part in parts(self.format, height, range) {
-            let at = entry(table, self.format.geometry().index(height, part.first()));
-            let word = self.memory.load(at);
-            match self.format.decode(word, height) {
-                Item::Absent if self.fits(height, part) => {}
-                Item::Absent => {
-                    hidden.try_reserve(1).map_err(|_| MapError::NoTableMemory)?;
-                    hidden.push((self.build(height - 1, &[part])?, height - 1));
-                }
-                Item::Table(child) if height > 0 => self.prepare(child, height - 1, part, hidden)?,
-                Item::Leaf { .. } => return Err(MapError::Mapped(part.first())),
-                Item::Table(_) | Item::Corrupt => return Err(MapError::CorruptTable { at, word }),
-            }
-        }
-        Ok(())
-    }
-
-    /// Stores what [`prepare`](Self::prepare) found room for, walking the same way.
-    fn commit(&self, table: Pa, height: u8, range: IovaRange, hidden: &mut impl Iterator<Item = Hidden>) {
-        if height == 0 {
-            return self.store_leaves(table, 0, range);
-        }
-        for part in parts(self.format, height, range) {
-            let at = entry(table, self.format.geometry().index(height, part.first()));
-            match self.format.decode(self.memory.load(at), height) {
-                Item::Table(child) => self.commit(child, height - 1, part, hidden),
-                _ if self.fits(height, part) => self.store_leaves(table, height, part),
-                _ => {
-                    let (child, _) = hidden.next().expect("one was built for each entry that needs one");
-                    self.store_entry(at, self.format.table(child));
-                }
-            }
-        }
-    }
-
-    /// A table that nobody can see yet, with leaves for `ranges`, which are disjoint and lie under one entry.
-    pub(crate) fn build(&self, height: u8, ranges: &[IovaRange]) -> Result<Pa, MapError> {
-        let layout = self.format.geometry().layout(height);
-        let table = self.memory.alloc(layout).ok_or(MapError::NoTableMemory)?;
-        for &range in ranges {
-            if let Err(error) = self.fill(table, height, range) {
-                free_tree(self.format, self.memory, table, height);
-                return Err(error);
-            }
-        }
-        if !self.format.coherent() {
-            self.memory.clean_table(table, layout.size_bytes());
-        }
-        Ok(table)
-    }
-
-    fn fill(&self, table: Pa, height: u8, range: IovaRange) -> Result<(), MapError> {
-        if height == 0 {
-            self.store_leaves(table, 0, range);
+        let output = Output { delta: pa.get().wrapping_sub(iova.get()), attributes };
+        if let Some(slot) = self.bottom(mem, span)? {
+            self.expect_absent(mem, slot, span)?;
+            self.build(mem, slot, 0, span, output, true);
+            mem.write_barrier();
             return Ok(());
         }
-        // Whole entries in the middle that can be leaves are one run; what is left of the ends needs tables.
-        for part in parts(self.format, height, range) {
-            if self.fits(height, part) {
-                self.store_leaves(table, height, part);
+        let mut need = Need::default();
+        self.plan(mem, ROOT, self.shape.top, span, output.delta, &mut need)?;
+        if need != Need::default() && !self.ledger.stock(mem, need) {
+            return Err(MapError::NoTableMemory);
+        }
+        self.build(mem, ROOT, self.shape.top, span, output, true);
+        mem.write_barrier();
+        // What was stocked for a place to which a table came back from limbo.
+        self.ledger.drop_spares(mem);
+        Ok(())
+    }
+
+    fn check_map(&self, iova: Iova, pa: Pa, len_bytes: u64) -> Result<Span, MapError> {
+        let mask = self.shape.heights[0].size() - 1;
+        if let Some(value) = [iova.get(), pa.get(), len_bytes].into_iter().find(|value| value & mask != 0) {
+            return Err(MapError::Misaligned { value, granule: self.format.geometry().granule() });
+        }
+        let beyond = len_bytes.checked_sub(1).ok_or(MapError::BadLength)?;
+        let last = iova.get().checked_add(beyond).ok_or(MapError::BadLength)?;
+        let pa_last = pa.get().checked_add(beyond).ok_or(MapError::BadLength)?;
+        if last > self.shape.input_last {
+            return Err(MapError::OutsideAperture(iova.max(Iova::new(self.shape.input_last + 1))));
+        }
+        if pa_last > self.shape.output_last {
+            return Err(MapError::OutputTooLarge(pa.max(Pa::new(self.shape.output_last + 1))));
+        }
+        Ok(Span { first: iova.get(), last })
+    }
+
+    /// Whether `span`, within one entry at `height`, is mapped by one leaf.
+    fn fits_leaf(&self, height: usize, span: Span, delta: u64) -> bool {
+        let info = &self.shape.heights[height];
+        info.leaf && delta & (info.size() - 1) == 0 && info.covers_entry(span)
+    }
+
+    /// Sees that nothing is mapped in `span`, and counts the tables that are missing for it.
+    fn plan(
+        &self,
+        mem: &impl TableMemory,
+        slot: Slot,
+        height: usize,
+        span: Span,
+        delta: u64,
+        need: &mut Need,
+    ) -> Result<(), MapError> {
+        if height == 0 {
+            return self.expect_absent(mem, slot, span);
+        }
+        let info = self.shape.heights[height];
+        let mut first = span.first;
+        loop {
+            let part = info.clip(span, first);
+            let index = info.index(first);
+            let child = self.ledger.child(slot, index);
+            if child != NONE {
+                self.check_link(mem, slot, index, child)?;
+                match self.ledger.get(child).state {
+                    State::Linked => self.plan(mem, child, height - 1, part, delta, need)?,
+                    // All zero. By the time of building it may be freed.
+                    _ => self.plan_fresh(height, part, delta, need),
+                }
+            } else if self.leaf_entry(mem, slot, height, index)? == Item::Absent {
+                self.plan_fresh(height, part, delta, need);
             } else {
-                let at = entry(table, self.format.geometry().index(height, part.first()));
-                self.memory.store(at, self.format.table(self.build(height - 1, &[part])?));
+                return Err(MapError::Mapped(Iova::new(first)));
+            }
+            if part.last == span.last {
+                return Ok(());
+            }
+            first = part.last + 1;
+        }
+    }
+
+    /// Counts the tables that an absent entry at `height` needs below it.
+    fn plan_fresh(&self, height: usize, span: Span, delta: u64, need: &mut Need) {
+        if self.fits_leaf(height, span, delta) {
+            return;
+        }
+        need.add(height - 1);
+        if height == 1 {
+            return;
+        }
+        let info = self.shape.heights[height - 1];
+        let mut first = span.first;
+        loop {
+            let part = info.clip(span, first);
+            self.plan_fresh(height - 1, part, delta, need);
+            if part.last == span.last {
+                return;
+            }
+            first = part.last + 1;
+        }
+    }
+
+    /// Sees that nothing is mapped in `span` by the table at height 0.
+    fn expect_absent(&self, mem: &impl TableMemory, slot: Slot, span: Span) -> Result<(), MapError> {
+        if self.ledger.get(slot).live == 0 {
+            return Ok(());
+        }
+        let info = &self.shape.heights[0];
+        for (nth, index) in (info.index(span.first)..=info.index(span.last)).enumerate() {
+            if self.leaf_entry(mem, slot, 0, index)? != Item::Absent {
+                return Err(MapError::Mapped(Iova::new(span.first + nth as u64 * info.size())));
             }
         }
         Ok(())
     }
 
-    /// Whether `part`, which lies under one entry, can be a leaf there.
-    fn fits(&self, height: u8, part: IovaRange) -> bool {
-        let size = self.format.geometry().size(height).bytes();
-        part.is_aligned(size) && self.delta & (size - 1) == 0 && self.format.has_leaf(height)
-    }
-
-    /// Stores leaves for `range`, whole entries of one table, as contiguous runs where it holds some.
-    fn store_leaves(&self, table: Pa, height: u8, range: IovaRange) {
-        let run = self.format.contiguous_size(height).bytes();
-        let size = self.format.geometry().size(height).bytes();
-        if !self.hints || run == size || self.delta & (run - 1) != 0 {
-            return self.store_run(table, height, range, self.attributes);
+    /// Maps `span`, of which the plan has seen that it can be. `visible` says whether hardware may be reading this table.
+    fn build(
+        &mut self,
+        mem: &impl Memory,
+        slot: Slot,
+        height: usize,
+        span: Span,
+        output: Output,
+        visible: bool,
+    ) {
+        let info = self.shape.heights[height];
+        if height == 0 {
+            let (index, end) = (info.index(span.first), info.index(span.last));
+            let pa = Pa::new(span.first.wrapping_add(output.delta));
+            return self.store_leaves(mem, slot, 0, index, end - index + 1, pa, output.attributes);
         }
-        // `below` ends where the first whole run begins; `above` begins where the last one ends.
-        let first_run = range.first().get().checked_add(run - 1).map(|up| up & !(run - 1));
-        let after_runs = range.last().get().wrapping_add(1) & !(run - 1);
-        let whole = first_run.filter(|&first| {
-            first.wrapping_add(run - 1) <= range.last().get() && first.checked_add(run - 1).is_some()
-        });
-        let Some(first_run) = whole else { return self.store_run(table, height, range, self.attributes) };
-        let piece = |first: u64, last: u64| IovaRange::from_ends(Iova::new(first), Iova::new(last));
-        let below = first_run.checked_sub(1).and_then(|last| piece(range.first().get(), last));
-        let runs = piece(first_run, after_runs.wrapping_sub(1));
-        let above = if after_runs == 0 { None } else { piece(after_runs, range.last().get()) };
-        let hinted = self.attributes | self.format.contiguous_bit();
-        for (piece, attributes) in [(below, self.attributes), (runs, hinted), (above, self.attributes)] {
-            if let Some(piece) = piece {
-                self.store_run(table, height, piece, attributes);
-            }
-        }
-    }
-
-    /// Stores leaves that count up: cut where a carry would leave the address field.
-    fn store_run(&self, table: Pa, height: u8, range: IovaRange, attributes: u64) {
-        let geometry = self.format.geometry();
-        let size = geometry.size(height);
-        let mut index = geometry.index(height, range.first());
-        let mut left = ((range.last().get() - range.first().get()) >> size.get()) + 1;
-        let mut pa = range.first().get().wrapping_add(self.delta);
-        while left > 0 {
-            let room = match 1u64.checked_shl(self.format.counting_bits().into()) {
-                Some(carry) => (carry - (pa & (carry - 1))) >> size.get(),
-                None => left,
-            };
-            let count = left.min(room);
-            let word = self.format.leaf(height, Pa::new(pa), attributes);
-            let at = entry(table, index);
-            let entries = usize::try_from(count).expect("a table's entries can be counted");
-            if entries == 1 {
-                self.memory.store(at, word);
+        let mut links_wait = false;
+        let mut first = span.first;
+        loop {
+            let mut part = info.clip(span, first);
+            let index = info.index(first);
+            let (child, back) = self.ledger.revive(slot, index);
+            if child == NONE && self.fits_leaf(height, part, output.delta) {
+                let count = self.count_leaves(slot, height, span, first);
+                let pa = Pa::new(first.wrapping_add(output.delta));
+                self.store_leaves(mem, slot, height, index, count, pa, output.attributes);
+                part.last = first + ((count as u64) << info.shift) - 1;
             } else {
-                self.memory.store_run(at, word, size.bytes(), entries);
+                links_wait |= back | self.build_below(mem, slot, height, index, child, part, output, visible);
+                self.ledger.get_mut(slot).live += u32::from(back);
             }
-            if !self.format.coherent() {
-                self.memory.clean_table(at, 8 * count);
+            if part.last == span.last {
+                break;
             }
-            index += count;
-            left -= count;
-            pa = pa.wrapping_add(count << size.get());
+            first = part.last + 1;
+        }
+        if links_wait {
+            mem.write_barrier();
+            self.store_links(mem, slot, info.index(span.first), info.index(span.last));
         }
     }
 
-    fn store_entry(&self, at: Pa, word: u64) {
-        self.memory.store(at, word);
-        if !self.format.coherent() {
-            self.memory.clean_table(at, 8);
+    /// Maps `part` through the table `child` that hangs in entry `index`, or through a new one. Answers whether the entry
+    /// must yet be made to point to it.
+    fn build_below(
+        &mut self,
+        mem: &impl Memory,
+        slot: Slot,
+        height: usize,
+        index: usize,
+        child: Slot,
+        part: Span,
+        output: Output,
+        visible: bool,
+    ) -> bool {
+        if child != NONE {
+            // Also when it comes from limbo: hardware may have it cached.
+            self.build(mem, child, height - 1, part, output, true);
+            return false;
+        }
+        let child = self.ledger.attach_spare(slot, index, height - 1);
+        self.build(mem, child, height - 1, part, output, false);
+        self.ledger.get_mut(slot).live += 1;
+        if !visible {
+            self.store(mem, self.ledger.entry_at(slot, index), self.format.table(self.ledger.get(child).at));
+        }
+        visible
+    }
+
+    /// How many entries from that of `first` on are wholly in `span` and have no table. That of `first` is.
+    fn count_leaves(&self, slot: Slot, height: usize, span: Span, first: u64) -> usize {
+        let info = self.shape.heights[height];
+        let start = info.index(first);
+        let whole = usize::try_from((span.last - first + 1) >> info.shift).unwrap_or(usize::MAX);
+        let free = (1..whole).find(|&nth| self.ledger.child(slot, start + nth) != NONE);
+        free.unwrap_or(whole)
+    }
+
+    /// Makes the entries from `index` to `end` that have a table but do not point to it point to it.
+    fn store_links(&self, mem: &impl TableMemory, slot: Slot, index: usize, end: usize) {
+        for index in index..=end {
+            let child = self.ledger.child(slot, index);
+            if child == NONE || self.ledger.get(child).state != State::Linked {
+                continue;
+            }
+            let at = self.ledger.entry_at(slot, index);
+            if mem.load(at) == 0 {
+                self.store(mem, at, self.format.table(self.ledger.get(child).at));
+            }
         }
     }
-}
 
-/// The pieces of `range` under each entry of a table at `height`, in order.
-pub(crate) fn parts<F: Format>(
-    format: &F,
-    height: u8,
-    range: IovaRange,
-) -> impl Iterator<Item = IovaRange> + use<F> {
-    let size = format.geometry().size(height).bytes();
-    let mut next = Some(range.first());
-    core::iter::from_fn(move || {
-        let first = next?;
-        let last = Iova::new(first.get() | (size - 1)).min(range.last());
-        next = if last == range.last() { None } else { last.checked_add(1) };
-        IovaRange::from_ends(first, last)
-    })
+    /// Stores `count` leaves from entry `index` on, with the hint on those whose whole run is among them.
+    pub(crate) fn store_leaves(
+        &mut self,
+        mem: &impl TableMemory,
+        slot: Slot,
+        height: usize,
+        index: usize,
+        count: usize,
+        pa: Pa,
+        attributes: u64,
+    ) {
+        let info = self.shape.heights[height];
+        self.ledger.get_mut(slot).live +=
+            u32::try_from(count).expect("a table has far fewer than 2^32 entries");
+        let run = 1usize << info.run_lg2;
+        let in_run = |number: u64| number & (run as u64 - 1);
+        let aligned = in_run(pa.get() >> info.shift) == in_run(index as u64);
+        let head = index.next_multiple_of(run) - index;
+        if run == 1 || !aligned || head + run > count {
+            return self.store_plain(mem, slot, height, index, count, pa, attributes);
+        }
+        let middle = (count - head) & !(run - 1);
+        let pa_at = |nth: usize| Pa::new(pa.get() + ((nth as u64) << info.shift));
+        let tail = head + middle;
+        self.store_plain(mem, slot, height, index, head, pa, attributes);
+        self.store_plain(
+            mem,
+            slot,
+            height,
+            index + head,
+            middle,
+            pa_at(head),
+            attributes | self.shape.run_bit,
+        );
+        self.store_plain(mem, slot, height, index + tail, count - tail, pa_at(tail), attributes);
+    }
+
+    /// Stores `count` leaves from entry `index` on, in as few runs as the format's words can be counted up.
+    fn store_plain(
+        &self,
+        mem: &impl TableMemory,
+        slot: Slot,
+        height: usize,
+        mut index: usize,
+        mut count: usize,
+        mut pa: Pa,
+        attributes: u64,
+    ) {
+        let shift = self.shape.heights[height].shift;
+        while count > 0 {
+            let left = self.shape.counting_mask - (pa.get() & self.shape.counting_mask);
+            let counted = usize::try_from((left >> shift).saturating_add(1)).unwrap_or(usize::MAX).min(count);
+            let word = self.format.leaf(Shape::format_height(height), pa, attributes);
+            self.store_run(mem, self.ledger.entry_at(slot, index), word, 1 << shift, counted);
+            (index, count) = (index + counted, count - counted);
+            pa = Pa::new(pa.get() + ((counted as u64) << shift));
+        }
+    }
 }

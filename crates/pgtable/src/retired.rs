@@ -1,33 +1,68 @@
 //! Tables that were cut off, until hardware has forgotten them.
+//!
+//! A table in limbo belongs to two: to the [`Retired`] that will free it, and to the page table, which may want it back.
+//! Whoever first moves its claim on from the number that it was retired with has it. So tables can be freed without
+//! the page table's lock.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use portcullis_hal::TableMemory;
 use portcullis_types::Pa;
 
-use crate::geometry::entry;
-use crate::{Format, Geometry, Item};
+use crate::Format;
 
-/// Tables that an unmap cut off from the tree. Hardware may still be reading them.
+/// Who has a table that was cut off.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Claim(Arc<AtomicUsize>);
+
+impl Claim {
+    /// Opens the claim, under a number that no earlier retirement of the same table had.
+    pub(crate) fn open(&self) -> usize {
+        self.0.fetch_add(1, Ordering::AcqRel).wrapping_add(1)
+    }
+
+    /// Takes the table that was retired under `number`. False if somebody else has.
+    pub(crate) fn take(&self, number: usize) -> bool {
+        let next = number.wrapping_add(1);
+        self.0.compare_exchange(number, next, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Whether nobody has taken it yet.
+    pub(crate) fn is_open(&self, number: usize) -> bool {
+        self.0.load(Ordering::Acquire) == number
+    }
+}
+
+/// A table that was cut off.
+#[derive(Debug)]
+pub(crate) struct Cut {
+    pub(crate) at: Pa,
+    pub(crate) claim: Claim,
+    pub(crate) number: usize,
+}
+
+/// Tables that an unmap cut off from the tree. Hardware may still be reading them; all that it finds there is zeroes.
 ///
-/// Dropping it loses the memory; [`free`](Self::free) gives it back, once an invalidation that covers the unmapped range, walk caches included, has
-/// completed.
+/// Given back with [`free`](Self::free), once an invalidation that covers the unmapped range, walk caches included, has
+/// completed. Until then a map that needs a table where one of these was takes it back into use. Dropping this loses the memory of
+/// those that no map takes back.
 #[derive(Debug, Default)]
 #[must_use = "the tables are lost unless they are freed after the invalidation"]
 pub struct Retired {
-    /// Each with its height; the tables below it hang from it.
-    roots: Vec<(Pa, u8)>,
+    tables: Vec<Cut>,
 }
 
 impl Retired {
     /// No tables.
     pub const fn new() -> Self {
-        Self { roots: Vec::new() }
+        Self { tables: Vec::new() }
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.roots.is_empty()
+        self.tables.is_empty()
     }
 
     /// Adds those of `other`. If there is no memory for the list, they are given back.
@@ -36,38 +71,31 @@ impl Retired {
     ///
     /// `other`, unchanged.
     pub fn append(&mut self, mut other: Self) -> Result<(), Self> {
-        if self.roots.try_reserve(other.roots.len()).is_err() {
+        if self.tables.try_reserve(other.tables.len()).is_err() {
             return Err(other);
         }
-        self.roots.append(&mut other.roots);
+        self.tables.append(&mut other.tables);
         Ok(())
     }
 
-    /// Frees the tables and those below them. Call it when no hardware can be reading them any more.
+    /// Frees the tables, but for those that a map has taken back. Call it when no hardware can have them cached any more; no lock is
+    /// needed, the page table may be in use or gone.
     pub fn free(self, format: &impl Format, memory: &impl TableMemory) {
-        for (table, height) in self.roots {
-            free_tree(format, memory, table, height);
-        }
+        // Whatever was cut off is no root, and all other tables are of one size.
+        let layout = format.geometry().layout(0);
+        self.tables
+            .into_iter()
+            .filter(|table| table.claim.take(table.number))
+            .for_each(|table| memory.free(table.at, layout));
     }
 
+    /// Whether there is room for one more.
     pub(crate) fn try_reserve(&mut self) -> bool {
-        self.roots.try_reserve(1).is_ok()
+        self.tables.try_reserve(1).is_ok()
     }
 
-    pub(crate) fn push(&mut self, table: Pa, height: u8) {
-        self.roots.push((table, height));
+    /// Adds a table, for which there is room.
+    pub(crate) fn push(&mut self, table: Cut) {
+        self.tables.push(table);
     }
-}
-
-/// Frees a table and those below it.
-pub(crate) fn free_tree(format: &impl Format, memory: &impl TableMemory, table: Pa, height: u8) {
-    let geometry: &Geometry = format.geometry();
-    if height > 0 {
-        for index in 0..geometry.entries(height) {
-            if let Item::Table(child) = format.decode(memory.load(entry(table, index)), height) {
-                free_tree(format, memory, child, height - 1);
-            }
-        }
-    }
-    memory.free(table, geometry.layout(height));
 }

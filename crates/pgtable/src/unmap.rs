@@ -1,11 +1,16 @@
-//! Unmapping: build what remains of split blocks, then take out.
+//! Unmapping: cut, then clear.
+//!
+//! The cut (`cut`) splits blocks and runs that lie across an end of the range, or finds that it cannot. Then clearing cannot fail: it
+//! zeroes entries, counts what was there, and retires the tables that are left empty. A table that lies wholly in the
+//! range is counted by the ledger and zeroed in one run; its words are not read.
 
-use portcullis_types::{Iova, IovaRange, Pa, SizeLg2};
+use portcullis_hal::TableMemory;
+use portcullis_types::{Iova, IovaRange, SizeLg2};
 
-use crate::geometry::entry;
-use crate::map::{Leaves, parts};
-use crate::retired::{Retired, free_tree};
-use crate::{BreakBeforeMake, Format, Item, MapError, Memory, PageTable, UnmapError};
+use crate::ledger::{NONE, ROOT, Slot, State};
+use crate::shape::{Shape, Span};
+use crate::table::PageTable;
+use crate::{Format, Item, Memory, Retired, UnmapError};
 
 /// What an unmap took out, and what hardware may still remember of it.
 #[derive(Debug, Default)]
@@ -13,13 +18,20 @@ use crate::{BreakBeforeMake, Format, Item, MapError, Memory, PageTable, UnmapErr
 pub struct Unmapped {
     /// How many bytes were mapped.
     pub bytes: u64,
-    /// The smallest leaf that was taken out; none if there was none. The granule if a block was split.
+    /// The smallest leaf that was taken out; none if there was none.
     pub leaf: Option<SizeLg2>,
     /// Whether hardware may remember more than leaves of that size: tables that went, or a block that was split. Then no hint of the level may
     /// be given with the invalidation.
     pub tables: bool,
     /// Tables to be freed after the invalidation.
     pub retired: Retired,
+}
+
+impl Unmapped {
+    fn add(&mut self, bytes: u64, leaf: SizeLg2) {
+        self.bytes += bytes;
+        self.leaf = Some(self.leaf.map_or(leaf, |smallest| smallest.min(leaf)));
+    }
 }
 
 impl<F: Format> PageTable<F> {
@@ -30,276 +42,155 @@ impl<F: Format> PageTable<F> {
     /// # Errors
     ///
     /// As [`UnmapError`] says; then everything in the range is still mapped.
-    pub fn unmap(&mut self, memory: &impl Memory, range: IovaRange) -> Result<Unmapped, UnmapError> {
-        let geometry = self.format.geometry();
-        let granule = geometry.granule();
+    pub fn unmap(&mut self, mem: &impl Memory, range: IovaRange) -> Result<Unmapped, UnmapError> {
+        let span = Span { first: range.first().get(), last: range.last().get() };
+        let granule = self.format.geometry().granule();
         if !range.is_aligned(granule.bytes()) {
             return Err(UnmapError::Misaligned { granule });
         }
-        if !geometry.aperture().covers(range) {
-            let beyond = range.first().max(Iova::new(geometry.aperture().last().get().saturating_add(1)));
-            return Err(UnmapError::OutsideAperture(beyond));
+        if span.last > self.shape.input_last {
+            let beyond = Iova::new(self.shape.input_last + 1);
+            return Err(UnmapError::OutsideAperture(range.first().max(beyond)));
         }
-        let edges = self.edges(memory, range);
-        let splits = self.prepare_splits(memory, range, &edges)?;
-        let mut remover = Remover { format: &self.format, memory, unmapped: Unmapped::default() };
-        for edge in edges.iter().flatten() {
-            remover.drop_hints(edge, range);
+        let mut gone = Unmapped::default();
+        let in_one_table = match self.bottom(mem, span) {
+            Ok(Some(slot)) => self.clear_some(mem, slot, span, &mut gone),
+            _ => false,
+        };
+        if !in_one_table {
+            gone.tables = self.cut(mem, span)?;
+            self.clear(mem, ROOT, self.shape.top, span, &mut gone);
         }
-        if splits.iter().any(Option::is_some) {
-            memory.write_barrier();
-        }
-        for split in splits.into_iter().flatten() {
-            remover.split(&split);
-        }
-        remover.clear(self.root, geometry.top(), range);
-        memory.write_barrier();
-        Ok(remover.unmapped)
+        mem.write_barrier();
+        Ok(gone)
     }
 
-    /// The leaves in which the range begins and ends, if there are leaves; one if it is the same.
-    fn edges(&self, memory: &impl Memory, range: IovaRange) -> [Option<Edge>; 2] {
-        let first = self.edge(memory, range.first());
-        let last = self.edge(memory, range.last());
-        if first.is_some() && first == last { [first, None] } else { [first, last] }
-    }
-
-    fn edge(&self, memory: &impl Memory, iova: Iova) -> Option<Edge> {
-        let geometry = self.format.geometry();
-        let (mut table, mut height) = (self.root, geometry.top());
+    /// Zeroes what is in `span`, in which no leaf lies partly.
+    fn clear(&mut self, mem: &impl TableMemory, slot: Slot, height: usize, span: Span, gone: &mut Unmapped) {
+        if height == 0 {
+            return self.clear_leaves(mem, slot, span, gone);
+        }
+        let info = self.shape.heights[height];
+        let mut first = span.first;
         loop {
-            let index = geometry.index(height, iova);
-            let word = memory.load(entry(table, index));
-            match self.format.decode(word, height) {
-                Item::Table(child) if height > 0 => (table, height) = (child, height - 1),
-                Item::Leaf { pa, contiguous } => {
-                    let size = geometry.size(height);
-                    let first = iova.align_down(size.bytes());
-                    return Some(Edge { table, height, index, word, first, size, pa, contiguous });
-                }
-                _ => return None,
+            let part = info.clip(span, first);
+            let index = info.index(first);
+            let child = self.ledger.child(slot, index);
+            if child == NONE {
+                self.clear_block(mem, slot, height, index, gone);
+            } else if self.ledger.get(child).state == State::Linked {
+                self.clear(mem, child, height - 1, part, gone);
+                self.retire_if_empty(mem, slot, index, child, gone);
             }
-        }
-    }
-
-    /// Builds the tables that are to replace blocks which lie across an end of the range. Nothing of it can be seen yet.
-    fn prepare_splits(
-        &self,
-        memory: &impl Memory,
-        range: IovaRange,
-        edges: &[Option<Edge>; 2],
-    ) -> Result<[Option<Split>; 2], UnmapError> {
-        let mut splits: [Option<Split>; 2] = [None, None];
-        for (place, edge) in edges.iter().enumerate() {
-            let Some(edge) = edge.as_ref().filter(|edge| !range.covers(edge.range())) else { continue };
-            match self.prepare_split(memory, range, edge) {
-                Ok(split) => splits[place] = Some(split),
-                Err(error) => {
-                    for split in splits.into_iter().flatten() {
-                        free_tree(&self.format, memory, split.child, split.height - 1);
-                    }
-                    return Err(error);
-                }
+            if part.last == span.last {
+                return;
             }
+            first = part.last + 1;
         }
-        Ok(splits)
     }
 
-    fn prepare_split(
-        &self,
-        memory: &impl Memory,
-        range: IovaRange,
-        edge: &Edge,
-    ) -> Result<Split, UnmapError> {
-        if self.format.break_before_make() < BreakBeforeMake::Never || edge.height == 0 {
-            return Err(UnmapError::WouldSplit { iova: edge.first, size: edge.size });
-        }
-        let block = edge.range();
-        let removed = block.intersection(range).expect("the edge of the range lies in the block");
-        let below = removed.first().checked_sub(1).and_then(|last| IovaRange::from_ends(block.first(), last));
-        let above = removed.last().checked_add(1).and_then(|first| IovaRange::from_ends(first, block.last()));
-        let prot = self.format.prot(edge.word);
-        let attributes = self.format.attributes(prot).expect("a format can say what it has said before");
-        let leaves =
-            Leaves::new(&self.format, memory, attributes, edge.pa.get().wrapping_sub(block.first().get()));
-        let (mut rest, mut count) = ([block; 2], 0);
-        for piece in [below, above].into_iter().flatten() {
-            rest[count] = piece;
-            count += 1;
-        }
-        let child = leaves.build(edge.height - 1, &rest[..count]).map_err(|error| match error {
-            MapError::NoTableMemory => UnmapError::NoTableMemory,
-            error => unreachable!("part of a block can be mapped as the block was: {error:?}"),
-        })?;
-        let bytes = removed.len_bytes().expect("less than a block");
-        Ok(Split { at: entry(edge.table, edge.index), height: edge.height, child, bytes })
-    }
-}
-
-/// A leaf at an end of the range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Edge {
-    table: Pa,
-    height: u8,
-    index: u64,
-    word: u64,
-    first: Iova,
-    size: SizeLg2,
-    pa: Pa,
-    contiguous: bool,
-}
-
-impl Edge {
-    fn range(&self) -> IovaRange {
-        IovaRange::new(self.first, self.size.bytes()).expect("a leaf lies in the address space")
-    }
-}
-
-/// A table that is to replace a block.
-struct Split {
-    at: Pa,
-    height: u8,
-    child: Pa,
-    /// How much of the block is not in it.
-    bytes: u64,
-}
-
-struct Remover<'a, F, M> {
-    format: &'a F,
-    memory: &'a M,
-    unmapped: Unmapped,
-}
-
-impl<F: Format, M: Memory> Remover<'_, F, M> {
-    /// Takes the contiguous hint off those leaves of the edge's run that stay.
-    fn drop_hints(&self, edge: &Edge, range: IovaRange) {
-        let count = 1 << self.format.contiguous_lg2(edge.height);
-        let first_index = edge.index & !(count - 1);
-        let run_size = self.format.contiguous_size(edge.height).bytes();
-        let run = IovaRange::new(edge.first.align_down(run_size), run_size);
-        if !edge.contiguous || run.is_none_or(|run| range.covers(run)) {
+    /// Cuts off a table that has become empty. If there is no memory to remember it for its freeing, it stays where it is.
+    fn retire_if_empty(
+        &mut self,
+        mem: &impl TableMemory,
+        slot: Slot,
+        index: usize,
+        child: Slot,
+        gone: &mut Unmapped,
+    ) {
+        if self.ledger.get(child).live > 0 || !gone.retired.try_reserve() {
             return;
         }
-        let size = edge.size.bytes();
-        for place in 0..count {
-            let iova = Iova::new(edge.first.align_down(run_size).get() + place * size);
-            let leaf = IovaRange::new(iova, size).expect("a leaf of a run lies in the address space");
-            let at = entry(edge.table, first_index + place);
-            if !range.covers(leaf) {
-                self.store(at, self.memory.load(at) & !self.format.contiguous_bit());
-            }
+        self.store(mem, self.ledger.entry_at(slot, index), 0);
+        let table = self.ledger.get_mut(slot);
+        table.live = table.live.saturating_sub(1);
+        gone.retired.push(self.ledger.retire(child));
+        gone.tables = true;
+        self.recent = (0, NONE);
+    }
+
+    /// Zeroes an entry above height 0 that has no table.
+    fn clear_block(
+        &mut self,
+        mem: &impl TableMemory,
+        slot: Slot,
+        height: usize,
+        index: usize,
+        gone: &mut Unmapped,
+    ) {
+        let at = self.ledger.entry_at(slot, index);
+        let word = mem.load(at);
+        if word == 0 {
+            return;
+        }
+        self.store(mem, at, 0);
+        let table = self.ledger.get_mut(slot);
+        table.live = table.live.saturating_sub(1);
+        if let Item::Leaf { .. } = self.format.decode(word, Shape::format_height(height)) {
+            let size = self.format.geometry().size(Shape::format_height(height));
+            gone.add(size.bytes(), size);
         }
     }
 
-    fn split(&mut self, split: &Split) {
-        self.store(split.at, self.format.table(split.child));
-        self.unmapped.bytes += split.bytes;
-        self.unmapped.tables = true;
-        self.took_leaf(0);
+    /// Zeroes the entries of a table at height 0.
+    fn clear_leaves(&mut self, mem: &impl TableMemory, slot: Slot, span: Span, gone: &mut Unmapped) {
+        let info = self.shape.heights[0];
+        let (index, end) = (info.index(span.first), info.index(span.last) + 1);
+        let count = end - index;
+        let live = self.ledger.get(slot).live;
+        let (leaves, words) =
+            if count == info.entries() { (live, live) } else { self.count(mem, slot, index, end) };
+        self.zero(mem, slot, index, end, leaves, words, gone);
     }
 
-    /// Takes everything out of `range`, which no leaf lies across.
-    fn clear(&mut self, table: Pa, height: u8, range: IovaRange) {
-        if height == 0 {
-            return self.clear_leaves(table, range);
+    /// Takes out what lies in one table at height 0, if that neither cuts a run nor empties the table. Answers whether it did; if not,
+    /// nothing is changed.
+    fn clear_some(&mut self, mem: &impl TableMemory, slot: Slot, span: Span, gone: &mut Unmapped) -> bool {
+        let info = self.shape.heights[0];
+        let (index, end) = (info.index(span.first), info.index(span.last) + 1);
+        let run = 1usize << info.run_lg2;
+        let hinted = |nth: usize| mem.load(self.ledger.entry_at(slot, nth)) & self.shape.run_bit != 0;
+        let cuts = |nth: usize| nth & (run - 1) != 0 && nth < info.entries() && hinted(nth);
+        if cuts(index) || cuts(end) {
+            return false;
         }
-        let geometry = self.format.geometry();
-        for part in parts(self.format, height, range) {
-            let at = entry(table, geometry.index(height, part.first()));
-            let word = self.memory.load(at);
-            match self.format.decode(word, height) {
-                Item::Absent => {}
-                Item::Table(child) => {
-                    let whole = part.is_aligned(geometry.size(height).bytes());
-                    if whole && self.unmapped.retired.try_reserve() {
-                        self.count(child, height - 1);
-                        self.retire(at, child, height - 1);
-                    } else {
-                        self.clear(child, height - 1, part);
-                        if self.is_empty(child, height - 1, part) && self.unmapped.retired.try_reserve() {
-                            self.retire(at, child, height - 1);
-                        }
-                    }
-                }
-                Item::Leaf { .. } => {
-                    self.store(at, 0);
-                    self.unmapped.bytes += geometry.size(height).bytes();
-                    self.took_leaf(height);
-                }
-                Item::Corrupt => self.store(at, 0),
-            }
+        let (leaves, words) = self.count(mem, slot, index, end);
+        if self.ledger.get(slot).live <= words && slot != ROOT {
+            return false;
         }
+        self.zero(mem, slot, index, end, leaves, words, gone);
+        true
     }
 
-    fn clear_leaves(&mut self, table: Pa, range: IovaRange) {
-        let geometry = self.format.geometry();
-        let (first, last) = (geometry.index(0, range.first()), geometry.index(0, range.last()));
-        let mut held = 0;
-        for index in first..=last {
-            let word = self.memory.load(entry(table, index));
-            held += u64::from(matches!(self.format.decode(word, 0), Item::Leaf { .. }));
-        }
-        let count = last - first + 1;
-        let at = entry(table, first);
-        if count == 1 {
-            self.memory.store(at, 0);
-        } else {
-            self.memory.store_run(
-                at,
-                0,
-                0,
-                usize::try_from(count).expect("a table's entries can be counted"),
-            );
-        }
-        if !self.format.coherent() {
-            self.memory.clean_table(at, 8 * count);
-        }
-        if held > 0 {
-            self.unmapped.bytes += held << geometry.granule().get();
-            self.took_leaf(0);
-        }
+    /// How many of these entries of a table at height 0 are leaves, and how many are not zero.
+    fn count(&self, mem: &impl TableMemory, slot: Slot, index: usize, end: usize) -> (u32, u32) {
+        (index..end).fold((0, 0), |(leaves, words), nth| {
+            let word = mem.load(self.ledger.entry_at(slot, nth));
+            let leaf = matches!(self.format.decode(word, 0), Item::Leaf { .. });
+            (leaves + u32::from(leaf), words + u32::from(word != 0))
+        })
     }
 
-    /// Counts what is mapped under a table that is about to be cut off.
-    fn count(&mut self, table: Pa, height: u8) {
-        let geometry = self.format.geometry();
-        for index in 0..geometry.entries(height) {
-            match self.format.decode(self.memory.load(entry(table, index)), height) {
-                Item::Leaf { .. } => {
-                    self.unmapped.bytes += geometry.size(height).bytes();
-                    self.took_leaf(height);
-                }
-                Item::Table(child) if height > 0 => self.count(child, height - 1),
-                _ => {}
-            }
+    /// Zeroes entries of a table at height 0, of which so many are leaves and so many not zero.
+    fn zero(
+        &mut self,
+        mem: &impl TableMemory,
+        slot: Slot,
+        index: usize,
+        end: usize,
+        leaves: u32,
+        words: u32,
+        gone: &mut Unmapped,
+    ) {
+        if words == 0 {
+            return;
         }
-    }
-
-    /// Whether nothing is left in a table of which `part` was just cleared. Looks beside it first: that is where something mostly is.
-    fn is_empty(&self, table: Pa, height: u8, part: IovaRange) -> bool {
-        let geometry = self.format.geometry();
-        let entries = geometry.entries(height);
-        let (first, last) = (geometry.index(height, part.first()), geometry.index(height, part.last()));
-        let absent = |index: u64| self.memory.load(entry(table, index)) == 0;
-        let beside = [first.checked_sub(1), Some(last + 1).filter(|&next| next < entries)];
-        beside.into_iter().flatten().all(absent) && (0..entries).all(absent)
-    }
-
-    fn retire(&mut self, at: Pa, table: Pa, height: u8) {
-        self.store(at, 0);
-        self.unmapped.retired.push(table, height);
-        self.unmapped.tables = true;
-    }
-
-    fn took_leaf(&mut self, height: u8) {
-        let size = self.format.geometry().size(height);
-        self.unmapped.leaf = Some(self.unmapped.leaf.map_or(size, |smallest| smallest.min(size)));
-    }
-
-    fn store(&self, at: Pa, word: u64) {
-        self.memory.store(at, word);
-        if !self.format.coherent() {
-            self.memory.clean_table(at, 8);
+        self.store_run(mem, self.ledger.entry_at(slot, index), 0, 0, end - index);
+        let table = self.ledger.get_mut(slot);
+        table.live = table.live.saturating_sub(words);
+        if leaves > 0 {
+            let granule = self.format.geometry().granule();
+            gone.add(u64::from(leaves) << granule.get(), granule);
         }
     }
 }

@@ -27,9 +27,9 @@ pub use stage2::Stage2;
 pub struct Config {
     /// The smallest page: 4, 16 or 64 KiB.
     pub granule: SizeLg2,
-    /// Bits of an input address: 25 (stage 2: 32) to 48, or to 52 with a 64 KiB granule or large descriptors.
+    /// Bits of an input address: 25 to 48, or to 52 with a 64 KiB granule or large descriptors.
     pub input_bits: u8,
-    /// Bits of an output address: 32 to 48, or 52 with a 64 KiB granule or large descriptors.
+    /// Bits of an output address: 32, 36, 40, 42, 44 or 48, or 52 with a 64 KiB granule or large descriptors.
     pub output_bits: u8,
     /// Large descriptors (DS), for 4 and 16 KiB granules: 52-bit addresses.
     pub large: bool,
@@ -90,11 +90,7 @@ pub(crate) struct Base {
 }
 
 impl Base {
-    pub(crate) fn new(
-        config: Config,
-        least_input_bits: u8,
-        concatenated_lg2: u8,
-    ) -> Result<Self, ConfigError> {
+    pub(crate) fn new(config: Config, concatenated_lg2: u8) -> Result<Self, ConfigError> {
         let wide = match (config.granule, config.large) {
             (SizeLg2::KIB_64, true) => return Err(ConfigError::Large),
             (SizeLg2::KIB_4 | SizeLg2::KIB_16, large) => large,
@@ -102,10 +98,10 @@ impl Base {
             (granule, _) => return Err(ConfigError::Granule(granule)),
         };
         let most = if wide { 52 } else { 48 };
-        if !(least_input_bits..=most).contains(&config.input_bits) {
+        if !(25..=most).contains(&config.input_bits) {
             return Err(ConfigError::InputBits(config.input_bits));
         }
-        if !(32..=most).contains(&config.output_bits) {
+        if config.output_bits > most || ![32, 36, 40, 42, 44, 48, 52].contains(&config.output_bits) {
             return Err(ConfigError::OutputBits(config.output_bits));
         }
         let geometry = Geometry::new(config.granule.get(), config.input_bits, concatenated_lg2);
@@ -119,10 +115,9 @@ impl Base {
     }
 
     pub(crate) fn decode(&self, word: u64, height: u8) -> Item {
-        if word & VALID == 0 {
-            return Item::Absent;
-        }
         match (word & TABLE_OR_PAGE != 0, height) {
+            _ if word == 0 => Item::Absent,
+            _ if word & VALID == 0 => Item::Corrupt,
             (true, 1..) => Item::Table(self.output(word, self.config.granule)),
             (true, 0) => self.leaf_item(word, height),
             (false, 1..) if height <= tallest_block(&self.config) => self.leaf_item(word, height),
@@ -168,16 +163,19 @@ impl Base {
         if self.config.large { 0 } else { field }
     }
 
-    /// Spec: Arm ARM, D8.3.1.1 "The Contiguous bit": runs of 16; of 128 pages or 32 blocks with 16 KiB; of 32 with 64 KiB.
+    /// Spec: Arm ARM, D8.3.1.1 "The Contiguous bit": runs of 16 with 4 KiB; of 128 pages or 32
+    /// blocks of 32 MiB with 16 KiB; of 32 pages or blocks of 512 MiB with 64 KiB.
+    ///
+    /// Choice: larger blocks get no hint.
     pub(crate) fn contiguous_lg2(&self, height: u8) -> u8 {
         let lg2 = match (self.config.granule, height) {
-            (SizeLg2::KIB_4, _) => 4,
+            (SizeLg2::KIB_4, 0..=2) => 4,
             (SizeLg2::KIB_16, 0) => 7,
-            _ => 5,
+            (SizeLg2::KIB_16 | SizeLg2::KIB_64, 0..=1) => 5,
+            _ => return 0,
         };
         // A run lies in one table, and in one address space.
-        let fits = height <= tallest_block(&self.config) && 1 << lg2 <= self.geometry.entries(height);
-        if fits { lg2 } else { 0 }
+        if 1 << lg2 <= self.geometry.entries(height) { lg2 } else { 0 }
     }
 
     /// Where a carry would leave the address field.

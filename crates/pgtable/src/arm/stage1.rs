@@ -45,7 +45,7 @@ impl Stage1 {
     ///
     /// As [`ConfigError`] says.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
-        Base::new(config, 25, 0).map(Self)
+        Base::new(config, 0).map(Self)
     }
 
     /// T0SZ of a CD: 64 less the bits of input.

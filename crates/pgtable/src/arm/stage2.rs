@@ -11,7 +11,7 @@
 //!
 //! Spec: Arm ARM DDI 0487, D8.3.3 "Stage 2 descriptors", D8.2.7 "Concatenated translation tables".
 
-use portcullis_types::{Cacheability, Pa, PageSizes, Perms, Prot};
+use portcullis_types::{Cacheability, Pa, PageSizes, Perms, Prot, SizeLg2};
 
 use super::{ACCESS_FLAG, Base, CONTIGUOUS, Config, ConfigError, INNER_SHAREABLE, OUTER_SHAREABLE};
 use crate::{BreakBeforeMake, Format, Geometry, Item};
@@ -39,7 +39,9 @@ impl Stage2 {
     ///
     /// As [`ConfigError`] says.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
-        Base::new(config, 32, CONCATENATED_LG2).map(Self)
+        // With 4 KiB, walks cannot start at level 3: 25 bits are left with a level 2 of 16 entries.
+        let least = config.granule == SizeLg2::KIB_4 && config.input_bits <= 25;
+        Base::new(config, if least { 0 } else { CONCATENATED_LG2 }).map(Self)
     }
 
     /// S2T0SZ of an STE: 64 less the bits of input.
@@ -49,7 +51,7 @@ impl Stage2 {
 
     /// S2SL0 of an STE: where walks start. Spec: SMMUv3 H.a, 5.2 "STE", S2SL0: 4 KiB counts from level 2 up, the others from level 3.
     pub fn sl0(&self) -> u8 {
-        let lowest = u8::from(self.0.config.granule == portcullis_types::SizeLg2::KIB_4);
+        let lowest = u8::from(self.0.config.granule == SizeLg2::KIB_4);
         self.0.geometry.top() - lowest
     }
 
@@ -91,8 +93,9 @@ impl Format for Stage2 {
 
     fn attributes(&self, prot: Prot) -> Option<u64> {
         let Prot { perms, cacheability } = prot;
+        let executes_unread = perms.contains(Perms::EXECUTE) && !perms.contains(Perms::READ);
         // Who is privileged is stage 1's to say.
-        if !perms.intersects(Perms::READ_WRITE) || perms.contains(Perms::PRIVILEGED) {
+        if !perms.intersects(Perms::READ_WRITE) || perms.contains(Perms::PRIVILEGED) || executes_unread {
             return None;
         }
         let (attribute, shareability) = match cacheability {
