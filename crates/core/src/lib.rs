@@ -23,6 +23,7 @@ pub mod domain;
 pub mod fault;
 pub mod group;
 pub mod iommu;
+pub mod mm;
 pub mod reserved;
 mod trace;
 pub mod unit;
