@@ -121,8 +121,41 @@ mod tests {
         // 4 KiB, level 1: 30 + 1 to 39 + 4 bits.
         assert!(Granule::Kib4.stage2_consistent(1, 31) && Granule::Kib4.stage2_consistent(1, 43));
         assert!(!Granule::Kib4.stage2_consistent(1, 30) && !Granule::Kib4.stage2_consistent(1, 44));
-        assert_eq!(Granule::Kib4.stage2_start(2, 40, false, false), None);
-        assert_eq!(Granule::Kib16.stage2_start(3, 48, false, false), None);
+    }
+
+    #[test]
+    fn each_start_level_of_stage_2_needs_what_the_architecture_says() {
+        // Granule, SL0, output bits, small tables, DS, where the walk begins.
+        let rows = [
+            (Granule::Kib4, 0, 32, false, false, Some(2)),
+            (Granule::Kib4, 1, 32, false, false, Some(1)),
+            (Granule::Kib4, 2, 44, false, false, Some(0)),
+            (Granule::Kib4, 2, 42, false, false, None),
+            (Granule::Kib4, 3, 48, true, false, Some(3)),
+            (Granule::Kib4, 3, 48, false, false, None),
+            (Granule::Kib4, 4, 52, false, true, Some(-1)),
+            (Granule::Kib4, 4, 48, false, true, None),
+            (Granule::Kib4, 5, 52, true, true, None),
+            (Granule::Kib16, 0, 32, false, false, Some(3)),
+            (Granule::Kib16, 1, 32, false, false, Some(2)),
+            (Granule::Kib16, 2, 42, false, false, Some(1)),
+            (Granule::Kib16, 2, 40, false, false, None),
+            (Granule::Kib16, 3, 52, false, true, Some(0)),
+            (Granule::Kib16, 3, 52, false, false, None),
+            (Granule::Kib16, 3, 48, false, true, None),
+            (Granule::Kib64, 0, 32, false, false, Some(3)),
+            (Granule::Kib64, 1, 32, false, false, Some(2)),
+            (Granule::Kib64, 2, 44, false, false, Some(1)),
+            (Granule::Kib64, 2, 42, false, false, None),
+            (Granule::Kib64, 3, 52, false, true, None),
+        ];
+        for (granule, sl0, oas, small_tables, ds, start) in rows {
+            assert_eq!(
+                granule.stage2_start(sl0, oas, small_tables, ds),
+                start,
+                "{granule:?} {sl0} {oas} {small_tables} {ds}"
+            );
+        }
     }
 
     #[test]

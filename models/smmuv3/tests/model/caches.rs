@@ -184,6 +184,26 @@ fn a_live_page_that_leads_elsewhere_breaks_the_rule_at_its_invalidation() {
 }
 
 #[test]
+fn what_nobody_can_reach_is_not_judged() {
+    // Switched off: no translation is live.
+    let machine = Machine::stage1(plain());
+    assert_eq!(machine.read(1, 0x1000), Got::At(0x30_0000));
+    machine.disable();
+    machine.words(L3 + 8, &[0x31_0000 | PAGE]);
+    invalidate(&machine, 0x1000);
+    machine.assert_clean();
+    // The stream's configuration is no longer cached: it is not fetched for the sake of a look.
+    let machine = Machine::stage1(plain());
+    assert_eq!(machine.read(1, 0x1000), Got::At(0x30_0000));
+    machine.flush_ste(1);
+    let reads = machine.smmu.counters().configuration_reads;
+    machine.words(L3 + 8, &[0x31_0000 | PAGE]);
+    invalidate(&machine, 0x1000);
+    machine.assert_clean();
+    assert_eq!(machine.smmu.counters().configuration_reads, reads);
+}
+
+#[test]
 fn a_stage_2_page_that_leads_elsewhere_breaks_the_rule() {
     let machine = Machine::new(plain());
     machine.tables2();

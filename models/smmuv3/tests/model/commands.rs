@@ -103,6 +103,8 @@ fn a_sync_tells_its_end_by_a_message_after_it_was_consumed() {
     machine.hole(0x3000..=0x3003);
     machine.command(0x0000_0045_0fc0_1046, 0x3000);
     assert_eq!(machine.r32(0x60), 1 << 4, "MSI_CMDQ_ABT_ERR");
+    machine.command(0x0000_0046_0fc0_1046, 0x3000);
+    assert_eq!(machine.r32(0x60), 1 << 4, "an error that is active is not toggled");
     machine.assert_clean();
 }
 
@@ -198,6 +200,17 @@ fn prefetching_an_address_caches_its_translation() {
     machine.command(0x1_0000_0002, 0x7000);
     assert_eq!(machine.smmu.cached_translations(), 1, "a fault leaves nothing");
     assert_eq!(machine.events(), [[0; 4]; 0], "and tells nothing");
+}
+
+#[test]
+fn nothing_is_prefetched_while_the_smmu_is_off() {
+    let machine = Machine::stage1(plain());
+    machine.disable();
+    machine.command(0x1_0000_0001, 0);
+    machine.command(0x1_0000_0002, 0x1000);
+    let counters = machine.smmu.counters();
+    assert_eq!((counters.configuration_reads, counters.descriptor_reads), (0, 0));
+    assert_eq!(machine.smmu.cached_translations(), 0);
 }
 
 #[test]

@@ -126,6 +126,15 @@ fn the_same_registers_can_be_written_while_off() {
 }
 
 #[test]
+fn without_messages_their_registers_do_not_exist() {
+    let machine = Machine::bare(Config { msi: false, ..plain() });
+    for offset in [0x68, 0x70, 0xb0, 0xb8] {
+        machine.w32(offset, 0xffff_fffc);
+        assert_eq!(machine.r32(offset), 0, "{offset:#x}");
+    }
+}
+
+#[test]
 fn each_half_of_cr1_has_its_own_guard() {
     let machine = Machine::bare(plain());
     machine.w64(0x90, COMMANDS | 4);
@@ -148,7 +157,7 @@ fn slow() -> Config {
 
 #[test]
 fn updates_take_their_time_and_the_guard_holds_meanwhile() {
-    let mut slow_ones = 0;
+    let (mut slow_ones, mut longest) = (0, 0);
     for round in 0..20 {
         let machine = Machine::bare(slow());
         (0..round).for_each(|_| machine.w32(0x44, 0x8000_0000)); // throw some dice
@@ -168,11 +177,16 @@ fn updates_take_their_time_and_the_guard_holds_meanwhile() {
         } else {
             machine.w32(0x20, 0xc);
         }
-        machine.settle();
-        assert_eq!((machine.r32(0x20), machine.r32(0x24)), (0xc, 0xc));
+        let mut steps = 0;
+        while machine.r32(0x24) != 0xc {
+            machine.smmu_step();
+            steps += 1;
+        }
+        longest = longest.max(steps);
+        assert_eq!(machine.r32(0x20), 0xc);
         assert_eq!(machine.r64(0x90), COMMANDS | 4);
     }
-    assert!(slow_ones > 5);
+    assert!(slow_ones > 5 && longest > 5 && longest <= 21, "{slow_ones}, {longest}");
 }
 
 #[test]

@@ -122,6 +122,13 @@ fn an_entry_that_nobody_fetched_may_be_written_at_once() {
     machine.ste(1, &[STE_S1[0], 0x44, 9, 0, 0, 0, 0, 0]);
     machine.flush_ste(1);
     machine.assert_clean();
+    // Nor is a descriptor.
+    let machine = Machine::stage1(plain());
+    let _ = machine.read(1, 0x1000);
+    machine.disable();
+    machine.words(CD, &[CD_39[0] + 0x0002_0000_0000_0000, 0x11_0000]);
+    machine.flush_cd();
+    machine.assert_clean();
 }
 
 #[test]
@@ -182,5 +189,12 @@ fn the_outlook_sees_what_memory_says_and_leaves_no_trace() {
     assert_eq!(machine.smmu.outlook(&request), Outlook::Allowed(portcullis_types::Pa::new(0x1234)));
     assert_eq!(machine.events(), [[0; 4]; 0]);
     assert_eq!(machine.smmu.counters().configuration_reads, 0);
+    machine.ste(1, &STE_ABORT);
+    machine.disable();
+    assert_eq!(
+        machine.smmu.outlook(&request),
+        Outlook::Allowed(portcullis_types::Pa::new(0x1234)),
+        "off, all is let through"
+    );
     machine.assert_clean();
 }
