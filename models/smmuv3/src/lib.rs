@@ -14,7 +14,7 @@
 //! | StreamWorld | `World` |
 //!
 //! Where to look: what happens to an access `translate`, its configuration `stream_table` and `contexts`, its walk `walk`;
-//! what is wrong with an STE `ste`, with a CD `cd`, with a command `command`; what a command removes `tlb` and `cache`;
+//! what is wrong with an STE `ste`, with a CD `cd`, with a command `command`; what a command removes `scope` and `cache`;
 //! when it does `execute`; what registers do `program`; what the hardware does unasked `mischief`; all forbidden things [`clause`].
 //!
 //! Spec: SMMUv3 H.a is Arm IHI 0070 H.a; tables are those of Arm DDI 0487 (A-profile), VMSAv8-64.
@@ -40,6 +40,7 @@ mod program;
 mod queue;
 mod registers;
 mod report;
+mod scope;
 mod smmu;
 mod state;
 mod ste;
