@@ -56,7 +56,16 @@ fn formatting() -> Result<Passed, String> {
 }
 
 fn clippy() -> Result<Passed, String> {
-    shell::run(cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
+    shell::run(cargo().args([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--keep-going",
+        "--quiet",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
     Ok(Passed::PLAIN)
 }
 
