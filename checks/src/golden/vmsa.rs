@@ -121,3 +121,92 @@ pub const ADDRESSES: &[Placed] = &[
     at(16, true, 3, Kind::Page, 0x000F_FFFF_FFFF_0000, 0x0000_FFFF_FFFF_F003),
     at(16, true, 3, Kind::Page, 0x0001_0000_0001_0000, 0x0000_0000_0001_1003),
 ];
+
+/// How many adjacent entries the Contiguous bit joins: log2 of the granule, level, entries. Zero where the bit is RES0.
+///
+/// Spec: Arm ARM, D8.7.1 "The Contiguous bit", table D8-104 and the list of levels above it.
+pub const CONTIGUOUS_ENTRIES: &[(u32, bool, i8, u32)] = &[
+    (12, false, 1, 16),
+    (12, false, 2, 16),
+    (12, false, 3, 16),
+    (12, true, 0, 0),
+    (12, true, 1, 16),
+    (12, true, 2, 16),
+    (12, true, 3, 16),
+    (14, false, 2, 32),
+    (14, false, 3, 128),
+    (14, true, 1, 0),
+    (14, true, 2, 32),
+    (14, true, 3, 128),
+    (16, false, 2, 32),
+    (16, false, 3, 32),
+    (16, true, 1, 0),
+    (16, true, 2, 32),
+    (16, true, 3, 32),
+];
+
+/// Where a stage 2 walk starts.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// Log2 of the granule in bytes.
+    pub granule_lg2: u32,
+    /// 52-bit addresses.
+    pub wide: bool,
+    /// `S2T0SZ`.
+    pub t0sz: u32,
+    /// `S2SL0`.
+    pub sl0: u32,
+    /// Level of the first table.
+    pub level: i8,
+    /// How many tables lie side by side.
+    pub tables: u64,
+    /// How many entries they have in all.
+    pub entries: u64,
+}
+
+/// Shorthand for a row.
+const fn start(
+    granule_lg2: u32,
+    wide: bool,
+    t0sz: u32,
+    (sl0, level): (u32, i8),
+    tables: u64,
+    entries: u64,
+) -> Start {
+    Start { granule_lg2, wide, t0sz, sl0, level, tables, entries }
+}
+
+/// Starts of stage 2 walks, each with the most tables side by side that the book allows.
+///
+/// Spec: Arm ARM, D8.2.8.2, D8.2.9.2, D8.2.10.2 "VMSAv8-64 Stage 2 address translation using the … translation granule", tables D8-19 to
+/// D8-24, D8-29 to D8-33, D8-38 to D8-41.
+pub const STAGE_2_STARTS: &[Start] = &[
+    // 4K: SL0 0b00 level 2, 0b01 level 1, 0b10 level 0.
+    start(12, false, 32, (0b00, 2), 4, 0x800),
+    start(12, false, 30, (0b00, 2), 16, 0x2000),
+    start(12, false, 29, (0b01, 1), 1, 0x20),
+    start(12, false, 25, (0b01, 1), 1, 0x200),
+    start(12, false, 24, (0b01, 1), 2, 0x400),
+    start(12, false, 21, (0b01, 1), 16, 0x2000),
+    start(12, false, 20, (0b10, 0), 1, 0x20),
+    start(12, false, 16, (0b10, 0), 1, 0x200),
+    start(12, true, 15, (0b10, 0), 2, 0x400),
+    start(12, true, 12, (0b10, 0), 16, 0x2000),
+    // 16K: SL0 0b00 level 3, 0b01 level 2, 0b10 level 1, 0b11 level 0.
+    start(14, false, 32, (0b01, 2), 1, 0x80),
+    start(14, false, 28, (0b01, 2), 1, 0x800),
+    start(14, false, 24, (0b01, 2), 16, 0x8000),
+    start(14, false, 23, (0b10, 1), 1, 0x20),
+    start(14, false, 17, (0b10, 1), 1, 0x800),
+    start(14, false, 16, (0b10, 1), 2, 0x1000),
+    start(14, true, 13, (0b10, 1), 16, 0x8000),
+    start(14, true, 12, (0b11, 0), 1, 0x20),
+    // 64K: SL0 0b00 level 3, 0b01 level 2, 0b10 level 1.
+    start(16, false, 32, (0b00, 3), 8, 0x1_0000),
+    start(16, false, 31, (0b00, 3), 16, 0x2_0000),
+    start(16, false, 30, (0b01, 2), 1, 0x20),
+    start(16, false, 22, (0b01, 2), 1, 0x2000),
+    start(16, false, 18, (0b01, 2), 16, 0x2_0000),
+    start(16, false, 17, (0b10, 1), 1, 0x20),
+    start(16, true, 12, (0b10, 1), 1, 0x400),
+];
