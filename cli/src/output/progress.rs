@@ -30,8 +30,11 @@ impl Progress {
 
     /// What a run calls with the bytes done and the bytes in all.
     pub(crate) fn callback(&self) -> Box<dyn Fn(u64, u64) + Send + Sync> {
-        let (bar, start, shown) = (self.bar.clone(), Instant::now(), OnceLock::new());
+        let (bar, start, moving, shown) =
+            (self.bar.clone(), Instant::now(), OnceLock::new(), OnceLock::new());
         Box::new(move |done_bytes, total_bytes| {
+            // Getting ready takes time too, and would make the first estimates hours.
+            moving.get_or_init(|| bar.reset());
             bar.set_length(total_bytes);
             bar.set_position(done_bytes);
             if start.elapsed() > LONG {
