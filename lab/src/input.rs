@@ -47,16 +47,20 @@ impl Input {
     pub fn open(&self) -> Result<Opened, RunError> {
         match self {
             Self::File(path) => measure_file(path).map(|measure| Opened::File(path.clone(), measure)),
-            Self::Sample => {
-                let bytes = sample();
-                let measure = Measure { bytes: bytes.len() as u64, digest: hex(&Sha256::digest(&bytes)) };
-                Ok(Opened::Sample(bytes, measure))
-            }
+            Self::Sample => Ok(Opened::beginning_of_sample(SAMPLE_BYTES)),
         }
     }
 }
 
 impl Opened {
+    /// The first bytes of the sample: `len_bytes` of them, or all there are.
+    pub fn beginning_of_sample(len_bytes: usize) -> Self {
+        let mut bytes = sample();
+        bytes.truncate(len_bytes);
+        let measure = Measure { bytes: bytes.len() as u64, digest: hex(&Sha256::digest(&bytes)) };
+        Self::Sample(bytes, measure)
+    }
+
     /// Length and digest.
     pub fn measure(&self) -> &Measure {
         match self {

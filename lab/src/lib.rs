@@ -9,6 +9,7 @@
 //! | [`platform`] | the `hal` seams over the models' bus |
 //! | [`boot`] | discovery: what an operating system that embeds Portcullis does at start |
 //! | [`workload`] | the work |
+//! | [`tamper`] | where `checks` makes right drivers wrong |
 //!
 //! Not here: the models themselves, and everything that prints (`cli`).
 #![forbid(unsafe_code)]
@@ -21,6 +22,7 @@ pub mod machines;
 pub mod platform;
 pub mod report;
 mod run;
+pub mod tamper;
 pub mod trace;
 mod tree;
 pub mod workload;

@@ -3,8 +3,7 @@
 //! A [`LabPlatform`] is a CPU of a machine. Every turn of a polling loop ([`Clock::relax`]) lets the models work, so hardware is
 //! neither faster nor slower than it is asked to be, and a run is decided by its seed alone.
 //!
-//! A [`Tamper`] stands between the driver and the machine and falsifies what passes. That is how `checks` makes a wrong driver out of the
-//! right one without a line of it being changed.
+//! A [`Tamper`] may stand between and falsify what passes (`tamper`).
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -15,25 +14,10 @@ use portcullis::hal::{Barriers, BlockLayout, Clock, DmaMemory, Platform, Registe
 use portcullis::types::trace::{Event, Sink};
 use portcullis::types::{Pa, PaRange};
 
+use crate::tamper::Hands;
 use crate::trace::SharedSink;
 
-/// Falsifies what the CPU does. Each method answers what really happens; none for nothing.
-pub trait Tamper: Send + Sync {
-    /// A store of a word to table memory.
-    fn store(&self, _at: Pa, word: u64) -> Option<u64> {
-        Some(word)
-    }
-
-    /// A write of a register.
-    fn write_register(&self, _at: Pa, value: u64) -> Option<u64> {
-        Some(value)
-    }
-
-    /// A barrier. False: there is none.
-    fn barrier(&self) -> bool {
-        true
-    }
-}
+pub use crate::tamper::{Barrier, Tamper};
 
 /// A CPU of a modelled machine.
 pub struct LabPlatform {
@@ -119,10 +103,47 @@ impl LabPlatform {
         }
     }
 
-    fn barrier(&self, barrier: impl FnOnce(&model_bus::CpuMemory)) {
-        if self.tamper.as_ref().is_none_or(|tamper| tamper.barrier()) {
-            barrier(self.memory());
+    /// Who falsifies, if somebody does.
+    pub(crate) fn tamper(&self) -> Option<&Arc<dyn Tamper>> {
+        self.tamper.as_ref()
+    }
+
+    fn barrier(&self, barrier: Barrier) {
+        match &self.tamper {
+            Some(tamper) => tamper.barrier(Hands(self), barrier),
+            None => self.pass_barrier(barrier),
         }
+    }
+}
+
+/// What really happens: what a [`Tamper`] has in its [`Hands`].
+impl LabPlatform {
+    pub(crate) fn load_word(&self, at: Pa) -> u64 {
+        in_ram(self.memory().load64(at))
+    }
+
+    pub(crate) fn store_word(&self, at: Pa, word: u64) {
+        in_ram(self.memory().store64(at, word));
+    }
+
+    pub(crate) fn clean_words(&self, at: Pa, len_bytes: u64) {
+        in_ram(self.memory().clean(at, len_bytes));
+    }
+
+    pub(crate) fn pass_barrier(&self, barrier: Barrier) {
+        match barrier {
+            Barrier::Write => self.memory().write_barrier(),
+            Barrier::Read => self.memory().read_barrier(),
+            Barrier::Full => self.memory().full_barrier(),
+        }
+    }
+
+    pub(crate) fn alloc_tables(&self, layout: BlockLayout) -> Option<Pa> {
+        self.take_block(layout, &self.tables)
+    }
+
+    pub(crate) fn free_tables(&self, first: Pa, layout: BlockLayout) {
+        self.give_back(first, layout, &self.tables);
     }
 }
 
@@ -133,24 +154,30 @@ fn in_ram<T>(result: Result<T, BusError>) -> T {
 
 impl TableMemory for LabPlatform {
     fn alloc(&self, layout: BlockLayout) -> Option<Pa> {
-        self.take_block(layout, &self.tables)
+        match &self.tamper {
+            Some(tamper) => tamper.alloc(Hands(self), layout),
+            None => self.alloc_tables(layout),
+        }
     }
 
     fn free(&self, first: Pa, layout: BlockLayout) {
-        self.give_back(first, layout, &self.tables);
+        match &self.tamper {
+            Some(tamper) => tamper.free(Hands(self), first, layout),
+            None => self.free_tables(first, layout),
+        }
     }
 
     fn load(&self, at: Pa) -> u64 {
-        in_ram(self.memory().load64(at))
+        match &self.tamper {
+            Some(tamper) => tamper.load(Hands(self), at),
+            None => self.load_word(at),
+        }
     }
 
     fn store(&self, at: Pa, word: u64) {
-        let word = match &self.tamper {
-            Some(tamper) => tamper.store(at, word),
-            None => Some(word),
-        };
-        if let Some(word) = word {
-            in_ram(self.memory().store64(at, word));
+        match &self.tamper {
+            Some(tamper) => tamper.store(Hands(self), at, word),
+            None => self.store_word(at, word),
         }
     }
 
@@ -169,7 +196,10 @@ impl TableMemory for LabPlatform {
     }
 
     fn clean_table(&self, at: Pa, len_bytes: u64) {
-        in_ram(self.memory().clean(at, len_bytes));
+        match &self.tamper {
+            Some(tamper) => tamper.clean(Hands(self), at, len_bytes),
+            None => self.clean_words(at, len_bytes),
+        }
     }
 }
 
@@ -209,15 +239,15 @@ impl DmaMemory for LabPlatform {
 
 impl Barriers for LabPlatform {
     fn write_barrier(&self) {
-        self.barrier(model_bus::CpuMemory::write_barrier);
+        self.barrier(Barrier::Write);
     }
 
     fn read_barrier(&self) {
-        self.barrier(model_bus::CpuMemory::read_barrier);
+        self.barrier(Barrier::Read);
     }
 
     fn full_barrier(&self) {
-        self.barrier(model_bus::CpuMemory::full_barrier);
+        self.barrier(Barrier::Full);
     }
 }
 
@@ -254,20 +284,18 @@ pub struct RegisterWindow {
 
 impl RegisterWindow {
     fn read(&self, offset: usize, width: Width) -> u64 {
-        let at = self.at(offset);
-        // Nobody there: a host bridge answers all ones.
-        self.platform.bus.read_register(at, width).unwrap_or(u64::MAX)
+        let (at, hands) = (self.at(offset), Hands(&self.platform));
+        match &self.platform.tamper {
+            Some(tamper) => tamper.read_register(hands, at, width),
+            None => hands.read_register(at, width),
+        }
     }
 
     fn write(&self, offset: usize, width: Width, value: u64) {
-        let at = self.at(offset);
-        let value = match &self.platform.tamper {
-            Some(tamper) => tamper.write_register(at, value),
-            None => Some(value),
-        };
-        if let Some(value) = value {
-            // Nobody there: the write is gone, as on a host bridge.
-            let _gone = self.platform.bus.write_register(at, width, value);
+        let (at, hands) = (self.at(offset), Hands(&self.platform));
+        match &self.platform.tamper {
+            Some(tamper) => tamper.write_register(hands, at, width, value),
+            None => hands.write_register(at, width, value),
         }
     }
 

@@ -101,21 +101,24 @@ impl System {
         self.hosts.iter().flat_map(|host| host.endpoints.iter().map(move |endpoint| (host, endpoint)))
     }
 
-    /// Lets go of every device and switches the IOMMUs off, closed: what is behind them is aborted from then on.
+    /// Lets go of every device: from then on its accesses are aborted. The groups stay, without devices. A second call does nothing.
     ///
     /// # Errors
     ///
     /// [`RunError::Wrong`]: hardware did not confirm. The rest is done in spite of it, and the first error is answered.
-    pub fn shut_down(self) -> Result<(), RunError> {
-        let mut result = Ok(());
-        let mut keep = |step: Result<(), RunError>| {
-            if result.is_ok() {
-                result = step;
-            }
-        };
-        self.hosts.into_iter().for_each(|host| keep(pci::let_go(&self.units, host)));
+    pub fn detach(&mut self) -> Result<(), RunError> {
+        let hosts = core::mem::take(&mut self.hosts).into_iter();
+        hosts.map(|host| pci::let_go(&self.units, host)).fold(Ok(()), Result::and)
+    }
+
+    /// Lets go of every device and switches the IOMMUs off, closed: what is behind them is aborted from then on.
+    ///
+    /// # Errors
+    ///
+    /// As for [`detach`](Self::detach).
+    pub fn shut_down(mut self) -> Result<(), RunError> {
+        let detached = self.detach();
         drop(self.groups);
-        self.units.iter().for_each(|unit| keep(unit.shut_down()));
-        result
+        self.units.iter().map(Unit::shut_down).fold(detached, Result::and)
     }
 }

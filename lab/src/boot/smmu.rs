@@ -40,12 +40,9 @@ pub(super) fn bring_up(
     if !node.enabled {
         return Ok(None);
     }
-    let frame = match (node.kind, node.registers.first()) {
-        (IommuKind::SmmuV3, Some(&frame)) => frame,
-        _ => {
-            let what = format!("no driver for an IOMMU that is {}", node.compatible.join(", "));
-            return Err(RunError::refused(&node.path, what, "use a machine whose IOMMUs are arm,smmu-v3"));
-        }
+    let (IommuKind::SmmuV3, Some(&frame)) = (node.kind, node.registers.first()) else {
+        let what = format!("no driver for an IOMMU that is {}", node.compatible.join(", "));
+        return Err(RunError::refused(&node.path, what, "use a machine whose IOMMUs are arm,smmu-v3"));
     };
     let lines = match node.msi.first() {
         Some(&target) => {
@@ -69,7 +66,12 @@ pub(super) fn bring_up(
             "run with -v to see its registers and commands",
         )
     })?;
-    let unit = IommuUnit::new(platform.clone(), smmu.clone() as Arc<dyn Iommu<LabPlatform>>);
+    let driver: Arc<dyn Iommu<LabPlatform>> = smmu.clone();
+    let driver = match platform.tamper() {
+        Some(tamper) => tamper.between_core_and(driver),
+        None => driver,
+    };
+    let unit = IommuUnit::new(platform.clone(), driver);
     Ok(Some(Unit { index, smmu, unit, lines }))
 }
 

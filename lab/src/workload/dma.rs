@@ -7,7 +7,8 @@
 //! - each of them went through a translated access of the disk: the port counts, and the count must fit;
 //! - what was unmapped cannot be reached any more: the disk's own stream id is tried on every such address, and the IOMMU must abort
 //!   the access and record a fault;
-//! - nothing else faulted, the IOMMU's model has nothing to say against the driver, and at the end all memory is back.
+//! - what firmware keeps mapped for the disk is reached 1:1, and once the disk is detached nothing is;
+//! - nothing else faulted, the IOMMU's model has nothing to say against the driver, and at the end all memory is back (`proof`).
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,7 +23,9 @@ use portcullis::pci::{Message, MsixCapability, MsixTable};
 use portcullis::types::{Pa, PaRange};
 use sha2::{Digest, Sha256};
 
-use super::witness::{Probes, Witness};
+use super::TRY_VERBOSE;
+use super::proof::{Watch, no_errors, nothing_left};
+use super::witness::Witness;
 use crate::boot::{BootRequest, Endpoint, HostBridge, Line, Standing, System};
 use crate::error::RunError;
 use crate::input::{Measure, Opened, hex};
@@ -40,10 +43,6 @@ const PIECE_BYTES: u64 = 128 << 10;
 const IN_FLIGHT: usize = 8;
 /// What a command that completes makes the disk write besides its data. Spec: NVMe Base 2.0, 3.3.3.2 "Completion Queue Entry".
 const COMPLETION_BYTES: u64 = 16;
-/// Events are read often enough for the shortest queue.
-const FAULTS_IN_FLIGHT: u64 = 4;
-
-const TRY_VERBOSE: &str = "run with -v to see what led to it";
 
 /// What to do.
 pub struct Job<'a> {
@@ -95,9 +94,22 @@ pub fn run(job: &Job<'_>) -> Result<Outcome, RunError> {
     let witness = Arc::new(Witness::new(&disk_name, job.sink.clone()));
     let sink: SharedSink = witness.clone();
     let machine = Machine::build(job.spec.clone(), content, job.seed, &sink)?;
-    let (platform, outcome) = work(job, &machine, &device_tree, &disk_name, &witness, &sink)?;
-    nothing_left(&machine, &platform, &witness)?;
-    Ok(outcome)
+    let worked = work(job, &machine, &device_tree, &disk_name, &witness, &sink);
+    let proved = worked.and_then(|(platform, outcome)| {
+        nothing_left(&machine, &platform, &witness)?;
+        Ok(outcome)
+    });
+    proved.map_err(|error| with_testimony(error, &machine, &witness))
+}
+
+/// Adds to what went wrong what the models know about it.
+fn with_testimony(error: RunError, machine: &Machine, witness: &Witness) -> RunError {
+    let RunError::Wrong(mut trouble) = error else { return error };
+    trouble.what.push_str(&witness.testimony());
+    if let Some(first) = machine.bus.cpu().ram().freed_uses().first() {
+        trouble.what.push_str(&format!("; freed memory was used: {first:?}"));
+    }
+    RunError::Wrong(trouble)
 }
 
 /// Everything from boot to shutdown.
@@ -111,7 +123,7 @@ fn work(
 ) -> Result<(Arc<LabPlatform>, Outcome), RunError> {
     let itses = machine.spec.itses.iter().map(|its| its.base).zip(machine.itses.iter().cloned()).collect();
     let tamper = job.tamper.clone();
-    let system = System::boot(BootRequest {
+    let mut system = System::boot(BootRequest {
         bus: &machine.bus,
         itses,
         device_tree,
@@ -119,22 +131,38 @@ fn work(
         tamper,
         mode: job.mode,
     })?;
-    let mut watch = Watch { system: &system, faults: 0, probes: Probes::default() };
+    let mut watch = Watch::new(machine, witness);
     let bound = bind(&system, disk_name)?;
+    let disk = bound.device.clone();
+    watch.device(&disk, smmu_before_disk(job, machine));
+    watch.check_direct(&disk)?;
     let start = Instant::now();
     let mut reader = Reader::new(job, machine, bound)?;
-    let read = reader.read_all(&mut watch, witness);
+    let read = reader.read_all(&system, &mut watch);
     let elapsed_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
     let closed = reader.close();
     read.and(closed)?;
-    watch.service();
-    let mut counters = watch.verdict()?;
+    if job.mode == FlushMode::Strict {
+        watch.probe_unmapped(&system);
+    }
     let platform = system.platform.clone();
+    let mut counters = Counters::default();
     add_core_counters(&mut counters, &system);
-    errors_of(&system)?;
+    drop(disk);
+    system.detach()?;
+    watch.probe_detached(&system);
+    let Counters { probes, probes_blocked, .. } = watch.verdict()?;
+    no_errors(&system)?;
     system.shut_down()?;
     add_model_counters(&mut counters, machine, &platform);
-    Ok((platform, Outcome { counters, elapsed_ns }))
+    Ok((platform, Outcome { counters: Counters { probes, probes_blocked, ..counters }, elapsed_ns }))
+}
+
+/// The model in front of the first disk.
+fn smmu_before_disk(job: &Job<'_>, machine: &Machine) -> Option<Arc<Smmu>> {
+    let (bridge, _) = job.spec.disks().next()?;
+    let (smmu, _) = job.spec.host_bridges[bridge].smmu?;
+    machine.smmus.get(smmu).cloned()
 }
 
 /// The disk with the input: the first slot's.
@@ -225,41 +253,9 @@ fn lines(
     Ok(lines)
 }
 
-/// Watches the IOMMUs while the work goes on.
-struct Watch<'a> {
-    system: &'a System,
-    /// Faults that were recorded.
-    faults: u64,
-    probes: Probes,
-}
-
-impl Watch<'_> {
-    fn service(&mut self) {
-        self.faults += self.system.service_iommus() as u64;
-    }
-
-    /// Each try must have been aborted, and each must have been recorded, and nothing else.
-    fn verdict(&self) -> Result<Counters, RunError> {
-        let Probes { tried, aborted } = self.probes;
-        if aborted != tried {
-            let what = format!(
-                "isolation: {} of {tried} accesses to unmapped addresses were let through",
-                tried - aborted
-            );
-            return Err(RunError::wrong("IOMMU", what, TRY_VERBOSE));
-        }
-        if self.faults != tried {
-            let what = format!("{} faults were recorded where {tried} accesses were tried", self.faults);
-            return Err(RunError::wrong("IOMMU", what, TRY_VERBOSE));
-        }
-        Ok(Counters { probes: tried, probes_blocked: aborted, ..Counters::default() })
-    }
-}
-
 /// Reads the disk.
 struct Reader<'a> {
     job: &'a Job<'a>,
-    machine: &'a Machine,
     disk: Arc<Disk>,
     platform: Arc<LabPlatform>,
     bound: Bound,
@@ -273,7 +269,7 @@ impl<'a> Reader<'a> {
         let layout = BlockLayout::naturally_aligned(17);
         let buffers: Vec<Pa> = (0..IN_FLIGHT).map_while(|_| platform.alloc_buffer(layout)).collect();
         let disk = machine.disks[0].clone();
-        let reader = Self { job, machine, disk, platform, bound, buffers, layout };
+        let reader = Self { job, disk, platform, bound, buffers, layout };
         if reader.buffers.len() < IN_FLIGHT {
             reader.close()?;
             return Err(RunError::refused(
@@ -285,7 +281,7 @@ impl<'a> Reader<'a> {
         Ok(reader)
     }
 
-    fn read_all(&mut self, watch: &mut Watch<'_>, witness: &Witness) -> Result<(), RunError> {
+    fn read_all(&mut self, system: &System, watch: &mut Watch<'_>) -> Result<(), RunError> {
         let Measure { bytes: total, digest } = self.job.input.measure().clone();
         let before = self.disk.traffic();
         let commands_before = self.bound.nvme.stats().commands;
@@ -298,7 +294,10 @@ impl<'a> Reader<'a> {
                 piece.hash(&self.platform, total, &mut hash);
                 done = (piece.at + piece.len).min(total);
             }
-            self.probe(watch, witness);
+            watch.service(system);
+            if self.job.mode == FlushMode::Strict {
+                watch.probe_unmapped(system);
+            }
             if let Some(progress) = self.job.progress {
                 progress(done, total);
             }
@@ -347,37 +346,6 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Tries everything that is not mapped any more.
-    fn probe(&self, watch: &mut Watch<'_>, witness: &Witness) {
-        watch.service();
-        if self.job.mode == FlushMode::Lazy {
-            return;
-        }
-        let (Some(smmu), Some(source)) = (self.smmu(), self.bound.device.sources().first().copied()) else {
-            return;
-        };
-        let mut since_service = 0;
-        let probes = witness.probe(&**smmu, source, || {
-            since_service += 1;
-            if since_service == FAULTS_IN_FLIGHT {
-                since_service = 0;
-                self.machine.bus.settle(64);
-                watch.service();
-            }
-        });
-        self.machine.bus.settle(64);
-        watch.service();
-        watch.probes.tried += probes.tried;
-        watch.probes.aborted += probes.aborted;
-    }
-
-    /// The SMMU in front of the disk.
-    fn smmu(&self) -> Option<&Arc<Smmu>> {
-        let (bridge, _) = self.job.spec.disks().next()?;
-        let (smmu, _) = self.job.spec.host_bridges[bridge].smmu?;
-        self.machine.smmus.get(smmu)
-    }
-
     fn close(self) -> Result<(), RunError> {
         let name = self.bound.device.name().to_owned();
         let closed = self.bound.nvme.shutdown();
@@ -424,13 +392,6 @@ fn scattered(buffer: Pa, len: u64) -> Vec<PaRange> {
     (0..pages).filter_map(page).collect()
 }
 
-fn errors_of(system: &System) -> Result<(), RunError> {
-    match system.units.iter().flat_map(|unit| unit.errors()).next() {
-        Some(error) => Err(RunError::wrong("SMMU", format!("it reports an error: {error:?}"), TRY_VERBOSE)),
-        None => Ok(()),
-    }
-}
-
 fn add_core_counters(counters: &mut Counters, system: &System) {
     for (_, endpoint) in system.endpoints() {
         let Standing::Behind { device, group } = &endpoint.standing else { continue };
@@ -457,26 +418,4 @@ fn add_model_counters(counters: &mut Counters, machine: &Machine, platform: &Lab
     counters.device_read_bytes = traffic.read_bytes;
     counters.interrupts = traffic.messages;
     counters.table_bytes = platform.peak_table_bytes();
-}
-
-/// After shutdown: nothing mapped, nothing kept, nothing to be said against the driver.
-fn nothing_left(machine: &Machine, platform: &LabPlatform, witness: &Witness) -> Result<(), RunError> {
-    let complaints: Vec<_> = machine.smmus.iter().flat_map(|smmu| smmu.take_unpredictable()).collect();
-    if let Some(first) = complaints.first() {
-        let what =
-            format!("the driver did {} things that the book forbids; the first: {first:?}", complaints.len());
-        return Err(RunError::wrong("SMMU", what, TRY_VERBOSE));
-    }
-    let left = [
-        ("bytes of tables", platform.live_table_bytes()),
-        ("bytes of coherent buffers", platform.live_buffer_bytes()),
-        ("mappings", witness.live() as u64),
-        ("uses of freed memory", machine.bus.cpu().ram().freed_use_count() as u64),
-    ];
-    match left.into_iter().find(|&(_, count)| count > 0) {
-        Some((what, count)) => {
-            Err(RunError::wrong("no-leak", format!("{count} {what} after shutdown"), TRY_VERBOSE))
-        }
-        None => Ok(()),
-    }
 }

@@ -1,14 +1,15 @@
-//! A witness of what the DMA API maps and unmaps: which addresses a device must not reach any more.
+//! A witness of what the DMA API maps and unmaps, and of what the IOMMU's model has to say.
 //!
-//! It hears the same events as everybody, and tries the addresses at the IOMMU's model as the device would. It shares nothing with the
-//! code it watches but the events' names: addresses that are unmapped without a word are found by the count of mappings at the end.
+//! It hears the same events as everybody. From core's it knows which addresses a device must not reach any more. It shares nothing with
+//! the code it watches but the events' names: addresses that are unmapped without a word are found by the count of mappings at the end.
+//! From the model's it knows what the IOMMU recorded and what the driver did that the book forbids, to say so when a run fails.
+//!
+//! Not here: trying the addresses (`proof`).
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use model_bus::{Outcome, Request, Translator};
 use portcullis::types::trace::{Event, Sink, Value};
-use portcullis::types::{Access, Iova, SourceId};
 
 use crate::trace::SharedSink;
 
@@ -24,30 +25,63 @@ pub(super) struct Witness {
 struct Seen {
     live: BTreeMap<u64, u64>,
     gone: BTreeMap<u64, u64>,
+    /// Pages of doorbells: mapped until the device is detached.
+    doorbells: Vec<u64>,
+    /// What the IOMMU recorded is expected, and not told.
+    expecting: bool,
+    faults: Statements,
+    forbidden: Statements,
 }
 
-impl Seen {
-    /// Events of core: `dma_alloc`, `dma_map`, `dma_map_sg` give a device addresses, `dma_free`, `dma_unmap`, `dma_unmap_sg` take them away.
-    fn note(&mut self, name: &str, iova: u64, len: Option<u64>) {
-        if name.starts_with("dma_map") || name == "dma_alloc" {
-            if let Some(len) = len.filter(|&len| len > 0) {
-                self.live.insert(iova, len);
-            }
-        } else if name.starts_with("dma_unmap") || name == "dma_free" {
-            if let Some(len) = self.live.remove(&iova) {
-                self.gone.insert(iova, len);
-            }
+/// The first few things of a kind, and how many there were.
+#[derive(Default)]
+struct Statements {
+    first: Vec<String>,
+    count: usize,
+}
+
+impl Statements {
+    const KEPT: usize = 2;
+
+    fn add(&mut self, statement: impl FnOnce() -> String) {
+        self.count += 1;
+        if self.first.len() < Self::KEPT {
+            self.first.push(statement());
+        }
+    }
+
+    fn tell(&self, heading: &str) -> String {
+        match self.count {
+            0 => String::new(),
+            count => format!("; {heading} {count}: {}", self.first.join(", ")),
         }
     }
 }
 
-/// What became of the tries.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Probes {
-    /// How many accesses were tried.
-    pub(super) tried: u64,
-    /// How many of them were aborted.
-    pub(super) aborted: u64,
+impl Seen {
+    fn note_model(&mut self, event: &Event<'_>) {
+        match event.name {
+            "event_record" if !self.expecting => {
+                self.faults
+                    .add(|| format!("{} at {:#x}", word(event, "kind"), number(event, "addr").unwrap_or(0)));
+            }
+            "unpredictable" => {
+                self.forbidden.add(|| format!("{} ({})", word(event, "clause"), word(event, "detail")))
+            }
+            _ => {}
+        }
+    }
+
+    /// Events of core: `dma_alloc`, `dma_map`, `dma_map_sg` give a device addresses, `dma_free`, `dma_unmap`, `dma_unmap_sg` take them away.
+    fn note(&mut self, name: &str, iova: u64, len: Option<u64>) {
+        if name.starts_with("dma_map") || name == "dma_alloc" {
+            self.live.extend(len.filter(|&len| len > 0).map(|len| (iova, len)));
+        } else if name.starts_with("dma_unmap") || name == "dma_free" {
+            self.gone.extend(self.live.remove(&iova).map(|len| (iova, len)));
+        } else if name == "msi_map" {
+            self.doorbells.push(iova);
+        }
+    }
 }
 
 impl Witness {
@@ -64,31 +98,27 @@ impl Witness {
         self.seen().live.len()
     }
 
-    /// Tries the first and the last byte of everything that was unmapped since the last call and is not mapped again. `after_each` lets
-    /// the IOMMU's events be read.
-    pub(super) fn probe(
-        &self,
-        iommu: &dyn Translator,
-        source: SourceId,
-        mut after_each: impl FnMut(),
-    ) -> Probes {
-        let mut probes = Probes::default();
-        for (first, last) in self.take_gone() {
-            for at in [first, last] {
-                for access in [Access::READ, Access::WRITE] {
-                    let request = Request { source, pasid: None, iova: Iova::new(at), len_bytes: 1, access };
-                    let outcome = iommu.access(&request, &mut |_| Ok(()));
-                    probes.tried += 1;
-                    probes.aborted += u64::from(outcome == Outcome::Aborted);
-                    after_each();
-                }
-            }
-        }
-        probes
+    /// Does something whose faults are expected.
+    pub(super) fn expecting<T>(&self, act: impl FnOnce() -> T) -> T {
+        self.seen().expecting = true;
+        let done = act();
+        self.seen().expecting = false;
+        done
     }
 
-    /// The ranges, first to last, that nothing mapped overlaps.
-    fn take_gone(&self) -> Vec<(u64, u64)> {
+    /// What the IOMMU recorded unexpectedly and what the driver did that the book forbids, to be added to a sentence. Empty if nothing.
+    pub(super) fn testimony(&self) -> String {
+        let seen = self.seen();
+        seen.faults.tell("unexpected events:") + &seen.forbidden.tell("forbidden by the book:")
+    }
+
+    /// Addresses of doorbells, which are mapped for as long as the device is attached.
+    pub(super) fn doorbells(&self) -> Vec<u64> {
+        self.seen().doorbells.clone()
+    }
+
+    /// What was unmapped since the last call, first to last, as far as nothing that is mapped overlaps it.
+    pub(super) fn take_gone(&self) -> Vec<(u64, u64)> {
         let mut seen = self.seen();
         let gone = core::mem::take(&mut seen.gone);
         let ranges = gone.into_iter().map(|(first, len)| (first, first + (len - 1)));
@@ -108,6 +138,12 @@ fn number(event: &Event<'_>, name: &str) -> Option<u64> {
     })
 }
 
+/// The word in an event's field.
+fn word(event: &Event<'_>, name: &str) -> String {
+    let field = event.fields.iter().find(|(key, _)| *key == name);
+    field.map_or_else(String::new, |(_, value)| value.to_string())
+}
+
 impl Sink for Witness {
     fn listening(&self) -> bool {
         true
@@ -119,6 +155,9 @@ impl Sink for Witness {
             && let Some(iova) = number(event, "iova")
         {
             self.seen().note(event.name, iova, number(event, "len"));
+        }
+        if event.source == "model.smmuv3" {
+            self.seen().note_model(event);
         }
         if self.next.listening() {
             self.next.event(event);

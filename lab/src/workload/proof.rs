@@ -1,0 +1,216 @@
+//! What a run has to prove, whatever the work was: that the IOMMU stood between the device and memory all the time.
+//!
+//! The device's own stream id is tried at the IOMMU's model, as the device would use it, on addresses
+//!
+//! - that were unmapped, which must be aborted and recorded (*isolation*);
+//! - that firmware keeps mapped for the device, which must lead to the memory of the same address (*reserved*);
+//! - that were mapped when the device was detached, which must be aborted from then on (*isolation*).
+//!
+//! Not here: the work (`dma`), knowing what was unmapped (`witness`).
+
+use std::sync::Arc;
+
+use model_bus::{Outcome, Request, Translator};
+use model_smmuv3::Smmu;
+use portcullis::core::device::Device;
+use portcullis::core::iommu::ReservedKind;
+use portcullis::types::{Access, Iova, IovaRange, SourceId};
+
+use super::TRY_VERBOSE;
+use super::witness::Witness;
+use crate::boot::System;
+use crate::error::RunError;
+use crate::machine::Machine;
+use crate::platform::LabPlatform;
+use crate::report::Counters;
+
+/// Events are read often enough for the shortest queue.
+const FAULTS_IN_FLIGHT: u64 = 4;
+
+/// Watches a device and the IOMMUs while the work goes on.
+pub(super) struct Watch<'a> {
+    machine: &'a Machine,
+    witness: &'a Witness,
+    /// The model in front of the device.
+    smmu: Option<Arc<Smmu>>,
+    source: Option<SourceId>,
+    direct: Vec<IovaRange>,
+    /// Faults that were recorded.
+    faults: u64,
+    probes: Probes,
+}
+
+/// What became of the tries.
+#[derive(Clone, Debug, Default)]
+struct Probes {
+    tried: u64,
+    aborted: u64,
+    /// The first that was let through: what it was, and where.
+    through: Option<(&'static str, Iova)>,
+}
+
+impl<'a> Watch<'a> {
+    /// Watches nobody yet: only faults are counted.
+    pub(super) fn new(machine: &'a Machine, witness: &'a Witness) -> Self {
+        let (direct, probes) = (Vec::new(), Probes::default());
+        Self { machine, witness, smmu: None, source: None, direct, faults: 0, probes }
+    }
+
+    /// From now on watches `device`, which is behind `smmu`.
+    pub(super) fn device(&mut self, device: &Device<LabPlatform>, smmu: Option<Arc<Smmu>>) {
+        let regions = device.reserved_regions().into_iter();
+        let direct = |kind| matches!(kind, ReservedKind::Direct | ReservedKind::DirectRelaxable);
+        self.direct = regions.filter(|region| direct(region.kind)).map(|region| region.range).collect();
+        self.source = device.sources().first().copied();
+        self.smmu = smmu;
+    }
+
+    pub(super) fn service(&mut self, system: &System) {
+        self.faults += system.service_iommus() as u64;
+    }
+
+    /// One access of the device: what became of it, and where it was let through to.
+    fn access(&self, at: Iova, access: Access) -> Option<(Outcome, u64)> {
+        let (smmu, source) = (self.smmu.as_ref()?, self.source?);
+        let request = Request { source, pasid: None, iova: at, len_bytes: 1, access };
+        let mut to = 0;
+        let outcome = smmu.access(&request, &mut |passage| {
+            to = passage.pa.get();
+            Ok(())
+        });
+        Some((outcome, to))
+    }
+
+    /// Tries the first and the last byte of everything that was unmapped since the last call and is not mapped again.
+    pub(super) fn probe_unmapped(&mut self, system: &System) {
+        let gone = self.witness.take_gone();
+        self.must_abort(
+            system,
+            "an unmapped address",
+            gone.into_iter().flat_map(|(first, last)| [first, last]),
+        );
+    }
+
+    /// The device has been detached: tries what was mapped until then.
+    pub(super) fn probe_detached(&mut self, system: &System) {
+        let direct = self.direct.iter().map(|range| range.first().get());
+        let mapped: Vec<u64> = direct.chain(self.witness.doorbells()).collect();
+        self.must_abort(
+            system,
+            "an address that was mapped when the device was detached",
+            mapped.into_iter(),
+        );
+    }
+
+    fn must_abort(&mut self, system: &System, what: &'static str, at: impl Iterator<Item = u64>) {
+        let witness = self.witness;
+        self.service(system);
+        let mut since_service = 0;
+        for at in at.map(Iova::new) {
+            for access in [Access::READ, Access::WRITE] {
+                let Some((outcome, _)) = witness.expecting(|| self.access(at, access)) else { return };
+                self.probes.tried += 1;
+                if outcome == Outcome::Aborted {
+                    self.probes.aborted += 1;
+                } else {
+                    self.probes.through.get_or_insert((what, at));
+                }
+                since_service += 1;
+                if since_service == FAULTS_IN_FLIGHT {
+                    since_service = 0;
+                    self.machine.bus.settle(64);
+                    self.service(system);
+                }
+            }
+        }
+        self.machine.bus.settle(64);
+        self.service(system);
+    }
+
+    /// What firmware keeps for the device must lead to the memory of the same address.
+    ///
+    /// # Errors
+    ///
+    /// [`RunError::Wrong`]: some of it does not.
+    pub(super) fn check_direct(&self, device: &Device<LabPlatform>) -> Result<(), RunError> {
+        let ends = self.direct.iter().flat_map(|range| [range.first(), range.last()]);
+        let wrong = |at: &Iova| {
+            let there =
+                |access| self.access(*at, access).is_none_or(|went| went == (Outcome::Done, at.get()));
+            !there(Access::READ) || !there(Access::WRITE)
+        };
+        match ends.into_iter().find(wrong) {
+            Some(at) => {
+                let what =
+                    format!("reserved: {at} is firmware's, and not mapped to the memory of that address");
+                Err(RunError::wrong(device.name(), what, TRY_VERBOSE))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Each try must have been aborted, and each must have been recorded, and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// [`RunError::Wrong`] says which promise is broken.
+    pub(super) fn verdict(&self) -> Result<Counters, RunError> {
+        let Probes { tried, aborted, through } = self.probes.clone();
+        if let Some((what, at)) = through {
+            let what = format!(
+                "isolation: {} of {tried} accesses were let through, the first to {what}, {at}",
+                tried - aborted
+            );
+            return Err(RunError::wrong("IOMMU", what, TRY_VERBOSE));
+        }
+        if self.faults != tried {
+            let what = format!(
+                "{} faults were recorded where {tried} accesses were tried that must fault",
+                self.faults
+            );
+            return Err(RunError::wrong("IOMMU", what, TRY_VERBOSE));
+        }
+        Ok(Counters { probes: tried, probes_blocked: aborted, ..Counters::default() })
+    }
+}
+
+/// No IOMMU reports an error.
+///
+/// # Errors
+///
+/// [`RunError::Wrong`]: one does.
+pub(super) fn no_errors(system: &System) -> Result<(), RunError> {
+    match system.units.iter().flat_map(|unit| unit.errors()).next() {
+        Some(error) => Err(RunError::wrong("SMMU", format!("it reports an error: {error:?}"), TRY_VERBOSE)),
+        None => Ok(()),
+    }
+}
+
+/// After shutdown: nothing mapped, nothing kept, nothing to be said against the driver.
+///
+/// # Errors
+///
+/// [`RunError::Wrong`]: something is.
+pub(super) fn nothing_left(
+    machine: &Machine,
+    platform: &LabPlatform,
+    witness: &Witness,
+) -> Result<(), RunError> {
+    let complaints: Vec<_> = machine.smmus.iter().flat_map(|smmu| smmu.take_unpredictable()).collect();
+    if !complaints.is_empty() {
+        let what = format!("the driver did {} things that the book forbids", complaints.len());
+        return Err(RunError::wrong("SMMU", what, TRY_VERBOSE));
+    }
+    let left = [
+        ("uses of freed memory", machine.bus.cpu().ram().freed_use_count() as u64),
+        ("bytes of tables", platform.live_table_bytes()),
+        ("bytes of coherent buffers", platform.live_buffer_bytes()),
+        ("mappings", witness.live() as u64),
+    ];
+    match left.into_iter().find(|&(_, count)| count > 0) {
+        Some((what, count)) => {
+            Err(RunError::wrong("no-leak", format!("{count} {what} after shutdown"), TRY_VERBOSE))
+        }
+        None => Ok(()),
+    }
+}
