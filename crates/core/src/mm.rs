@@ -27,8 +27,9 @@
 
 use alloc::sync::Arc;
 use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use portcullis_types::{Iova, IovaRange, Pa, Perms, SizeLg2};
+use portcullis_types::{Iova, IovaRange, Pa, Pasid, Perms, SizeLg2};
 
 use crate::iommu::SyncError;
 
@@ -39,6 +40,38 @@ pub struct MmId(pub u64);
 impl fmt::Debug for MmId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "MmId({})", self.0)
+    }
+}
+
+/// The PASID of an address space: none at first, one for all its devices as soon as one is bound, none again when the process exits.
+///
+/// Embedded in what implements [`ProcessMemory`], which does nothing with it: core's allocator fills it in.
+#[derive(Default)]
+pub struct PasidSlot(AtomicU32);
+
+impl PasidSlot {
+    /// Stands for "none": the PASID that no process ever has.
+    const NONE: u32 = 0;
+
+    /// A slot with none.
+    pub const fn new() -> Self {
+        Self(AtomicU32::new(Self::NONE))
+    }
+
+    /// The PASID, never 0.
+    pub fn get(&self) -> Option<Pasid> {
+        Pasid::new(self.0.load(Relaxed)).filter(|pasid| pasid.get() != Self::NONE)
+    }
+
+    /// Under the lock of the one who allocates.
+    pub(crate) fn set(&self, pasid: Option<Pasid>) {
+        self.0.store(pasid.map_or(Self::NONE, Pasid::get), Relaxed);
+    }
+}
+
+impl fmt::Debug for PasidSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PasidSlot").field(&self.get()).finish()
     }
 }
 
@@ -118,6 +151,9 @@ pub trait ProcessMemory: Send + Sync + fmt::Debug {
     /// Which one.
     fn id(&self) -> MmId;
 
+    /// Where its PASID is kept. The same at each call.
+    fn pasid_slot(&self) -> &PasidSlot;
+
     /// The page table that its CPUs walk. The same at each call, for as long as the process lives.
     fn table(&self) -> ProcessTable;
 
@@ -189,6 +225,16 @@ pub fn check_area(area: Perms, wanted: Perms) -> Result<(), MmFaultError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_address_space_has_no_pasid_and_0_is_none() {
+        let slot = PasidSlot::new();
+        assert_eq!((slot.get(), PasidSlot::default().get()), (None, None));
+        slot.set(Pasid::new(0));
+        assert_eq!(slot.get(), None);
+        slot.set(Pasid::new(7));
+        assert_eq!(slot.get(), Pasid::new(7));
+    }
 
     #[test]
     fn an_area_allows_what_it_has_bit_by_bit_and_no_more() {
