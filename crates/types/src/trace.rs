@@ -37,14 +37,18 @@ pub struct Event<'a> {
     pub source: &'static str,
     /// What happened, in a word of `snake_case`: `dma_map`, `cmd`, `event_record`.
     pub name: &'static str,
-    /// The particulars, in the order in which they are printed.
+    /// The particulars, in the order in which they are printed. A key that ends with a colon says what kind of name its value is, and is
+    /// printed as part of it: `IOMMU:0000:00:03.0`.
     pub fields: &'a [(&'static str, Value<'a>)],
 }
 
 impl fmt::Display for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.name)?;
-        self.fields.iter().try_for_each(|(key, value)| write!(f, " {key}={value}"))
+        self.fields.iter().try_for_each(|(key, value)| {
+            let joint = if key.ends_with(':') { "" } else { "=" };
+            write!(f, " {key}{joint}{value}")
+        })
     }
 }
 
@@ -85,5 +89,12 @@ mod tests {
             ],
         };
         assert_eq!(std::format!("{event}"), "dma_map: dev=0000:00:01.0 iova=0x0000000000001000 len=4096");
+    }
+
+    #[test]
+    fn a_key_with_a_colon_is_part_of_its_value() {
+        let fields = [("IOMMU:", Value::Str("0000:00:03.0")), ("code", Value::Dec(0))];
+        let event = Event { source: "core", name: "dev_page_response", fields: &fields };
+        assert_eq!(std::format!("{event}"), "dev_page_response: IOMMU:0000:00:03.0 code=0");
     }
 }
