@@ -87,6 +87,12 @@ fn bits_that_nobody_looks_at_may_be_prepared() {
         [STE_ABORT[0], 0x54, 7, 0, 0, 0, 0, 0],
         STE_ABORT,
         [0; 8],
+        // Not valid: Config and all else may change together. Then the reserved Config 0b011, which aborts.
+        [STE_S1[0] & !1, 0x54, 7, 0, 0, 0, 0, 0],
+        [6, 0, 0, 0, 0, 0, 0, 0],
+        [7, 0, 0, 0, 0, 0, 0, 0],
+        [7, 0x54, 7, 0x20_0000, 0, 0, 0, 0],
+        [6, 0x54, 7, 0x20_0000, 0, 0, 0, 0],
         [0, 0x54, 7, 0, 0, 0, 0, 0],
         [STE_S1[0], 0x54, 7, 0, 0, 0, 0, 0],
     ];
