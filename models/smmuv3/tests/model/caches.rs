@@ -184,6 +184,17 @@ fn a_live_page_that_leads_elsewhere_breaks_the_rule_at_its_invalidation() {
 }
 
 #[test]
+fn a_table_replaced_under_a_live_page_breaks_the_rule() {
+    let machine = Machine::stage1(plain());
+    assert_eq!(machine.read(1, 0x1000), Got::At(0x30_0000));
+    // Another level 3 table, where the page leads elsewhere; the old one stays as it was, and stays remembered.
+    machine.words(L3 + 0x1008, &[0x31_0000 | PAGE]);
+    machine.words(L2, &[(L3 + 0x1000) | 3]);
+    invalidate(&machine, 0x1000);
+    assert_eq!(machine.clauses(), [clause::BREAK_BEFORE_MAKE]);
+}
+
+#[test]
 fn what_nobody_can_reach_is_not_judged() {
     // Switched off: no translation is live.
     let machine = Machine::stage1(plain());
