@@ -49,18 +49,24 @@ fn reads(address: u64, to: u64) -> Ask {
     Ask { stream: STREAM, substream: None, address, does: Does::Reads, answer: Answer::Passes(to) }
 }
 
-/// Reads at `address`, which leads to `old`; stores `change`, after which it ought to lead to `new`; gives `commands` and a
-/// CMD_SYNC. Answers nothing: the read after that must lead to `new` if `removes`, else still to `old`.
-fn after(scene: &Scene, change: (u64, u64), ways: [u64; 3], commands: &[[u64; 2]], removes: bool) {
-    let [address, old, new] = ways;
+/// Plays `ask`, stores `change`, gives `commands` and a CMD_SYNC, and asks again: the answer must lead to `new` if the
+/// commands are to remove what is cached, else where it led before.
+fn after_asking(scene: &Scene, change: (u64, u64), ask: Ask, new: u64, commands: &[[u64; 2]], removes: bool) {
     let what = format!("{}, {commands:#018x?}", scene.name);
     let mut stage = Stage::set(scene, Policy::stale());
-    stage.play(&reads(address, old), &what);
+    stage.play(&ask, &what);
     stage.store(change.0, change.1);
-    stage.play(&reads(address, old), &format!("{what}: before the commands"));
+    stage.play(&ask, &format!("{what}: before the commands"));
     stage.command(commands);
     stage.command(&[SYNC]);
-    stage.play(&reads(address, if removes { new } else { old }), &what);
+    let answer = if removes { Answer::Passes(new) } else { ask.answer };
+    stage.play(&Ask { answer, ..ask }, &what);
+}
+
+/// The same with a read of [`STREAM`]: its address, where it leads at first, and where after the change.
+fn after(scene: &Scene, change: (u64, u64), ways: [u64; 3], commands: &[[u64; 2]], removes: bool) {
+    let [address, old, new] = ways;
+    after_asking(scene, change, reads(address, old), new, commands, removes);
 }
 
 /// The page of [`VA`] moves to 0x80A1_0000.
@@ -207,6 +213,55 @@ fn configuration_commands_remove_by_stream_and_substream() {
     cd_changes([0x0000_0005_0000_0003, 1], true);
     cd_changes([0x0000_0006_0000_0004, 1], true);
     cd_changes(NSNH_ALL, false);
+}
+
+/// Leaf clear: what is known of first levels goes, too.
+#[test]
+fn leaf_leaves_what_is_known_of_first_levels() {
+    // Two levels, SPLIT 6: L1STD 3 leads to STEs at 0x8000_9000, then to those at 0x8000_B000, where stream 0xC5 has tables of stage 1.
+    let streams = Scene {
+        registers: &[(0x0080, 0x0000_0000_8000_8000), (0x0088, 0x0001_0188)],
+        memory: &[
+            (0x8000_8018, 0x0000_0000_8000_9007),
+            (0x8000_9140, 0x0000_0000_0000_0009),
+            (0x8000_B140, 0x0000_0000_8000_300B),
+            (0x8000_B148, 0x0000_0000_0000_00D4),
+            (0x8000_3000, 0x002A_E205_C000_3519),
+            (0x8000_3008, 0x0000_0000_8001_0000),
+            (0x8001_0240, 0x0000_0000_8001_1003),
+            (0x8001_1D10, 0x0000_0000_8001_2003),
+            (0x8001_2B38, 0x0060_0000_80A0_0F43),
+        ],
+        ..STAGE_1
+    };
+    let ask = Ask { stream: 0xC5, ..reads(VA, VA) };
+    let change = (0x8000_8018, 0x0000_0000_8000_B007);
+    let ste = |leaf: u64| [[0x0000_00C5_0000_0003, leaf], NSNH_ALL];
+    after_asking(&streams, change, ask, 0x80A0_0ABC, &ste(0), true);
+    after_asking(&streams, change, ask, 0x80A0_0ABC, &ste(1), false);
+    // L1CD 1 leads to CDs at 0x8000_5000, then to those at 0x8000_6000.
+    let substreams = Scene {
+        ste: [0x4000_0000_8000_401B, 0x0000_0000_0000_00D5, 0x0000_0000_0000_0007, 0, 0, 0, 0, 0],
+        memory: &[
+            (0x8000_4008, 0x0000_0000_8000_5001),
+            (0x8000_5080, 0x002A_E205_C000_3519),
+            (0x8000_5088, 0x0000_0000_8001_0000),
+            (0x8001_0240, 0x0000_0000_8001_1003),
+            (0x8001_1D10, 0x0000_0000_8001_2003),
+            (0x8001_2B38, 0x0060_0000_80A0_0F43),
+            (0x8000_6080, 0x002A_E205_C000_3519),
+            (0x8000_6088, 0x0000_0000_8002_0000),
+            (0x8002_0240, 0x0000_0000_8002_1003),
+            (0x8002_1D10, 0x0000_0000_8002_2003),
+            (0x8002_2B38, 0x0060_0000_80A1_0F43),
+        ],
+        ..STAGE_1
+    };
+    let ask = Ask { substream: Some(0x42), ..reads(VA, 0x80A0_0ABC) };
+    let change = (0x8000_4008, 0x0000_0000_8000_6001);
+    let cd = |leaf: u64| [[0x0000_0005_0004_2005, leaf], NSNH_ALL];
+    after_asking(&substreams, change, ask, 0x80A1_0ABC, &cd(0), true);
+    after_asking(&substreams, change, ask, 0x80A1_0ABC, &cd(1), false);
 }
 
 /// 4.7.3 "CMD_SYNC(ComplSignal, MSIAddress, MSIData, MSIWriteAttributes)", SIG_IRQ.

@@ -1,5 +1,6 @@
 //! The SMMUv3 model against words typed by hand: memory, commands and event records.
 
 mod commands;
+mod registers;
 mod scenes;
 mod stage;
