@@ -28,6 +28,8 @@ use core::fmt;
 use portcullis_hal::Platform;
 use portcullis_types::{Access, Iova, IovaRange, Pa, PageSizes, Pasid, Prot, SizeLg2, SourceId};
 
+use crate::sva::SvaIommu;
+
 /// One IOMMU.
 pub trait Iommu<P: Platform>: Send + Sync + fmt::Debug {
     /// A name for people: where firmware says it is.
@@ -76,6 +78,11 @@ pub trait Iommu<P: Platform>: Send + Sync + fmt::Debug {
     /// Looks at the hardware's global error state, repairs what can be repaired, and answers what was found. Called by the embedder
     /// when the IOMMU's error interrupt comes.
     fn handle_errors(&self) -> Vec<GlobalError>;
+
+    /// What the IOMMU offers for sharing processes' memory with devices; none if it cannot.
+    fn sva(&self) -> Option<&dyn SvaIommu<P>> {
+        None
+    }
 }
 
 /// What a device is attached to.
@@ -425,6 +432,8 @@ pub enum AttachError {
     Sync(SyncError),
     /// The hardware did not confirm, nor going back: the device is blocked. EIO.
     LeftBlocked(SyncError),
+    /// PASIDs of the device mean something, so that it can only be blocked. EBUSY.
+    PasidsInUse,
     /// The domain maps addresses that are reserved for this device. EINVAL.
     Reserved(IovaRange),
     /// A region that the device needs mapped 1:1 could not be. The errno of the map error.

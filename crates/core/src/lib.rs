@@ -25,5 +25,6 @@ pub mod group;
 pub mod iommu;
 pub mod mm;
 pub mod reserved;
+pub mod sva;
 mod trace;
 pub mod unit;
