@@ -1,0 +1,137 @@
+//! Tables that an unmap emptied: cut off, taken back or freed, each once.
+
+mod support;
+
+use portcullis_hal::TableMemory;
+use portcullis_pgtable::arm::{Config, Stage1};
+use portcullis_pgtable::{PageTable, Retired};
+use portcullis_types::{Iova, Pa, SizeLg2};
+use support::{RW, Tables, range};
+
+fn table() -> (PageTable<Stage1>, Tables) {
+    let tables = Tables::default();
+    let config = Config { input_bits: 39, ..Config::new(SizeLg2::KIB_4) };
+    (PageTable::new(Stage1::new(config).unwrap(), &tables).unwrap(), tables)
+}
+
+fn map(table: &mut PageTable<Stage1>, tables: &Tables, at: u64, len: u64) {
+    table.map(tables, Iova::new(at), Pa::new(at), len, RW).unwrap();
+}
+
+#[test]
+fn an_emptied_table_is_cut_off_and_freed_with_its_ticket() {
+    let (mut table, tables) = table();
+    map(&mut table, &tables, 0x1000, 0x1000);
+    map(&mut table, &tables, 0x5000, 0x1000);
+    let first = table.unmap(&tables, range(0x1000, 0x1000)).unwrap();
+    assert!(first.retired.is_empty() && !first.tables, "a page is left");
+    let second = table.unmap(&tables, range(0x5000, 0x1000)).unwrap();
+    assert!(second.tables && !second.retired.is_empty());
+    assert_eq!((tables.load(table.root()), tables.live_blocks()), (0, 3), "cut off, and not freed");
+    second.retired.free(table.format(), &tables);
+    assert_eq!(tables.live_blocks(), 1);
+}
+
+#[test]
+fn what_was_cut_off_is_all_zero_so_that_a_cached_walk_finds_nothing() {
+    let (mut table, tables) = table();
+    map(&mut table, &tables, 0x1000, 0x3f_0000);
+    let gone = table.unmap(&tables, range(0, 0x40_0000)).unwrap();
+    assert_eq!(gone.bytes, 0x3f_0000);
+    assert!(tables.live_words().iter().all(|(_, words)| words.iter().all(|&word| word == 0)));
+    gone.retired.free(table.format(), &tables);
+}
+
+/// The page of another owner is mapped before what was unmapped beside it has been invalidated. Hardware may have cached where the
+/// table was: the new page must be found there, and no other table may be put in its place.
+#[test]
+fn an_entry_never_goes_from_one_table_to_another_before_the_invalidation() {
+    let (mut table, tables) = table();
+    map(&mut table, &tables, 0x1000, 0x1000);
+    let link = tables.load(table.root());
+    let gone = table.unmap(&tables, range(0x1000, 0x1000)).unwrap();
+    map(&mut table, &tables, 0x5000, 0x1000);
+    assert_eq!((tables.load(table.root()), tables.live_blocks()), (link, 3));
+    gone.retired.free(table.format(), &tables);
+    assert_eq!(tables.live_blocks(), 3, "tables in use are not freed");
+    assert_eq!(table.lookup(&tables, Iova::new(0x5000)).unwrap().pa, Pa::new(0x5000));
+}
+
+#[test]
+fn a_block_is_not_put_where_a_table_waits_to_be_freed() {
+    let (mut table, tables) = table();
+    map(&mut table, &tables, 0x20_1000, 0x1000);
+    let gone = table.unmap(&tables, range(0x20_0000, 0x20_0000)).unwrap();
+    map(&mut table, &tables, 0x20_0000, 0x20_0000);
+    assert_eq!(table.lookup(&tables, Iova::new(0x20_0000)).unwrap().size, SizeLg2::KIB_4);
+    gone.retired.free(table.format(), &tables);
+    let gone = table.unmap(&tables, range(0x20_0000, 0x20_0000)).unwrap();
+    gone.retired.free(table.format(), &tables);
+    map(&mut table, &tables, 0x20_0000, 0x20_0000);
+    assert_eq!(table.lookup(&tables, Iova::new(0x20_0000)).unwrap().size, SizeLg2::MIB_2);
+}
+
+#[test]
+fn a_table_that_is_retired_twice_is_freed_by_the_second_ticket_only() {
+    let (mut table, tables) = table();
+    map(&mut table, &tables, 0x1000, 0x1000);
+    let first = table.unmap(&tables, range(0x1000, 0x1000)).unwrap();
+    map(&mut table, &tables, 0x5000, 0x1000);
+    let second = table.unmap(&tables, range(0x5000, 0x1000)).unwrap();
+    first.retired.free(table.format(), &tables);
+    assert_eq!(tables.live_blocks(), 3, "the invalidation of 0x5000 has not been waited for");
+    second.retired.free(table.format(), &tables);
+    assert_eq!(tables.live_blocks(), 1);
+}
+
+#[test]
+fn a_parent_may_be_freed_before_a_child_that_was_retired_earlier() {
+    let (mut table, tables) = table();
+    map(&mut table, &tables, 0x1000, 0x1000);
+    map(&mut table, &tables, 0x20_0000, 0x1000);
+    let child = table.unmap(&tables, range(0x1000, 0x1000)).unwrap();
+    let rest = table.unmap(&tables, range(0x20_0000, 0x1000)).unwrap();
+    rest.retired.free(table.format(), &tables);
+    assert_eq!(tables.live_blocks(), 2, "the root, and the child");
+    map(&mut table, &tables, 0x1000, 0x1000);
+    assert_eq!(table.lookup(&tables, Iova::new(0x1000)).unwrap().pa, Pa::new(0x1000));
+    child.retired.free(table.format(), &tables);
+    assert_eq!(tables.live_blocks(), 3);
+    table.destroy(&tables);
+    assert_eq!(tables.live_blocks(), 0);
+}
+
+#[test]
+fn tickets_can_be_joined_and_outlive_the_table() {
+    let (mut table, tables) = table();
+    let mut all = Retired::new();
+    for at in [0, 1 << 30, 2 << 30] {
+        map(&mut table, &tables, at, 0x1000);
+        all.append(table.unmap(&tables, range(at, 0x1000)).unwrap().retired).unwrap();
+    }
+    let format = *table.format();
+    table.destroy(&tables);
+    assert_eq!(tables.live_blocks(), 6, "hardware may still be reading these");
+    all.free(&format, &tables);
+    assert_eq!(tables.live_blocks(), 0);
+}
+
+#[test]
+fn tables_are_freed_while_others_are_mapped() {
+    let (mut table, tables) = table();
+    let format = *table.format();
+    std::thread::scope(|scope| {
+        let (send, receive) = std::sync::mpsc::channel::<Retired>();
+        let tables = &tables;
+        scope.spawn(move || receive.into_iter().for_each(|retired| retired.free(&format, tables)));
+        for turn in 0..3000u64 {
+            let at = turn % 3 * 0x20_0000 + turn % 7 * 0x1000;
+            map(&mut table, tables, at, 0x1000);
+            assert_eq!(table.lookup(tables, Iova::new(at)).map(|found| found.pa), Some(Pa::new(at)));
+            let gone = table.unmap(tables, range(at, 0x1000)).unwrap();
+            assert_eq!(gone.bytes, 0x1000);
+            send.send(gone.retired).unwrap();
+        }
+    });
+    assert_eq!(tables.live_blocks(), 1, "each table was freed once, by one or the other");
+}
