@@ -33,6 +33,7 @@ pub(crate) const ROOMS: &[Room] = &[
     room("models/bus", &["crates/types", "crates/spec"]),
     room("models/smmuv3", &["crates/types", "crates/spec", "models/bus"]),
     room("models/devices", &["crates/types", "crates/spec", "models/bus"]),
+    room("models/cpu", &["crates/types", "crates/spec", "models/bus"]),
     // Where both sides meet.
     room("lab", BOTH_SIDES),
     room("cli", &["crates/types", "lab"]),
@@ -69,6 +70,7 @@ const BOTH_SIDES: &[&str] = &[
     "models/bus",
     "models/smmuv3",
     "models/devices",
+    "models/cpu",
 ];
 
 const BOTH_SIDES_AND_LAB: &[&str] = &[
@@ -86,6 +88,7 @@ const BOTH_SIDES_AND_LAB: &[&str] = &[
     "models/bus",
     "models/smmuv3",
     "models/devices",
+    "models/cpu",
     "lab",
 ];
 
