@@ -1,0 +1,7 @@
+//! The CPU model against words typed from the book: translation, permissions, updates, TLBs, broadcasts.
+
+mod access;
+mod bench;
+mod broadcast;
+mod tlb;
+mod update;

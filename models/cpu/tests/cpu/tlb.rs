@@ -1,0 +1,170 @@
+//! What TLBs keep, and until when.
+
+use model_cpu::{Context, Cpu, CpuFeatures, FaultKind, TlbPolicy, Tlbi};
+use portcullis_types::{AccessKind, Pa};
+
+use crate::bench::{Bench, L2, L3, MAIR, TCR_4K};
+
+const PAGE_A: u64 = 0x0060_0000_4020_0f43;
+const PAGE_B: u64 = 0x0060_0000_4030_0f43;
+const THIS_PAGE: Tlbi = Tlbi::Va { asid: 7, va: 0, last_level_only: true };
+
+fn goes(cpu: &Cpu, va: u64) -> Result<u64, FaultKind> {
+    cpu.translate(va, AccessKind::Read).map(|to| to.pa.get()).map_err(|fault| fault.kind)
+}
+
+#[test]
+fn an_entry_lives_on_until_its_invalidation_has_completed_on_every_cpu() {
+    let bench = Bench::common();
+    bench.word_now(L3, PAGE_A);
+    assert_eq!([goes(&bench.cpu(0), 0), goes(&bench.cpu(1), 0)], [Ok(0x4020_0000); 2]);
+    bench.word_now(L3, 0);
+    assert_eq!([goes(&bench.cpu(0), 0), goes(&bench.cpu(1), 0)], [Ok(0x4020_0000); 2]);
+    bench.cpu(0).tlbi(THIS_PAGE);
+    assert_eq!([goes(&bench.cpu(0), 0), goes(&bench.cpu(1), 0)], [Ok(0x4020_0000); 2]);
+    bench.cpu(1).barrier();
+    assert_eq!(goes(&bench.cpu(1), 0), Ok(0x4020_0000), "another CPU's barrier completes nothing");
+    bench.cpu(0).barrier();
+    assert_eq!([goes(&bench.cpu(0), 0), goes(&bench.cpu(1), 0)], [Err(FaultKind::Translation); 2]);
+    assert_eq!(bench.cpus.unpredictable_count(), 0);
+}
+
+#[test]
+fn an_invalidation_may_take_effect_before_its_barrier_and_then_the_old_word_may_come_back() {
+    let policy = TlbPolicy { early_one_in: 1, ..TlbPolicy::holding(1) };
+    let bench = Bench::with_tables(CpuFeatures::COMMON, policy, 0);
+    bench.word_now(L3, PAGE_A);
+    bench.cpu(0).load(0, &mut [0]).unwrap();
+    bench.word(L3, 0);
+    bench.cpu(0).tlbi(THIS_PAGE);
+    bench.cpu(0).load(0, &mut [0]).unwrap();
+    assert_eq!(bench.cpu(0).tlb_len(), 0, "forgotten early");
+    // The store of the zero had no barrier before the TLBI: the walker still finds the old word.
+    assert_eq!(goes(&bench.cpu(1), 0), Ok(0x4020_0000));
+}
+
+#[test]
+fn entries_of_one_asid_are_not_used_for_another() {
+    let bench = Bench::common();
+    bench.word_now(L3, PAGE_A);
+    assert_eq!(goes(&bench.cpu(0), 0), Ok(0x4020_0000));
+    let other = Context { ttbr0: 0x0008_0000_4011_0000, tcr: TCR_4K, mair: MAIR };
+    bench.cpu(0).switch_to(Some(other));
+    assert_eq!(goes(&bench.cpu(0), 0), Err(FaultKind::Translation));
+    bench.cpu(0).tlbi(Tlbi::Asid { asid: 8 });
+    bench.cpu(0).barrier();
+    bench.cpu(0).switch_to(Some(Context { ttbr0: 0x0007_0000_4011_0000, ..other }));
+    assert_eq!(goes(&bench.cpu(0), 0), Ok(0x4020_0000), "of ASID 7, from the TLB");
+}
+
+#[test]
+fn a_global_entry_is_everybodys() {
+    let bench = Bench::common();
+    bench.word_now(L3, 0x0060_0000_4020_0743);
+    assert_eq!(goes(&bench.cpu(0), 0), Ok(0x4020_0000));
+    bench.cpu(0).switch_to(Some(Context { ttbr0: 0x0008_0000_4011_0000, tcr: TCR_4K, mair: MAIR }));
+    assert_eq!(goes(&bench.cpu(0), 0), Ok(0x4020_0000));
+}
+
+#[test]
+fn a_table_that_was_passed_is_remembered_until_more_than_the_last_level_is_forgotten() {
+    let bench = Bench::common();
+    bench.word_now(L3, PAGE_A);
+    assert_eq!(goes(&bench.cpu(0), 0), Ok(0x4020_0000));
+    bench.word_now(L2, 0);
+    bench.cpu(0).tlbi(THIS_PAGE);
+    bench.cpu(0).barrier();
+    assert_eq!(goes(&bench.cpu(0), 0), Ok(0x4020_0000), "through the remembered table");
+    bench.cpu(0).tlbi(Tlbi::Va { asid: 7, va: 0x3000, last_level_only: false });
+    bench.cpu(0).tlbi(THIS_PAGE);
+    bench.cpu(0).barrier();
+    assert_eq!(goes(&bench.cpu(0), 0), Err(FaultKind::Translation));
+}
+
+#[test]
+fn changing_a_live_entry_without_a_break_is_noted() {
+    let bench = Bench::common();
+    bench.word_now(L3, PAGE_A);
+    assert_eq!(goes(&bench.cpu(0), 0), Ok(0x4020_0000));
+    bench.word_now(L3, PAGE_B);
+    assert_eq!(goes(&bench.cpu(1), 0), Ok(0x4030_0000));
+    let noted = bench.cpus.unpredictable();
+    assert_eq!(noted[0].clause, "a live entry was changed without break-before-make");
+}
+
+#[test]
+fn changing_a_live_table_without_a_break_is_noted() {
+    let bench = Bench::common();
+    bench.word(0x4010_4000, PAGE_A);
+    bench.word_now(L3, PAGE_A);
+    assert_eq!(goes(&bench.cpu(0), 0), Ok(0x4020_0000));
+    bench.word_now(L2, 0x4010_4003);
+    assert_eq!(goes(&bench.cpu(1), 0), Ok(0x4020_0000));
+    let noted = bench.cpus.unpredictable();
+    assert_eq!(noted[0].clause, "a live table descriptor was changed without break-before-make");
+}
+
+#[test]
+fn a_restriction_without_an_invalidation_does_not_restrict() {
+    let bench = Bench::common();
+    bench.word_now(L3, PAGE_A);
+    bench.cpu(0).store(0, &[1]).unwrap();
+    bench.word_now(L3, 0x0060_0000_4020_0fc3);
+    assert_eq!(bench.cpu(0).store(0, &[2]), Ok(()));
+    bench.cpu(0).tlbi(THIS_PAGE);
+    bench.cpu(0).barrier();
+    assert_eq!(bench.cpu(0).store(0, &[3]).map_err(|fault| fault.kind), Err(FaultKind::Permission));
+    assert_eq!(bench.cpus.unpredictable_count(), 0, "permissions may change without a break");
+}
+
+#[test]
+fn a_contiguous_run_may_be_one_entry() {
+    let bench = Bench::common();
+    for page in 0..16 {
+        bench.word(L3 + 8 * page, 0x0070_0000_4020_0f43 + 0x1000 * page);
+    }
+    bench.cpu(0).barrier();
+    for page in 0..16 {
+        assert_eq!(goes(&bench.cpu(0), 0x1000 * page + 5), Ok(0x4020_0005 + 0x1000 * page));
+    }
+    assert!(bench.cpu(0).tlb_len() < 16);
+    bench.cpu(0).tlbi(Tlbi::Range { asid: 7, first: 0, last: 0xffff, last_level_only: true });
+    bench.cpu(0).barrier();
+    assert_eq!((bench.cpu(0).tlb_len(), bench.cpus.unpredictable_count()), (0, 0));
+}
+
+#[test]
+fn speculation_brings_in_what_nobody_asked_for_and_eviction_takes_it_out() {
+    let policy = TlbPolicy { speculate_one_in: 1, ..TlbPolicy::holding(1) };
+    let bench = Bench::with_tables(CpuFeatures::COMMON, policy, 0);
+    bench.word(L3 + 8, PAGE_B);
+    bench.word_now(L3, PAGE_A);
+    (0..100).for_each(|_| bench.cpu(0).load(0, &mut [0]).unwrap());
+    assert_eq!((bench.cpu(0).tlb_len(), bench.cpu(1).tlb_len()), (2, 2));
+    let policy = TlbPolicy { evict_one_in: 1, ..TlbPolicy::holding(1) };
+    let bench = Bench::with_tables(CpuFeatures::COMMON, policy, 0);
+    bench.word_now(L3, PAGE_A);
+    bench.cpu(0).load(0, &mut [0]).unwrap();
+    assert_eq!(bench.cpu(0).tlb_len(), 0);
+}
+
+#[test]
+fn one_seed_is_one_run() {
+    let run = |seed| {
+        let bench = Bench::with_tables(CpuFeatures::COMMON, TlbPolicy::seeded(seed), 0);
+        (0..64).for_each(|page| bench.word(L3 + 8 * page, PAGE_A + 0x1000 * page));
+        bench.cpu(0).barrier();
+        let step = |turn: u64| {
+            bench.cpu(0).store(turn * 37 % 64 << 12, &turn.to_le_bytes()).unwrap();
+            (bench.cpu(0).tlb_len(), bench.cpu(1).tlb_len())
+        };
+        let trace: Vec<_> = (0..500).map(step).collect();
+        let mut bytes = vec![0; 0x4_0000];
+        bench.bus.cpu().read(Pa::new(0x4020_0000), &mut bytes).unwrap();
+        (trace, bytes)
+    };
+    let (first, second, other) = (run(1), run(1), run(2));
+    assert_eq!(first, second);
+    assert_ne!(first.0, other.0);
+    assert_eq!(first.1, other.1);
+}
