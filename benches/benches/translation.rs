@@ -105,9 +105,7 @@ fn smmu_crate() -> f64 {
     let smmu = smmu::SMMU::new();
     let stream = StreamID::new(1).expect("a stream id");
     let pasid = PASID::new(0).expect("a PASID");
-    let mut config = StreamConfig::default();
-    config.translation_enabled = true;
-    config.stage1_enabled = true;
+    let config = StreamConfig { translation_enabled: true, stage1_enabled: true, ..StreamConfig::default() };
     smmu.configure_stream(stream, config).expect("a stream");
     smmu.create_pasid(stream, pasid).expect("a PASID");
     let iova = |page: u64| IOVA::new(0x10_0000 + 2 * page * PAGE).expect("an address");
