@@ -141,7 +141,10 @@ impl State {
                     around,
                 );
             }
-            Command::InvalidateSte { stream, leaf } => Pending::Ste { stream, leaf },
+            Command::InvalidateSte { stream, leaf } => {
+                self.last_stream = stream;
+                Pending::Ste { stream, leaf }
+            }
             Command::InvalidateSteRange { stream, range } => Pending::SteRange { stream, range },
             Command::InvalidateCd { stream, substream, leaf } => Pending::Cd { stream, substream, leaf },
             Command::InvalidateCdAll { stream } => Pending::CdAll { stream },

@@ -100,9 +100,15 @@ impl State {
         let _regime = engine.regime(&asked);
     }
 
-    /// Fetches the configuration of some stream near the last one.
+    /// Fetches the configuration of some stream: the one that asked last or that a command named last, one near it, or one below another
+    /// level 1 descriptor near its own.
     pub(crate) fn prefetch_some_stream(&mut self, around: Around<'_>) {
-        let step = self.dice.up_to(8);
+        let near = self.dice.up_to(8);
+        let step = match self.dice.up_to(2) {
+            0 => 0,
+            1 => near,
+            _ => near << self.setup.split.unwrap_or(0),
+        };
         let stream = if self.dice.one_in(2) {
             self.last_stream.saturating_add(step)
         } else {

@@ -155,7 +155,7 @@ pub(crate) struct State {
     pub(crate) late_events: Vec<(u32, Record)>,
     pub(crate) invalidated: Invalidated,
     pub(crate) mischief: Mischief,
-    /// The stream that asked last, to guess who will next.
+    /// The stream that asked last, or that CMD_CFGI_STE named since, to guess who will ask next.
     pub(crate) last_stream: u32,
 }
 

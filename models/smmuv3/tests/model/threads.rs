@@ -116,7 +116,7 @@ fn registers_that_tables_lie_on_do_not_stop_the_model() {
 
 #[test]
 fn no_write_lands_on_a_page_after_the_sync_that_took_it_away() {
-    const ROUNDS: u64 = 300;
+    const ROUNDS: u64 = 100;
     let machine = Machine::stage1(plain());
     // 0: nobody may write; else the page is mapped. Written by the driver only.
     let mapped = AtomicBool::new(true);

@@ -152,6 +152,53 @@ fn two_words_of_a_live_descriptor_may_not_change_at_once() {
 }
 
 #[test]
+fn each_half_of_a_live_descriptor_counts_where_it_is_enabled() {
+    // What the descriptor was and what it became: T0SZ and TTB0; T1SZ and TTB1 (EPD1 clear); T0SZ and DS.
+    let upper = [0x0001_6205_8099_0019, L1, 0x11_0000, 0xff];
+    let rows = [
+        ([CD_39[0], L1, 0, 0xff], [CD_39[0] ^ 1, 0x11_0000, 0, 0xff]),
+        (upper, [upper[0] ^ 0x1_0000, L1, 0x12_0000, 0xff]),
+        ([CD_39[0], L1, 0, 0xff], [CD_39[0] ^ 1, L1, 0x0400_0000_0000_0000, 0xff]),
+    ];
+    for (old, new) in rows {
+        let machine = Machine::stage1(plain());
+        machine.words(CD, &old);
+        assert_eq!(machine.read(1, 0x1000), Got::At(0x30_0000));
+        machine.words(CD, &new);
+        machine.flush_cd();
+        assert_eq!(machine.clauses(), [clause::CD_UPDATE], "{new:x?}");
+    }
+    // Where EPD0 is set, T0SZ and TTB0 are not looked at.
+    let machine = Machine::stage1(plain());
+    machine.words(CD, &[CD_39[0] | 0x4000, L1]);
+    let _ = machine.read(1, 0x1000);
+    machine.words(CD, &[CD_39[0] | 0x4001, 0x11_0000]);
+    machine.flush_cd();
+    machine.assert_clean();
+}
+
+#[test]
+fn a_level_1_context_descriptor_stays_until_invalidated_with_leaf_0() {
+    let machine = Machine::stage1(Config { substream_id_bits: 8, ..plain() });
+    machine.ste(1, &[0x4000_0000_0006_001b, 2, 0, 0, 0, 0, 0, 0]);
+    machine.words(0x6_0008, &[0x7_0001]);
+    machine.words(0x7_0000, &CD_39);
+    machine.words(0x7_0040, &CD_39);
+    let read = |pasid| machine.access(1, Some(pasid), 0x1000, portcullis_types::Access::READ);
+    assert_eq!(read(64), Got::At(0x30_0000));
+    assert_eq!(machine.smmu.counters().configuration_reads, 3, "STE, L1CD, CD");
+    machine.words(0x6_0008, &[0]);
+    assert_eq!(read(65), Got::At(0x30_0000), "the table is remembered");
+    machine.command(0x1_0004_1005, 1);
+    machine.sync();
+    assert_eq!(read(65), Got::At(0x30_0000), "leaf only");
+    machine.command(0x1_0004_1005, 0);
+    machine.sync();
+    assert_eq!(read(65), Got::Abort);
+    machine.assert_clean();
+}
+
+#[test]
 fn a_descriptor_that_is_not_valid_may_be_prepared() {
     let machine = Machine::stage1(plain());
     let invalid = |mair| [CD_39[0] & !0x8000_0000, L1, 0, mair, 0, 0, 0, 0];
