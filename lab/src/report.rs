@@ -63,4 +63,6 @@ pub struct Counters {
     pub probes_blocked: u64,
     /// The most memory that page tables, queues and stream tables took at one time, in bytes.
     pub table_bytes: u64,
+    /// How much memory of this computer the machine's memory took, in bytes: what was touched of it.
+    pub memory_bytes: u64,
 }

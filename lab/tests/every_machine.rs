@@ -13,7 +13,12 @@ use portcullis_lab::workload::dma::{Job, Outcome, run};
 /// Less than a block, one block, around a page, and more than all buffers in flight hold for one round.
 const SIZES: [usize; 9] = [0, 1, 511, 512, 513, 4095, 4096, 4097, 300 << 10];
 
-fn go(spec: MachineSpec, bytes: usize, seed: u64, mode: FlushMode) -> Result<(Outcome, Vec<String>), RunError> {
+fn go(
+    spec: MachineSpec,
+    bytes: usize,
+    seed: u64,
+    mode: FlushMode,
+) -> Result<(Outcome, Vec<String>), RunError> {
     let sink = Arc::new(Memory::default());
     let input = Opened::beginning_of_sample(bytes);
     let job = Job {

@@ -134,8 +134,9 @@ fn work(
     let mut watch = Watch::new(machine, witness);
     let bound = bind(&system, disk_name)?;
     let disk = bound.device.clone();
-    watch.device(&disk, smmu_before_disk(job, machine));
+    watch.device(&system, &disk, smmu_before_disk(job, machine));
     watch.check_direct(&disk)?;
+    watch.touch_mapped(&disk)?;
     let start = Instant::now();
     let mut reader = Reader::new(job, machine, bound)?;
     let read = reader.read_all(&system, &mut watch);
@@ -145,6 +146,7 @@ fn work(
     if job.mode == FlushMode::Strict {
         watch.probe_unmapped(&system);
     }
+    watch.probe_neighbours(&system);
     let platform = system.platform.clone();
     let mut counters = Counters::default();
     add_core_counters(&mut counters, &system);
@@ -418,4 +420,5 @@ fn add_model_counters(counters: &mut Counters, machine: &Machine, platform: &Lab
     counters.device_read_bytes = traffic.read_bytes;
     counters.interrupts = traffic.messages;
     counters.table_bytes = platform.peak_table_bytes();
+    counters.memory_bytes = machine.bus.cpu().ram().storage_bytes();
 }

@@ -6,6 +6,9 @@
 //! - that firmware keeps mapped for the device, which must lead to the memory of the same address (*reserved*);
 //! - that were mapped when the device was detached, which must be aborted from then on (*isolation*).
 //!
+//! Every other device has an access tried too, before it is detached and after: nothing is mapped for it, and a record shows that it is
+//! where it is said to be, for an abort of the entry's own would leave none.
+//!
 //! Not here: the work (`dma`), knowing what was unmapped (`witness`).
 
 use std::sync::Arc;
@@ -18,7 +21,7 @@ use portcullis::types::{Access, Iova, IovaRange, SourceId};
 
 use super::TRY_VERBOSE;
 use super::witness::Witness;
-use crate::boot::System;
+use crate::boot::{Endpoint, Standing, System};
 use crate::error::RunError;
 use crate::machine::Machine;
 use crate::platform::LabPlatform;
@@ -34,6 +37,8 @@ pub(super) struct Watch<'a> {
     /// The model in front of the device.
     smmu: Option<Arc<Smmu>>,
     source: Option<SourceId>,
+    /// The other devices behind the same model.
+    neighbours: Vec<SourceId>,
     direct: Vec<IovaRange>,
     /// Faults that were recorded.
     faults: u64,
@@ -52,17 +57,33 @@ struct Probes {
 impl<'a> Watch<'a> {
     /// Watches nobody yet: only faults are counted.
     pub(super) fn new(machine: &'a Machine, witness: &'a Witness) -> Self {
-        let (direct, probes) = (Vec::new(), Probes::default());
-        Self { machine, witness, smmu: None, source: None, direct, faults: 0, probes }
+        Self {
+            machine,
+            witness,
+            smmu: None,
+            source: None,
+            neighbours: Vec::new(),
+            direct: Vec::new(),
+            faults: 0,
+            probes: Probes::default(),
+        }
     }
 
     /// From now on watches `device`, which is behind `smmu`.
-    pub(super) fn device(&mut self, device: &Device<LabPlatform>, smmu: Option<Arc<Smmu>>) {
+    pub(super) fn device(&mut self, system: &System, device: &Device<LabPlatform>, smmu: Option<Arc<Smmu>>) {
         let regions = device.reserved_regions().into_iter();
         let direct = |kind| matches!(kind, ReservedKind::Direct | ReservedKind::DirectRelaxable);
         self.direct = regions.filter(|region| direct(region.kind)).map(|region| region.range).collect();
         self.source = device.sources().first().copied();
         self.smmu = smmu;
+        let behind = |endpoint: &'_ Endpoint| match &endpoint.standing {
+            Standing::Behind { device: other, .. } if other.iommu().name() == device.iommu().name() => {
+                other.sources().first().copied()
+            }
+            _ => None,
+        };
+        let sources = system.endpoints().filter_map(|(_, endpoint)| behind(endpoint));
+        self.neighbours = sources.filter(|&source| Some(source) != self.source).collect();
     }
 
     pub(super) fn service(&mut self, system: &System) {
@@ -71,7 +92,11 @@ impl<'a> Watch<'a> {
 
     /// One access of the device: what became of it, and where it was let through to.
     fn access(&self, at: Iova, access: Access) -> Option<(Outcome, u64)> {
-        let (smmu, source) = (self.smmu.as_ref()?, self.source?);
+        self.access_as(self.source?, at, access)
+    }
+
+    fn access_as(&self, source: SourceId, at: Iova, access: Access) -> Option<(Outcome, u64)> {
+        let smmu = self.smmu.as_ref()?;
         let request = Request { source, pasid: None, iova: at, len_bytes: 1, access };
         let mut to = 0;
         let outcome = smmu.access(&request, &mut |passage| {
@@ -102,27 +127,62 @@ impl<'a> Watch<'a> {
         );
     }
 
-    fn must_abort(&mut self, system: &System, what: &'static str, at: impl Iterator<Item = u64>) {
-        let witness = self.witness;
+    /// Reaches every page that is mapped: what hardware may remember of it, it remembers from then on.
+    ///
+    /// # Errors
+    ///
+    /// [`RunError::Wrong`]: a page that the DMA API mapped is not reached.
+    pub(super) fn touch_mapped(&self, device: &Device<LabPlatform>) -> Result<(), RunError> {
+        let pages = self.witness.mapped().into_iter().flat_map(|(first, last)| (first..=last).step_by(4096));
+        let mut pages = pages.map(Iova::new);
+        let unreached =
+            |at: &Iova| self.access(*at, Access::READ).is_some_and(|(went, _)| went != Outcome::Done);
+        match pages.find(unreached) {
+            Some(at) => {
+                let what = format!("{at} is mapped, and an access of it is refused");
+                Err(RunError::wrong(device.name(), what, TRY_VERBOSE))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Tries an access of every other device, none of which has anything mapped.
+    pub(super) fn probe_neighbours(&mut self, system: &System) {
         self.service(system);
-        let mut since_service = 0;
+        for source in self.neighbours.clone() {
+            self.try_one(system, "another device's unmapped address", source, Iova::new(0), Access::READ);
+        }
+        self.settle(system);
+    }
+
+    fn must_abort(&mut self, system: &System, what: &'static str, at: impl Iterator<Item = u64>) {
+        let Some(source) = self.source else { return };
+        self.service(system);
         for at in at.map(Iova::new) {
             for access in [Access::READ, Access::WRITE] {
-                let Some((outcome, _)) = witness.expecting(|| self.access(at, access)) else { return };
-                self.probes.tried += 1;
-                if outcome == Outcome::Aborted {
-                    self.probes.aborted += 1;
-                } else {
-                    self.probes.through.get_or_insert((what, at));
-                }
-                since_service += 1;
-                if since_service == FAULTS_IN_FLIGHT {
-                    since_service = 0;
-                    self.machine.bus.settle(64);
-                    self.service(system);
-                }
+                self.try_one(system, what, source, at, access);
             }
         }
+        self.settle(system);
+    }
+
+    fn try_one(&mut self, system: &System, what: &'static str, source: SourceId, at: Iova, access: Access) {
+        let Some((outcome, _)) = self.witness.expecting(|| self.access_as(source, at, access)) else {
+            return;
+        };
+        self.probes.tried += 1;
+        if outcome == Outcome::Aborted {
+            self.probes.aborted += 1;
+        } else {
+            self.probes.through.get_or_insert((what, at));
+        }
+        if self.probes.tried.is_multiple_of(FAULTS_IN_FLIGHT) {
+            self.settle(system);
+        }
+    }
+
+    /// Lets late events arrive, and reads them.
+    fn settle(&mut self, system: &System) {
         self.machine.bus.settle(64);
         self.service(system);
     }

@@ -112,6 +112,11 @@ impl Witness {
         seen.faults.tell("unexpected events:") + &seen.forbidden.tell("forbidden by the book:")
     }
 
+    /// What is mapped: first to last.
+    pub(super) fn mapped(&self) -> Vec<(u64, u64)> {
+        self.seen().live.iter().map(|(&first, &len)| (first, first + (len - 1))).collect()
+    }
+
     /// Addresses of doorbells, which are mapped for as long as the device is attached.
     pub(super) fn doorbells(&self) -> Vec<u64> {
         self.seen().doorbells.clone()
