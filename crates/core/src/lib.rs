@@ -24,6 +24,7 @@ pub mod fault;
 pub mod group;
 pub mod id_map;
 pub mod iommu;
+pub mod iopf;
 pub mod mm;
 pub mod pasid;
 pub mod reserved;
