@@ -59,14 +59,20 @@ fn unit(unit: &Unit) -> MachineTree {
     let details = vec![
         format!("SMMUv3, {stage}, addresses {}", capabilities.aperture),
         format!("pages {}", sizes.join(", ")),
-        format!(
-            "stream table {:?}, {} bytes",
-            unit.smmu.stream_table_shape(),
+        stream_table(unit),
             unit.smmu.table_bytes().stream_table
         ),
         format!("interrupts by {own}"),
     ];
     leaf(format!("IOMMU {}", iommu.name()), details)
+}
+
+/// The stream table: its shape, and how much memory it takes by now.
+fn stream_table(unit: &Unit) -> String {
+    let shape = unit.smmu.stream_table_shape();
+    let levels = if shape.split.is_some() { "two-level" } else { "linear" };
+    let bytes = unit.smmu.table_bytes().stream_table;
+    format!("{levels} stream table for {}-bit stream ids, {} KiB", shape.stream_bits, bytes.div_ceil(1024))
 }
 
 fn bridge(system: &System, host: &HostBridge) -> MachineTree {
