@@ -35,6 +35,7 @@ impl Geometry {
     }
 
     /// The smallest page.
+    #[inline]
     pub const fn granule(&self) -> SizeLg2 {
         self.size(0)
     }
@@ -56,6 +57,7 @@ impl Geometry {
     }
 
     /// How large the range of an entry at `height` is.
+    #[inline]
     pub const fn size(&self, height: u8) -> SizeLg2 {
         SizeLg2::new(self.granule_lg2 + height * (self.granule_lg2 - 3))
             .expect("at most six levels, of 64 bits in all")

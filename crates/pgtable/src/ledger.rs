@@ -130,20 +130,24 @@ impl Ledger {
         })
     }
 
+    #[inline]
     pub(crate) fn get(&self, slot: Slot) -> &Table {
         &self.tables[slot as usize]
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, slot: Slot) -> &mut Table {
         &mut self.tables[slot as usize]
     }
 
     /// The table that hangs in entry `index`, linked or in limbo; `NONE` if there is none.
+    #[inline]
     pub(crate) fn child(&self, slot: Slot, index: usize) -> Slot {
         self.get(slot).children.get(index).copied().unwrap_or(NONE)
     }
 
     /// Where entry `index` of a table lies.
+    #[inline]
     pub(crate) fn entry_at(&self, slot: Slot, index: usize) -> Pa {
         Pa::new(self.get(slot).at.get() + 8 * index as u64)
     }

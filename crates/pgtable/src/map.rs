@@ -263,9 +263,9 @@ impl<F: Format> PageTable<F> {
             u32::try_from(count).expect("a table has far fewer than 2^32 entries");
         let run = 1usize << info.run_lg2;
         let in_run = |number: u64| number & (run as u64 - 1);
+        let head = index.wrapping_neg() & (run - 1);
         let aligned = in_run(pa.get() >> info.shift) == in_run(index as u64);
-        let head = index.next_multiple_of(run) - index;
-        if run == 1 || !aligned || head + run > count {
+        if run == 1 || head + run > count || !aligned {
             return self.store_plain(mem, slot, height, index, count, pa, attributes);
         }
         let middle = (count - head) & !(run - 1);

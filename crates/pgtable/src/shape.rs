@@ -27,28 +27,33 @@ pub(crate) struct Height {
 
 impl Height {
     /// Bytes that an entry maps.
+    #[inline]
     pub(crate) fn size(&self) -> u64 {
         1 << self.shift
     }
 
     /// Which entry of a table decides about `iova`.
+    #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "a table has far fewer than 2^32 entries")]
     pub(crate) fn index(&self, iova: u64) -> usize {
         ((iova >> self.shift) & self.index_mask) as usize
     }
 
     /// How many entries a table has.
+    #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "a table has far fewer than 2^32 entries")]
     pub(crate) fn entries(&self) -> usize {
         self.index_mask as usize + 1
     }
 
     /// The part of `span` that begins at `first` and that the entry of `first` decides about.
+    #[inline]
     pub(crate) fn clip(&self, span: Span, first: u64) -> Span {
         Span { first, last: span.last.min(first | (self.size() - 1)) }
     }
 
     /// Whether `span`, within one entry, is all of it.
+    #[inline]
     pub(crate) fn covers_entry(&self, span: Span) -> bool {
         span.last - span.first == self.size() - 1
     }
@@ -101,6 +106,7 @@ impl Shape {
     }
 
     /// The height as the format counts it.
+    #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "below 6")]
     pub(crate) fn format_height(height: usize) -> u8 {
         height as u8

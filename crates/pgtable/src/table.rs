@@ -164,7 +164,11 @@ impl<F: Format> PageTable<F> {
 
     /// Stores words of a table.
     pub(crate) fn store_run(&self, mem: &impl TableMemory, at: Pa, first: u64, step: u64, count: usize) {
-        mem.store_run(at, first, step, count);
+        if count == 1 {
+            mem.store(at, first);
+        } else {
+            mem.store_run(at, first, step, count);
+        }
         self.clean(mem, at, count);
     }
 

@@ -198,6 +198,17 @@ fn a_run_that_is_cut_loses_the_hint_and_its_neighbour_keeps_it() {
 }
 
 #[test]
+fn a_block_is_split_into_hinted_runs_but_for_the_one_that_is_cut() {
+    let (mut table, tables) = page_table(0, 0, 512);
+    assert_eq!(table.lookup(&tables, Iova::new(0)).unwrap().size, SizeLg2::MIB_2);
+    assert_eq!(table.unmap(&tables, range(18 << 12, 2 << 12)).unwrap().bytes, 2 << 12);
+    let words = tables.live_words();
+    let (_, bottom) = words.last().unwrap();
+    let hinted: Vec<usize> = (0..512).filter(|&index| bottom[index] & HINT != 0).collect();
+    assert_eq!(hinted, (0..16).chain(32..512).collect::<Vec<_>>());
+}
+
+#[test]
 fn there_is_no_hint_where_it_could_not_be_taken_off() {
     for break_before_make in [BreakBeforeMake::Always, BreakBeforeMake::ForBlocks] {
         let config = Config { break_before_make, ..Config::new(SizeLg2::KIB_4) };

@@ -114,6 +114,7 @@ impl Base {
         Ok(Self { geometry, config, page_sizes })
     }
 
+    #[inline]
     pub(crate) fn decode(&self, word: u64, height: u8) -> Item {
         match (word & TABLE_OR_PAGE != 0, height) {
             _ if word == 0 => Item::Absent,
@@ -125,11 +126,13 @@ impl Base {
         }
     }
 
+    #[inline]
     fn leaf_item(&self, word: u64, height: u8) -> Item {
         Item::Leaf { pa: self.output(word, self.geometry.size(height)), contiguous: word & CONTIGUOUS != 0 }
     }
 
     /// The output address of a word, a multiple of `size`.
+    #[inline]
     fn output(&self, word: u64, size: SizeLg2) -> Pa {
         let above = !(size.bytes() - 1);
         Pa::new(match (self.config.granule, self.config.large) {
@@ -140,6 +143,7 @@ impl Base {
     }
 
     /// The address field for an output address.
+    #[inline]
     fn address(&self, pa: Pa) -> u64 {
         let pa = pa.get();
         match (self.config.granule, self.config.large) {
@@ -149,16 +153,19 @@ impl Base {
         }
     }
 
+    #[inline]
     pub(crate) fn leaf(&self, height: u8, pa: Pa, attributes: u64) -> u64 {
         let kind = if height == 0 { VALID | TABLE_OR_PAGE } else { VALID };
         self.address(pa) | attributes | kind
     }
 
+    #[inline]
     pub(crate) fn table(&self, pa: Pa) -> u64 {
         self.address(pa) | VALID | TABLE_OR_PAGE
     }
 
     /// The SH field, where there is one.
+    #[inline]
     pub(crate) fn shareability(&self, field: u64) -> u64 {
         if self.config.large { 0 } else { field }
     }

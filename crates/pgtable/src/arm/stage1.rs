@@ -65,6 +65,7 @@ impl Stage1 {
 }
 
 impl Format for Stage1 {
+    #[inline]
     fn geometry(&self) -> &Geometry {
         &self.0.geometry
     }
@@ -85,10 +86,12 @@ impl Format for Stage1 {
         self.0.config.output_bits
     }
 
+    #[inline]
     fn decode(&self, word: u64, height: u8) -> Item {
         self.0.decode(word, height)
     }
 
+    #[inline]
     fn attributes(&self, prot: Prot) -> Option<u64> {
         let Prot { perms, cacheability } = prot;
         if !perms.intersects(Perms::READ_WRITE) {
@@ -112,6 +115,7 @@ impl Format for Stage1 {
         Some(word)
     }
 
+    #[inline]
     fn prot(&self, word: u64) -> Prot {
         let cacheability = match (word & ATTR_INDEX) >> 2 {
             CACHED => Cacheability::Cached,
@@ -127,10 +131,12 @@ impl Format for Stage1 {
         Prot { perms, cacheability }
     }
 
+    #[inline]
     fn leaf(&self, height: u8, pa: Pa, attributes: u64) -> u64 {
         self.0.leaf(height, pa, attributes)
     }
 
+    #[inline]
     fn table(&self, pa: Pa) -> u64 {
         self.0.table(pa)
     }

@@ -67,6 +67,7 @@ impl Stage2 {
 }
 
 impl Format for Stage2 {
+    #[inline]
     fn geometry(&self) -> &Geometry {
         &self.0.geometry
     }
@@ -87,10 +88,12 @@ impl Format for Stage2 {
         self.0.config.output_bits
     }
 
+    #[inline]
     fn decode(&self, word: u64, height: u8) -> Item {
         self.0.decode(word, height)
     }
 
+    #[inline]
     fn attributes(&self, prot: Prot) -> Option<u64> {
         let Prot { perms, cacheability } = prot;
         let executes_unread = perms.contains(Perms::EXECUTE) && !perms.contains(Perms::READ);
@@ -112,6 +115,7 @@ impl Format for Stage2 {
         Some(if perms.contains(Perms::EXECUTE) { word } else { word | EXECUTE_NEVER })
     }
 
+    #[inline]
     fn prot(&self, word: u64) -> Prot {
         let cacheability = match word & MEM_ATTR {
             CACHED => Cacheability::Cached,
@@ -125,10 +129,12 @@ impl Format for Stage2 {
         Prot { perms, cacheability }
     }
 
+    #[inline]
     fn leaf(&self, height: u8, pa: Pa, attributes: u64) -> u64 {
         self.0.leaf(height, pa, attributes)
     }
 
+    #[inline]
     fn table(&self, pa: Pa) -> u64 {
         self.0.table(pa)
     }

@@ -26,11 +26,20 @@ struct State {
     /// Stored since the last barrier.
     pending: Vec<usize>,
     /// Stored, and not cleaned since.
-    dirty: BTreeMap<usize, ()>,
+    dirty: Vec<bool>,
+    dirty_count: usize,
     live: BTreeMap<u64, BlockLayout>,
     until_failure: Option<usize>,
     allocations: usize,
     watcher: Option<Watcher>,
+}
+
+impl State {
+    fn clean(&mut self, words: core::ops::Range<usize>) {
+        for dirty in &mut self.dirty[words] {
+            self.dirty_count -= usize::from(core::mem::take(dirty));
+        }
+    }
 }
 
 #[derive(Default)]
@@ -79,7 +88,7 @@ impl Tables {
 
     /// Whether something stored in a block that is live was not cleaned.
     pub(crate) fn has_dirty(&self) -> bool {
-        !self.state().dirty.is_empty()
+        self.state().dirty_count > 0
     }
 
     fn put(&self, at: Pa, word: u64) {
@@ -97,7 +106,7 @@ impl Tables {
         }
         state.words[index] = word;
         state.pending.push(index);
-        state.dirty.insert(index, ());
+        state.dirty_count += usize::from(!core::mem::replace(&mut state.dirty[index], true));
     }
 }
 
@@ -122,6 +131,7 @@ impl TableMemory for Tables {
         let start = place(first);
         state.words.resize(start + words_of(layout), 0);
         state.visible.resize(start + words_of(layout), GARBAGE);
+        state.dirty.resize(start + words_of(layout), false);
         state.pending.extend(start..start + words_of(layout));
         state.live.insert(first, layout);
         state.allocations += 1;
@@ -133,7 +143,7 @@ impl TableMemory for Tables {
         assert_eq!(state.live.remove(&first.get()), Some(layout), "{first} is not a live block");
         let start = place(first.get());
         state.words[start..start + words_of(layout)].fill(GARBAGE);
-        state.dirty.retain(|index, ()| !(start..start + words_of(layout)).contains(index));
+        state.clean(start..start + words_of(layout));
     }
 
     fn load(&self, at: Pa) -> u64 {
@@ -158,8 +168,7 @@ impl TableMemory for Tables {
     }
 
     fn clean_table(&self, at: Pa, len_bytes: u64) {
-        let (start, end) = (place(at.get()), place(at.get() + len_bytes));
-        self.state().dirty.retain(|index, ()| !(start..end).contains(index));
+        self.state().clean(place(at.get())..place(at.get() + len_bytes));
     }
 }
 
