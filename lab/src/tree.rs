@@ -60,8 +60,6 @@ fn unit(unit: &Unit) -> MachineTree {
         format!("SMMUv3, {stage}, addresses {}", capabilities.aperture),
         format!("pages {}", sizes.join(", ")),
         stream_table(unit),
-            unit.smmu.table_bytes().stream_table
-        ),
         format!("interrupts by {own}"),
     ];
     leaf(format!("IOMMU {}", iommu.name()), details)
