@@ -9,7 +9,7 @@ use portcullis_pgtable::{BreakBeforeMake, Format, MapError, PageTable, UnmapErro
 use portcullis_types::{Cacheability, Iova, Pa, PageSizes, Perms, Prot, SizeLg2};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use support::{RW, Tables, Walker, configs, every_format, range};
+use support::{AsIs, RW, Tables, Walker, configs, every_format, range};
 
 fn every_prot() -> Vec<Prot> {
     let kinds = [Cacheability::Cached, Cacheability::Uncached, Cacheability::Device];
@@ -268,4 +268,29 @@ fn oracle<F: Format>(format: F, ops: &[Op]) {
     assert_eq!(tables.live_blocks(), 1, "every table but the root is back");
     table.destroy(&tables);
     assert_eq!(tables.live_blocks(), 0);
+}
+
+#[test]
+fn a_run_of_pages_goes_on_where_the_address_leaves_its_field() {
+    every_format(over_the_field, over_the_field);
+}
+
+fn over_the_field<F: Format>(format: F) {
+    if format.output_bits() < 52 {
+        return;
+    }
+    // 47:16 with 64 KiB granules, 49:12 with large descriptors; the rest of the address lies elsewhere in the word.
+    for boundary in [48, 49, 50, 51] {
+        let tables = Tables::default();
+        let mut table = PageTable::new(AsIs(&format), &tables).unwrap();
+        let page = format.geometry().granule().bytes();
+        let first = (1 << boundary) - 3 * page;
+        table.map(&tables, Iova::new(page), Pa::new(first), 6 * page, RW).unwrap();
+        let walker = Walker::new(table.format(), table.root());
+        for nth in 0..6 {
+            assert_eq!(walker.now(&tables, (nth + 1) * page), Some(first + nth * page));
+            let found = table.lookup(&tables, Iova::new((nth + 1) * page)).unwrap();
+            assert_eq!((found.pa, found.prot), (Pa::new(first + nth * page), RW));
+        }
+    }
 }

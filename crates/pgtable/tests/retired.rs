@@ -2,7 +2,7 @@
 
 mod support;
 
-use portcullis_hal::TableMemory;
+use portcullis_hal::{Barriers, TableMemory};
 use portcullis_pgtable::arm::{Config, Stage1};
 use portcullis_pgtable::{PageTable, Retired};
 use portcullis_types::{Iova, Pa, SizeLg2};
@@ -97,6 +97,9 @@ fn a_parent_may_be_freed_before_a_child_that_was_retired_earlier() {
     assert_eq!(table.lookup(&tables, Iova::new(0x1000)).unwrap().pa, Pa::new(0x1000));
     child.retired.free(table.format(), &tables);
     assert_eq!(tables.live_blocks(), 3);
+    // Another map notices what was freed; the page keeps its place.
+    map(&mut table, &tables, 1 << 30, 0x1000);
+    assert_eq!(table.lookup(&tables, Iova::new(0x1000)).unwrap().pa, Pa::new(0x1000));
     table.destroy(&tables);
     assert_eq!(tables.live_blocks(), 0);
 }
@@ -134,4 +137,62 @@ fn tables_are_freed_while_others_are_mapped() {
         }
     });
     assert_eq!(tables.live_blocks(), 1, "each table was freed once, by one or the other");
+}
+
+/// Memory in which another CPU frees a ticket just when a map allocates: after the map has planned, before it builds.
+struct Racing {
+    tables: Tables,
+    ticket: std::sync::Mutex<Option<(Stage1, Retired)>>,
+}
+
+impl TableMemory for Racing {
+    fn alloc(&self, layout: portcullis_hal::BlockLayout) -> Option<Pa> {
+        if let Some((format, retired)) = self.ticket.lock().unwrap().take() {
+            retired.free(&format, &self.tables);
+        }
+        self.tables.alloc(layout)
+    }
+    fn free(&self, first: Pa, layout: portcullis_hal::BlockLayout) {
+        self.tables.free(first, layout);
+    }
+    fn load(&self, at: Pa) -> u64 {
+        self.tables.load(at)
+    }
+    fn store(&self, at: Pa, word: u64) {
+        self.tables.store(at, word);
+    }
+    fn compare_exchange(&self, at: Pa, current: u64, new: u64) -> Result<u64, u64> {
+        self.tables.compare_exchange(at, current, new)
+    }
+    fn clean_table(&self, at: Pa, len_bytes: u64) {
+        self.tables.clean_table(at, len_bytes);
+    }
+}
+
+impl Barriers for Racing {
+    fn write_barrier(&self) {
+        self.tables.write_barrier();
+    }
+    fn read_barrier(&self) {}
+    fn full_barrier(&self) {
+        self.tables.full_barrier();
+    }
+}
+
+#[test]
+fn a_ticket_may_be_freed_between_the_plan_and_the_building_of_a_map() {
+    let (mut table, tables) = table();
+    map(&mut table, &tables, 0x1000, 0x1000);
+    let gone = table.unmap(&tables, range(0x1000, 0x1000)).unwrap();
+    let ticket = std::sync::Mutex::new(Some((*table.format(), gone.retired)));
+    let racing = Racing { tables, ticket };
+    for at in [0x5000, 1 << 30, 2 << 30] {
+        table.map(&racing, Iova::new(at), Pa::new(at), 0x1000, RW).unwrap();
+        assert_eq!(table.lookup(&racing, Iova::new(0x5000)).map(|found| found.pa), Some(Pa::new(0x5000)));
+    }
+    assert!(racing.ticket.lock().unwrap().is_none(), "the ticket was freed on the way");
+    let all = table.unmap(&racing, table.aperture()).unwrap();
+    assert_eq!(all.bytes, 0x3000);
+    all.retired.free(table.format(), &racing);
+    assert_eq!(racing.tables.live_blocks(), 1);
 }

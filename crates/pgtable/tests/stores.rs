@@ -11,7 +11,7 @@ use std::sync::Arc;
 use portcullis_pgtable::arm::{Config, Stage1};
 use portcullis_pgtable::{BreakBeforeMake, Format, PageTable, UnmapError};
 use portcullis_types::{Iova, Pa, SizeLg2};
-use support::{RW, Tables, Walker, every_format, range};
+use support::{AsIs, RW, Tables, Walker, every_format, range};
 
 /// Walks to each address before every store becomes visible. It must go to one of the two, or nowhere if that is allowed. Counts the stores.
 fn watch(tables: &Tables, walker: Walker, probes: Vec<(u64, Option<u64>, Option<u64>)>) -> Arc<AtomicUsize> {
@@ -108,52 +108,6 @@ fn splitting<F: Format>(format: F) {
         assert_eq!((walker.now(&tables, from), walker.now(&tables, to - page)), (None, None));
         assert!(table.format().coherent() || !tables.has_dirty());
         gone.retired.free(table.format(), &tables);
-    }
-}
-
-/// A format by reference, so that many tables can be made of one.
-#[derive(Debug)]
-struct AsIs<'a, F>(&'a F);
-
-impl<F: Format> Format for AsIs<'_, F> {
-    fn geometry(&self) -> &portcullis_pgtable::Geometry {
-        self.0.geometry()
-    }
-    fn page_sizes(&self) -> portcullis_types::PageSizes {
-        self.0.page_sizes()
-    }
-    fn break_before_make(&self) -> BreakBeforeMake {
-        self.0.break_before_make()
-    }
-    fn coherent(&self) -> bool {
-        self.0.coherent()
-    }
-    fn output_bits(&self) -> u8 {
-        self.0.output_bits()
-    }
-    fn decode(&self, word: u64, height: u8) -> portcullis_pgtable::Item {
-        self.0.decode(word, height)
-    }
-    fn attributes(&self, prot: portcullis_types::Prot) -> Option<u64> {
-        self.0.attributes(prot)
-    }
-    fn prot(&self, word: u64) -> portcullis_types::Prot {
-        self.0.prot(word)
-    }
-    fn leaf(&self, height: u8, pa: Pa, attributes: u64) -> u64 {
-        self.0.leaf(height, pa, attributes)
-    }
-    fn table(&self, pa: Pa) -> u64 {
-        self.0.table(pa)
-    }
-    fn contiguous_bit(&self) -> u64 {
-        self.0.contiguous_bit()
-    }
-    fn contiguous_lg2(&self, height: u8) -> u8 {
-        self.0.contiguous_lg2(height)
-    }
-    fn counting_bits(&self) -> u8 {
-        self.0.counting_bits()
     }
 }
 

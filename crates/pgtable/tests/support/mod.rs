@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard};
 
 use portcullis_hal::{Barriers, BlockLayout, TableMemory};
 use portcullis_pgtable::arm::{Config, Stage1, Stage2};
-use portcullis_pgtable::{BreakBeforeMake, Format};
-use portcullis_types::{Iova, IovaRange, Pa, Perms, Prot, SizeLg2};
+use portcullis_pgtable::{BreakBeforeMake, Format, Geometry, Item};
+use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Perms, Prot, SizeLg2};
 
 pub(crate) const RW: Prot = Prot::cached(Perms::READ_WRITE);
 pub(crate) const BASE: u64 = 0x1000_0000;
@@ -289,4 +289,50 @@ pub(crate) fn every_format(stage1: fn(Stage1), stage2: fn(Stage2)) {
 
 pub(crate) fn range(first: u64, len: u64) -> IovaRange {
     IovaRange::new(Iova::new(first), len).unwrap()
+}
+
+/// A format by reference, so that many tables can be made of one.
+#[derive(Debug)]
+pub(crate) struct AsIs<'a, F>(pub(crate) &'a F);
+
+impl<F: Format> Format for AsIs<'_, F> {
+    fn geometry(&self) -> &Geometry {
+        self.0.geometry()
+    }
+    fn page_sizes(&self) -> PageSizes {
+        self.0.page_sizes()
+    }
+    fn break_before_make(&self) -> BreakBeforeMake {
+        self.0.break_before_make()
+    }
+    fn coherent(&self) -> bool {
+        self.0.coherent()
+    }
+    fn output_bits(&self) -> u8 {
+        self.0.output_bits()
+    }
+    fn decode(&self, word: u64, height: u8) -> Item {
+        self.0.decode(word, height)
+    }
+    fn attributes(&self, prot: Prot) -> Option<u64> {
+        self.0.attributes(prot)
+    }
+    fn prot(&self, word: u64) -> Prot {
+        self.0.prot(word)
+    }
+    fn leaf(&self, height: u8, pa: Pa, attributes: u64) -> u64 {
+        self.0.leaf(height, pa, attributes)
+    }
+    fn table(&self, pa: Pa) -> u64 {
+        self.0.table(pa)
+    }
+    fn contiguous_bit(&self) -> u64 {
+        self.0.contiguous_bit()
+    }
+    fn contiguous_lg2(&self, height: u8) -> u8 {
+        self.0.contiguous_lg2(height)
+    }
+    fn counting_bits(&self) -> u8 {
+        self.0.counting_bits()
+    }
 }
