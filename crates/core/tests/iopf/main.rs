@@ -1,0 +1,7 @@
+//! Page requests from the outside: groups, order, answers, flushing, removal, limits.
+
+mod answers;
+mod groups;
+mod process;
+mod races;
+mod support;
