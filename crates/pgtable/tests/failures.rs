@@ -165,8 +165,11 @@ fn a_link_that_was_overwritten_is_reported_with_its_place() {
     let (at, word) = (table.root(), 0x9999_9003);
     tables.store(at, word);
     // Beyond the reach of the table that was used last, so that there is a walk.
-    let mapped = table.map(&tables, Iova::new(0x20_0000), Pa::new(0), 0x1000, RW);
-    assert_eq!(mapped, Err(MapError::CorruptTable { at, word }));
+    // The second is more than one table of pages maps.
+    for len in [0x1000, 0x40_0000] {
+        let mapped = table.map(&tables, Iova::new(0x20_0000), Pa::new(0), len, RW);
+        assert_eq!(mapped, Err(MapError::CorruptTable { at, word }));
+    }
 }
 
 #[test]
