@@ -26,6 +26,7 @@ pub mod id_map;
 pub mod iommu;
 pub mod iopf;
 pub mod mm;
+pub mod owner;
 pub mod pasid;
 pub mod reserved;
 pub mod sva;

@@ -11,7 +11,7 @@
 //! be any flush of the whole domain: that covers every unmap before it.
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use portcullis_hal::{BlockLayout, Platform};
 use portcullis_iova::{AllocError, FlushBounds, FlushQueue, IovaSpace, Prefer, Retired};
@@ -28,7 +28,8 @@ pub(crate) struct DmaSpace<P: Platform> {
     platform: Arc<P>,
     hw: Arc<dyn HwDomain<P>>,
     granule: SizeLg2,
-    mode: FlushMode,
+    /// Whether unmaps are flushed later. Never cleared.
+    lazy: AtomicBool,
     iova: IovaSpace<P>,
     waiting: FlushQueue<P, Waiting>,
     msi: MsiPages<P>,
@@ -86,7 +87,7 @@ impl<P: Platform> DmaSpace<P> {
             platform,
             hw,
             granule,
-            mode,
+            lazy: AtomicBool::new(mode == FlushMode::Lazy),
             iova: iova.ok_or(DomainError::Unsupported)?,
             waiting,
             msi: MsiPages::new(),
@@ -99,7 +100,12 @@ impl<P: Platform> DmaSpace<P> {
     }
 
     pub(crate) fn mode(&self) -> FlushMode {
-        self.mode
+        if self.lazy.load(Relaxed) { FlushMode::Lazy } else { FlushMode::Strict }
+    }
+
+    /// From now on unmaps are flushed later; those that are under way, as they began.
+    pub(crate) fn make_lazy(&self) {
+        self.lazy.store(true, Relaxed);
     }
 
     pub(super) fn granule(&self) -> u64 {
@@ -164,7 +170,7 @@ impl<P: Platform> DmaSpace<P> {
         };
         self.counters.unmaps.fetch_add(1, Relaxed);
         let waiting = Waiting { range: retired, memory, quarantined: false };
-        if when == When::ByMode && self.mode == FlushMode::Lazy {
+        if when == When::ByMode && self.mode() == FlushMode::Lazy {
             self.wait_for_flush(waiting);
         } else {
             self.sync_now(waiting, &mut gather)?;

@@ -155,6 +155,17 @@ impl<P: Platform> Domain<P> {
         }
     }
 
+    /// Makes a domain of the DMA API lazy, with all that is mapped there. Answers false if it is not one.
+    pub(crate) fn make_lazy(&self) -> bool {
+        match &self.kind {
+            Kind::Dma(space) => {
+                space.make_lazy();
+                true
+            }
+            Kind::Blocked | Kind::Identity | Kind::Unmanaged(_) => false,
+        }
+    }
+
     /// The IOMMU it belongs to.
     pub fn iommu(&self) -> &Arc<dyn Iommu<P>> {
         &self.iommu

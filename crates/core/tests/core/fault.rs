@@ -52,7 +52,7 @@ fn a_handler_hears_of_its_own_domains_devices_only_and_until_it_is_taken_away() 
     let bench = bench(STRICT);
     bench.member(3, |_| ());
     let user = Domain::new(bench.machine.clone(), bench.iommu.clone(), DomainType::Unmanaged).unwrap();
-    let (default_heard, user_heard) = (listen(bench.group.default_domain()), listen(&user));
+    let (default_heard, user_heard) = (listen(&bench.group.default_domain()), listen(&user));
     happen(&bench, &[record(Some(3), 0x1000)]);
     bench.group.attach(&user).unwrap();
     happen(&bench, &[record(Some(3), 0x2000)]);
@@ -77,7 +77,7 @@ fn faults_of_nobody_are_counted_apart() {
 fn a_device_in_no_group_is_counted_and_nobody_is_told() {
     let bench = bench(STRICT);
     let device = bench.device(3, |_| ());
-    let heard = listen(bench.group.default_domain());
+    let heard = listen(&bench.group.default_domain());
     happen(&bench, &[record(Some(3), 0)]);
     assert_eq!((device.fault_count(), heard.lock().unwrap().len()), (1, 0));
 }

@@ -31,11 +31,11 @@ const NO_ANSWER: SyncError = SyncError::Failed { code: 1 };
 fn all_members_move_together_and_back() {
     let bench = four_members();
     let user = user(&bench);
-    hardware_and_core_agree(&bench, bench.group.default_domain(), "domain0");
+    hardware_and_core_agree(&bench, &bench.group.default_domain(), "domain0");
     bench.group.attach(&user).unwrap();
     hardware_and_core_agree(&bench, &user, "domain1");
     bench.group.detach().unwrap();
-    hardware_and_core_agree(&bench, bench.group.default_domain(), "domain0");
+    hardware_and_core_agree(&bench, &bench.group.default_domain(), "domain0");
     let blocked = bench.group.blocked_domain().clone();
     bench.group.attach(&blocked).unwrap();
     hardware_and_core_agree(&bench, &blocked, "blocked");
@@ -50,7 +50,7 @@ fn whichever_member_is_refused_all_stay_where_they_were() {
         let device = format!("dev{}", pass + 1);
         let refused = Err(GroupError::Attach { device, error: AttachError::Sync(NO_ANSWER) });
         assert_eq!(bench.group.attach(&user), refused);
-        hardware_and_core_agree(&bench, bench.group.default_domain(), "domain0");
+        hardware_and_core_agree(&bench, &bench.group.default_domain(), "domain0");
         bench.group.attach(&user).unwrap();
         hardware_and_core_agree(&bench, &user, "domain1");
     }
@@ -71,7 +71,7 @@ fn members_that_cannot_go_back_are_left_blocked_and_named() {
     let first = bench.unit.device(SourceId(1)).unwrap();
     assert_eq!(first.domain().unwrap().domain_type(), DomainType::Blocked);
     bench.group.detach().expect("hardware answers again");
-    hardware_and_core_agree(&bench, bench.group.default_domain(), "domain0");
+    hardware_and_core_agree(&bench, &bench.group.default_domain(), "domain0");
 }
 
 #[test]

@@ -1,0 +1,146 @@
+//! Moving devices: all or none, or each as far as hardware goes.
+
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use portcullis_hal::Platform;
+use portcullis_types::trace::Value;
+
+use super::{Group, GroupError, Left, State};
+use crate::device::Device;
+use crate::domain::{Domain, DomainType, FlushMode, Prepared};
+use crate::iommu::{AttachError, Target};
+use crate::trace;
+
+impl<P: Platform> Group<P> {
+    /// Attaches all members to `domain`, which is the current one from then on; or none.
+    pub(super) fn move_all(&self, state: &mut State<P>, domain: &Arc<Domain<P>>) -> Result<(), GroupError> {
+        // Who is there already need not go. After a failure this differs from member to member.
+        let moving: Vec<Arc<Device<P>>> =
+            state.members.iter().filter(|device| !is_in(device, domain)).cloned().collect();
+        let prepared = self.prepare_all(&moving, domain)?;
+        let target = domain.target();
+        for (at, device) in moving.iter().enumerate() {
+            if let Err(error) = self.iommu.attach(device.sources(), &target) {
+                self.say(device, domain, "refused");
+                return Err(self.go_back(&moving, at, error, domain, prepared));
+            }
+        }
+        moving.iter().for_each(|device| self.moved(device, domain));
+        state.current = domain.clone();
+        Ok(())
+    }
+
+    /// Blocks each member, as far as hardware does. Answers those that it refuses to block.
+    pub(super) fn block_all(&self, state: &mut State<P>) -> Vec<String> {
+        let mut open = Vec::new();
+        for device in state.members.iter().filter(|device| !is_in(device, &self.blocked)) {
+            match self.iommu.attach(device.sources(), &Target::Blocked) {
+                Ok(()) | Err(AttachError::LeftBlocked(_)) => self.moved(device, &self.blocked),
+                Err(_) => open.push(device.name().into()),
+            }
+        }
+        state.current = self.blocked.clone();
+        open
+    }
+
+    fn prepare_all(
+        &self,
+        devices: &[Arc<Device<P>>],
+        domain: &Domain<P>,
+    ) -> Result<Vec<Prepared>, GroupError> {
+        let mut done = Vec::with_capacity(devices.len());
+        for device in devices {
+            match domain.prepare(device) {
+                Ok(prepared) => done.push(prepared),
+                Err(error) => {
+                    // Last first, so that each finds what it left.
+                    let undo: Vec<_> = devices.iter().zip(done).collect();
+                    undo.into_iter().rev().for_each(|(device, prepared)| domain.unprepare(device, prepared));
+                    return Err(GroupError::Attach { device: device.name().into(), error });
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    /// Member `failed` of `moving` was refused with `error`: those before it go back to where they are said to be.
+    fn go_back(
+        &self,
+        moving: &[Arc<Device<P>>],
+        failed: usize,
+        error: AttachError,
+        domain: &Arc<Domain<P>>,
+        prepared: Vec<Prepared>,
+    ) -> GroupError {
+        let mut left = Vec::new();
+        let mut undo = Vec::with_capacity(prepared.len());
+        for (at, (device, prepared)) in moving.iter().zip(prepared).enumerate() {
+            let went = match error {
+                _ if at < failed => self.take_back(device),
+                AttachError::LeftBlocked(_) if at == failed => Err(Left::Blocked),
+                _ => Ok(()),
+            };
+            match went {
+                Ok(()) => undo.push((device, prepared)),
+                Err(Left::Blocked) => {
+                    self.moved(device, &self.blocked);
+                    undo.push((device, prepared));
+                }
+                Err(Left::Attached) => self.moved(device, domain),
+            }
+            left.extend(went.err().map(|left| (device.name().into(), left)));
+        }
+        undo.into_iter().rev().for_each(|(device, prepared)| domain.unprepare(device, prepared));
+        let device = moving[failed].name().into();
+        if left.is_empty() {
+            GroupError::Attach { device, error }
+        } else {
+            GroupError::Stranded { device, error, left }
+        }
+    }
+
+    /// Attaches a device to where it is said to be, and blocks it if that is refused.
+    fn take_back(&self, device: &Device<P>) -> Result<(), Left> {
+        let domain = device.domain();
+        let before = domain.as_ref().map_or(Target::Blocked, |domain| domain.target());
+        match self.iommu.attach(device.sources(), &before) {
+            Ok(()) => Ok(()),
+            Err(AttachError::LeftBlocked(_)) => Err(Left::Blocked),
+            Err(_) => match self.iommu.attach(device.sources(), &Target::Blocked) {
+                Ok(()) | Err(AttachError::LeftBlocked(_)) => Err(Left::Blocked),
+                Err(_) => Err(Left::Attached),
+            },
+        }
+    }
+
+    /// Notes where hardware has a device now.
+    fn moved(&self, device: &Arc<Device<P>>, domain: &Arc<Domain<P>>) {
+        if let Some(before) = device.domain() {
+            before.released(device);
+        }
+        device.set_domain(Some(domain.clone()));
+        self.say(device, domain, "ok");
+    }
+
+    pub(super) fn say(&self, device: &Device<P>, domain: &Domain<P>, result: &'static str) {
+        let kind = match domain.domain_type() {
+            DomainType::Blocked => "blocked",
+            DomainType::Identity => "identity",
+            DomainType::Dma(FlushMode::Strict) => "dma",
+            DomainType::Dma(FlushMode::Lazy) => "dma_fq",
+            DomainType::Unmanaged => "unmanaged",
+        };
+        let fields = [
+            ("group", Value::Dec(self.id.into())),
+            ("domain", Value::Str(kind)),
+            ("result", Value::Str(result)),
+        ];
+        trace::say(&*self.platform, "attach", device.name(), &fields);
+    }
+}
+
+pub(super) fn is_in<P: Platform>(device: &Device<P>, domain: &Arc<Domain<P>>) -> bool {
+    device.domain().is_some_and(|now| Arc::ptr_eq(&now, domain))
+}
