@@ -334,7 +334,8 @@ mod tests {
             assert_eq!(map.insert_lowest(id..=u32::MAX, id), Ok(id));
         }
         assert_eq!(map.insert_lowest(u32::MAX - 1..=u32::MAX, 0), Err(ChooseIdError::NoneFree));
-        assert_eq!(map.insert_lowest(u32::MAX..=u32::MAX - 1, 0), Err(ChooseIdError::NoneFree));
+        let (from, below) = (u32::MAX, u32::MAX - 1);
+        assert_eq!(map.insert_lowest(from..=below, 0), Err(ChooseIdError::NoneFree));
         assert_eq!(map.get(u32::MAX), Some(&u32::MAX));
         assert_eq!(map.get_mut(1), None);
         assert_eq!(map.remove(u32::MAX), Some(u32::MAX));

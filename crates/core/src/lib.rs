@@ -17,6 +17,7 @@
 
 extern crate alloc;
 
+pub mod asid;
 pub mod device;
 pub mod dma;
 pub mod domain;
