@@ -80,7 +80,6 @@ impl State {
         if !self.is_enabled() {
             return;
         }
-        self.micro.clear();
         let mut engine = self.engine(around);
         engine.demand = false;
         if let Ok(regime) = engine.regime(asked) {

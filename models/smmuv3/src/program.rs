@@ -283,7 +283,6 @@ impl State {
         if off & CMDQEN != 0 {
             // A CMD_SYNC that was begun and not consumed begins again.
             self.sync = None;
-            self.stuck = false;
         }
         if on & SMMUEN != 0 {
             self.enable(around.config);

@@ -69,6 +69,7 @@ fn a_range_is_invalidated_by_one_command() {
     machine.command(0x0001_0000_0010_2012, 0x1701);
     machine.sync();
     assert_eq!(machine.smmu.cached_translations(), 2);
+    assert_eq!(machine.smmu.counters().invalidated, 6);
     machine.assert_clean();
 }
 
@@ -299,6 +300,36 @@ fn a_hit_is_looked_at_again_now_and_then() {
         assert_eq!(machine.read(1, 0x1000), Got::At(0x30_0000), "the old one is used nevertheless");
     }
     assert!(machine.clauses().contains(&clause::BREAK_BEFORE_MAKE));
+}
+
+#[test]
+fn a_group_half_made_or_half_cleared_is_no_fault_of_software_while_no_device_uses_it() {
+    let group: Vec<u64> = (0..16).map(|i| (0x0010_0000_0031_0000 + i * 0x1000) | PAGE).collect();
+    // Half made, and fetched ahead.
+    let machine = Machine::stage1(plain());
+    machine.words(L3 + 16 * 8, &group[..8]);
+    machine.command(0x1_0000_0002, 0x1_0000);
+    assert_eq!(machine.smmu.cached_translations(), 1);
+    machine.assert_clean();
+    // Half cleared, and looked at because of its invalidation.
+    let machine = Machine::stage1(plain());
+    machine.words(L3 + 16 * 8, &group);
+    assert_eq!(machine.read(1, 0x1_0000), Got::At(0x31_0000));
+    machine.words(L3 + 24 * 8, &[0; 8]);
+    invalidate(&machine, 0x1_8000);
+    assert_eq!(machine.smmu.cached_translations(), 0);
+    machine.assert_clean();
+}
+
+#[test]
+fn translations_may_be_thrown_out_at_any_time() {
+    let policy = Policy { evict_one_in: 2, ..Policy::eager() };
+    let machine = Machine::stage1(Config { policy, ..plain() });
+    let pages: Vec<u64> = (0..64).map(|i| (0x30_0000 + i * 0x1000) | PAGE).collect();
+    machine.words(L3, &pages);
+    (0..64).for_each(|i| assert_eq!(machine.read(1, i << 12), Got::At(0x30_0000 + (i << 12))));
+    let kept = machine.smmu.cached_translations();
+    assert!((20..50).contains(&kept), "one access in two throws one out: {kept} of 64 are left");
 }
 
 #[test]

@@ -125,7 +125,7 @@ fn consuming_backwards_or_too_much_is_noted() {
 
 #[test]
 fn late_events_keep_their_order_and_a_sync_pushes_them_out() {
-    let config = Config { policy: Policy { event_ticks: 9, ..Policy::eager() }, ..plain() };
+    let config = Config { policy: Policy { event_ticks: 1000, ..Policy::eager() }, ..plain() };
     let machine = Machine::new(config);
     let mut late = false;
     for _ in 0..20 {
@@ -143,4 +143,21 @@ fn late_events_keep_their_order_and_a_sync_pushes_them_out() {
     }
     assert!(late);
     machine.assert_clean();
+}
+
+#[test]
+fn late_events_are_lost_when_the_queue_is_switched_off() {
+    let config = Config {
+        policy: Policy { event_ticks: 1_000_000, work_on_reads: false, ..Policy::eager() },
+        ..plain()
+    };
+    let machine = Machine::new(config);
+    provoke(&machine, 1);
+    machine.w32(0x20, 0b1001);
+    machine.w32(0x20, 0b1101);
+    machine.put(3, 0x46, 0);
+    machine.w32(0x98, 4);
+    machine.smmu_step();
+    assert_eq!(machine.smmu_prod(), 0);
+    assert_eq!(machine.smmu.counters().events_lost, 1);
 }

@@ -190,6 +190,18 @@ fn updates_take_their_time_and_the_guard_holds_meanwhile() {
 }
 
 #[test]
+fn updates_may_be_done_at_once() {
+    let policy = Policy { work_on_reads: false, ..Policy::eager() };
+    let machine = Machine::bare(Config { policy, ..Config::default() });
+    machine.w32(0x20, 0b1100);
+    machine.w32(0x50, 0b101);
+    machine.w32(0x44, 0x8010_0000);
+    assert_eq!((machine.r32(0x24), machine.r32(0x54), machine.r32(0x44)), (0b1100, 0b101, 0x0010_0000));
+    let counters = machine.smmu.counters();
+    assert_eq!((counters.register_writes, counters.register_reads), (3, 3));
+}
+
+#[test]
 fn interrupt_enables_are_updates_too() {
     let mut slow_ones = 0;
     for round in 0..20 {

@@ -58,6 +58,26 @@ fn a_sync_does_not_wait_for_accesses_that_begin_after_it() {
 }
 
 #[test]
+fn a_sync_that_was_begun_is_forgotten_when_the_queue_is_switched_off() {
+    let machine = Machine::stage1(plain());
+    let outcome = machine.smmu.access(&request(0x1000), &mut |_| {
+        machine.put(3, 0x46, 0);
+        machine.w32(0x98, 4);
+        machine.settle();
+        machine.w32(0x20, 0b0101);
+        machine.settle();
+        machine.put(3, 0x10, 0);
+        machine.w32(0x20, 0b1101);
+        machine.settle();
+        assert_eq!(machine.r32(0x9c), 4, "the command that is there now");
+        Ok(())
+    });
+    assert_eq!(outcome, Outcome::Done);
+    let counters = machine.smmu.counters();
+    assert_eq!((counters.command("CMD_TLBI_NH_ALL"), counters.command("CMD_SYNC")), (1, 1));
+}
+
+#[test]
 fn switching_off_waits_for_accesses_under_way() {
     let machine = Machine::stage1(plain());
     let outcome = machine.smmu.access(&request(0x1000), &mut |_| {
