@@ -251,3 +251,15 @@ fn the_outlook_sees_what_memory_says_and_leaves_no_trace() {
     );
     machine.assert_clean();
 }
+
+#[test]
+fn a_stream_that_a_smaller_table_no_longer_holds_is_bad_at_once() {
+    let machine = Machine::new(plain());
+    machine.ste(1, &STE_BYPASS);
+    assert_eq!(machine.read(1, 0x1000), Got::At(0x1000));
+    machine.disable();
+    machine.w32(0x88, 0);
+    machine.enable();
+    assert_eq!(machine.read(1, 0x1000), Got::Abort, "the size is not cached");
+    assert_eq!(machine.event()[0], 0x0000_0001_0000_0002);
+}
