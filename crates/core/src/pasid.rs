@@ -245,14 +245,19 @@ impl<M: RawMutex + Send + Sync + 'static> MmPasids<M> {
         limits: RangeInclusive<Pasid>,
     ) -> Result<Pasid, HoldPasidError> {
         let (pasid, new) = self.get_or_alloc(mm, limits)?;
-        // Somebody else may hold a new PASID of a process that turns out to have exited: for him it is inactive from now on.
-        let exit = Arc::new(Exit { pasids: self.clone(), mm: Arc::downgrade(mm), pasid });
-        if new && let Err(Exited) = mm.add_listener(exit.clone()) {
-            exit.make_inactive();
+        if new && let Err(Exited) = self.watch(mm, pasid) {
             self.put(pasid).expect("a reference was taken for the caller");
             return Err(HoldPasidError::Exited);
         }
         Ok(pasid)
+    }
+
+    /// Has the new PASID of `mm` freed when that exits; if it has already, now. Somebody else may hold it by then: for him it becomes
+    /// inactive.
+    fn watch(self: &Arc<Self>, mm: &Arc<dyn ProcessMemory>, pasid: Pasid) -> Result<(), Exited> {
+        let exit = Arc::new(Exit { pasids: self.clone(), mm: Arc::downgrade(mm), pasid });
+        let watched = mm.add_listener(exit.clone());
+        watched.map(|_| ()).inspect_err(|Exited| exit.make_inactive())
     }
 
     /// The PASID of `mm`, with a reference for the caller; and whether it is new, and so has one for the process too.

@@ -2,6 +2,7 @@
 
 mod answers;
 mod groups;
+mod no_memory;
 mod process;
 mod races;
 mod support;

@@ -65,6 +65,7 @@ impl<M: RawMutex + Relax + Send + Sync + core::fmt::Debug + 'static> TestMutex f
 pub(crate) struct Machine<M> {
     now_ns: AtomicU64,
     pub(crate) events: Mutex<Vec<String>>,
+    pub(crate) deaf: AtomicBool,
     mutex: core::marker::PhantomData<fn(M)>,
 }
 
@@ -73,6 +74,7 @@ impl<M> Machine<M> {
         Arc::new(Self {
             now_ns: AtomicU64::new(0),
             events: Mutex::default(),
+            deaf: AtomicBool::new(false),
             mutex: core::marker::PhantomData,
         })
     }
@@ -95,7 +97,7 @@ impl<M: TestMutex> Clock for Machine<M> {
 
 impl<M: 'static> Sink for Machine<M> {
     fn listening(&self) -> bool {
-        true
+        !self.deaf.load(SeqCst)
     }
 
     fn event(&self, event: &Event<'_>) {
