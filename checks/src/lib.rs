@@ -1,5 +1,6 @@
 //! Checks that stand outside the crates that they judge: golden words, conformance, wrong drivers.
 //!
-//! [`golden`] holds the books' words, typed by hand. The tests are in `tests/`.
+//! [`golden`] holds the books' words, typed by hand; [`wrong`] makes right drivers wrong. The tests are in `tests/`.
 
 pub mod golden;
+pub mod wrong;

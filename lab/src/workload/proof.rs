@@ -30,6 +30,9 @@ use crate::report::Counters;
 /// Events are read often enough for the shortest queue.
 const FAULTS_IN_FLIGHT: u64 = 4;
 
+/// The smallest page that any IOMMU maps.
+const PAGE_BYTES: usize = 4096;
+
 /// Watches a device and the IOMMUs while the work goes on.
 pub(super) struct Watch<'a> {
     machine: &'a Machine,
@@ -106,14 +109,11 @@ impl<'a> Watch<'a> {
         Some((outcome, to))
     }
 
-    /// Tries the first and the last byte of everything that was unmapped since the last call and is not mapped again.
+    /// Tries every page that was unmapped since the last call and is not mapped again, and the last byte.
     pub(super) fn probe_unmapped(&mut self, system: &System) {
-        let gone = self.witness.take_gone();
-        self.must_abort(
-            system,
-            "an unmapped address",
-            gone.into_iter().flat_map(|(first, last)| [first, last]),
-        );
+        let gone = self.witness.take_gone().into_iter();
+        let at = gone.flat_map(|(first, last)| (first..last).step_by(PAGE_BYTES).chain([last]));
+        self.must_abort(system, "an unmapped address", at);
     }
 
     /// The device has been detached: tries what was mapped until then.
@@ -125,6 +125,7 @@ impl<'a> Watch<'a> {
             "an address that was mapped when the device was detached",
             mapped.into_iter(),
         );
+        self.probe_neighbours(system);
     }
 
     /// Reaches every page that is mapped: what hardware may remember of it, it remembers from then on.
@@ -133,7 +134,8 @@ impl<'a> Watch<'a> {
     ///
     /// [`RunError::Wrong`]: a page that the DMA API mapped is not reached.
     pub(super) fn touch_mapped(&self, device: &Device<LabPlatform>) -> Result<(), RunError> {
-        let pages = self.witness.mapped().into_iter().flat_map(|(first, last)| (first..=last).step_by(4096));
+        let pages =
+            self.witness.mapped().into_iter().flat_map(|(first, last)| (first..=last).step_by(PAGE_BYTES));
         let mut pages = pages.map(Iova::new);
         let unreached =
             |at: &Iova| self.access(*at, Access::READ).is_some_and(|(went, _)| went != Outcome::Done);
