@@ -18,6 +18,7 @@
 extern crate alloc;
 
 pub mod asid;
+pub mod bus;
 pub mod device;
 pub mod dma;
 pub mod domain;
