@@ -8,6 +8,7 @@
 //! | [`machine`] | what machines consist of; their models; their device trees |
 //! | [`platform`] | the `hal` seams over the models' bus |
 //! | [`boot`] | discovery: what an operating system that embeds Portcullis does at start |
+//! | [`process`] | the memory of processes, which devices may share |
 //! | [`workload`] | the work |
 //! | [`tamper`] | where `checks` makes right drivers wrong |
 //!
@@ -20,6 +21,7 @@ pub mod input;
 pub mod machine;
 pub mod machines;
 pub mod platform;
+pub mod process;
 pub mod report;
 mod run;
 pub mod tamper;

@@ -1,0 +1,110 @@
+//! Taking entries out, in the order that the rules demand.
+//!
+//! 1. Entries are zeroed, and a barrier makes that visible to every walker.
+//! 2. TLBI, and a barrier that waits for it: no CPU goes through the old entries, nor any device that hears broadcasts.
+//! 3. Listeners: no device does.
+//! 4. Only now may frames go, and tables that were left empty.
+//!
+//! Spec: Arm ARM DDI 0487, D8.17.1 "Using break-before-make when updating translation table entries".
+
+use model_cpu::Tlbi;
+use portcullis::core::iommu::SyncError;
+use portcullis::pgtable::Retired;
+use portcullis::types::{Iova, IovaRange, Perms};
+
+use super::frame::Frame;
+use super::listeners::Doubters;
+use super::process::{Doubt, Process, State};
+
+/// What has been taken out, and what is left to be let go.
+#[derive(Default)]
+#[must_use = "tables and frames are to be let go, or kept, by what the listeners said"]
+pub(super) struct TakenOut {
+    retired: Retired,
+    doubters: Doubters,
+}
+
+impl Process {
+    /// Steps 1 to 3 for every entry in `range`. Says nothing to anybody if there was none.
+    pub(super) fn take_out(&self, state: &mut State, range: IovaRange) -> TakenOut {
+        let page_bytes = self.kernel.page_bytes();
+        let Some(table) = &mut state.table else { return TakenOut::default() };
+        let numbers = range.first().get() / page_bytes..=range.last().get() / page_bytes;
+        state.pages.range_mut(numbers).for_each(|(_, page)| page.mapped = None);
+        let gone = table
+            .unmap(&**self.kernel.platform(), range)
+            .expect("areas lie inside the table, and there are no blocks to split");
+        if gone.bytes == 0 && !gone.tables && gone.retired.is_empty() {
+            return TakenOut::default();
+        }
+        let cpu = self.kernel.cpu(self.home());
+        cpu.tlbi(Tlbi::Range {
+            asid: self.kernel.asids().current(self.mm_id()),
+            first: range.first().get(),
+            last: range.last().get(),
+            last_level_only: !gone.tables && gone.retired.is_empty(),
+        });
+        cpu.barrier();
+        TakenOut { retired: gone.retired, doubters: self.listeners.invalidate(range) }
+    }
+
+    /// Step 4, or, if some listener did not confirm, the keeping of all that it may reach.
+    pub(super) fn let_go(
+        &self,
+        state: &mut State,
+        taken: TakenOut,
+        frames: Vec<Frame>,
+    ) -> Result<(), SyncError> {
+        let TakenOut { retired, doubters } = taken;
+        if state.kept_for_ever {
+            frames.into_iter().for_each(core::mem::forget);
+            return Ok(());
+        }
+        let Some(error) = doubters.error else {
+            retired.free(&self.kernel.format(), &**self.kernel.platform());
+            return Ok(());
+        };
+        state.doubts.push(Doubt { frames, retired, doubters: doubters.ids });
+        Err(error)
+    }
+
+    /// Takes out every entry through which a page can be written that a fork will share.
+    pub(super) fn take_writes_out(&self, state: &mut State) -> Result<(), SyncError> {
+        for range in self.private_writable_runs(state) {
+            let taken = self.take_out(state, range);
+            self.let_go(state, taken, Vec::new())?;
+        }
+        Ok(())
+    }
+
+    /// Runs of pages that the process may write and that are its own.
+    fn private_writable_runs(&self, state: &State) -> Vec<IovaRange> {
+        let page_bytes = self.kernel.page_bytes();
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        for (&number, page) in &state.pages {
+            if page.shared || !page.mapped.is_some_and(|perms| perms.contains(Perms::WRITE)) {
+                continue;
+            }
+            match runs.last_mut() {
+                Some((_, last)) if *last + 1 == number => *last = number,
+                _ => runs.push((number, number)),
+            }
+        }
+        let range = |(first, last)| {
+            IovaRange::from_ends(Iova::new(first * page_bytes), Iova::new((last + 1) * page_bytes - 1))
+        };
+        runs.into_iter().filter_map(range).collect()
+    }
+
+    /// After this no CPU walks the table or holds anything of it, and the ASID is free for another.
+    pub(super) fn forget_asid(&self) {
+        let (root, asids) = (self.root(), self.kernel.asids());
+        let asid = asids.current(self.mm_id());
+        let same_table = self.kernel.context(root, 0).ttbr0;
+        self.kernel.switch_away_from(|context| context.ttbr0 & 0xffff_ffff_ffff == same_table);
+        let cpu = self.kernel.cpu(self.home());
+        cpu.tlbi(Tlbi::Asid { asid });
+        cpu.barrier();
+        asids.retire(self.mm_id());
+    }
+}

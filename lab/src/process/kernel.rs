@@ -1,0 +1,245 @@
+//! What the processes of a machine have in common: CPUs, frames, ASIDs, and the shape of their tables.
+//!
+//! Spec: Arm ARM DDI 0487, D24.2 "TCR_EL1", "TTBR0_EL1".
+
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use model_bus::Chance;
+use model_cpu::{Context, Cpu, Cpus};
+use portcullis::core::mm::{MmId, ProcessTable};
+use portcullis::pgtable::arm::{Config, ConfigError, MAIR, Stage1};
+use portcullis::pgtable::{BreakBeforeMake, Format};
+use portcullis::types::{Pa, PageSizes, SizeLg2};
+
+use super::asid::Asids;
+use super::file::{Backing, File};
+use super::frame::Frames;
+use crate::platform::LabPlatform;
+
+/// How a kernel sets its processes up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelOptions {
+    /// The page size: 4, 16 or 64 KiB.
+    pub granule: SizeLg2,
+    /// Bits of an address in a process.
+    pub input_bits: u8,
+    /// Bits of a physical address at most: 32, 36, 40, 42, 44, 48 or 52.
+    pub output_bits: u8,
+    /// Large descriptors (TCR.DS): 52 bits with 4 and 16 KiB pages.
+    pub large_descriptors: bool,
+    /// ASIDs of 16 bits rather than 8 (TCR.AS).
+    pub wide_asids: bool,
+    /// How many pages below a stack nothing is put, nor the stack grown into.
+    pub stack_gap_pages: u64,
+    /// What decides where mappings go that do not care.
+    pub seed: u64,
+}
+
+impl KernelOptions {
+    /// 48 bits on both sides, 16-bit ASIDs, and a gap of 1 MiB below stacks.
+    pub const fn new(granule: SizeLg2, seed: u64) -> Self {
+        Self {
+            granule,
+            input_bits: 48,
+            output_bits: 48,
+            large_descriptors: false,
+            wide_asids: true,
+            stack_gap_pages: 0x10_0000 >> granule.get(),
+            seed,
+        }
+    }
+}
+
+/// Why there is no kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KernelError {
+    /// Tables of this shape cannot be.
+    Table(ConfigError),
+    /// There is no CPU.
+    NoCpu,
+}
+
+/// What the processes of a machine have in common.
+#[derive(Debug)]
+pub struct Kernel {
+    platform: Arc<LabPlatform>,
+    cpus: Arc<Cpus>,
+    asids: Arc<dyn Asids>,
+    options: KernelOptions,
+    format: Stage1,
+    frames: Frames,
+    /// By CPU: held by who runs on it.
+    running: Vec<Mutex<()>>,
+    chance: Chance,
+    next_mm: AtomicU64,
+    next_cpu: AtomicUsize,
+}
+
+impl Kernel {
+    /// A kernel on `platform` whose processes run on `cpus`, both of one bus.
+    ///
+    /// # Errors
+    ///
+    /// As [`KernelError`] says.
+    pub fn new(
+        platform: Arc<LabPlatform>,
+        cpus: Arc<Cpus>,
+        asids: Arc<dyn Asids>,
+        options: KernelOptions,
+    ) -> Result<Arc<Self>, KernelError> {
+        let config = Config {
+            input_bits: options.input_bits,
+            output_bits: options.output_bits,
+            large: options.large_descriptors,
+            break_before_make: BreakBeforeMake::Always,
+            page_sizes: PageSizes::default().with(options.granule),
+            ..Config::new(options.granule)
+        };
+        let format = Stage1::new(config).map_err(KernelError::Table)?;
+        if cpus.count() == 0 {
+            return Err(KernelError::NoCpu);
+        }
+        Ok(Arc::new(Self {
+            frames: Frames::new(platform.clone(), options.granule),
+            running: (0..cpus.count()).map(|_| Mutex::default()).collect(),
+            chance: Chance::new(options.seed ^ 0x9e0),
+            platform,
+            cpus,
+            asids,
+            options,
+            format,
+            next_mm: AtomicU64::new(1),
+            next_cpu: AtomicUsize::new(0),
+        }))
+    }
+
+    /// A file that processes can map. Nothing is read yet.
+    pub fn open(&self, backing: Box<dyn Backing>) -> Arc<File> {
+        Arc::new(File::new(self.frames.clone(), backing))
+    }
+
+    /// How it was set up.
+    pub fn options(&self) -> &KernelOptions {
+        &self.options
+    }
+
+    /// The CPUs.
+    pub fn cpus(&self) -> &Arc<Cpus> {
+        &self.cpus
+    }
+
+    /// The platform.
+    pub fn platform(&self) -> &Arc<LabPlatform> {
+        &self.platform
+    }
+
+    /// The page size in bytes.
+    pub fn page_bytes(&self) -> u64 {
+        self.options.granule.bytes()
+    }
+
+    pub(super) fn asids(&self) -> &dyn Asids {
+        &*self.asids
+    }
+
+    pub(super) fn format(&self) -> Stage1 {
+        self.format
+    }
+
+    pub(super) fn frames(&self) -> &Frames {
+        &self.frames
+    }
+
+    pub(super) fn nameless_file(&self, len_bytes: u64) -> Arc<File> {
+        Arc::new(File::nameless(self.frames.clone(), len_bytes))
+    }
+
+    pub(super) fn new_mm(&self) -> MmId {
+        MmId(self.next_mm.fetch_add(1, Relaxed))
+    }
+
+    /// The CPU on which the next process runs: each in its turn.
+    pub(super) fn next_cpu(&self) -> usize {
+        self.next_cpu.fetch_add(1, Relaxed) % self.running.len()
+    }
+
+    /// The first address after those that a process can have, but for some pages at the top that differ from process to process.
+    pub(super) fn top_of_mappings(&self) -> u64 {
+        let end = 1u64 << self.options.input_bits;
+        let slack_pages = (end >> 8) / self.page_bytes();
+        let slack = self.chance.below(usize::try_from(slack_pages).unwrap_or(usize::MAX)) as u64;
+        end - (1 + slack) * self.page_bytes()
+    }
+
+    /// Runs `work` on a CPU that translates as `context` says.
+    pub(super) fn run_on<T>(&self, index: usize, context: Context, work: impl FnOnce(&Cpu) -> T) -> T {
+        let _turn = self.running[index].lock().unwrap_or_else(PoisonError::into_inner);
+        let cpu = self.cpu(index);
+        if cpu.context() != Some(context) {
+            cpu.switch_to(Some(context));
+        }
+        work(&cpu)
+    }
+
+    /// No CPU translates by tables at `root` any more.
+    pub(super) fn switch_away_from(&self, mut is_dying: impl FnMut(&Context) -> bool) {
+        for (index, running) in self.running.iter().enumerate() {
+            let _turn = running.lock().unwrap_or_else(PoisonError::into_inner);
+            let cpu = self.cpu(index);
+            if cpu.context().is_some_and(|context| is_dying(&context)) {
+                cpu.switch_to(None);
+            }
+        }
+    }
+
+    pub(super) fn cpu(&self, index: usize) -> Cpu {
+        self.cpus.cpu(index).expect("processes run on CPUs that there are")
+    }
+
+    /// What core is told of a table with this root.
+    pub(super) fn process_table(&self, root: Pa) -> ProcessTable {
+        ProcessTable::Vmsa64 {
+            root,
+            granule: self.options.granule,
+            input_bits: self.options.input_bits,
+            output_bits: self.options.output_bits,
+            large_descriptors: self.options.large_descriptors,
+            mair: MAIR,
+        }
+    }
+
+    /// The registers for a table with this root.
+    pub(super) fn context(&self, root: Pa, asid: u16) -> Context {
+        Context { ttbr0: self.ttbr0(root) | u64::from(asid) << 48, tcr: self.tcr(), mair: MAIR }
+    }
+
+    /// TTBR0 without ASID: with 52-bit addresses the root's bits 51:48 lie in 5:2.
+    fn ttbr0(&self, root: Pa) -> u64 {
+        let large = self.options.large_descriptors || self.format.output_bits() == 52;
+        let root = root.get();
+        if large { root & 0xffff_ffff_ffff | (root >> 48 & 0xf) << 2 } else { root }
+    }
+
+    /// TCR: walks of the upper half off, tables in write-back memory, inner shareable.
+    fn tcr(&self) -> u64 {
+        const EPD1: u64 = 1 << 23;
+        const IRGN0_WRITE_BACK: u64 = 1 << 8;
+        const ORGN0_WRITE_BACK: u64 = 1 << 10;
+        const SH0_INNER: u64 = 3 << 12;
+        let ips = match self.options.output_bits {
+            ..36 => 0,
+            36..40 => 1,
+            40..42 => 2,
+            42..44 => 3,
+            44..48 => 4,
+            48..52 => 5,
+            52.. => 6,
+        };
+        let shape = u64::from(self.format.t0sz()) | u64::from(self.format.tg0()) << 14 | ips << 32;
+        let flags =
+            u64::from(self.options.wide_asids) << 36 | u64::from(self.options.large_descriptors) << 59;
+        shape | flags | EPD1 | IRGN0_WRITE_BACK | ORGN0_WRITE_BACK | SH0_INNER
+    }
+}

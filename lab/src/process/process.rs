@@ -1,0 +1,457 @@
+//! An address space: made, forked, changed, ended.
+
+use core::fmt;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use model_cpu::Context;
+use portcullis::core::mm::{
+    Exited, ListenerId, MmFault, MmFaultError, MmId, MmListener, PasidSlot, PinAsidError, ProcessMemory,
+    ProcessTable,
+};
+use portcullis::pgtable::arm::Stage1;
+use portcullis::pgtable::{PageTable, Retired};
+use portcullis::types::{Iova, IovaRange, Pa, Perms};
+
+use super::area::{Area, Areas, Source};
+use super::error::MmError;
+use super::frame::Frame;
+use super::kernel::Kernel;
+use super::listeners::Listeners;
+
+/// What a process wants mapped.
+#[derive(Clone, Debug)]
+pub struct Mapping {
+    /// Where, a multiple of the page size; none for wherever there is room.
+    pub at: Option<Iova>,
+    /// How much. Rounded up to whole pages.
+    pub len_bytes: u64,
+    /// What the process may do with it. Writing and executing go with reading. Nothing at all is fine.
+    pub perms: Perms,
+    /// What it holds.
+    pub source: Source,
+}
+
+/// What a process uses, and what it took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Areas.
+    pub areas: usize,
+    /// Pages that the process has, mapped at the moment or not.
+    pub resident_pages: usize,
+    /// Faults that made an entry, so far.
+    pub faults: u64,
+    /// Pages that were mapped for reading and copied before they were written, so far.
+    pub copies: u64,
+}
+
+/// A process's memory.
+pub struct Process {
+    id: MmId,
+    pub(super) kernel: Arc<Kernel>,
+    root: Pa,
+    home: AtomicUsize,
+    pub(super) state: Mutex<State>,
+    pub(super) listeners: Listeners,
+    pub(super) faults: AtomicU64,
+    pub(super) copies: AtomicU64,
+    pasid: PasidSlot,
+}
+
+/// What a process has.
+pub(super) struct State {
+    pub(super) areas: Areas,
+    /// By page number.
+    pub(super) pages: BTreeMap<u64, Page>,
+    /// None once it is torn down.
+    pub(super) table: Option<PageTable<Stage1>>,
+    /// What some listener's hardware may still reach.
+    pub(super) doubts: Vec<Doubt>,
+    /// Who is inside; the process itself counts as one until it exits.
+    users: usize,
+    exiting: bool,
+    /// A listener did not confirm its release.
+    pub(super) kept_for_ever: bool,
+    top: u64,
+}
+
+impl State {
+    /// What is still in doubt is lost: its hardware never confirmed.
+    fn forget_doubts(&mut self) {
+        for doubt in core::mem::take(&mut self.doubts) {
+            doubt.frames.into_iter().for_each(core::mem::forget);
+        }
+    }
+}
+
+/// A page that the process has.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) frame: Frame,
+    /// Changes are everybody's.
+    pub(super) shared: bool,
+    /// What its entry allows; none if there is no entry.
+    pub(super) mapped: Option<Perms>,
+}
+
+/// What was taken out and not confirmed.
+pub(super) struct Doubt {
+    pub(super) frames: Vec<Frame>,
+    pub(super) retired: Retired,
+    pub(super) doubters: Vec<ListenerId>,
+}
+
+/// Somebody inside a process. Whoever leaves last tears it down, if it has exited.
+pub(super) struct Inside<'a>(&'a Process);
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Process").field("id", &self.id).field("root", &self.root).finish_non_exhaustive()
+    }
+}
+
+impl Process {
+    /// A process with nothing mapped.
+    ///
+    /// # Errors
+    ///
+    /// [`MmError::NoMemory`], [`MmError::NoAsid`].
+    pub fn new(kernel: &Arc<Kernel>) -> Result<Arc<Self>, MmError> {
+        let top = kernel.top_of_mappings();
+        Self::with(kernel, Areas::default(), top).map(Arc::new)
+    }
+
+    fn with(kernel: &Arc<Kernel>, areas: Areas, top: u64) -> Result<Self, MmError> {
+        let table = PageTable::new(kernel.format(), &**kernel.platform()).ok_or(MmError::NoMemory)?;
+        let id = kernel.new_mm();
+        if !kernel.asids().adopt(id) {
+            table.destroy(&**kernel.platform());
+            return Err(MmError::NoAsid);
+        }
+        let root = table.root();
+        let state = State {
+            areas,
+            pages: BTreeMap::new(),
+            table: Some(table),
+            doubts: Vec::new(),
+            users: 1,
+            exiting: false,
+            kept_for_ever: false,
+            top,
+        };
+        Ok(Self {
+            id,
+            kernel: kernel.clone(),
+            root,
+            home: AtomicUsize::new(kernel.next_cpu()),
+            state: Mutex::new(state),
+            listeners: Listeners::default(),
+            faults: AtomicU64::new(0),
+            copies: AtomicU64::new(0),
+            pasid: PasidSlot::new(),
+        })
+    }
+
+    /// The kernel.
+    pub fn kernel(&self) -> &Arc<Kernel> {
+        &self.kernel
+    }
+
+    /// Lets the process run on another CPU from now on. Does nothing if there is no such CPU.
+    pub fn run_on(&self, cpu: usize) {
+        if cpu < self.kernel.cpus().count() {
+            self.home.store(cpu, Relaxed);
+        }
+    }
+
+    /// What it uses now.
+    pub fn usage(&self) -> Usage {
+        let state = self.state();
+        Usage {
+            areas: state.areas.len(),
+            resident_pages: state.pages.len(),
+            faults: self.faults.load(Relaxed),
+            copies: self.copies.load(Relaxed),
+        }
+    }
+
+    /// Whether it has exited, torn down or not.
+    pub fn has_exited(&self) -> bool {
+        self.state().exiting
+    }
+
+    /// Maps something. Nothing is read, and no memory is taken, until it is touched.
+    ///
+    /// # Errors
+    ///
+    /// [`MmError::Exited`], [`BadRange`](MmError::BadRange), [`Occupied`](MmError::Occupied), [`NoSpace`](MmError::NoSpace),
+    /// [`Unsupported`](MmError::Unsupported), [`ReadOnlyFile`](MmError::ReadOnlyFile).
+    pub fn map(&self, mapping: &Mapping) -> Result<IovaRange, MmError> {
+        check_perms(mapping.perms)?;
+        let page = self.kernel.page_bytes();
+        let len = mapping.len_bytes.checked_next_multiple_of(page).filter(|&len| len > 0);
+        let len = len.ok_or(MmError::BadRange)?;
+        let source = self.check_source(mapping, len)?;
+        let mut state = self.live()?;
+        let start = match mapping.at {
+            Some(at) => {
+                let range = IovaRange::new(at, len).ok_or(MmError::BadRange)?;
+                let (start, end) = self.ends(range)?;
+                state
+                    .areas
+                    .overlapping(start, end)
+                    .map_or(Ok(start), |at| Err(MmError::Occupied(Iova::new(at))))
+            }
+            None => {
+                let gap = self.stack_gap();
+                state.areas.place(len, self.lowest(), state.top, gap).ok_or(MmError::NoSpace)
+            }
+        }?;
+        state.areas.insert(start, Area { end: start + len, perms: mapping.perms, source });
+        IovaRange::new(Iova::new(start), len).ok_or(MmError::BadRange)
+    }
+
+    fn check_source(&self, mapping: &Mapping, len: u64) -> Result<Source, MmError> {
+        let writes = mapping.perms.contains(Perms::WRITE);
+        match &mapping.source {
+            Source::Private { offset_bytes, .. } | Source::Shared { offset_bytes, .. }
+                if !offset_bytes.is_multiple_of(self.kernel.page_bytes())
+                    || offset_bytes.checked_add(len).is_none() =>
+            {
+                Err(MmError::BadRange)
+            }
+            Source::Shared { file, .. } if writes && !file.is_writable() => Err(MmError::ReadOnlyFile),
+            Source::SharedAnonymous => {
+                Ok(Source::Shared { file: self.kernel.nameless_file(len), offset_bytes: 0 })
+            }
+            source => Ok(source.clone()),
+        }
+    }
+
+    /// Takes whatever is mapped in `range` out; holes are fine.
+    ///
+    /// # Errors
+    ///
+    /// [`MmError::Exited`], [`BadRange`](MmError::BadRange), [`Unconfirmed`](MmError::Unconfirmed).
+    pub fn unmap(&self, range: IovaRange) -> Result<(), MmError> {
+        let (start, end) = self.ends(range)?;
+        let mut state = self.live()?;
+        state.areas.remove(start, end);
+        let taken = self.take_out(&mut state, range);
+        let frames = self.drop_pages(&mut state, start, end);
+        self.let_go(&mut state, taken, frames).map_err(MmError::Unconfirmed)
+    }
+
+    /// Gives all of `range` other permissions.
+    ///
+    /// # Errors
+    ///
+    /// [`MmError::Exited`], [`BadRange`](MmError::BadRange), [`Unsupported`](MmError::Unsupported), [`NotMapped`](MmError::NotMapped),
+    /// [`ReadOnlyFile`](MmError::ReadOnlyFile), [`Unconfirmed`](MmError::Unconfirmed).
+    pub fn protect(&self, range: IovaRange, perms: Perms) -> Result<(), MmError> {
+        check_perms(perms)?;
+        let (start, end) = self.ends(range)?;
+        let mut state = self.live()?;
+        if let Some(hole) = state.areas.first_hole(start, end) {
+            return Err(MmError::NotMapped(Iova::new(hole)));
+        }
+        let read_only =
+            |area: &Area| matches!(&area.source, Source::Shared { file, .. } if !file.is_writable());
+        if perms.contains(Perms::WRITE) && state.areas.within(start, end).any(|(_, area)| read_only(area)) {
+            return Err(MmError::ReadOnlyFile);
+        }
+        state.areas.protect(start, end, perms);
+        let page = self.kernel.page_bytes();
+        let too_much = |page: &Page| page.mapped.is_some_and(|mapped| !perms.contains(mapped));
+        // What may do more now finds out when it faults.
+        if !state.pages.range(start / page..end / page).any(|(_, page)| too_much(page)) {
+            return Ok(());
+        }
+        let taken = self.take_out(&mut state, range);
+        self.let_go(&mut state, taken, Vec::new()).map_err(MmError::Unconfirmed)
+    }
+
+    /// Another process with the same areas and, for now, the same pages; whoever writes one that is not shared gets its own.
+    ///
+    /// # Errors
+    ///
+    /// [`MmError::Exited`], [`NoMemory`](MmError::NoMemory), [`NoAsid`](MmError::NoAsid), [`NotForked`](MmError::NotForked).
+    pub fn fork(&self) -> Result<Arc<Self>, MmError> {
+        let mut state = self.live()?;
+        let child = Self::with(&self.kernel, state.areas.clone(), state.top)?;
+        if let Err(error) = self.take_writes_out(&mut state) {
+            drop(state);
+            child.exit();
+            return Err(MmError::NotForked(error));
+        }
+        let copy = |page: &Page| Page { frame: page.frame.clone(), shared: page.shared, mapped: None };
+        child.state().pages = state.pages.iter().map(|(&number, page)| (number, copy(page))).collect();
+        Ok(Arc::new(child))
+    }
+
+    /// Ends the process: tells every listener, refuses whoever comes from now on, and, when nobody is inside any more, gives all of its memory
+    /// back. Nobody waits: it may be called from anywhere but a listener. The second time it does nothing.
+    pub fn exit(&self) {
+        {
+            let mut state = self.state();
+            if core::mem::replace(&mut state.exiting, true) {
+                return;
+            }
+        }
+        let (confirmed, doubters) = self.listeners.release();
+        self.settle_doubts(&confirmed, doubters.ids.is_empty());
+        self.leave();
+    }
+
+    /// Comes in; none once the process has exited.
+    pub(super) fn enter(&self) -> Option<Inside<'_>> {
+        let mut state = self.state();
+        if state.exiting {
+            return None;
+        }
+        state.users += 1;
+        Some(Inside(self))
+    }
+
+    /// Lets go of what only listeners could reach that have confirmed their release. If some listener did not, its hardware may still walk the table: then
+    /// nothing of the process is ever given back.
+    fn settle_doubts(&self, confirmed: &[ListenerId], all_confirmed: bool) {
+        let mut state = self.state();
+        state.kept_for_ever = !all_confirmed;
+        for mut doubt in core::mem::take(&mut state.doubts) {
+            doubt.doubters.retain(|id| !confirmed.contains(id));
+            if doubt.doubters.is_empty() {
+                doubt.retired.free(&self.kernel.format(), &**self.kernel.platform());
+            } else {
+                state.doubts.push(doubt);
+            }
+        }
+    }
+
+    fn leave(&self) {
+        let mut state = self.state();
+        state.users -= 1;
+        if state.users == 0 && !state.kept_for_ever {
+            self.tear_down(&mut state);
+        }
+    }
+
+    fn tear_down(&self, state: &mut State) {
+        let Some(table) = state.table.take() else { return };
+        self.forget_asid();
+        table.destroy(&**self.kernel.platform());
+        state.pages.clear();
+        state.areas = Areas::default();
+        state.forget_doubts();
+    }
+
+    /// The pages of `start..end`, which the process has no more.
+    fn drop_pages(&self, state: &mut State, start: u64, end: u64) -> Vec<Frame> {
+        let page = self.kernel.page_bytes();
+        let numbers: Vec<u64> =
+            state.pages.range(start / page..end / page).map(|(&number, _)| number).collect();
+        numbers.iter().filter_map(|number| state.pages.remove(number)).map(|page| page.frame).collect()
+    }
+
+    /// Where a range of whole pages begins and ends, if areas may be there.
+    fn ends(&self, range: IovaRange) -> Result<(u64, u64), MmError> {
+        let limit = 1u64 << self.kernel.options().input_bits;
+        let (start, last) = (range.first().get(), range.last().get());
+        let fits = range.is_aligned(self.kernel.page_bytes()) && start >= self.lowest() && last < limit;
+        if fits { Ok((start, last + 1)) } else { Err(MmError::BadRange) }
+    }
+
+    /// The lowest address that may be mapped: not 0, so that a null pointer faults.
+    pub(super) fn lowest(&self) -> u64 {
+        self.kernel.page_bytes().max(0x1_0000)
+    }
+
+    pub(super) fn stack_gap(&self) -> u64 {
+        self.kernel.options().stack_gap_pages * self.kernel.page_bytes()
+    }
+
+    pub(super) fn home(&self) -> usize {
+        self.home.load(Relaxed)
+    }
+
+    pub(super) fn context(&self) -> Context {
+        self.kernel.context(self.root, self.kernel.asids().current(self.id))
+    }
+
+    pub(super) fn root(&self) -> Pa {
+        self.root
+    }
+
+    pub(super) fn mm_id(&self) -> MmId {
+        self.id
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn live(&self) -> Result<MutexGuard<'_, State>, MmError> {
+        let state = self.state();
+        if state.exiting { Err(MmError::Exited) } else { Ok(state) }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.exit();
+        let mut state = self.state();
+        if state.kept_for_ever {
+            core::mem::forget(core::mem::take(&mut state.pages));
+            state.forget_doubts();
+        }
+    }
+}
+
+/// Choice: an entry of stage 1 cannot say "write only", and one that says "execute only" gives devices nothing: both are refused, so that areas and
+/// entries always say the same.
+fn check_perms(perms: Perms) -> Result<(), MmError> {
+    let beyond_read = perms.intersects(Perms::WRITE | Perms::EXECUTE) && !perms.contains(Perms::READ);
+    if beyond_read || perms.contains(Perms::PRIVILEGED) { Err(MmError::Unsupported(perms)) } else { Ok(()) }
+}
+
+impl ProcessMemory for Process {
+    fn id(&self) -> MmId {
+        self.id
+    }
+
+    fn pasid_slot(&self) -> &PasidSlot {
+        &self.pasid
+    }
+
+    fn table(&self) -> ProcessTable {
+        self.kernel.process_table(self.root)
+    }
+
+    fn pin_asid(&self) -> Result<u16, PinAsidError> {
+        if self.has_exited() { Err(PinAsidError::Exited) } else { self.kernel.asids().pin(self.id) }
+    }
+
+    fn unpin_asid(&self) {
+        self.kernel.asids().unpin(self.id);
+    }
+
+    fn handle_fault(&self, fault: &MmFault) -> Result<(), MmFaultError> {
+        let _inside = self.enter().ok_or(MmFaultError::Exited)?;
+        self.fault_in(fault)
+    }
+
+    fn add_listener(&self, listener: Arc<dyn MmListener>) -> Result<ListenerId, Exited> {
+        self.listeners.add(listener)
+    }
+
+    fn remove_listener(&self, id: ListenerId) {
+        self.listeners.remove(id);
+    }
+}

@@ -1,0 +1,163 @@
+//! Memory that cannot be had, and hardware that does not confirm.
+
+use std::sync::Arc;
+
+use model_cpu::TlbPolicy;
+use portcullis::core::iommu::SyncError;
+use portcullis::core::mm::{MmFaultError, ProcessMemory};
+use portcullis::types::Iova;
+
+use super::bench::{Bench, Device, R, RW, at, mapping, part, read};
+use super::maps::Scripted;
+use crate::process::{MmError, Process, Source, UserError};
+
+const LOST: SyncError = SyncError::Failed { code: 3 };
+
+/// Lets the n-th request for memory fail, for each n until `work` needs no more of them; `work` answers whether it succeeded. After each failure
+/// what `state` sees must be as before.
+fn at_every_request<S: PartialEq + core::fmt::Debug>(
+    bench: &Bench,
+    state: impl Fn() -> S,
+    mut work: impl FnMut() -> bool,
+) -> u64 {
+    for requests in 0..100 {
+        let before = state();
+        bench.bus.cpu().heap().fail_after(requests);
+        if work() {
+            // Used up, so that it strikes nobody else.
+            bench.bus.cpu().heap().fail_after(u64::MAX / 2);
+            return requests;
+        }
+        assert_eq!(state(), before, "after request {requests} failed");
+    }
+    panic!("it never succeeds");
+}
+
+fn is_out_of_memory(result: Result<(), UserError>) -> bool {
+    match result {
+        Ok(()) => false,
+        Err(UserError::Fault { why: MmFaultError::NoMemory, .. }) => true,
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_fault_without_memory_changes_nothing() {
+    let bench = Bench::new(1);
+    let process = bench.process();
+    let file = bench.kernel.open(Box::new(Scripted { bytes: vec![3; 0x1000], ..Scripted::default() }));
+    let sources = [
+        Source::Anonymous,
+        Source::SharedAnonymous,
+        Source::Stack { limit_bytes: 0x10_0000 },
+        Source::Private { file, offset_bytes: 0 },
+    ];
+    for source in sources {
+        let range = process.map(&mapping(0x1000, RW, source.clone())).unwrap();
+        let below = if matches!(source, Source::Stack { .. }) { 0x3000 } else { 0 };
+        let to = Iova::new(range.first().get() - below);
+        let state = || {
+            let usage = process.usage();
+            (usage.areas, usage.resident_pages, process.state().areas.find(to.get()).is_some())
+        };
+        let failed = at_every_request(&bench, state, || !is_out_of_memory(process.write(to, &[1])));
+        assert!(failed >= 1, "{source:?}");
+        assert_eq!(read(&process, to, 1), [1]);
+        process.unmap(range).unwrap();
+    }
+    drop(process);
+}
+
+#[test]
+fn a_copy_without_memory_leaves_both_with_what_they_had() {
+    let bench = Bench::new(2);
+    let parent = bench.process();
+    let range = parent.map(&mapping(0x1000, RW, Source::Anonymous)).unwrap();
+    parent.write(range.first(), &[4; 8]).unwrap();
+    let child = parent.fork().unwrap();
+    let both = || (read(&parent, range.first(), 8), read(&child, range.first(), 8));
+    let failed = at_every_request(&bench, both, || !is_out_of_memory(parent.write(range.first(), &[5])));
+    assert!(failed >= 1);
+    assert_eq!(both().1, [4; 8]);
+    drop((parent, child));
+    bench.assert_clean();
+}
+
+#[test]
+fn a_process_or_fork_without_memory_is_not_made() {
+    let bench = Bench::new(3);
+    let used = || bench.used().live_bytes;
+    let mut made: Option<Arc<Process>> = None;
+    let attempt = |result: Result<Arc<Process>, MmError>, made: &mut Option<Arc<Process>>| match result {
+        Ok(process) => {
+            *made = Some(process);
+            true
+        }
+        Err(error) => {
+            assert_eq!(error, MmError::NoMemory);
+            false
+        }
+    };
+    assert!(at_every_request(&bench, used, || attempt(Process::new(&bench.kernel), &mut made)) >= 1);
+    let parent = made.take().unwrap();
+    let range = parent.map(&mapping(0x1000, RW, Source::Anonymous)).unwrap();
+    parent.write(range.first(), &[1]).unwrap();
+    assert!(at_every_request(&bench, used, || attempt(parent.fork(), &mut made)) >= 1);
+    drop((parent, made));
+    bench.assert_clean();
+}
+
+#[test]
+fn pages_whose_invalidation_was_not_confirmed_are_kept_until_the_release_is() {
+    let bench = Bench::new(4);
+    let process = bench.process();
+    let range = process.map(&mapping(0x4000, RW, Source::Anonymous)).unwrap();
+    process.write(range.first(), &[1; 0x4000]).unwrap();
+    let (device, _) = Device::bind(&bench, &process, TlbPolicy::holding(1));
+    device.write(range.first(), &[2]).unwrap();
+    let live = bench.used().live_bytes;
+    *device.failing.lock().unwrap() = Some(LOST);
+    assert_eq!(process.unmap(part(range, 0, 0x2000)), Err(MmError::Unconfirmed(LOST)));
+    assert_eq!(bench.used().live_bytes, live, "kept");
+    assert_eq!(
+        device.write(range.first(), &[3]),
+        Ok(()),
+        "the device still reaches the old page, which is nobody else's"
+    );
+    assert!(process.read(range.first(), &mut [0]).is_err());
+    assert_eq!(process.protect(part(range, 0x2000, 0x1000), R), Err(MmError::Unconfirmed(LOST)));
+    assert_eq!(process.fork().map(|_| ()), Err(MmError::NotForked(LOST)));
+    *device.failing.lock().unwrap() = None;
+    assert_eq!(read(&process, at(range, 0x2000), 1), [1]);
+    process.exit();
+    process.unpin_asid();
+    bench.assert_clean();
+}
+
+#[test]
+fn a_release_that_was_not_confirmed_keeps_everything_for_ever() {
+    let bench = Bench::new(5);
+    let process = bench.process();
+    let range = process.map(&mapping(0x4000, RW, Source::Anonymous)).unwrap();
+    process.write(range.first(), &[1; 0x4000]).unwrap();
+    let (device, _) = Device::bind(&bench, &process, TlbPolicy::holding(1));
+    device.write(range.first(), &[2]).unwrap();
+    let live = bench.bus.cpu().heap().live();
+    *device.failing.lock().unwrap() = Some(LOST);
+    process.exit();
+    drop(process);
+    assert_eq!(bench.bus.cpu().heap().live(), live);
+    assert_eq!(device.write(range.first(), &[3]), Ok(()), "it walks tables that are still there");
+    assert_eq!(bench.bus.cpu().ram().freed_use_count(), 0);
+}
+
+#[test]
+fn a_page_that_cannot_be_read_is_an_error_of_its_access_only() {
+    let bench = Bench::new(6);
+    let process = bench.process();
+    let file = bench.kernel.open(Box::new(Scripted { bytes: vec![3; 0x1000], ..Scripted::default() }));
+    let range = process.map(&mapping(0x2000, R, Source::Private { file, offset_bytes: 0 })).unwrap();
+    let io = UserError::Fault { at: at(range, 0x1000), why: MmFaultError::Io };
+    assert_eq!(process.read(range.first(), &mut [0; 0x1001]), Err(io));
+    assert_eq!(read(&process, range.first(), 2), [3, 3]);
+}
