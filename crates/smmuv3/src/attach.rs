@@ -94,6 +94,11 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         });
     }
 
+    /// The entry of a stream, if it has a place.
+    pub(crate) fn entry_of(&self, table: &StreamTable<P>, stream_id: u32) -> Option<Ste> {
+        Some(self.read_ste(table.entry(stream_id)?))
+    }
+
     fn read_ste(&self, at: Pa) -> Ste {
         core::array::from_fn(|word| self.platform.load(Pa::new(at.get() + 8 * word as u64)))
     }

@@ -2,6 +2,7 @@
 
 use alloc::string::String;
 
+use portcullis_core::sva::CpuFacts;
 use portcullis_types::{Pa, SizeLg2};
 
 /// What firmware and embedder say about one SMMU. [`Config::new`] is right for most.
@@ -31,16 +32,23 @@ pub struct Config {
     pub range_invalidation: bool,
     /// How the end of a sync is noticed.
     pub completion: Completion,
+    /// What the CPUs do with page tables, which processes can then share with devices. Nothing is shared if none.
+    pub cpus: Option<CpuFacts>,
+    /// Whether the SMMU listens to the CPUs' TLB maintenance where they broadcast it and hardware hears it.
+    pub broadcast: bool,
     /// Entries of the command queue, as log2, at most what the hardware can do.
     pub command_queue_lg2: u8,
     /// Entries of the event queue, as log2, at most what the hardware can do.
     pub event_queue_lg2: u8,
+    /// Entries of the PRI queue, as log2, at most what the hardware can do. There is one only where processes are shared.
+    pub page_request_queue_lg2: u8,
     /// Longest wait for the hardware, in nanoseconds.
     pub wait_limit_ns: u64,
 }
 
 impl Config {
-    /// Coherent, no MSIs, stage 1 where it is, everything else as the hardware can do it; queues of 256 commands and 128 events; waits of at
+    /// Coherent, no MSIs, stage 1 where it is, everything else as the hardware can do it, nothing shared with processes; queues of 256
+    /// commands, 128 events and 128 page requests; waits of at
     /// most one second.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
@@ -54,9 +62,12 @@ impl Config {
             context_table: TableShape::Auto,
             substream_bits: 0,
             range_invalidation: true,
+            cpus: None,
+            broadcast: true,
             completion: Completion::Auto,
             command_queue_lg2: 8,
             event_queue_lg2: 7,
+            page_request_queue_lg2: 7,
             wait_limit_ns: 1_000_000_000,
         }
     }

@@ -7,7 +7,7 @@
 //! Spec: SMMUv3 H.a, 5.2 "STE, Stream Table Entry", S1Fmt; 5.3 "L1CD, Level 1 Context Descriptor".
 //! Not here: what a descriptor holds (`domain`), the entry that points here (`entry`).
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 
 use portcullis_hal::{BlockLayout, Platform};
@@ -15,6 +15,7 @@ use portcullis_spec::smmuv3::tables::{CD_BYTES, CD_WORDS, L1Cd, LEVEL1_BYTES, S1
 use portcullis_types::Pa;
 
 use crate::config::TableShape;
+use crate::entry::CD_VALID;
 
 /// Bits of SubstreamID that a second-level table covers: 64 descriptors, 4 KiB.
 const LEAF_BITS: u8 = 6;
@@ -58,6 +59,10 @@ impl ContextShape {
     const LEAF: BlockLayout = BlockLayout::naturally_aligned(12);
 }
 
+/// A second-level table that no level 1 descriptor leads to any more. Dropped without being given back, its memory stays taken.
+#[must_use = "the memory is to go back once the hardware has forgotten the table"]
+pub(crate) struct CutLeaf(Pa);
+
 /// A table of context descriptors in memory. Its memory goes back when it is dropped: the hardware must have forgotten it by then.
 #[derive(Debug)]
 pub struct ContextTable<P: Platform> {
@@ -66,13 +71,15 @@ pub struct ContextTable<P: Platform> {
     coherent: bool,
     root: Pa,
     leaves: BTreeMap<u32, Pa>,
+    /// Second-level tables whose level 1 descriptor the hardware may remember as invalid.
+    fresh: BTreeSet<u32>,
 }
 
 impl<P: Platform> ContextTable<P> {
     /// An empty table, every descriptor invalid. None if there is no memory.
     pub fn new(platform: Arc<P>, shape: ContextShape, coherent: bool) -> Option<Self> {
         let root = platform.alloc(shape.root_layout())?;
-        let table = Self { platform, shape, coherent, root, leaves: BTreeMap::new() };
+        let table = Self { platform, shape, coherent, root, leaves: BTreeMap::new(), fresh: BTreeSet::new() };
         table.clean(root, shape.root_layout().size_bytes());
         Some(table)
     }
@@ -96,6 +103,7 @@ impl<P: Platform> ContextTable<P> {
     /// Answers whether there was memory for it; false also for a substream beyond the table.
     pub fn store_unreachable(&mut self, substream_id: u32, cd: &[u64; CD_WORDS]) -> bool {
         let Some(at) = self.place(substream_id) else { return false };
+        self.settle(substream_id);
         for (index, &word) in (0u64..).zip(cd) {
             self.platform.store(Pa::new(at.get() + 8 * index), word);
         }
@@ -104,23 +112,18 @@ impl<P: Platform> ContextTable<P> {
     }
 
     /// Where the descriptor of a substream lies, its second-level table made if need be.
-    fn place(&mut self, substream_id: u32) -> Option<Pa> {
+    pub(crate) fn place(&mut self, substream_id: u32) -> Option<Pa> {
         if u64::from(substream_id) >> self.shape.substream_bits != 0 {
             return None;
         }
-        if !self.shape.two_level {
-            return Some(Pa::new(self.root.get() + CD_BYTES * u64::from(substream_id)));
-        }
         let index = substream_id >> LEAF_BITS;
-        let leaf = match self.leaves.get(&index) {
-            Some(&leaf) => leaf,
-            None => self.add_leaf(index)?,
-        };
-        let within = u64::from(substream_id) & ((1 << LEAF_BITS) - 1);
-        Some(Pa::new(leaf.get() + CD_BYTES * within))
+        if self.shape.two_level && !self.leaves.contains_key(&index) {
+            self.add_leaf(index)?;
+        }
+        self.find(substream_id)
     }
 
-    fn add_leaf(&mut self, index: u32) -> Option<Pa> {
+    fn add_leaf(&mut self, index: u32) -> Option<()> {
         let leaf = self.platform.alloc(ContextShape::LEAF)?;
         self.clean(leaf, ContextShape::LEAF.size_bytes());
         // The zeroes are there before a pointer leads to them.
@@ -129,7 +132,70 @@ impl<P: Platform> ContextTable<P> {
         self.platform.store(at, L1Cd::new().with_v(true).with_l2_ptr_address(leaf.get()).into_bits());
         self.clean(at, LEVEL1_BYTES);
         self.leaves.insert(index, leaf);
-        Some(leaf)
+        self.fresh.insert(index);
+        Some(())
+    }
+
+    /// Where the descriptor of a substream lies, if there is a table for it.
+    pub(crate) fn find(&self, substream_id: u32) -> Option<Pa> {
+        if u64::from(substream_id) >> self.shape.substream_bits != 0 {
+            return None;
+        }
+        if !self.shape.two_level {
+            return Some(Pa::new(self.root.get() + CD_BYTES * u64::from(substream_id)));
+        }
+        let leaf = self.leaves.get(&(substream_id >> LEAF_BITS))?;
+        let within = u64::from(substream_id) & ((1 << LEAF_BITS) - 1);
+        Some(Pa::new(leaf.get() + CD_BYTES * within))
+    }
+
+    /// The words of the descriptor at `at`.
+    pub(crate) fn read(&self, at: Pa) -> [u64; CD_WORDS] {
+        core::array::from_fn(|word| self.platform.load(Pa::new(at.get() + 8 * word as u64)))
+    }
+
+    /// Stores the words of the descriptor at `at` in which `next` differs from `now`.
+    pub(crate) fn write(&self, at: Pa, now: &[u64; CD_WORDS], next: &[u64; CD_WORDS]) {
+        for (word, (_, &value)) in (0u64..).zip(now.iter().zip(next)).filter(|(_, (now, next))| now != next) {
+            let at = Pa::new(at.get() + 8 * word);
+            self.platform.store(at, value);
+            self.clean(at, 8);
+        }
+    }
+
+    /// Whether the hardware may remember that there was no second-level table for this substream.
+    pub(crate) fn is_fresh(&self, substream_id: u32) -> bool {
+        self.fresh.contains(&(substream_id >> LEAF_BITS))
+    }
+
+    /// The hardware has forgotten that there was no second-level table for this substream.
+    pub(crate) fn settle(&mut self, substream_id: u32) {
+        self.fresh.remove(&(substream_id >> LEAF_BITS));
+    }
+
+    /// If no descriptor is left in the second-level table of this substream, cuts it off from the first level. The hardware must be made to forget it
+    /// before it goes back with [`give_back`](Self::give_back). The table of substream 0 stays.
+    pub(crate) fn cut_if_empty(&mut self, substream_id: u32) -> Option<CutLeaf> {
+        let index = substream_id >> LEAF_BITS;
+        if !self.shape.two_level || index == 0 {
+            return None;
+        }
+        let leaf = *self.leaves.get(&index)?;
+        let valid = |slot: u64| self.platform.load(Pa::new(leaf.get() + CD_BYTES * slot)) & CD_VALID != 0;
+        if (0..1 << LEAF_BITS).any(valid) {
+            return None;
+        }
+        self.leaves.remove(&index);
+        self.fresh.remove(&index);
+        let at = Pa::new(self.root.get() + LEVEL1_BYTES * u64::from(index));
+        self.platform.store(at, 0);
+        self.clean(at, LEVEL1_BYTES);
+        Some(CutLeaf(leaf))
+    }
+
+    /// Gives the memory of a table back that was cut off. The hardware has forgotten it.
+    pub(crate) fn give_back(&self, leaf: CutLeaf) {
+        self.platform.free(leaf.0, ContextShape::LEAF);
     }
 
     fn clean(&self, at: Pa, len_bytes: u64) {

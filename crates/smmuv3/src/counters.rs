@@ -13,6 +13,8 @@ pub(crate) struct Counters {
     pub(crate) events: AtomicU64,
     pub(crate) event_overflows: AtomicU64,
     pub(crate) command_errors: AtomicU64,
+    pub(crate) page_requests: AtomicU64,
+    pub(crate) page_request_overflows: AtomicU64,
 }
 
 impl Counters {
@@ -22,6 +24,8 @@ impl Counters {
             events: AtomicU64::new(0),
             event_overflows: AtomicU64::new(0),
             command_errors: AtomicU64::new(0),
+            page_requests: AtomicU64::new(0),
+            page_request_overflows: AtomicU64::new(0),
         }
     }
 
@@ -37,6 +41,8 @@ impl Counters {
             events: self.events.load(Relaxed),
             event_overflows: self.event_overflows.load(Relaxed),
             command_errors: self.command_errors.load(Relaxed),
+            page_requests: self.page_requests.load(Relaxed),
+            page_request_overflows: self.page_request_overflows.load(Relaxed),
         }
     }
 }
@@ -51,6 +57,10 @@ pub struct Counts {
     pub event_overflows: u64,
     /// Commands that the hardware refused.
     pub command_errors: u64,
+    /// Page requests taken from the PRI queue, stop markers not counted.
+    pub page_requests: u64,
+    /// How often the PRI queue had overflowed.
+    pub page_request_overflows: u64,
 }
 
 impl Counts {
@@ -85,6 +95,8 @@ impl Counts {
             events: self.events - earlier.events,
             event_overflows: self.event_overflows - earlier.event_overflows,
             command_errors: self.command_errors - earlier.command_errors,
+            page_requests: self.page_requests - earlier.page_requests,
+            page_request_overflows: self.page_request_overflows - earlier.page_request_overflows,
         }
     }
 }

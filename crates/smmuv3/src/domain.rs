@@ -12,11 +12,21 @@
 //! A stage 1 domain has an ASID (its VMID is 0), a stage 2 domain a VMID (never 0). When a domain is dropped, the hardware is made to forget the id, and
 //! only if it confirms is the id given back, with the tables; otherwise both are kept for good.
 //!
+//! An ASID can be claimed by a process, whose CPUs use it. Then the domain *moves*: it takes another ASID, rewrites its context descriptors
+//! while traffic flows, makes the hardware forget the old one, and gives it back. From before the first descriptor changes until the old ASID is
+//! forgotten, the domain has both, and every invalidation names both: none is lost, whichever of them an entry was tagged with. Moves of a
+//! domain come one after the other.
+//!
+//! # Devices with an ATC
+//!
+//! A device that keeps translations itself is told to forget them after the TLB has. The domain knows such a device from before its stream
+//! table entry leads here until after it does no longer.
+//!
 //! Spec: SMMUv3 H.a, 3.17 "TLB tagging, VMIDs, ASIDs and participation in broadcast TLB maintenance", 3.21.1 "Translation tables and TLB
 //! invalidation completion behavior".
 //! Not here: the page-table format (`pgtable`), which commands a range needs (`invalidate`).
 
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
 use core::fmt;
@@ -28,46 +38,92 @@ use portcullis_hal::{Lock, Platform, Registers};
 use portcullis_pgtable::Retired;
 use portcullis_spec::smmuv3::command::{Command, TlbiTarget};
 use portcullis_types::trace::{Event, Value};
-use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Prot, SizeLg2};
+use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Pasid, Prot, SizeLg2};
 
+use crate::asids::{Holder, ShareError};
+use crate::atc::AtcSpan;
 use crate::batch::Batch;
-use crate::context::{ContextShape, ContextTable};
-use crate::entry::{self, Ste};
+use crate::context::ContextTable;
+use crate::entry::{self, Features1, Ste};
 use crate::hardware::Hardware;
 use crate::invalidate::{Step, steps};
+use crate::substreams::Contexts;
 use crate::table::{self, Table};
 
 /// A translation that streams of one SMMU can be attached to.
 pub struct Domain<P: Platform, R: Registers + 'static> {
     hardware: Arc<Hardware<P, R>>,
-    id: u16,
+    tag: Lock<P, Tag<P>>,
+    /// Held while the domain moves to another ASID.
+    moving: Lock<P, ()>,
     table: Lock<P, Option<Table>>,
     retired: Lock<P, Vec<(IovaRange, Retired)>>,
+}
+
+/// What tags the domain's entries in TLBs, and who may have them.
+struct Tag<P: Platform> {
+    ids: TagIds,
+    uses: Vec<Use<P>>,
+}
+
+/// The id of a domain, and while it moves, the one that it leaves.
+#[derive(Clone, Copy)]
+struct TagIds {
+    id: u16,
+    leaving: Option<u16>,
+}
+
+impl TagIds {
+    fn each(self) -> impl Iterator<Item = u16> {
+        core::iter::once(self.id).chain(self.leaving)
+    }
+}
+
+/// A device that is attached, or about to be, or was a moment ago.
+struct Use<P: Platform> {
+    contexts: Weak<Contexts<P>>,
+    /// Whether the device has an ATC that may be in use.
+    ats: bool,
+}
+
+/// How a device uses a stage 1 domain: how many substreams it has besides, and whether it has an ATC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) struct UseShape {
+    /// Bits of SubstreamID; as the configuration says if none.
+    pub(crate) substream_bits: Option<u8>,
+    /// What its stream table entry allows.
+    pub(crate) allowed: Features1,
 }
 
 impl<P: Platform, R: Registers> fmt::Debug for Domain<P, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Domain")
             .field("smmu", &self.hardware.name)
-            .field("id", &self.id)
+            .field("id", &self.id())
             .finish_non_exhaustive()
     }
 }
 
 impl<P: Platform, R: Registers> Domain<P, R> {
-    pub(crate) fn new(hardware: Arc<Hardware<P, R>>) -> Result<Self, DomainError> {
-        let ids = if hardware.stage2 { &hardware.vmids } else { &hardware.asids };
-        let id = ids.lock().take().ok_or(DomainError::NoIds)?;
+    pub(crate) fn new(hardware: Arc<Hardware<P, R>>) -> Result<Arc<Self>, DomainError> {
+        let id = hardware.take_tag().ok_or(DomainError::NoIds)?;
         let Some(table) = Table::new(hardware.format, &*hardware.platform) else {
-            ids.lock().give_back(id);
+            hardware.give_tag_back(id);
             return Err(DomainError::NoMemory);
         };
-        Ok(Self {
-            id,
+        let tag = Tag { ids: TagIds { id, leaving: None }, uses: Vec::new() };
+        let domain = Arc::new(Self {
+            tag: Lock::<P, Tag<P>>::new(tag),
+            moving: Lock::<P, ()>::new(()),
             table: Lock::<P, Option<Table>>::new(Some(table)),
             retired: Lock::<P, Vec<(IovaRange, Retired)>>::new(Vec::new()),
             hardware,
-        })
+        });
+        if !domain.hardware.stage2 {
+            let holder: Arc<dyn Holder> = domain.clone();
+            domain.hardware.asids.lock().hold(id, Arc::downgrade(&holder));
+        }
+        Ok(domain)
     }
 
     /// What all domains of an SMMU can do.
@@ -79,57 +135,80 @@ impl<P: Platform, R: Registers> Domain<P, R> {
         Arc::ptr_eq(&self.hardware, hardware)
     }
 
-    /// The stream table entry that leads here, with the context table that it points to for stage 1. None if there is no memory.
-    pub(crate) fn entry(&self) -> Option<(Ste, Option<ContextTable<P>>)> {
+    /// The stream table entry with which these streams lead here, with the context table that it points to for stage 1. From now on the domain knows
+    /// that they may. None if there is no memory.
+    pub(crate) fn entry(&self, streams: &[u32], how: UseShape) -> Option<(Ste, Option<Arc<Contexts<P>>>)> {
         let hardware = &self.hardware;
         let table = self.table.lock();
+        // A move that begins after this sees the new table of contexts.
+        let mut tag = self.tag.lock();
+        let id = tag.ids.id;
         let table = match table.as_ref()? {
             Table::One(table) => table,
             Table::Two(table) => {
-                let (word2, word3) = table::stage2_words(hardware, table, self.id);
+                let (word2, word3) = table::stage2_words(hardware, table, id);
                 return Some((entry::stage2(&hardware.features, word2, word3), None));
             }
         };
-        let config = &hardware.config;
-        let bits = config.substream_bits.min(hardware.features.substream_bits);
-        let shape = ContextShape::choose(bits, config.context_table, hardware.features.two_level_contexts);
+        let shape = hardware.context_shape(how.substream_bits);
         let mut contexts = ContextTable::new(hardware.platform.clone(), shape, hardware.coherent())?;
-        let cd = table::context(hardware, table, self.id);
+        let cd = table::context(hardware, table, id);
         if !contexts.store_unreachable(0, &cd) {
             return None;
         }
+        let ste = entry::stage1(hardware.world(), contexts.root(), shape, how.allowed);
+        let contexts = Arc::new(Contexts::new(streams.to_vec(), contexts));
+        tag.uses.retain(|used| used.contexts.strong_count() > 0);
+        tag.uses.push(Use { contexts: Arc::downgrade(&contexts), ats: how.allowed.ats });
+        drop(tag);
         hardware.platform.event(&Event {
             source: "smmuv3",
             name: "cd_update",
             fields: &[
-                ("asid", Value::Dec(self.id.into())),
+                ("asid", Value::Dec(id.into())),
                 ("word0", Value::Hex(cd[0])),
                 ("word1", Value::Hex(cd[1])),
             ],
         });
-        let ste = entry::stage1(&hardware.features, hardware.coherent(), contexts.root(), shape);
         Some((ste, Some(contexts)))
     }
 
     /// The ASID of a stage 1 domain, the VMID of a stage 2 domain.
     pub fn id(&self) -> u16 {
-        self.id
+        self.tag.lock().ids.id
     }
 
     fn add_all(&self, batch: &mut Batch<'_, P, R>) {
-        batch.add(if self.hardware.stage2 {
-            Command::tlbi_s12_vmall(self.id)
-        } else {
-            Command::tlbi_nh_asid(0, self.id)
-        });
+        for id in self.ids().each() {
+            batch.add(if self.hardware.stage2 {
+                Command::tlbi_s12_vmall(id)
+            } else {
+                self.hardware.forget_asid(id)
+            });
+        }
     }
 
-    fn add_target(&self, batch: &mut Batch<'_, P, R>, target: TlbiTarget) {
-        batch.add(if self.hardware.stage2 {
-            Command::tlbi_s2_ipa(self.id, target)
-        } else {
-            Command::tlbi_nh_va(0, self.id, target)
-        });
+    fn add_target(&self, batch: &mut Batch<'_, P, R>, ids: TagIds, target: TlbiTarget) {
+        for id in ids.each() {
+            batch.add(if self.hardware.stage2 {
+                Command::tlbi_s2_ipa(id, target)
+            } else {
+                self.hardware.forget_va(id, target)
+            });
+        }
+    }
+
+    /// The ids that tag entries now. Read after the change that hardware is to forget.
+    fn ids(&self) -> TagIds {
+        self.tag.lock().ids
+    }
+
+    /// The streams of devices that may keep translations themselves.
+    fn atc_streams(&self) -> Vec<(u32, Option<Pasid>)> {
+        let tag = self.tag.lock();
+        let with_atc = tag.uses.iter().filter(|used| used.ats).filter_map(|used| used.contexts.upgrade());
+        // Without a PASID the command is about all traffic of the stream, also that without one.
+        with_atc.flat_map(|contexts| contexts.streams.clone()).map(|stream_id| (stream_id, None)).collect()
     }
 
     /// Adds what makes the hardware forget these ranges; everything, once, if that is cheaper for one of them.
@@ -140,9 +219,10 @@ impl<P: Platform, R: Registers> Domain<P, R> {
         if gather.ranges().any(|range| of(range).next() == Some(Step::All)) {
             return self.add_all(batch);
         }
+        let ids = self.ids();
         for step in gather.ranges().flat_map(of) {
             if let Step::Target(target) = step {
-                self.add_target(batch, target);
+                self.add_target(batch, ids, target);
             }
         }
     }
@@ -212,6 +292,8 @@ impl<P: Platform, R: Registers> HwDomain<P> for Domain<P, R> {
         let covered = |range: IovaRange| gather.tables() && gather.ranges().any(|held| held.covers(range));
         let retired = self.take_retired(covered);
         let outcome = self.hardware.run(|batch| self.add_ranges(batch, gather, leaf));
+        let spans = gather.ranges().map(AtcSpan::covering);
+        let outcome = outcome.and_then(|()| self.hardware.forget_atcs(&self.atc_streams(), spans));
         let flushed = self.settle(retired, outcome)?;
         *gather = Gather::new();
         Ok(flushed)
@@ -220,6 +302,8 @@ impl<P: Platform, R: Registers> HwDomain<P> for Domain<P, R> {
     fn flush_all(&self) -> Result<Flushed, SyncError> {
         let retired = self.take_retired(|_| true);
         let outcome = self.hardware.run(|batch| self.add_all(batch));
+        let all = core::iter::once(AtcSpan::ALL);
+        let outcome = outcome.and_then(|()| self.hardware.forget_atcs(&self.atc_streams(), all));
         self.settle(retired, outcome)
     }
 
@@ -232,23 +316,68 @@ impl<P: Platform, R: Registers> HwDomain<P> for Domain<P, R> {
     }
 }
 
+impl<P: Platform, R: Registers> Holder for Domain<P, R> {
+    fn give_way(&self, asid: u16) -> Result<(), ShareError> {
+        let _one_after_the_other = self.moving.lock();
+        let Some(uses) = self.begin_move(asid)? else { return Ok(()) };
+        let id = self.id();
+        for contexts in uses.iter().filter_map(Weak::upgrade) {
+            self.hardware.change_cd(&contexts, 0, |cd| entry::with_asid(cd, id)).map_err(ShareError::Sync)?;
+        }
+        // Nobody makes entries with the old number any more.
+        self.hardware.run(|batch| batch.add(self.hardware.forget_asid(asid))).map_err(ShareError::Sync)?;
+        self.tag.lock().ids.leaving = None;
+        self.hardware.asids.lock().give_back(asid);
+        self.hardware.platform.event(&Event {
+            source: "smmuv3",
+            name: "asid_moved",
+            fields: &[("from", Value::Dec(asid.into())), ("to", Value::Dec(id.into()))],
+        });
+        Ok(())
+    }
+}
+
+impl<P: Platform, R: Registers> Domain<P, R> {
+    /// Takes another ASID and has both from now on. Answers whose descriptors are to be rewritten; none if the domain does not have `asid`. A move that
+    /// was not confirmed earlier is taken up again.
+    fn begin_move(&self, asid: u16) -> Result<Option<Vec<Weak<Contexts<P>>>>, ShareError> {
+        let begun = self.ids();
+        if begun.leaving != Some(asid) {
+            if begun.id != asid {
+                return Ok(None);
+            }
+            if begun.leaving.is_some() {
+                // Of three ids two would have to be told apart from the one that descriptors get.
+                return Err(ShareError::NoIds);
+            }
+            let other = self.hardware.asids.lock().take_beside(asid).ok_or(ShareError::NoIds)?;
+            self.tag.lock().ids = TagIds { id: other, leaving: Some(asid) };
+        }
+        Ok(Some(self.tag.lock().uses.iter().map(|used| used.contexts.clone()).collect()))
+    }
+}
+
 impl<P: Platform, R: Registers + 'static> Drop for Domain<P, R> {
     fn drop(&mut self) {
         let Some(table) = self.table.get_mut().take() else { return };
         match self.flush_all() {
             Ok(flushed) => {
                 let _: Flushed = flushed;
-                let ids = if self.hardware.stage2 { &self.hardware.vmids } else { &self.hardware.asids };
-                ids.lock().give_back(self.id);
+                let ids = self.tag.get_mut().ids;
+                ids.each().for_each(|id| self.hardware.give_tag_back(id));
                 table.destroy(&*self.hardware.platform);
             }
             Err(_) => {
                 // Whatever the TLB still holds under this id must never mean anything else.
                 // A page table that is dropped and not destroyed keeps its memory, and so do retired tables.
+                if !self.hardware.stage2 {
+                    let mut asids = self.hardware.asids.lock();
+                    self.ids().each().for_each(|id| asids.lose(id));
+                }
                 self.hardware.platform.event(&Event {
                     source: "smmuv3",
                     name: "domain_kept",
-                    fields: &[("id", Value::Dec(self.id.into()))],
+                    fields: &[("id", Value::Dec(self.id().into()))],
                 });
             }
         }

@@ -5,8 +5,8 @@
 
 use portcullis_spec::smmuv3::tables::{
     CD_WORDS, CONFIG_ABORT, CONFIG_BYPASS, CONFIG_STAGE_1, CONFIG_STAGE_1_BIT, CONFIG_STAGE_2,
-    CONFIG_STAGE_2_BIT, CdWord0, CdWord1, S1DSS_BYPASS, S1DSS_SSID0, S1DSS_TERMINATE, SHCFG_INCOMING,
-    STE_WORDS, STRW_NS_EL1, SteWord0, SteWord1, SteWord2, SteWord3,
+    CONFIG_STAGE_2_BIT, CdWord0, CdWord1, EATS_FULL, EATS_OFF, S1DSS_BYPASS, S1DSS_SSID0, S1DSS_TERMINATE,
+    SHCFG_INCOMING, STE_WORDS, STRW_EL2, STRW_NS_EL1, SteWord0, SteWord1, SteWord2, SteWord3,
 };
 use portcullis_spec::smmuv3::{CACHE_NON_CACHEABLE, CACHE_WRITE_BACK, SHARE_INNER, SHARE_NON};
 use portcullis_types::Pa;
@@ -49,8 +49,28 @@ fn incoming_shareability(features: &Features) -> u8 {
     if features.attribute_override { SHCFG_INCOMING } else { 0 }
 }
 
-/// Stage 1 translates, as the CDs at `table` say; traffic without a SubstreamID uses CD 0. TLB entries are tagged with VMID 0.
-pub(crate) fn stage1(features: &Features, coherent: bool, table: Pa, shape: ContextShape) -> Ste {
+/// What stage 1 entries of one SMMU have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct World<'a> {
+    pub(crate) features: &'a Features,
+    /// Whether descriptors are fetched through the CPUs' caches.
+    pub(crate) coherent: bool,
+    /// Whether TLB entries are tagged as those of a kernel at EL2.
+    pub(crate) e2h: bool,
+}
+
+/// What an entry allows a device with stage 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) struct Features1 {
+    /// Translation requests are answered.
+    pub(crate) ats: bool,
+    /// Faults may stall, as the CD says.
+    pub(crate) stall: bool,
+}
+
+/// Stage 1 translates, as the CDs at `table` say; traffic without a SubstreamID uses CD 0. TLB entries are tagged with VMID 0, or, at EL2, with none.
+pub(crate) fn stage1(world: World<'_>, table: Pa, shape: ContextShape, allowed: Features1) -> Ste {
+    let World { features, coherent, e2h } = world;
     let (cache, share) =
         if coherent { (CACHE_WRITE_BACK, SHARE_INNER) } else { (CACHE_NON_CACHEABLE, SHARE_NON) };
     let substreams = shape.substream_bits > 0;
@@ -67,11 +87,37 @@ pub(crate) fn stage1(features: &Features, coherent: bool, table: Pa, shape: Cont
         .with_s1_cir(cache)
         .with_s1_cor(cache)
         .with_s1_csh(share)
-        // Nobody asks for stalls yet. The bit means something only where faults can be made to stall or not.
-        .with_s1_stalld(features.stall_configurable)
-        .with_strw(STRW_NS_EL1)
+        // The bit means something only where faults can be made to stall or not; elsewhere it is illegal.
+        .with_s1_stalld(features.stall_configurable && !allowed.stall)
+        .with_eats(if allowed.ats { EATS_FULL } else { EATS_OFF })
+        .with_strw(if e2h { STRW_EL2 } else { STRW_NS_EL1 })
         .into_bits();
     ste
+}
+
+/// The same for a device whose traffic without a SubstreamID passes as it is.
+pub(crate) fn substreams_only(world: World<'_>, table: Pa, shape: ContextShape, allowed: Features1) -> Ste {
+    let mut ste = stage1(world, table, shape, allowed);
+    ste[1] = SteWord1::from_bits(ste[1])
+        .with_s1_dss(S1DSS_BYPASS)
+        .with_shcfg(incoming_shareability(world.features))
+        .into_bits();
+    ste
+}
+
+/// An entry on the way from `now` to `next`, both stage 1, if there is one that makes the way hitless: the table and its shape change first, what word 1
+/// allows after that.
+pub(crate) fn halfway(now: &Ste, next: &Ste) -> Ste {
+    let mut ste = *now;
+    ste[0] = next[0];
+    ste[1] = SteWord1::from_bits(now[1]).with_s1_dss(SteWord1::from_bits(next[1]).s1_dss()).into_bits();
+    ste
+}
+
+/// A context descriptor with another ASID: one word changes.
+pub(crate) fn with_asid(mut cd: Cd, asid: u16) -> Cd {
+    cd[0] = CdWord0::from_bits(cd[0]).with_asid(asid).into_bits();
+    cd
 }
 
 /// Stage 2 translates, as `word2` and `word3` say: VMID, VTCR-like fields and the root table.
@@ -105,9 +151,9 @@ pub fn ste_used(ste: &Ste) -> Ste {
     used[1] |= SteWord1::new().with_privcfg(0b11).with_instcfg(0b11).into_bits();
     if stage1 {
         used[0] = u64::MAX;
-        used[1] |= ste_word1_stage1();
+        used[1] |= ste_word1_stage1(word0.s1_cd_max() > 0);
     }
-    let bypassed = SteWord1::from_bits(ste[1]).s1_dss() == S1DSS_BYPASS;
+    let bypassed = word0.s1_cd_max() > 0 && SteWord1::from_bits(ste[1]).s1_dss() == S1DSS_BYPASS;
     if !stage1 || bypassed {
         used[1] |= ste_word1_incoming();
     }
@@ -123,9 +169,10 @@ pub fn ste_used(ste: &Ste) -> Ste {
     used
 }
 
-fn ste_word1_stage1() -> u64 {
+/// S1DSS is ignored where there is one CD only.
+fn ste_word1_stage1(substreams: bool) -> u64 {
     SteWord1::new()
-        .with_s1_dss(0b11)
+        .with_s1_dss(if substreams { 0b11 } else { 0 })
         .with_s1_cir(0b11)
         .with_s1_cor(0b11)
         .with_s1_csh(0b11)
@@ -174,7 +221,12 @@ mod tests {
 
     fn contexts(root: u64, bits: u8) -> Ste {
         let shape = ContextShape::choose(bits, TableShape::Auto, true);
-        stage1(&features(), true, Pa::new(root), shape)
+        stage1(
+            World { features: &features(), coherent: true, e2h: false },
+            Pa::new(root),
+            shape,
+            Features1::default(),
+        )
     }
 
     fn second(vmid: u16) -> Ste {

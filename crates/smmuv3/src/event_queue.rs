@@ -4,7 +4,8 @@
 //! into the driver. A call takes no more records than twice the queue's length: a device that faults without end cannot
 //! hold a CPU.
 //!
-//! A stalled transaction is aborted at once: nobody can resolve its fault yet, and one that is never answered blocks its device for ever.
+//! A stalled transaction of a device that shares processes' memory becomes a page request (`stalls`). Any other is aborted at once: nobody can resolve its
+//! fault, and one that is never answered blocks its device for ever.
 //!
 //! Spec: SMMUv3 H.a, 7.2 "Event queue recorded faults and events", 7.4 "Event queue overflow".
 //! Not here: what a record says (`event`).
@@ -22,6 +23,7 @@ use portcullis_types::trace::{Event, Value};
 use crate::command_queue::CommandQueue;
 use crate::event;
 use crate::ring::Ring;
+use crate::stalls::Stalls;
 
 /// Records that are copied out under the lock at once.
 const COPY: usize = 16;
@@ -74,6 +76,7 @@ impl<P: Platform> EventQueue<P> {
     pub(crate) fn drain<R: Registers>(
         &self,
         commands: &CommandQueue<P, R>,
+        stalls: &Stalls<P>,
         to: &mut dyn FnMut(&FaultRecord),
     ) -> usize {
         let most = 2 * self.ring.slots();
@@ -81,6 +84,9 @@ impl<P: Platform> EventQueue<P> {
         while taken < most {
             let copied = self.copy(commands);
             for raw in &copied.records[..copied.count] {
+                if stalls.take(raw) {
+                    continue;
+                }
                 resume(commands, raw);
                 let record = event::decode(raw);
                 trace(commands, &record);

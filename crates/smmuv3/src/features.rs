@@ -89,12 +89,22 @@ pub struct Features {
     pub stall_configurable: bool,
     /// Faults always stall.
     pub stall_forced: bool,
+    /// Most transactions that can be stalled at once, as IDR5.STALL_MAX says.
+    pub stall_max: u16,
+    /// The hardware can set access flags.
+    pub access_flag: bool,
+    /// The hardware can update dirty state.
+    pub dirty_state: bool,
+    /// Responses that the SMMU gives by itself carry the PASID of the request.
+    pub automatic_pasid: bool,
     /// Incoming memory attributes can be overridden, so that STE.SHCFG means something.
     pub attribute_override: bool,
     /// Most entries of the command queue, as log2.
     pub command_queue_lg2: u8,
     /// Most entries of the event queue, as log2.
     pub event_queue_lg2: u8,
+    /// Most entries of the PRI queue, as log2.
+    pub page_request_queue_lg2: u8,
 }
 
 impl Features {
@@ -124,6 +134,7 @@ impl Features {
             && idr1.ssidsize() <= 20
             && idr1.cmdqs() <= 19
             && idr1.eventqs() <= 19
+            && idr1.priqs() <= 19
             && idr5.vax() < 3;
         if !sizes {
             return Err(ProbeError::Reserved { register: "SMMU_IDR1", value: idr1.into_bits() });
@@ -158,9 +169,14 @@ impl Features {
             page_requests: idr0.pri(),
             stall_configurable: idr0.stall_model() == STALL_MODEL_BOTH,
             stall_forced: idr0.stall_model() == STALL_MODEL_FORCED,
+            stall_max: idr5.stall_max(),
+            access_flag: idr0.httu() >= 1,
+            dirty_state: idr0.httu() >= 2,
+            automatic_pasid: idr3.pps(),
             attribute_override: idr1.attr_types_ovr(),
             command_queue_lg2: idr1.cmdqs(),
             event_queue_lg2: idr1.eventqs(),
+            page_request_queue_lg2: idr1.priqs(),
         })
     }
 }

@@ -9,15 +9,21 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use portcullis_core::iommu::SyncError;
 use portcullis_hal::{Lock, Platform, Registers};
+use portcullis_spec::smmuv3::command::{Command, TlbiTarget};
 use portcullis_types::SizeLg2;
 use portcullis_types::trace::{Event, Value};
 
+use crate::asids::Asids;
 use crate::batch::Batch;
 use crate::command_queue::CommandQueue;
 use crate::config::Config;
+use crate::context::ContextShape;
+use crate::entry::World;
 use crate::event_queue::EventQueue;
 use crate::features::Features;
 use crate::ids::Ids;
+use crate::page_requests::PageRequestQueue;
+use crate::stalls::Stalls;
 use crate::table::TableFormat;
 
 /// What is settled at probe and shared.
@@ -34,7 +40,10 @@ pub(crate) struct Hardware<P: Platform, R> {
     pub(crate) format: TableFormat,
     pub(crate) commands: CommandQueue<P, R>,
     pub(crate) events: EventQueue<P>,
-    pub(crate) asids: Lock<P, Ids>,
+    /// There is one only where processes are shared and the hardware has page requests.
+    pub(crate) page_requests: Option<PageRequestQueue<P>>,
+    pub(crate) stalls: Stalls<P>,
+    pub(crate) asids: Lock<P, Asids>,
     pub(crate) vmids: Lock<P, Ids>,
     /// The hardware has been turned off, and confirmed it: it reads no table any more.
     off: AtomicBool,
@@ -55,6 +64,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         format: TableFormat,
         commands: CommandQueue<P, R>,
         events: EventQueue<P>,
+        page_requests: Option<PageRequestQueue<P>>,
     ) -> Self {
         Self {
             name: config.name.clone(),
@@ -65,7 +75,9 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             format,
             commands,
             events,
-            asids: Lock::<P, Ids>::new(Ids::new(features.asid_bits)),
+            page_requests,
+            stalls: Stalls::new(features.stall_max.into()),
+            asids: Lock::<P, Asids>::new(Asids::new(features.asid_bits)),
             vmids: Lock::<P, Ids>::new(Ids::new(features.vmid_bits)),
             off: AtomicBool::new(false),
             features,
@@ -81,6 +93,55 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
     /// Whether ranges are invalidated by range.
     pub(crate) fn by_range(&self) -> bool {
         self.features.range_invalidation && self.config.range_invalidation
+    }
+
+    /// Whether the streams' world is EL2-E2H: their TLB entries are tagged as those of the CPUs are, whose kernel runs there.
+    ///
+    /// Spec: SMMUv3 H.a, 3.3.4 "StreamWorld", 5.2 "STE, Stream Table Entry", STRW.
+    pub(crate) fn e2h(&self) -> bool {
+        let there = self.features.hyp && self.features.stage1 && !self.stage2;
+        there && self.config.cpus.is_some_and(|cpus| cpus.vhe)
+    }
+
+    /// Whether the SMMU hears what CPUs broadcast, in a way that means the same to both.
+    pub(crate) fn hears_broadcasts(&self) -> bool {
+        let wanted = self.config.broadcast && self.features.broadcast && self.coherent() && !self.stage2;
+        wanted && self.config.cpus.is_some_and(|cpus| cpus.broadcast && cpus.vhe == self.e2h())
+    }
+
+    /// What stage 1 entries of this SMMU have in common.
+    pub(crate) fn world(&self) -> World<'_> {
+        World { features: &self.features, coherent: self.coherent(), e2h: self.e2h() }
+    }
+
+    /// The shape of a table of contexts for so many bits of SubstreamID, or for as many as the configuration says.
+    pub(crate) fn context_shape(&self, substream_bits: Option<u8>) -> ContextShape {
+        let bits = substream_bits.unwrap_or(self.config.substream_bits).min(self.features.substream_bits);
+        ContextShape::choose(bits, self.config.context_table, self.features.two_level_contexts)
+    }
+
+    /// The command that makes the TLB forget an ASID.
+    pub(crate) fn forget_asid(&self, asid: u16) -> Command {
+        if self.e2h() { Command::tlbi_el2_asid(asid) } else { Command::tlbi_nh_asid(0, asid) }
+    }
+
+    /// The command that makes the TLB forget addresses of an ASID.
+    pub(crate) fn forget_va(&self, asid: u16, target: TlbiTarget) -> Command {
+        if self.e2h() { Command::tlbi_el2_va(asid, target) } else { Command::tlbi_nh_va(0, asid, target) }
+    }
+
+    /// An id for a new domain's entries in TLBs: an ASID, or a VMID if domains are stage 2.
+    pub(crate) fn take_tag(&self) -> Option<u16> {
+        if self.stage2 { self.vmids.lock().take() } else { self.asids.lock().take() }
+    }
+
+    /// Gives an id back that the hardware has forgotten.
+    pub(crate) fn give_tag_back(&self, id: u16) {
+        if self.stage2 {
+            self.vmids.lock().give_back(id);
+        } else {
+            self.asids.lock().give_back(id);
+        }
     }
 
     /// Queues the commands that `fill` adds, and a sync, and waits until all have completed.

@@ -34,6 +34,20 @@ impl Ids {
         Some(found)
     }
 
+    /// Takes this number. Answers whether it was free.
+    pub(crate) fn claim(&mut self, id: u16) -> bool {
+        let free = self.free_in(id, id).is_some();
+        if free {
+            self.taken[usize::from(id) / 64] |= 1 << (id % 64);
+        }
+        free
+    }
+
+    /// Whether there is such a number.
+    pub(crate) fn covers(&self, id: u16) -> bool {
+        (1..=self.max).contains(&id)
+    }
+
     fn free_in(&self, first: u16, last: u16) -> Option<u16> {
         (first..=last).find(|&id| self.taken[usize::from(id) / 64] >> (id % 64) & 1 == 0)
     }

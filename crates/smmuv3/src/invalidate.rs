@@ -23,11 +23,13 @@ pub enum Step {
 
 /// The largest value of NUM + 1 that is used: NUM has five bits.
 const MOST: u64 = 32;
+/// The largest SCALE that is used. Spec: SMMUv3 H.a, 4.4.1.1: larger ones are reserved unless IDR5.DS is 1.
+const SCALE_MOST: u8 = 31;
 
 /// The invalidations that make the hardware forget `range`, which was mapped with the granule `granule` in leaves of `leaf` bytes and more.
 ///
 /// `tables` says that tables above the leaves went too. `by_range` says that the hardware has invalidation by range; otherwise there is one step for
-/// each leaf, or [`Step::All`] if there would be as many as a table has entries.
+/// each leaf, or [`Step::All`] if there would be as many as a table has entries. A range that is larger than one command can say is everything, too.
 ///
 /// Spec: SMMUv3 H.a, 4.4.1.1 "Range-based invalidation and level hint".
 pub fn steps(
@@ -40,7 +42,7 @@ pub fn steps(
     let stride = if by_range { granule } else { leaf.max(granule) };
     let range = range.align_outward(stride.bytes());
     let count = ((range.last().get() - range.first().get()) >> stride.get()) + 1;
-    let many = !by_range && count >= granule.bytes() / 8;
+    let many = if by_range { count > MOST << SCALE_MOST } else { count >= granule.bytes() / 8 };
     let mut at = range.first().get();
     let mut left = if many { 0 } else { count };
     let all = core::iter::repeat_n(Step::All, usize::from(many));
@@ -67,7 +69,7 @@ fn run(address: u64, left: u64, granule: SizeLg2) -> (TlbiTarget, u64) {
         return (TlbiTarget { address, ..TlbiTarget::default() }, 1);
     }
     #[expect(clippy::cast_possible_truncation, reason = "at most 63")]
-    let scale = left.trailing_zeros() as u8;
+    let scale = (left.trailing_zeros() as u8).min(SCALE_MOST);
     let times = left >> scale;
     let times = if times <= MOST { times } else { times % MOST };
     if times == 1 && scale == 0 {
@@ -123,7 +125,7 @@ mod tests {
                 for target in targets(steps(range, granule, granule, false, true)) {
                     let (first, last) = covered(target, granule);
                     assert_eq!(first, next, "{pages} pages of {granule}");
-                    assert!(first.is_multiple_of(granule.bytes()) && target.num < 32 && target.scale < 64);
+                    assert!(first.is_multiple_of(granule.bytes()) && target.num < 32 && target.scale < 32);
                     let reserved = target.tg != 0 && target.num == 0 && target.scale == 0 && target.ttl == 0;
                     assert!(!reserved, "NUM, SCALE and TTL are all 0");
                     assert!(target.tg != 0 || (target.num, target.scale, target.ttl) == (0, 0, 0));

@@ -15,6 +15,7 @@
 //! | fault record | event |
 //! | blocked | STE.Config = abort |
 //! | identity | STE.Config = bypass |
+//! | stalled, page request | an event with Stall set; a record of the PRI queue |
 //!
 //! # Who holds what while waiting
 //!
@@ -29,6 +30,8 @@
 
 extern crate alloc;
 
+mod asids;
+mod atc;
 mod attach;
 mod batch;
 mod command_queue;
@@ -44,16 +47,22 @@ mod features;
 mod hardware;
 mod ids;
 mod invalidate;
+mod page_requests;
+mod process;
 mod reset;
 mod ring;
+mod sharing;
 mod smmu;
+mod stalls;
 mod stream_table;
 mod streams;
+mod substreams;
 mod table;
 #[cfg(test)]
 mod testing;
 mod update;
 
+pub use atc::AtcSpan;
 pub use config::{Completion, Config, Msi, Stage, TableShape};
 pub use context::{ContextShape, ContextTable};
 pub use counters::{Counts, TableBytes};
@@ -62,6 +71,7 @@ pub use entry::{CD_VALID, Cd, STE_VALID, Ste, cd_used, ste_used};
 pub use event::decode as decode_event;
 pub use features::{Features, IdRegisters, ProbeError};
 pub use invalidate::{Step, steps};
+pub use process::Process;
 pub use smmu::Smmu;
 pub use stream_table::StreamTableShape;
 pub use update::{Plan, plan};

@@ -15,7 +15,8 @@ use portcullis_spec::smmuv3::registers::{
     CMDQ_BASE, CMDQ_CONS, CMDQ_PROD, CR0, CR0ACK, CR1, CR2, Cr0, Cr1, Cr2, EVENTQ_BASE, EVENTQ_CONS,
     EVENTQ_IRQ_CFG0, EVENTQ_IRQ_CFG1, EVENTQ_IRQ_CFG2, EVENTQ_PROD, GBPA, GERROR, GERROR_IRQ_CFG0,
     GERROR_IRQ_CFG1, GERROR_IRQ_CFG2, GERRORN, Gbpa, IRQ_CTRL, IRQ_CTRLACK, IrqCfg0, IrqCfg2, IrqCtrl,
-    PRIQ_IRQ_CFG0, PRIQ_IRQ_CFG1, PRIQ_IRQ_CFG2, STRTAB_BASE, STRTAB_BASE_CFG,
+    PRIQ_BASE, PRIQ_CONS, PRIQ_IRQ_CFG0, PRIQ_IRQ_CFG1, PRIQ_IRQ_CFG2, PRIQ_PROD, STRTAB_BASE,
+    STRTAB_BASE_CFG,
 };
 use portcullis_spec::smmuv3::{
     CACHE_NON_CACHEABLE, CACHE_WRITE_BACK, MEM_ATTR_DEVICE_NGNRE, SHARE_INNER, SHARE_NON,
@@ -132,11 +133,27 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         self.registers.write32(EVENTQ_CONS, 0);
         let events = commands.with_eventqen(true);
         bench.set_cr0(events)?;
+        let events = self.bring_up_page_requests(events)?;
         self.route_interrupts();
-        bench.set_interrupts(IrqCtrl::new().with_gerror_irqen(true).with_eventq_irqen(true))?;
+        let interrupts = IrqCtrl::new()
+            .with_gerror_irqen(true)
+            .with_eventq_irqen(true)
+            .with_priq_irqen(self.page_requests.is_some());
+        bench.set_interrupts(interrupts)?;
         bench.set_cr0(events.with_atschk(self.features.ats))?;
         bench.set_cr0(events.with_atschk(self.features.ats).with_smmuen(true))?;
         Ok(())
+    }
+
+    /// Turns the PRI queue on, if there is one. Answers what CR0 says then.
+    fn bring_up_page_requests(&self, cr0: Cr0) -> Result<Cr0, RegisterTimeout> {
+        let Some(queue) = &self.page_requests else { return Ok(cr0) };
+        self.registers.write64(PRIQ_BASE, queue.ring.base_register());
+        self.registers.write32(PRIQ_PROD, 0);
+        self.registers.write32(PRIQ_CONS, 0);
+        let cr0 = cr0.with_priqen(true);
+        self.bench().set_cr0(cr0)?;
+        Ok(cr0)
     }
 
     fn set_attributes(&self) {
@@ -150,8 +167,9 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             .with_table_oc(cache)
             .with_table_sh(share);
         self.registers.write32(CR1, cr1.into_bits());
-        // Every ASID is this driver's own: what CPUs broadcast is not about it.
-        let cr2 = Cr2::new().with_recinvsid(true).with_ptm(self.features.broadcast);
+        // Where no process is shared every ASID is this driver's own: what CPUs broadcast is not about it.
+        let deaf = self.features.broadcast && !self.hears_broadcasts();
+        let cr2 = Cr2::new().with_recinvsid(true).with_ptm(deaf).with_e2h(self.e2h());
         self.registers.write32(CR2, cr2.into_bits());
     }
 

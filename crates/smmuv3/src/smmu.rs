@@ -9,21 +9,26 @@ use portcullis_core::iommu::{
     AddDeviceError, AttachError, Capabilities, DomainError, FaultRecord, GlobalError, HwDomain, Iommu,
     ReservedKind, ReservedRegion, SyncError, Target,
 };
+use portcullis_core::sva::SvaIommu;
 use portcullis_hal::{Lock, Platform, Registers};
 use portcullis_types::trace::{Event, Value};
 use portcullis_types::{Iova, IovaRange, Perms, Prot, SizeLg2, SourceId};
 
 use crate::command_queue::CommandQueue;
 use crate::config::{Completion, Config, Stage};
+use crate::context::ContextTable;
 use crate::counters::{Counts, TableBytes};
-use crate::domain::Domain;
+use crate::domain::{Domain, UseShape};
 use crate::entry::{self, Ste};
 use crate::event_queue::EventQueue;
 use crate::features::{Features, IdRegisters, ProbeError};
 use crate::hardware::Hardware;
+use crate::page_requests::PageRequestQueue;
 use crate::reset::Bench;
+use crate::sharing::Sharing;
 use crate::stream_table::{StreamTable, StreamTableShape};
 use crate::streams::{Attachment, Streams, distinct};
+use crate::substreams::Contexts;
 use crate::table::{TableFormat, Wanted};
 
 /// Where doorbells get mapped: 1 MiB that no device is likely to have RAM at.
@@ -33,14 +38,14 @@ const SOFTWARE_MSI: (u64, u64) = (0x0800_0000, 0x10_0000);
 
 /// One SMMUv3.
 pub struct Smmu<P: Platform, R: Registers + 'static> {
-    hardware: Arc<Hardware<P, R>>,
-    configuration: Lock<P, Configuration<P>>,
+    pub(crate) hardware: Arc<Hardware<P, R>>,
+    pub(crate) configuration: Lock<P, Configuration<P>>,
 }
 
 /// What attaching changes, under one lock.
-struct Configuration<P: Platform> {
-    table: StreamTable<P>,
-    streams: Streams<P>,
+pub(crate) struct Configuration<P: Platform> {
+    pub(crate) table: StreamTable<P>,
+    pub(crate) streams: Streams<P>,
     /// The tables were given back: the SMMU is no longer in use.
     gone: bool,
 }
@@ -83,14 +88,27 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             commands.free();
             return Err(ProbeError::NoMemory);
         };
+        let asked = config.cpus.is_some() && features.page_requests;
+        let requests = asked.then(|| {
+            let size_lg2 = config.page_request_queue_lg2.min(features.page_request_queue_lg2);
+            PageRequestQueue::new(&*platform, size_lg2)
+        });
+        if matches!(requests, Some(None)) {
+            commands.free();
+            events.free(&platform);
+            return Err(ProbeError::NoMemory);
+        }
+        let requests = requests.flatten();
         let shape =
             StreamTableShape::choose(features.stream_bits, config.stream_table, features.two_level_streams);
         let Some(table) = StreamTable::new(platform.clone(), shape, coherent) else {
             commands.free();
             events.free(&platform);
+            requests.iter().for_each(|requests| requests.free(&platform));
             return Err(ProbeError::NoMemory);
         };
-        let hardware = Arc::new(Hardware::new(config, features, stage2, granule, format, commands, events));
+        let hardware = Hardware::new(config, features, stage2, granule, format, commands, events, requests);
+        let hardware = Arc::new(hardware);
         let configuration = Configuration { table, streams: Streams::new(), gone: false };
         let smmu =
             Arc::new(Self { hardware, configuration: Lock::<P, Configuration<P>>::new(configuration) });
@@ -137,11 +155,13 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         self.hardware.turned_off();
         configuration.gone = true;
         configuration.table.free();
-        let streams = configuration.streams.take_all();
+        let (streams, sharing) = configuration.streams.take_all();
         drop(configuration);
+        sharing.into_values().for_each(|sharing| drop(sharing.abandon::<R>()));
         drop(streams);
         self.hardware.commands.free();
         self.hardware.events.free(&self.hardware.platform);
+        self.hardware.page_requests.iter().for_each(|requests| requests.free(&self.hardware.platform));
         Ok(())
     }
 
@@ -164,7 +184,9 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
     pub fn table_bytes(&self) -> TableBytes {
         TableBytes {
             stream_table: self.configuration.lock().table.bytes(),
-            queues: self.hardware.commands.bytes() + self.hardware.events.ring.bytes(),
+            queues: self.hardware.commands.bytes()
+                + self.hardware.events.ring.bytes()
+                + self.hardware.page_requests.as_ref().map_or(0, |requests| requests.ring.bytes()),
         }
     }
 
@@ -173,18 +195,61 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         self.configuration.lock().table.shape
     }
 
-    /// The entry for `target`, and what it keeps alive.
-    fn entry_for(&self, target: &Target<P>) -> Result<(Ste, Attachment<P>), AttachError> {
-        let features = &self.hardware.features;
+    /// The entry that leads these streams to `target`, and what it keeps alive.
+    pub(crate) fn entry_for(
+        &self,
+        target: &Target<P>,
+        streams: &[u32],
+        how: UseShape,
+    ) -> Result<(Ste, Attachment<P>), AttachError> {
         let domain = match target {
             Target::Blocked => return Ok((entry::abort(), Attachment::Blocked)),
-            Target::Identity => return Ok((entry::bypass(features), Attachment::Identity)),
+            Target::Identity => return self.identity_for(streams, how),
             Target::Domain(domain) => domain,
         };
         let ours = domain.as_any().downcast_ref::<Domain<P, R>>().filter(|ours| ours.is_of(&self.hardware));
         let ours = ours.ok_or(AttachError::ForeignDomain)?;
-        let (ste, contexts) = ours.entry().ok_or(AttachError::NoMemory)?;
-        Ok((ste, Attachment::Domain { _domain: domain.clone(), _contexts: contexts.map(Arc::new) }))
+        let (ste, contexts) = ours.entry(streams, how).ok_or(AttachError::NoMemory)?;
+        Ok((ste, Attachment::Domain { domain: domain.clone(), contexts }))
+    }
+
+    /// The entry with which traffic passes, unless it has a PASID, for which there is a table if the device shares.
+    fn identity_for(&self, streams: &[u32], how: UseShape) -> Result<(Ste, Attachment<P>), AttachError> {
+        let hardware = &self.hardware;
+        let Some(bits) = how.substream_bits else {
+            return Ok((entry::bypass(&hardware.features), Attachment::Identity { contexts: None }));
+        };
+        let shape = hardware.context_shape(Some(bits));
+        let table = ContextTable::new(hardware.platform.clone(), shape, hardware.coherent());
+        let table = table.ok_or(AttachError::NoMemory)?;
+        let ste = entry::substreams_only(hardware.world(), table.root(), shape, how.allowed);
+        let contexts = Some(Arc::new(Contexts::new(streams.to_vec(), table)));
+        Ok((ste, Attachment::Identity { contexts }))
+    }
+}
+
+impl<P: Platform, R: Registers> Smmu<P, R> {
+    /// How these streams use what they are attached to. A device that shares is attached as a whole, and while PASIDs of it mean something, it can only be
+    /// blocked.
+    fn use_shape(&self, ids: &[u32], target: &Target<P>) -> Result<UseShape, AttachError> {
+        let streams = &mut self.configuration.lock().streams;
+        if !streams.any_shares(ids) {
+            return Ok(UseShape::default());
+        }
+        let sharing = streams.sharing(ids).ok_or(AttachError::Unsupported)?;
+        if sharing.in_use() && !matches!(target, Target::Blocked) {
+            return Err(AttachError::PasidsInUse);
+        }
+        Ok(sharing.shape())
+    }
+
+    /// Lets a device that shares translate again, if its entry leads somewhere.
+    fn resume_ats(&self, streams: &mut Streams<P>, ids: &[u32]) {
+        let first = ids.first().and_then(|&first| streams.get(first));
+        let translated = first.is_some_and(|stream| stream.attached.contexts().is_some());
+        if let Some(sharing) = streams.sharing(ids).filter(|_| translated) {
+            sharing.resume_ats();
+        }
     }
 }
 
@@ -256,32 +321,42 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
                 return Err(error);
             }
         }
+        let sharing = if streams.sharing(&ids).is_some() { streams.unshare(ids[0]) } else { None };
         let removed: Vec<_> = ids.iter().map(|&id| streams.remove(id)).collect();
+        self.hardware.stalls.ignore(&ids);
         // Dropping a domain may wait for the hardware: under no lock.
         drop(configuration);
+        drop(sharing.map(Sharing::abandon::<R>));
         drop(removed);
         Ok(())
     }
 
     fn new_domain(&self) -> Result<Arc<dyn HwDomain<P>>, DomainError> {
-        Ok(Arc::new(Domain::new(self.hardware.clone())?))
+        Ok(Domain::new(self.hardware.clone())?)
     }
 
     fn attach(&self, sources: &[SourceId], target: &Target<P>) -> Result<(), AttachError> {
-        let (ste, attachment) = self.entry_for(target)?;
+        let ids = distinct(sources);
+        let how = self.use_shape(&ids, target)?;
+        let (ste, attachment) = self.entry_for(target, &ids, how)?;
         let mut configuration = self.configuration.lock();
         let Configuration { table, streams, gone } = &mut *configuration;
         if *gone {
             return Err(AttachError::Unsupported);
         }
-        let ids = distinct(sources);
         if let Some(&unknown) = ids.iter().find(|&&id| !streams.contains(id)) {
             return Err(AttachError::UnknownSource(SourceId(unknown)));
+        }
+        if let Some(sharing) = streams.sharing(&ids) {
+            sharing.pause_ats();
         }
         let outcome = self.hardware.install_all(table, &ids, &ste);
         let old = match outcome {
             Ok(()) => streams.attach_all(&ids, &attachment),
-            Err(AttachError::Sync(error)) => return Err(AttachError::Sync(error)),
+            Err(AttachError::Sync(error)) => {
+                self.resume_ats(streams, &ids);
+                return Err(AttachError::Sync(error));
+            }
             Err(error) => {
                 // The hardware may go on reading the old entries' tables, or the new ones'.
                 attachment.keep();
@@ -289,9 +364,14 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
                 return Err(error);
             }
         };
+        self.resume_ats(streams, &ids);
+        let stalled = streams.sharing(&ids).is_some_and(|sharing| sharing.stalls());
         // Dropping a domain may wait for the hardware: under no lock.
         drop(configuration);
         drop(old);
+        if stalled && matches!(target, Target::Blocked) {
+            self.end_stalls(&ids).map_err(AttachError::LeftBlocked)?;
+        }
         self.hardware.platform.event(&Event {
             source: "smmuv3",
             name: "attach",
@@ -314,7 +394,7 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
         if self.hardware.is_off() {
             return 0;
         }
-        self.hardware.events.drain(&self.hardware.commands, to)
+        self.hardware.events.drain(&self.hardware.commands, &self.hardware.stalls, to)
     }
 
     fn handle_errors(&self) -> Vec<GlobalError> {
@@ -322,6 +402,10 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
             return Vec::new();
         }
         self.hardware.commands.handle_errors()
+    }
+
+    fn sva(&self) -> Option<&dyn SvaIommu<P>> {
+        self.hardware.config.cpus.is_some().then_some(self)
     }
 }
 

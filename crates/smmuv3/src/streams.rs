@@ -8,28 +8,58 @@ use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use portcullis_core::iommu::{AddDeviceError, HwDomain};
+use portcullis_core::iommu::{AddDeviceError, HwDomain, Target};
 use portcullis_hal::Platform;
 use portcullis_types::SourceId;
 
-use crate::context::ContextTable;
+use crate::sharing::Sharing;
+use crate::substreams::Contexts;
 
 /// What a stream is attached to, and what that keeps alive.
 pub(crate) enum Attachment<P: Platform> {
     /// Its traffic is aborted.
     Blocked,
-    /// Its traffic passes.
-    Identity,
+    /// Its traffic passes. The table of contexts, if there is one, is for substreams.
+    Identity {
+        /// Dropped only after the hardware uses it no longer.
+        contexts: Option<Arc<Contexts<P>>>,
+    },
     /// Its traffic is translated. The table of contexts is stage 1's.
     Domain {
         /// Dropped only after the hardware uses it no longer.
-        _domain: Arc<dyn HwDomain<P>>,
+        domain: Arc<dyn HwDomain<P>>,
         /// Dropped only after the hardware uses it no longer.
-        _contexts: Option<Arc<ContextTable<P>>>,
+        contexts: Option<Arc<Contexts<P>>>,
     },
 }
 
 impl<P: Platform> Attachment<P> {
+    /// What would lead here again.
+    pub(crate) fn target(&self) -> Target<P> {
+        match self {
+            Self::Blocked => Target::Blocked,
+            Self::Identity { .. } => Target::Identity,
+            Self::Domain { domain, .. } => Target::Domain(domain.clone()),
+        }
+    }
+
+    /// The table of contexts that the stream's entry points to.
+    pub(crate) fn contexts(&self) -> Option<&Arc<Contexts<P>>> {
+        match self {
+            Self::Blocked => None,
+            Self::Identity { contexts } | Self::Domain { contexts, .. } => contexts.as_ref(),
+        }
+    }
+
+    /// Whether two streams are attached to the same thing.
+    fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Blocked, Self::Blocked) | (Self::Identity { .. }, Self::Identity { .. }) => true,
+            (Self::Domain { domain: one, .. }, Self::Domain { domain: other, .. }) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+
     /// Keeps for good what the hardware may still read.
     pub(crate) fn keep(self) {
         core::mem::forget(self);
@@ -40,9 +70,9 @@ impl<P: Platform> Clone for Attachment<P> {
     fn clone(&self) -> Self {
         match self {
             Self::Blocked => Self::Blocked,
-            Self::Identity => Self::Identity,
-            Self::Domain { _domain, _contexts } => {
-                Self::Domain { _domain: _domain.clone(), _contexts: _contexts.clone() }
+            Self::Identity { contexts } => Self::Identity { contexts: contexts.clone() },
+            Self::Domain { domain, contexts } => {
+                Self::Domain { domain: domain.clone(), contexts: contexts.clone() }
             }
         }
     }
@@ -57,11 +87,13 @@ pub(crate) struct Stream<P: Platform> {
 /// All streams that belong to devices.
 pub(crate) struct Streams<P: Platform> {
     by_id: BTreeMap<u32, Stream<P>>,
+    /// Devices that share processes' memory, by their first stream.
+    sharing: BTreeMap<u32, Sharing<P>>,
 }
 
 impl<P: Platform> Streams<P> {
     pub(crate) fn new() -> Self {
-        Self { by_id: BTreeMap::new() }
+        Self { by_id: BTreeMap::new(), sharing: BTreeMap::new() }
     }
 
     /// The StreamIDs of `sources`, each once, if a device of this name may have them all: they are below `1 << bits`, and nobody
@@ -106,9 +138,45 @@ impl<P: Platform> Streams<P> {
         old
     }
 
+    /// A stream.
+    pub(crate) fn get(&self, stream_id: u32) -> Option<&Stream<P>> {
+        self.by_id.get(&stream_id)
+    }
+
+    /// Whether these, distinct and in order, are all streams of one device, attached to the same thing.
+    pub(crate) fn are_one_device(&self, stream_ids: &[u32]) -> bool {
+        let Some(first) = stream_ids.first().and_then(|first| self.by_id.get(first)) else { return false };
+        let of_device = self.by_id.iter().filter(|(_, stream)| stream.device == first.device);
+        of_device.clone().map(|(id, _)| id).eq(stream_ids)
+            && of_device.map(|(_, stream)| stream).all(|stream| stream.attached.is_like(&first.attached))
+    }
+
+    /// Notes that a device shares processes' memory.
+    pub(crate) fn share(&mut self, sharing: Sharing<P>) {
+        if let Some(&first) = sharing.streams.first() {
+            self.sharing.insert(first, sharing);
+        }
+    }
+
+    /// The device with exactly these streams, distinct and in order, if it shares.
+    pub(crate) fn sharing(&mut self, stream_ids: &[u32]) -> Option<&mut Sharing<P>> {
+        self.sharing.get_mut(stream_ids.first()?).filter(|sharing| sharing.streams == stream_ids)
+    }
+
+    /// Whether any of these streams belongs to a device that shares.
+    pub(crate) fn any_shares(&self, stream_ids: &[u32]) -> bool {
+        !self.sharing.is_empty()
+            && self.sharing.values().any(|sharing| sharing.streams.iter().any(|id| stream_ids.contains(id)))
+    }
+
+    /// Notes that the device with this first stream shares no more.
+    pub(crate) fn unshare(&mut self, first: u32) -> Option<Sharing<P>> {
+        self.sharing.remove(&first)
+    }
+
     /// Takes all of them out.
-    pub(crate) fn take_all(&mut self) -> BTreeMap<u32, Stream<P>> {
-        core::mem::take(&mut self.by_id)
+    pub(crate) fn take_all(&mut self) -> (BTreeMap<u32, Stream<P>>, BTreeMap<u32, Sharing<P>>) {
+        (core::mem::take(&mut self.by_id), core::mem::take(&mut self.sharing))
     }
 }
 

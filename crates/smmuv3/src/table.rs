@@ -221,7 +221,7 @@ fn walks(coherent: bool) -> (u8, u8) {
 /// The code of an output size: the largest that is not above `bits`.
 ///
 /// Spec: SMMUv3 H.a, 6.3.6 "SMMU_IDR5", OAS; CD.IPS and STE.S2PS have the same codes.
-fn address_code(bits: u8) -> u8 {
+pub(crate) fn address_code(bits: u8) -> u8 {
     match bits {
         ..36 => 0b000,
         36..40 => 0b001,

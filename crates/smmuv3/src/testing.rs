@@ -23,6 +23,10 @@ use portcullis_types::trace::{Event, Sink};
 
 use crate::config::Config;
 
+mod shared;
+
+pub(crate) use shared::{FakeMm, Machine, Shared};
+
 /// Platform and hardware in one.
 pub(crate) struct Fake {
     arena: Arena<spin::Mutex<()>, Box<[AtomicU64]>>,
@@ -53,6 +57,9 @@ pub(crate) struct State {
     pub(crate) dirty: std::collections::BTreeSet<u64>,
     /// Fetching commands is aborted.
     pub(crate) fetch_aborts: bool,
+    /// Devices do not answer ATC invalidations: the sync behind one fails, once.
+    pub(crate) atc_silent: bool,
+    atc_unanswered: bool,
     /// Every register write.
     pub(crate) writes: Vec<(usize, u64)>,
 }
@@ -179,6 +186,8 @@ impl State {
             CERROR_ABT
         } else if self.illegal.contains(&command.opcode()) || command.opcode().name().is_none() {
             CERROR_ILL
+        } else if command.opcode() == Opcode::SYNC && core::mem::take(&mut self.atc_unanswered) {
+            CERROR_ATC_INV_SYNC
         } else {
             CERROR_NONE
         };
@@ -187,6 +196,7 @@ impl State {
             self.set(GERROR, self.get(GERROR) ^ 1);
             return false;
         }
+        self.atc_unanswered |= self.atc_silent && command.opcode() == Opcode::ATC_INV;
         self.log.push(command);
         let sync = SyncWord0::from_bits(command.0[0]);
         if command.opcode() == Opcode::SYNC && sync.cs() == SIG_IRQ && command.0[1] != 0 {
@@ -371,6 +381,41 @@ pub(crate) fn put_event(fake: &Fake, raw: [u64; 4]) {
     }
     let next = (prod & !0xf_ffff) | ((prod + 1) & mask);
     fake.with(|state| state.set(EVENTQ_PROD, next));
+}
+
+/// Puts a page request into the queue, as hardware does.
+pub(crate) fn put_page_request(fake: &Fake, raw: [u64; 2]) {
+    let base = QueueBase::from_bits(fake.get(PRIQ_BASE));
+    let mask = (2u64 << base.log2size()) - 1;
+    let prod = fake.get(PRIQ_PROD);
+    let slot = (base.addr() << 5) + 16 * (prod & (mask >> 1));
+    fake.store(Pa::new(slot), raw[0]);
+    fake.store(Pa::new(slot + 8), raw[1]);
+    let next = (prod & !0xf_ffff) | ((prod + 1) & mask);
+    fake.with(|state| state.set(PRIQ_PROD, next));
+}
+
+/// The words of a stream's entry, found as hardware finds them.
+pub(crate) fn ste(fake: &Fake, stream_id: u64) -> [u64; 8] {
+    let level1 = (fake.get(STRTAB_BASE) & 0x00ff_ffff_ffff_ffc0) + 8 * (stream_id >> 8);
+    let leaf = fake.load(Pa::new(level1)) & 0x00ff_ffff_ffff_ffc0;
+    core::array::from_fn(|word| fake.load(Pa::new(leaf + 64 * (stream_id & 0xff) + 8 * word as u64)))
+}
+
+/// The words of a context descriptor, found as hardware finds them; none if the first level is not valid.
+pub(crate) fn cd(fake: &Fake, stream_id: u64, substream_id: u64) -> Option<[u64; 8]> {
+    let word0 = ste(fake, stream_id)[0];
+    let root = word0 & 0x00ff_ffff_ffff_ffc0;
+    let at = if word0 >> 4 & 3 == 0 {
+        root + 64 * substream_id
+    } else {
+        let level1 = fake.load(Pa::new(root + 8 * (substream_id >> 6)));
+        if level1 & 1 == 0 {
+            return None;
+        }
+        (level1 & 0x00ff_ffff_ffff_f000) + 64 * (substream_id & 63)
+    };
+    Some(core::array::from_fn(|word| fake.load(Pa::new(at + 8 * word as u64))))
 }
 
 /// The opcodes of a log.

@@ -30,6 +30,7 @@ use portcullis_types::{IovaRange, Pasid, SourceId};
 pub use facts::{CpuFacts, DeviceSvaFacts, Side, SvaLimits, SvaRefusal};
 
 use crate::iommu::SyncError;
+use crate::iopf::{PageRequest, PageResponse};
 use crate::mm::{PinAsidError, ProcessMemory};
 
 /// An IOMMU that can walk processes' page tables.
@@ -76,7 +77,7 @@ pub trait SvaIommu<P: Platform>: Send + Sync {
     ///
     /// # Errors
     ///
-    /// As [`AttachPasidError`] says; then the PASID means nothing, as before.
+    /// As [`AttachPasidError`] says; then, unless hardware did not confirm, the PASID means nothing, as before.
     fn attach_pasid(
         &self,
         sources: &[SourceId],
@@ -91,6 +92,25 @@ pub trait SvaIommu<P: Platform>: Send + Sync {
     ///
     /// Hardware did not confirm: the PASID must not be given to another process, and the domain is kept.
     fn detach_pasid(&self, sources: &[SourceId], pasid: Pasid) -> Result<(), SyncError>;
+
+    /// Takes the page requests of devices that are enabled, oldest first, and gives each to `to`. Answers how many. Stop markers are left out.
+    /// Called by the embedder when the page-request interrupt comes, and after each [`drain_events`](crate::iommu::Iommu::drain_events),
+    /// which is where stalled transactions come from.
+    ///
+    /// `to` may respond, but must not drain again: requests come in order, one caller at a time.
+    fn drain_page_requests(&self, to: &mut dyn FnMut(Drained)) -> usize;
+
+    /// Tells a device what became of a group that it asked for. A response that hardware does not take is said as an event.
+    fn respond(&self, response: &PageResponse);
+}
+
+/// What comes out of a queue of page requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drained {
+    /// A request.
+    Request(PageRequest),
+    /// Requests were lost here, and hardware has answered their groups: partial groups that began before are to be forgotten.
+    Overflowed,
 }
 
 /// The memory of one process as one IOMMU sees it. Dropped when no PASID means it any more; then the process's ASID is unpinned, after hardware
@@ -200,6 +220,6 @@ pub enum AttachPasidError {
     Exited,
     /// No memory for a table. ENOMEM.
     NoMemory,
-    /// The hardware did not confirm. The PASID must not be used for another process. EIO.
+    /// The hardware did not confirm. The PASID may mean the process all the same, until it has been detached with success. EIO.
     Sync(SyncError),
 }

@@ -1,0 +1,208 @@
+//! Parts 23 to 25: page requests out of the queue, stop markers, overflow, and responses in every code. Part 22: answers to stalls.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use portcullis_core::iommu::Iommu;
+use portcullis_spec::smmuv3::command::Opcode;
+use portcullis_spec::smmuv3::registers::{CR0, IDR3, IRQ_CTRL};
+
+use super::*;
+use crate::testing::{Fake, Machine, Shared, put_event, put_page_request};
+
+/// A request of stream 9, PASID 5, for group 74: last (62) and SSV (63), read (60), write (61).
+const SSV: u64 = 1 << 63;
+const LAST: u64 = 1 << 62;
+const WRITE: u64 = 1 << 61;
+const READ: u64 = 1 << 60;
+
+fn raw(flags: u64, group: u64) -> [u64; 2] {
+    [flags | 5 << 32 | 9, 0xffff_860e_6000 | group]
+}
+
+fn drain(shared: &Shared) -> Vec<Drained> {
+    let mut seen = Vec::new();
+    shared.sva().drain_page_requests(&mut |drained| seen.push(drained));
+    seen
+}
+
+fn request(last: bool, wanted: Perms, group: u16) -> Drained {
+    Drained::Request(PageRequest {
+        source: SourceId(9),
+        pasid: Pasid::new(5),
+        group: GroupTag::Prg(group),
+        last,
+        wanted,
+        address: Iova::new(0xffff_860e_6000),
+    })
+}
+
+fn sent(shared: &Shared) -> Vec<[u64; 2]> {
+    shared.fake.work(16);
+    shared.fake.take_log().iter().map(|command| command.0).collect()
+}
+
+#[test]
+fn part_25_the_queue_is_on_where_processes_are_shared_and_only_there() {
+    let shared = Shared::on(Machine::Pcie);
+    // SMMUEN, PRIQEN, EVENTQEN, CMDQEN, ATSCHK; global errors, PRI queue, event queue.
+    assert_eq!((shared.fake.get(CR0), shared.fake.get(IRQ_CTRL)), (0b1_1111, 0b111));
+    let plain = Shared::plain(Machine::Pcie, |_, config| config.cpus = None);
+    assert_eq!((plain.fake.get(CR0), plain.fake.get(IRQ_CTRL)), (0b1_1101, 0b101));
+    assert!(plain.smmu.sva().is_none());
+    shared.smmu.teardown().unwrap();
+    assert_eq!((shared.fake.get(CR0), drain(&shared)), (0, Vec::new()));
+}
+
+#[test]
+fn part_25_requests_come_out_in_order_once_and_leave_room_behind() {
+    let shared = Shared::on(Machine::Pcie);
+    for round in 0..3 {
+        put_page_request(&shared.fake, raw(SSV | READ, 74));
+        put_page_request(&shared.fake, raw(SSV | WRITE, 143));
+        put_page_request(&shared.fake, raw(SSV | LAST | READ | WRITE, 74));
+        let wanted = [
+            request(false, Perms::READ, 74),
+            request(false, Perms::WRITE, 143),
+            request(true, Perms::READ_WRITE, 74),
+        ];
+        assert_eq!(drain(&shared), wanted, "round {round}");
+        assert_eq!(shared.fake.get(PRIQ_CONS), shared.fake.get(PRIQ_PROD));
+        assert_eq!(drain(&shared), []);
+    }
+    assert_eq!(shared.smmu.counts().page_requests, 9);
+    // Execute is bit 59, privileged bit 58; no SubstreamID.
+    put_page_request(&shared.fake, raw(1 << 59 | 1 << 58, 1));
+    let Drained::Request(odd) = drain(&shared)[0] else { panic!("a request") };
+    assert_eq!((odd.pasid, odd.wanted), (None, Perms::EXECUTE | Perms::PRIVILEGED));
+}
+
+#[test]
+fn part_24_stop_markers_are_dropped_and_not_answered() {
+    let shared = Shared::on(Machine::Pcie);
+    put_page_request(&shared.fake, raw(SSV | LAST, 74));
+    assert_eq!((drain(&shared), sent(&shared)), (vec![], vec![]));
+    put_page_request(&shared.fake, raw(LAST, 74));
+    assert_eq!(drain(&shared).len(), 1, "the same without a PASID is a request");
+}
+
+#[test]
+fn part_25_an_overflow_is_told_after_what_was_queued_and_acknowledged_in_one_write() {
+    let shared = Shared::on(Machine::Pcie);
+    put_page_request(&shared.fake, raw(SSV | READ, 74));
+    let prod = u32::try_from(shared.fake.get(PRIQ_PROD)).unwrap();
+    shared.fake.set(PRIQ_PROD, prod | 1 << 31);
+    shared.fake.with(|state| state.writes.clear());
+    assert_eq!(drain(&shared), [request(false, Perms::READ, 74), Drained::Overflowed]);
+    let writes = shared.fake.with(|state| state.writes.clone());
+    assert_eq!(writes, [(PRIQ_CONS, u64::from(prod | 1 << 31))]);
+    assert_eq!((drain(&shared), shared.smmu.counts().page_request_overflows), (vec![], 1));
+    shared.fake.set(PRIQ_PROD, prod);
+    assert_eq!(drain(&shared), [Drained::Overflowed], "the next one, with nothing behind it");
+}
+
+#[test]
+fn part_25_nonsense_in_the_index_yields_no_requests() {
+    let shared = Shared::on(Machine::Pcie);
+    shared.fake.set(PRIQ_PROD, 33);
+    assert_eq!(drain(&shared), []);
+}
+
+#[test]
+fn part_25_every_code_has_the_number_of_the_book() {
+    for (code, number) in [(ResponseCode::Failure, 0), (ResponseCode::Invalid, 1), (ResponseCode::Success, 2)]
+    {
+        for response_pasid in [false, true] {
+            let mut shared = Shared::plain(Machine::Pcie, |_, _| {});
+            shared.facts.response_pasid = response_pasid;
+            shared.enable().unwrap();
+            shared.fake.take_log();
+            let (source, group) = (SourceId(9), GroupTag::Prg(74));
+            shared.sva().respond(&PageResponse { source, pasid: Pasid::new(5), group, code });
+            // SSV bit 11, SubstreamID 31:12; PRGIndex 8:0, Resp 13:12.
+            let ssid = if response_pasid { 0x5800 } else { 0 };
+            assert_eq!(sent(&shared), [[9 << 32 | ssid | 0x41, number << 12 | 74]]);
+            shared.sva().respond(&PageResponse { source, pasid: None, group, code });
+            assert_eq!(sent(&shared)[0][0], 9 << 32 | 0x41, "what had no PASID gets none");
+        }
+    }
+}
+
+#[test]
+fn part_25_who_was_never_enabled_gets_one_answer_for_each_last_request() {
+    for pps in [false, true] {
+        let shared = Shared::plain(Machine::Pcie, |_, _| {});
+        let fake: &Fake = &shared.fake;
+        assert!(!shared.smmu.features().automatic_pasid);
+        assert_ne!(fake.get(IDR3), 0);
+        if pps {
+            continue;
+        }
+        put_page_request(fake, raw(SSV | READ, 74));
+        put_page_request(fake, raw(SSV | LAST | READ, 74));
+        put_page_request(fake, raw(SSV | LAST, 74));
+        assert_eq!((drain(&shared), sent(&shared)), (vec![], vec![[9 << 32 | 0x41, 1 << 12 | 74]]));
+    }
+}
+
+#[test]
+fn part_22_a_stall_becomes_a_request_and_is_answered_at_the_stream_that_stalled() {
+    for machine in [Machine::Platform, Machine::Forced] {
+        let shared = Shared::on(machine);
+        // F_TRANSLATION of stream 9 (the device's second), substream 5, a stalled write with tag 0x42.
+        put_event(&shared.fake, [0x0000_0009_0000_5810, 1 << 31 | 0x42, 0x1234, 0]);
+        assert_eq!(shared.smmu.drain_events(&mut |record| panic!("{record:?} is no fault yet")), 1);
+        let [Drained::Request(request)] = drain(&shared)[..] else { panic!("one request") };
+        assert_eq!((request.source, request.group), (SourceId(9), GroupTag::Stall(0x42)));
+        assert_eq!((request.wanted, request.address), (Perms::WRITE, Iova::new(0x1234)));
+        assert_eq!(sent(&shared), Vec::<[u64; 2]>::new(), "nothing is answered before it is handled");
+        // Ac is bit 12, Ab bit 13.
+        for (code, action) in [
+            (ResponseCode::Success, 1 << 12),
+            (ResponseCode::Invalid, 1 << 13),
+            (ResponseCode::Failure, 1 << 13),
+        ] {
+            let PageRequest { source, pasid, group, .. } = request;
+            shared.sva().respond(&PageResponse { source, pasid, group, code });
+            assert_eq!(sent(&shared), [[9 << 32 | action | 0x44, 0x42]]);
+        }
+    }
+}
+
+#[test]
+fn part_22_stalls_of_others_are_aborted_at_once_and_told_as_faults() {
+    let shared = Shared::on(Machine::Forced);
+    for word0 in [0x0000_0009_0000_0010u64, 0x0000_0007_0000_5810] {
+        put_event(&shared.fake, [word0, 1 << 31 | 0x42, 0x1234, 0]);
+        let mut faults = 0;
+        shared.smmu.drain_events(&mut |_| faults += 1);
+        assert_eq!((faults, drain(&shared)), (1, vec![]));
+        assert_eq!(sent(&shared), [[word0 >> 32 << 32 | 1 << 13 | 0x44, 0x42]]);
+    }
+}
+
+#[test]
+fn part_22_more_stalls_than_hardware_can_have_are_aborted() {
+    let shared = Shared::on(Machine::Platform);
+    for tag in 0..5u64 {
+        put_event(&shared.fake, [0x0000_0009_0000_5810, 1 << 31 | tag, 0x1234, 0]);
+    }
+    shared.smmu.drain_events(&mut |_| {});
+    assert_eq!(drain(&shared).len(), 4);
+    assert_eq!(sent(&shared), [[9 << 32 | 1 << 13 | 0x44, 4]]);
+}
+
+#[test]
+fn part_22_blocking_a_device_ends_its_stalls_after_its_entry_is_in_force() {
+    let shared = Shared::on(Machine::Platform);
+    shared.smmu.attach(&Shared::SOURCES, &portcullis_core::iommu::Target::Blocked).unwrap();
+    let log = shared.fake.take_log();
+    let entry = log.iter().rposition(|command| command.opcode() == Opcode::CFGI_STE).unwrap();
+    let terms: Vec<_> = (0..log.len()).filter(|&at| log[at].opcode() == Opcode::STALL_TERM).collect();
+    assert_eq!(log[entry + 1].opcode(), Opcode::SYNC);
+    assert!(terms.len() == 2 && terms.iter().all(|&at| at > entry + 1), "{terms:?}");
+    let pcie = Shared::on(Machine::Pcie);
+    pcie.smmu.attach(&Shared::SOURCES, &portcullis_core::iommu::Target::Blocked).unwrap();
+    let illegal = pcie.fake.take_log().iter().any(|command| command.opcode() == Opcode::STALL_TERM);
+    assert!(!illegal, "where nothing stalls the command is illegal");
+}

@@ -1,0 +1,361 @@
+//! The memory of a process as this SMMU sees it: a context descriptor that leads to the process's own page table, and what makes the hardware
+//! forget what it read from there.
+//!
+//! # Locks and order
+//!
+//! `life` is held while a device's descriptor for this process changes, waits included: attaching, detaching and the process's exit come one
+//! after the other. `devices` is held for moments only, so that an invalidation never waits for an attach. A device is in `devices` from before its
+//! descriptor is valid until after it is not, and an invalidation reads `devices` after the TLB has forgotten: whoever could have read an old entry is
+//! told to forget it.
+//!
+//! # Exit
+//!
+//! When the process exits its descriptors stay valid, since accesses through an invalid one are errors of configuration without end. Walks are
+//! disabled (EPD0), and unless the hardware always stalls, faults are neither recorded nor stalled any more: the device's
+//! accesses end quickly and quietly. All of this is in one word, so the hardware sees the old descriptor or the new one.
+//!
+//! Spec: SMMUv3 H.a, 5.4 "CD, Context Descriptor"; 3.17 "TLB tagging, VMIDs, ASIDs and participation in broadcast TLB maintenance".
+//! Not here: which devices may (`sharing`), ASIDs (`asids`).
+
+use alloc::collections::BTreeMap;
+use alloc::collections::btree_map::Entry;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::any::Any;
+use core::fmt;
+
+use portcullis_core::iommu::SyncError;
+use portcullis_core::mm::{ProcessMemory, ProcessTable};
+use portcullis_core::sva::{AttachPasidError, ProcessDomain, ProcessDomainError};
+use portcullis_hal::{Lock, Platform, Registers};
+use portcullis_spec::smmuv3::SHARE_INNER;
+use portcullis_spec::smmuv3::tables::{
+    CD_WORDS, CdWord0, CdWord1, CdWord2, CdWord3, TG0_4K, TG0_16K, TG0_64K, WALK_WRITE_BACK,
+};
+use portcullis_types::trace::{Event, Value};
+use portcullis_types::{IovaRange, Pasid, SizeLg2};
+
+use crate::asids::ShareError;
+use crate::atc::AtcSpan;
+use crate::entry::Cd;
+use crate::features::Features;
+use crate::hardware::Hardware;
+use crate::invalidate::{Step, steps};
+use crate::sharing::input_bits;
+use crate::substreams::{Contexts, WriteError};
+use crate::table::address_code;
+
+/// The memory of a process, for the devices behind one SMMU.
+pub struct Process<P: Platform, R: Registers + 'static> {
+    hardware: Arc<Hardware<P, R>>,
+    mm: Arc<dyn ProcessMemory>,
+    asid: u16,
+    granule: SizeLg2,
+    /// The descriptor, without what depends on the device.
+    cd: Cd,
+    life: Lock<P, Life>,
+    /// By first stream.
+    devices: Lock<P, BTreeMap<u32, Arc<Bound<P>>>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Lives,
+    /// Exits: no device is attached any more, but hardware has not confirmed for all that are.
+    Exits,
+    Exited,
+}
+
+/// A device for which a PASID means this process.
+struct Bound<P: Platform> {
+    contexts: Arc<Contexts<P>>,
+    pasid: Pasid,
+    ats: bool,
+}
+
+impl<P: Platform, R: Registers> fmt::Debug for Process<P, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Process").field("mm", &self.mm.id()).field("asid", &self.asid).finish_non_exhaustive()
+    }
+}
+
+/// How a device takes part.
+#[derive(Clone, Debug)]
+pub(crate) struct Part<P: Platform> {
+    pub(crate) contexts: Arc<Contexts<P>>,
+    pub(crate) ats: bool,
+    pub(crate) stall: bool,
+}
+
+impl<P: Platform, R: Registers> Process<P, R> {
+    /// Pins the process's ASID and makes it shared; a private domain that has it gives way.
+    pub(crate) fn new(
+        hardware: Arc<Hardware<P, R>>,
+        mm: Arc<dyn ProcessMemory>,
+    ) -> Result<Self, ProcessDomainError> {
+        let table = mm.table();
+        if !can_walk(&hardware.features, &table) {
+            return Err(ProcessDomainError::UnsupportedTable);
+        }
+        let asid = mm.pin_asid().map_err(ProcessDomainError::Pin)?;
+        if let Err(error) = hardware.share_asid(asid) {
+            mm.unpin_asid();
+            return Err(match error {
+                ShareError::NoIds => ProcessDomainError::NoIds,
+                ShareError::Sync(error) => ProcessDomainError::Sync(error),
+            });
+        }
+        Ok(Self {
+            cd: descriptor(&hardware.features, &table, asid),
+            granule: granule(&table),
+            asid,
+            mm,
+            life: Lock::<P, Life>::new(Life::Lives),
+            devices: Lock::<P, BTreeMap<u32, Arc<Bound<P>>>>::new(BTreeMap::new()),
+            hardware,
+        })
+    }
+
+    pub(crate) fn is_of(&self, hardware: &Arc<Hardware<P, R>>) -> bool {
+        Arc::ptr_eq(&self.hardware, hardware)
+    }
+
+    /// The ASID.
+    pub fn asid(&self) -> u16 {
+        self.asid
+    }
+
+    /// Makes `pasid` of a device lead here. On failure to confirm, the device is still known here: it must be detached.
+    pub(crate) fn attach(&self, part: &Part<P>, pasid: Pasid) -> Result<(), AttachPasidError> {
+        let life = self.life.lock();
+        if *life != Life::Lives {
+            return Err(AttachPasidError::Exited);
+        }
+        let mut cd = self.cd;
+        let stall = part.stall || self.hardware.features.stall_forced;
+        cd[0] = CdWord0::from_bits(cd[0]).with_s(stall).into_bits();
+        let first = part.contexts.streams.first().copied().unwrap_or(0);
+        let bound = Bound { contexts: part.contexts.clone(), pasid, ats: part.ats };
+        // Known to invalidations before its descriptor is valid.
+        match self.devices.lock().entry(first) {
+            Entry::Occupied(_) => return Err(AttachPasidError::Taken),
+            Entry::Vacant(place) => drop(place.insert(Arc::new(bound))),
+        }
+        match self.hardware.write_cd(&part.contexts, pasid.get(), &cd) {
+            Ok(()) => Ok(()),
+            Err(WriteError::NoMemory) => {
+                self.devices.lock().remove(&first);
+                Err(AttachPasidError::NoMemory)
+            }
+            Err(WriteError::Sync(error)) => Err(AttachPasidError::Sync(error)),
+        }
+    }
+
+    /// Makes the PASID of a device mean nothing. On success the hardware has forgotten it.
+    pub(crate) fn detach(&self, first: u32) -> Result<(), SyncError> {
+        let life = self.life.lock();
+        let bound = self.devices.lock().get(&first).cloned();
+        let Some(bound) = bound else { return Ok(()) };
+        self.hardware.clear_cd(&bound.contexts, bound.pasid.get())?;
+        if *life != Life::Exited {
+            self.hardware.run(|batch| batch.add(self.hardware.forget_asid(self.asid)))?;
+            self.hardware.forget_atcs(&bound.atc_streams(), core::iter::once(AtcSpan::ALL))?;
+        }
+        // Known to invalidations until its descriptor is gone.
+        self.devices.lock().remove(&first);
+        Ok(())
+    }
+
+    /// Forgets a device that is gone.
+    pub(crate) fn forget(&self, first: u32) {
+        let _life = self.life.lock();
+        self.devices.lock().remove(&first);
+    }
+
+    fn bound(&self) -> Vec<Arc<Bound<P>>> {
+        self.devices.lock().values().cloned().collect()
+    }
+
+    /// The streams whose devices may keep translations, read now.
+    fn atc_streams(&self) -> Vec<(u32, Option<Pasid>)> {
+        self.devices.lock().values().flat_map(|bound| bound.atc_streams()).collect()
+    }
+
+    /// The PASID, for events: a process has the same for all its devices.
+    fn pasid(&self) -> Option<Pasid> {
+        self.devices.lock().values().next().map(|bound| bound.pasid)
+    }
+
+    /// Makes the TLB forget a range, tables above the leaves included.
+    fn forget_range(&self, range: IovaRange) -> Result<(), SyncError> {
+        let hardware = &self.hardware;
+        hardware.run(|batch| {
+            for step in steps(range, self.granule, self.granule, true, hardware.by_range()) {
+                batch.add(match step {
+                    Step::All => hardware.forget_asid(self.asid),
+                    Step::Target(target) => hardware.forget_va(self.asid, target),
+                });
+            }
+        })
+    }
+
+    fn quiesce_devices(&self) -> Result<(), SyncError> {
+        let bound = self.bound();
+        let forced = self.hardware.features.stall_forced;
+        for device in &bound {
+            self.hardware.change_cd(&device.contexts, device.pasid.get(), |cd| quiet(cd, forced))?;
+        }
+        // Ranges are not told one by one when a process exits, not even where the CPUs' broadcasts are heard.
+        self.hardware.run(|batch| batch.add(self.hardware.forget_asid(self.asid)))?;
+        let streams: Vec<_> = bound.iter().flat_map(|device| device.atc_streams()).collect();
+        self.hardware.forget_atcs(&streams, core::iter::once(AtcSpan::ALL))
+    }
+}
+
+impl<P: Platform> Bound<P> {
+    fn atc_streams(&self) -> Vec<(u32, Option<Pasid>)> {
+        let streams: &[u32] = if self.ats { &self.contexts.streams } else { &[] };
+        streams.iter().map(|&stream_id| (stream_id, Some(self.pasid))).collect()
+    }
+}
+
+impl<P: Platform, R: Registers> ProcessDomain for Process<P, R> {
+    fn invalidate(&self, range: IovaRange) -> Result<(), SyncError> {
+        if let Some(pasid) = self.pasid().filter(|_| self.hardware.platform.listening()) {
+            self.hardware.platform.event(&Event {
+                source: "smmuv3",
+                name: "smmu_mm_invalidate",
+                fields: &[
+                    ("pasid", Value::Dec(pasid.get().into())),
+                    ("start", Value::Hex(range.first().get())),
+                    ("end", Value::Hex(range.last().get().wrapping_add(1))),
+                ],
+            });
+        }
+        if !self.hardware.hears_broadcasts() {
+            self.forget_range(range)?;
+        }
+        // Read after the TLB has forgotten: a device that is attached later reads what is true now.
+        self.hardware.forget_atcs(&self.atc_streams(), core::iter::once(AtcSpan::covering(range)))
+    }
+
+    fn quiesce(&self) -> Result<(), SyncError> {
+        let mut life = self.life.lock();
+        if *life == Life::Exited {
+            return Ok(());
+        }
+        if let Some(pasid) = self.pasid().filter(|_| *life == Life::Lives) {
+            self.hardware.platform.event(&Event {
+                source: "smmuv3",
+                name: "smmu_mm_release",
+                fields: &[("pasid", Value::Dec(pasid.get().into()))],
+            });
+        }
+        *life = Life::Exits;
+        self.quiesce_devices()?;
+        *life = Life::Exited;
+        Ok(())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl<P: Platform, R: Registers + 'static> Drop for Process<P, R> {
+    fn drop(&mut self) {
+        if *self.life.get_mut() != Life::Exited
+            && self.hardware.run(|batch| batch.add(self.hardware.forget_asid(self.asid))).is_err()
+        {
+            // Whatever the TLB still holds under this ASID must never be another process's: the ASID stays shared and pinned.
+            self.hardware.platform.event(&Event {
+                source: "smmuv3",
+                name: "asid_kept",
+                fields: &[("asid", Value::Dec(self.asid.into()))],
+            });
+            return;
+        }
+        self.hardware.asids.lock().unshare(self.asid);
+        self.mm.unpin_asid();
+    }
+}
+
+/// Whether this hardware can walk a table like this one.
+fn can_walk(features: &Features, table: &ProcessTable) -> bool {
+    let &ProcessTable::Vmsa64 { root, granule, input_bits: input, output_bits, large_descriptors, .. } =
+        table
+    else {
+        return false;
+    };
+    let wide = large_descriptors || granule == SizeLg2::KIB_64;
+    features.granules.contains(granule)
+        && (25..=input_bits(features, granule)).contains(&input)
+        && (input <= 48 || wide)
+        && output_bits <= features.output_bits
+        && (!large_descriptors || features.large_addresses && granule != SizeLg2::KIB_64)
+        && root.is_aligned(64)
+        && root.get() >> features.output_bits == 0
+}
+
+fn granule(table: &ProcessTable) -> SizeLg2 {
+    match table {
+        ProcessTable::Vmsa64 { granule, .. } => *granule,
+        _ => SizeLg2::KIB_4,
+    }
+}
+
+/// The descriptor that leads to a process's table.
+///
+/// TTB0 has the address as it is, unlike TTBR0, in which the top bits of a 52-bit address lie low. Hardware updates of flags are enabled wherever the SMMU
+/// has them, whether or not the CPUs have: a kernel that shares tables changes them atomically. ASET is 0, since the ASID is the CPUs'.
+///
+/// Spec: SMMUv3 H.a, 5.4 "CD, Context Descriptor".
+pub(crate) fn descriptor(features: &Features, table: &ProcessTable, asid: u16) -> Cd {
+    let &ProcessTable::Vmsa64 { root, granule, input_bits, output_bits, large_descriptors, mair } = table
+    else {
+        return [0; CD_WORDS];
+    };
+    let mut cd = [0; CD_WORDS];
+    cd[0] = CdWord0::new()
+        .with_t0sz(64 - input_bits)
+        .with_tg0(tg0(granule))
+        .with_ir0(WALK_WRITE_BACK)
+        .with_or0(WALK_WRITE_BACK)
+        .with_sh0(SHARE_INNER)
+        .with_epd1(true)
+        .with_v(true)
+        .with_ips(address_code(output_bits.min(features.output_bits)))
+        .with_aa64(true)
+        .with_ha(features.access_flag)
+        .with_hd(features.dirty_state)
+        .with_r(true)
+        .with_a(true)
+        .with_aset(false)
+        .with_asid(asid)
+        .into_bits();
+    cd[1] = CdWord1::new().with_ttb0_address(root.get()).into_bits();
+    cd[2] = CdWord2::new().with_ds(large_descriptors).into_bits();
+    cd[3] = CdWord3::new().with_mair(mair).into_bits();
+    cd
+}
+
+/// The descriptor of a process that has exited. Where stalls are forced, S must stay set, and then faults must be recorded, or nobody
+/// would know what to answer.
+///
+/// Spec: SMMUv3 H.a, 5.4 "CD, Context Descriptor", S, R, EPD0.
+pub(crate) fn quiet(mut cd: Cd, stall_forced: bool) -> Cd {
+    let word = CdWord0::from_bits(cd[0]).with_epd0(true);
+    cd[0] = if stall_forced { word } else { word.with_s(false).with_r(false) }.into_bits();
+    cd
+}
+
+fn tg0(granule: SizeLg2) -> u8 {
+    match granule {
+        SizeLg2::KIB_16 => TG0_16K,
+        SizeLg2::KIB_64 => TG0_64K,
+        _ => TG0_4K,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,347 @@
+//! Part 8 and part 11: the descriptor of a process, word by word. Part 19: hardware updates. Part 17: exit and unbind. Part 18: invalidations.
+//! Parts 13 and 14: kernels at EL2, and broadcasts.
+
+use alloc::vec;
+
+use portcullis_core::iommu::Iommu;
+use portcullis_spec::smmuv3::command::{Command, Opcode};
+use portcullis_spec::smmuv3::registers::{CR2, IDR5, Idr0};
+use portcullis_types::{Iova, Pa};
+
+use super::*;
+use crate::features::IdRegisters;
+use crate::testing::{Fake, FakeMm, Machine, Shared, cd, opcodes, ste};
+
+fn features(change: impl FnOnce(&mut Features)) -> Features {
+    let mut features = Features::decode(&IdRegisters::read(&*Fake::new())).unwrap();
+    change(&mut features);
+    features
+}
+
+fn table(root: u64, granule: SizeLg2, input_bits: u8, output_bits: u8, large: bool) -> ProcessTable {
+    let mair = 0x04_ff44;
+    let root = Pa::new(root);
+    ProcessTable::Vmsa64 { root, granule, input_bits, output_bits, large_descriptors: large, mair }
+}
+
+fn range(first: u64, last: u64) -> IovaRange {
+    IovaRange::from_ends(Iova::new(first), Iova::new(last)).unwrap()
+}
+
+const DEAD: IovaRangeEnds = (0xffff_860e_6000, 0xffff_860e_7fff);
+type IovaRangeEnds = (u64, u64);
+
+#[test]
+fn part_11_a_4k_process_has_the_words_of_the_book() {
+    let cd = descriptor(&features(|_| {}), &table(0x1_2345_6000, SizeLg2::KIB_4, 48, 48, false), 0x42);
+    // ASID 0x42, ASET 0 (shared), A, R, AA64, IPS 48, V, EPD1, SH0 inner, OR0 and IR0 write-back allocate, TG0 4 KiB, T0SZ 16.
+    assert_eq!(cd, [0x0042_6205_c000_3510, 0x1_2345_6000, 0, 0x04_ff44, 0, 0, 0, 0]);
+}
+
+#[test]
+fn part_11_granules_and_sizes_follow_the_process_and_the_lesser_output_size() {
+    let word0 = |granule, input, output| {
+        descriptor(&features(|_| {}), &table(0x10_0000, granule, input, output, false), 1)[0]
+    };
+    // T0SZ 17, TG0 2, IPS 40 bits; T0SZ 22, TG0 1, IPS 44 bits.
+    assert_eq!(word0(SizeLg2::KIB_16, 47, 40), 0x0001_6202_c000_3591);
+    assert_eq!(word0(SizeLg2::KIB_64, 42, 44), 0x0001_6204_c000_3556);
+    // The SMMU says 48 bits, the process 52.
+    assert_eq!(word0(SizeLg2::KIB_64, 48, 52) >> 32 & 7, 5);
+}
+
+#[test]
+fn part_11_a_52_bit_table_address_is_not_rotated() {
+    let features = features(|features| {
+        (features.output_bits, features.input_bits, features.large_addresses) = (52, 52, true);
+    });
+    let root = 0x000f_0000_1234_0000;
+    let cd = descriptor(&features, &table(root, SizeLg2::KIB_64, 52, 52, false), 1);
+    assert_eq!((cd[0], cd[1], cd[2]), (0x0001_6206_c000_354c, root, 0));
+    let cd = descriptor(&features, &table(root, SizeLg2::KIB_4, 52, 52, true), 1);
+    assert_eq!((cd[0], cd[1], cd[2]), (0x0001_6206_c000_350c, root, 1 << 58), "DS");
+}
+
+#[test]
+fn part_19_hardware_updates_are_enabled_as_far_as_the_smmu_has_them() {
+    let flags = |access_flag, dirty_state| {
+        let features = features(|features| {
+            (features.access_flag, features.dirty_state) = (access_flag, dirty_state);
+        });
+        descriptor(&features, &table(0x1000, SizeLg2::KIB_4, 48, 48, false), 1)[0] >> 42 & 3
+    };
+    // HD is bit 42, HA bit 43.
+    assert_eq!((flags(false, false), flags(true, false), flags(true, true)), (0, 0b10, 0b11));
+    for (httu, wanted) in [(0, 0), (1, 0b10), (2, 0b11), (3, 0b11)] {
+        let shared = Shared::with(Machine::Pcie, |idr0, _| idr0.set_httu(httu));
+        let _bound = shared.bound(0x42, 1);
+        assert_eq!(cd(&shared.fake, 8, 1).unwrap()[0] >> 42 & 3, wanted, "IDR0.HTTU {httu}");
+        assert_eq!(cd(&shared.fake, 8, 0).unwrap()[0] >> 42 & 3, 0, "private tables are not updated");
+    }
+}
+
+#[test]
+fn part_11_tables_that_the_hardware_cannot_walk_are_refused() {
+    let plain = features(|_| {});
+    let wide = features(|features| {
+        (features.output_bits, features.input_bits, features.large_addresses) = (52, 52, true);
+    });
+    let four = SizeLg2::KIB_4;
+    assert!(can_walk(&plain, &table(0x1000, four, 48, 48, false)));
+    assert!(!can_walk(&plain, &table(0x1000, four, 52, 48, true)), "no 52 bits of input");
+    assert!(!can_walk(&plain, &table(0x1000, four, 48, 52, false)), "no 52 bits of output");
+    assert!(can_walk(&wide, &table(0x1000, four, 52, 52, true)));
+    assert!(!can_walk(&wide, &table(0x1000, four, 52, 52, false)), "52 bits of input want large descriptors");
+    assert!(!can_walk(&plain, &table(0x1000, four, 24, 48, false)), "no small tables");
+    assert!(!can_walk(&plain, &table(0x1000, SizeLg2::MIB_2, 48, 48, false)));
+    assert!(!can_walk(&plain, &table(1 << 50, four, 48, 48, false)), "beyond what the SMMU reaches");
+    let shared = Shared::on(Machine::Pcie);
+    let mm = FakeMm::with_table(7, table(0x1000, four, 52, 52, true));
+    let refused = shared.sva().new_process_domain(mm.clone()).unwrap_err();
+    assert_eq!(refused, ProcessDomainError::UnsupportedTable);
+    assert_eq!(mm.pins.load(core::sync::atomic::Ordering::SeqCst), 0);
+}
+
+#[test]
+fn part_17_exit_keeps_the_descriptor_valid_and_ends_walks_and_events() {
+    // EPD0 is bit 14; R bit 45, S bit 44.
+    for (machine, before, after) in [
+        (Machine::Pcie, 0x0042_6205_c000_3510u64, 0x0042_4205_c000_7510u64),
+        (Machine::Platform, 0x0042_7205_c000_3510, 0x0042_4205_c000_7510),
+        (Machine::Forced, 0x0042_7205_c000_3510, 0x0042_7205_c000_7510),
+    ] {
+        let shared = Shared::on(machine);
+        let (_mm, process) = shared.bound(0x42, 5);
+        assert_eq!(cd(&shared.fake, 8, 5).unwrap()[0], before, "{machine:?}");
+        shared.fake.take_log();
+        process.quiesce().unwrap();
+        assert_eq!(cd(&shared.fake, 8, 5).unwrap()[0], after, "{machine:?}");
+        assert_eq!(cd(&shared.fake, 8, 5).unwrap()[1], 0x1_2345_6000);
+        let mut wanted = vec![Opcode::CFGI_CD, Opcode::CFGI_CD, Opcode::SYNC, Opcode::TLBI_NH_ASID];
+        wanted.push(Opcode::SYNC);
+        if machine == Machine::Pcie {
+            wanted.extend([Opcode::ATC_INV, Opcode::ATC_INV, Opcode::SYNC]);
+        }
+        assert_eq!(opcodes(&shared.fake.take_log()), wanted, "the descriptor, the TLB, the ATC");
+        process.quiesce().unwrap();
+        assert_eq!(shared.fake.take_log(), [], "once is enough");
+    }
+}
+
+#[test]
+fn part_17_unbind_removes_the_descriptor_and_forgets_by_asid_then_by_pasid() {
+    let shared = Shared::on(Machine::Pcie);
+    let (mm, process) = shared.bound(0x42, 5);
+    shared.fake.take_log();
+    shared.detach(5).unwrap();
+    assert_eq!(cd(&shared.fake, 8, 5).unwrap()[0] & 1 << 31, 0);
+    let log = shared.fake.take_log();
+    let tlb = log.iter().position(|&c| c == Command::tlbi_nh_asid(0, 0x42)).unwrap();
+    let atc: Vec<_> = (0..log.len()).filter(|&at| log[at].opcode() == Opcode::ATC_INV).collect();
+    assert_eq!(log[tlb + 1], Command::sync(), "the TLB first, with its own sync");
+    assert_eq!(atc, [tlb + 2, tlb + 3]);
+    assert_eq!(log[atc[0]], Command::atc_inv(8, Some(5), 0, 52));
+    assert_eq!(log[atc[1]], Command::atc_inv(9, Some(5), 0, 52));
+    assert_eq!(mm.pins.load(core::sync::atomic::Ordering::SeqCst), 1, "pinned while the domain lives");
+    drop(process);
+    assert_eq!(mm.pins.load(core::sync::atomic::Ordering::SeqCst), 0);
+}
+
+#[test]
+fn part_17_exit_then_unbind_and_unbind_then_exit_leave_the_same_and_forget_no_more_than_needed() {
+    let shared = Shared::on(Machine::Pcie);
+    let (mm, process) = shared.bound(0x42, 5);
+    process.quiesce().unwrap();
+    shared.fake.take_log();
+    shared.detach(5).unwrap();
+    drop(process);
+    assert!(shared.fake.take_log().iter().all(|c| matches!(c.opcode(), Opcode::CFGI_CD | Opcode::SYNC)));
+    let (_, process) = shared.bound(0x43, 5);
+    shared.detach(5).unwrap();
+    process.quiesce().unwrap();
+    let mut late = shared.sva().attach_pasid(&Shared::SOURCES, Pasid::new(5).unwrap(), &process);
+    assert_eq!(late, Err(AttachPasidError::Exited));
+    drop(process);
+    let again = shared.process(&mm);
+    late = shared.sva().attach_pasid(&Shared::SOURCES, Pasid::new(5).unwrap(), &again);
+    assert_eq!(late, Ok(()), "the PASID can be used again");
+}
+
+#[test]
+fn part_17_a_detach_that_is_not_confirmed_keeps_the_pasid_and_the_pin() {
+    let shared = Shared::on(Machine::Pcie);
+    let (mm, process) = shared.bound(0x42, 5);
+    drop(process);
+    shared.fake.with(|state| state.illegal.push(Opcode::TLBI_NH_ASID));
+    assert_eq!(shared.detach(5), Err(SyncError::Failed { code: 1 }));
+    assert_eq!(mm.pins.load(core::sync::atomic::Ordering::SeqCst), 1);
+    let other = shared.process(&FakeMm::new(0x43));
+    let taken = shared.sva().attach_pasid(&Shared::SOURCES, Pasid::new(5).unwrap(), &other);
+    assert_eq!(taken, Err(AttachPasidError::Taken));
+    shared.fake.with(|state| state.illegal.clear());
+    shared.detach(5).unwrap();
+    assert_eq!(mm.pins.load(core::sync::atomic::Ordering::SeqCst), 0);
+}
+
+#[test]
+fn part_17_an_asid_that_hardware_may_remember_stays_pinned() {
+    let shared = Shared::on(Machine::Pcie);
+    let mm = FakeMm::new(0x42);
+    let process = shared.process(&mm);
+    shared.fake.with(|state| state.illegal.push(Opcode::TLBI_NH_ASID));
+    drop(process);
+    assert_eq!(mm.pins.load(core::sync::atomic::Ordering::SeqCst), 1);
+}
+
+#[test]
+fn part_18_a_range_is_forgotten_by_the_tlb_and_then_by_every_atc() {
+    let shared = Shared::on(Machine::Pcie);
+    let (_mm, process) = shared.bound(0x42, 5);
+    shared.fake.take_log();
+    process.invalidate(range(DEAD.0, DEAD.1)).unwrap();
+    let log = shared.fake.take_log();
+    let wanted = [Opcode::TLBI_NH_VA, Opcode::SYNC, Opcode::ATC_INV, Opcode::ATC_INV, Opcode::SYNC];
+    assert_eq!(opcodes(&log), wanted);
+    // ASID 0x42, NUM 0 and SCALE 1 (two pages), TG 4 KiB, not only leaves: a table may have gone.
+    assert_eq!(log[0].0, [0x0042_0000_0010_0012, 0xffff_860e_6400]);
+    assert_eq!(log[2], Command::atc_inv(8, Some(5), 0xffff_860e_6000, 1));
+    process.invalidate(range(0, u64::MAX)).unwrap();
+    let log = shared.fake.take_log();
+    assert_eq!(log[0], Command::tlbi_nh_asid(0, 0x42), "everything, once");
+    assert_eq!(log[2], Command::atc_inv(8, Some(5), 0, 52));
+}
+
+#[test]
+fn part_18_a_gibibyte_is_one_command_for_the_tlb_and_one_for_each_stream() {
+    let shared = Shared::on(Machine::Pcie);
+    let (_mm, process) = shared.bound(0x42, 5);
+    shared.fake.take_log();
+    process.invalidate(range(1 << 30, (2 << 30) - 1)).unwrap();
+    assert_eq!(shared.fake.take_log().len(), 1 + 1 + 2 + 1);
+}
+
+#[test]
+fn part_18_a_device_without_an_atc_is_not_bothered() {
+    let shared = Shared::on(Machine::Platform);
+    let (_mm, process) = shared.bound(0x42, 5);
+    shared.fake.take_log();
+    process.invalidate(range(DEAD.0, DEAD.1)).unwrap();
+    assert_eq!(opcodes(&shared.fake.take_log()), [Opcode::TLBI_NH_VA, Opcode::SYNC]);
+}
+
+#[test]
+fn part_18_an_atc_that_does_not_answer_keeps_the_pages() {
+    let shared = Shared::on(Machine::Pcie);
+    let (_mm, process) = shared.bound(0x42, 5);
+    shared.fake.with(|state| state.atc_silent = true);
+    assert_eq!(process.invalidate(range(DEAD.0, DEAD.1)), Err(SyncError::Failed { code: 3 }));
+    assert_eq!(process.quiesce(), Err(SyncError::Failed { code: 3 }));
+    let mut gather = portcullis_core::iommu::Gather::new();
+    gather.add(range(0x1000, 0x1fff), SizeLg2::KIB_4, false);
+    let base = shared.base.sync(&mut gather);
+    assert_eq!(base.err(), Some(SyncError::Failed { code: 3 }), "so for the device's other traffic");
+    assert!(!gather.is_empty());
+    shared.fake.with(|state| state.atc_silent = false);
+    process.quiesce().unwrap();
+    let _ = shared.base.sync(&mut gather).unwrap();
+}
+
+#[test]
+fn part_18_traffic_without_a_pasid_is_forgotten_without_one() {
+    let shared = Shared::on(Machine::Pcie);
+    let mut gather = portcullis_core::iommu::Gather::new();
+    gather.add(range(0x7000, 0x8fff), SizeLg2::KIB_4, false);
+    let _ = shared.base.sync(&mut gather).unwrap();
+    let log = shared.fake.take_log();
+    let wanted = [Opcode::TLBI_NH_VA, Opcode::SYNC, Opcode::ATC_INV, Opcode::ATC_INV, Opcode::SYNC];
+    assert_eq!(opcodes(&log), wanted);
+    assert_eq!(log[2], Command::atc_inv(8, None, 0, 4));
+}
+
+#[test]
+fn part_14_what_the_smmu_hears_it_is_not_told() {
+    let shared = Shared::with(Machine::Pcie, |idr0, config| {
+        idr0.set_btm(true);
+        config.cpus.as_mut().unwrap().broadcast = true;
+    });
+    assert_eq!(shared.fake.get(CR2), 0b010, "RECINVSID, and PTM is 0");
+    let (_mm, process) = shared.bound(0x42, 5);
+    shared.fake.take_log();
+    process.invalidate(range(DEAD.0, DEAD.1)).unwrap();
+    let log = opcodes(&shared.fake.take_log());
+    assert_eq!(log, [Opcode::ATC_INV, Opcode::ATC_INV, Opcode::SYNC]);
+    process.quiesce().unwrap();
+    assert!(opcodes(&shared.fake.take_log()).contains(&Opcode::TLBI_NH_ASID), "no broadcast says that");
+    assert_eq!(cd(&shared.fake, 8, 5).unwrap()[0] >> 47 & 1, 0, "a shared ASID hears");
+    assert_eq!(cd(&shared.fake, 8, 0).unwrap()[0] >> 47 & 1, 1, "a private one does not");
+}
+
+#[test]
+fn part_14_without_broadcasts_on_either_side_both_are_told() {
+    let variants: [fn(&mut Idr0, &mut crate::Config); 4] = [
+        |idr0, _| idr0.set_btm(true),
+        |_, config| config.cpus.as_mut().unwrap().broadcast = true,
+        |idr0, config| {
+            idr0.set_btm(true);
+            config.cpus.as_mut().unwrap().broadcast = true;
+            config.broadcast = false;
+        },
+        |idr0, config| {
+            // The CPUs' kernel is at EL2, but the SMMU cannot tag as it does.
+            idr0.set_btm(true);
+            let cpus = config.cpus.as_mut().unwrap();
+            (cpus.broadcast, cpus.vhe) = (true, true);
+        },
+    ];
+    for (at, change) in variants.into_iter().enumerate() {
+        let shared = Shared::with(Machine::Pcie, change);
+        let (_mm, process) = shared.bound(0x42, 5);
+        shared.fake.take_log();
+        process.invalidate(range(DEAD.0, DEAD.1)).unwrap();
+        assert_eq!(shared.fake.take_log()[0].opcode(), Opcode::TLBI_NH_VA, "variant {at}");
+        let hears = Idr0::from_bits(u32::try_from(shared.fake.get(0)).unwrap()).btm();
+        assert_eq!(shared.fake.get(CR2) >> 2 & 1 == 1, hears, "PTM where there is something to ignore");
+    }
+}
+
+#[test]
+fn part_13_with_a_kernel_at_el2_entries_are_tagged_and_forgotten_as_its_own() {
+    let shared = Shared::with(Machine::Pcie, |idr0, config| {
+        idr0.set_hyp(true);
+        idr0.set_btm(true);
+        let cpus = config.cpus.as_mut().unwrap();
+        (cpus.vhe, cpus.broadcast) = (true, true);
+    });
+    assert_eq!(shared.fake.get(CR2), 0b011, "E2H, RECINVSID; PTM is 0");
+    assert_eq!(ste(&shared.fake, 8)[1] >> 30 & 3, 0b10, "STRW is EL2");
+    let (_mm, process) = shared.bound(0x42, 5);
+    shared.fake.take_log();
+    process.quiesce().unwrap();
+    assert!(shared.fake.take_log().contains(&Command::tlbi_el2_asid(0x42)));
+    let mut gather = portcullis_core::iommu::Gather::new();
+    gather.add(range(0x1000, 0x1fff), SizeLg2::KIB_4, false);
+    let _ = shared.base.sync(&mut gather).unwrap();
+    assert_eq!(shared.fake.take_log()[0].opcode(), Opcode::TLBI_EL2_VA, "and so are private ones");
+    let deaf = Shared::with(Machine::Pcie, |idr0, config| {
+        idr0.set_hyp(true);
+        config.cpus.as_mut().unwrap().vhe = true;
+    });
+    let (_mm, process) = deaf.bound(0x42, 5);
+    deaf.fake.take_log();
+    process.invalidate(range(DEAD.0, DEAD.1)).unwrap();
+    // The same as CMD_TLBI_NH_VA, without a VMID.
+    assert_eq!(deaf.fake.take_log()[0].0, [0x0042_0000_0010_0022, 0xffff_860e_6400]);
+}
+
+#[test]
+fn part_14_a_device_is_known_to_invalidations_before_its_descriptor_is_valid() {
+    let shared = Shared::on(Machine::Pcie);
+    let process = shared.process(&FakeMm::new(0x42));
+    shared.fake.with(|state| state.asleep = true);
+    let failed = shared.sva().attach_pasid(&Shared::SOURCES, Pasid::new(5).unwrap(), &process);
+    assert!(matches!(failed, Err(AttachPasidError::Sync(_))));
+    let ours = process.as_any().downcast_ref::<Process<Fake, Arc<Fake>>>().unwrap();
+    assert_eq!(ours.atc_streams().len(), 2, "hardware may use it, so it is told until a detach succeeds");
+    assert_ne!(shared.fake.get(IDR5), 0);
+    assert!(shared.smmu.handle_errors().is_empty());
+}

@@ -1,0 +1,414 @@
+//! Devices that share processes' memory: what is checked, how they are prepared, and which of their PASIDs mean what.
+//!
+//! # Order
+//!
+//! A device is prepared in steps none of which is a gap for its other traffic: first the entry gets a table of contexts with room for PASIDs and the same
+//! descriptor 0, then it allows stalls or translation requests, and only then is the device's own ATS switched on. The way back is the same backwards.
+//! Whenever the entry of a device with ATS leads to another domain, ATS is off in between: a device with ATS off keeps no
+//! translation.
+//!
+//! The lock of the stream map is held over all of this, as for attaching. Process domains are dropped under no lock.
+//!
+//! Spec: SMMUv3 H.a, 3.9.1 "ATS Interface", 3.12.2 "Stall model", 5.2 "STE, Stream Table Entry", EATS, S1STALLD, S1DSS.
+//! Not here: the process (`process`), page requests (`page_requests`, `stalls`).
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use portcullis_core::iommu::{AttachError, SyncError, Target};
+use portcullis_core::iopf::PageResponse;
+use portcullis_core::mm::ProcessMemory;
+use portcullis_core::sva::{
+    AttachPasidError, DeviceSvaFacts, DeviceSwitches, DisableSvaError, Drained, EnableSvaError,
+    ProcessDomain, ProcessDomainError, Side, SvaIommu, SvaLimits, SvaRefusal,
+};
+use portcullis_hal::{Platform, Registers};
+use portcullis_spec::smmuv3::command::Command;
+use portcullis_types::trace::{Event, Value};
+use portcullis_types::{Pasid, SizeLg2, SourceId};
+
+use crate::domain::UseShape;
+use crate::entry::{self, Features1, Ste};
+use crate::features::Features;
+use crate::hardware::Hardware;
+use crate::process::{Part, Process};
+use crate::smmu::Smmu;
+use crate::stalls::Asker;
+use crate::stream_table::StreamTable;
+use crate::streams::distinct;
+
+/// A device that shares processes' memory.
+pub(crate) struct Sharing<P: Platform> {
+    /// All its streams, in order.
+    pub(crate) streams: Vec<u32>,
+    facts: DeviceSvaFacts,
+    limits: SvaLimits,
+    switches: Arc<dyn DeviceSwitches>,
+    ats_on: bool,
+    pasids: BTreeMap<u32, Arc<dyn ProcessDomain>>,
+    _platform: core::marker::PhantomData<P>,
+}
+
+impl<P: Platform> Sharing<P> {
+    /// How its entries use a domain.
+    pub(crate) fn shape(&self) -> UseShape {
+        shape(&self.facts, self.limits)
+    }
+
+    /// Whether any of its PASIDs means something.
+    pub(crate) fn in_use(&self) -> bool {
+        !self.pasids.is_empty()
+    }
+
+    /// Before its entry leads elsewhere.
+    pub(crate) fn pause_ats(&mut self) {
+        if core::mem::take(&mut self.ats_on) {
+            self.switches.set_ats(false);
+        }
+    }
+
+    /// After its entry leads somewhere that answers translation requests.
+    pub(crate) fn resume_ats(&mut self) {
+        if self.uses_ats() && !self.ats_on {
+            self.ats_on = true;
+            self.switches.set_ats(true);
+        }
+    }
+
+    fn uses_ats(&self) -> bool {
+        shape(&self.facts, self.limits).allowed.ats
+    }
+
+    /// Whether transactions of it may be waiting behind a stall.
+    pub(crate) fn stalls(&self) -> bool {
+        self.shape().allowed.stall
+    }
+
+    /// Takes what its PASIDs mean, when the device is gone.
+    pub(crate) fn abandon<R: Registers + 'static>(mut self) -> Vec<Arc<dyn ProcessDomain>> {
+        self.pause_ats();
+        let first = self.streams.first().copied().unwrap_or(0);
+        let domains: Vec<_> = self.pasids.into_values().collect();
+        for process in domains.iter().filter_map(|domain| domain.as_any().downcast_ref::<Process<P, R>>()) {
+            process.forget(first);
+        }
+        domains
+    }
+}
+
+/// A device that may be stalled is; otherwise it asks.
+fn shape(facts: &DeviceSvaFacts, limits: SvaLimits) -> UseShape {
+    #[expect(clippy::cast_possible_truncation, reason = "at most 20")]
+    let bits = (32 - limits.last_pasid.get().leading_zeros()) as u8;
+    let allowed = Features1 { ats: !facts.can_stall && facts.ats, stall: facts.can_stall };
+    UseShape { substream_bits: Some(bits), allowed }
+}
+
+/// How many bits of input the hardware translates with this granule.
+pub(crate) fn input_bits(features: &Features, granule: SizeLg2) -> u8 {
+    if granule == SizeLg2::KIB_64 || features.large_addresses {
+        features.input_bits
+    } else {
+        features.input_bits.min(48)
+    }
+}
+
+/// Holds the CPUs' tables against the hardware.
+fn check_tables<P: Platform, R: Registers>(hardware: &Hardware<P, R>) -> Result<(), SvaRefusal> {
+    let features = &hardware.features;
+    let cpus = hardware.config.cpus.ok_or(SvaRefusal::CpusUnknown)?;
+    if hardware.stage2 || !features.stage1 {
+        return Err(SvaRefusal::NoFirstStage);
+    }
+    if !hardware.coherent() {
+        return Err(SvaRefusal::NotCoherent);
+    }
+    let granules = [SizeLg2::KIB_4, SizeLg2::KIB_16, SizeLg2::KIB_64];
+    for granule in granules.into_iter().filter(|&granule| cpus.granules.contains(granule)) {
+        if !features.granules.contains(granule) {
+            return Err(SvaRefusal::Granule(granule));
+        }
+        let iommu = input_bits(features, granule);
+        if cpus.input_bits > iommu {
+            return Err(SvaRefusal::InputSize { cpu: cpus.input_bits, iommu });
+        }
+        let wide = granule == SizeLg2::KIB_64 || features.large_addresses;
+        let iommu = if wide { features.output_bits } else { features.output_bits.min(48) };
+        if cpus.output_bits > iommu {
+            return Err(SvaRefusal::OutputSize { cpu: cpus.output_bits, iommu });
+        }
+    }
+    if cpus.asid_bits > features.asid_bits {
+        return Err(SvaRefusal::AsidSize { cpu: cpus.asid_bits, iommu: features.asid_bits });
+    }
+    if cpus.break_before_make_level > features.break_before_make_level {
+        let (cpu, iommu) = (cpus.break_before_make_level, features.break_before_make_level);
+        return Err(SvaRefusal::BreakBeforeMake { cpu, iommu });
+    }
+    Ok(())
+}
+
+/// Holds a device against the hardware.
+fn check_device(features: &Features, device: &DeviceSvaFacts) -> Result<SvaLimits, SvaRefusal> {
+    let missing = |device: bool, iommu: bool, name: fn(Side) -> SvaRefusal| match (device, iommu) {
+        (false, _) => Err(name(Side::Device)),
+        (true, false) => Err(name(Side::Iommu)),
+        (true, true) => Ok(()),
+    };
+    missing(device.pasid_bits > 0, features.substream_bits > 0, SvaRefusal::NoPasids)?;
+    if device.can_stall {
+        if !features.stall_configurable && !features.stall_forced {
+            return Err(SvaRefusal::NoStall);
+        }
+    } else {
+        missing(device.ats, features.ats, SvaRefusal::NoAts)?;
+        missing(device.pri, features.page_requests, SvaRefusal::NoPri)?;
+    }
+    let bits = device.pasid_bits.min(features.substream_bits).min(20);
+    let last_pasid = Pasid::new((1 << bits) - 1).unwrap_or(Pasid::MAX);
+    Ok(SvaLimits { last_pasid })
+}
+
+impl<P: Platform, R: Registers> Hardware<P, R> {
+    /// Writes entries one after the other, for all streams or for none.
+    fn install_steps(
+        &self,
+        table: &mut StreamTable<P>,
+        streams: &[u32],
+        old: &Ste,
+        entries: &[Ste],
+    ) -> Result<(), AttachError> {
+        for (at, next) in entries.iter().enumerate() {
+            let outcome = self.install_all(table, streams, next);
+            let Err(AttachError::Sync(error)) = outcome else {
+                outcome?;
+                continue;
+            };
+            // The streams have the entry before this one again; they are to have the first.
+            if at == 0 || self.install_all(table, streams, old).is_ok() {
+                return Err(AttachError::Sync(error));
+            }
+            streams.iter().for_each(|&stream_id| self.block_unconfirmed(table, stream_id));
+            return Err(AttachError::LeftBlocked(error));
+        }
+        Ok(())
+    }
+}
+
+impl<P: Platform, R: Registers> Smmu<P, R> {
+    /// Makes the entries of a device those that `how` asks for, leading to what it is attached to now.
+    fn reshape(&self, streams: &[u32], how: UseShape) -> Result<(), AttachError> {
+        let mut configuration = self.configuration.lock();
+        let crate::smmu::Configuration { table, streams: map, .. } = &mut *configuration;
+        let attached = streams.first().and_then(|first| map.get(*first)).map(|stream| &stream.attached);
+        let target = attached.map_or(Target::Blocked, |attached| attached.target());
+        let (next, attachment) = self.entry_for(&target, streams, how)?;
+        let old = streams.first().and_then(|&first| self.hardware.entry_of(table, first)).unwrap_or(next);
+        let between = entry::halfway(&old, &next);
+        let way: &[Ste] = if matches!(target, Target::Domain(_)) { &[between, next] } else { &[next] };
+        let outcome = self.hardware.install_steps(table, streams, &old, way);
+        let replaced = match outcome {
+            Ok(()) => map.attach_all(streams, &attachment),
+            Err(AttachError::Sync(error)) => return Err(AttachError::Sync(error)),
+            Err(error) => {
+                attachment.keep();
+                let blocked = crate::streams::Attachment::Blocked;
+                map.attach_all(streams, &blocked).into_iter().for_each(crate::streams::Attachment::keep);
+                return Err(error);
+            }
+        };
+        // Dropping a domain may wait for the hardware: under no lock.
+        drop(configuration);
+        drop(replaced);
+        Ok(())
+    }
+
+    fn say(&self, name: &'static str, first: u32, pasid: Pasid) {
+        if !self.hardware.platform.listening() {
+            return;
+        }
+        let device = self.configuration.lock().streams.get(first).map(|stream| stream.device.clone());
+        self.hardware.platform.event(&Event {
+            source: "smmuv3",
+            name,
+            fields: &[
+                ("dev", Value::Str(device.as_deref().unwrap_or(""))),
+                ("pasid", Value::Dec(pasid.get().into())),
+            ],
+        });
+    }
+
+    /// After a device was blocked: ends what waits behind a stall.
+    ///
+    /// Spec: SMMUv3 H.a, 4.7.2 "CMD_STALL_TERM": only for a stream whose entry is valid, aborts, and has been forgotten and synced.
+    pub(crate) fn end_stalls(&self, streams: &[u32]) -> Result<(), SyncError> {
+        self.hardware.run(|batch| streams.iter().for_each(|&id| batch.add(Command::stall_term(id))))
+    }
+}
+
+impl<P: Platform, R: Registers> SvaIommu<P> for Smmu<P, R> {
+    fn check(&self, sources: &[SourceId], device: &DeviceSvaFacts) -> Result<SvaLimits, SvaRefusal> {
+        let configuration = self.configuration.lock();
+        let unknown = sources.iter().find(|source| !configuration.streams.contains(source.0));
+        unknown.map_or(Ok(()), |&source| Err(SvaRefusal::UnknownSource(source)))?;
+        check_tables(&self.hardware)?;
+        check_device(&self.hardware.features, device)
+    }
+
+    fn enable(
+        &self,
+        sources: &[SourceId],
+        device: &DeviceSvaFacts,
+        switches: Arc<dyn DeviceSwitches>,
+    ) -> Result<SvaLimits, EnableSvaError> {
+        let limits = self.check(sources, device).map_err(EnableSvaError::Refused)?;
+        let streams = distinct(sources);
+        {
+            // In the map from now on, so that nobody else prepares it.
+            let map = &mut self.configuration.lock().streams;
+            if map.any_shares(&streams) {
+                return Err(EnableSvaError::Enabled);
+            }
+            if !map.are_one_device(&streams) {
+                return Err(EnableSvaError::NotOneDevice);
+            }
+            map.share(Sharing {
+                streams: streams.clone(),
+                facts: *device,
+                limits,
+                switches,
+                ats_on: false,
+                pasids: BTreeMap::new(),
+                _platform: core::marker::PhantomData,
+            });
+        }
+        if let Err(error) = self.reshape(&streams, shape(device, limits)) {
+            self.configuration.lock().streams.unshare(streams[0]);
+            return Err(match error {
+                AttachError::Sync(error) => EnableSvaError::Sync(error),
+                AttachError::LeftBlocked(error) => EnableSvaError::LeftBlocked(error),
+                _ => EnableSvaError::NoMemory,
+            });
+        }
+        let asker = Asker { stalls: device.can_stall, response_pasid: device.response_pasid };
+        self.hardware.stalls.listen(&streams, asker);
+        let map = &mut self.configuration.lock().streams;
+        let translated = map.get(streams[0]).is_some_and(|stream| stream.attached.contexts().is_some());
+        if let Some(sharing) = map.sharing(&streams).filter(|_| translated) {
+            sharing.resume_ats();
+        }
+        Ok(limits)
+    }
+
+    fn disable(&self, sources: &[SourceId]) -> Result<(), DisableSvaError> {
+        let streams = distinct(sources);
+        {
+            let map = &mut self.configuration.lock().streams;
+            let sharing = map.sharing(&streams).ok_or(DisableSvaError::NotEnabled)?;
+            if sharing.in_use() {
+                return Err(DisableSvaError::PasidsInUse);
+            }
+            sharing.pause_ats();
+        }
+        if let Err(error) = self.reshape(&streams, UseShape::default()) {
+            if let (AttachError::Sync(_), Some(sharing)) =
+                (error, self.configuration.lock().streams.sharing(&streams))
+            {
+                sharing.resume_ats();
+            }
+            return Err(match error {
+                AttachError::Sync(error) => DisableSvaError::Sync(error),
+                AttachError::LeftBlocked(error) => DisableSvaError::LeftBlocked(error),
+                _ => DisableSvaError::NoMemory,
+            });
+        }
+        self.hardware.stalls.ignore(&streams);
+        self.configuration.lock().streams.unshare(streams[0]);
+        Ok(())
+    }
+
+    fn new_process_domain(
+        &self,
+        mm: Arc<dyn ProcessMemory>,
+    ) -> Result<Arc<dyn ProcessDomain>, ProcessDomainError> {
+        check_tables(&self.hardware).map_err(ProcessDomainError::Refused)?;
+        Ok(Arc::new(Process::new(self.hardware.clone(), mm)?))
+    }
+
+    fn attach_pasid(
+        &self,
+        sources: &[SourceId],
+        pasid: Pasid,
+        domain: &Arc<dyn ProcessDomain>,
+    ) -> Result<(), AttachPasidError> {
+        let process = domain.as_any().downcast_ref::<Process<P, R>>();
+        let process = process.filter(|process| process.is_of(&self.hardware));
+        let process = process.ok_or(AttachPasidError::ForeignDomain)?;
+        let streams = distinct(sources);
+        {
+            let map = &mut self.configuration.lock().streams;
+            let contexts = streams.first().and_then(|&first| map.get(first)?.attached.contexts()).cloned();
+            let sharing = map.sharing(&streams).ok_or(AttachPasidError::NotEnabled)?;
+            if pasid.get() == 0 || pasid > sharing.limits.last_pasid {
+                return Err(AttachPasidError::OutOfRange(sharing.limits));
+            }
+            if sharing.pasids.contains_key(&pasid.get()) {
+                return Err(AttachPasidError::Taken);
+            }
+            let allowed = sharing.shape().allowed;
+            let contexts = contexts.ok_or(AttachPasidError::Blocked)?;
+            let part = Part { contexts, ats: allowed.ats, stall: allowed.stall };
+            match process.attach(&part, pasid) {
+                Ok(()) => {}
+                Err(AttachPasidError::Sync(error)) => {
+                    if process.detach(streams[0]).is_err() {
+                        // Hardware may use it: it means the process until a detach succeeds.
+                        sharing.pasids.insert(pasid.get(), domain.clone());
+                    }
+                    return Err(AttachPasidError::Sync(error));
+                }
+                Err(error) => return Err(error),
+            }
+            sharing.pasids.insert(pasid.get(), domain.clone());
+        }
+        self.say("smmu_bind_alloc", streams[0], pasid);
+        Ok(())
+    }
+
+    fn detach_pasid(&self, sources: &[SourceId], pasid: Pasid) -> Result<(), SyncError> {
+        let streams = distinct(sources);
+        let gone = {
+            let map = &mut self.configuration.lock().streams;
+            let Some(sharing) = map.sharing(&streams) else { return Ok(()) };
+            let Some(domain) = sharing.pasids.get(&pasid.get()) else { return Ok(()) };
+            if let Some(process) = domain.as_any().downcast_ref::<Process<P, R>>() {
+                process.detach(streams[0])?;
+            }
+            sharing.pasids.remove(&pasid.get())
+        };
+        self.say("smmu_unbind_free", streams[0], pasid);
+        // Dropping a domain may wait for the hardware: under no lock.
+        drop(gone);
+        Ok(())
+    }
+
+    fn drain_page_requests(&self, to: &mut dyn FnMut(Drained)) -> usize {
+        if self.hardware.is_off() {
+            return 0;
+        }
+        let mut stalled = 0;
+        while let Some(request) = self.hardware.stalls.next() {
+            to(Drained::Request(request));
+            stalled += 1;
+        }
+        stalled + self.hardware.drain_page_requests(to)
+    }
+
+    fn respond(&self, response: &PageResponse) {
+        self.hardware.respond(response);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,396 @@
+//! Part 15: what is missing is named. Part 16: enable and disable. Part 17: PASIDs of a device. Part 12: a private ASID gives way. Part 20: streams.
+//! Also the memory of context descriptors, and the order in which ATS is switched.
+
+extern crate std;
+
+use core::sync::atomic::Ordering::SeqCst;
+
+use portcullis_core::iommu::{Gather, HwDomain, Iommu};
+use portcullis_spec::smmuv3::command::Opcode;
+use portcullis_spec::smmuv3::registers::{CMDQ_PROD, IDR1, IDR3, IDR5, Idr0, Idr1, Idr3, Idr5};
+use portcullis_types::{Iova, IovaRange, Pa, Perms, Prot};
+
+use super::*;
+use crate::domain::Domain;
+use crate::testing::{Fake, FakeMm, Machine, Shared, cd, opcodes, ste};
+
+fn pasid(number: u32) -> Pasid {
+    Pasid::new(number).unwrap()
+}
+
+fn low(fake: &Fake, register: usize) -> u32 {
+    u32::try_from(fake.get(register)).unwrap()
+}
+
+/// What is missing where the hardware, the CPUs or the device are changed like this.
+fn refused(
+    machine: Machine,
+    hardware: impl FnOnce(&mut Idr0, &mut crate::Config),
+    device: impl FnOnce(&mut DeviceSvaFacts),
+) -> SvaRefusal {
+    let mut shared = Shared::plain(machine, hardware);
+    device(&mut shared.facts);
+    let refusal = shared.sva().check(&Shared::SOURCES, &shared.facts).unwrap_err();
+    assert_eq!(shared.enable(), Err(EnableSvaError::Refused(refusal)));
+    assert_eq!((shared.fake.take_log(), shared.switches.turned.lock().unwrap().len()), (Vec::new(), 0));
+    refusal
+}
+
+#[test]
+fn part_15_of_the_cpus_and_the_tables_what_is_missing_is_named() {
+    let cpus = |change: fn(&mut portcullis_core::sva::CpuFacts)| {
+        refused(Machine::Pcie, |_, config| change(config.cpus.as_mut().unwrap()), |_| {})
+    };
+    assert_eq!(cpus(|cpus| cpus.input_bits = 52), SvaRefusal::InputSize { cpu: 52, iommu: 48 });
+    assert_eq!(cpus(|cpus| cpus.output_bits = 52), SvaRefusal::OutputSize { cpu: 52, iommu: 48 });
+    assert_eq!(
+        refused(Machine::Pcie, |idr0, _| idr0.set_asid16(false), |_| {}),
+        SvaRefusal::AsidSize { cpu: 16, iommu: 8 }
+    );
+    assert_eq!(refused(Machine::Pcie, |idr0, _| idr0.set_cohacc(false), |_| {}), SvaRefusal::NotCoherent);
+    assert_eq!(refused(Machine::Pcie, |idr0, _| idr0.set_s1p(false), |_| {}), SvaRefusal::NoFirstStage);
+    let granule = refused(Machine::Pcie, |_, config| config.stage = crate::Stage::Two, |_| {});
+    assert_eq!(granule, SvaRefusal::NoFirstStage);
+}
+
+#[test]
+fn part_15_granule_and_break_before_make_are_held_against_the_hardware() {
+    let with = |change: fn(&mut Features)| {
+        let shared = Shared::plain(Machine::Pcie, |_, config| {
+            config.cpus.as_mut().unwrap().break_before_make_level = 2;
+        });
+        assert_eq!(check_tables(&shared.smmu.hardware), Ok(()));
+        let mut features = *shared.smmu.features();
+        change(&mut features);
+        // The same hardware with other features, as a probe would have read them.
+        let fake = shared.fake.clone();
+        let bbml = features.break_before_make_level;
+        fake.set(IDR3, Idr3::from_bits(low(&fake, IDR3)).with_bbml(bbml).into_bits());
+        let four = features.granules.contains(SizeLg2::KIB_4);
+        fake.set(IDR5, Idr5::from_bits(low(&fake, IDR5)).with_gran4k(four).into_bits());
+        let config = shared.smmu.hardware.config.clone();
+        let other = Smmu::probe(fake.clone(), fake.clone(), config).unwrap();
+        check_tables(&other.hardware).unwrap_err()
+    };
+    assert_eq!(
+        with(|features| features.break_before_make_level = 1),
+        SvaRefusal::BreakBeforeMake { cpu: 2, iommu: 1 }
+    );
+    let sixteen = |features: &mut Features| {
+        features.granules = portcullis_types::PageSizes::default().with(SizeLg2::KIB_16);
+    };
+    assert_eq!(with(sixteen), SvaRefusal::Granule(SizeLg2::KIB_4));
+}
+
+#[test]
+fn part_15_of_the_device_what_is_missing_is_named_with_its_side() {
+    let device = |machine, change: fn(&mut DeviceSvaFacts)| refused(machine, |_, _| {}, change);
+    let iommu = |machine, change: fn(&mut Idr0)| refused(machine, |idr0, _| change(idr0), |_| {});
+    assert_eq!(device(Machine::Pcie, |facts| facts.pasid_bits = 0), SvaRefusal::NoPasids(Side::Device));
+    assert_eq!(device(Machine::Pcie, |facts| facts.ats = false), SvaRefusal::NoAts(Side::Device));
+    assert_eq!(device(Machine::Pcie, |facts| facts.pri = false), SvaRefusal::NoPri(Side::Device));
+    assert_eq!(iommu(Machine::Pcie, |idr0| idr0.set_ats(false)), SvaRefusal::NoAts(Side::Iommu));
+    assert_eq!(iommu(Machine::Pcie, |idr0| idr0.set_pri(false)), SvaRefusal::NoPri(Side::Iommu));
+    assert_eq!(iommu(Machine::Platform, |idr0| idr0.set_stall_model(1)), SvaRefusal::NoStall);
+    assert_eq!(device(Machine::Platform, |facts| facts.can_stall = false), SvaRefusal::NoAts(Side::Device));
+    let shared = Shared::plain(Machine::Pcie, |_, _| {});
+    let unknown = shared.sva().check(&[SourceId(10)], &shared.facts);
+    assert_eq!(unknown, Err(SvaRefusal::UnknownSource(SourceId(10))));
+}
+
+#[test]
+fn part_15_hardware_without_substreams_has_no_pasids() {
+    let features = |bits| {
+        let fake = Fake::new();
+        fake.set(IDR1, Idr1::from_bits(low(&fake, IDR1)).with_ssidsize(bits).into_bits());
+        Features::decode(&crate::IdRegisters::read(&*fake)).unwrap()
+    };
+    let facts = DeviceSvaFacts { can_stall: true, pasid_bits: 20, ..DeviceSvaFacts::default() };
+    assert_eq!(check_device(&features(0), &facts), Err(SvaRefusal::NoPasids(Side::Iommu)));
+    let mut wide = features(20);
+    wide.stall_configurable = true;
+    assert_eq!(check_device(&wide, &facts).unwrap().last_pasid, Pasid::MAX);
+    let narrow = DeviceSvaFacts { pasid_bits: 5, ..facts };
+    assert_eq!(check_device(&wide, &narrow).unwrap().last_pasid, pasid(31), "the lesser of both sides");
+}
+
+#[test]
+fn part_16_an_enabled_device_has_room_for_pasids_and_its_entry_allows_what_it_needs() {
+    // EATS is at 93:92, S1STALLD at 91 (word 1: 29:28 and 27); S1DSS 2; S1CDMax at 63:59, S1Fmt at 5:4.
+    for (machine, allowed) in [(Machine::Pcie, 1 << 28), (Machine::Platform, 0), (Machine::Forced, 0)] {
+        let shared = Shared::plain(machine, |_, _| {});
+        let before = ste(&shared.fake, 8);
+        let stalld = u64::from(machine == Machine::Platform) << 27;
+        assert_eq!((before[0] >> 59, before[1]), (0, 0xd4 | stalld), "{machine:?}");
+        assert_eq!(shared.enable().unwrap().last_pasid, pasid(0xffff));
+        for stream_id in [8, 9] {
+            let after = ste(&shared.fake, stream_id);
+            assert_eq!((after[0] >> 59, after[0] >> 4 & 3), (16, 1), "{machine:?}");
+            assert_eq!(after[1], 0xd4 | 0b10 | allowed, "{machine:?}");
+            assert_eq!(cd(&shared.fake, stream_id, 0).unwrap()[0], 0x0001_e205_c000_3510 | forced(machine));
+        }
+        shared.sva().disable(&Shared::SOURCES).unwrap();
+        assert_eq!(ste(&shared.fake, 8)[1..], before[1..], "{machine:?}");
+        assert_eq!(ste(&shared.fake, 8)[0] >> 59, 0);
+        assert_eq!(shared.sva().disable(&Shared::SOURCES), Err(DisableSvaError::NotEnabled));
+    }
+}
+
+fn forced(machine: Machine) -> u64 {
+    u64::from(machine == Machine::Forced) << 44
+}
+
+#[test]
+fn part_16_enabling_and_disabling_never_makes_the_entry_invalid() {
+    for machine in [Machine::Pcie, Machine::Platform] {
+        let shared = Shared::plain(machine, |_, _| {});
+        shared.fake.events.lock().unwrap().clear();
+        shared.enable().unwrap();
+        shared.sva().disable(&Shared::SOURCES).unwrap();
+        let log = shared.fake.take_log();
+        let syncs = log.iter().filter(|command| command.opcode() == Opcode::SYNC).count();
+        let entries = log.iter().filter(|command| command.opcode() == Opcode::CFGI_STE).count();
+        // Up: S1DSS is put there, the table switches, then what is allowed. Down: the table, S1DSS, what is allowed. For both streams.
+        assert_eq!((entries, entries <= syncs), (12, true), "{machine:?}");
+    }
+}
+
+#[test]
+fn part_16_a_bond_that_lives_keeps_the_device_enabled() {
+    let shared = Shared::on(Machine::Pcie);
+    let (_mm, process) = shared.bound(0x42, 5);
+    assert_eq!(shared.sva().disable(&Shared::SOURCES), Err(DisableSvaError::PasidsInUse));
+    assert_eq!(shared.enable(), Err(EnableSvaError::Enabled));
+    assert_eq!(
+        shared.smmu.attach(&Shared::SOURCES, &Target::Identity),
+        Err(AttachError::PasidsInUse),
+        "nor does its other traffic move"
+    );
+    shared.detach(5).unwrap();
+    drop(process);
+    shared.sva().disable(&Shared::SOURCES).unwrap();
+    shared.smmu.attach(&Shared::SOURCES, &Target::Identity).unwrap();
+}
+
+#[test]
+fn part_16_a_device_is_enabled_as_a_whole_and_attached_as_a_whole() {
+    let shared = Shared::plain(Machine::Pcie, |_, _| {});
+    let part = shared.sva().enable(&[SourceId(8)], &shared.facts, shared.switches.clone());
+    assert_eq!(part, Err(EnableSvaError::NotOneDevice));
+    shared.smmu.add_device("net", &[SourceId(10)]).unwrap();
+    let two = [SourceId(8), SourceId(9), SourceId(10)];
+    let two = shared.sva().enable(&two, &shared.facts, shared.switches.clone());
+    assert_eq!(two, Err(EnableSvaError::NotOneDevice));
+    shared.enable().unwrap();
+    assert_eq!(shared.smmu.attach(&[SourceId(8)], &Target::Blocked), Err(AttachError::Unsupported));
+    let process = shared.process(&FakeMm::new(7));
+    let part = shared.sva().attach_pasid(&[SourceId(8)], pasid(1), &process);
+    assert_eq!(part, Err(AttachPasidError::NotEnabled));
+}
+
+#[test]
+fn part_16_an_enable_that_is_not_confirmed_changes_nothing() {
+    let shared = Shared::plain(Machine::Pcie, |_, _| {});
+    let before = ste(&shared.fake, 8);
+    shared.fake.with(|state| state.illegal.push(Opcode::CFGI_STE));
+    assert!(matches!(shared.enable(), Err(EnableSvaError::LeftBlocked(_))));
+    assert_eq!(shared.switches.turned.lock().unwrap().len(), 0);
+    shared.fake.with(|state| state.illegal.clear());
+    assert_eq!(ste(&shared.fake, 8)[0], 1, "neither way was confirmed: blocked");
+    shared.smmu.attach(&Shared::SOURCES, &Target::Domain(shared.base.clone())).unwrap();
+    assert_eq!(ste(&shared.fake, 8)[1], before[1], "and it does not share");
+    shared.enable().unwrap();
+}
+
+#[test]
+fn part_18_ats_is_off_while_an_entry_changes_and_on_after() {
+    let shared = Shared::on(Machine::Pcie);
+    let other = shared.smmu.new_domain().unwrap();
+    shared.smmu.attach(&Shared::SOURCES, &Target::Domain(other)).unwrap();
+    let domain = ste(&shared.fake, 8);
+    shared.smmu.attach(&Shared::SOURCES, &Target::Identity).unwrap();
+    let identity = ste(&shared.fake, 8);
+    shared.smmu.attach(&Shared::SOURCES, &Target::Blocked).unwrap();
+    let turned = shared.switches.turned.lock().unwrap().clone();
+    let on: Vec<bool> = turned.iter().map(|&(on, _)| on).collect();
+    assert_eq!(on, [true, false, true, false, true, false]);
+    assert_eq!(
+        (turned[2].1, turned[3].1),
+        (domain, domain),
+        "after the entry is in force, before it changes"
+    );
+    assert_eq!((turned[4].1, turned[5].1), (identity, identity));
+    assert!(turned.iter().all(|(_, ste)| ste[1] >> 28 & 3 == 1), "never on without EATS");
+    // Config 0b101, S1DSS 1: traffic without a PASID passes.
+    assert_eq!((identity[0] >> 1 & 7, identity[1] & 3), (0b101, 1));
+    shared.smmu.attach(&Shared::SOURCES, &Target::Domain(shared.base.clone())).unwrap();
+    shared.sva().disable(&Shared::SOURCES).unwrap();
+    let last = shared.switches.turned.lock().unwrap().last().copied().unwrap();
+    assert!(!last.0 && last.1[1] >> 28 & 3 == 1, "off before EATS is");
+}
+
+#[test]
+fn part_17_pasids_beyond_the_limit_zero_and_taken_ones_are_refused() {
+    let mut shared = Shared::plain(Machine::Pcie, |_, _| {});
+    shared.facts.pasid_bits = 4;
+    shared.enable().unwrap();
+    let (_mm, process) = shared.bound(0x42, 15);
+    let attach = |number| shared.sva().attach_pasid(&Shared::SOURCES, pasid(number), &process);
+    let out = Err(AttachPasidError::OutOfRange(SvaLimits { last_pasid: pasid(15) }));
+    assert_eq!((attach(0), attach(16), attach(15)), (out, out, Err(AttachPasidError::Taken)));
+    assert_eq!(attach(14), Err(AttachPasidError::Taken), "a process has one PASID");
+    let foreign = Shared::on(Machine::Pcie);
+    let theirs = foreign.process(&FakeMm::new(1));
+    let foreign = shared.sva().attach_pasid(&Shared::SOURCES, pasid(1), &theirs);
+    assert_eq!(foreign, Err(AttachPasidError::ForeignDomain));
+    shared.detach(15).unwrap();
+    shared.detach(15).expect("what means nothing is detached already");
+    shared.smmu.attach(&Shared::SOURCES, &Target::Blocked).unwrap();
+    assert_eq!(attach(14), Err(AttachPasidError::Blocked));
+}
+
+#[test]
+fn part_17_a_device_that_is_blocked_or_removed_lets_its_pasids_go() {
+    let shared = Shared::on(Machine::Pcie);
+    let (mm, process) = shared.bound(0x42, 5);
+    shared.smmu.attach(&Shared::SOURCES, &Target::Blocked).unwrap();
+    assert_eq!(ste(&shared.fake, 8)[0], 1);
+    drop(process);
+    assert_eq!(mm.pins.load(SeqCst), 1);
+    shared.detach(5).unwrap();
+    assert_eq!(mm.pins.load(SeqCst), 0);
+    shared.smmu.attach(&Shared::SOURCES, &Target::Domain(shared.base.clone())).unwrap();
+    let (mm, process) = shared.bound(0x42, 5);
+    drop(process);
+    shared.smmu.remove_device(&Shared::SOURCES).unwrap();
+    assert_eq!(mm.pins.load(SeqCst), 0);
+    assert!(shared.switches.turned.lock().unwrap().last().is_some_and(|&(on, _)| !on));
+}
+
+#[test]
+fn part_17_teardown_lets_processes_go_and_gives_everything_back() {
+    let shared = Shared::on(Machine::Pcie);
+    let (mm, process) = shared.bound(0x42, 5);
+    shared.smmu.teardown().unwrap();
+    process.quiesce().unwrap();
+    drop(process);
+    let Shared { fake, smmu, base, .. } = shared;
+    drop((smmu, base));
+    assert_eq!((mm.pins.load(SeqCst), fake.live_bytes()), (0, 0));
+}
+
+#[test]
+fn descriptors_take_memory_in_proportion_to_pasids_in_use() {
+    let fake_of = |shared: &Shared| shared.fake.live_bytes();
+    let shared = Shared::on(Machine::Platform);
+    let empty = fake_of(&shared);
+    let mut processes = Vec::new();
+    for number in 0..40u32 {
+        let mm = FakeMm::new(100 + u16::try_from(number).unwrap());
+        let process = shared.process(&mm);
+        let pasid = pasid(1 + 1000 * number);
+        shared.sva().attach_pasid(&Shared::SOURCES, pasid, &process).unwrap();
+        processes.push((pasid, process));
+        // The first is in the table that descriptor 0 has already.
+        assert_eq!(fake_of(&shared) - empty, 4096 * u64::from(number));
+    }
+    for (pasid, _) in &processes {
+        shared.sva().detach_pasid(&Shared::SOURCES, *pasid).unwrap();
+    }
+    assert_eq!(fake_of(&shared), empty, "a table goes with its last descriptor");
+    let log = shared.fake.take_log();
+    let wide: Vec<_> = log.iter().filter(|c| c.opcode() == Opcode::CFGI_CD && c.0[1] & 1 == 0).collect();
+    // New and gone first-level descriptors are announced, for both streams: 39 of each.
+    assert_eq!(wide.len(), 2 * 2 * 39);
+}
+
+#[test]
+fn a_first_level_descriptor_that_hardware_may_remember_keeps_its_table() {
+    let shared = Shared::on(Machine::Platform);
+    let (_mm, _process) = shared.bound(0x42, 5000);
+    let before = shared.fake.live_bytes();
+    shared.fake.with(|state| state.illegal.push(Opcode::CFGI_CD));
+    assert!(shared.detach(5000).is_err());
+    assert_eq!(shared.fake.live_bytes(), before);
+    shared.fake.with(|state| state.illegal.clear());
+    shared.detach(5000).unwrap();
+    assert_eq!(cd(&shared.fake, 8, 5000), None);
+}
+
+#[test]
+fn part_12_a_private_asid_gives_way_live_and_is_forgotten_before_it_is_shared() {
+    let shared = Shared::on(Machine::Pcie);
+    let ours = shared.base.as_any().downcast_ref::<Domain<Fake, Arc<Fake>>>().unwrap();
+    assert_eq!(ours.id(), 1);
+    let entry = ste(&shared.fake, 8);
+    let process = shared.process(&FakeMm::new(1));
+    assert_eq!(ours.id(), 2);
+    // One word of the descriptor changes, once for both streams; then the old number is forgotten.
+    assert_eq!(cd(&shared.fake, 9, 0).unwrap()[0], 0x0002_e205_c000_3510);
+    assert_eq!(ste(&shared.fake, 8), entry);
+    let log = shared.fake.take_log();
+    let wanted = [Opcode::CFGI_CD, Opcode::CFGI_CD, Opcode::SYNC, Opcode::TLBI_NH_ASID, Opcode::SYNC];
+    assert_eq!(opcodes(&log), wanted);
+    assert_eq!(log[3], Command::tlbi_nh_asid(0, 1));
+    let _ = shared.base.flush_all().unwrap();
+    assert_eq!(shared.fake.take_log()[0], Command::tlbi_nh_asid(0, 2));
+    let domains: Vec<_> = (0..3).map(|_| shared.smmu.new_domain().unwrap()).collect();
+    let id = |domain: &Arc<dyn HwDomain<Fake>>| {
+        domain.as_any().downcast_ref::<Domain<Fake, Arc<Fake>>>().unwrap().id()
+    };
+    assert!(domains.iter().all(|domain| id(domain) > 2));
+    drop(process);
+}
+
+#[test]
+fn part_12_a_move_that_is_not_confirmed_is_no_share_and_is_taken_up_again() {
+    let shared = Shared::on(Machine::Pcie);
+    shared.fake.with(|state| state.illegal.push(Opcode::TLBI_NH_ASID));
+    let mm = FakeMm::new(1);
+    let refused = shared.sva().new_process_domain(mm.clone()).unwrap_err();
+    assert_eq!(refused, ProcessDomainError::Sync(SyncError::Failed { code: 1 }));
+    assert_eq!(mm.pins.load(SeqCst), 0);
+    shared.fake.with(|state| state.illegal.clear());
+    shared.fake.take_log();
+    let _ = shared.base.flush_all().unwrap();
+    let log = shared.fake.take_log();
+    assert_eq!(log[..2], [Command::tlbi_nh_asid(0, 2), Command::tlbi_nh_asid(0, 1)], "both are in use");
+    let _process = shared.process(&mm);
+    let _ = shared.base.flush_all().unwrap();
+    assert!(!shared.fake.take_log()[4..].contains(&Command::tlbi_nh_asid(0, 1)) || mm.asid == 1);
+}
+
+#[test]
+fn part_12_an_invalidation_during_a_move_names_both_numbers() {
+    let shared = &Shared::on(Machine::Pcie);
+    let iova = Iova::new(0x7000);
+    shared.base.map(iova, Pa::new(0x8000_0000), 0x1000, Prot::cached(Perms::READ)).unwrap();
+    let fake = &shared.fake;
+    fake.works_while_waited_for.store(false, SeqCst);
+    let before = fake.get(CMDQ_PROD);
+    std::thread::scope(|scope| {
+        let mover = scope.spawn(|| shared.process(&FakeMm::new(1)));
+        // The descriptor has the new number, and hardware has not confirmed.
+        while fake.get(CMDQ_PROD) == before {
+            std::thread::yield_now();
+        }
+        let mut gather = Gather::new();
+        shared.base.unmap(IovaRange::new(iova, 0x1000).unwrap(), &mut gather).unwrap();
+        let queued = fake.get(CMDQ_PROD);
+        let sync = scope.spawn(move || shared.base.sync(&mut gather).map(drop));
+        while fake.get(CMDQ_PROD) == queued {
+            std::thread::yield_now();
+        }
+        while !(mover.is_finished() && sync.is_finished()) {
+            fake.work(1);
+            std::thread::yield_now();
+        }
+        sync.join().unwrap().unwrap();
+        fake.works_while_waited_for.store(true, SeqCst);
+        drop(mover.join().unwrap());
+    });
+    let log = fake.take_log();
+    let named: Vec<u64> =
+        log.iter().filter(|c| c.opcode() == Opcode::TLBI_NH_VA).map(|c| c.0[0] >> 48).collect();
+    assert_eq!(named, [2, 1], "entries may have been made with either");
+}
