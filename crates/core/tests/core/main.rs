@@ -7,5 +7,6 @@ mod fault;
 mod group;
 mod history;
 mod msi;
+mod owner;
 mod sg;
 mod support;
