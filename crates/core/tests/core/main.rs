@@ -1,6 +1,7 @@
 //! Core from the outside, on an IOMMU that remembers what it was not told to forget and whose every call can be made to fail.
 #![expect(clippy::cast_possible_truncation, reason = "test addresses and numbers are small")]
 
+mod bus;
 mod dma;
 mod domain;
 mod fault;
@@ -8,5 +9,6 @@ mod group;
 mod history;
 mod msi;
 mod owner;
+mod owner_faults;
 mod sg;
 mod support;
