@@ -65,8 +65,9 @@ struct Core {
     context: Option<Context>,
     /// What the context means; none if it breaks a rule, or there is none.
     stage1: Option<Stage1>,
-    /// Asked for, and not in effect yet.
+    /// Asked for, and not in effect yet: everywhere, and on this CPU alone.
     pending: Vec<Tlbi>,
+    pending_here: Vec<Tlbi>,
 }
 
 /// One CPU.
@@ -102,7 +103,13 @@ impl fmt::Debug for Cpu {
 impl Cpus {
     /// CPUs on `bus`, one for each member of `features`, none of them with anything to translate by.
     pub fn new(bus: Arc<Bus>, features: &[CpuFeatures], policy: TlbPolicy) -> Arc<Self> {
-        let core = |&features| Core { features, context: None, stage1: None, pending: Vec::new() };
+        let core = |&features| Core {
+            features,
+            context: None,
+            stage1: None,
+            pending: Vec::new(),
+            pending_here: Vec::new(),
+        };
         let state = State {
             cores: features.iter().map(core).collect(),
             tlbs: features.iter().map(|_| Tlb::new(policy.entries)).collect(),
@@ -336,6 +343,11 @@ impl Cpu {
         }
     }
 
+    /// Asks this CPU's own TLB to forget (the forms without IS), and nobody else. Done when the next [`barrier`](Self::barrier) returns.
+    pub fn tlbi_local(&self, operation: Tlbi) {
+        self.cpus.state().cores[self.index].pending_here.push(operation);
+    }
+
     /// `DSB ISH`: its stores are visible to every walker, and what it asked to be forgotten has been, everywhere.
     pub fn barrier(&self) {
         self.cpus.bus.cpu().full_barrier();
@@ -343,6 +355,8 @@ impl Cpu {
             let mut state = self.cpus.state();
             let pending = core::mem::take(&mut state.cores[self.index].pending);
             pending.iter().for_each(|operation| state.invalidate(operation));
+            let pending_here = core::mem::take(&mut state.cores[self.index].pending_here);
+            pending_here.iter().for_each(|operation| state.tlbs[self.index].invalidate(operation));
         }
         self.listeners().iter().for_each(|listener| listener.sync());
     }

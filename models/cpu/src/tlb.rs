@@ -6,6 +6,7 @@
 //! Spec: Arm ARM, D8.16 "Translation lookaside buffers".
 
 use model_bus::Chance;
+use portcullis_types::Pa;
 
 use crate::Tlbi;
 use crate::context::Stage1;
@@ -15,6 +16,8 @@ use crate::pool::Pool;
 /// A remembered translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
+    /// The table that the walk began at.
+    pub(crate) root: Pa,
     /// The physical address of the entry's first byte.
     pub(crate) pa: u64,
     /// How much the entry covers, as an exponent; a contiguous run may be one entry.
@@ -74,7 +77,8 @@ pub(crate) struct Tlb {
     entries: Pool<Key, Entry>,
     /// How many entries of each size were put in since there was none; says which sizes to look for.
     sizes: u64,
-    steps: Pool<StepKey, Table>,
+    /// With the table that the walk began at.
+    steps: Pool<StepKey, (Pa, Table)>,
 }
 
 impl Tlb {
@@ -110,17 +114,17 @@ impl Tlb {
     /// The deepest table on the way to `va` that is remembered, and its level.
     pub(crate) fn find_step(&self, stage1: &Stage1, va: u64) -> Option<(i8, Table)> {
         let levels = (stage1.start_level + 1..=3).rev();
-        levels.into_iter().find_map(|level| Some((level, self.steps.get(step_key(stage1, level, va))?)))
+        levels.into_iter().find_map(|level| Some((level, self.step(stage1, level, va)?.1)))
     }
 
-    /// What is remembered of one step.
-    pub(crate) fn step(&self, stage1: &Stage1, level: i8, va: u64) -> Option<Table> {
+    /// What is remembered of one step, and of a walk from where.
+    pub(crate) fn step(&self, stage1: &Stage1, level: i8, va: u64) -> Option<(Pa, Table)> {
         self.steps.get(step_key(stage1, level, va))
     }
 
     /// Remembers that the table at `level` for `va` is `table`, whose limits are those of all tables so far.
     pub(crate) fn insert_step(&mut self, stage1: &Stage1, level: i8, va: u64, table: Table, chance: &Chance) {
-        self.steps.insert(step_key(stage1, level, va), table, chance);
+        self.steps.insert(step_key(stage1, level, va), (stage1.root, table), chance);
     }
 
     /// Throws something out that nobody asked to throw out.
@@ -181,13 +185,12 @@ impl Limits {
 
 #[cfg(test)]
 mod tests {
-    use portcullis_types::Pa;
-
     use super::*;
     use crate::{Context, CpuFeatures};
 
     fn entry(size_lg2: u8, global: bool) -> Entry {
         Entry {
+            root: Pa::new(0),
             pa: 0x4000_0000,
             size_lg2,
             leaf_lg2: size_lg2,

@@ -133,12 +133,21 @@ impl Walker<'_> {
     }
 
     fn remember_step(&mut self, level: i8, va: u64, table: Table) {
-        for tlb in &*self.tlbs {
-            if tlb.step(self.stage1, level, va).is_some_and(|held| held.at != table.at) {
+        for (index, tlb) in self.tlbs.iter().enumerate() {
+            let Some((root, held)) = tlb.step(self.stage1, level, va) else { continue };
+            if self.is_of_this_space(index, root) && held.at != table.at {
                 self.journal.note("a live table descriptor was changed without break-before-make", va);
             }
         }
         self.tlbs[self.own].insert_step(self.stage1, level, va, table, self.chance);
+    }
+
+    /// Whether what a CPU holds under this ASID is of this address space. Each CPU has its own ASIDs (CnP is 0), so on another the same one may mean
+    /// another space, to be forgotten before this one runs there; on the walker's own it may not.
+    ///
+    /// Spec: Arm ARM, D8.16.4 "Common not private translations".
+    fn is_of_this_space(&self, cpu: usize, root: Pa) -> bool {
+        cpu == self.own || root == self.stage1.root
     }
 
     fn remember(&mut self, va: u64, level: i8, leaf: &Leaf, limits: Limits) -> Entry {
@@ -147,6 +156,7 @@ impl Walker<'_> {
         let size_lg2 = leaf.size_lg2 + run_lg2;
         let allows = self.permissions(leaf, limits);
         let entry = Entry {
+            root: self.stage1.root,
             pa: leaf.at.get() >> size_lg2 << size_lg2,
             size_lg2,
             leaf_lg2: leaf.size_lg2,
@@ -165,11 +175,12 @@ impl Walker<'_> {
     /// Spec: Arm ARM, D8.17.1 "Using break-before-make when updating translation table entries".
     fn check_break_before_make(&mut self, va: u64, entry: &Entry) {
         let goes = |entry: &Entry| entry.pa | va & ((1 << entry.size_lg2) - 1);
-        for tlb in &*self.tlbs {
+        for (index, tlb) in self.tlbs.iter().enumerate() {
             let Some(held) = tlb.find(self.stage1.asid, va) else { continue };
-            let same = goes(&held) == goes(entry)
-                && (held.leaf_lg2, held.memory_index, held.global)
-                    == (entry.leaf_lg2, entry.memory_index, entry.global);
+            let same = !self.is_of_this_space(index, held.root)
+                || goes(&held) == goes(entry)
+                    && (held.leaf_lg2, held.memory_index, held.global)
+                        == (entry.leaf_lg2, entry.memory_index, entry.global);
             if !same {
                 self.journal.note("a live entry was changed without break-before-make", va);
             }

@@ -155,7 +155,7 @@ fn one_seed_is_one_run() {
         (0..64).for_each(|page| bench.word(L3 + 8 * page, PAGE_A + 0x1000 * page));
         bench.cpu(0).barrier();
         let step = |turn: u64| {
-            bench.cpu(0).store(turn * 37 % 64 << 12, &turn.to_le_bytes()).unwrap();
+            bench.cpu(0).store((turn * 37 % 64) << 12, &turn.to_le_bytes()).unwrap();
             (bench.cpu(0).tlb_len(), bench.cpu(1).tlb_len())
         };
         let trace: Vec<_> = (0..500).map(step).collect();
@@ -167,4 +167,19 @@ fn one_seed_is_one_run() {
     assert_eq!(first, second);
     assert_ne!(first.0, other.0);
     assert_eq!(first.1, other.1);
+}
+
+#[test]
+fn a_local_invalidation_leaves_the_other_cpus_alone() {
+    let bench = Bench::common();
+    bench.word_now(L3, PAGE_A);
+    assert_eq!([goes(&bench.cpu(0), 0), goes(&bench.cpu(1), 0)], [Ok(0x4020_0000); 2]);
+    bench.word_now(L3, 0);
+    bench.cpu(0).tlbi_local(Tlbi::All);
+    assert_eq!(goes(&bench.cpu(0), 0), Ok(0x4020_0000), "not before its barrier");
+    bench.cpu(0).barrier();
+    assert_eq!(
+        [goes(&bench.cpu(0), 0), goes(&bench.cpu(1), 0)],
+        [Err(FaultKind::Translation), Ok(0x4020_0000)]
+    );
 }
