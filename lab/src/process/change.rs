@@ -7,6 +7,8 @@
 //!
 //! Spec: Arm ARM DDI 0487, D8.17.1 "Using break-before-make when updating translation table entries".
 
+use core::sync::atomic::Ordering::SeqCst;
+
 use model_cpu::Tlbi;
 use portcullis::core::iommu::SyncError;
 use portcullis::pgtable::Retired;
@@ -39,7 +41,7 @@ impl Process {
         }
         let cpu = self.kernel.cpu(self.home());
         cpu.tlbi(Tlbi::Range {
-            asid: self.kernel.asids().current(self.mm_id()),
+            asid: self.tag().last.load(SeqCst),
             first: range.first().get(),
             last: range.last().get(),
             last_level_only: !gone.tables && gone.retired.is_empty(),
@@ -96,15 +98,12 @@ impl Process {
         runs.into_iter().filter_map(range).collect()
     }
 
-    /// After this no CPU walks the table or holds anything of it, and the ASID is free for another.
+    /// After this no CPU walks the table or holds anything of it.
     pub(super) fn forget_asid(&self) {
-        let (root, asids) = (self.root(), self.kernel.asids());
-        let asid = asids.current(self.mm_id());
-        let same_table = self.kernel.context(root, 0).ttbr0;
+        let same_table = self.kernel.context(self.root(), 0).ttbr0;
         self.kernel.switch_away_from(|context| context.ttbr0 & 0xffff_ffff_ffff == same_table);
         let cpu = self.kernel.cpu(self.home());
-        cpu.tlbi(Tlbi::Asid { asid });
+        cpu.tlbi(Tlbi::Asid { asid: self.tag().last.load(SeqCst) });
         cpu.barrier();
-        asids.retire(self.mm_id());
     }
 }

@@ -24,8 +24,6 @@ pub enum MmError {
     NotMapped(Iova),
     /// No memory for a table. ENOMEM.
     NoMemory,
-    /// No ASID is left. ENOMEM.
-    NoAsid,
     /// It is done, but a listener could not confirm that its hardware has forgotten: the pages are kept. EIO.
     Unconfirmed(SyncError),
     /// A listener could not confirm that its hardware has forgotten that pages were writable, so there was no fork. EIO.

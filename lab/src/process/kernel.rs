@@ -2,17 +2,18 @@
 //!
 //! Spec: Arm ARM DDI 0487, D24.2 "TCR_EL1", "TTBR0_EL1".
 
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use model_bus::Chance;
-use model_cpu::{Context, Cpu, Cpus};
+use model_cpu::{Context, Cpu, Cpus, Tlbi};
+use portcullis::core::asid::{AsidContext, AsidSpace, AsidSpaceError};
 use portcullis::core::mm::{MmId, ProcessTable};
 use portcullis::pgtable::arm::{Config, ConfigError, MAIR, Stage1};
 use portcullis::pgtable::{BreakBeforeMake, Format};
 use portcullis::types::{Pa, PageSizes, SizeLg2};
 
-use super::asid::Asids;
 use super::file::{Backing, File};
 use super::frame::Frames;
 use crate::platform::LabPlatform;
@@ -30,6 +31,8 @@ pub struct KernelOptions {
     pub large_descriptors: bool,
     /// ASIDs of 16 bits rather than 8 (TCR.AS).
     pub wide_asids: bool,
+    /// Each process has a pair of ASIDs, and runs with the odd one (kernel page-table isolation).
+    pub asid_pairs: bool,
     /// How many pages below a stack nothing is put, nor the stack grown into.
     pub stack_gap_pages: u64,
     /// What decides where mappings go that do not care.
@@ -45,6 +48,7 @@ impl KernelOptions {
             output_bits: 48,
             large_descriptors: false,
             wide_asids: true,
+            asid_pairs: false,
             stack_gap_pages: 0x10_0000 >> granule.get(),
             seed,
         }
@@ -57,8 +61,19 @@ impl KernelOptions {
 pub enum KernelError {
     /// Tables of this shape cannot be.
     Table(ConfigError),
+    /// There are not enough ASIDs for so many CPUs.
+    Asids(AsidSpaceError),
     /// There is no CPU.
     NoCpu,
+}
+
+/// Under which ASID a process's entries are.
+#[derive(Debug, Default)]
+pub(super) struct Tag {
+    pub(super) id: AsidContext,
+    /// The last one that it was given; 0 if it never ran. CPUs hold entries of the process under this one only: it changes when no CPU runs the
+    /// process, and each CPU forgets what was before when it first runs something of the new generation.
+    pub(super) last: AtomicU16,
 }
 
 /// What the processes of a machine have in common.
@@ -66,7 +81,7 @@ pub enum KernelError {
 pub struct Kernel {
     platform: Arc<LabPlatform>,
     cpus: Arc<Cpus>,
-    asids: Arc<dyn Asids>,
+    asids: AsidSpace<spin::Mutex<()>>,
     options: KernelOptions,
     format: Stage1,
     frames: Frames,
@@ -86,7 +101,6 @@ impl Kernel {
     pub fn new(
         platform: Arc<LabPlatform>,
         cpus: Arc<Cpus>,
-        asids: Arc<dyn Asids>,
         options: KernelOptions,
     ) -> Result<Arc<Self>, KernelError> {
         let config = Config {
@@ -101,6 +115,9 @@ impl Kernel {
         if cpus.count() == 0 {
             return Err(KernelError::NoCpu);
         }
+        let asid_bits = if options.wide_asids { 16 } else { 8 };
+        let asids =
+            AsidSpace::new(asid_bits, cpus.count(), options.asid_pairs).map_err(KernelError::Asids)?;
         Ok(Arc::new(Self {
             frames: Frames::new(platform.clone(), options.granule),
             running: (0..cpus.count()).map(|_| Mutex::default()).collect(),
@@ -140,8 +157,8 @@ impl Kernel {
         self.options.granule.bytes()
     }
 
-    pub(super) fn asids(&self) -> &dyn Asids {
-        &*self.asids
+    pub(super) fn asids(&self) -> &AsidSpace<spin::Mutex<()>> {
+        &self.asids
     }
 
     pub(super) fn format(&self) -> Stage1 {
@@ -173,10 +190,17 @@ impl Kernel {
         end - (1 + slack) * self.page_bytes()
     }
 
-    /// Runs `work` on a CPU that translates as `context` says.
-    pub(super) fn run_on<T>(&self, index: usize, context: Context, work: impl FnOnce(&Cpu) -> T) -> T {
+    /// Runs `work` on a CPU that walks the table at `root`.
+    pub(super) fn run_on<T>(&self, index: usize, root: Pa, tag: &Tag, work: impl FnOnce(&Cpu) -> T) -> T {
         let _turn = self.running[index].lock().unwrap_or_else(PoisonError::into_inner);
         let cpu = self.cpu(index);
+        let activation = self.asids.activate(index, &tag.id).expect("processes run on CPUs that there are");
+        tag.last.store(activation.asid, SeqCst);
+        if activation.flush {
+            cpu.tlbi_local(Tlbi::All);
+            cpu.barrier();
+        }
+        let context = self.context(root, activation.asid);
         if cpu.context() != Some(context) {
             cpu.switch_to(Some(context));
         }

@@ -14,7 +14,6 @@
 //! | `change` | taking entries out, in the order that the rules demand |
 //! | `listeners` | who is told |
 //! | `user` | the process's own loads and stores |
-//! | `asid` | whose TLB entries are whose |
 //!
 //! # The table is a cache
 //!
@@ -37,7 +36,6 @@
 //! newcomers at once, and the last one out tears down. Nobody waits.
 
 mod area;
-mod asid;
 mod change;
 mod error;
 mod fault;
@@ -52,7 +50,6 @@ mod tests;
 mod user;
 
 pub use area::Source;
-pub use asid::{Asids, FixedAsids};
 pub use error::{MmError, UserError};
 pub use file::{Backing, File, RealFile};
 pub use kernel::{Kernel, KernelError, KernelOptions};

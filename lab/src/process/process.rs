@@ -1,11 +1,12 @@
 //! An address space: made, forked, changed, ended.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::{AtomicU64, AtomicUsize};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use model_cpu::Context;
+use portcullis::core::asid::PinError;
 use portcullis::core::mm::{
     Exited, ListenerId, MmFault, MmFaultError, MmId, MmListener, PasidSlot, PinAsidError, ProcessMemory,
     ProcessTable,
@@ -17,7 +18,7 @@ use portcullis::types::{Iova, IovaRange, Pa, Perms};
 use super::area::{Area, Areas, Source};
 use super::error::MmError;
 use super::frame::Frame;
-use super::kernel::Kernel;
+use super::kernel::{Kernel, Tag};
 use super::listeners::Listeners;
 
 /// What a process wants mapped.
@@ -57,6 +58,7 @@ pub struct Process {
     pub(super) faults: AtomicU64,
     pub(super) copies: AtomicU64,
     pasid: PasidSlot,
+    tag: Tag,
 }
 
 /// What a process has.
@@ -122,7 +124,7 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// [`MmError::NoMemory`], [`MmError::NoAsid`].
+    /// [`MmError::NoMemory`].
     pub fn new(kernel: &Arc<Kernel>) -> Result<Arc<Self>, MmError> {
         let top = kernel.top_of_mappings();
         Self::with(kernel, Areas::default(), top).map(Arc::new)
@@ -130,11 +132,6 @@ impl Process {
 
     fn with(kernel: &Arc<Kernel>, areas: Areas, top: u64) -> Result<Self, MmError> {
         let table = PageTable::new(kernel.format(), &**kernel.platform()).ok_or(MmError::NoMemory)?;
-        let id = kernel.new_mm();
-        if !kernel.asids().adopt(id) {
-            table.destroy(&**kernel.platform());
-            return Err(MmError::NoAsid);
-        }
         let root = table.root();
         let state = State {
             areas,
@@ -147,7 +144,7 @@ impl Process {
             top,
         };
         Ok(Self {
-            id,
+            id: kernel.new_mm(),
             kernel: kernel.clone(),
             root,
             home: AtomicUsize::new(kernel.next_cpu()),
@@ -156,6 +153,7 @@ impl Process {
             faults: AtomicU64::new(0),
             copies: AtomicU64::new(0),
             pasid: PasidSlot::new(),
+            tag: Tag::default(),
         })
     }
 
@@ -282,7 +280,7 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// [`MmError::Exited`], [`NoMemory`](MmError::NoMemory), [`NoAsid`](MmError::NoAsid), [`NotForked`](MmError::NotForked).
+    /// [`MmError::Exited`], [`NoMemory`](MmError::NoMemory), [`NotForked`](MmError::NotForked).
     pub fn fork(&self) -> Result<Arc<Self>, MmError> {
         let mut state = self.live()?;
         let child = Self::with(&self.kernel, state.areas.clone(), state.top)?;
@@ -381,16 +379,12 @@ impl Process {
         self.home.load(Relaxed)
     }
 
-    pub(super) fn context(&self) -> Context {
-        self.kernel.context(self.root, self.kernel.asids().current(self.id))
-    }
-
     pub(super) fn root(&self) -> Pa {
         self.root
     }
 
-    pub(super) fn mm_id(&self) -> MmId {
-        self.id
+    pub(super) fn tag(&self) -> &Tag {
+        &self.tag
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -435,11 +429,19 @@ impl ProcessMemory for Process {
     }
 
     fn pin_asid(&self) -> Result<u16, PinAsidError> {
-        if self.has_exited() { Err(PinAsidError::Exited) } else { self.kernel.asids().pin(self.id) }
+        let _inside = self.enter().ok_or(PinAsidError::Exited)?;
+        let pinned = self.kernel.asids().pin(&self.tag.id);
+        let asid = pinned.map_err(|error| match error {
+            PinError::TooMany { .. } => PinAsidError::NoIds,
+            _ => PinAsidError::Unsupported,
+        })?;
+        self.tag.last.store(asid, SeqCst);
+        Ok(asid)
     }
 
     fn unpin_asid(&self) {
-        self.kernel.asids().unpin(self.id);
+        let unpinned = self.kernel.asids().unpin(&self.tag.id);
+        debug_assert!(unpinned.is_ok(), "{self:?} was unpinned more often than pinned");
     }
 
     fn handle_fault(&self, fault: &MmFault) -> Result<(), MmFaultError> {

@@ -51,7 +51,8 @@ impl Process {
         let (mut va, mut faults_here) = (at.get(), 0);
         loop {
             let done = usize::try_from(va - at.get()).map_err(|_| refused(va, MmFaultError::NoArea))?;
-            let result = self.kernel.run_on(self.home(), self.context(), |cpu| access(cpu, va, done));
+            let result =
+                self.kernel.run_on(self.home(), self.root(), self.tag(), |cpu| access(cpu, va, done));
             let Err(fault) = result else { return Ok(()) };
             faults_here = if fault.va == va { faults_here + 1 } else { 1 };
             va = fault.va;

@@ -9,7 +9,7 @@ use portcullis::core::mm::{ListenerId, MmFault, MmFaultError, MmListener, Proces
 use portcullis::types::{AccessKind, Iova, IovaRange, Pa, PaRange, Perms, SizeLg2};
 
 use crate::platform::LabPlatform;
-use crate::process::{FixedAsids, Kernel, KernelOptions, Mapping, Process, Source};
+use crate::process::{Kernel, KernelOptions, Mapping, Process, Source};
 
 pub(super) const RW: Perms = Perms::READ_WRITE;
 pub(super) const R: Perms = Perms::READ;
@@ -29,7 +29,7 @@ impl Bench {
         let bus = Bus::new(&BusOptions::new(ram, options.seed));
         let cpus = Cpus::new(bus.clone(), &[features; 2], TlbPolicy::seeded(options.seed));
         let platform = Arc::new(LabPlatform::new(bus.clone(), crate::trace::shared(None), None));
-        let kernel = Kernel::new(platform, cpus, Arc::new(FixedAsids::new(16)), options).unwrap();
+        let kernel = Kernel::new(platform, cpus, options).unwrap();
         Self { bus, kernel }
     }
 
@@ -82,8 +82,8 @@ impl Device {
     pub(super) fn bind(bench: &Bench, process: &Arc<Process>, policy: TlbPolicy) -> (Arc<Self>, ListenerId) {
         let cpus = Cpus::new(bench.bus.clone(), &[bench.kernel.cpus().cpu(0).unwrap().features()], policy);
         let cpu = cpus.cpu(0).unwrap();
-        cpu.switch_to(Some(process.context()));
         let asid = process.pin_asid().unwrap();
+        cpu.switch_to(Some(bench.kernel.context(process.root(), asid)));
         let process_ref = Arc::downgrade(process);
         let device = Arc::new(Self { cpu, asid, process: process_ref, failing: Mutex::default() });
         let id = process.add_listener(device.clone()).unwrap();

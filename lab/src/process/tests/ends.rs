@@ -2,12 +2,12 @@
 
 use std::sync::{Arc, Mutex, Weak};
 
-use model_cpu::TlbPolicy;
+use model_cpu::{CpuFeatures, TlbPolicy};
 use portcullis::core::mm::{MmFault, MmFaultError, PinAsidError, ProcessMemory};
-use portcullis::types::{Iova, Perms};
+use portcullis::types::{Iova, Perms, SizeLg2};
 
 use super::bench::{Bench, Device, R, RW, at, mapping, read};
-use crate::process::{Backing, MmError, Process, Source, UserError};
+use crate::process::{Backing, KernelOptions, Mapping, MmError, Process, Source, UserError};
 
 /// A file whose first read ends the process that reads it.
 #[derive(Debug, Default)]
@@ -130,4 +130,52 @@ fn two_workers_that_fault_at_one_page_make_it_once() {
     assert_eq!((process.usage().resident_pages, process.usage().faults), (0x400, 0x400));
     drop(process);
     bench.assert_clean();
+}
+
+#[test]
+fn asids_change_hands_between_generations_and_no_process_sees_anothers_bytes() {
+    for (asid_pairs, seed) in [(false, 6), (true, 7)] {
+        let options =
+            KernelOptions { wide_asids: false, asid_pairs, ..KernelOptions::new(SizeLg2::KIB_4, seed) };
+        let bench = Bench::with(options, CpuFeatures::COMMON, 0x4000_0000);
+        let place = Iova::new(0x10_0000);
+        let fixed = Mapping { at: Some(place), ..mapping(0x1000, RW, Source::Anonymous) };
+        let processes: Vec<_> = (0..300u32)
+            .map(|_| {
+                let process = bench.process();
+                process.map(&fixed).unwrap();
+                process
+            })
+            .collect();
+        let pinned = processes[7].pin_asid().unwrap();
+        assert!(!asid_pairs || pinned % 2 == 1, "the process's half of the pair");
+        for (number, process) in (0..300u32).zip(&processes) {
+            process.write(place, &number.to_le_bytes()).unwrap();
+        }
+        for round in 0..3u32 {
+            for (number, process) in (0..300u32).zip(&processes) {
+                process.run_on((number + round) as usize % 2);
+                assert_eq!(read(process, place, 4), number.to_le_bytes());
+            }
+            assert_eq!(processes[7].pin_asid(), Ok(pinned), "through {round} and more generations");
+        }
+        (0..4).for_each(|_| processes[7].unpin_asid());
+        drop(processes);
+        bench.assert_clean();
+    }
+}
+
+#[test]
+fn no_more_asids_are_pinned_than_may_be() {
+    let options = KernelOptions { wide_asids: false, ..KernelOptions::new(SizeLg2::KIB_4, 8) };
+    let bench = Bench::with(options, CpuFeatures::COMMON, 0x4000_0000);
+    let processes: Vec<_> = (0..256).map(|_| bench.process()).collect();
+    let pinned = processes.iter().filter(|process| process.pin_asid().is_ok()).count();
+    // Of 256: one for each of 2 CPUs, one that stands for none, one that must be free.
+    assert_eq!(pinned, 252);
+    assert_eq!(processes[255].pin_asid(), Err(PinAsidError::NoIds));
+    processes[0].unpin_asid();
+    assert!(processes[255].pin_asid().is_ok());
+    processes[1..252].iter().for_each(|process| process.unpin_asid());
+    processes[255].unpin_asid();
 }

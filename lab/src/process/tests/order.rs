@@ -30,7 +30,7 @@ impl Watcher {
         process.run_on(0);
         let cpus = Cpus::new(bench.bus.clone(), &[cpu.features()], TlbPolicy::holding(0));
         let walker = cpus.cpu(0).unwrap();
-        walker.switch_to(Some(process.context()));
+        walker.switch_to(Some(bench.kernel.context(process.root(), 1)));
         let (known, told, released) = (Mutex::default(), Mutex::default(), Mutex::default());
         let watcher = Arc::new(Self { bus: bench.bus.clone(), walker, cpu, known, told, released });
         process.add_listener(watcher.clone()).unwrap();
