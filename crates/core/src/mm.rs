@@ -45,7 +45,7 @@ impl fmt::Debug for MmId {
 
 /// The PASID of an address space: none at first, one for all its devices as soon as one is bound, none again when the process exits.
 ///
-/// Embedded in what implements [`ProcessMemory`], which does nothing with it: core's allocator fills it in.
+/// Embedded in what implements [`ProcessMemory`], which does nothing with it: [`MmPasids`](crate::pasid::MmPasids) fills it in.
 #[derive(Default)]
 pub struct PasidSlot(AtomicU32);
 

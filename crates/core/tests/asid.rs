@@ -62,6 +62,11 @@ impl World {
         let remembered = self.tlbs[cpu].insert(asid, who);
         assert!(remembered.is_none_or(|other| other == who), "stale entries of {remembered:?} for {who}");
         self.running[cpu] = Some((who, asid));
+        // So that what is broadcast for it reaches every CPU that runs it.
+        assert!(
+            self.running.iter().flatten().all(|&(other, its)| other != who || its == asid),
+            "two ASIDs for {who}"
+        );
         self.last[who] = Some(asid);
         if let Some((pinned, _)) = self.pinned.get(&who) {
             assert_eq!(*pinned, asid, "pinned");
@@ -176,6 +181,19 @@ fn a_generation_ends_when_all_are_used_and_every_cpu_flushes_once() {
 }
 
 #[test]
+fn what_a_cpu_keeps_running_keeps_its_asid_over_many_generations_on_every_cpu() {
+    let mut world = World::new(4, 2, false, 60);
+    world.act(Op::Run(0, 0));
+    for round in 0..4 {
+        // More than there are, while CPU 0 stays where it is.
+        (1..60).for_each(|who| world.act(Op::Run(who, 1)));
+        assert!(!world.space.asid_gen_match(&world.contexts[0]), "round {round}");
+        world.act(Op::Run(0, 1));
+        assert_eq!(world.last[0], Some(1));
+    }
+}
+
+#[test]
 fn a_pinned_asid_survives_rollovers_until_the_last_unpin() {
     let mut world = World::new(4, 1, false, 40);
     world.pin(0);
@@ -266,7 +284,7 @@ fn cpus_that_switch_at_the_same_time_never_see_anothers_entries() {
                 while !go.load(SeqCst) {
                     std::thread::yield_now();
                 }
-                for _ in 0..20_000 {
+                for _ in 0..100_000 {
                     dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                     let who = (dice >> 16) as usize % contexts.len();
                     let Activation { asid, flush } = space.activate(cpu, &contexts[who]).unwrap();
