@@ -8,7 +8,7 @@ use portcullis::core::iommu::SyncError;
 use portcullis::core::mm::{ListenerId, MmFault, MmFaultError, MmListener, ProcessMemory};
 use portcullis::types::{AccessKind, Iova, IovaRange, Pa, PaRange, Perms, SizeLg2};
 
-use crate::platform::LabPlatform;
+use crate::platform::{LabPlatform, Tamper};
 use crate::process::{Kernel, KernelOptions, Mapping, Process, Source};
 
 pub(super) const RW: Perms = Perms::READ_WRITE;
@@ -30,6 +30,15 @@ impl Bench {
         let cpus = Cpus::new(bus.clone(), &[features; 2], TlbPolicy::seeded(options.seed));
         let platform = Arc::new(LabPlatform::new(bus.clone(), crate::trace::shared(None), None));
         let kernel = Kernel::new(platform, cpus, options).unwrap();
+        Self { bus, kernel }
+    }
+
+    /// The same, with somebody between the CPU and its tables.
+    pub(super) fn watched_by(tamper: impl FnOnce(&Arc<Bus>) -> Arc<dyn Tamper>, seed: u64) -> Self {
+        let Self { bus, kernel } = Self::new(seed);
+        let tamper = tamper(&bus);
+        let platform = LabPlatform::new(bus.clone(), crate::trace::shared(None), Some(tamper));
+        let kernel = Kernel::new(Arc::new(platform), kernel.cpus().clone(), *kernel.options()).unwrap();
         Self { bus, kernel }
     }
 

@@ -10,7 +10,10 @@ use portcullis::core::mm::{MmListener, ProcessMemory};
 use portcullis::types::{AccessKind, Iova, IovaRange, Pa};
 
 use super::bench::{Bench, R, RW, at, mapping, part, read};
+use super::maps::Scripted;
+use crate::platform::Tamper;
 use crate::process::{Process, Source};
+use crate::tamper::Hands;
 
 /// Looks with the eyes of a walker that remembers nothing.
 struct Watcher {
@@ -185,4 +188,46 @@ fn a_listener_that_was_removed_hears_nothing_and_one_that_comes_late_is_refused(
     assert!(process.add_listener(device).is_err());
     process.unpin_asid();
     bench.assert_clean();
+}
+
+/// Looks at each entry that is stored, before it is.
+struct Onlooker {
+    bus: Arc<Bus>,
+    entries: Arc<Mutex<u32>>,
+}
+
+impl Tamper for Onlooker {
+    fn store(&self, hands: Hands<'_>, at: Pa, word: u64) {
+        // Valid, a page, and the access flag, which entries that lead to tables do not have.
+        if word & 0x403 == 0x403 {
+            let page = Pa::new(word & 0xffff_ffff_f000);
+            let (mut cpus, mut hardwares) = ([0; 0x1000], [0; 0x1000]);
+            self.bus.cpu().read(page, &mut cpus).unwrap();
+            self.bus.cpu().ram().read(page, &mut hardwares).unwrap();
+            assert_eq!(cpus, hardwares, "hardware sees what the page holds before it can reach it");
+            *self.entries.lock().unwrap() += 1;
+        }
+        hands.store(at, word);
+    }
+}
+
+#[test]
+fn what_a_page_holds_is_visible_before_its_entry_is() {
+    let entries: Arc<Mutex<u32>> = Arc::default();
+    let watch = entries.clone();
+    let onlooker =
+        move |bus: &Arc<Bus>| -> Arc<dyn Tamper> { Arc::new(Onlooker { bus: bus.clone(), entries: watch }) };
+    let bench = Bench::watched_by(onlooker, 7);
+    let process = bench.process();
+    let file = bench.kernel.open(Box::new(Scripted { bytes: vec![3; 0x2000], ..Scripted::default() }));
+    let anonymous = process.map(&mapping(0x2000, RW, Source::Anonymous)).unwrap();
+    let private = process.map(&mapping(0x2000, RW, Source::Private { file, offset_bytes: 0 })).unwrap();
+    assert_eq!(read(&process, anonymous.first(), 1), [0]);
+    process.write(at(anonymous, 0x1000), &[1]).unwrap();
+    assert_eq!(read(&process, private.first(), 1), [3]);
+    process.write(at(private, 0x1000), &[1]).unwrap();
+    process.write(private.first(), &[1]).unwrap();
+    let child = process.fork().unwrap();
+    child.write(anonymous.first(), &[2]).unwrap();
+    assert_eq!(*entries.lock().unwrap(), 6);
 }
