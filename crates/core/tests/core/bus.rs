@@ -1,6 +1,7 @@
 //! Binding drivers: the order of what is done, and that every failure gives back what was taken.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use core::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
 use std::sync::{Arc, Mutex};
 
 use crate::support::{Bench, Call, Machine, RAM, STRICT, bench, region};

@@ -10,5 +10,8 @@ mod history;
 mod msi;
 mod owner;
 mod owner_faults;
+mod owner_orders;
+mod owner_table;
+mod owner_threads;
 mod sg;
 mod support;

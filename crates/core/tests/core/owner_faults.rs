@@ -46,8 +46,10 @@ fn nobody_holds(bench: &Bench) {
     assert_eq!((now.count, now.owner), (0, None));
 }
 
-/// Whichever of both the claim is.
-fn claims() -> [fn(&Bench) -> Result<(), ClaimError>; 2] {
+type Claim = fn(&Bench) -> Result<(), ClaimError>;
+
+/// Both kinds of claim.
+fn claims() -> [Claim; 2] {
     [
         |bench| bench.group.claim_group(user()),
         |bench| bench.group.claim_device(&bench.unit.device(SourceId(2)).unwrap(), user()),
