@@ -8,7 +8,7 @@ use std::path::Path;
 use model_smmuv3::Config;
 use portcullis::firmware::{IdMap, IommuKind, Machine, MsiControllerKind, PciHost, PciMsi};
 use portcullis::pci::Space;
-use portcullis::types::{PaRange, SourceId};
+use portcullis::types::{Pa, PaRange, SourceId};
 
 use super::spec::{HostBridgeSpec, ItsSpec, MachineSpec, Plugged, Slot, SmmuSpec};
 use crate::error::RunError;
@@ -51,6 +51,32 @@ pub fn read(path: &Path) -> Result<(MachineSpec, Vec<u8>), RunError> {
     Ok((Reader { machine: &machine, name }.spec()?, tree))
 }
 
+/// Bits of a physical address. Spec: Arm ARM DDI 0487 L.a, D8.1.7 "Output address size": 52 without FEAT_D128.
+const ADDRESS_BITS: u32 = 52;
+
+/// Models' memory comes in pieces of this size.
+const CHUNK_BYTES: u64 = 64 << 10;
+
+/// Choice: so much of a machine's memory is used at most. The account of what is touched of it costs two thousandths.
+const MOST_RAM_BYTES: u64 = 16 << 30;
+
+/// The whole chunks of memory in a range, as many as are used; none if there is none.
+fn whole_chunks(range: PaRange) -> Option<PaRange> {
+    let first = range.first().get().checked_next_multiple_of(CHUNK_BYTES)?;
+    let end = range.last().get().checked_add(1).unwrap_or(range.last().get()) & !(CHUNK_BYTES - 1);
+    PaRange::new(Pa::new(first), end.checked_sub(first)?.min(MOST_RAM_BYTES))
+}
+
+/// The first part of a machine that lies where no address reaches.
+fn beyond(spec: &MachineSpec) -> Option<Pa> {
+    let bridges = spec.host_bridges.iter().flat_map(|bridge| {
+        [Some(bridge.ecam), Some(bridge.window_32), bridge.window_64].into_iter().flatten()
+    });
+    let ranges = bridges.chain([spec.ram]).map(PaRange::last);
+    let frames = spec.smmus.iter().map(|smmu| smmu.base).chain(spec.itses.iter().map(|its| its.base));
+    ranges.chain(frames).find(|at| at.get() >> ADDRESS_BITS != 0)
+}
+
 struct Reader<'a> {
     machine: &'a Machine,
     name: String,
@@ -64,6 +90,7 @@ impl Reader<'_> {
     fn spec(&self) -> Result<MachineSpec, RunError> {
         let largest = self.machine.memory.iter().max_by_key(|range| range.len_bytes());
         let ram = *largest.ok_or_else(|| self.refused("it has no memory"))?;
+        let ram = whole_chunks(ram).ok_or_else(|| self.refused(format!("too little memory at {ram}")))?;
         let smmus = self.smmus()?;
         let itses = self.itses();
         let hosts = self.machine.pci_hosts.iter().enumerate();
@@ -78,7 +105,7 @@ impl Reader<'_> {
             &self.machine.model
         };
         let summary = format!("from a device tree: {model}");
-        Ok(MachineSpec {
+        let spec = MachineSpec {
             name: self.name.clone(),
             summary,
             ram,
@@ -86,7 +113,14 @@ impl Reader<'_> {
             itses,
             host_bridges,
             reserved: Vec::new(),
-        })
+        };
+        match beyond(&spec) {
+            Some(at) => {
+                let what = format!("{at} is beyond the {ADDRESS_BITS} bits of any machine's addresses");
+                Err(RunError::bad_input(&self.name, what, "correct the tree, or name a built-in machine"))
+            }
+            None => Ok(spec),
+        }
     }
 
     fn smmus(&self) -> Result<Vec<SmmuSpec>, RunError> {
