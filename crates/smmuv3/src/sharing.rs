@@ -411,4 +411,6 @@ impl<P: Platform, R: Registers> SvaIommu<P> for Smmu<P, R> {
 }
 
 #[cfg(test)]
+mod bonds;
+#[cfg(test)]
 mod tests;

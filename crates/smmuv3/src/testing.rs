@@ -25,7 +25,7 @@ use crate::config::Config;
 
 mod shared;
 
-pub(crate) use shared::{FakeMm, Machine, Shared};
+pub(crate) use shared::{FakeMm, FakeSwitches, Machine, Shared};
 
 /// Platform and hardware in one.
 pub(crate) struct Fake {

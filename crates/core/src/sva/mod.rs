@@ -8,6 +8,8 @@
 //! 4. [`ProcessDomain::invalidate`] and [`ProcessDomain::quiesce`]: what the process's memory says to its listeners;
 //! 5. [`detach_pasid`](SvaIommu::detach_pasid), [`disable`](SvaIommu::disable): the way back.
 //!
+//! What drivers of devices call is [`SvaUnit::enable`], [`SvaDevice::bind`] and [`SvaDevice::unbind`].
+//!
 //! Page requests come out of [`drain_page_requests`](SvaIommu::drain_page_requests), whether a device asked (PRI) or was
 //! stalled, and go back as [`respond`](SvaIommu::respond).
 //!
@@ -18,6 +20,8 @@
 //!
 //! Not here: process memory (`mm`), page requests on their way to it (`iopf`), PASIDs (`pasid`).
 
+mod bond;
+mod counted;
 mod facts;
 
 use alloc::sync::Arc;
@@ -27,6 +31,7 @@ use core::fmt;
 use portcullis_hal::Platform;
 use portcullis_types::{IovaRange, Pasid, SourceId};
 
+pub use bond::{BindError, Bond, EnableError, Serviced, SvaDevice, SvaUnit, UnbindError};
 pub use facts::{CpuFacts, DeviceSvaFacts, Side, SvaLimits, SvaRefusal};
 
 use crate::iommu::SyncError;

@@ -7,6 +7,7 @@ extern crate std;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use portcullis_core::iommu::{HwDomain, Iommu, SyncError, Target};
@@ -18,7 +19,7 @@ use portcullis_core::sva::{
     CpuFacts, DeviceSvaFacts, DeviceSwitches, EnableSvaError, ProcessDomain, SvaIommu, SvaLimits,
 };
 use portcullis_spec::smmuv3::registers::*;
-use portcullis_types::{Pa, Pasid, SizeLg2, SourceId};
+use portcullis_types::{IovaRange, Pa, Pasid, SizeLg2, SourceId};
 
 use crate::config::Config;
 use crate::smmu::Smmu;
@@ -31,6 +32,9 @@ pub(crate) struct FakeMm {
     pub(crate) asid: u16,
     pub(crate) pins: AtomicU64,
     slot: PasidSlot,
+    listeners: Mutex<Listeners>,
+    /// Faults that were handled.
+    pub(crate) faults: AtomicU64,
 }
 
 impl FakeMm {
@@ -40,7 +44,14 @@ impl FakeMm {
     }
 
     pub(crate) fn with_table(asid: u16, table: ProcessTable) -> Arc<Self> {
-        Arc::new(Self { table, asid, pins: AtomicU64::new(0), slot: PasidSlot::new() })
+        Arc::new(Self {
+            table,
+            asid,
+            pins: AtomicU64::new(0),
+            listeners: Mutex::default(),
+            faults: AtomicU64::new(0),
+            slot: PasidSlot::new(),
+        })
     }
 
     pub(crate) fn table(root: u64) -> ProcessTable {
@@ -78,20 +89,67 @@ impl ProcessMemory for FakeMm {
     }
 
     fn handle_fault(&self, _: &MmFault) -> Result<(), MmFaultError> {
-        Err(MmFaultError::NoArea)
+        self.faults.fetch_add(1, SeqCst);
+        if self.listeners.lock().unwrap().exited { Err(MmFaultError::Exited) } else { Ok(()) }
     }
 
-    fn add_listener(&self, _: Arc<dyn MmListener>) -> Result<ListenerId, Exited> {
-        Err(Exited)
+    fn add_listener(&self, listener: Arc<dyn MmListener>) -> Result<ListenerId, Exited> {
+        let mut listeners = self.listeners.lock().unwrap();
+        if listeners.exited {
+            return Err(Exited);
+        }
+        listeners.next += 1;
+        let id = listeners.next;
+        listeners.all.insert(id, listener);
+        Ok(ListenerId(id))
     }
 
-    fn remove_listener(&self, _: ListenerId) {}
+    fn remove_listener(&self, id: ListenerId) {
+        let removed = self.listeners.lock().unwrap().all.remove(&id.0);
+        drop(removed);
+    }
+}
+
+/// Who listens to a process.
+#[derive(Default)]
+struct Listeners {
+    exited: bool,
+    next: u64,
+    all: BTreeMap<u64, Arc<dyn MmListener>>,
+}
+
+impl core::fmt::Debug for Listeners {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Listeners").field("all", &self.all.len()).finish_non_exhaustive()
+    }
+}
+
+impl FakeMm {
+    /// Tells of the exit. Answers what the listeners say, pages being kept if any says an error.
+    pub(crate) fn exit(&self) -> Result<(), SyncError> {
+        let listeners = {
+            let mut listeners = self.listeners.lock().unwrap();
+            listeners.exited = true;
+            core::mem::take(&mut listeners.all)
+        };
+        listeners.into_values().try_for_each(|listener| listener.release())
+    }
+
+    /// Tells of a change.
+    pub(crate) fn change(&self, range: IovaRange) -> Result<(), SyncError> {
+        let listeners: Vec<_> = self.listeners.lock().unwrap().all.values().cloned().collect();
+        listeners.into_iter().try_for_each(|listener| listener.invalidate(range))
+    }
+
+    pub(crate) fn listener_count(&self) -> usize {
+        self.listeners.lock().unwrap().all.len()
+    }
 }
 
 /// A device's ATS switch, with what was there when it was turned: the entry of its stream 8.
 #[derive(Debug)]
 pub(crate) struct FakeSwitches {
-    fake: Arc<Fake>,
+    pub(crate) fake: Arc<Fake>,
     pub(crate) turned: Mutex<Vec<(bool, [u64; 8])>>,
 }
 

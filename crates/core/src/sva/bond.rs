@@ -1,0 +1,461 @@
+//! Bonds between processes and devices: bind, unbind, and what happens when the process exits in between.
+//!
+//! A [`SvaUnit`] is an IOMMU that shares; a [`SvaDevice`] one of its devices that was enabled; a [`Bond`] a process bound to it. The same process bound
+//! to the same device again is the same bond, counted. All bonds of a process have the same PASID ([`MmPasids`]); all its bonds behind one
+//! IOMMU share one [`ProcessDomain`], which listens to the process.
+//!
+//! # Order
+//!
+//! Bind: the PASID is held, the process's domain listens, the group knows of the PASID, faults have a handler, and only then hardware
+//! translates. Unbind goes the same way back: hardware has forgotten the PASID, what it had queued is reported, every request is answered, and
+//! only then the rest goes, the PASID last. The device's driver has made it stop using the PASID before.
+//!
+//! Exit may come before, between and after: the listener makes hardware stop walking the table, and what the device still does
+//! fails, until the bond is gone.
+//!
+//! # Locks
+//!
+//! None is held while the process, the driver or a handler is called. Who would make or unmake what another is about to, waits for it.
+
+use alloc::collections::BTreeMap;
+use alloc::sync::{Arc, Weak};
+use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
+
+use portcullis_hal::{Lock, Platform};
+use portcullis_types::{IovaRange, Pasid, SourceId};
+
+use super::counted::{Counted, CountedError};
+use super::{
+    AttachPasidError, DeviceSvaFacts, DeviceSwitches, DisableSvaError, Drained, EnableSvaError,
+    ProcessDomain, ProcessDomainError, SvaIommu, SvaLimits,
+};
+use crate::device::Device;
+use crate::group::{Group, PasidError};
+use crate::iommu::{Iommu, SyncError};
+use crate::iopf::{
+    AddRequesterError, FaultQueue, FlushTimeout, Limits, MmHandler, PageRequest, PageRequester, PageResponse,
+    Responder, ResponseCode, SetHandlerError,
+};
+use crate::mm::{Exited, ListenerId, MmId, MmListener, ProcessMemory};
+use crate::pasid::{HoldPasidError, MmPasids};
+use crate::unit::IommuUnit;
+
+/// How long an unbind waits for the answers to what the device had asked: longer than a handler takes to read a page.
+const FLUSH_LIMIT_NS: u64 = 10_000_000_000;
+
+/// An IOMMU that shares processes' memory with devices.
+pub struct SvaUnit<P: Platform> {
+    unit: Arc<IommuUnit<P>>,
+    pasids: Arc<MmPasids<P::Mutex>>,
+    queue: Arc<FaultQueue<P>>,
+    processes: Counted<P, MmId, Arc<SharedProcess>>,
+    devices: Lock<P, BTreeMap<SourceId, Weak<SvaDevice<P>>>>,
+}
+
+/// A device that can share.
+pub struct SvaDevice<P: Platform> {
+    device: Arc<Device<P>>,
+    group: Arc<Group<P>>,
+    unit: Arc<SvaUnit<P>>,
+    requester: Arc<PageRequester<P>>,
+    limits: SvaLimits,
+    bonds: Counted<P, MmId, Arc<Bond<P>>>,
+}
+
+/// A process that is bound to a device.
+pub struct Bond<P: Platform> {
+    device: Arc<SvaDevice<P>>,
+    mm: Arc<dyn ProcessMemory>,
+    /// None when the bond has ended: a handle that somebody keeps holds nothing.
+    process: Lock<P, Option<Arc<SharedProcess>>>,
+    exited: Arc<AtomicBool>,
+    pasid: Pasid,
+}
+
+/// A process that is shared with devices behind one IOMMU.
+struct SharedProcess {
+    domain: Arc<dyn ProcessDomain>,
+    listener: ListenerId,
+    exited: Arc<AtomicBool>,
+}
+
+/// What the process tells.
+struct Listener {
+    domain: Arc<dyn ProcessDomain>,
+    exited: Arc<AtomicBool>,
+}
+
+impl MmListener for Listener {
+    fn invalidate(&self, range: IovaRange) -> Result<(), SyncError> {
+        self.domain.invalidate(range)
+    }
+
+    fn release(&self) -> Result<(), SyncError> {
+        self.exited.store(true, Release);
+        self.domain.quiesce()
+    }
+}
+
+/// The way back to devices.
+struct Answers<P: Platform>(Arc<dyn Iommu<P>>);
+
+impl<P: Platform> Responder for Answers<P> {
+    fn respond(&self, response: &PageResponse) {
+        if let Some(sva) = self.0.sva() {
+            sva.respond(response);
+        }
+    }
+}
+
+/// Why a device was not enabled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EnableError {
+    /// Its IOMMU does not share at all. EOPNOTSUPP.
+    NoSupport,
+    /// The driver's word.
+    Driver(EnableSvaError),
+    /// Its page requests found no place.
+    Queue(AddRequesterError),
+}
+
+/// Why a process was not bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BindError {
+    /// The process has exited. ESRCH.
+    Exited,
+    /// It has no PASID that the device can use.
+    Pasid(HoldPasidError),
+    /// The device's group does not allow it: the PASID is held, or a user holds the group.
+    Group(PasidError),
+    /// It has no domain.
+    Process(ProcessDomainError),
+    /// Its faults have no handler.
+    Handler(SetHandlerError),
+    /// The driver's word.
+    Attach(AttachPasidError),
+    /// Somebody else binds or unbinds the same, and does not come to an end. EBUSY.
+    Busy,
+}
+
+/// Why a bond is still there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum UnbindError {
+    /// It was given back already. EINVAL.
+    NotBound,
+    /// The hardware did not confirm that it forgot the PASID. EIO.
+    Sync(SyncError),
+    /// A request of the device was not answered in time. EBUSY.
+    Flush(FlushTimeout),
+    /// Somebody else binds or unbinds the same, and does not come to an end. EBUSY.
+    Busy,
+}
+
+/// What a call of [`SvaUnit::service`] found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Serviced {
+    /// Faults that nobody can put right.
+    pub faults: usize,
+    /// Requests for pages. If there were any, workers are to call [`FaultQueue::work`].
+    pub requests: usize,
+}
+
+impl<P: Platform> SvaUnit<P> {
+    /// An IOMMU with no devices enabled yet. Its page requests go to `queue`; `pasids` are those of the whole machine.
+    pub fn new(
+        unit: Arc<IommuUnit<P>>,
+        pasids: Arc<MmPasids<P::Mutex>>,
+        queue: Arc<FaultQueue<P>>,
+    ) -> Arc<Self> {
+        let processes = Counted::new(unit.platform().clone());
+        let devices = Lock::<P, _>::new(BTreeMap::new());
+        Arc::new(Self { unit, pasids, queue, processes, devices })
+    }
+
+    /// The queue that workers take its page requests from.
+    pub fn queue(&self) -> &Arc<FaultQueue<P>> {
+        &self.queue
+    }
+
+    fn sva(&self) -> Option<&dyn SvaIommu<P>> {
+        self.unit.iommu().sva()
+    }
+
+    /// Enables a device of this IOMMU, alone in its group.
+    ///
+    /// # Errors
+    ///
+    /// As [`EnableError`] says; then nothing has changed.
+    pub fn enable(
+        self: &Arc<Self>,
+        device: &Arc<Device<P>>,
+        group: &Arc<Group<P>>,
+        facts: &DeviceSvaFacts,
+        switches: Arc<dyn DeviceSwitches>,
+    ) -> Result<Arc<SvaDevice<P>>, EnableError> {
+        let sva = self.sva().ok_or(EnableError::NoSupport)?;
+        let limits = sva.enable(device.sources(), facts, switches).map_err(EnableError::Driver)?;
+        let platform = self.unit.platform().clone();
+        let answers: Arc<dyn Responder> = Arc::new(Answers(self.unit.iommu().clone()));
+        let requester = PageRequester::new(platform.clone(), device.name(), Some(answers), Limits::default());
+        if let Err(error) = self.queue.add_device(&requester) {
+            // Nothing of it is in use: this can fail only if hardware does not confirm, and then the driver keeps it enabled.
+            let _ = sva.disable(device.sources());
+            return Err(EnableError::Queue(error));
+        }
+        let enabled = Arc::new(SvaDevice {
+            device: device.clone(),
+            group: group.clone(),
+            unit: self.clone(),
+            requester,
+            limits,
+            bonds: Counted::new(platform),
+        });
+        let mut devices = self.devices.lock();
+        devices.extend(device.sources().iter().map(|&source| (source, Arc::downgrade(&enabled))));
+        drop(devices);
+        Ok(enabled)
+    }
+
+    /// Takes what hardware has queued, faults and page requests, and brings it where it belongs. Called by the embedder when the event or
+    /// page-request interrupt comes, or by polling; one caller at a time sees requests in order.
+    pub fn service(&self) -> Serviced {
+        let faults = self.unit.dispatch_faults();
+        let requests =
+            self.sva().map_or(0, |sva| sva.drain_page_requests(&mut |drained| self.take(sva, drained)));
+        Serviced { faults, requests }
+    }
+
+    fn take(&self, sva: &dyn SvaIommu<P>, drained: Drained) {
+        match drained {
+            Drained::Overflowed => {
+                self.queue.discard_partial();
+            }
+            Drained::Request(request) => {
+                let asker = self.devices.lock().get(&request.source).and_then(Weak::upgrade);
+                match asker {
+                    Some(asker) => {
+                        asker.requester.report(&request);
+                    }
+                    None if request.is_last() && !request.is_stop_marker() => sva.respond(&invalid(&request)),
+                    None => {}
+                }
+            }
+        }
+    }
+
+    /// The domain of a process, made and listening if this is the first device here that it is bound to.
+    fn share(&self, mm: &Arc<dyn ProcessMemory>) -> Result<Arc<SharedProcess>, BindError> {
+        let made = self.processes.get(mm.id(), || {
+            let sva = self.sva().ok_or(BindError::Attach(AttachPasidError::NotEnabled))?;
+            let domain = sva.new_process_domain(mm.clone()).map_err(BindError::Process)?;
+            let exited = Arc::new(AtomicBool::new(false));
+            let listener = Arc::new(Listener { domain: domain.clone(), exited: exited.clone() });
+            let listener = mm.add_listener(listener).map_err(|Exited| BindError::Exited)?;
+            Ok(Arc::new(SharedProcess { domain, listener, exited }))
+        });
+        made.map_err(bind_error)
+    }
+
+    fn unshare(&self, mm: &Arc<dyn ProcessMemory>) {
+        let put = self.processes.put(
+            mm.id(),
+            |_| true,
+            |shared| {
+                mm.remove_listener(shared.listener);
+                Ok::<(), core::convert::Infallible>(())
+            },
+        );
+        debug_assert!(put.is_ok(), "what a bond holds is held");
+    }
+}
+
+fn invalid(request: &PageRequest) -> PageResponse {
+    let &PageRequest { source, pasid, group, .. } = request;
+    PageResponse { source, pasid, group, code: ResponseCode::Invalid }
+}
+
+fn bind_error(error: CountedError<BindError>) -> BindError {
+    match error {
+        CountedError::Failed(error) => error,
+        CountedError::Busy | CountedError::NotHeld => BindError::Busy,
+    }
+}
+
+impl<P: Platform> SvaDevice<P> {
+    /// The device.
+    pub fn device(&self) -> &Arc<Device<P>> {
+        &self.device
+    }
+
+    /// Within which limits it shares.
+    pub fn limits(&self) -> SvaLimits {
+        self.limits
+    }
+
+    /// What it has asked for, and how it was answered.
+    pub fn requester(&self) -> &Arc<PageRequester<P>> {
+        &self.requester
+    }
+
+    /// Binds a process: the device can use its addresses with the bond's PASID. The same process again is the same bond, counted.
+    ///
+    /// # Errors
+    ///
+    /// As [`BindError`] says; then nothing has changed.
+    pub fn bind(self: &Arc<Self>, mm: &Arc<dyn ProcessMemory>) -> Result<Arc<Bond<P>>, BindError> {
+        let bond = self.bonds.get(mm.id(), || self.make(mm)).map_err(bind_error)?;
+        if bond.exited.load(Acquire) {
+            // Known, but too late. The count just taken goes back; if that was the last meanwhile, so does the bond.
+            let _ = self.unbind(&bond);
+            return Err(BindError::Exited);
+        }
+        Ok(bond)
+    }
+
+    fn make(self: &Arc<Self>, mm: &Arc<dyn ProcessMemory>) -> Result<Arc<Bond<P>>, BindError> {
+        let unit = &self.unit;
+        let first = Pasid::new(1).expect("20 bits hold 1");
+        let pasid = unit.pasids.hold(mm, first..=self.limits.last_pasid).map_err(|error| match error {
+            HoldPasidError::Exited => BindError::Exited,
+            error => BindError::Pasid(error),
+        })?;
+        let process = unit.share(mm).inspect_err(|_| self.put_pasid(pasid))?;
+        let handled = self.group.hold_pasid(pasid, None).map_err(BindError::Group).and_then(|()| {
+            let handler = Arc::new(MmHandler::new(mm.clone()));
+            self.requester.set_handler(Some(pasid), handler).map_err(|error| {
+                let _ = self.group.drop_pasid(pasid);
+                BindError::Handler(error)
+            })
+        });
+        if let Err(error) = handled {
+            drop(process);
+            unit.unshare(mm);
+            self.put_pasid(pasid);
+            return Err(error);
+        }
+        let domain = process.domain.clone();
+        let exited = process.exited.clone();
+        let process = Lock::<P, _>::new(Some(process));
+        let bond = Bond { device: self.clone(), mm: mm.clone(), process, exited, pasid };
+        let attached = self.attach(pasid, &domain);
+        drop(domain);
+        match attached {
+            Ok(()) => Ok(Arc::new(bond)),
+            Err(error) => {
+                if self.unmake(&bond).is_err() {
+                    // Hardware may use the PASID for ever: nothing of the bond is given back.
+                    core::mem::forget(bond);
+                }
+                Err(BindError::Attach(error))
+            }
+        }
+    }
+
+    fn attach(&self, pasid: Pasid, domain: &Arc<dyn ProcessDomain>) -> Result<(), AttachPasidError> {
+        let sva = self.unit.sva().ok_or(AttachPasidError::NotEnabled)?;
+        sva.attach_pasid(self.device.sources(), pasid, domain)
+    }
+
+    /// Gives a bond back. The last who does ends it: on return nothing of the device's reaches the process, every request of its has been answered,
+    /// and the PASID is free if no other device holds it. The device's driver has made the device stop using the PASID.
+    ///
+    /// # Errors
+    ///
+    /// As [`UnbindError`] says; then the bond is still there, to be given back again.
+    pub fn unbind(&self, bond: &Arc<Bond<P>>) -> Result<(), UnbindError> {
+        if !core::ptr::eq(Arc::as_ptr(&bond.device), self) {
+            return Err(UnbindError::NotBound);
+        }
+        match self.bonds.put(bond.mm.id(), |held| Arc::ptr_eq(held, bond), |bond| self.unmake(bond)) {
+            Ok(_) => Ok(()),
+            Err(CountedError::Failed(error)) => Err(error),
+            Err(CountedError::NotHeld) => Err(UnbindError::NotBound),
+            Err(CountedError::Busy) => Err(UnbindError::Busy),
+        }
+    }
+
+    fn unmake(&self, bond: &Bond<P>) -> Result<(), UnbindError> {
+        let pasid = bond.pasid;
+        if let Some(sva) = self.unit.sva() {
+            sva.detach_pasid(self.device.sources(), pasid).map_err(UnbindError::Sync)?;
+        }
+        self.unit.service();
+        self.requester.flush(Some(pasid), FLUSH_LIMIT_NS).map_err(UnbindError::Flush)?;
+        drop(self.requester.clear_handler(Some(pasid)));
+        let dropped = self.group.drop_pasid(pasid);
+        debug_assert!(dropped.is_ok(), "the bond noted it");
+        let process = bond.process.lock().take();
+        drop(process);
+        self.unit.unshare(&bond.mm);
+        self.put_pasid(pasid);
+        Ok(())
+    }
+
+    fn put_pasid(&self, pasid: Pasid) {
+        let put = self.unit.pasids.put(pasid);
+        debug_assert!(put.is_ok(), "a reference was held");
+    }
+
+    /// Takes [`SvaUnit::enable`] back.
+    ///
+    /// # Errors
+    ///
+    /// As [`DisableSvaError`] says: above all while a bond lives. Then the device can still share.
+    pub fn disable(&self) -> Result<(), DisableSvaError> {
+        if !self.bonds.is_empty() {
+            return Err(DisableSvaError::PasidsInUse);
+        }
+        let sva = self.unit.sva().ok_or(DisableSvaError::NotEnabled)?;
+        sva.disable(self.device.sources())?;
+        let mut devices = self.unit.devices.lock();
+        for source in self.device.sources() {
+            devices.remove(source);
+        }
+        drop(devices);
+        // It is in the queue, and nothing more is reported: what is left are answers, which a queue that is dropped waits for as well.
+        let _ = self.unit.queue.remove_device(&self.requester);
+        Ok(())
+    }
+}
+
+impl<P: Platform> Bond<P> {
+    /// The PASID with which the device means the process.
+    pub fn pasid(&self) -> Pasid {
+        self.pasid
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Arc<SvaDevice<P>> {
+        &self.device
+    }
+
+    /// The process.
+    pub fn mm(&self) -> &Arc<dyn ProcessMemory> {
+        &self.mm
+    }
+}
+
+impl<P: Platform> fmt::Debug for Bond<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bond")
+            .field("device", &self.device)
+            .field("pasid", &self.pasid)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<P: Platform> fmt::Debug for SvaDevice<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SvaDevice").field("device", &self.device.name()).finish_non_exhaustive()
+    }
+}
+
+impl<P: Platform> fmt::Debug for SvaUnit<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SvaUnit").field("unit", &self.unit).finish_non_exhaustive()
+    }
+}
