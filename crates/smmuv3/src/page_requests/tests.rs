@@ -4,10 +4,13 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use portcullis_core::iommu::Iommu;
+use portcullis_core::sva::CpuFacts;
 use portcullis_spec::smmuv3::command::Opcode;
-use portcullis_spec::smmuv3::registers::{CR0, IDR3, IRQ_CTRL};
+use portcullis_spec::smmuv3::registers::{CR0, IDR3, IRQ_CTRL, Idr3};
+use portcullis_types::SizeLg2;
 
 use super::*;
+use crate::smmu::Smmu;
 use crate::testing::{Fake, Machine, Shared, put_event, put_page_request};
 
 /// A request of stream 9, PASID 5, for group 74: last (62) and SSV (63), read (60), write (61).
@@ -131,17 +134,22 @@ fn part_25_every_code_has_the_number_of_the_book() {
 #[test]
 fn part_25_who_was_never_enabled_gets_one_answer_for_each_last_request() {
     for pps in [false, true] {
-        let shared = Shared::plain(Machine::Pcie, |_, _| {});
-        let fake: &Fake = &shared.fake;
-        assert!(!shared.smmu.features().automatic_pasid);
-        assert_ne!(fake.get(IDR3), 0);
-        if pps {
-            continue;
-        }
-        put_page_request(fake, raw(SSV | READ, 74));
-        put_page_request(fake, raw(SSV | LAST | READ, 74));
-        put_page_request(fake, raw(SSV | LAST, 74));
-        assert_eq!((drain(&shared), sent(&shared)), (vec![], vec![[9 << 32 | 0x41, 1 << 12 | 74]]));
+        let fake = Shared::plain(Machine::Pcie, |_, _| {}).fake;
+        let idr3 = Idr3::from_bits(u32::try_from(fake.get(IDR3)).unwrap()).with_pps(pps);
+        fake.set(IDR3, idr3.into_bits());
+        let mut config = Fake::config();
+        config.cpus = Some(CpuFacts::new(SizeLg2::KIB_4));
+        let smmu = Smmu::probe(fake.clone(), fake.clone(), config).unwrap();
+        fake.take_log();
+        put_page_request(&fake, raw(SSV | READ, 74));
+        put_page_request(&fake, raw(SSV | LAST | READ, 74));
+        put_page_request(&fake, raw(SSV | LAST, 74));
+        let taken = smmu.sva().unwrap().drain_page_requests(&mut |drained| panic!("{drained:?}"));
+        fake.work(16);
+        // As the SMMU itself would: with the PASID if IDR3.PPS says so.
+        let ssid = if pps { 0x5800 } else { 0 };
+        let sent: Vec<_> = fake.take_log().iter().map(|command| command.0).collect();
+        assert_eq!((taken, sent), (2, vec![[9 << 32 | ssid | 0x41, 1 << 12 | 74]]));
     }
 }
 
