@@ -187,3 +187,45 @@ pub(crate) fn distinct(sources: &[SourceId]) -> Vec<u32> {
     ids.dedup();
     ids
 }
+
+#[cfg(test)]
+mod tests {
+    //! Part 20: from StreamID to device, ordered, many for one device, none for two.
+    use alloc::vec;
+
+    use super::*;
+    use crate::testing::Fake;
+
+    fn sources(ids: &[u32]) -> Vec<SourceId> {
+        ids.iter().map(|&id| SourceId(id)).collect()
+    }
+
+    #[test]
+    fn part_20_a_device_has_many_streams_in_order_and_no_stream_has_two_devices() {
+        let mut streams = Streams::<Fake>::new();
+        assert_eq!(streams.admit("disk", &sources(&[9, 3, 9, 700]), 16), Ok(vec![3, 9, 700]));
+        let disk = Arc::from("disk");
+        [3, 9, 700].into_iter().for_each(|id| streams.insert(&disk, id));
+        let taken = AddDeviceError::Taken { source: SourceId(9), by: "disk".into() };
+        assert_eq!(streams.admit("net", &sources(&[4, 9]), 16), Err(taken));
+        assert_eq!(streams.admit("disk", &sources(&[9]), 16), Ok(vec![9]), "one of its own may come again");
+        let far = AddDeviceError::OutOfRange { source: SourceId(0x1_0000), bits: 16 };
+        assert_eq!(streams.admit("net", &sources(&[4, 0x1_0000]), 16), Err(far));
+        assert_eq!(streams.get(700).map(|stream| &*stream.device), Some("disk"));
+        assert!(streams.get(4).is_none() && streams.remove(9).is_some() && !streams.contains(9));
+        assert_eq!(streams.admit("net", &sources(&[9]), 16), Ok(vec![9]));
+    }
+
+    #[test]
+    fn part_20_a_device_is_all_of_its_streams_attached_alike() {
+        let mut streams = Streams::<Fake>::new();
+        let (disk, net) = (Arc::from("disk"), Arc::from("net"));
+        [3, 9].into_iter().for_each(|id| streams.insert(&disk, id));
+        streams.insert(&net, 4);
+        assert!(streams.are_one_device(&[3, 9]) && streams.are_one_device(&[4]));
+        let others: [&[u32]; 4] = [&[3], &[3, 4, 9], &[5], &[]];
+        assert!(others.into_iter().all(|ids| !streams.are_one_device(ids)));
+        streams.attach_all(&[9], &Attachment::Identity { contexts: None });
+        assert!(!streams.are_one_device(&[3, 9]));
+    }
+}
