@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_book_s_example_spans_far_more_than_the_range() {
+    fn a_range_across_a_high_bit_is_said_as_far_more_than_it_is() {
         // Pages 7 and 8 differ in bit 3: the run is pages 0 to 15.
         assert_eq!(span(0x7000, 0x8fff), AtcSpan { address: 0, size_lg2: 4 });
         assert_eq!(span(0x8000, 0x8fff), AtcSpan { address: 0x8000, size_lg2: 0 });

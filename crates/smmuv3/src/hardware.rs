@@ -97,7 +97,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
 
     /// Whether the streams' world is EL2-E2H: their TLB entries are tagged as those of the CPUs are, whose kernel runs there.
     ///
-    /// Spec: SMMUv3 H.a, 3.3.4 "StreamWorld", 5.2 "STE, Stream Table Entry", STRW.
+    /// Spec: SMMUv3 H.a, 5.2 "STE, Stream Table Entry", STRW; 6.3.12 "SMMU_CR2", E2H.
     pub(crate) fn e2h(&self) -> bool {
         let there = self.features.hyp && self.features.stage1 && !self.stage2;
         there && self.config.cpus.is_some_and(|cpus| cpus.vhe)

@@ -16,7 +16,7 @@
 //! Each last request gets one CMD_PRI_RESP. It carries the PASID if the request had one and the device wants it back. A stop marker gets none and is
 //! dropped here. A request of a stream that was never enabled is answered here if it is the last, as invalid.
 //!
-//! Spec: SMMUv3 H.a, 8 "Page request queue", 8.1 "PRI queue overflow", 8.2 "Miscellaneous", 4.5.2 "CMD_PRI_RESP".
+//! Spec: SMMUv3 H.a, 8 "Page request queue", 4.5.2 "CMD_PRI_RESP".
 //! Not here: stalled transactions (`stalls`), bringing pages in (`core::iopf`).
 
 use core::sync::atomic::Ordering::Relaxed;

@@ -8,7 +8,7 @@ use portcullis_types::{PageSizes, Pasid, SizeLg2, SourceId};
 
 /// What the CPUs do with the page tables that they share: true of every one of them.
 ///
-/// Spec: Arm ARM DDI 0487, D19.2 "ID_AA64MMFR0_EL1" and its neighbours, as the least that all CPUs of a machine have.
+/// Spec: Arm ARM DDI 0487, "ID_AA64MMFR0_EL1" and its neighbours, as the least that all CPUs of a machine have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CpuFacts {
