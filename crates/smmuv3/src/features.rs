@@ -222,7 +222,7 @@ pub enum ProbeError {
     },
     /// No memory for a table or a queue.
     NoMemory,
-    /// The MSI doorbell is 0 or not a multiple of 4.
+    /// The MSI doorbell is 0, not a multiple of 4, or beyond 56 bits.
     BadDoorbell,
     /// A register did not come to say what was written.
     Timeout {

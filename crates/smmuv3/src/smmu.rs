@@ -12,7 +12,7 @@ use portcullis_core::iommu::{
 use portcullis_core::sva::SvaIommu;
 use portcullis_hal::{Lock, Platform, Registers};
 use portcullis_types::trace::{Event, Value};
-use portcullis_types::{Iova, IovaRange, Perms, Prot, SizeLg2, SourceId};
+use portcullis_types::{Iova, IovaRange, Pa, Perms, Prot, SizeLg2, SourceId};
 
 use crate::command_queue::CommandQueue;
 use crate::config::{Completion, Config, Stage};
@@ -253,9 +253,11 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
     }
 }
 
+/// The address comes from firmware. Spec: SMMUv3 H.a, 6.3.21 "SMMU_GERROR_IRQ_CFG0": ADDR is bits 55:2, and 0 sends none.
 fn check_doorbell(config: &Config) -> Result<(), ProbeError> {
+    let sayable = |doorbell: Pa| doorbell.get() != 0 && doorbell.is_aligned(4) && doorbell.get() >> 56 == 0;
     match config.msi {
-        Some(msi) if msi.doorbell.get() == 0 || !msi.doorbell.is_aligned(4) => Err(ProbeError::BadDoorbell),
+        Some(msi) if !sayable(msi.doorbell) => Err(ProbeError::BadDoorbell),
         _ => Ok(()),
     }
 }

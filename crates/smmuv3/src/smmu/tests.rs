@@ -122,7 +122,7 @@ fn a_probe_that_fails_gives_its_memory_back() {
 
 #[test]
 fn a_doorbell_that_cannot_be_one_is_refused() {
-    for doorbell in [0, 0x1002] {
+    for doorbell in [0, 0x1002, 1 << 56] {
         let fake = Fake::new();
         let msi = Msi { doorbell: Pa::new(doorbell), event_data: 0, error_data: 0, page_request_data: 0 };
         let config = Config { msi: Some(msi), ..Fake::config() };
