@@ -90,7 +90,8 @@ mod tests {
 
     #[test]
     fn the_shapes_are_those_of_the_book() {
-        // Spec: Arm ARM, D8.2 "Translation process", tables of initial lookup levels. (granule, input, concatenation) -> (levels, root entries).
+        // Spec: Arm ARM DDI 0487 M.a, D8.2.8 "VMSAv8-64 translation using the 4KB granule", D8.2.9 and D8.2.10 for
+        // 16KB and 64KB. (granule, input, concatenation) -> (levels, root entries).
         let cases = [
             ((12, 48, 0), (4, 512)),
             ((12, 39, 0), (3, 512)),

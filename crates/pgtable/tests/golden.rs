@@ -1,7 +1,7 @@
 //! Descriptors and register fields as the book has them: words typed from it, none computed by the code.
 //!
-//! Spec: Arm ARM DDI 0487, D8.3 "Translation table descriptor formats"; D8.2 "Translation process"; SMMUv3 H.a, 5.2 "Stream Table Entry", 5.4 "Context
-//! Descriptor".
+//! Spec: Arm ARM DDI 0487 M.a, D8.3 "Translation table descriptor formats"; D8.2 "Translation process"; SMMUv3 H.a, 5.2
+//! "STE, Stream Table Entry", 5.4 "CD, Context Descriptor".
 
 use portcullis_pgtable::arm::{Config, ConfigError, MAIR, Stage1, Stage2};
 use portcullis_pgtable::{Format, Item};

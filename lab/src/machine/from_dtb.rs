@@ -51,7 +51,7 @@ pub fn read(path: &Path) -> Result<(MachineSpec, Vec<u8>), RunError> {
     Ok((Reader { machine: &machine, name }.spec()?, tree))
 }
 
-/// Bits of a physical address. Spec: Arm ARM DDI 0487 L.a, D8.1.7 "Output address size": 52 without FEAT_D128.
+/// Bits of a physical address. Spec: Arm ARM DDI 0487 M.a, D8.1.7 "Output address size configuration": 52 without FEAT_D128.
 const ADDRESS_BITS: u32 = 52;
 
 /// Models' memory comes in pieces of this size.

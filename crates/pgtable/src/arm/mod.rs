@@ -10,7 +10,7 @@
 //! | 49:48, 9:8 | output address 49:48 and 51:50, where descriptors are large (DS); there is no SH field then |
 //! | 52 | contiguous |
 //!
-//! Spec: Arm ARM DDI 0487, D8.3 "Translation table descriptor formats".
+//! Spec: Arm ARM DDI 0487 M.a, D8.3 "Translation table descriptor formats".
 
 mod stage1;
 mod stage2;
@@ -77,7 +77,7 @@ pub(crate) const CONTIGUOUS: u64 = 1 << 52;
 const OUTPUT_47_12: u64 = 0x0000_ffff_ffff_f000;
 const OUTPUT_49_12: u64 = 0x0003_ffff_ffff_f000;
 
-/// Values of an SH field. Spec: Arm ARM, D8.6.2 "Stage 1 Shareability attributes".
+/// Values of an SH field. Spec: Arm ARM DDI 0487 M.a, D8.6.2 "Stage 1 Shareability attributes".
 pub(crate) const OUTER_SHAREABLE: u64 = 0b10 << 8;
 pub(crate) const INNER_SHAREABLE: u64 = 0b11 << 8;
 
@@ -170,7 +170,7 @@ impl Base {
         if self.config.large { 0 } else { field }
     }
 
-    /// Spec: Arm ARM, D8.3.1.1 "The Contiguous bit": runs of 16 with 4 KiB; of 128 pages or 32
+    /// Spec: Arm ARM DDI 0487 M.a, D8.7.1 "The Contiguous bit": runs of 16 with 4 KiB; of 128 pages or 32
     /// blocks of 32 MiB with 16 KiB; of 32 pages or blocks of 512 MiB with 64 KiB.
     ///
     /// Choice: larger blocks get no hint.
@@ -206,8 +206,8 @@ impl Base {
 
 /// The tallest height at which there are blocks.
 ///
-/// Spec: Arm ARM, D8.3 "Translation table descriptor formats": 2 MiB and 1 GiB with 4 KiB (512 GiB if large), 32 MiB with 16 KiB
-/// (64 GiB if large), 512 MiB with 64 KiB (4 TiB with 52-bit output).
+/// Spec: Arm ARM DDI 0487 M.a, D8.3 "Translation table descriptor formats": 2 MiB and 1 GiB with 4 KiB (512 GiB if
+/// large), 32 MiB with 16 KiB (64 GiB if large), 512 MiB with 64 KiB (4 TiB with 52-bit output).
 fn tallest_block(config: &Config) -> u8 {
     match (config.granule, config.large) {
         (SizeLg2::KIB_4, large) => 2 + u8::from(large),

@@ -11,7 +11,8 @@
 //!
 //! Choice: stage 1 has no way to say "write only": a mapping that may be written may be read as well. `lookup` says so.
 //!
-//! Spec: Arm ARM DDI 0487, D8.3.2 "Stage 1 descriptors", D8.4 "Memory access control".
+//! Spec: Arm ARM DDI 0487 M.a, D8.3.1.2 "VMSAv8-64 Block descriptor and Page descriptor formats", D8.4 "Memory access
+//! control".
 
 use portcullis_types::{Cacheability, Pa, PageSizes, Perms, Prot};
 
@@ -20,7 +21,7 @@ use crate::{BreakBeforeMake, Format, Geometry, Item};
 
 /// The memory attributes that AttrIndx counts in: 0 Normal uncached (0x44), 1 Normal write-back (0xff), 2 Device-nGnRE (0x04).
 ///
-/// Spec: Arm ARM, D24.2 "MAIR_EL1".
+/// Spec: Arm ARM DDI 0487 M.a, D24.2.127 "MAIR_EL1, Memory Attribute Indirection Register (EL1)".
 pub const MAIR: u64 = 0x04_ff_44;
 
 const UNCACHED: u64 = 0;

@@ -9,7 +9,8 @@
 //!
 //! Up to sixteen tables lie side by side as the root where that saves a level.
 //!
-//! Spec: Arm ARM DDI 0487, D8.3.3 "Stage 2 descriptors", D8.2.7 "Concatenated translation tables".
+//! Spec: Arm ARM DDI 0487 M.a, D8.3.1.2 "VMSAv8-64 Block descriptor and Page descriptor formats", D8.2.2 "Concatenated
+//! translation tables".
 
 use portcullis_types::{Cacheability, Pa, PageSizes, Perms, Prot, SizeLg2};
 
