@@ -121,6 +121,10 @@ impl Fake {
         Config { wait_limit_ns: 100_000, ..Config::new("smmu") }
     }
 
+    /// A wait limit for tests with threads. Time passes with every turn of every thread's polling, also while the thread that all wait for is not
+    /// running: what is a while for one is long for four.
+    pub(crate) const PATIENT_NS: u64 = 100_000_000_000;
+
     pub(crate) fn set(&self, register: usize, value: u32) {
         self.state.lock().unwrap().registers.insert(register, value.into());
     }

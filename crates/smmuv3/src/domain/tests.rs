@@ -244,7 +244,8 @@ fn after_teardown_a_domain_goes_without_asking_the_hardware() {
 
 #[test]
 fn threads_that_map_and_unmap_share_a_domain_and_leave_nothing() {
-    let (fake, _smmu, domain) = domain();
+    let (fake, smmu) = with(Config { wait_limit_ns: Fake::PATIENT_NS, ..Fake::config() });
+    let domain = smmu.new_domain().unwrap();
     let empty = fake.live_bytes();
     std::thread::scope(|scope| {
         for thread in 0..4u64 {

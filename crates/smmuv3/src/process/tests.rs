@@ -337,7 +337,7 @@ fn part_13_with_a_kernel_at_el2_entries_are_tagged_and_forgotten_as_its_own() {
 
 #[test]
 fn part_18_a_device_is_known_to_invalidations_before_its_descriptor_is_valid() {
-    let shared = &Shared::on(Machine::Pcie);
+    let shared = &Shared::with(Machine::Pcie, |_, config| config.wait_limit_ns = Fake::PATIENT_NS);
     let process = &shared.process(&FakeMm::new(0x42));
     let ours = process.as_any().downcast_ref::<Process<Fake, Arc<Fake>>>().unwrap();
     let fake = &shared.fake;
@@ -361,6 +361,7 @@ fn part_18_a_device_is_known_to_invalidations_before_its_descriptor_is_valid() {
             std::thread::yield_now();
         }
     });
+    fake.works_while_waited_for.store(true, SeqCst);
     known(2, 1);
 }
 

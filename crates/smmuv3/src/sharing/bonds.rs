@@ -34,7 +34,8 @@ type Dev = (Arc<SvaDevice<Fake>>, Arc<Device<Fake>>, Arc<Group<Fake>>);
 
 impl Bench {
     fn new(machine: Machine) -> Self {
-        let Shared { fake, smmu, facts, .. } = Shared::plain(machine, |_, _| {});
+        let patient = |_: &mut _, config: &mut crate::Config| config.wait_limit_ns = Fake::PATIENT_NS;
+        let Shared { fake, smmu, facts, .. } = Shared::plain(machine, patient);
         smmu.remove_device(&Shared::SOURCES).unwrap();
         let driver: Arc<dyn Iommu<Fake>> = smmu.clone();
         let iommu = Arc::new(IommuUnit::new(fake.clone(), driver));

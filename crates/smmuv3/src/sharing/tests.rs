@@ -363,7 +363,7 @@ fn part_12_a_move_that_is_not_confirmed_is_no_share_and_is_taken_up_again() {
 
 #[test]
 fn part_12_an_invalidation_during_a_move_names_both_numbers() {
-    let shared = &Shared::on(Machine::Pcie);
+    let shared = &Shared::with(Machine::Pcie, |_, config| config.wait_limit_ns = Fake::PATIENT_NS);
     let iova = Iova::new(0x7000);
     shared.base.map(iova, Pa::new(0x8000_0000), 0x1000, Prot::cached(Perms::READ)).unwrap();
     let fake = &shared.fake;
