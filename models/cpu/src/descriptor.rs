@@ -136,7 +136,7 @@ fn leaf(word: u64, level: i8, stage1: &Stage1) -> Leaf {
 
 /// How many entries of `level`, as an exponent, a run with the contiguous bit has.
 ///
-/// Spec: Arm ARM, D8.6.1 "The Contiguous bit"
+/// Spec: Arm ARM, D8.7.1 "The Contiguous bit"
 pub(crate) fn contiguous_lg2(granule: Granule, level: i8) -> u8 {
     match (granule, level) {
         (Granule::Kib4, _) => 4,

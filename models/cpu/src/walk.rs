@@ -119,7 +119,8 @@ impl Walker<'_> {
         Update::Done(Leaf { read_only: leaf.read_only && !dirties, accessed: true, ..*leaf })
     }
 
-    /// Spec: Arm ARM, D8.4.1 "Data accesses permissions", D8.4.2 "Instruction execution permissions", the rows for EL0.
+    /// Spec: Arm ARM, D8.4.1.2.1 "Stage 1 data accesses using Direct permissions", D8.4.1.2.3 "Stage 1 instruction execution using Direct
+    /// permissions", the rows for EL0.
     fn permissions(&self, leaf: &Leaf, limits: Limits) -> Permissions {
         let user = leaf.user && !limits.no_user;
         let writable = match leaf.read_only {
@@ -145,7 +146,7 @@ impl Walker<'_> {
     /// Whether what a CPU holds under this ASID is of this address space. Each CPU has its own ASIDs (CnP is 0), so on another the same one may mean
     /// another space, to be forgotten before this one runs there; on the walker's own it may not.
     ///
-    /// Spec: Arm ARM, D8.16.4 "Common not private translations".
+    /// Spec: Arm ARM, D8.16.3.4 "Common not private translations".
     fn is_of_this_space(&self, cpu: usize, root: Pa) -> bool {
         cpu == self.own || root == self.stage1.root
     }

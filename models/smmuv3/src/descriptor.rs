@@ -56,7 +56,7 @@ impl Format {
     }
 }
 
-/// The limits that the tables above a leaf put on it. Spec: Arm DDI 0487, D8.4.4 "Hierarchical control of permissions".
+/// The limits that the tables above a leaf put on it. Spec: Arm DDI 0487, D8.4 "Memory access control", hierarchical control of permissions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Hierarchy {
     pub(crate) no_unprivileged: bool,
@@ -118,7 +118,7 @@ impl Rights {
 
     /// Stage 1 permissions of a leaf.
     ///
-    /// Spec: Arm DDI 0487, D8.4.3 "Direct permissions"; SMMUv3 H.a, 13.4.1 "Stage 1 page permissions".
+    /// Spec: Arm DDI 0487, D8.4.1.2 "Stage 1 Direct permissions"; SMMUv3 H.a, 13.4.1 "Stage 1 page permissions".
     pub(crate) fn stage1(raw: u64, above: Hierarchy, one_privilege: bool, wxn: bool, pan: bool) -> Self {
         let writable = !flag(raw, 7) && !above.read_only;
         if one_privilege {
@@ -140,7 +140,7 @@ impl Rights {
         )
     }
 
-    /// Stage 2 permissions of a leaf. Spec: Arm DDI 0487, D8.4.3 "Direct permissions", stage 2, S2AP, XN.
+    /// Stage 2 permissions of a leaf. Spec: Arm DDI 0487, D8.4.2 "Stage 2 permissions", S2AP, XN.
     pub(crate) fn stage2(raw: u64, execute_never_extended: bool) -> Self {
         let (read, write) = (flag(raw, 6), flag(raw, 7));
         let (unprivileged, privileged) = match (field(raw, 54, 53), execute_never_extended) {

@@ -1,6 +1,6 @@
 //! The shape of translation tables: granules, levels, where a walk begins.
 //!
-//! Spec: Arm DDI 0487, D8.2 "Translation process", D8.2.2 "Granule sizes", AArch64.S1StartLevel, AArch64.S2InconsistentSL.
+//! Spec: Arm DDI 0487, D8.2 "Translation process", D8.1.1 "Translation granules", AArch64.S1StartLevel, AArch64.S2InconsistentSL.
 
 /// The size of a page, which is the size of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
