@@ -54,7 +54,7 @@ fn ours() -> f64 {
     let spec = builtin::find(builtin::DEFAULT).expect("there is a default machine");
     let tree = fdt::emit(&spec).expect("the machine has a device tree");
     let machine = Machine::build(spec, DiskContent::Blank, 1, &sink).expect("the machine can be built");
-    let itses = machine.spec.itses.iter().map(|its| its.base).zip(machine.itses.iter().cloned()).collect();
+    let itses = machine.interrupt_controllers();
     let request = BootRequest {
         bus: &machine.bus,
         itses,

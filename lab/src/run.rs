@@ -59,7 +59,7 @@ pub fn run(request: RunRequest) -> Result<Report, RunError> {
         input: input.name(),
         bytes: input.measure().bytes,
         digest: input.measure().digest.clone(),
-        equal: true,
+        equal: outcome.digest == input.measure().digest,
         counters: outcome.counters,
         elapsed_ns: outcome.elapsed_ns,
     })

@@ -26,7 +26,7 @@ pub(crate) fn of(spec: MachineSpec, device_tree: &[u8]) -> Result<MachineTree, R
     let label = format!("{}: {}", spec.name, spec.summary);
     let ram = spec.ram;
     let machine = Machine::build(spec, DiskContent::Blank, 1, &sink)?;
-    let itses = machine.spec.itses.iter().map(|its| its.base).zip(machine.itses.iter().cloned()).collect();
+    let itses = machine.interrupt_controllers();
     let mode = FlushMode::Strict;
     let system =
         System::boot(BootRequest { bus: &machine.bus, itses, device_tree, sink, tamper: None, mode })?;

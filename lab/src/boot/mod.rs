@@ -90,8 +90,7 @@ impl System {
         self.units.iter().find(|unit| unit.index == iommu)
     }
 
-    /// Does what the interrupts of the IOMMUs ask for, whether or not one came: reads their events, looks at their errors. Answers how many
-    /// faults there were.
+    /// Reads the events of the IOMMUs, whether or not their interrupts came. Answers how many faults there were.
     pub fn service_iommus(&self) -> usize {
         self.units.iter().map(Unit::service).sum()
     }

@@ -76,7 +76,7 @@ pub(super) fn bring_up(
 }
 
 impl Unit {
-    /// Reads events and looks at errors, as the IOMMU's interrupts ask for. Answers how many faults there were.
+    /// Reads events, whether or not their interrupt came. Answers how many faults there were.
     pub fn service(&self) -> usize {
         for (line, _) in self.lines.iter() {
             line.take();

@@ -165,6 +165,11 @@ impl Machine {
         Ok(())
     }
 
+    /// The ITSes by the addresses of their registers, as boot takes them.
+    pub fn interrupt_controllers(&self) -> Vec<(Pa, Arc<Its>)> {
+        self.spec.itses.iter().map(|its| its.base).zip(self.itses.iter().cloned()).collect()
+    }
+
     /// Memory, for hardware that snoops the CPUs' caches or does not.
     fn fabric(&self, coherent: bool) -> Arc<dyn Fabric> {
         if coherent { self.bus.clone() } else { self.bus.non_snooping() }

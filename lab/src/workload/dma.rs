@@ -69,6 +69,8 @@ pub struct Job<'a> {
 pub struct Outcome {
     /// What it took.
     pub counters: Counters,
+    /// SHA-256 of what arrived, in hexadecimal.
+    pub digest: String,
     /// How long the reading took on this computer, in nanoseconds.
     pub elapsed_ns: u64,
 }
@@ -121,7 +123,7 @@ fn work(
     witness: &Arc<Witness>,
     sink: &SharedSink,
 ) -> Result<(Arc<LabPlatform>, Outcome), RunError> {
-    let itses = machine.spec.itses.iter().map(|its| its.base).zip(machine.itses.iter().cloned()).collect();
+    let itses = machine.interrupt_controllers();
     let tamper = job.tamper.clone();
     let mut system = System::boot(BootRequest {
         bus: &machine.bus,
@@ -142,7 +144,8 @@ fn work(
     let read = reader.read_all(&system, &mut watch);
     let elapsed_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
     let closed = reader.close();
-    read.and(closed)?;
+    let digest = read?;
+    closed?;
     if job.mode == FlushMode::Strict {
         watch.probe_unmapped(&system);
     }
@@ -157,7 +160,7 @@ fn work(
     no_errors(&system)?;
     system.shut_down()?;
     add_model_counters(&mut counters, machine, &platform);
-    Ok((platform, Outcome { counters: Counters { probes, probes_blocked, ..counters }, elapsed_ns }))
+    Ok((platform, Outcome { counters: Counters { probes, probes_blocked, ..counters }, digest, elapsed_ns }))
 }
 
 /// The model in front of the first disk.
@@ -283,7 +286,8 @@ impl<'a> Reader<'a> {
         Ok(reader)
     }
 
-    fn read_all(&mut self, system: &System, watch: &mut Watch<'_>) -> Result<(), RunError> {
+    /// Reads everything. Answers the digest of what arrived, which is the input's.
+    fn read_all(&mut self, system: &System, watch: &mut Watch<'_>) -> Result<String, RunError> {
         let Measure { bytes: total, digest } = self.job.input.measure().clone();
         let before = self.disk.traffic();
         let commands_before = self.bound.nvme.stats().commands;
@@ -318,7 +322,7 @@ impl<'a> Reader<'a> {
                 format!("the disk wrote {through} bytes through the IOMMU, and {wanted} were to be written");
             return Err(RunError::wrong(name, what, TRY_VERBOSE));
         }
-        Ok(())
+        Ok(found)
     }
 
     /// The next pieces, one for each buffer. Every other one is scattered over its buffer's pages, last page first.
