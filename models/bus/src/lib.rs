@@ -4,6 +4,9 @@
 //! model, or [`Untranslated`]) says where it goes, and the [`Fabric`] moves the bytes: to RAM, to a register, to an MSI
 //! [`Doorbell`]. Registers of a model are an [`Mmio`]. A model that has work of its own to do later is a [`Clocked`].
 //!
+//! A device that keeps translations of its own speaks of them with its translator ([`TranslationRequest`] and its kin), and is told by it
+//! through a [`Downstream`].
+//!
 //! A [`Bus`] puts it together. The CPUs' side of its memory is a [`CpuMemory`]: a store buffer, and where wanted a cache,
 //! stand between what a CPU stores and what hardware reads.
 //!
@@ -23,6 +26,7 @@ mod map;
 mod port;
 mod ram;
 mod rng;
+mod services;
 mod store_buffer;
 mod transaction;
 
@@ -30,7 +34,11 @@ pub use bus::{Bus, BusOptions};
 pub use cpu::{Caches, CpuMemory, Stores};
 pub use heap::{FreeError, Heap, HeapUse, POISON};
 pub use map::{Doorbell, Occupied};
-pub use port::{DmaError, Port, Traffic, Untranslated};
+pub use port::{DmaError, Moved, Port, Traffic, Untranslated};
 pub use ram::{FreedUse, Ram, User};
 pub use rng::Chance;
+pub use services::{
+    Downstream, Invalidation, InvalidationDone, PageRequest, PageResponse, Stall, StallState, TranslatedRequest,
+    Translation, TranslationAnswer, TranslationRequest,
+};
 pub use transaction::{BusError, Clocked, Fabric, Mmio, Outcome, Passage, Request, Translator, Width, Write};

@@ -1,12 +1,19 @@
 //! A requester's way out: a DMA of any length, cut, translated and carried out.
+//!
+//! A device without an ATC uses [`Port::read`] and [`Port::write`]; one with an ATC asks with [`Port::translate`], and uses
+//! [`Port::read_translated`] and [`Port::write_translated`] for what it was answered.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use portcullis_types::{Access, Iova, Pasid, SourceId};
+use portcullis_types::{Access, Iova, Pa, Pasid, SourceId};
 
-use crate::{BusError, Fabric, Outcome, Passage, Request, Translator, Write};
+use crate::{
+    BusError, Fabric, InvalidationDone, Outcome, PageRequest, Passage, Request, Stall, StallState,
+    TranslatedRequest, TranslationAnswer, TranslationRequest, Translator, Write,
+};
 
 /// What no request crosses. Spec: PCIe 6.0, 2.2.7 "Memory, I/O, and Configuration Request Rules": requests do not cross 4 KiB.
 const BOUNDARY_BYTES: u64 = 4096;
@@ -22,6 +29,16 @@ pub struct Port {
     translator: Arc<dyn Translator>,
     fabric: Arc<dyn Fabric>,
     traffic: Counters,
+    by_pasid: Mutex<BTreeMap<Pasid, Moved>>,
+}
+
+/// Bytes that went through in one address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Moved {
+    /// Bytes that were read from memory.
+    pub read_bytes: u64,
+    /// Bytes that were written to memory.
+    pub written_bytes: u64,
 }
 
 /// Why a DMA stopped. Requests before it were carried out.
@@ -39,6 +56,13 @@ pub enum DmaError {
         /// What went wrong behind the IOMMU.
         error: BusError,
     },
+    /// A request is held back. The DMA is to be taken up again at `at`, when [`Port::stalled`] says so.
+    Stalled {
+        /// The first address of the request.
+        at: Iova,
+        /// By which to ask for it.
+        stall: Stall,
+    },
     /// The addresses run past the end of the address space.
     Wraps {
         /// Where the DMA begins.
@@ -53,6 +77,7 @@ impl fmt::Display for DmaError {
             Self::Bus { at, error } => {
                 write!(f, "access to {at} reached {}, where nothing answers", error.at)
             }
+            Self::Stalled { at, .. } => write!(f, "access to {at} held back"),
             Self::Wraps { at } => write!(f, "an access at {at} runs past the last address"),
         }
     }
@@ -104,6 +129,7 @@ impl Port {
             translator,
             fabric,
             traffic: Counters::default(),
+            by_pasid: Mutex::default(),
         }
     }
 
@@ -135,6 +161,12 @@ impl Port {
         }
     }
 
+    /// What went through so far in one address space: part of [`traffic`](Self::traffic).
+    pub fn moved(&self, pasid: Pasid) -> Moved {
+        let by_pasid = self.by_pasid.lock().unwrap_or_else(PoisonError::into_inner);
+        by_pasid.get(&pasid).copied().unwrap_or_default()
+    }
+
     /// Reads memory. What was refused in silence reads as zeroes.
     ///
     /// # Errors
@@ -147,11 +179,71 @@ impl Port {
             let outcome =
                 self.translator.access(&request, &mut |Passage { pa }| self.fabric.read(pa, &mut *bytes));
             match self.judge(at, outcome)? {
-                Carried::Out => count(&self.traffic.read_bytes, bytes.len() as u64),
+                Carried::Out => self.count_read(pasid, bytes.len() as u64),
                 Carried::Nowhere => bytes.fill(0),
             }
         }
         Ok(())
+    }
+
+    /// Reads memory at a translated address.
+    ///
+    /// # Errors
+    ///
+    /// As [`DmaError`] says, of addresses that are translated.
+    pub fn read_translated(&self, pasid: Option<Pasid>, from: Pa, into: &mut [u8]) -> Result<(), DmaError> {
+        for (at, run) in cut(Iova::new(from.get()), into.len())? {
+            let bytes = &mut into[run];
+            let request = self.translated(pasid, at, bytes.len(), Access::READ);
+            let outcome = self
+                .translator
+                .access_translated(&request, &mut |Passage { pa }| self.fabric.read(pa, &mut *bytes));
+            match self.judge(at, outcome)? {
+                Carried::Out => self.count_read(pasid, bytes.len() as u64),
+                Carried::Nowhere => bytes.fill(0),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes memory at a translated address.
+    ///
+    /// # Errors
+    ///
+    /// As [`DmaError`] says, of addresses that are translated.
+    pub fn write_translated(&self, pasid: Option<Pasid>, to: Pa, from: &[u8]) -> Result<(), DmaError> {
+        for (at, run) in cut(Iova::new(to.get()), from.len())? {
+            let bytes = &from[run];
+            let request = self.translated(pasid, at, bytes.len(), Access::WRITE);
+            let source = Some(self.device_id());
+            let outcome = self.translator.access_translated(&request, &mut |Passage { pa }| {
+                self.fabric.write(Write { at: pa, bytes, source })
+            });
+            if let Carried::Out = self.judge(at, outcome)? {
+                self.count_written(pasid, bytes.len() as u64);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for a translation, as this port's source.
+    pub fn translate(&self, request: &TranslationRequest) -> TranslationAnswer {
+        self.translator.translate(&TranslationRequest { source: self.source(), ..*request })
+    }
+
+    /// Asks for a page, as this port's source.
+    pub fn request_page(&self, request: &PageRequest) {
+        self.translator.request_page(&PageRequest { source: self.source(), ..*request });
+    }
+
+    /// Completes invalidations, by their tags.
+    pub fn complete_invalidations(&self, tags: u32) {
+        self.translator.invalidation_done(&InvalidationDone { source: self.source(), tags });
+    }
+
+    /// What became of a request that was held back.
+    pub fn stalled(&self, stall: Stall) -> StallState {
+        self.translator.stalled(stall)
     }
 
     /// Writes memory.
@@ -163,7 +255,7 @@ impl Port {
         for (at, run) in cut(iova, from.len())? {
             let bytes = &from[run];
             if let Carried::Out = self.send(pasid, at, bytes)? {
-                count(&self.traffic.written_bytes, bytes.len() as u64);
+                self.count_written(pasid, bytes.len() as u64);
             }
         }
         Ok(())
@@ -195,6 +287,32 @@ impl Port {
         Request { source: self.source(), pasid, iova, len_bytes, access }
     }
 
+    fn translated(
+        &self,
+        pasid: Option<Pasid>,
+        at: Iova,
+        len: usize,
+        access: Access,
+    ) -> TranslatedRequest {
+        let Request { source, len_bytes, .. } = self.request(pasid, at, len, access);
+        TranslatedRequest { source, pasid, at: Pa::new(at.get()), len_bytes, access }
+    }
+
+    fn count_read(&self, pasid: Option<Pasid>, bytes: u64) {
+        count(&self.traffic.read_bytes, bytes);
+        self.count_moved(pasid, |moved| moved.read_bytes += bytes);
+    }
+
+    fn count_written(&self, pasid: Option<Pasid>, bytes: u64) {
+        count(&self.traffic.written_bytes, bytes);
+        self.count_moved(pasid, |moved| moved.written_bytes += bytes);
+    }
+
+    fn count_moved(&self, pasid: Option<Pasid>, add: impl FnOnce(&mut Moved)) {
+        let Some(pasid) = pasid else { return };
+        add(self.by_pasid.lock().unwrap_or_else(PoisonError::into_inner).entry(pasid).or_default());
+    }
+
     fn judge(&self, at: Iova, outcome: Outcome) -> Result<Carried, DmaError> {
         match outcome {
             Outcome::Done => return Ok(Carried::Out),
@@ -202,6 +320,7 @@ impl Port {
                 count(&self.traffic.ignored, 1);
                 return Ok(Carried::Nowhere);
             }
+            Outcome::Stalled(stall) => return Err(DmaError::Stalled { at, stall }),
             Outcome::Aborted | Outcome::BusError(_) => count(&self.traffic.failed, 1),
         }
         Err(match outcome {

@@ -1,6 +1,15 @@
 //! The seams between models.
+//!
+//! Not here: what devices with an ATC say, and stalls (`services`).
+
+use std::sync::Weak;
 
 use portcullis_types::{Access, Iova, Pa, Pasid, SourceId};
+
+use crate::{
+    Downstream, InvalidationDone, PageRequest, Stall, StallState, TranslatedRequest, TranslationAnswer,
+    TranslationRequest,
+};
 
 /// Width of a register access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -122,6 +131,8 @@ pub enum Outcome {
     Aborted,
     /// It was refused in silence: the device sees zeroes, and its writes are gone. `commit` was not called.
     Ignored,
+    /// It is held back: the device is to ask [`Translator::stalled`] what becomes of it. `commit` was not called.
+    Stalled(Stall),
 }
 
 /// What stands between a requester and memory.
@@ -131,4 +142,42 @@ pub trait Translator: Send + Sync {
     /// The translation stays in force while `commit` runs: an invalidation that completes afterwards has waited for it. That
     /// is how "a completed sync means that no access is still under way" is kept on real threads.
     fn access(&self, request: &Request, commit: &mut dyn FnMut(Passage) -> Result<(), BusError>) -> Outcome;
+
+    /// What became of an access that was held back. A number that this translator did not give out, or has answered before, is
+    /// [`StallState::Aborted`].
+    fn stalled(&self, stall: Stall) -> StallState {
+        let _ = stall;
+        StallState::Aborted
+    }
+
+    /// Answers a translation request.
+    fn translate(&self, request: &TranslationRequest) -> TranslationAnswer {
+        let _ = request;
+        TranslationAnswer::UnsupportedRequest
+    }
+
+    /// Judges an access by a translated address. `commit` as for [`access`](Self::access).
+    fn access_translated(
+        &self,
+        request: &TranslatedRequest,
+        commit: &mut dyn FnMut(Passage) -> Result<(), BusError>,
+    ) -> Outcome {
+        let _ = (request, commit);
+        Outcome::Aborted
+    }
+
+    /// Takes a page request, which is answered downstream, or never.
+    fn request_page(&self, request: &PageRequest) {
+        let _ = request;
+    }
+
+    /// Takes the completion of invalidations.
+    fn invalidation_done(&self, done: &InvalidationDone) {
+        let _ = done;
+    }
+
+    /// Makes a way down known, for messages to devices. There may be several: each knows its own.
+    fn connect(&self, downstream: Weak<dyn Downstream>) {
+        let _ = downstream;
+    }
 }
