@@ -69,6 +69,14 @@ pub struct Config {
     pub attribute_overrides: bool,
     /// IDR0.TERM_MODEL: terminated means aborted, never read-as-zero.
     pub terminate_aborts: bool,
+    /// IDR0.ATS: devices may keep translations of their own.
+    pub ats: bool,
+    /// IDR0.PRI: devices may ask for pages.
+    pub pri: bool,
+    /// IDR1.PRIQS: log2 of the most entries of the PRI queue, 0 to 19. Counts only with `pri`.
+    pub page_queue_lg2: u8,
+    /// IDR3.PPS: the SMMU's own answers to page requests carry the PASID of the request, whatever STE.PPAR says.
+    pub pasid_on_auto_response: bool,
     /// DeviceID under which the SMMU's own messages reach the interrupt controller.
     pub msi_source: Option<SourceId>,
     /// What the model does where the book leaves a choice.
@@ -108,6 +116,10 @@ impl Default for Config {
             small_tables: false,
             attribute_overrides: true,
             terminate_aborts: false,
+            ats: false,
+            pri: false,
+            page_queue_lg2: 0,
+            pasid_on_auto_response: false,
             msi_source: None,
             policy: Policy::stale(),
             verbose: false,
