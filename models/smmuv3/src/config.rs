@@ -3,12 +3,40 @@
 //! A [`Config`] is what an integrator would choose; [`Config::default`] is a 3.2 part with two stages, 48 bits and
 //! range invalidation. The presets are the parts that drivers get wrong: small, without range invalidation, stage 2 only.
 //!
+//! [`StallModel`] and [`HardwareUpdate`] are the two that are more than a yes or no.
+//!
 //! Spec: SMMUv3 H.a, 6.3.1 "SMMU_IDR0" to 6.3.6 "SMMU_IDR5", 6.3.8 "SMMU_AIDR".
 
 use portcullis_types::SourceId;
 
 use crate::geometry::Granule;
 use crate::policy::Policy;
+
+/// Whether faults may hold accesses back. Spec: SMMUv3 H.a, 6.3.1 "SMMU_IDR0", STALL_MODEL.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StallModel {
+    /// 0: a descriptor chooses between holding back and ending.
+    Configurable,
+    /// 1: no access is held back.
+    #[default]
+    NotSupported,
+    /// 2: every fault that can be configured holds back.
+    Forced,
+}
+
+/// What the SMMU updates in tables by itself. Spec: SMMUv3 H.a, 6.3.1 "SMMU_IDR0", HTTU.
+///
+/// Not here: 3, the Access flag of table descriptors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HardwareUpdate {
+    /// 0: nothing.
+    #[default]
+    None,
+    /// 1: the Access flag.
+    Access,
+    /// 2: the Access flag and the dirty state.
+    AccessAndDirty,
+}
 
 /// The features of a model, and how it behaves where the book leaves it open.
 #[derive(Clone, Debug)]
@@ -77,6 +105,14 @@ pub struct Config {
     pub page_queue_lg2: u8,
     /// IDR3.PPS: the SMMU's own answers to page requests carry the PASID of the request, whatever STE.PPAR says.
     pub pasid_on_auto_response: bool,
+    /// IDR0.STALL_MODEL.
+    pub stall: StallModel,
+    /// The most accesses held back at once, at least 1; a further one waits unseen until another is answered.
+    pub most_stalls: u16,
+    /// IDR0.HTTU.
+    pub hardware_update: HardwareUpdate,
+    /// IDR0.BTM: the SMMU can take part in broadcast TLB maintenance.
+    pub broadcast: bool,
     /// DeviceID under which the SMMU's own messages reach the interrupt controller.
     pub msi_source: Option<SourceId>,
     /// What the model does where the book leaves a choice.
@@ -120,6 +156,10 @@ impl Default for Config {
             pri: false,
             page_queue_lg2: 0,
             pasid_on_auto_response: false,
+            stall: StallModel::NotSupported,
+            most_stalls: 64,
+            hardware_update: HardwareUpdate::None,
+            broadcast: false,
             msi_source: None,
             policy: Policy::stale(),
             verbose: false,
@@ -194,6 +234,8 @@ impl Config {
             | bit(1, self.stage1)
             | 0b10 << 2 // TTF: 64-bit tables only
             | bit(4, self.coherent)
+            | (self.hardware_update as u32) << 6
+            | bit(5, self.broadcast)
             | bit(9, self.hyp)
             | bit(12, self.asid_16_bits)
             | bit(13, self.msi)
@@ -201,7 +243,7 @@ impl Config {
             | bit(18, self.vmid_16_bits && self.stage2)
             | bit(19, self.two_level_contexts && self.stage1)
             | 0b10 << 21 // TTENDIAN: little-endian only
-            | 0b01 << 24 // STALL_MODEL: no stalls
+            | (self.stall as u32) << 24
             | bit(26, self.terminate_aborts)
             | bit(27, self.two_level_streams)
     }
@@ -255,6 +297,19 @@ mod tests {
         assert_eq!(config.idr3(), 0x0000_1414);
         // OAS=48, three granules.
         assert_eq!(config.idr5(), 0x0000_0075);
+    }
+
+    #[test]
+    fn stalls_updates_and_broadcasts_lie_where_the_book_says() {
+        let idr0 = |config: Config| config.idr0() ^ Config::default().idr0();
+        assert_eq!(idr0(Config { stall: StallModel::Configurable, ..Config::default() }), 1 << 24);
+        assert_eq!(idr0(Config { stall: StallModel::Forced, ..Config::default() }), 3 << 24);
+        assert_eq!(idr0(Config { hardware_update: HardwareUpdate::Access, ..Config::default() }), 1 << 6);
+        assert_eq!(
+            idr0(Config { hardware_update: HardwareUpdate::AccessAndDirty, ..Config::default() }),
+            2 << 6
+        );
+        assert_eq!(idr0(Config { broadcast: true, ..Config::default() }), 1 << 5);
     }
 
     #[test]

@@ -50,7 +50,7 @@ mod tlb;
 mod translate;
 mod walk;
 
-pub use config::Config;
+pub use config::{Config, HardwareUpdate, StallModel};
 pub use counters::Counters;
 pub use event::{Class, EventKind};
 pub use policy::Policy;
