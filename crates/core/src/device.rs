@@ -48,6 +48,9 @@ pub struct DeviceInfo {
     pub coherent: bool,
     /// Whether it is a PCI device: those get addresses below 4 GiB as long as there are some.
     pub pci: bool,
+    /// Whether no other device can forge its interrupts, nor it theirs: they pass an ITS with device ids, or interrupt remapping. Where not, a user
+    /// gets it only if the embedder has said that unsafe interrupts are allowed.
+    pub isolated_interrupts: bool,
     /// Regions that firmware reserved for it.
     pub firmware_regions: Vec<ReservedRegion>,
     /// Addresses that its host bridge does not pass to the IOMMU: windows of other devices, gaps between `dma-ranges`.
@@ -59,7 +62,7 @@ pub struct DeviceInfo {
 }
 
 impl DeviceInfo {
-    /// A coherent device that is not PCI, with nothing reserved and no bound on its bus or its segments.
+    /// A coherent device that is not PCI, with nothing reserved and no bound on its bus or its segments. Nothing is known of its interrupts.
     pub fn new(name: &str, sources: &[SourceId]) -> Self {
         Self {
             name: name.into(),
@@ -67,6 +70,7 @@ impl DeviceInfo {
             bus_limit: None,
             coherent: true,
             pci: false,
+            isolated_interrupts: false,
             firmware_regions: Vec::new(),
             bridge_windows: Vec::new(),
             max_segment_bytes: u64::MAX,

@@ -275,6 +275,37 @@ pub struct ReservedRegion {
     pub kind: ReservedKind,
     /// How a direct or software-MSI region is to be mapped.
     pub prot: Prot,
+    /// Who says so.
+    pub source: RegionSource,
+}
+
+/// Who says that a range is reserved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RegionSource {
+    /// The IOMMU's driver: hardware is like that.
+    Iommu,
+    /// A `reserved-memory` node of the device tree, by `iommu-addresses`.
+    DeviceTree,
+    /// An RMR node of ACPI's IORT.
+    Iort,
+    /// An RMRR structure of ACPI's DMAR.
+    Dmar,
+    /// An IVMD block of ACPI's IVRS.
+    Ivrs,
+}
+
+impl RegionSource {
+    /// The name of the table, for messages.
+    pub const fn table(self) -> &'static str {
+        match self {
+            Self::Iommu => "IOMMU",
+            Self::DeviceTree => "reserved-memory",
+            Self::Iort => "IORT",
+            Self::Dmar => "DMAR",
+            Self::Ivrs => "IVRS",
+        }
+    }
 }
 
 /// Why a range is reserved. In the order in which lists sort regions that start at the same address.

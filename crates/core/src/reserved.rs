@@ -67,10 +67,11 @@ mod tests {
     use portcullis_types::{Iova, Perms, Prot};
 
     use super::*;
+    use crate::iommu::RegionSource;
 
     fn region(first: u64, last: u64, kind: ReservedKind) -> ReservedRegion {
         let range = IovaRange::from_ends(Iova::new(first), Iova::new(last)).unwrap();
-        ReservedRegion { range, kind, prot: Prot::default() }
+        ReservedRegion { range, kind, prot: Prot::default(), source: RegionSource::Iommu }
     }
 
     use ReservedKind::{Direct, Msi, Reserved, SoftwareMsi};

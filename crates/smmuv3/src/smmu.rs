@@ -7,7 +7,7 @@ use core::fmt;
 
 use portcullis_core::iommu::{
     AddDeviceError, AttachError, Capabilities, DomainError, FaultRecord, GlobalError, HwDomain, Iommu,
-    ReservedKind, ReservedRegion, SyncError, Target,
+    RegionSource, ReservedKind, ReservedRegion, SyncError, Target,
 };
 use portcullis_core::sva::SvaIommu;
 use portcullis_hal::{Lock, Platform, Registers};
@@ -20,6 +20,7 @@ use crate::context::ContextTable;
 use crate::counters::{Counts, TableBytes};
 use crate::domain::{Domain, UseShape};
 use crate::entry::{self, Ste};
+use crate::errors::PRI_QUEUE;
 use crate::event_queue::EventQueue;
 use crate::features::{Features, IdRegisters, ProbeError};
 use crate::hardware::Hardware;
@@ -88,7 +89,8 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             commands.free();
             return Err(ProbeError::NoMemory);
         };
-        let asked = config.cpus.is_some() && features.page_requests;
+        // Where nothing can be shared nobody's requests could be met: without a queue each gets a failure from hardware.
+        let asked = config.cpus.is_some() && features.page_requests && coherent && !stage2;
         let requests = asked.then(|| {
             let size_lg2 = config.page_request_queue_lg2.min(features.page_request_queue_lg2);
             PageRequestQueue::new(&*platform, size_lg2)
@@ -149,6 +151,11 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         let mut configuration = self.configuration.lock();
         if configuration.gone {
             return Ok(());
+        }
+        // Devices with an ATC stop before translation does; one that does not answer is aborted like all others.
+        // Spec: SMMUv3 H.a, 3.9.1 "ATS Interface".
+        for sharing in configuration.streams.all_sharing() {
+            let _ = self.hardware.pause_ats(Some(sharing));
         }
         self.hardware.commands.close();
         self.hardware.shut_down()?;
@@ -317,6 +324,8 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
             return Ok(());
         }
         let ids: Vec<u32> = distinct(sources).into_iter().filter(|&id| streams.contains(id)).collect();
+        // One that does not answer is cut off all the same: an entry that is not valid lets nothing through.
+        let _ = self.hardware.pause_ats(streams.sharing(&ids));
         for &id in &ids {
             if let Err(error) = self.hardware.install(table, id, &entry::INVALID) {
                 ids.iter().for_each(|&id| self.hardware.block_unconfirmed(table, id));
@@ -324,7 +333,10 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
             }
         }
         let sharing = if streams.sharing(&ids).is_some() { streams.unshare(ids[0]) } else { None };
-        let removed: Vec<_> = ids.iter().map(|&id| streams.remove(id)).collect();
+        let removed: Vec<_> = ids.iter().filter_map(|&id| streams.remove(id)).collect();
+        if sharing.is_some() {
+            removed.iter().for_each(|stream| stream.attached.cut_off());
+        }
         self.hardware.stalls.ignore(&ids);
         // Dropping a domain may wait for the hardware: under no lock.
         drop(configuration);
@@ -349,8 +361,13 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
         if let Some(&unknown) = ids.iter().find(|&&id| !streams.contains(id)) {
             return Err(AttachError::UnknownSource(SourceId(unknown)));
         }
-        if let Some(sharing) = streams.sharing(&ids) {
-            sharing.pause_ats();
+        let blocks = matches!(target, Target::Blocked);
+        // One that does not answer can still be blocked: an entry that aborts lets nothing through.
+        if let Err(error) = self.hardware.pause_ats(streams.sharing(&ids))
+            && !blocks
+        {
+            self.resume_ats(streams, &ids);
+            return Err(AttachError::Sync(error));
         }
         let outcome = self.hardware.install_all(table, &ids, &ste);
         let old = match outcome {
@@ -366,14 +383,14 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
                 return Err(error);
             }
         };
+        old.iter().for_each(Attachment::cut_off);
         self.resume_ats(streams, &ids);
-        let stalled = streams.sharing(&ids).is_some_and(|sharing| sharing.stalls());
+        let stalled = blocks && streams.sharing(&ids).is_some_and(|sharing| sharing.stalls());
+        let ended = if stalled { self.hardware.end_stalls(&ids) } else { Ok(()) };
         // Dropping a domain may wait for the hardware: under no lock.
         drop(configuration);
         drop(old);
-        if stalled && matches!(target, Target::Blocked) {
-            self.end_stalls(&ids).map_err(AttachError::LeftBlocked)?;
-        }
+        ended.map_err(AttachError::LeftBlocked)?;
         self.hardware.platform.event(&Event {
             source: "smmuv3",
             name: "attach",
@@ -389,7 +406,8 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
     fn reserved_regions(&self, _: &[SourceId]) -> Vec<ReservedRegion> {
         let (first, len_bytes) = SOFTWARE_MSI;
         let range = IovaRange::new(Iova::new(first), len_bytes).expect("1 MiB above 128 MiB does not wrap");
-        vec![ReservedRegion { range, kind: ReservedKind::SoftwareMsi, prot: Prot::device(Perms::WRITE) }]
+        let (kind, prot) = (ReservedKind::SoftwareMsi, Prot::device(Perms::WRITE));
+        vec![ReservedRegion { range, kind, prot, source: RegionSource::Iommu }]
     }
 
     fn drain_events(&self, to: &mut dyn FnMut(&FaultRecord)) -> usize {
@@ -403,7 +421,11 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
         if self.hardware.is_off() {
             return Vec::new();
         }
-        self.hardware.commands.handle_errors()
+        let errors = self.hardware.commands.handle_errors();
+        if errors.contains(&GlobalError::QueueAbort(PRI_QUEUE)) {
+            self.hardware.page_requests.iter().for_each(PageRequestQueue::requests_were_lost);
+        }
+        errors
     }
 
     fn sva(&self) -> Option<&dyn SvaIommu<P>> {

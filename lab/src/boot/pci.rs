@@ -5,7 +5,7 @@ use std::sync::Arc;
 use portcullis::core::device::{Device, DeviceInfo};
 use portcullis::core::domain::FlushMode;
 use portcullis::core::group::{DefaultDomain, Group};
-use portcullis::core::iommu::{Iommu, ReservedKind, ReservedRegion};
+use portcullis::core::iommu::{Iommu, RegionSource, ReservedKind, ReservedRegion};
 use portcullis::firmware::{Machine, MsiTarget, PciHost, ReservedUse, Translation};
 use portcullis::pci::{self, Bdf, Ecam, Space, Topology};
 use portcullis::types::{Iova, IovaRange, Perms, Prot, SourceId};
@@ -232,7 +232,7 @@ fn reserved(firmware: &Machine, host: usize, at: Bdf) -> Vec<ReservedRegion> {
     regions
         .map(|(_, addresses)| {
             let (kind, prot) = region(addresses.used);
-            ReservedRegion { range: addresses.range, kind, prot }
+            ReservedRegion { range: addresses.range, kind, prot, source: RegionSource::DeviceTree }
         })
         .collect()
 }

@@ -23,7 +23,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use portcullis_hal::{Lock, Platform};
-use portcullis_types::{Iova, IovaRange, Pa, Prot};
+use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Prot};
 
 pub(crate) use prepare::Prepared;
 
@@ -207,6 +207,16 @@ impl<P: Platform> Domain<P> {
             Kind::Dma(space) => Some(space.hw()),
             Kind::Unmanaged(space) => Some(space.hw()),
         }
+    }
+
+    /// Which addresses can be mapped; none if addresses are not translated.
+    pub fn aperture(&self) -> Option<IovaRange> {
+        Some(self.hw()?.aperture())
+    }
+
+    /// In which sizes; none if addresses are not translated.
+    pub fn page_sizes(&self) -> Option<PageSizes> {
+        Some(self.hw()?.page_sizes())
     }
 
     fn user(&self) -> Option<&UserSpace<P>> {

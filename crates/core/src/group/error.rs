@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use portcullis_types::IovaRange;
 
-use crate::iommu::AttachError;
+use crate::iommu::{AttachError, RegionSource};
 use crate::owner::{KernelUser, Owner};
 
 /// Why the group, or a device of it, is not attached as was asked.
@@ -34,6 +34,8 @@ pub enum GroupError {
         device: String,
         /// The region.
         range: IovaRange,
+        /// Who says that firmware uses it.
+        source: RegionSource,
     },
     /// A device was not attached. Everything is as it was.
     Attach {

@@ -33,8 +33,8 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use portcullis_hal::{Lock, Platform};
+use portcullis_types::Pasid;
 use portcullis_types::trace::Value;
-use portcullis_types::{IovaRange, Pasid};
 
 pub use default_type::{DefaultDomain, DefaultType, DefaultTypeError, UnknownWord};
 pub use error::{GroupError, Left};
@@ -184,8 +184,9 @@ impl<P: Platform> Group<P> {
         if device.domain().is_some() {
             return Err(GroupError::InGroup);
         }
-        if let Some(range) = direct_region(device).filter(|_| state.ledger.owner().is_some()) {
-            return Err(GroupError::Direct { device: device.name().into(), range });
+        if let Some(region) = direct_region(device).filter(|_| state.ledger.owner().is_some()) {
+            let ReservedRegion { range, source, .. } = region;
+            return Err(GroupError::Direct { device: device.name().into(), range, source });
         }
         let domain = state.current.clone();
         let refused = |error| GroupError::Attach { device: device.name().into(), error };
@@ -236,7 +237,7 @@ fn key<P: Platform>(device: &Arc<Device<P>>) -> DeviceKey {
 }
 
 /// A region that firmware uses whoever has the device.
-fn direct_region<P: Platform>(device: &Device<P>) -> Option<IovaRange> {
+fn direct_region<P: Platform>(device: &Device<P>) -> Option<ReservedRegion> {
     let direct = |region: &ReservedRegion| region.kind == ReservedKind::Direct;
-    device.reserved_regions().into_iter().find(direct).map(|region| region.range)
+    device.reserved_regions().into_iter().find(direct)
 }

@@ -9,6 +9,7 @@ use portcullis_types::trace::Value;
 use super::moving::is_in;
 use super::{Group, State, direct_region, key};
 use crate::device::Device;
+use crate::iommu::ReservedRegion;
 use crate::owner::{
     ClaimError, Claiming, KernelUser, Owner, Ownership, ReleaseError, Released, Stuck, UnuseError, UseError,
 };
@@ -145,8 +146,8 @@ impl<P: Platform> Group<P> {
         }
         // Asked here too, because a device may be blocked already and need not be moved.
         let firmwares = state.members.iter().find_map(|device| Some((device, direct_region(device)?)));
-        if let Some((device, range)) = firmwares {
-            return Err(ClaimError::Direct { device: device.name().into(), range });
+        if let Some((device, ReservedRegion { range, source, .. })) = firmwares {
+            return Err(ClaimError::Direct { device: device.name().into(), range, source });
         }
         self.move_all(state, &self.blocked).map_err(ClaimError::Attach)?;
         state.stuck = false;
@@ -210,6 +211,12 @@ impl<P: Platform> Group<P> {
                     let particulars = [owned, ("by", Value::Str(by)), ("driver", Value::Str(driver))];
                     self.say_own(state, "claim", device, &particulars, "refused");
                 }
+            }
+            Err(ClaimError::Direct { device, range, source }) => {
+                let ends = (Value::Addr(range.first().get()), Value::Addr(range.last().get()));
+                let particulars =
+                    [("first", ends.0), ("last", ends.1), ("table", Value::Str(source.table()))];
+                self.say_own(state, "claim", device, &particulars, "refused");
             }
             _ => self.say_own(state, "claim", device, &[owned], result(done)),
         }

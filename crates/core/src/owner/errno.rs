@@ -1,10 +1,11 @@
 //! The numbers by which a system call says why not.
 
 use super::{ClaimError, NullOwner, ReleaseError, UnuseError, UseError};
+use crate::domain::{CookieError, DomainMapError, DomainSyncError, DomainUnmapError};
 use crate::group::{DefaultTypeError, GroupError, PasidError, UnknownWord};
-use crate::iommu::{AttachError, DomainError, MapError};
+use crate::iommu::{AttachError, DomainError, MapError, UnmapError};
 
-/// An error number of Linux, as far as core's errors need one.
+/// An error number of Linux, as far as errors of core and of VFIO need one.
 ///
 /// Observed: Linux 7.3, include/uapi/asm-generic/errno-base.h, errno.h and include/linux/errno.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -12,10 +13,18 @@ use crate::iommu::{AttachError, DomainError, MapError};
 pub enum Errno {
     /// Operation not permitted.
     Eperm,
+    /// No such file.
+    Enoent,
     /// The hardware did not do it.
     Eio,
+    /// Not an open file.
+    Ebadf,
     /// No memory.
     Enomem,
+    /// Not allowed to.
+    Eacces,
+    /// A pointer that leads nowhere.
+    Efault,
     /// In use.
     Ebusy,
     /// Exists already.
@@ -24,10 +33,18 @@ pub enum Errno {
     Enodev,
     /// The caller asked for what makes no sense.
     Einval,
+    /// Too many open files.
+    Emfile,
+    /// The object has no such request.
+    Enotty,
     /// No room left.
     Enospc,
     /// Out of range.
     Erange,
+    /// The end is beyond what a number can say.
+    Eoverflow,
+    /// A file of another kind.
+    Ebadfd,
     /// Not yet; never seen by user space.
     EprobeDefer,
 }
@@ -37,14 +54,22 @@ impl Errno {
     pub const fn code(self) -> i32 {
         match self {
             Self::Eperm => 1,
+            Self::Enoent => 2,
             Self::Eio => 5,
+            Self::Ebadf => 9,
             Self::Enomem => 12,
+            Self::Eacces => 13,
+            Self::Efault => 14,
             Self::Ebusy => 16,
             Self::Eexist => 17,
             Self::Enodev => 19,
             Self::Einval => 22,
+            Self::Emfile => 24,
+            Self::Enotty => 25,
             Self::Enospc => 28,
             Self::Erange => 34,
+            Self::Eoverflow => 75,
+            Self::Ebadfd => 77,
             Self::EprobeDefer => 517,
         }
     }
@@ -177,6 +202,59 @@ impl MapError {
             Self::Mapped(_) => Errno::Eexist,
             Self::NoTableMemory => Errno::Enomem,
             Self::CorruptTable { .. } => Errno::Eio,
+        }
+    }
+}
+
+impl UnmapError {
+    /// The error number.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::Misaligned { .. } | Self::WouldSplit { .. } => Errno::Einval,
+            Self::OutsideAperture(_) => Errno::Erange,
+            Self::NoTableMemory => Errno::Enomem,
+            Self::CorruptTable { .. } => Errno::Eio,
+        }
+    }
+}
+
+impl DomainMapError {
+    /// The error number.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::NotUsers | Self::Reserved(_) => Errno::Einval,
+            Self::Map(error) => error.errno(),
+        }
+    }
+}
+
+impl DomainUnmapError {
+    /// The error number.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::NotUsers | Self::Reserved(_) => Errno::Einval,
+            Self::Unmap(error) => error.errno(),
+        }
+    }
+}
+
+impl DomainSyncError {
+    /// The error number.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::NotUsers => Errno::Einval,
+            Self::Sync(_) => Errno::Eio,
+        }
+    }
+}
+
+impl CookieError {
+    /// The error number.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::NotUsers | Self::BadRange(_) => Errno::Einval,
+            Self::Exists => Errno::Eexist,
+            Self::Mapped(_) => Errno::Ebusy,
         }
     }
 }

@@ -7,6 +7,7 @@ use portcullis_types::IovaRange;
 
 use super::{KernelUser, Owner};
 use crate::group::GroupError;
+use crate::iommu::RegionSource;
 
 /// Why a device's driver may not use the DMA API. Nothing is counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +55,8 @@ pub enum ClaimError {
         device: String,
         /// The region.
         range: IovaRange,
+        /// Who says that firmware uses it.
+        source: RegionSource,
     },
     /// The group was not blocked. The errno of the error, which says if devices are not where they were.
     Attach(GroupError),

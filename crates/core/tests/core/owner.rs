@@ -9,7 +9,7 @@ use portcullis_core::domain::{Domain, DomainType, FlushMode};
 use portcullis_core::group::{
     DefaultDomain, DefaultType, DefaultTypeError, Group, GroupError, PasidError, UnknownWord,
 };
-use portcullis_core::iommu::{AttachError, DomainError, MapError, ReservedKind, SyncError};
+use portcullis_core::iommu::{AttachError, DomainError, MapError, RegionSource, ReservedKind, SyncError};
 use portcullis_core::owner::{
     ClaimError, Errno, KernelUser, NullOwner, Owner, ReleaseError, Released, UnuseError, UseError,
 };
@@ -211,11 +211,26 @@ fn a_device_that_firmware_uses_is_not_claimed_and_the_region_is_named() {
     bench.member(1, |_| ());
     let two =
         bench.member(2, |info| info.firmware_regions = vec![region(0x5000, 0x5fff, ReservedKind::Direct)]);
-    let refused = ClaimError::Direct { device: "dev2".into(), range: range(0x5000, 0x5fff) };
+    let refused = ClaimError::Direct {
+        device: "dev2".into(),
+        range: range(0x5000, 0x5fff),
+        source: RegionSource::DeviceTree,
+    };
     assert_eq!(refused.errno(), Errno::Einval);
     assert_eq!(bench.group.claim_group(owner(1)), Err(refused.clone()));
     assert_eq!(bench.group.claim_device(&two, owner(1)), Err(refused));
     is(&bench, 0, None, "domain0");
+}
+
+#[test]
+fn a_refusal_for_firmwares_sake_says_which_region_and_which_table() {
+    let bench = bench(STRICT);
+    bench.member(1, |info| info.firmware_regions = vec![region(0x5000, 0x5fff, ReservedKind::Direct)]);
+    bench.machine.events();
+    assert!(bench.group.claim_group(owner(1)).is_err());
+    let wanted = "claim: dev=dev1 group=7 first=0x0000000000005000 last=0x0000000000005fff table=reserved-memory count=0 \
+                  result=refused";
+    assert_eq!(bench.machine.events(), [wanted]);
 }
 
 #[test]
@@ -242,7 +257,11 @@ fn a_device_that_joins_a_users_group_is_the_users_too_and_its_driver_is_refused(
     }
     let firmwares =
         bench.device(5, |info| info.firmware_regions = vec![region(0x5000, 0x5fff, ReservedKind::Direct)]);
-    let refused = GroupError::Direct { device: "dev5".into(), range: range(0x5000, 0x5fff) };
+    let refused = GroupError::Direct {
+        device: "dev5".into(),
+        range: range(0x5000, 0x5fff),
+        source: RegionSource::DeviceTree,
+    };
     assert_eq!(refused.errno(), Errno::Einval);
     assert_eq!(bench.group.add_device(&firmwares), Err(refused));
     assert_eq!(bench.iommu.place(5).unwrap(), "blocked");

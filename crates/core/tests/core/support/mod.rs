@@ -12,7 +12,7 @@ use portcullis_core::device::{Device, DeviceInfo, DmaMask};
 use portcullis_core::dma::DmaHandle;
 use portcullis_core::domain::FlushMode;
 use portcullis_core::group::{DefaultDomain, Group};
-use portcullis_core::iommu::{ReservedKind, ReservedRegion};
+use portcullis_core::iommu::{RegionSource, ReservedKind, ReservedRegion};
 use portcullis_core::unit::IommuUnit;
 use portcullis_types::{Iova, IovaRange, Pa, PaRange, Perms, Prot, SourceId};
 
@@ -36,7 +36,8 @@ pub(crate) fn pa_range(first: u64, len: u64) -> PaRange {
 }
 
 pub(crate) fn region(first: u64, last: u64, kind: ReservedKind) -> ReservedRegion {
-    ReservedRegion { range: range(first, last), kind, prot: Prot::cached(Perms::READ_WRITE) }
+    let (range, prot) = (range(first, last), Prot::cached(Perms::READ_WRITE));
+    ReservedRegion { range, kind, prot, source: RegionSource::DeviceTree }
 }
 
 pub(crate) fn bench(default: DefaultDomain) -> Bench {
