@@ -14,6 +14,8 @@ pub(crate) struct CachedSte {
     pub(crate) at: u64,
     pub(crate) raw: ste::Raw,
     pub(crate) meaning: Result<Ste, IllegalSte>,
+    /// CR0.ATSCHK when it was fetched.
+    pub(crate) ats_check: bool,
 }
 
 /// A fetched descriptor. It is local to the stream through which it was fetched.
@@ -123,7 +125,10 @@ mod tests {
     fn filled() -> ConfigCache {
         let mut cache = ConfigCache::default();
         for stream in 4..8 {
-            cache.keep_ste(stream, CachedSte { at: 0, raw: [0; 8], meaning: Ok(Ste::Abort) });
+            cache.keep_ste(
+                stream,
+                CachedSte { at: 0, raw: [0; 8], meaning: Ok(Ste::Abort), ats_check: false },
+            );
             for substream in [0, 100] {
                 let meaning = Err(IllegalCd::NotValid);
                 cache.keep_cd(stream, substream, CachedCd { at: 0, raw: [0; 8], meaning, vmid: 0 });

@@ -3,8 +3,10 @@
 //! Spec: SMMUv3 H.a, 4 "Commands".
 //! Not here: doing them (`execute`).
 
+use crate::atc::Target;
 use crate::config::Config;
 use crate::geometry::Granule;
+use crate::pri::{Response, link_code};
 use crate::ste::{field, flag};
 
 /// One command.
@@ -17,6 +19,8 @@ pub(crate) enum Command {
     InvalidateCd { stream: u32, substream: u32, leaf: bool },
     InvalidateCdAll { stream: u32 },
     Tlb(Invalidate),
+    InvalidateAtc(Target),
+    RespondPage(Response),
     Sync(Completion),
 }
 
@@ -94,6 +98,10 @@ pub(crate) enum IllegalCommand {
     NoHypervisor,
     NothingToDo,
     CompletionSignal,
+    NoAts,
+    NoPri,
+    AtcSize,
+    ResponseCode,
 }
 
 /// The opcodes of the book, whether this model has them or not.
@@ -115,6 +123,8 @@ pub(crate) mod opcode {
     pub(crate) const TLBI_S12_VMALL: u8 = 0x28;
     pub(crate) const TLBI_S2_IPA: u8 = 0x2a;
     pub(crate) const TLBI_NSNH_ALL: u8 = 0x30;
+    pub(crate) const ATC_INV: u8 = 0x40;
+    pub(crate) const PRI_RESP: u8 = 0x41;
     pub(crate) const SYNC: u8 = 0x46;
 }
 
@@ -138,6 +148,8 @@ pub(crate) fn name(op: u8) -> Option<&'static str> {
         opcode::TLBI_S12_VMALL => "CMD_TLBI_S12_VMALL",
         opcode::TLBI_S2_IPA => "CMD_TLBI_S2_IPA",
         opcode::TLBI_NSNH_ALL => "CMD_TLBI_NSNH_ALL",
+        opcode::ATC_INV => "CMD_ATC_INV",
+        opcode::PRI_RESP => "CMD_PRI_RESP",
         opcode::SYNC => "CMD_SYNC",
         _ => return None,
     })
@@ -163,6 +175,8 @@ fn defined(op: u8, config: &Config) -> [u64; 2] {
         opcode::TLBI_EL2_VA => [0xffff_0000_0000_0000 | span[0], 0xffff_ffff_ffff_f001 | span[1]],
         opcode::TLBI_EL2_VAA => [span[0], 0xffff_ffff_ffff_f001 | span[1]],
         opcode::TLBI_S2_IPA => [0x0000_ffff_0000_0000 | span[0], 0x000f_ffff_ffff_f001 | span[1]],
+        opcode::ATC_INV => [0xffff_ffff_ffff_fa00, 0xffff_ffff_ffff_f03f],
+        opcode::PRI_RESP => [0xffff_ffff_ffff_f800, 0x31ff],
         opcode::SYNC => [0xffff_ffff_0fc0_3000, 0x000f_ffff_ffff_fffc],
         _ => [0, 0],
     };
@@ -182,8 +196,8 @@ fn span_bits(config: &Config) -> [u64; 2] {
 pub(crate) fn decode(raw: [u64; 2], config: &Config) -> Result<Command, IllegalCommand> {
     let [low, high] = raw;
     let op = u8::try_from(low & 0xff).unwrap_or(0);
-    // 4.1.3: "A Reserved command opcode is encountered". CMD_ATC_INV, CMD_PRI_RESP, CMD_RESUME and CMD_STALL_TERM
-    // are CERROR_ILL where ATS, PRI or stalls are not supported; Secure ones are on the Non-secure queue.
+    // 4.1.3: "A Reserved command opcode is encountered". CMD_RESUME and CMD_STALL_TERM
+    // are CERROR_ILL where stalls are not supported; Secure ones are on the Non-secure queue.
     if name(op).is_none() {
         return Err(IllegalCommand::Opcode);
     }
@@ -219,6 +233,8 @@ pub(crate) fn decode(raw: [u64; 2], config: &Config) -> Result<Command, IllegalC
         opcode::TLBI_S12_VMALL => Command::Tlb(Invalidate::BothStages { vmid }),
         opcode::TLBI_S2_IPA => Command::Tlb(Invalidate::Stage2Address { vmid, span: span()? }),
         opcode::TLBI_NSNH_ALL => Command::Tlb(Invalidate::EverythingButEl2),
+        opcode::ATC_INV => Command::InvalidateAtc(atc_target(raw)?),
+        opcode::PRI_RESP => Command::RespondPage(page_response(raw)?),
         _ => Command::Sync(completion(raw)?),
     })
 }
@@ -235,6 +251,8 @@ fn check_features(op: u8, config: &Config) -> Result<(), IllegalCommand> {
         opcode::TLBI_EL2_ALL..=opcode::TLBI_EL2_VAA if !config.hyp || !config.stage1 => {
             Err(IllegalCommand::NoHypervisor)
         }
+        opcode::ATC_INV if !config.ats => Err(IllegalCommand::NoAts),
+        opcode::PRI_RESP if !config.has_pri() => Err(IllegalCommand::NoPri),
         _ => Ok(()),
     }
 }
@@ -277,6 +295,31 @@ fn span([low, high]: [u64; 2], config: &Config) -> Result<Span, IllegalCommand> 
     let aligned_bits = level.map_or(granule.bits(), |level| granule.shift(level));
     let misaligned = first & ((1 << aligned_bits) - 1) != 0;
     Ok(Span { first, last, leaf, granule: Some(granule), level, misaligned })
+}
+
+/// SSV 11, SubstreamID 31:12.
+fn tagged(low: u64) -> Option<u32> {
+    flag(low, 11).then(|| word32(field(low, 31, 12)))
+}
+
+/// Spec: SMMUv3 H.a, 4.5.1 "CMD_ATC_INV": "the Address span is aligned to its size by the SMMU".
+///
+/// Choice: more than the 2^64 bytes of Size 52 "are permitted, but not required, to raise a CERROR_ILL"; we raise it.
+fn atc_target([low, high]: [u64; 2]) -> Result<Target, IllegalCommand> {
+    let size_lg2 = u8::try_from(field(high, 5, 0) + 12).unwrap_or(u8::MAX);
+    if size_lg2 > 64 {
+        return Err(IllegalCommand::AtcSize);
+    }
+    let above = u64::MAX.checked_shl(size_lg2.into()).unwrap_or(0);
+    let (stream, substream) = (word32(low >> 32), tagged(low));
+    Ok(Target { stream, substream, global: flag(low, 9), first: high & above, size_lg2 })
+}
+
+/// Spec: SMMUv3 H.a, 4.5.2 "CMD_PRI_RESP".
+fn page_response([low, high]: [u64; 2]) -> Result<Response, IllegalCommand> {
+    let code = link_code(field(high, 13, 12)).ok_or(IllegalCommand::ResponseCode)?;
+    let group = word16(field(high, 8, 0));
+    Ok(Response { stream: word32(low >> 32), substream: tagged(low), group, code })
 }
 
 fn completion([low, high]: [u64; 2]) -> Result<Completion, IllegalCommand> {
@@ -394,8 +437,8 @@ mod tests {
         let table = [
             (0x00, 0, IllegalCommand::Opcode),
             (0x18, 0, IllegalCommand::Opcode),
-            (0x40, 0, IllegalCommand::Opcode),
-            (0x41, 0, IllegalCommand::Opcode),
+            (0x40, 0, IllegalCommand::NoAts),
+            (0x41, 0, IllegalCommand::NoPri),
             (0x44, 0, IllegalCommand::Opcode),
             (0x45, 0, IllegalCommand::Opcode),
             (0x60, 0, IllegalCommand::Opcode),
@@ -414,6 +457,38 @@ mod tests {
         for (low, high, reason) in table {
             assert_eq!(one(low, high), Err(reason), "{low:#x} {high:#x}");
         }
+    }
+
+    #[test]
+    fn page_services_are_decoded() {
+        let config = Config { ats: true, pri: true, ..Config::default() };
+        let one = |low, high| decode([low, high], &config);
+        let target = |substream, global, first, size_lg2| {
+            Ok(Command::InvalidateAtc(Target { stream: 0x12, substream, global, first, size_lg2 }))
+        };
+        assert_eq!(one(0x0000_0012_0003_4a40, 0x1234_5000), target(Some(0x34), true, 0x1234_5000, 12));
+        assert_eq!(one(0x0000_0012_0003_4040, 0x1234_5004), target(None, false, 0x1234_0000, 16));
+        assert_eq!(one(0x0000_0012_0000_0040, 0xffff_ffff_ffff_f033), target(None, false, 1 << 63, 63));
+        assert_eq!(one(0x0000_0012_0000_0040, 0xffff_ffff_ffff_f034), target(None, false, 0, 64));
+        assert_eq!(one(0x40, 0x35), Err(IllegalCommand::AtcSize));
+        assert_eq!(one(0x0440, 0), Err(IllegalCommand::ReservedBits));
+        assert_eq!(one(0x0140, 0), Err(IllegalCommand::ReservedBits));
+        assert_eq!(one(0x40, 0x40), Err(IllegalCommand::ReservedBits));
+        let response = |substream, code| {
+            Ok(Command::RespondPage(Response { stream: 0x12, substream, group: 0x1ab, code }))
+        };
+        assert_eq!(one(0x0000_0012_0003_4841, 0x01ab), response(Some(0x34), 15));
+        assert_eq!(one(0x0000_0012_0003_4041, 0x11ab), response(None, 1));
+        assert_eq!(one(0x0000_0012_0000_0041, 0x21ab), response(None, 0));
+        assert_eq!(one(0x41, 0x3000), Err(IllegalCommand::ResponseCode));
+        assert_eq!(one(0x41, 0x0200), Err(IllegalCommand::ReservedBits));
+        assert_eq!(one(0x0241, 0), Err(IllegalCommand::ReservedBits));
+        let without = Config { pri: false, ..config.clone() };
+        assert_eq!(decode([0x41, 0], &without), Err(IllegalCommand::NoPri));
+        assert!(decode([0x40, 0], &without).is_ok());
+        let without = Config { ats: false, ..config };
+        assert_eq!(decode([0x40, 0], &without), Err(IllegalCommand::NoAts));
+        assert_eq!(decode([0x41, 0], &without), Err(IllegalCommand::NoPri), "no PRI without ATS");
     }
 
     #[test]

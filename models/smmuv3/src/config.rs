@@ -228,6 +228,22 @@ impl Config {
         }
     }
 
+    /// IDR0.PRI: there is none without ATS.
+    pub(crate) fn has_pri(&self) -> bool {
+        self.ats && self.pri
+    }
+
+    /// IDR3.PPS: it means something only where there are page requests, and substreams.
+    pub(crate) fn responds_with_pasid(&self) -> bool {
+        self.has_pri() && self.substream_id_bits != 0 && self.pasid_on_auto_response
+    }
+
+    /// log2 of the Smallest Translation Unit. Spec: SMMUv3 H.a, 3.9.1 "ATS Interface": "the smallest granule that the SMMU implements".
+    pub(crate) fn smallest_unit_lg2(&self) -> u32 {
+        let granules = [Granule::Kib4, Granule::Kib16, Granule::Kib64];
+        granules.into_iter().find(|&granule| self.supports(granule)).map_or(12, Granule::bits)
+    }
+
     /// SMMU_IDR0.
     pub(crate) fn idr0(&self) -> u32 {
         bit(0, self.stage2)
@@ -237,9 +253,11 @@ impl Config {
             | (self.hardware_update as u32) << 6
             | bit(5, self.broadcast)
             | bit(9, self.hyp)
+            | bit(10, self.ats) // NS1ATS stays 0: split-stage ATS is there, too
             | bit(12, self.asid_16_bits)
             | bit(13, self.msi)
             | bit(14, self.sev)
+            | bit(16, self.has_pri())
             | bit(18, self.vmid_16_bits && self.stage2)
             | bit(19, self.two_level_contexts && self.stage1)
             | 0b10 << 21 // TTENDIAN: little-endian only
@@ -252,6 +270,7 @@ impl Config {
     pub(crate) fn idr1(&self) -> u32 {
         u32::from(self.stream_id_bits.min(32))
             | u32::from(self.substream_id_bits.min(20)) << 6
+            | if self.has_pri() { u32::from(self.page_queue_lg2.min(19)) << 11 } else { 0 }
             | u32::from(self.event_queue_lg2.min(19)) << 16
             | u32::from(self.command_queue_lg2.min(19)) << 21
             | bit(26, self.attribute_overrides)
@@ -261,6 +280,7 @@ impl Config {
     pub(crate) fn idr3(&self) -> u32 {
         bit(2, self.hierarchical_disable)
             | bit(4, self.stage2_execute_never_extended)
+            | bit(5, self.responds_with_pasid())
             | bit(9, self.small_tables)
             | bit(10, self.range_invalidation)
             | u32::from(self.break_before_make_level.min(2)) << 11
@@ -310,6 +330,27 @@ mod tests {
             2 << 6
         );
         assert_eq!(idr0(Config { broadcast: true, ..Config::default() }), 1 << 5);
+    }
+
+    #[test]
+    fn page_services_are_reported_only_where_they_can_be() {
+        let all = Config {
+            ats: true,
+            pri: true,
+            page_queue_lg2: 9,
+            pasid_on_auto_response: true,
+            substream_id_bits: 20,
+            ..Config::default()
+        };
+        let plain = Config::default();
+        assert_eq!(all.idr0() ^ plain.idr0(), 1 << 10 | 1 << 16);
+        assert_eq!(all.idr1() ^ plain.idr1(), 9 << 11 | 20 << 6);
+        assert_eq!(all.idr3() ^ plain.idr3(), 1 << 5);
+        let without_ats = Config { ats: false, ..all.clone() };
+        assert_eq!(without_ats.idr0(), plain.idr0());
+        assert_eq!(without_ats.idr1() ^ plain.idr1(), 20 << 6);
+        assert_eq!(without_ats.idr3(), plain.idr3());
+        assert_eq!(Config { substream_id_bits: 0, ..all }.idr3(), plain.idr3());
     }
 
     #[test]

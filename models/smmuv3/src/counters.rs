@@ -33,6 +33,26 @@ pub struct Counters {
     pub bypassed: u64,
     /// Accesses that were refused.
     pub refused: u64,
+    /// Translation requests of devices, however they were answered.
+    pub translation_requests: u64,
+    /// Those that were answered with some permission.
+    pub translations_given: u64,
+    /// Accesses by translated addresses that were let through. They are not among `granted`.
+    pub translated_accesses: u64,
+    /// Bytes of those.
+    pub translated_bytes: u64,
+    /// Page requests of devices, stop markers included, whatever became of them.
+    pub page_requests: u64,
+    /// Those that did not get into the PRI queue.
+    pub page_requests_lost: u64,
+    /// Answers to page requests that the SMMU gave by itself.
+    pub auto_responses: u64,
+    /// Invalidations sent to ATCs.
+    pub atc_invalidations: u64,
+    /// Those of them that came back as an Unsupported Request, or found nobody.
+    pub atc_unsupported: u64,
+    /// Those of them that were given up after the policy's time.
+    pub atc_timeouts: u64,
     /// Register reads and writes.
     pub register_reads: u64,
     /// Register writes.

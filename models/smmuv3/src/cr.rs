@@ -2,26 +2,45 @@
 //!
 //! Spec: SMMUv3 H.a, 6.3.9.7 "Update procedure"; 6.3.14 "SMMU_GBPA", 6.3.16 "SMMU_IRQ_CTRL".
 
+use crate::config::Config;
+
 /// CR0.SMMUEN.
 pub(crate) const SMMUEN: u32 = 1 << 0;
+/// CR0.PRIQEN.
+pub(crate) const PRIQEN: u32 = 1 << 1;
 /// CR0.EVENTQEN.
 pub(crate) const EVENTQEN: u32 = 1 << 2;
 /// CR0.CMDQEN.
 pub(crate) const CMDQEN: u32 = 1 << 3;
+/// CR0.ATSCHK.
+pub(crate) const ATSCHK: u32 = 1 << 4;
 /// The fields of CR0 that exist without PRI, ATS and VMID wildcards.
-pub(crate) const CR0_FIELDS: u32 = SMMUEN | EVENTQEN | CMDQEN;
+const CR0_FIELDS: u32 = SMMUEN | EVENTQEN | CMDQEN;
 /// IRQ_CTRL.GERROR_IRQEN.
 pub(crate) const GERROR_IRQEN: u32 = 1 << 0;
+/// IRQ_CTRL.PRIQ_IRQEN.
+pub(crate) const PRIQ_IRQEN: u32 = 1 << 1;
 /// IRQ_CTRL.EVENTQ_IRQEN.
 pub(crate) const EVENTQ_IRQEN: u32 = 1 << 2;
 /// The fields of IRQ_CTRL that exist without PRI.
-pub(crate) const IRQ_FIELDS: u32 = GERROR_IRQEN | EVENTQ_IRQEN;
+const IRQ_FIELDS: u32 = GERROR_IRQEN | EVENTQ_IRQEN;
 /// GBPA.Update.
 pub(crate) const GBPA_UPDATE: u32 = 1 << 31;
 /// GBPA.ABORT.
 pub(crate) const GBPA_ABORT: u32 = 1 << 20;
 /// The fields of GBPA.
 pub(crate) const GBPA_FIELDS: u32 = 0x001f_3f1f;
+
+/// The fields of CR0.
+pub(crate) fn cr0_fields(config: &Config) -> u32 {
+    let choose = |there, field| if there { field } else { 0 };
+    CR0_FIELDS | choose(config.has_pri(), PRIQEN) | choose(config.ats, ATSCHK)
+}
+
+/// The fields of IRQ_CTRL.
+pub(crate) fn irq_fields(config: &Config) -> u32 {
+    if config.has_pri() { IRQ_FIELDS | PRIQ_IRQEN } else { IRQ_FIELDS }
+}
 
 /// A register of which the written value becomes the effective one some ticks later.
 #[derive(Clone, Copy, Debug)]

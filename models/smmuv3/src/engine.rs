@@ -22,6 +22,8 @@ pub(crate) struct Setup {
     pub(crate) split: Option<u32>,
     /// CR2.E2H.
     pub(crate) e2h: bool,
+    /// CR0.ATSCHK.
+    pub(crate) ats_check: bool,
     /// CR2.RECINVSID.
     pub(crate) record_bad_streams: bool,
 }

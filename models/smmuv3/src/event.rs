@@ -29,8 +29,12 @@ pub enum EventKind {
     SteFetch = 0x03,
     /// C_BAD_STE.
     BadSte = 0x04,
+    /// F_BAD_ATS_TREQ.
+    BadAtsRequest = 0x05,
     /// F_STREAM_DISABLED.
     StreamDisabled = 0x06,
+    /// F_TRANSL_FORBIDDEN.
+    TranslatedForbidden = 0x07,
     /// C_BAD_SUBSTREAMID.
     BadSubstreamId = 0x08,
     /// F_CD_FETCH.
@@ -58,7 +62,9 @@ impl EventKind {
             Self::BadStreamId => "C_BAD_STREAMID",
             Self::SteFetch => "F_STE_FETCH",
             Self::BadSte => "C_BAD_STE",
+            Self::BadAtsRequest => "F_BAD_ATS_TREQ",
             Self::StreamDisabled => "F_STREAM_DISABLED",
+            Self::TranslatedForbidden => "F_TRANSL_FORBIDDEN",
             Self::BadSubstreamId => "C_BAD_SUBSTREAMID",
             Self::CdFetch => "F_CD_FETCH",
             Self::BadCd => "C_BAD_CD",
@@ -100,7 +106,9 @@ pub(crate) enum Event {
     BadStreamId(Asked),
     SteFetch(Asked, u64),
     BadSte(Asked),
+    BadAtsRequest(Asked),
     StreamDisabled(Asked),
+    TranslatedForbidden(Asked),
     BadSubstreamId(Asked, u32),
     CdFetch(Asked, u64),
     BadCd(Asked),
@@ -118,7 +126,9 @@ impl Event {
             Self::BadStreamId(..) => EventKind::BadStreamId,
             Self::SteFetch(..) => EventKind::SteFetch,
             Self::BadSte(..) => EventKind::BadSte,
+            Self::BadAtsRequest(..) => EventKind::BadAtsRequest,
             Self::StreamDisabled(..) => EventKind::StreamDisabled,
+            Self::TranslatedForbidden(..) => EventKind::TranslatedForbidden,
             Self::BadSubstreamId(..) => EventKind::BadSubstreamId,
             Self::CdFetch(..) => EventKind::CdFetch,
             Self::BadCd(..) => EventKind::BadCd,
@@ -131,7 +141,9 @@ impl Event {
             Self::BadStreamId(asked)
             | Self::SteFetch(asked, _)
             | Self::BadSte(asked)
+            | Self::BadAtsRequest(asked)
             | Self::StreamDisabled(asked)
+            | Self::TranslatedForbidden(asked)
             | Self::BadSubstreamId(asked, _)
             | Self::CdFetch(asked, _)
             | Self::BadCd(asked)
@@ -147,7 +159,14 @@ impl Event {
         match *self {
             Self::BadStreamId(_) | Self::BadSte(_) | Self::BadCd(_) => [stream | substream, 0, 0, 0],
             Self::SteFetch(_, fetch) | Self::CdFetch(_, fetch) => [stream | substream, 0, 0, fetch & FETCH],
+            // InputAddr[63:12]. Choice: the second word, with Span and the permissions asked for, is left 0.
+            Self::BadAtsRequest(_) => [stream | substream, 0, asked.address & !0xfff, 0],
             Self::StreamDisabled(_) => [stream, 0, 0, 0],
+            // RnW alone: 99.
+            Self::TranslatedForbidden(_) => {
+                let read = u64::from(asked.kind != AccessKind::Write);
+                [stream | substream, read << 35, asked.address, 0]
+            }
             Self::BadSubstreamId(_, ssid) => [stream | u64::from(ssid & 0xf_ffff) << 12, 0, 0, 0],
             Self::Fault(_, fault) => {
                 [stream | substream, attributes(asked, &fault), asked.address, fault.last_word()]
@@ -212,7 +231,17 @@ mod tests {
         assert_eq!(Event::BadSubstreamId(ASKED, 0x42).encode(), [0x0000_1234_0004_2008, 0, 0, 0]);
         assert_eq!(Event::CdFetch(ASKED, 0x4_0040).encode(), [0x0000_1234_5678_9809, 0, 0, 0x4_0040]);
         assert_eq!(Event::BadCd(ASKED).encode(), [0x0000_1234_5678_980a, 0, 0, 0]);
+        assert_eq!(
+            Event::BadAtsRequest(ASKED).encode(),
+            [0x0000_1234_5678_9805, 0, 0xffff_8000_1234_5000, 0]
+        );
         let plain = Asked { substream: None, ..ASKED };
+        assert_eq!(
+            Event::TranslatedForbidden(plain).encode(),
+            [0x0000_1234_0000_0007, 0, 0xffff_8000_1234_5678, 0]
+        );
+        let read = Asked { kind: AccessKind::Read, ..plain };
+        assert_eq!(Event::TranslatedForbidden(read).encode()[1], 0x0000_0008_0000_0000);
         assert_eq!(Event::BadSte(plain).encode(), [0x0000_1234_0000_0004, 0, 0, 0]);
     }
 

@@ -4,19 +4,22 @@
 
 use portcullis_types::trace::Value;
 
+use crate::atc::{Progress, Target};
 use crate::command::{self, Command, Completion, Invalidate};
 use crate::config::Config;
 use crate::cr::CMDQEN;
 use crate::event::{Asked, Class};
+use crate::pri::Response;
 use crate::report::gerror;
 use crate::state::{Around, Pending, State, Sync};
 use crate::strict::clause;
 use crate::tlb::{Space, Translation};
 use crate::{cd, ste};
 
-/// Error codes in CMDQ_CONS.ERR.
+/// Error codes in CMDQ_CONS.ERR. Spec: SMMUv3 H.a, 7.1 "Command queue errors".
 const CERROR_ILL: u32 = 1;
 const CERROR_ABT: u32 = 2;
+const CERROR_ATC_INV_SYNC: u32 = 3;
 
 /// What came of trying to consume a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +28,7 @@ enum Consumed {
     Yes,
     /// There is none, or none may be consumed.
     Nothing,
-    /// A CMD_SYNC waits for accesses under way.
+    /// A CMD_SYNC waits for accesses or ATC invalidations under way, or a CMD_ATC_INV for a tag.
     Blocked,
 }
 
@@ -67,6 +70,9 @@ impl State {
             return self.command_error(CERROR_ABT, around);
         };
         let op = u8::try_from(raw[0] & 0xff).unwrap_or(0);
+        if op == command::opcode::ATC_INV && self.atc_must_wait(around) {
+            return Consumed::Blocked;
+        }
         let name = command::name(op).unwrap_or("reserved");
         around.trace(
             "cmd",
@@ -120,7 +126,16 @@ impl State {
         if !around.traffic.is_dry(sync.half) {
             return Consumed::Blocked;
         }
+        // "TLB invalidates and ATS Invalidations are guaranteed to be complete."
+        let progress = self.atc_progress(around);
+        if progress == Progress::UnderWay {
+            return Consumed::Blocked;
+        }
         self.sync = None;
+        if progress == Progress::Failed {
+            // "RD remains pointing at the CMD_SYNC": it begins again once the error is acknowledged.
+            return self.command_error(CERROR_ATC_INV_SYNC, around);
+        }
         // "Observation of the interrupt means that the consumption of the CMD_SYNC is observable": CONS first, then the message.
         self.consumed("CMD_SYNC", lg2);
         if let Completion::Message { address, data } = sync.completion {
@@ -149,6 +164,8 @@ impl State {
             Command::InvalidateCd { stream, substream, leaf } => Pending::Cd { stream, substream, leaf },
             Command::InvalidateCdAll { stream } => Pending::CdAll { stream },
             Command::Tlb(what) => Pending::Tlb(what),
+            Command::InvalidateAtc(target) => return self.invalidate_atc(&target, around),
+            Command::RespondPage(response) => return self.respond_page(&response, around),
             // Handled by the caller.
             Command::Sync(_) => return,
         };
@@ -242,6 +259,10 @@ impl State {
                 }
                 !tags_in_range(&what, config)
             }
+            Command::InvalidateAtc(Target { stream, substream, .. })
+            | Command::RespondPage(Response { stream, substream, .. }) => {
+                streams(stream) || config.substream_id_bits != 0 && substream.is_some_and(substreams)
+            }
             Command::Sync(_) => false,
         };
         if bad {
@@ -256,6 +277,7 @@ impl State {
         }
         let Some(cached) = self.caches.config.ste(stream).copied() else { return };
         let Ok(now) = self.engine(around).read_words::<8>(cached.at) else { return };
+        self.note_eats_change(stream, &cached.raw, &now, around);
         let words = changed_words(&cached.raw, &now, &ste::live_bits(&cached.raw), &ste::live_bits(&now));
         if words > 1 {
             let detail = format!("stream {stream:#x}: {:x?} became {now:x?}", cached.raw);

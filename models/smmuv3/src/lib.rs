@@ -15,12 +15,14 @@
 //!
 //! Where to look: what happens to an access `translate`, its configuration `stream_table` and `contexts`, its walk `walk`;
 //! what is wrong with an STE `ste`, with a CD `cd`, with a command `command`; what a command removes `scope` and `cache`;
-//! when it does `execute`; what registers do `program`; what the hardware does unasked `mischief`; all forbidden things [`clause`].
+//! when it does `execute`; what devices with an ATC ask `ats`, and are told `atc`; page requests `pri`; what registers do `program`; what the hardware does unasked `mischief`; all forbidden things [`clause`].
 //!
 //! Spec: SMMUv3 H.a is Arm IHI 0070 H.a; tables are those of Arm DDI 0487 (A-profile), VMSAv8-64.
-//! Not here, yet: stalls, ATS, PRI, hardware update of tables, Secure and Realm states, 32-bit and 128-bit tables.
+//! Not here, yet: stalls, hardware update of tables, Secure and Realm states, 32-bit and 128-bit tables.
 #![forbid(unsafe_code)]
 
+mod atc;
+mod ats;
 mod cache;
 mod cd;
 mod command;
@@ -29,6 +31,7 @@ mod contexts;
 mod counters;
 mod cr;
 mod descriptor;
+mod downstream;
 mod engine;
 mod event;
 mod execute;
@@ -36,6 +39,7 @@ mod geometry;
 mod micro;
 mod mischief;
 mod policy;
+mod pri;
 mod program;
 mod queue;
 mod registers;

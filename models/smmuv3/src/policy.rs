@@ -28,6 +28,11 @@ pub struct Policy {
     pub event_ticks: u32,
     /// Whether a conflict of translations is an F_TLB_CONFLICT, rather than one of the two.
     pub conflict_faults: bool,
+    /// How long an ATC may take to answer an invalidation, in nanoseconds of bus time, before the CMD_SYNC behind it fails.
+    pub atc_timeout_ns: u64,
+    /// One answer to a translation request in so many gives less than it could: a smaller piece, or no permission to write where none was
+    /// asked for; 0: never.
+    pub stingy_answer_one_in: u32,
     /// The most translations that are kept.
     pub translations: usize,
 }
@@ -46,6 +51,8 @@ impl Policy {
             prefetch_streams_one_in: 0,
             event_ticks: 0,
             conflict_faults: false,
+            atc_timeout_ns: 500_000,
+            stingy_answer_one_in: 0,
             translations: 1 << 16,
         }
     }
@@ -72,6 +79,7 @@ impl Policy {
             prefetch_streams_one_in: 3,
             event_ticks: 5,
             conflict_faults: true,
+            stingy_answer_one_in: 2,
             ..Self::stale()
         }
     }

@@ -6,9 +6,11 @@ use model_bus::Width;
 
 use crate::config::Config;
 use crate::cr::{
-    CMDQEN, CR0_FIELDS, EVENTQ_IRQEN, EVENTQEN, GBPA_FIELDS, GBPA_UPDATE, GERROR_IRQEN, IRQ_FIELDS, SMMUEN,
+    ATSCHK, CMDQEN, EVENTQ_IRQEN, EVENTQEN, GBPA_FIELDS, GBPA_UPDATE, GERROR_IRQEN, PRIQ_IRQEN, PRIQEN,
+    SMMUEN, cr0_fields, irq_fields,
 };
 use crate::engine::Setup;
+use crate::pri::LAST_ONLY;
 use crate::queue::Queue;
 use crate::registers::{Interrupt, Part, Register, locate};
 use crate::report::gerror;
@@ -83,13 +85,18 @@ impl State {
             Register::IrqCtrl => self.write_irq_ctrl(word, around),
             Register::Gerrorn => self.write_gerrorn(word),
             // Without IDR0.MSI these are RES0.
-            Register::Interrupt(..) if !around.config.msi => {}
+            Register::Interrupt(which, part) if !around.config.msi => {
+                // But for LO, which counts for a wired interrupt, too.
+                if (which, part) == (Interrupt::Page, 2) {
+                    self.registers.page_message.attributes = word & LAST_ONLY;
+                }
+            }
             Register::Interrupt(which, part) => {
                 let message = self.registers.message_mut(which);
                 match part {
                     0 => message.address = value & 0x000f_ffff_ffff_fffc,
                     1 => message.data = word,
-                    _ => message.attributes = word & 0x3f,
+                    _ => message.attributes = word & attribute_bits(which),
                 }
             }
             Register::StreamTableBase => self.registers.table_base = value & STREAM_TABLE_BASE,
@@ -100,6 +107,9 @@ impl State {
             Register::EventBase => self.registers.events.base = value & QUEUE_BASE,
             Register::EventProd => self.registers.events.prod = word & 0x800f_ffff,
             Register::EventCons => self.write_event_cons(word, around.config),
+            Register::PageBase => self.registers.pages.base = value & QUEUE_BASE,
+            Register::PageProd => self.registers.pages.prod = word & 0x800f_ffff,
+            Register::PageCons => self.write_page_cons(word, around.config),
             Register::PageZeroAlias => self.notes.record(clause::PAGE_ONE, format!("write of {value:#x}")),
             // Read-only: writes are ignored.
             Register::Fixed(_) | Register::Cr0Ack | Register::IrqCtrlAck | Register::Gerror => {}
@@ -115,6 +125,9 @@ impl State {
             Register::EventBase | Register::EventProd => cr0.is_off(EVENTQEN),
             Register::StreamTableBase | Register::StreamTableConfig => cr0.is_off(SMMUEN),
             Register::Interrupt(Interrupt::Gerror, _) => !config.msi || irq.is_off(GERROR_IRQEN),
+            // By PRIQEN as it is, whatever SMMUEN says (6.3.9.5 "PRIQEN").
+            Register::PageBase | Register::PageProd => cr0.is_off(PRIQEN),
+            Register::Interrupt(Interrupt::Page, _) => irq.is_off(PRIQ_IRQEN),
             Register::Interrupt(Interrupt::Event, _) => !config.msi || irq.is_off(EVENTQ_IRQEN),
             _ => true,
         }
@@ -122,7 +135,7 @@ impl State {
 
     /// QUEUE_* are guarded by the queues' enables, TABLE_* by SMMUEN. Spec: SMMUv3 H.a, 6.3.11 "SMMU_CR1".
     fn merge_cr1(&mut self, value: u32) -> u32 {
-        let queues = (0x3f, CMDQEN | EVENTQEN);
+        let queues = (0x3f, CMDQEN | EVENTQEN | PRIQEN);
         let tables = (0xfc0, SMMUEN);
         self.merge_guarded("CR1", self.registers.cr1, value, &[queues, tables])
     }
@@ -145,7 +158,7 @@ impl State {
     }
 
     fn write_cr0(&mut self, value: u32, around: Around<'_>) {
-        let value = value & CR0_FIELDS;
+        let value = value & cr0_fields(around.config);
         let busy = self.registers.cr0.in_progress() & (self.registers.cr0.written ^ value);
         if busy != 0 {
             self.notes.record(clause::UPDATE_IN_PROGRESS, format!("CR0 = {value:#x}"));
@@ -159,7 +172,7 @@ impl State {
     }
 
     fn write_irq_ctrl(&mut self, value: u32, around: Around<'_>) {
-        let value = value & IRQ_FIELDS;
+        let value = value & irq_fields(around.config);
         let busy = self.registers.irq_ctrl.in_progress() & (self.registers.irq_ctrl.written ^ value);
         if busy != 0 {
             self.notes.record(clause::UPDATE_IN_PROGRESS, format!("IRQ_CTRL = {value:#x}"));
@@ -216,13 +229,20 @@ impl State {
 
     /// "Software must only write the CONS index of an output queue in a consistent manner."
     fn write_event_cons(&mut self, value: u32, config: &Config) {
-        let lg2 = self.registers.events.lg2(config.event_queue_lg2);
-        let before = self.registers.events.waiting(lg2);
-        self.registers.events.cons = value & 0x800f_ffff;
-        let queue = self.registers.events;
-        let backwards = queue.waiting(lg2) > before;
-        if !self.registers.cr0.is_off(EVENTQEN) && (backwards || !queue.is_consistent(lg2)) {
+        let queue = &mut self.registers.events;
+        let backwards = consume_to(queue, value, config.event_queue_lg2);
+        let queue = *queue;
+        if !self.registers.cr0.is_off(EVENTQEN) && backwards {
             self.note_indexes("EVENTQ", &queue);
+        }
+    }
+
+    fn write_page_cons(&mut self, value: u32, config: &Config) {
+        let queue = &mut self.registers.pages;
+        let backwards = consume_to(queue, value, config.page_queue_lg2);
+        let queue = *queue;
+        if !self.registers.cr0.is_off(PRIQEN) && backwards {
+            self.note_indexes("PRIQ", &queue);
         }
     }
 
@@ -275,6 +295,12 @@ impl State {
         }
         if on & EVENTQEN != 0 {
             self.note_queue("EVENTQ", &{ self.registers.events }, around.config.event_queue_lg2, 32);
+        }
+        if on & PRIQEN != 0 {
+            self.note_queue("PRIQ", &{ self.registers.pages }, around.config.page_queue_lg2, 16);
+        }
+        if (on | off) & ATSCHK != 0 {
+            self.change_ats_check(on & ATSCHK != 0);
         }
         if off & EVENTQEN != 0 {
             self.counters.events_lost += self.late_events.len() as u64;
@@ -333,6 +359,7 @@ impl State {
             self.notes.record(clause::ENABLED_BEFORE_INVALIDATION, format!("{:?}", self.invalidated));
         }
         self.setup = Setup {
+            ats_check: self.setup.ats_check,
             table: aligned & ((1 << config.oas()) - 1),
             lg2,
             split,
@@ -340,4 +367,17 @@ impl State {
             record_bad_streams: self.registers.cr2 & 2 != 0,
         };
     }
+}
+
+/// Writes CONS of a queue that the SMMU fills. Answers whether that is backwards, or past PROD.
+fn consume_to(queue: &mut Queue, value: u32, most: u8) -> bool {
+    let lg2 = queue.lg2(most);
+    let before = queue.waiting(lg2);
+    queue.cons = value & 0x800f_ffff;
+    queue.waiting(lg2) > before || !queue.is_consistent(lg2)
+}
+
+/// CFG2 of an interrupt: memory attributes, and for the PRI queue's also LO. Spec: SMMUv3 H.a, 6.3.36 "SMMU_PRIQ_IRQ_CFG2".
+fn attribute_bits(which: Interrupt) -> u32 {
+    if which == Interrupt::Page { LAST_ONLY | 0x3f } else { 0x3f }
 }

@@ -7,7 +7,7 @@
 pub(crate) struct Queue {
     /// BASE as written.
     pub(crate) base: u64,
-    /// PROD as written or counted, with OVFLG in bit 31 of the event queue.
+    /// PROD as written or counted, with OVFLG in bit 31 of the event and PRI queues.
     pub(crate) prod: u32,
     /// CONS as written or counted, with ERR or OVACKFLG above bit 20.
     pub(crate) cons: u32,

@@ -33,7 +33,10 @@ pub(crate) enum Register {
     EventBase,
     EventProd,
     EventCons,
-    /// Event queue indexes at their place in page 0, where only older parts have them.
+    PageBase,
+    PageProd,
+    PageCons,
+    /// Indexes of the event or PRI queue at their place in page 0, where only older parts have them.
     PageZeroAlias,
 }
 
@@ -42,6 +45,7 @@ pub(crate) enum Register {
 pub(crate) enum Interrupt {
     Gerror,
     Event,
+    Page,
 }
 
 impl Register {
@@ -79,6 +83,14 @@ impl Register {
             0xb0 | 0xb4 => Some((Self::Interrupt(Interrupt::Event, 0), offset == 0xb4)),
             0xb8 => whole(Self::Interrupt(Interrupt::Event, 1)),
             0xbc => whole(Self::Interrupt(Interrupt::Event, 2)),
+            0xc0..=0xdf | 0x1_00c8..=0x1_00cf if !config.has_pri() => None,
+            0xc0 | 0xc4 => Some((Self::PageBase, offset == 0xc4)),
+            0xc8 | 0xcc => whole(Self::PageZeroAlias),
+            0xd0 | 0xd4 => Some((Self::Interrupt(Interrupt::Page, 0), offset == 0xd4)),
+            0xd8 => whole(Self::Interrupt(Interrupt::Page, 1)),
+            0xdc => whole(Self::Interrupt(Interrupt::Page, 2)),
+            0x1_00c8 => whole(Self::PageProd),
+            0x1_00cc => whole(Self::PageCons),
             0x1_00a8 => whole(Self::EventProd),
             0x1_00ac => whole(Self::EventCons),
             // CIDR0 to CIDR3: a component with a generic layout.
@@ -92,7 +104,14 @@ impl Register {
 
     /// Whether all 64 bits can be accessed at once.
     pub(crate) fn is_wide(self) -> bool {
-        matches!(self, Self::Interrupt(_, 0) | Self::StreamTableBase | Self::CommandBase | Self::EventBase)
+        matches!(
+            self,
+            Self::Interrupt(_, 0)
+                | Self::StreamTableBase
+                | Self::CommandBase
+                | Self::EventBase
+                | Self::PageBase
+        )
     }
 }
 
@@ -139,10 +158,12 @@ pub(crate) struct Registers {
     pub(crate) gerrorn: u32,
     pub(crate) gerror_message: MessageConfig,
     pub(crate) event_message: MessageConfig,
+    pub(crate) page_message: MessageConfig,
     pub(crate) table_base: u64,
     pub(crate) table_config: u32,
     pub(crate) commands: Queue,
     pub(crate) events: Queue,
+    pub(crate) pages: Queue,
 }
 
 impl Registers {
@@ -158,10 +179,12 @@ impl Registers {
             gerrorn: 0,
             gerror_message: MessageConfig::default(),
             event_message: MessageConfig::default(),
+            page_message: MessageConfig::default(),
             table_base: 0,
             table_config: 0,
             commands: Queue::default(),
             events: Queue::default(),
+            pages: Queue::default(),
         }
     }
 
@@ -169,6 +192,7 @@ impl Registers {
         match interrupt {
             Interrupt::Gerror => &self.gerror_message,
             Interrupt::Event => &self.event_message,
+            Interrupt::Page => &self.page_message,
         }
     }
 
@@ -176,6 +200,7 @@ impl Registers {
         match interrupt {
             Interrupt::Gerror => &mut self.gerror_message,
             Interrupt::Event => &mut self.event_message,
+            Interrupt::Page => &mut self.page_message,
         }
     }
 
@@ -203,6 +228,9 @@ impl Registers {
             Register::EventBase => self.events.base,
             Register::EventProd => self.events.prod.into(),
             Register::EventCons => self.events.cons.into(),
+            Register::PageBase => self.pages.base,
+            Register::PageProd => self.pages.prod.into(),
+            Register::PageCons => self.pages.cons.into(),
             Register::PageZeroAlias => 0,
         }
     }

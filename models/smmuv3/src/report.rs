@@ -8,6 +8,7 @@ use portcullis_types::Pa;
 use portcullis_types::trace::Value;
 
 use crate::cr::{EVENTQ_IRQEN, EVENTQEN, GERROR_IRQEN};
+use crate::downstream::Outgoing;
 use crate::event::{Event, Record};
 use crate::queue::OVERFLOW;
 use crate::registers::Interrupt;
@@ -17,8 +18,10 @@ use crate::state::{Around, Message, State};
 pub(crate) mod gerror {
     pub(crate) const CMDQ_ERR: u32 = 1 << 0;
     pub(crate) const EVENTQ_ABT_ERR: u32 = 1 << 2;
+    pub(crate) const PRIQ_ABT_ERR: u32 = 1 << 3;
     pub(crate) const MSI_CMDQ_ABT_ERR: u32 = 1 << 4;
     pub(crate) const MSI_EVENTQ_ABT_ERR: u32 = 1 << 5;
+    pub(crate) const MSI_PRIQ_ABT_ERR: u32 = 1 << 6;
     pub(crate) const MSI_GERROR_ABT_ERR: u32 = 1 << 7;
 }
 
@@ -120,7 +123,7 @@ impl State {
         }
     }
 
-    fn interrupt(&mut self, which: Interrupt, failure: u32, around: Around<'_>) {
+    pub(crate) fn interrupt(&mut self, which: Interrupt, failure: u32, around: Around<'_>) {
         let config = *self.registers.message(which);
         self.send(config.address, config.data, failure, around);
     }
@@ -130,7 +133,7 @@ impl State {
         // 3.4.3: MSI addresses are truncated to OAS; the test for zero is on all of the field.
         if around.config.msi && address != 0 {
             let address = address & ((1 << around.config.oas()) - 1);
-            self.outbox.push(Message { address, data, failure });
+            self.outbox.push(Outgoing::Message(Message { address, data, failure }));
         }
     }
 }

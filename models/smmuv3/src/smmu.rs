@@ -10,15 +10,19 @@
 
 use core::cell::Cell;
 use core::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 
-use model_bus::{BusError, Clocked, Fabric, Mmio, Outcome, Passage, Request, Translator, Width, Write};
+use model_bus::{
+    BusError, Clocked, Downstream, Fabric, InvalidationDone, Mmio, Outcome, PageRequest, Passage, Request,
+    TranslatedRequest, TranslationAnswer, TranslationRequest, Translator, Width, Write,
+};
 use portcullis_types::Pa;
 use portcullis_types::trace::{Sink, Value};
 
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::cr::{GBPA_ABORT, SMMUEN};
+use crate::downstream::{Outgoing, Ways};
 use crate::engine::{Caches, Engine, Refusal};
 use crate::event::{Asked, EventKind};
 use crate::state::{Around, Lines, Message, State, Traffic};
@@ -40,6 +44,7 @@ pub struct Smmu {
     fabric: Arc<dyn Fabric>,
     sink: Arc<dyn Sink>,
     traffic: Traffic,
+    ways: Ways,
     state: Mutex<State>,
     /// Who is accessing memory with the lock held; 0 if nobody.
     holder: AtomicUsize,
@@ -63,6 +68,7 @@ impl Smmu {
             fabric,
             sink,
             traffic: Traffic::default(),
+            ways: Ways::default(),
             state: Mutex::new(state),
             holder: AtomicUsize::new(0),
         }
@@ -215,6 +221,16 @@ impl Smmu {
         } else {
             state.counters.bypassed += 1;
         }
+        self.let_through(state, output, commit)
+    }
+
+    /// Counts an access as under way, gives the lock back, and lets its bytes move.
+    fn let_through(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        output: u64,
+        commit: &mut dyn FnMut(Passage) -> Result<(), BusError>,
+    ) -> Outcome {
         let under_way = self.traffic.enter(state.half);
         let messages = core::mem::take(&mut state.outbox);
         self.traffic.take_messages(u32::try_from(messages.len()).unwrap_or(u32::MAX));
@@ -230,7 +246,7 @@ impl Smmu {
         }
     }
 
-    /// Gives the lock back, then writes the messages that waited.
+    /// Gives the lock back, then sends the messages that waited.
     fn release(&self, mut state: MutexGuard<'_, State>) {
         if state.outbox.is_empty() {
             return;
@@ -241,22 +257,41 @@ impl Smmu {
         self.write_messages(messages);
     }
 
-    /// Writes messages, without the lock. One that fails is a global error, of which there may be a message in turn.
-    fn write_messages(&self, messages: Vec<Message>) {
-        for message in messages {
-            let bytes = message.data.to_le_bytes();
-            let write = Write { at: Pa::new(message.address), bytes: &bytes, source: self.config.msi_source };
-            let result = self.fabric.write(write);
-            let fields = [("addr", Value::Addr(message.address)), ("data", Value::Hex(message.data.into()))];
-            self.around().trace("msi", &fields);
-            self.traffic.message_written();
-            let Some(mut state) = self.lock() else { continue };
-            match result {
-                Ok(()) => state.counters.messages += 1,
-                Err(_) => state.raise(message.failure, self.around()),
+    /// Sends messages, without the lock.
+    fn write_messages(&self, messages: Vec<Outgoing>) {
+        for outgoing in messages {
+            match outgoing {
+                Outgoing::Message(message) => self.write_message(&message),
+                Outgoing::Invalidate(message, serial) => {
+                    let taken = self.ways.invalidate(&message);
+                    self.traffic.message_written();
+                    if !taken && let Some(mut state) = self.lock() {
+                        state.end_atc(message.tag, serial);
+                    }
+                }
+                // Whether it arrived nobody learns: "the SMMU cannot guarantee response visibility by the endpoint".
+                Outgoing::Respond(message) => {
+                    self.ways.respond(&message);
+                    self.traffic.message_written();
+                }
             }
-            self.release(state);
         }
+    }
+
+    /// Writes a message to memory. One that fails is a global error, of which there may be a message in turn.
+    fn write_message(&self, message: &Message) {
+        let bytes = message.data.to_le_bytes();
+        let write = Write { at: Pa::new(message.address), bytes: &bytes, source: self.config.msi_source };
+        let result = self.fabric.write(write);
+        let fields = [("addr", Value::Addr(message.address)), ("data", Value::Hex(message.data.into()))];
+        self.around().trace("msi", &fields);
+        self.traffic.message_written();
+        let Some(mut state) = self.lock() else { return };
+        match result {
+            Ok(()) => state.counters.messages += 1,
+            Err(_) => state.raise(message.failure, self.around()),
+        }
+        self.release(state);
     }
 
     /// One tick. Answers whether anything moved.
@@ -322,6 +357,56 @@ impl Translator for Smmu {
                 if refusal.ignored { Outcome::Ignored } else { Outcome::Aborted }
             }
         }
+    }
+
+    fn translate(&self, request: &TranslationRequest) -> TranslationAnswer {
+        let Some(mut state) = self.lock() else { return TranslationAnswer::CompleterAbort };
+        let memory = self.accessing_memory();
+        let answer = state.answer_translation(request, self.around());
+        drop(memory);
+        self.release(state);
+        answer
+    }
+
+    fn access_translated(
+        &self,
+        request: &TranslatedRequest,
+        commit: &mut dyn FnMut(Passage) -> Result<(), BusError>,
+    ) -> Outcome {
+        let Some(mut state) = self.lock() else { return Outcome::Aborted };
+        let memory = self.accessing_memory();
+        let judged = state.judge_translated(request, self.around());
+        drop(memory);
+        match judged {
+            Ok(output) => {
+                state.counters.translated_accesses += 1;
+                state.counters.translated_bytes += u64::from(request.len_bytes);
+                self.let_through(state, output, commit)
+            }
+            Err(_) => {
+                state.counters.refused += 1;
+                self.release(state);
+                Outcome::Aborted
+            }
+        }
+    }
+
+    fn request_page(&self, request: &PageRequest) {
+        let Some(mut state) = self.lock() else { return };
+        let memory = self.accessing_memory();
+        state.request_page(request, self.around());
+        drop(memory);
+        self.release(state);
+    }
+
+    fn invalidation_done(&self, done: &InvalidationDone) {
+        if let Some(mut state) = self.lock() {
+            state.complete_atc(done);
+        }
+    }
+
+    fn connect(&self, downstream: Weak<dyn Downstream>) {
+        self.ways.add(downstream);
     }
 }
 

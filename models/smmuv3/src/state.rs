@@ -5,10 +5,12 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use model_bus::Fabric;
 use portcullis_types::trace::{Event as TraceEvent, Sink, Value};
 
+use crate::atc::AtcInvalidations;
 use crate::command::{Completion, Invalidate};
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::cr::SMMUEN;
+use crate::downstream::Outgoing;
 use crate::engine::{Caches, Engine, Setup};
 use crate::event::Record;
 use crate::micro::Micro;
@@ -39,7 +41,7 @@ pub(crate) struct Traffic {
     /// Accesses let through whose bytes are still moving, in two halves: a CMD_SYNC turns to the other half, and waits for
     /// the first to run dry. Accesses are counted in under the lock, so that none slips into the half that is waited for.
     under_way: [AtomicU32; 2],
-    /// Messages taken out of the state and not yet written.
+    /// Messages, to memory and to devices, taken out of the state and not yet sent.
     messages: AtomicU32,
 }
 
@@ -93,6 +95,8 @@ pub(crate) struct Message {
 pub struct Lines {
     /// The event queue is no longer empty.
     pub event: bool,
+    /// The PRI queue has something to say, as PRIQ_IRQ_CFG2.LO has it.
+    pub page_request: bool,
     /// A global error became active.
     pub gerror: bool,
     /// A CMD_SYNC with CS=1 completed.
@@ -150,7 +154,8 @@ pub(crate) struct State {
     pub(crate) half: usize,
     /// The command queue's indexes contradicted each other: nothing is consumed until it is disabled.
     pub(crate) stuck: bool,
-    pub(crate) outbox: Vec<Message>,
+    pub(crate) atc: AtcInvalidations,
+    pub(crate) outbox: Vec<Outgoing>,
     pub(crate) lines: Lines,
     pub(crate) late_events: Vec<(u32, Record)>,
     pub(crate) invalidated: Invalidated,
@@ -173,6 +178,7 @@ impl State {
             sync: None,
             half: 0,
             stuck: false,
+            atc: AtcInvalidations::default(),
             outbox: Vec::new(),
             lines: Lines::default(),
             late_events: Vec::new(),

@@ -33,6 +33,7 @@ pub(crate) enum IllegalSte {
     Reserved { word: usize },
     Stage1Missing,
     Stage2Missing,
+    Ats,
     StreamWorld,
     StallDisable,
     ContextsMax,
@@ -61,6 +62,7 @@ impl IllegalSte {
             Self::Stage2Missing => {
                 "5.2.2 \"Validity of STE\": Config enables stage 2, which SMMU_IDR0.S2P says is not there"
             }
+            Self::Ats => "5.2.2 \"Validity of STE\": EATS asks for what Config or S2S rules out",
             Self::StreamWorld => "5.2.2 \"Validity of STE\": reserved STRW",
             Self::StallDisable => "5.2.2 \"Validity of STE\": S1STALLD set where stalls cannot be configured",
             Self::ContextsMax => "5.2.2 \"Validity of STE\": S1CDMax above SMMU_IDR1.SSIDSIZE",
@@ -183,6 +185,13 @@ pub(crate) fn decode(raw: &Raw, config: &Config, e2h: bool) -> Result<Ste, Illeg
     if stage2 && !config.stage2 {
         return Err(IllegalSte::Stage2Missing);
     }
+    // "Check ATS configuration".
+    let stall = stage2 && flag(raw[2], 57);
+    match eats(raw, config) {
+        1 if stall => return Err(IllegalSte::Ats),
+        2 if code != 0b111 || stall => return Err(IllegalSte::Ats),
+        _ => {}
+    }
     // "Check STE.STRW"; IgnoreSTESTRW().
     let strw_ignored = !config.stage1 || !config.hyp || stage2 || code == 0b100;
     let strw = if strw_ignored { 0 } else { field(raw[1], 31, 30) };
@@ -203,6 +212,17 @@ pub(crate) fn decode(raw: &Raw, config: &Config, e2h: bool) -> Result<Ste, Illeg
     }
     let vmid = if vmid_ignored { 0 } else { vmid_of(raw) };
     Ok(Ste::Pass { contexts, stage2, vmid, overrides: overrides(raw, config) })
+}
+
+/// STE.EATS; 0 where it is IGNORED. Spec: SMMUv3 H.a, 5.2 "STE, Stream Table Entry", EATS.
+pub(crate) fn eats(raw: &Raw, config: &Config) -> u64 {
+    let ignored = !config.ats || field(raw[0], 2, 1) == 0;
+    if ignored { 0 } else { field(raw[1], 29, 28) }
+}
+
+/// STE.PPAR. Spec: SMMUv3 H.a, 5.2 "STE, Stream Table Entry", PPAR.
+pub(crate) fn responds_with_pasid(raw: &Raw) -> bool {
+    flag(raw[1], 18)
 }
 
 fn vmid_of(raw: &Raw) -> u16 {
@@ -332,7 +352,7 @@ pub(crate) fn live_bits(raw: &Raw) -> Raw {
         return [1, 0, 0, 0, 0, 0, 0, 0];
     }
     let code = field(raw[0], 3, 1);
-    let mut live = [0xf, 0, 0, 0, 0, 0, 0, 0];
+    let mut live = [0xf, 0x4_0000, 0, 0, 0, 0, 0, 0]; // PPAR counts whatever Config says
     if code & 0b100 == 0 {
         return live;
     }

@@ -40,7 +40,7 @@ impl Engine<'_> {
         self.counters.configuration_reads += 1;
         let raw = self.read_words::<8>(at).map_err(|_| failed)?;
         let meaning = ste::decode(&raw, self.config, self.setup.e2h);
-        let cached = CachedSte { at, raw, meaning };
+        let cached = CachedSte { at, raw, meaning, ats_check: self.setup.ats_check };
         self.note_ste(asked.stream, &cached);
         self.caches.config.keep_ste(asked.stream, cached);
         Ok(cached)

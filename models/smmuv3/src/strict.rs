@@ -74,6 +74,17 @@ pub mod clause {
     /// A root table is not aligned to its size.
     pub const ROOT_ALIGNMENT: &str =
         "5.4 \"Context Descriptor\": translation table base not aligned to the size of the table";
+    /// EATS went from Full to Split-stage or back without being off between.
+    pub const EATS_CHANGE: &str =
+        "3.9.2 \"Changing ATS configuration\": EATS changed between 0bx1 and 0b10 without 0b00 between";
+    /// ATSCHK was cleared while an STE that is cached has Split-stage ATS.
+    pub const ATSCHK_CLEARED: &str =
+        "3.9.2 \"Changing ATS configuration\": ATSCHK cleared while STEs with EATS 0b10 exist";
+    /// An ATC invalidation smaller than the smallest granule.
+    pub const ATC_SIZE: &str =
+        "4.5.1 \"CMD_ATC_INV\": Size below the Smallest Translation Unit of the system";
+    /// SSV set where there are no substreams.
+    pub const ATS_SUBSTREAM: &str = "4.5 \"ATS and PRI\": SSV set where SMMU_IDR1.SSIDSIZE is 0";
     /// A live translation was changed without break-before-make.
     pub const BREAK_BEFORE_MAKE: &str = "3.21.1.1 \"Translation tables update procedure\": a live translation changed without break-before-make";
     /// The entries under one contiguous hint contradict each other.

@@ -103,7 +103,8 @@ pub(crate) fn overridden(asked: &Asked, overrides: &Overrides) -> Asked {
     Asked { kind, privileged: overrides.privileged.unwrap_or(asked.privileged), ..*asked }
 }
 
-fn check(translation: &Translation, address: u64, needed: Rights) -> Result<(), Fault> {
+/// Whether both stages allow what is needed: stage 1 first.
+pub(crate) fn check(translation: &Translation, address: u64, needed: Rights) -> Result<(), Fault> {
     let permission =
         |stage2, ipa| Fault { kind: EventKind::Permission, stage2, class: Class::In, ipa, fetch: 0 };
     if translation.stage1.is_some_and(|(_, rights)| !rights.allow(needed)) {
