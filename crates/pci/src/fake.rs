@@ -79,6 +79,11 @@ impl FakeFunction {
         self
     }
 
+    pub(crate) fn clearing(mut self, offset: usize, bits: u32) -> Self {
+        self.clearing[offset / 4] = bits;
+        self
+    }
+
     pub(crate) fn writable(mut self, offset: usize, bits: u32) -> Self {
         self.writable[offset / 4] = bits;
         self
@@ -141,6 +146,11 @@ impl Fake {
     /// A word of a function, whether or not requests get there.
     pub(crate) fn raw(&self, function: usize, offset: usize) -> u32 {
         self.functions.lock().unwrap()[function].2.words[offset / 4]
+    }
+
+    /// Sets a word of a function from its own side.
+    pub(crate) fn poke(&self, function: usize, offset: usize, word: u32) {
+        self.functions.lock().unwrap()[function].2.words[offset / 4] = word;
     }
 
     /// Which functions a memory request that comes down from the host bridge reaches, and behind which register.

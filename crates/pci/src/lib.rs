@@ -1,9 +1,11 @@
-//! PCI Express: configuration space, enumeration, interrupts, and which functions must share a group.
+//! PCI Express: configuration space, enumeration, interrupts, address services, and which functions must share a group.
 //!
 //! [`enumerate`] takes a [`ConfigAccess`] (an [`Ecam`], for instance) and a [`HostBridge`], numbers the buses, sizes and places
 //! what base address registers ask for, turns on access control, and answers with a [`Topology`]: every function there is,
 //! what is above it, where its registers are, and what was wrong. [`Topology::groups`] says who cannot be kept apart from whom,
 //! [`Topology::requester_ids`] as whom a function's requests arrive.
+//!
+//! [`AddressServices`] are ATS, page requests and PASIDs of a function: what it has of them, why not the others, and how they are turned on and off.
 //!
 //! # Who may do what, when
 //!
@@ -45,6 +47,7 @@ mod msix;
 mod name;
 mod problem;
 mod scan;
+mod services;
 mod topology;
 
 #[cfg(test)]
@@ -66,6 +69,10 @@ pub use msix::{MsixCapability, MsixFault, MsixTable};
 pub use name::{FunctionName, NotAName};
 pub use portcullis_spec::pcie::{Bdf, HostWindow, Space};
 pub use problem::{BarFault, Fault, Problem};
+pub use services::{
+    AddressServices, Ats, AtsSwitch, HostTrust, Missing, PasidPermissions, Pasids, Pri, SavedServices,
+    ServiceError,
+};
 pub use topology::{Bridge, Function, Kind, Topology};
 
 /// Finds every function below `host`, and makes it ready: buses numbered, registers placed, access control on, bus mastering off.

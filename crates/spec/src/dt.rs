@@ -113,6 +113,11 @@ pub const MSI_CONTROLLER: &str = "msi-controller";
 
 /// Lowest and highest bus number below a host bridge. Spec: binding pci/pci.txt.
 pub const BUS_RANGE: &str = "bus-range";
+/// A host bridge passes on what ATS needs: requests that say of their address whether it is translated. Spec: binding
+/// pci/host-generic-pci.yaml.
+pub const ATS_SUPPORTED: &str = "ats-supported";
+/// What is below a port is outside the machine's case: anybody may have plugged it in. Spec: binding pci/pci.txt.
+pub const EXTERNAL_FACING: &str = "external-facing";
 /// The segment of a host bridge. Spec: binding pci/pci.txt.
 pub const LINUX_PCI_DOMAIN: &str = "linux,pci-domain";
 

@@ -7,6 +7,7 @@ mod groups;
 mod hostile;
 mod interrupts;
 mod placing;
+mod services;
 
 use alloc::vec::Vec;
 

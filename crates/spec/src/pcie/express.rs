@@ -189,6 +189,8 @@ pub struct DeviceControl2 {
     __: u8,
     /// Bit 5: passes requests to any device number on to the device below.
     pub ari_forwarding: bool,
-    #[bits(10)]
+    #[bits(9)]
     __: u16,
+    /// Bit 15: a port passes nothing on that carries end-to-end prefixes.
+    pub end_to_end_prefix_blocking: bool,
 }

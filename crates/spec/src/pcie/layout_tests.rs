@@ -158,7 +158,10 @@ fn express_fields_lie_where_the_book_has_them() {
         ari_forwarding: true, with_ari_forwarding => 0x0000_0020;
         end_to_end_prefixes: true, with_end_to_end_prefixes => 0x0020_0000;
     });
-    fields!(u16 DeviceControl2 { ari_forwarding: true, with_ari_forwarding => 0x0020; });
+    fields!(u16 DeviceControl2 {
+        ari_forwarding: true, with_ari_forwarding => 0x0020;
+        end_to_end_prefix_blocking: true, with_end_to_end_prefix_blocking => 0x8000;
+    });
 }
 
 #[test]
