@@ -25,11 +25,12 @@ pub struct PlatformDevice {
     pub compatible: Vec<String>,
     /// Its registers; empty if the CPU cannot reach them directly.
     pub registers: Vec<PaRange>,
-    /// Its places at IOMMUs. Empty: no IOMMU covers it, and if it does DMA, that reaches memory untranslated.
+    /// Its places at IOMMUs, in firmware's order, which its binding may give a meaning; the same place may be there twice. Empty: no IOMMU
+    /// covers it, and if it does DMA, that reaches memory untranslated.
     pub streams: Vec<Stream>,
-    /// Whether it can wait for a page fault to be handled.
+    /// Whether its accesses may wait until a page fault has been handled. Never without [`streams`](Self::streams).
     pub can_stall: bool,
-    /// How many bits of process address space id it has, 0 to 20.
+    /// How many bits of process address space id it has, 0 to 20. 0 without [`streams`](Self::streams).
     pub pasid_bits: u8,
     /// Whether its accesses are coherent with the CPU's caches.
     pub dma_coherent: bool,
@@ -61,13 +62,15 @@ impl PlatformDevice {
         if streams.is_empty() && (compatible.is_empty() || registers.is_empty()) {
             return Ok(None);
         }
+        let (can_stall, pasid_bits) = (node.flag(dt::DMA_CAN_STALL)?, pasid_bits(node)?);
+        let covered = !streams.is_empty();
         Ok(Some(Self {
             path: node.path(),
             compatible: compatible.into_iter().map(String::from).collect(),
             registers,
             streams,
-            can_stall: node.flag(dt::DMA_CAN_STALL)?,
-            pasid_bits: pasid_bits(node)?,
+            can_stall: covered && can_stall,
+            pasid_bits: if covered { pasid_bits } else { 0 },
             dma_coherent: is_dma_coherent(node)?,
             dma_ranges: dma_ranges_from(bus)?,
             msi: controllers.parents_of(node)?,

@@ -11,6 +11,7 @@
 //! - A device that no IOMMU covers is listed as such: [`Translation::NoIommu`], [`Translation::Uncovered`]. It never looks like one that
 //!   is covered, and what becomes of it is for the caller to decide.
 //! - A node that does DMA or translates it, by a binding that is not known here, is listed in [`Machine::unsupported`].
+//! - A property about stalls or PASIDs where it means nothing is not heeded, and listed in [`Machine::meaningless`].
 //! - Nodes whose `status` is not `okay` are left out, except IOMMUs, which are listed as not enabled: devices behind one
 //!   must not be mistaken for devices without one.
 //!
@@ -38,6 +39,7 @@ mod idmap;
 mod interrupt;
 mod iommu;
 mod machine;
+mod meaningless;
 mod msi;
 mod pci;
 mod reserved;
@@ -49,6 +51,7 @@ pub use idmap::{IdMap, IdMapEntry};
 pub use interrupt::{GicInterrupt, GicKind, Interrupt, InterruptController};
 pub use iommu::{IommuKind, IommuNode, Stream, Translation};
 pub use machine::{Machine, Unsupported};
+pub use meaningless::{Meaningless, WhyMeaningless};
 pub use msi::{MsiController, MsiControllerKind, MsiTarget};
-pub use pci::{DmaRange, PciHost, PciMsi};
+pub use pci::{DmaRange, ExternalPorts, PciHost, PciMsi};
 pub use reserved::{DeviceRef, IommuAddresses, ReservedMemory, ReservedUse};

@@ -14,6 +14,7 @@ use crate::device::PlatformDevice;
 use crate::error::{FirmwareError, PropertyFault};
 use crate::interrupt::InterruptController;
 use crate::iommu::{IommuNode, Iommus};
+use crate::meaningless::{self, Meaningless, WhyMeaningless};
 use crate::msi::{MsiController, MsiControllers};
 use crate::pci::{PciHost, child_function};
 use crate::reserved::{self, DeviceNodes, DeviceRef, IommuAddresses, ReservedMemory};
@@ -44,6 +45,8 @@ pub struct Machine {
     pub devices: Vec<PlatformDevice>,
     /// What does DMA, or decides about it, by a binding that is not known here. Nothing is known about what that does.
     pub unsupported: Vec<Unsupported>,
+    /// Properties that are not heeded because they mean nothing where they are.
+    pub meaningless: Vec<Meaningless>,
 }
 
 /// A part of a machine that is not understood here.
@@ -125,6 +128,7 @@ impl Machine {
             let place = u16::try_from(self.pci_hosts.len()).unwrap_or(u16::MAX);
             let (iommus, controllers) = (Iommus(&self.iommus), MsiControllers(&self.msi_controllers));
             if let Some(host) = PciHost::read(node, place, iommus, controllers)? {
+                self.meaningless.extend(meaningless::of(node, WhyMeaningless::Pci));
                 self.add_segment(node, host.segment)?;
                 known.insert(node.index(), DeviceRef::PciHost(self.pci_hosts.len()));
                 self.pci_hosts.push(host);
@@ -152,6 +156,7 @@ impl Machine {
                 _ => None,
             });
             if let Some((host, above)) = pci_above {
+                self.meaningless.extend(meaningless::of(node, WhyMeaningless::Pci));
                 let function = if node.parent() == Some(above) { child_function(node)? } else { None };
                 if let Some(function) = function {
                     known.insert(node.index(), DeviceRef::PciFunction { host, function });
@@ -159,6 +164,9 @@ impl Machine {
             } else if let Entry::Vacant(entry) = known.entry(node.index()) {
                 let (iommus, controllers) = (Iommus(&self.iommus), MsiControllers(&self.msi_controllers));
                 if let Some(device) = PlatformDevice::read(node, iommus, controllers)? {
+                    if device.streams.is_empty() {
+                        self.meaningless.extend(meaningless::of(node, WhyMeaningless::NoIommu));
+                    }
                     entry.insert(DeviceRef::Platform(self.devices.len()));
                     self.devices.push(device);
                 }

@@ -40,6 +40,22 @@ pub struct PciHost {
     pub iommu_map: Option<IdMap>,
     /// Where messages of its functions go.
     pub msi: PciMsi,
+    /// Whether it passes what ATS needs. Without that word of firmware's, no function below is to use ATS.
+    pub ats_supported: bool,
+    /// Which of its ports lead out of the machine.
+    pub external: ExternalPorts,
+}
+
+/// Which ports of a host bridge lead out of the machine, so that everything below is what somebody plugged in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExternalPorts {
+    /// These, right below the host bridge; none if there are none.
+    ///
+    /// Choice: a port further down that leads out makes the port above it, right below the host bridge, one of these: bus numbers of firmware's
+    /// need not be those of enumeration, and who trusts less than he could does no harm.
+    Ports(Vec<Bdf>),
+    /// All: firmware says so of the host bridge itself, or of a port below whose place cannot be known.
+    All,
 }
 
 /// A stretch of addresses that devices can put on their bus.
@@ -108,6 +124,8 @@ impl PciHost {
             dma_coherent: is_dma_coherent(node)?,
             iommu_map: IdMap::read(node, dt::IOMMU_MAP, dt::IOMMU_MAP_MASK, find_iommu)?,
             msi: msi(node, controllers)?,
+            ats_supported: node.flag(dt::ATS_SUPPORTED)?,
+            external: external_ports(node)?,
         }))
     }
 }
@@ -238,6 +256,25 @@ fn msi(node: Node<'_, '_>, controllers: MsiControllers<'_>) -> Result<PciMsi, Fi
         }
     }
     Ok(PciMsi::Parent(controller))
+}
+
+/// Disabled nodes count as well: what is plugged in asks nobody whether the port is to be used.
+fn external_ports(host: Node<'_, '_>) -> Result<ExternalPorts, FirmwareError> {
+    let mut ports = Vec::new();
+    for node in
+        host.tree().nodes().filter(|node| *node == host || node.ancestors().any(|above| above == host))
+    {
+        if !node.flag(dt::EXTERNAL_FACING)? {
+            continue;
+        }
+        let top = core::iter::once(node).chain(node.ancestors()).find(|node| node.parent() == Some(host));
+        match top.map(child_function).transpose()?.flatten() {
+            Some(port) if !ports.contains(&port) => ports.push(port),
+            Some(_) => {}
+            None => return Ok(ExternalPorts::All),
+        }
+    }
+    Ok(ExternalPorts::Ports(ports))
 }
 
 /// Which function a node right below a host bridge stands for; none if it has no `reg`.

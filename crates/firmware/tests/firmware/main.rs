@@ -4,4 +4,5 @@ mod broken_blobs;
 mod broken_properties;
 mod machine;
 mod qemu;
+mod sharing;
 mod trees;
