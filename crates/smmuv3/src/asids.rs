@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn private_numbers_go_round_the_shared_ones() {
+    fn part_9_private_numbers_go_round_the_shared_ones() {
         let mut asids = Asids::new(2);
         assert!(matches!(asids.share(2), Shared::Yes));
         assert_eq!((asids.take(), asids.take(), asids.take()), (Some(1), Some(3), None));
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_number_comes_back_when_its_last_domain_is_gone() {
+    fn part_9_a_shared_number_comes_back_when_its_last_domain_is_gone() {
         let mut asids = Asids::new(8);
         assert!(matches!(asids.share(7), Shared::Yes) && matches!(asids.share(7), Shared::Yes));
         asids.unshare(7);
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_private_number_leads_to_its_holder_and_so_does_the_one_beside_it() {
+    fn part_9_a_private_number_leads_to_its_holder_and_so_does_the_one_beside_it() {
         let mut asids = Asids::new(8);
         let holder: Arc<dyn Holder> = Arc::new(Nobody);
         let id = asids.take().unwrap();
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_the_hardware_does_not_have_are_not_shared() {
+    fn part_9_numbers_that_the_hardware_does_not_have_are_not_shared() {
         let mut asids = Asids::new(8);
         assert!(matches!(asids.share(0), Shared::Never) && matches!(asids.share(256), Shared::Never));
     }

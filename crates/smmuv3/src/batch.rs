@@ -12,7 +12,7 @@ use core::sync::atomic::Ordering;
 
 use portcullis_core::iommu::SyncError;
 use portcullis_hal::{Platform, Registers, wait_for};
-use portcullis_spec::smmuv3::command::Command;
+use portcullis_spec::smmuv3::command::{Command, Opcode};
 use portcullis_spec::smmuv3::registers::{CMDQ_CONS, CmdqCons};
 
 use crate::command_queue::{BATCH, CommandQueue, signal_value};
@@ -20,11 +20,12 @@ use crate::command_queue::{BATCH, CommandQueue, signal_value};
 /// While waiting for an MSI, the register is looked at once in so many turns.
 const LOOK_EVERY: u32 = 16;
 
-/// What a producer needs to wait for its sync: the positions of its first command and of the sync.
+/// What a producer needs to wait for its sync: the positions of its first command and of the sync, and whether devices must answer.
 #[derive(Clone, Copy, Debug)]
 struct Ticket {
     first: u64,
     sync: u64,
+    atc: bool,
     failures_before: u64,
 }
 
@@ -94,7 +95,7 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
         if self.failure_count.load(Ordering::Acquire) == ticket.failures_before {
             return Ok(());
         }
-        match self.failures.lock().code_for(ticket.first, ticket.sync) {
+        match self.failures.lock().code_for(ticket.first, ticket.sync, ticket.atc) {
             Some(code) => Err(SyncError::Failed { code }),
             None => Ok(()),
         }
@@ -108,6 +109,8 @@ pub(crate) struct Batch<'q, P: Platform, R> {
     commands: [Command; BATCH],
     len: usize,
     first: Option<u64>,
+    /// There is an ATC invalidation in it.
+    atc: bool,
     failures_before: u64,
     error: Option<SyncError>,
 }
@@ -119,6 +122,7 @@ impl<'q, P: Platform, R: Registers> Batch<'q, P, R> {
             commands: [Command([0; 2]); BATCH],
             len: 0,
             first: None,
+            atc: false,
             failures_before: queue.failure_count.load(Ordering::Acquire),
             error: None,
         }
@@ -129,6 +133,7 @@ impl<'q, P: Platform, R: Registers> Batch<'q, P, R> {
         if self.len == BATCH.min(self.queue.ring.slots()) {
             self.push(false);
         }
+        self.atc |= command.opcode() == Opcode::ATC_INV;
         self.commands[self.len] = command;
         self.len += 1;
     }
@@ -168,6 +173,7 @@ impl<'q, P: Platform, R: Registers> Batch<'q, P, R> {
         let ticket = Ticket {
             first: self.first.unwrap_or(sync_at),
             sync: sync_at,
+            atc: self.atc,
             failures_before: self.failures_before,
         };
         self.queue.wait(ticket)

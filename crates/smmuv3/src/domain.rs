@@ -207,6 +207,7 @@ impl<P: Platform, R: Registers> Domain<P, R> {
     fn atc_streams(&self) -> Vec<(u32, Option<Pasid>)> {
         let tag = self.tag.lock();
         let with_atc = tag.uses.iter().filter(|used| used.ats).filter_map(|used| used.contexts.upgrade());
+        let with_atc = with_atc.filter(|contexts| !contexts.is_cut_off());
         // Without a PASID the command is about all traffic of the stream, also that without one.
         with_atc.flat_map(|contexts| contexts.streams.clone()).map(|stream_id| (stream_id, None)).collect()
     }
@@ -225,6 +226,17 @@ impl<P: Platform, R: Registers> Domain<P, R> {
                 self.add_target(batch, ids, target);
             }
         }
+    }
+
+    /// Makes devices forget these ranges. The TLB has forgotten them already.
+    fn forget_atcs(&self, gather: &Gather) -> Result<(), SyncError> {
+        let streams = self.atc_streams();
+        if streams.is_empty() {
+            return Ok(());
+        }
+        let unit = self.hardware.translation_unit();
+        let spans: Vec<_> = gather.ranges().map(|range| AtcSpan::covering(range, unit)).collect();
+        self.hardware.forget_atcs(&streams, &spans)
     }
 
     /// Takes out what was retired from within these ranges.
@@ -292,8 +304,7 @@ impl<P: Platform, R: Registers> HwDomain<P> for Domain<P, R> {
         let covered = |range: IovaRange| gather.tables() && gather.ranges().any(|held| held.covers(range));
         let retired = self.take_retired(covered);
         let outcome = self.hardware.run(|batch| self.add_ranges(batch, gather, leaf));
-        let spans = gather.ranges().map(AtcSpan::covering);
-        let outcome = outcome.and_then(|()| self.hardware.forget_atcs(&self.atc_streams(), spans));
+        let outcome = outcome.and_then(|()| self.forget_atcs(gather));
         let flushed = self.settle(retired, outcome)?;
         *gather = Gather::new();
         Ok(flushed)
@@ -302,8 +313,7 @@ impl<P: Platform, R: Registers> HwDomain<P> for Domain<P, R> {
     fn flush_all(&self) -> Result<Flushed, SyncError> {
         let retired = self.take_retired(|_| true);
         let outcome = self.hardware.run(|batch| self.add_all(batch));
-        let all = core::iter::once(AtcSpan::ALL);
-        let outcome = outcome.and_then(|()| self.hardware.forget_atcs(&self.atc_streams(), all));
+        let outcome = outcome.and_then(|()| self.hardware.forget_atcs(&self.atc_streams(), &[AtcSpan::ALL]));
         self.settle(retired, outcome)
     }
 

@@ -66,6 +66,8 @@ pub(crate) struct Features1 {
     pub(crate) ats: bool,
     /// Faults may stall, as the CD says.
     pub(crate) stall: bool,
+    /// Responses to page requests carry the PASID, also those that the SMMU gives by itself.
+    pub(crate) response_pasid: bool,
 }
 
 /// Stage 1 translates, as the CDs at `table` say; traffic without a SubstreamID uses CD 0. TLB entries are tagged with VMID 0, or, at EL2, with none.
@@ -90,6 +92,8 @@ pub(crate) fn stage1(world: World<'_>, table: Pa, shape: ContextShape, allowed: 
         // The bit means something only where faults can be made to stall or not; elsewhere it is illegal.
         .with_s1_stalld(features.stall_configurable && !allowed.stall)
         .with_eats(if allowed.ats { EATS_FULL } else { EATS_OFF })
+        // What the device's PRG Response PASID Required says; reserved where there are no page requests or substreams.
+        .with_ppar(allowed.response_pasid && features.page_requests && features.substream_bits > 0)
         .with_strw(if e2h { STRW_EL2 } else { STRW_NS_EL1 })
         .into_bits();
     ste
@@ -158,7 +162,7 @@ pub fn ste_used(ste: &Ste) -> Ste {
         used[1] |= ste_word1_incoming();
     }
     if stage1 || stage2 {
-        used[1] |= SteWord1::new().with_eats(0b11).with_mev(true).into_bits();
+        used[1] |= SteWord1::new().with_eats(0b11).with_ppar(true).with_mev(true).into_bits();
         used[2] |= SteWord2::new().with_s2_vmid(u16::MAX).into_bits();
     }
     if stage2 {

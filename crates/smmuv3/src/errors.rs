@@ -3,15 +3,18 @@
 //! | error | what is done |
 //! |---|---|
 //! | command illegal | its slot is filled with a CMD_SYNC that signals nobody, and the queue goes on; the batch it was in fails |
-//! | ATC invalidation timed out | the sync is run again; every batch with a command before it fails |
+//! | ATC invalidation timed out | the sync is run again; every batch that asked an ATC before it fails, whose command it was being unknown |
 //! | command not fetched | the fetch is tried again [`FETCH_TRIES`] times; then the queue is dead and says so |
-//! | queue or MSI aborted | told, acknowledged |
+//! | queue or MSI aborted | told, acknowledged; groups of page requests that were begun are forgotten (`page_requests`) |
 //! | service failure | told, acknowledged; the command queue is dead |
 //!
 //! Everybody who waits for the command queue may call [`CommandQueue::recover`], from any CPU; the log of failures is also the lock that
 //! lets one do it. What was found is kept until `handle_errors` is called, so that none is lost.
 //!
-//! Spec: SMMUv3 H.a, 7.1 "Command queue errors", 7.5 "Global error recording".
+//! Records of stalled transactions can be lost when the event queue is aborted. Who is told of that must block the devices that stall, which ends
+//! their stalls, whoever they are.
+//!
+//! Spec: SMMUv3 H.a, 7.1 "Command queue errors", 7.2.2 "Event queue access external abort", 7.5 "Global error recording".
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -32,6 +35,8 @@ use crate::command_queue::CommandQueue;
 const FETCH_TRIES: u32 = 3;
 /// How many failures are remembered one by one, for those whose batches they were in.
 const REMEMBERED: usize = 64;
+/// What the PRI queue is called when it was aborted.
+pub(crate) const PRI_QUEUE: &str = "PRI queue";
 /// How many global errors are kept for `handle_errors`.
 const KEPT: usize = 64;
 
@@ -61,15 +66,16 @@ impl Failures {
         }
     }
 
-    /// Why a batch from `first` to the sync at `sync` proves nothing; none if it proves what it should.
-    pub(crate) fn code_for(&self, first: u64, sync: u64) -> Option<u32> {
+    /// Why a batch from `first` to the sync at `sync` proves nothing; none if it proves what it should. `atc` says whether the batch asked ATCs: the
+    /// sync of one that did not has waited, when run again, for all that was to be waited for.
+    pub(crate) fn code_for(&self, first: u64, sync: u64, atc: bool) -> Option<u32> {
         if first < self.forgotten_before {
             return Some(0);
         }
         let touches = |failure: &&Failure| {
             // Which of the ATC invalidations before the sync timed out is unknown: it may be anybody's.
-            let before = failure.position <= sync || failure.code == CERROR_ATC_INV_SYNC;
-            first <= failure.position && before
+            let touched = if failure.code == CERROR_ATC_INV_SYNC { atc } else { failure.position <= sync };
+            first <= failure.position && touched
         };
         self.recent.iter().find(touches).map(|failure| failure.code.into())
     }
@@ -173,7 +179,7 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
     fn note(&self, failures: &mut Failures, active: Gerror) {
         let found = [
             (active.eventq_abt_err(), GlobalError::QueueAbort("event queue")),
-            (active.priq_abt_err(), GlobalError::QueueAbort("PRI queue")),
+            (active.priq_abt_err(), GlobalError::QueueAbort(PRI_QUEUE)),
             (active.msi_cmdq_abt_err(), GlobalError::MsiAbort("CMD_SYNC")),
             (active.msi_eventq_abt_err(), GlobalError::MsiAbort("event queue")),
             (active.msi_priq_abt_err(), GlobalError::MsiAbort("PRI queue")),
@@ -201,25 +207,26 @@ mod tests {
     fn a_failure_touches_the_batches_around_it_and_no_other() {
         let mut failures = Failures::new();
         failures.remember(10, CERROR_ILL);
-        assert_eq!(failures.code_for(8, 12), Some(1));
-        assert_eq!(failures.code_for(10, 10), Some(1));
-        assert_eq!(failures.code_for(11, 14), None);
-        assert_eq!(failures.code_for(4, 9), None);
+        assert_eq!(failures.code_for(8, 12, false), Some(1));
+        assert_eq!(failures.code_for(10, 10, false), Some(1));
+        assert_eq!(failures.code_for(11, 14, false), None);
+        assert_eq!(failures.code_for(4, 9, false), None);
     }
 
     #[test]
-    fn an_atc_timeout_touches_everybody_who_queued_before_it() {
+    fn an_atc_timeout_touches_everybody_who_asked_an_atc_before_it() {
         let mut failures = Failures::new();
         failures.remember(10, CERROR_ATC_INV_SYNC);
-        assert_eq!(failures.code_for(4, 9), Some(3));
-        assert_eq!(failures.code_for(11, 14), None);
+        assert_eq!(failures.code_for(4, 9, true), Some(3));
+        assert_eq!(failures.code_for(11, 14, true), None);
+        assert_eq!(failures.code_for(4, 12, false), None, "who asked no device has nothing to fear from one");
     }
 
     #[test]
     fn what_is_forgotten_counts_as_failed() {
         let mut failures = Failures::new();
         (0..REMEMBERED as u64 + 1).for_each(|at| failures.remember(100 + 10 * at, CERROR_ILL));
-        assert_eq!(failures.code_for(101, 105), None);
-        assert_eq!(failures.code_for(100, 105), Some(0));
+        assert_eq!(failures.code_for(101, 105, false), None);
+        assert_eq!(failures.code_for(100, 105, false), Some(0));
     }
 }

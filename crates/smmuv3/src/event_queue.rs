@@ -15,7 +15,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use portcullis_core::iommu::FaultRecord;
 use portcullis_hal::{Lock, Platform, Registers};
 use portcullis_spec::smmuv3::command::{Command, Resume};
-use portcullis_spec::smmuv3::event::{EVENT_WORDS, EventId, EventWord0, EventWord1};
+use portcullis_spec::smmuv3::event::{EVENT_WORDS, EventWord0, EventWord1};
 use portcullis_spec::smmuv3::registers::{EVENTQ_CONS, EVENTQ_PROD, QueueIndex};
 use portcullis_types::Pa;
 use portcullis_types::trace::{Event, Value};
@@ -23,7 +23,7 @@ use portcullis_types::trace::{Event, Value};
 use crate::command_queue::CommandQueue;
 use crate::event;
 use crate::ring::Ring;
-use crate::stalls::Stalls;
+use crate::stalls::{Stalls, Taken, is_stall};
 
 /// Records that are copied out under the lock at once.
 const COPY: usize = 16;
@@ -51,6 +51,8 @@ struct Consumer {
 struct Copied {
     records: [[u64; EVENT_WORDS]; COPY],
     count: usize,
+    /// The position of the first.
+    first: u64,
 }
 
 impl<P: Platform> EventQueue<P> {
@@ -83,8 +85,8 @@ impl<P: Platform> EventQueue<P> {
         let mut taken = 0;
         while taken < most {
             let copied = self.copy(commands);
-            for raw in &copied.records[..copied.count] {
-                if stalls.take(raw) {
+            for (position, raw) in (copied.first..).zip(&copied.records[..copied.count]) {
+                if stalls.take(raw, position) != Taken::Unwanted {
                     continue;
                 }
                 resume(commands, raw);
@@ -102,8 +104,8 @@ impl<P: Platform> EventQueue<P> {
 
     fn copy<R: Registers>(&self, commands: &CommandQueue<P, R>) -> Copied {
         let platform = &*commands.platform;
-        let mut copied = Copied { records: [[0; EVENT_WORDS]; COPY], count: 0 };
         let mut consumer = self.consumer.lock();
+        let mut copied = Copied { records: [[0; EVENT_WORDS]; COPY], count: 0, first: consumer.next };
         if consumer.closed {
             return copied;
         }
@@ -137,6 +139,14 @@ impl<P: Platform> EventQueue<P> {
         copied
     }
 
+    /// The position behind all records that hardware has written.
+    pub(crate) fn end<R: Registers>(&self, commands: &CommandQueue<P, R>) -> u64 {
+        let consumer = self.consumer.lock();
+        let prod = QueueIndex::from_bits(commands.registers.read32(EVENTQ_PROD));
+        let end = self.ring.position(consumer.next, prod.index());
+        if end - consumer.next > self.ring.len() { consumer.next } else { end }
+    }
+
     fn load(&self, platform: &P, coherent: bool, position: u64) -> [u64; EVENT_WORDS] {
         let at = self.ring.address(position);
         if !coherent {
@@ -151,11 +161,11 @@ impl<P: Platform> EventQueue<P> {
 /// Spec: SMMUv3 H.a, 3.12.2 "Stall model": every stall event has its CMD_RESUME.
 /// Choice: abort, whatever the fault; the StreamID is the record's own, since another of the same device would not match.
 fn resume<P: Platform, R: Registers>(commands: &CommandQueue<P, R>, raw: &[u64; EVENT_WORDS]) {
-    let word0 = EventWord0::from_bits(raw[0]);
-    let word1 = EventWord1::from_bits(raw[1]);
-    if !EventId(word0.id()).is_translation_related() || !word1.stall() {
+    if !is_stall(raw) {
         return;
     }
+    let word0 = EventWord0::from_bits(raw[0]);
+    let word1 = EventWord1::from_bits(raw[1]);
     let command = Command::resume(word0.stream_id(), word1.stag(), Resume::Abort);
     if commands.submit(&[command]).is_err() {
         commands.platform.event(&Event {

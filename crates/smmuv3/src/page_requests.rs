@@ -11,14 +11,21 @@
 //! So when one is seen, everything up to the write index is passed on, then [`Drained::Overflowed`]: groups whose last request has not come
 //! were answered. Then one write of SMMU_PRIQ_CONS frees the slots and acknowledges.
 //!
+//! Otherwise slots are freed before the requests in them are passed on: an answer lets its device ask again, and where devices were
+//! promised the whole queue there must be room for that.
+//!
+//! When hardware could not write the queue (PRIQ_ABT_ERR) it has answered by itself as well, or lost requests: the next drain ends with
+//! [`Drained::Overflowed`].
+//!
 //! # Answers
 //!
 //! Each last request gets one CMD_PRI_RESP. It carries the PASID if the request had one and the device wants it back. A stop marker gets none and is
 //! dropped here. A request of a stream that was never enabled is answered here if it is the last, as invalid.
 //!
-//! Spec: SMMUv3 H.a, 8 "Page request queue", 4.5.2 "CMD_PRI_RESP".
+//! Spec: SMMUv3 H.a, 8 "Page request queue", 8.1 "PRI queue overflow", 8.1.1 "Recovery procedure", 8.2 "Miscellaneous", 4.5.2 "CMD_PRI_RESP".
 //! Not here: stalled transactions (`stalls`), bringing pages in (`core::iopf`).
 
+use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
 
 use portcullis_core::iommu::SyncError;
@@ -35,6 +42,8 @@ use crate::hardware::Hardware;
 use crate::ring::Ring;
 
 const ENTRY_LG2: u8 = 4;
+/// Requests that are copied out before their slots are freed.
+const COPY: usize = 16;
 
 /// CMD_PRI_RESP.Resp: the device is to ask no more.
 const RESPONSE_FAILURE: u8 = 0b00;
@@ -48,6 +57,8 @@ const RESPONSE_SUCCESS: u8 = 0b10;
 pub(crate) struct PageRequestQueue<P: Platform> {
     pub(crate) ring: Ring,
     consumer: Lock<P, Consumer>,
+    /// Requests may have been lost since the last drain.
+    lost: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -65,7 +76,12 @@ impl<P: Platform> PageRequestQueue<P> {
     pub(crate) fn new(platform: &P, size_lg2: u8) -> Option<Self> {
         let ring = Ring::alloc(platform, size_lg2, ENTRY_LG2)?;
         let consumer = Consumer { next: 0, overflow: false, closed: false };
-        Some(Self { ring, consumer: Lock::<P, Consumer>::new(consumer) })
+        Some(Self { ring, consumer: Lock::<P, Consumer>::new(consumer), lost: AtomicBool::new(false) })
+    }
+
+    /// Hardware could not write the queue.
+    pub(crate) fn requests_were_lost(&self) {
+        self.lost.store(true, Relaxed);
     }
 
     /// Gives the memory back. The hardware has been turned off.
@@ -110,27 +126,45 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             return false;
         }
         let overflowed = prod.overflow() != consumer.overflow;
-        if end == consumer.next && !overflowed {
+        let lost = queue.lost.swap(false, Relaxed);
+        if end == consumer.next && !overflowed && !lost {
             return false;
         }
         while consumer.next < end {
-            let at = queue.ring.address(consumer.next);
-            let raw = [self.platform.load(at), self.platform.load(Pa::new(at.get() + 8))];
-            consumer.next += 1;
-            *taken += usize::from(self.pass_on(decode(raw), to));
+            let mut copied = [[0; 2]; COPY];
+            let mut count = 0;
+            while count < COPY && consumer.next < end {
+                let at = queue.ring.address(consumer.next);
+                copied[count] = [self.platform.load(at), self.platform.load(Pa::new(at.get() + 8))];
+                count += 1;
+                consumer.next += 1;
+            }
+            if !overflowed {
+                self.free_slots(queue, consumer);
+            }
+            for &raw in &copied[..count] {
+                *taken += usize::from(self.pass_on(decode(raw), to));
+            }
+        }
+        if overflowed || lost {
+            to(Drained::Overflowed);
         }
         if overflowed {
             consumer.overflow = prod.overflow();
             self.commands.counters.page_request_overflows.fetch_add(1, Relaxed);
             self.platform.event(&Event { source: "smmuv3", name: "page_request_overflow", fields: &[] });
-            to(Drained::Overflowed);
+            self.free_slots(queue, consumer);
         }
+        true
+    }
+
+    /// Hands the slots back that were read, and acknowledges an overflow that was dealt with.
+    fn free_slots(&self, queue: &PageRequestQueue<P>, consumer: &Consumer) {
         let cons =
             QueueIndex::new().with_index(queue.ring.index(consumer.next)).with_overflow(consumer.overflow);
         // The slots are handed back only after they were read.
         self.platform.full_barrier();
         self.registers.write32(PRIQ_CONS, cons.into_bits());
-        true
     }
 
     /// Passes a request on. Answers whether it was one.
@@ -162,7 +196,11 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
                 let pasid = response.pasid.filter(|_| wants_it).map(Pasid::get);
                 Command::pri_resp(stream_id, pasid, index, code(response.code))
             }
-            GroupTag::Stall(tag) => Command::resume(stream_id, tag, fate(response.code)),
+            GroupTag::Stall(tag) if self.stalls.answer(stream_id, tag) => {
+                Command::resume(stream_id, tag, fate(response.code))
+            }
+            // Ended, or answered, already.
+            GroupTag::Stall(_) => return,
         };
         let outcome: Result<(), SyncError> = self.commands.submit(&[command]);
         if outcome.is_err() {

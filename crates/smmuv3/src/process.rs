@@ -28,10 +28,10 @@ use portcullis_core::iommu::SyncError;
 use portcullis_core::mm::{ProcessMemory, ProcessTable};
 use portcullis_core::sva::{AttachPasidError, ProcessDomain, ProcessDomainError};
 use portcullis_hal::{Lock, Platform, Registers};
-use portcullis_spec::smmuv3::SHARE_INNER;
 use portcullis_spec::smmuv3::tables::{
     CD_WORDS, CdWord0, CdWord1, CdWord2, CdWord3, TG0_4K, TG0_16K, TG0_64K, WALK_WRITE_BACK,
 };
+use portcullis_spec::smmuv3::{SHARE_INNER, address_bits};
 use portcullis_types::trace::{Event, Value};
 use portcullis_types::{IovaRange, Pasid, SizeLg2};
 
@@ -159,7 +159,7 @@ impl<P: Platform, R: Registers> Process<P, R> {
         self.hardware.clear_cd(&bound.contexts, bound.pasid.get())?;
         if *life != Life::Exited {
             self.hardware.run(|batch| batch.add(self.hardware.forget_asid(self.asid)))?;
-            self.hardware.forget_atcs(&bound.atc_streams(), core::iter::once(AtcSpan::ALL))?;
+            self.hardware.forget_atcs(&bound.atc_streams(), &[AtcSpan::ALL])?;
         }
         // Known to invalidations until its descriptor is gone.
         self.devices.lock().remove(&first);
@@ -208,13 +208,14 @@ impl<P: Platform, R: Registers> Process<P, R> {
         // Ranges are not told one by one when a process exits, not even where the CPUs' broadcasts are heard.
         self.hardware.run(|batch| batch.add(self.hardware.forget_asid(self.asid)))?;
         let streams: Vec<_> = bound.iter().flat_map(|device| device.atc_streams()).collect();
-        self.hardware.forget_atcs(&streams, core::iter::once(AtcSpan::ALL))
+        self.hardware.forget_atcs(&streams, &[AtcSpan::ALL])
     }
 }
 
 impl<P: Platform> Bound<P> {
     fn atc_streams(&self) -> Vec<(u32, Option<Pasid>)> {
-        let streams: &[u32] = if self.ats { &self.contexts.streams } else { &[] };
+        let asked = self.ats && !self.contexts.is_cut_off();
+        let streams: &[u32] = if asked { &self.contexts.streams } else { &[] };
         streams.iter().map(|&stream_id| (stream_id, Some(self.pasid))).collect()
     }
 }
@@ -228,7 +229,8 @@ impl<P: Platform, R: Registers> ProcessDomain for Process<P, R> {
                 fields: &[
                     ("pasid", Value::Dec(pasid.get().into())),
                     ("start", Value::Hex(range.first().get())),
-                    ("end", Value::Hex(range.last().get().wrapping_add(1))),
+                    // The first address after; there is none after the last of all.
+                    ("end", Value::Hex(range.last().get().saturating_add(1))),
                 ],
             });
         }
@@ -236,7 +238,8 @@ impl<P: Platform, R: Registers> ProcessDomain for Process<P, R> {
             self.forget_range(range)?;
         }
         // Read after the TLB has forgotten: a device that is attached later reads what is true now.
-        self.hardware.forget_atcs(&self.atc_streams(), core::iter::once(AtcSpan::covering(range)))
+        let span = AtcSpan::covering(range, self.hardware.translation_unit());
+        self.hardware.forget_atcs(&self.atc_streams(), &[span])
     }
 
     fn quiesce(&self) -> Result<(), SyncError> {
@@ -281,6 +284,8 @@ impl<P: Platform, R: Registers + 'static> Drop for Process<P, R> {
 }
 
 /// Whether this hardware can walk a table like this one.
+///
+/// Spec: SMMUv3 H.a, 5.4 "CD, Context Descriptor", T0SZ, TG0, TTB0, DS: what makes a descriptor illegal.
 fn can_walk(features: &Features, table: &ProcessTable) -> bool {
     let &ProcessTable::Vmsa64 { root, granule, input_bits: input, output_bits, large_descriptors, .. } =
         table
@@ -288,13 +293,16 @@ fn can_walk(features: &Features, table: &ProcessTable) -> bool {
         return false;
     };
     let wide = large_descriptors || granule == SizeLg2::KIB_64;
+    // What CD.IPS will say, and with small granules no more than 48 bits: a root beyond is illegal.
+    let reach = address_bits(address_code(output_bits.min(features.output_bits))).unwrap_or(32);
+    let reach = if wide { reach } else { reach.min(48) };
     features.granules.contains(granule)
         && (25..=input_bits(features, granule)).contains(&input)
         && (input <= 48 || wide)
         && output_bits <= features.output_bits
         && (!large_descriptors || features.large_addresses && granule != SizeLg2::KIB_64)
         && root.is_aligned(64)
-        && root.get() >> features.output_bits == 0
+        && root.get() >> reach == 0
 }
 
 fn granule(table: &ProcessTable) -> SizeLg2 {

@@ -4,12 +4,16 @@
 //!
 //! A device is prepared in steps none of which is a gap for its other traffic: first the entry gets a table of contexts with room for PASIDs and the same
 //! descriptor 0, then it allows stalls or translation requests, and only then is the device's own ATS switched on. The way back is the same backwards.
-//! Whenever the entry of a device with ATS leads to another domain, ATS is off in between: a device with ATS off keeps no
-//! translation.
+//! Whenever the entry of a device with ATS leads elsewhere, ATS is off in between, and off means: switched off at the device, its ATC
+//! invalidated, and a sync, which has waited for what was on its way with the old translations. A device that does not answer stays where it
+//! is, except that it can always be blocked, removed, or left behind when the SMMU is torn down: then nothing that it sends translated gets through.
+//!
+//! Stalls that wait when a device is blocked end there (CMD_STALL_TERM), and that is their answer: whoever answers one later answers nothing.
 //!
 //! The lock of the stream map is held over all of this, as for attaching. Process domains are dropped under no lock.
 //!
-//! Spec: SMMUv3 H.a, 3.9.1 "ATS Interface", 3.12.2 "Stall model", 5.2 "STE, Stream Table Entry", EATS, S1STALLD, S1DSS.
+//! Spec: SMMUv3 H.a, 3.9.1 "ATS Interface", 3.9.2 "Changing ATS configuration", 3.12.2 "Stall model", 4.7.2.1 "Notes and usage" (of
+//! CMD_STALL_TERM), 5.2 "STE, Stream Table Entry", EATS, PPAR, S1STALLD, S1DSS.
 //! Not here: the process (`process`), page requests (`page_requests`, `stalls`).
 
 use alloc::collections::BTreeMap;
@@ -28,6 +32,7 @@ use portcullis_spec::smmuv3::command::Command;
 use portcullis_types::trace::{Event, Value};
 use portcullis_types::{Pasid, SizeLg2, SourceId};
 
+use crate::atc::AtcSpan;
 use crate::domain::UseShape;
 use crate::entry::{self, Features1, Ste};
 use crate::features::Features;
@@ -61,11 +66,13 @@ impl<P: Platform> Sharing<P> {
         !self.pasids.is_empty()
     }
 
-    /// Before its entry leads elsewhere.
-    pub(crate) fn pause_ats(&mut self) {
-        if core::mem::take(&mut self.ats_on) {
+    /// Before its entry leads elsewhere. Answers whether it was on: then the ATC is to be invalidated.
+    fn pause_ats(&mut self) -> bool {
+        let was_on = core::mem::take(&mut self.ats_on);
+        if was_on {
             self.switches.set_ats(false);
         }
+        was_on
     }
 
     /// After its entry leads somewhere that answers translation requests.
@@ -87,7 +94,7 @@ impl<P: Platform> Sharing<P> {
 
     /// Takes what its PASIDs mean, when the device is gone.
     pub(crate) fn abandon<R: Registers + 'static>(mut self) -> Vec<Arc<dyn ProcessDomain>> {
-        self.pause_ats();
+        let _ = self.pause_ats();
         let first = self.streams.first().copied().unwrap_or(0);
         let domains: Vec<_> = self.pasids.into_values().collect();
         for process in domains.iter().filter_map(|domain| domain.as_any().downcast_ref::<Process<P, R>>()) {
@@ -101,7 +108,8 @@ impl<P: Platform> Sharing<P> {
 fn shape(facts: &DeviceSvaFacts, limits: SvaLimits) -> UseShape {
     #[expect(clippy::cast_possible_truncation, reason = "at most 20")]
     let bits = (32 - limits.last_pasid.get().leading_zeros()) as u8;
-    let allowed = Features1 { ats: !facts.can_stall && facts.ats, stall: facts.can_stall };
+    let ats = !facts.can_stall && facts.ats;
+    let allowed = Features1 { ats, stall: facts.can_stall, response_pasid: ats && facts.response_pasid };
     UseShape { substream_bits: Some(bits), allowed }
 }
 
@@ -218,6 +226,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
                 return Err(error);
             }
         };
+        replaced.iter().for_each(crate::streams::Attachment::cut_off);
         // Dropping a domain may wait for the hardware: under no lock.
         drop(configuration);
         drop(replaced);
@@ -238,12 +247,30 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             ],
         });
     }
+}
 
-    /// After a device was blocked: ends what waits behind a stall.
+impl<P: Platform, R: Registers> Hardware<P, R> {
+    /// After a device was blocked, and under the lock that keeps it blocked: ends what waits behind a stall.
     ///
-    /// Spec: SMMUv3 H.a, 4.7.2 "CMD_STALL_TERM": only for a stream whose entry is valid, aborts, and has been forgotten and synced.
+    /// Spec: SMMUv3 H.a, 4.7.2 "CMD_STALL_TERM": only for a stream whose entry is valid, aborts, and has been forgotten and synced. 4.7.2.1: every
+    /// record of such a stall is in the queue by now; those that are still there are to be discarded, as are answers to those that are not.
     pub(crate) fn end_stalls(&self, streams: &[u32]) -> Result<(), SyncError> {
-        self.hardware.run(|batch| streams.iter().for_each(|&id| batch.add(Command::stall_term(id))))
+        let end = self.events.end(&self.commands);
+        self.stalls.end(streams, end);
+        self.run(|batch| streams.iter().for_each(|&id| batch.add(Command::stall_term(id))))
+    }
+
+    /// Before the entry of a device leads elsewhere: ends its use of ATS, if it uses it.
+    ///
+    /// Spec: SMMUv3 H.a, 3.9.2 "Changing ATS configuration", "To disable ATS on an existing STE".
+    pub(crate) fn pause_ats(&self, sharing: Option<&mut Sharing<P>>) -> Result<(), SyncError> {
+        let Some(sharing) = sharing else { return Ok(()) };
+        if !sharing.pause_ats() {
+            return Ok(());
+        }
+        // Without a PASID the command is about all traffic of the stream.
+        let streams: Vec<_> = sharing.streams.iter().map(|&stream_id| (stream_id, None)).collect();
+        self.forget_atcs(&streams, &[AtcSpan::ALL])
     }
 }
 
@@ -309,7 +336,10 @@ impl<P: Platform, R: Registers> SvaIommu<P> for Smmu<P, R> {
             if sharing.in_use() {
                 return Err(DisableSvaError::PasidsInUse);
             }
-            sharing.pause_ats();
+            if let Err(error) = self.hardware.pause_ats(Some(&mut *sharing)) {
+                sharing.resume_ats();
+                return Err(DisableSvaError::Sync(error));
+            }
         }
         if let Err(error) = self.reshape(&streams, UseShape::default()) {
             if let (AttachError::Sync(_), Some(sharing)) =

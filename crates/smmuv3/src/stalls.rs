@@ -4,12 +4,13 @@
 //! SubstreamID, it becomes a page request; every other stall is aborted at once by `event_queue`.
 //!
 //! The answer goes to the stream that stalled, which may be any of the device's, with the tag of the record: CMD_RESUME for another stream of the same
-//! device would match nothing.
+//! device would match nothing. There is one answer: a stall that was answered, or ended with all others of its stream (CMD_STALL_TERM),
+//! is not answered again, since hardware may use its tag anew.
 //!
-//! Spec: SMMUv3 H.a, 3.12.2 "Stall model", 4.7.1 "CMD_RESUME".
+//! Spec: SMMUv3 H.a, 3.12.2 "Stall model", 4.7.1 "CMD_RESUME", 4.7.2.1 "Notes and usage" (of CMD_STALL_TERM).
 //! Not here: requests of devices with PRI (`page_requests`).
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use portcullis_core::iopf::{GroupTag, PageRequest};
 use portcullis_hal::{Lock, Platform};
@@ -28,8 +29,35 @@ pub(crate) struct Asker {
 /// Who asks, and which stalled transactions wait to be told of.
 pub(crate) struct Stalls<P: Platform> {
     askers: Lock<P, BTreeMap<u32, Asker>>,
-    waiting: Lock<P, VecDeque<PageRequest>>,
+    waiting: Lock<P, Waiting>,
     most: usize,
+}
+
+/// What became of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It is a page request from now on.
+    Kept,
+    /// It is about a stall that has been ended since.
+    Over,
+    /// It is none of these. The transaction, if one waits, is the caller's to abort.
+    Unwanted,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// To be told of, oldest first.
+    untold: VecDeque<PageRequest>,
+    /// Stream and tag of every stall that is to be answered.
+    open: BTreeSet<(u32, u16)>,
+    /// For streams whose stalls were ended: the position in the event queue behind the last record of one of them.
+    ended: BTreeMap<u32, u64>,
+}
+
+impl Waiting {
+    fn is_over(&self, stream_id: u32, position: u64) -> bool {
+        self.ended.get(&stream_id).is_some_and(|&end| position < end)
+    }
 }
 
 impl<P: Platform> Stalls<P> {
@@ -37,7 +65,7 @@ impl<P: Platform> Stalls<P> {
     pub(crate) fn new(most: usize) -> Self {
         Self {
             askers: Lock::<P, BTreeMap<u32, Asker>>::new(BTreeMap::new()),
-            waiting: Lock::<P, VecDeque<PageRequest>>::new(VecDeque::new()),
+            waiting: Lock::<P, Waiting>::new(Waiting::default()),
             most: most.max(1),
         }
     }
@@ -60,31 +88,54 @@ impl<P: Platform> Stalls<P> {
         self.askers.lock().get(&stream_id).copied()
     }
 
-    /// Takes a record that is a stall to be resolved. Answers whether it is; if not, the transaction, if one waits, is the caller's to abort.
-    pub(crate) fn take(&self, raw: &[u64; EVENT_WORDS]) -> bool {
-        let Some(request) = request(raw) else { return false };
-        if !self.asker(request.source.0).is_some_and(|asker| asker.stalls) {
-            return false;
-        }
+    /// Takes the record at `position` of the event queue if it is a stall to be resolved.
+    pub(crate) fn take(&self, raw: &[u64; EVENT_WORDS], position: u64) -> Taken {
+        let asks = |stream_id| self.asker(stream_id).is_some_and(|asker| asker.stalls);
+        let request = request(raw).filter(|request| asks(request.source.0));
         let mut waiting = self.waiting.lock();
-        let room = waiting.len() < self.most;
-        if room {
-            waiting.push_back(request);
+        if is_stall(raw) && waiting.is_over(EventWord0::from_bits(raw[0]).stream_id(), position) {
+            return Taken::Over;
         }
-        room
+        match request {
+            Some(request) if waiting.untold.len() < self.most => {
+                waiting.open.insert((request.source.0, request.group.number()));
+                waiting.untold.push_back(request);
+                Taken::Kept
+            }
+            _ => Taken::Unwanted,
+        }
     }
 
     /// The stalled transaction that has waited longest to be told of.
     pub(crate) fn next(&self) -> Option<PageRequest> {
-        self.waiting.lock().pop_front()
+        self.waiting.lock().untold.pop_front()
     }
+
+    /// Takes the answer to a stall. Answers whether one is due.
+    pub(crate) fn answer(&self, stream_id: u32, tag: u16) -> bool {
+        self.waiting.lock().open.remove(&(stream_id, tag))
+    }
+
+    /// All stalls of these streams end, those included whose records lie before `end` in the event queue.
+    pub(crate) fn end(&self, streams: &[u32], end: u64) {
+        let mut waiting = self.waiting.lock();
+        waiting.untold.retain(|request| !streams.contains(&request.source.0));
+        waiting.open.retain(|(stream_id, _)| !streams.contains(stream_id));
+        waiting.ended.extend(streams.iter().map(|&stream_id| (stream_id, end)));
+    }
+}
+
+/// Whether a record is that of a stalled transaction.
+pub(crate) fn is_stall(raw: &[u64; EVENT_WORDS]) -> bool {
+    EventId(EventWord0::from_bits(raw[0]).id()).is_translation_related()
+        && EventWord1::from_bits(raw[1]).stall()
 }
 
 /// The record of a stalled transaction with a SubstreamID, as a page request.
 fn request(raw: &[u64; EVENT_WORDS]) -> Option<PageRequest> {
     let word0 = EventWord0::from_bits(raw[0]);
     let word1 = EventWord1::from_bits(raw[1]);
-    if !EventId(word0.id()).is_translation_related() || !word1.stall() || !word0.ssv() {
+    if !is_stall(raw) || !word0.ssv() {
         return None;
     }
     let kind = match (word1.rnw(), word1.ind()) {
@@ -114,7 +165,7 @@ mod tests {
     const STALLING: Asker = Asker { stalls: true, response_pasid: false };
 
     #[test]
-    fn a_stall_says_who_where_and_how() {
+    fn part_22_a_stall_says_who_where_and_how() {
         let wanted = PageRequest {
             source: SourceId(0x1234),
             pasid: Pasid::new(5),
@@ -130,23 +181,42 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_wait_or_has_no_substream_or_is_another_kind_is_no_request() {
+    fn part_22_what_does_not_wait_or_has_no_substream_or_is_another_kind_is_no_request() {
         assert_eq!(request(&[STALL[0], 0x42, 0, 0]), None);
         assert_eq!(request(&[0x0000_1234_0000_0010, STALL[1], 0, 0]), None);
         assert_eq!(request(&[0x0000_1234_0000_580a, STALL[1], 0, 0]), None, "C_BAD_CD never stalls");
     }
 
     #[test]
-    fn only_devices_that_stall_are_heard_and_only_so_many_at_once() {
+    fn part_22_only_devices_that_stall_are_heard_and_only_so_many_at_once() {
         let stalls = Stalls::<Fake>::new(2);
-        assert!(!stalls.take(&STALL), "nobody said that it asks");
+        let take = |raw| stalls.take(raw, 7) == Taken::Kept;
+        assert!(!take(&STALL), "nobody said that it asks");
         stalls.listen(&[0x1234], Asker { stalls: false, ..STALLING });
-        assert!(!stalls.take(&STALL), "it asks by page requests");
+        assert!(!take(&STALL), "it asks by page requests");
         stalls.listen(&[0x1233, 0x1234], STALLING);
-        assert!(stalls.take(&STALL) && stalls.take(&STALL) && !stalls.take(&STALL));
-        assert!(stalls.next().is_some() && stalls.take(&STALL));
+        assert!(take(&STALL) && take(&STALL) && !take(&STALL));
+        assert!(stalls.next().is_some() && take(&STALL));
         stalls.ignore(&[0x1234]);
         assert!(stalls.next().is_some() && stalls.next().is_some() && stalls.next().is_none());
-        assert!(!stalls.take(&STALL));
+        assert!(!take(&STALL));
+    }
+
+    #[test]
+    fn part_22_a_stall_is_answered_once_and_never_after_it_was_ended() {
+        let stalls = Stalls::<Fake>::new(8);
+        stalls.listen(&[0x1233, 0x1234], STALLING);
+        assert_eq!(stalls.take(&STALL, 7), Taken::Kept);
+        assert!(!stalls.answer(0x1233, 0x42) && !stalls.answer(0x1234, 0x43));
+        assert!(stalls.answer(0x1234, 0x42) && !stalls.answer(0x1234, 0x42));
+        assert_eq!(stalls.take(&STALL, 8), Taken::Kept);
+        stalls.end(&[0x1234], 10);
+        assert!(!stalls.answer(0x1234, 0x42));
+        assert!(stalls.next().is_none());
+        let without_substream = [0x0000_1234_0000_0010, STALL[1], 0, 0];
+        assert_eq!((stalls.take(&STALL, 9), stalls.take(&without_substream, 9)), (Taken::Over, Taken::Over));
+        let fault = [STALL[0], 0x42, 0, 0];
+        assert_eq!(stalls.take(&fault, 9), Taken::Unwanted, "what does not wait is told as a fault");
+        assert_eq!(stalls.take(&STALL, 10), Taken::Kept, "a new one may have the same tag");
     }
 }

@@ -60,6 +60,13 @@ impl<P: Platform> Attachment<P> {
         }
     }
 
+    /// Nothing leads here any more, and the hardware has confirmed it.
+    pub(crate) fn cut_off(&self) {
+        if let Some(contexts) = self.contexts() {
+            contexts.cut_off();
+        }
+    }
+
     /// Keeps for good what the hardware may still read.
     pub(crate) fn keep(self) {
         core::mem::forget(self);
@@ -161,6 +168,11 @@ impl<P: Platform> Streams<P> {
     /// The device with exactly these streams, distinct and in order, if it shares.
     pub(crate) fn sharing(&mut self, stream_ids: &[u32]) -> Option<&mut Sharing<P>> {
         self.sharing.get_mut(stream_ids.first()?).filter(|sharing| sharing.streams == stream_ids)
+    }
+
+    /// All devices that share.
+    pub(crate) fn all_sharing(&mut self) -> impl Iterator<Item = &mut Sharing<P>> {
+        self.sharing.values_mut()
     }
 
     /// Whether any of these streams belongs to a device that shares.

@@ -9,6 +9,8 @@
 //! Not here: what descriptors hold (`process`, `table`), where they lie (`context`).
 
 use alloc::vec::Vec;
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering::{Acquire, Release};
 
 use portcullis_core::iommu::SyncError;
 use portcullis_hal::{Lock, Platform, Registers};
@@ -28,6 +30,7 @@ pub(crate) struct Contexts<P: Platform> {
     /// The streams whose entries point to the table.
     pub(crate) streams: Vec<u32>,
     table: Lock<P, ContextTable<P>>,
+    cut_off: AtomicBool,
 }
 
 /// Why a descriptor was not written.
@@ -41,7 +44,17 @@ pub(crate) enum WriteError {
 
 impl<P: Platform> Contexts<P> {
     pub(crate) fn new(streams: Vec<u32>, table: ContextTable<P>) -> Self {
-        Self { streams, table: Lock::<P, ContextTable<P>>::new(table) }
+        Self { streams, table: Lock::<P, ContextTable<P>>::new(table), cut_off: AtomicBool::new(false) }
+    }
+
+    /// No entry leads here any more, and hardware has confirmed it: nothing that the device still remembers from here is of any use to it.
+    pub(crate) fn cut_off(&self) {
+        self.cut_off.store(true, Release);
+    }
+
+    /// Whether it has been [cut off](Self::cut_off).
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.cut_off.load(Acquire)
     }
 }
 

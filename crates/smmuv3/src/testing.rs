@@ -39,6 +39,8 @@ pub(crate) struct Fake {
     pub(crate) state: Mutex<State>,
     /// The names of all trace events.
     pub(crate) events: Mutex<Vec<&'static str>>,
+    /// The trace events of sharing, as they are printed.
+    pub(crate) lines: Mutex<Vec<std::string::String>>,
 }
 
 /// The hardware's side.
@@ -59,6 +61,8 @@ pub(crate) struct State {
     pub(crate) fetch_aborts: bool,
     /// Devices do not answer ATC invalidations: the sync behind one fails, once.
     pub(crate) atc_silent: bool,
+    /// So many times.
+    pub(crate) atc_late: u32,
     atc_unanswered: bool,
     /// Every register write.
     pub(crate) writes: Vec<(usize, u64)>,
@@ -111,6 +115,7 @@ impl Fake {
             dice: AtomicU64::new(0x9e37_79b9_7f4a_7c15),
             state: Mutex::default(),
             events: Mutex::default(),
+            lines: Mutex::default(),
         };
         ids().into_iter().for_each(|(register, value)| fake.set(register, value));
         Arc::new(fake)
@@ -200,7 +205,10 @@ impl State {
             self.set(GERROR, self.get(GERROR) ^ 1);
             return false;
         }
-        self.atc_unanswered |= self.atc_silent && command.opcode() == Opcode::ATC_INV;
+        if command.opcode() == Opcode::ATC_INV && !self.atc_unanswered {
+            self.atc_unanswered = self.atc_silent || self.atc_late > 0;
+            self.atc_late = self.atc_late.saturating_sub(1);
+        }
         self.log.push(command);
         let sync = SyncWord0::from_bits(command.0[0]);
         if command.opcode() == Opcode::SYNC && sync.cs() == SIG_IRQ && command.0[1] != 0 {
@@ -355,6 +363,9 @@ impl Sink for Fake {
 
     fn event(&self, event: &Event<'_>) {
         self.events.lock().unwrap().push(event.name);
+        if event.name.starts_with("smmu_") {
+            self.lines.lock().unwrap().push(std::format!("{event}"));
+        }
     }
 }
 

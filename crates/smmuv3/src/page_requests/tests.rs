@@ -3,15 +3,15 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use portcullis_core::iommu::Iommu;
+use portcullis_core::iommu::{GlobalError, Iommu};
 use portcullis_core::sva::CpuFacts;
 use portcullis_spec::smmuv3::command::Opcode;
-use portcullis_spec::smmuv3::registers::{CR0, IDR3, IRQ_CTRL, Idr3};
+use portcullis_spec::smmuv3::registers::{CMDQ_PROD, CR0, GERROR, GERRORN, IDR3, IRQ_CTRL, Idr3};
 use portcullis_types::SizeLg2;
 
 use super::*;
 use crate::smmu::Smmu;
-use crate::testing::{Fake, Machine, Shared, put_event, put_page_request};
+use crate::testing::{Fake, Machine, Shared, put_event, put_page_request, ste};
 
 /// A request of stream 9, PASID 5, for group 74: last (62) and SSV (63), read (60), write (61).
 const SSV: u64 = 1 << 63;
@@ -105,6 +105,72 @@ fn part_25_an_overflow_is_told_after_what_was_queued_and_acknowledged_in_one_wri
 }
 
 #[test]
+fn part_25_slots_are_free_before_a_device_can_be_answered() {
+    let shared = Shared::on(Machine::Pcie);
+    // More than are copied out at once; from a stream that was never enabled, so that each is answered as it comes.
+    for group in 0..20 {
+        put_page_request(&shared.fake, [LAST | READ | 7, 0x1000 | group]);
+    }
+    shared.fake.with(|state| state.writes.clear());
+    assert_eq!(drain(&shared), []);
+    let writes = shared.fake.with(|state| state.writes.clone());
+    let freed = |position: usize| {
+        writes[..position].iter().rev().find(|&&(at, _)| at == PRIQ_CONS).map_or(0, |&(_, value)| value)
+    };
+    let answers: Vec<_> = (0..writes.len()).filter(|&at| writes[at].0 == CMDQ_PROD).collect();
+    assert_eq!(answers.len(), 20);
+    for (nth, position) in (1..).zip(answers) {
+        assert!(freed(position) >= nth, "answer {nth} with {} slots free", freed(position));
+    }
+    assert_eq!(shared.fake.get(PRIQ_CONS), shared.fake.get(PRIQ_PROD));
+    let mut freed_when_seen = 0;
+    put_page_request(&shared.fake, raw(SSV | READ, 74));
+    shared.sva().drain_page_requests(&mut |_| freed_when_seen = shared.fake.get(PRIQ_CONS));
+    assert_eq!(freed_when_seen, shared.fake.get(PRIQ_PROD), "whoever is told can answer at once");
+}
+
+#[test]
+fn part_25_groups_that_were_begun_are_forgotten_when_the_queue_could_not_be_written() {
+    let shared = Shared::on(Machine::Pcie);
+    put_page_request(&shared.fake, raw(SSV | READ, 74));
+    assert_eq!(drain(&shared), [request(false, Perms::READ, 74)]);
+    // PRIQ_ABT_ERR is bit 3.
+    shared.fake.set(GERROR, 1 << 3);
+    assert_eq!(shared.smmu.handle_errors(), [GlobalError::QueueAbort("PRI queue")]);
+    assert_eq!(shared.fake.get(GERRORN), 1 << 3);
+    put_page_request(&shared.fake, raw(SSV | LAST | WRITE, 143));
+    assert_eq!(drain(&shared), [request(true, Perms::WRITE, 143), Drained::Overflowed]);
+    assert_eq!((drain(&shared), shared.smmu.counts().page_request_overflows), (vec![], 0));
+}
+
+#[test]
+fn part_25_where_nothing_can_be_shared_hardware_answers_by_itself() {
+    let incoherent = Shared::plain(Machine::Pcie, |idr0, _| idr0.set_cohacc(false));
+    assert_eq!((incoherent.fake.get(CR0), incoherent.fake.get(IRQ_CTRL)), (0b1_1101, 0b101));
+    let second = Shared::plain(Machine::Pcie, |_, config| config.stage = crate::Stage::Two);
+    assert_eq!(second.fake.get(CR0), 0b1_1101);
+    assert_eq!(drain(&second), []);
+}
+
+#[test]
+fn part_25_what_hardware_answers_by_itself_carries_the_pasid_that_the_device_wants_back() {
+    for (response_pasid, wanted) in [(false, 0), (true, 1)] {
+        let mut shared = Shared::plain(Machine::Pcie, |_, _| {});
+        shared.facts.response_pasid = response_pasid;
+        shared.enable().unwrap();
+        // PPAR is bit 82: 18 of word 1.
+        assert_eq!(ste(&shared.fake, 8)[1] >> 18 & 1, wanted);
+        assert_eq!(ste(&shared.fake, 9)[1] >> 18 & 1, wanted);
+        shared.sva().disable(&Shared::SOURCES).unwrap();
+        assert_eq!(ste(&shared.fake, 8)[1] >> 18 & 1, 0);
+    }
+    let mut stalling = Shared::plain(Machine::Platform, |_, _| {});
+    stalling.facts.response_pasid = true;
+    stalling.enable().unwrap();
+    assert_eq!(ste(&stalling.fake, 8)[1] >> 18 & 1, 0, "reserved where there are no page requests");
+}
+
+#[test]
 fn part_25_nonsense_in_the_index_yields_no_requests() {
     let shared = Shared::on(Machine::Pcie);
     shared.fake.set(PRIQ_PROD, 33);
@@ -157,22 +223,24 @@ fn part_25_who_was_never_enabled_gets_one_answer_for_each_last_request() {
 fn part_22_a_stall_becomes_a_request_and_is_answered_at_the_stream_that_stalled() {
     for machine in [Machine::Platform, Machine::Forced] {
         let shared = Shared::on(machine);
-        // F_TRANSLATION of stream 9 (the device's second), substream 5, a stalled write with tag 0x42.
-        put_event(&shared.fake, [0x0000_0009_0000_5810, 1 << 31 | 0x42, 0x1234, 0]);
-        assert_eq!(shared.smmu.drain_events(&mut |record| panic!("{record:?} is no fault yet")), 1);
-        let [Drained::Request(request)] = drain(&shared)[..] else { panic!("one request") };
-        assert_eq!((request.source, request.group), (SourceId(9), GroupTag::Stall(0x42)));
-        assert_eq!((request.wanted, request.address), (Perms::WRITE, Iova::new(0x1234)));
-        assert_eq!(sent(&shared), Vec::<[u64; 2]>::new(), "nothing is answered before it is handled");
         // Ac is bit 12, Ab bit 13.
         for (code, action) in [
             (ResponseCode::Success, 1 << 12),
             (ResponseCode::Invalid, 1 << 13),
             (ResponseCode::Failure, 1 << 13),
         ] {
+            // F_TRANSLATION of stream 9 (the device's second), substream 5, a stalled write with tag 0x42.
+            put_event(&shared.fake, [0x0000_0009_0000_5810, 1 << 31 | 0x42, 0x1234, 0]);
+            assert_eq!(shared.smmu.drain_events(&mut |record| panic!("{record:?} is no fault yet")), 1);
+            let [Drained::Request(request)] = drain(&shared)[..] else { panic!("one request") };
+            assert_eq!((request.source, request.group), (SourceId(9), GroupTag::Stall(0x42)));
+            assert_eq!((request.wanted, request.address), (Perms::WRITE, Iova::new(0x1234)));
+            assert_eq!(sent(&shared), Vec::<[u64; 2]>::new(), "nothing is answered before it is handled");
             let PageRequest { source, pasid, group, .. } = request;
             shared.sva().respond(&PageResponse { source, pasid, group, code });
             assert_eq!(sent(&shared), [[9 << 32 | action | 0x44, 0x42]]);
+            shared.sva().respond(&PageResponse { source, pasid, group, code });
+            assert_eq!(sent(&shared), Vec::<[u64; 2]>::new(), "one answer, not two");
         }
     }
 }
@@ -209,6 +277,27 @@ fn part_22_blocking_a_device_ends_its_stalls_after_its_entry_is_in_force() {
     let terms: Vec<_> = (0..log.len()).filter(|&at| log[at].opcode() == Opcode::STALL_TERM).collect();
     assert_eq!(log[entry + 1].opcode(), Opcode::SYNC);
     assert!(terms.len() == 2 && terms.iter().all(|&at| at > entry + 1), "{terms:?}");
+    // Of stalls that were ended nobody hears any more, and no answer to them is sent: hardware may use their tags anew.
+    let shared = Shared::on(Machine::Platform);
+    let stall = |tag: u64| put_event(&shared.fake, [0x0000_0009_0000_5810, 1 << 31 | tag, 0x1234, 0]);
+    let drain_events = || shared.smmu.drain_events(&mut |record| panic!("{record:?} was ended"));
+    stall(1);
+    drain_events();
+    let [Drained::Request(told)] = drain(&shared)[..] else { panic!("one request") };
+    stall(2);
+    drain_events();
+    stall(3);
+    put_event(&shared.fake, [0x0000_0008_0000_0010, 1 << 31 | 4, 0x1234, 0]);
+    shared.smmu.attach(&Shared::SOURCES, &portcullis_core::iommu::Target::Blocked).unwrap();
+    shared.fake.take_log();
+    drain_events();
+    assert_eq!(drain(&shared), []);
+    let PageRequest { source, pasid, group, .. } = told;
+    shared.sva().respond(&PageResponse { source, pasid, group, code: ResponseCode::Success });
+    assert_eq!(sent(&shared), Vec::<[u64; 2]>::new());
+    stall(1);
+    drain_events();
+    assert_eq!(drain(&shared).len(), 1, "what comes later is another stall");
     let pcie = Shared::on(Machine::Pcie);
     pcie.smmu.attach(&Shared::SOURCES, &portcullis_core::iommu::Target::Blocked).unwrap();
     let illegal = pcie.fake.take_log().iter().any(|command| command.opcode() == Opcode::STALL_TERM);

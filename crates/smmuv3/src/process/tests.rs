@@ -97,6 +97,11 @@ fn part_11_tables_that_the_hardware_cannot_walk_are_refused() {
     assert!(!can_walk(&plain, &table(0x1000, four, 24, 48, false)), "no small tables");
     assert!(!can_walk(&plain, &table(0x1000, SizeLg2::MIB_2, 48, 48, false)));
     assert!(!can_walk(&plain, &table(1 << 50, four, 48, 48, false)), "beyond what the SMMU reaches");
+    assert!(!can_walk(&plain, &table(1 << 40, four, 48, 40, false)), "beyond what IPS says");
+    assert!(!can_walk(&plain, &table(1 << 40, four, 48, 41, false)), "IPS has no 41 bits");
+    assert!(can_walk(&plain, &table(1 << 39, four, 48, 40, false)));
+    assert!(!can_walk(&wide, &table(1 << 50, four, 48, 52, false)), "beyond 48 bits want large descriptors");
+    assert!(can_walk(&wide, &table(1 << 50, SizeLg2::KIB_64, 48, 52, false)));
     let shared = Shared::on(Machine::Pcie);
     let mm = FakeMm::with_table(7, table(0x1000, four, 52, 52, true));
     let refused = shared.sva().new_process_domain(mm.clone()).unwrap_err();
@@ -211,6 +216,39 @@ fn part_18_a_range_is_forgotten_by_the_tlb_and_then_by_every_atc() {
     let log = shared.fake.take_log();
     assert_eq!(log[0], Command::tlbi_nh_asid(0, 0x42), "everything, once");
     assert_eq!(log[2], Command::atc_inv(8, Some(5), 0, 52));
+}
+
+#[test]
+fn part_17_what_is_seen_of_a_bond_has_the_form_of_the_reference() {
+    let shared = Shared::on(Machine::Pcie);
+    let (_mm, process) = shared.bound(0x42, 5);
+    process.invalidate(range(DEAD.0, DEAD.1)).unwrap();
+    process.invalidate(range(DEAD.0, u64::MAX)).unwrap();
+    process.quiesce().unwrap();
+    process.quiesce().unwrap();
+    shared.detach(5).unwrap();
+    process.invalidate(range(DEAD.0, DEAD.1)).unwrap();
+    let lines = shared.fake.lines.lock().unwrap().clone();
+    let wanted = [
+        "smmu_bind_alloc: dev=disk pasid=5",
+        "smmu_mm_invalidate: pasid=5 start=0xffff860e6000 end=0xffff860e8000",
+        "smmu_mm_invalidate: pasid=5 start=0xffff860e6000 end=0xffffffffffffffff",
+        "smmu_mm_release: pasid=5",
+        "smmu_unbind_free: dev=disk pasid=5",
+    ];
+    assert_eq!(lines, wanted);
+    let quiet = Shared::with(Machine::Platform, |idr0, config| {
+        idr0.set_btm(true);
+        config.cpus.as_mut().unwrap().broadcast = true;
+    });
+    let (_mm, process) = quiet.bound(0x42, 5);
+    quiet.fake.take_log();
+    process.invalidate(range(DEAD.0, DEAD.1)).unwrap();
+    assert_eq!(
+        (quiet.fake.take_log(), quiet.fake.lines.lock().unwrap().len()),
+        (vec![], 2),
+        "told, not sent"
+    );
 }
 
 #[test]

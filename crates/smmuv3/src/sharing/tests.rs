@@ -230,6 +230,105 @@ fn part_18_ats_is_off_while_an_entry_changes_and_on_after() {
 }
 
 #[test]
+fn part_18_an_atc_is_invalidated_after_ats_is_off_and_before_the_entry_changes() {
+    let shared = Shared::on(Machine::Pcie);
+    let other = shared.smmu.new_domain().unwrap();
+    let queued = shared.fake.get(CMDQ_PROD);
+    shared.smmu.attach(&Shared::SOURCES, &Target::Domain(other)).unwrap();
+    assert_eq!(shared.switches.when.lock().unwrap()[1].1, queued, "off before any command");
+    let everything = [Command::atc_inv(8, None, 0, 52), Command::atc_inv(9, None, 0, 52), Command::sync()];
+    let log = shared.fake.take_log();
+    assert_eq!((&log[..3], log[3].opcode()), (&everything[..], Opcode::CFGI_STE));
+    shared.sva().disable(&Shared::SOURCES).unwrap();
+    assert_eq!(shared.fake.take_log()[..3], everything);
+    shared.smmu.attach(&Shared::SOURCES, &Target::Blocked).unwrap();
+    let asked = shared.fake.take_log().iter().any(|command| command.opcode() == Opcode::ATC_INV);
+    assert!(!asked, "what does not use ATS is not asked");
+}
+
+#[test]
+fn part_18_ats_is_off_before_a_device_is_removed_and_before_translation_ends() {
+    let shared = Shared::on(Machine::Pcie);
+    shared.smmu.remove_device(&Shared::SOURCES).unwrap();
+    let (on, entry) = *shared.switches.turned.lock().unwrap().last().unwrap();
+    assert!(!on && entry[0] & 1 == 1 && entry[1] >> 28 & 3 == 1, "while its entry was in force");
+    assert_eq!(shared.fake.take_log()[0], Command::atc_inv(8, None, 0, 52));
+    let shared = Shared::on(Machine::Pcie);
+    shared.smmu.teardown().unwrap();
+    let (cr0, _) = *shared.switches.when.lock().unwrap().last().unwrap();
+    assert_eq!((cr0, shared.switches.turned.lock().unwrap().len()), (0b1_1111, 2), "while SMMUEN was set");
+    assert_eq!(shared.fake.take_log()[0], Command::atc_inv(8, None, 0, 52));
+}
+
+#[test]
+fn part_18_a_device_that_does_not_answer_stays_or_is_given_up_and_then_asked_no_more() {
+    let shared = Shared::on(Machine::Pcie);
+    let (mm, process) = shared.bound(0x42, 5);
+    shared.detach(5).unwrap();
+    shared.fake.with(|state| state.atc_silent = true);
+    let other = shared.smmu.new_domain().unwrap();
+    let silent = SyncError::Failed { code: 3 };
+    let entry = ste(&shared.fake, 8);
+    let attach = |target| shared.smmu.attach(&Shared::SOURCES, &target);
+    assert_eq!(attach(Target::Domain(other)), Err(AttachError::Sync(silent)));
+    assert_eq!(shared.sva().disable(&Shared::SOURCES), Err(DisableSvaError::Sync(silent)));
+    assert_eq!(ste(&shared.fake, 8), entry);
+    assert!(shared.switches.turned.lock().unwrap().last().is_some_and(|&(on, _)| on), "as before");
+    shared.sva().attach_pasid(&Shared::SOURCES, pasid(5), &process).unwrap();
+    let range = IovaRange::new(Iova::new(0x1000), 0x1000).unwrap();
+    assert_eq!((process.invalidate(range), shared.detach(5)), (Err(silent), Err(silent)));
+    attach(Target::Blocked).unwrap();
+    assert_eq!(ste(&shared.fake, 8)[0], 1);
+    shared.fake.take_log();
+    process.invalidate(range).unwrap();
+    shared.detach(5).unwrap();
+    process.quiesce().unwrap();
+    assert!(!opcodes(&shared.fake.take_log()).contains(&Opcode::ATC_INV));
+    drop(process);
+    assert_eq!(mm.pins.load(SeqCst), 0);
+    shared.sva().disable(&Shared::SOURCES).unwrap();
+    shared.smmu.remove_device(&Shared::SOURCES).unwrap();
+}
+
+#[test]
+fn part_18_who_answers_by_itself_is_not_blamed_for_another() {
+    let shared = Shared::on(Machine::Pcie);
+    let (_mm, process) = shared.bound(0x42, 5);
+    shared.fake.take_log();
+    let range = IovaRange::new(Iova::new(0x1000), 0x1000).unwrap();
+    shared.fake.with(|state| state.atc_late = 1);
+    process.invalidate(range).unwrap();
+    let (eight, nine) = (Command::atc_inv(8, Some(5), 0x1000, 0), Command::atc_inv(9, Some(5), 0x1000, 0));
+    let sync = Command::sync();
+    assert_eq!(
+        shared.fake.take_log()[2..],
+        [eight, nine, sync, eight, sync, nine, sync],
+        "invalidated again"
+    );
+    shared.fake.with(|state| state.atc_late = 2);
+    assert_eq!(process.invalidate(range), Err(SyncError::Failed { code: 3 }), "stream 8 is silent twice");
+    let silent = shared.fake.events.lock().unwrap().iter().filter(|&&name| name == "atc_silent").count();
+    assert_eq!(silent, 1, "and stream 9 is not");
+}
+
+#[test]
+fn part_18_with_large_granules_alone_devices_are_asked_for_no_less() {
+    let shared = Shared::with(Machine::Pcie, |_, config| {
+        config.cpus = Some(portcullis_core::sva::CpuFacts::new(SizeLg2::KIB_64));
+    });
+    let fake = &shared.fake;
+    fake.set(IDR5, Idr5::from_bits(low(fake, IDR5)).with_gran4k(false).with_gran16k(false).into_bits());
+    let config = shared.smmu.hardware.config.clone();
+    let other = Smmu::probe(fake.clone(), fake.clone(), config).unwrap();
+    assert_eq!(other.hardware.translation_unit(), SizeLg2::KIB_64);
+    assert_eq!(
+        shared.smmu.hardware.translation_unit(),
+        SizeLg2::KIB_4,
+        "the smallest, whatever processes use"
+    );
+}
+
+#[test]
 fn part_17_pasids_beyond_the_limit_zero_and_taken_ones_are_refused() {
     let mut shared = Shared::plain(Machine::Pcie, |_, _| {});
     shared.facts.pasid_bits = 4;

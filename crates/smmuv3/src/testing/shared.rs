@@ -151,17 +151,20 @@ impl FakeMm {
 pub(crate) struct FakeSwitches {
     pub(crate) fake: Arc<Fake>,
     pub(crate) turned: Mutex<Vec<(bool, [u64; 8])>>,
+    /// CR0, and how many commands had been queued, modulo the queue's length.
+    pub(crate) when: Mutex<Vec<(u64, u64)>>,
 }
 
 impl FakeSwitches {
     pub(crate) fn new(fake: &Arc<Fake>) -> Arc<Self> {
-        Arc::new(Self { fake: fake.clone(), turned: Mutex::default() })
+        Arc::new(Self { fake: fake.clone(), turned: Mutex::default(), when: Mutex::default() })
     }
 }
 
 impl DeviceSwitches for FakeSwitches {
     fn set_ats(&self, on: bool) {
         self.turned.lock().unwrap().push((on, ste(&self.fake, 8)));
+        self.when.lock().unwrap().push((self.fake.get(CR0), self.fake.get(CMDQ_PROD)));
     }
 }
 
