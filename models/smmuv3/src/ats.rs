@@ -197,7 +197,7 @@ impl Engine<'_> {
             return Err(Refusal::recorded(Event::Fault(*asked, fault)));
         }
         let needed = Rights::needed(asked.kind, asked.privileged);
-        let found = self.stage2_leaf(stage2, asked.address, Class::In, asked);
+        let found = self.stage2_leaf(stage2, asked.address, Class::In, asked, needed);
         let allowed = found.and_then(|found| check(&found, asked.address, needed).map(|()| found));
         allowed
             .map(|found| found.output_of(asked.address))

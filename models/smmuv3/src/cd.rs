@@ -5,9 +5,10 @@
 //! Spec: SMMUv3 H.a, 5.4 "CD, Context Descriptor", 5.4.2 "Validity of CD", 5.5 "Fault configuration (A, R, S bits)".
 //! Not here: finding a descriptor (`contexts`).
 
-use crate::config::Config;
+use crate::config::{Config, StallModel};
 use crate::geometry::Granule;
 use crate::ste::{Contexts, World, field, flag, greatest_tsz};
+use crate::update::{Updates, is_write_back};
 
 /// The eight 64-bit words of a descriptor.
 pub(crate) type Raw = [u64; 8];
@@ -29,8 +30,10 @@ const RESERVED: Raw = [
 pub(crate) enum IllegalCd {
     NotValid,
     Reserved { word: usize },
+    StallDisabled,
     Terminate,
     Stall,
+    NoStall,
     Endianness,
     Format,
     HardwareUpdate,
@@ -47,10 +50,14 @@ impl IllegalCd {
             Self::NotValid => return None,
             Self::Reserved { .. } => "5 \"Data structure formats\": reserved bits set in a CD",
             Self::Terminate => "5.4.2 \"Validity of CD\": A clear where SMMU_IDR0.TERM_MODEL is 1",
+            Self::StallDisabled => "5.4.2 \"Validity of CD\": S set where STE.S1STALLD is 1",
+            Self::NoStall => "5.4.2 \"Validity of CD\": S clear where stalls are forced",
             Self::Stall => "5.4.2 \"Validity of CD\": S set where stalls are not supported",
             Self::Endianness => "5.4.2 \"Validity of CD\": ENDI selects an endianness that is not there",
             Self::Format => "5.4.2 \"Validity of CD\": AA64 selects a table format that is not there",
-            Self::HardwareUpdate => "5.4.2 \"Validity of CD\": HA or HD set where SMMU_IDR0.HTTU is 0",
+            Self::HardwareUpdate => {
+                "5.4.2 \"Validity of CD\": HA or HD set where SMMU_IDR0.HTTU does not have it"
+            }
             Self::Asid => "5.4.2 \"Validity of CD\": ASID of 16 bits where SMMU_IDR0.ASID16 is 0",
             Self::InputSize { .. } => "5.4.2 \"Validity of CD\": T0SZ or T1SZ out of range",
             Self::Granule { .. } => {
@@ -71,6 +78,8 @@ pub(crate) struct Region {
     pub(crate) start: i8,
     /// HAD: hierarchical attributes are ignored.
     pub(crate) flat_attributes: bool,
+    /// IR and OR: the tables lie in write-back memory.
+    pub(crate) write_back: bool,
 }
 
 /// What a valid descriptor means.
@@ -87,6 +96,9 @@ pub(crate) struct Cd {
     pub(crate) output_bits: u32,
     /// DS: 52-bit descriptors for the small granules.
     pub(crate) ds: bool,
+    /// HA and HD.
+    pub(crate) updates: Updates,
+    /// AFFD, which HA makes IGNORED.
     pub(crate) ignore_access_flag: bool,
     pub(crate) write_execute_never: bool,
     pub(crate) privileged_access_never: bool,
@@ -95,6 +107,8 @@ pub(crate) struct Cd {
     pub(crate) abort: bool,
     /// R: faults are recorded.
     pub(crate) record: bool,
+    /// S: faults hold the access back.
+    pub(crate) stall: bool,
     /// Whether some root was not aligned to its size.
     pub(crate) misaligned_root: bool,
 }
@@ -117,7 +131,7 @@ pub(crate) fn decode(raw: &Raw, contexts: &Contexts, config: &Config) -> Result<
     if let Some(word) = (0..8).find(|&word| raw[word] & RESERVED[word] != 0) {
         return Err(IllegalCd::Reserved { word });
     }
-    check_faults(word, config)?;
+    check_faults(word, contexts, config)?;
     let world = contexts.world;
     // EffectiveCDEPD0, EffectiveCDEPD1: EL2 has no EPD, and no second half.
     let walks0 = world == World::El2 || !flag(word, 14);
@@ -130,10 +144,8 @@ pub(crate) fn decode(raw: &Raw, contexts: &Contexts, config: &Config) -> Result<
     if !flag(word, 41) {
         return Err(IllegalCd::Format);
     }
-    // "Check CD.HA, CD.HD, CD.HAFT": no hardware update.
-    if flag(word, 42) || flag(word, 43) {
-        return Err(IllegalCd::HardwareUpdate);
-    }
+    // "Check CD.HA, CD.HD, CD.HAFT".
+    let updates = Updates::decode(flag(word, 43), flag(word, 42), config).ok_or(IllegalCd::HardwareUpdate)?;
     // "Check CD.ASID".
     if world != World::El2 && !config.asid_16_bits && field(word, 63, 56) != 0 {
         return Err(IllegalCd::Asid);
@@ -148,7 +160,9 @@ pub(crate) fn decode(raw: &Raw, contexts: &Contexts, config: &Config) -> Result<
             Granule::from_tg1(field(word, 23, 22))
         };
         let tsz = if index == 0 { field(word, 5, 0) } else { field(word, 21, 16) };
-        region(index, granule, tsz, raw[index + 1], ds, output_bits, config)
+        let write_back = is_write_back(if index == 0 { field(word, 11, 8) } else { field(word, 27, 24) });
+        let region = region(index, granule, tsz, raw[index + 1], ds, output_bits, config)?;
+        Ok(Region { write_back, ..region })
     };
     let region0 = walks0.then(|| half(0)).transpose()?;
     let region1 = walks1.then(|| half(1)).transpose()?;
@@ -161,12 +175,14 @@ pub(crate) fn decode(raw: &Raw, contexts: &Contexts, config: &Config) -> Result<
         ignore_top_byte: [flag(word, 38), flag(word, 39)],
         output_bits,
         ds,
-        ignore_access_flag: flag(word, 35),
+        updates,
+        ignore_access_flag: flag(word, 35) && !updates.access,
         write_execute_never: flag(word, 36),
         privileged_access_never: world != World::El2 && flag(word, 40),
         mair: raw[3],
         abort: flag(word, 46),
         record: flag(word, 45),
+        stall: flag(word, 44),
         misaligned_root: !aligned(region0, raw[1]) || !aligned(region1, raw[2]),
     })
 }
@@ -175,17 +191,22 @@ pub(crate) fn decode(raw: &Raw, contexts: &Contexts, config: &Config) -> Result<
 const ROOT: u64 = 0x000f_ffff_ffff_fff0;
 
 /// S and A. Spec: SMMUv3 H.a, 5.5 "Fault configuration (A, R, S bits)".
-///
-/// S with STE.S1STALLD is ILLEGAL, too, but where stalls are not supported such an STE is, so that its CD is never fetched.
-fn check_faults(word: u64, config: &Config) -> Result<(), IllegalCd> {
+fn check_faults(word: u64, contexts: &Contexts, config: &Config) -> Result<(), IllegalCd> {
+    let stall = flag(word, 44);
+    // "Stalls disabled for the stream but enabled for the CD".
+    if stall && contexts.no_stalls {
+        return Err(IllegalCd::StallDisabled);
+    }
     if config.terminate_aborts && !flag(word, 46) {
         return Err(IllegalCd::Terminate);
     }
-    // "Stall is not supported, but CD.S == 1".
-    if flag(word, 44) {
-        return Err(IllegalCd::Stall);
+    match config.stall {
+        // "Stall is not supported, but CD.S == 1".
+        StallModel::NotSupported if stall => Err(IllegalCd::Stall),
+        // "Stall is forced, but CD.S == 0".
+        StallModel::Forced if !stall => Err(IllegalCd::NoStall),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn region(
@@ -219,7 +240,7 @@ fn region(
     let table_lg2 = (input_bits - granule.shift(start) + 3).max(if output_bits > 48 { 6 } else { 4 });
     let root = base >> table_lg2 << table_lg2;
     let flat_attributes = config.hierarchical_disable && flag(word, 1);
-    Ok(Region { root, granule, input_bits, start, flat_attributes })
+    Ok(Region { root, granule, input_bits, start, flat_attributes, write_back: false })
 }
 
 /// Which bits of a descriptor the hardware looks at, given what it says itself.

@@ -4,7 +4,7 @@
 //! Not here: doing them (`execute`).
 
 use crate::atc::Target;
-use crate::config::Config;
+use crate::config::{Config, StallModel};
 use crate::geometry::Granule;
 use crate::pri::{Response, link_code};
 use crate::ste::{field, flag};
@@ -21,7 +21,20 @@ pub(crate) enum Command {
     Tlb(Invalidate),
     InvalidateAtc(Target),
     RespondPage(Response),
+    Resume(Resume),
+    TerminateStalls { stream: u32 },
     Sync(Completion),
+}
+
+/// An answer for an access that is held back. Spec: SMMUv3 H.a, 4.7.1 "CMD_RESUME".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Resume {
+    pub(crate) stream: u32,
+    pub(crate) tag: u16,
+    /// Ac: to be tried again, rather than ended.
+    pub(crate) retry: bool,
+    /// Ab: ended with an abort, rather than ignored.
+    pub(crate) abort: bool,
 }
 
 /// What a TLB command is to remove.
@@ -96,6 +109,7 @@ pub(crate) enum IllegalCommand {
     NoStage1,
     NoStage2,
     NoHypervisor,
+    NoStalls,
     NothingToDo,
     CompletionSignal,
     NoAts,
@@ -125,6 +139,8 @@ pub(crate) mod opcode {
     pub(crate) const TLBI_NSNH_ALL: u8 = 0x30;
     pub(crate) const ATC_INV: u8 = 0x40;
     pub(crate) const PRI_RESP: u8 = 0x41;
+    pub(crate) const RESUME: u8 = 0x44;
+    pub(crate) const STALL_TERM: u8 = 0x45;
     pub(crate) const SYNC: u8 = 0x46;
 }
 
@@ -150,6 +166,8 @@ pub(crate) fn name(op: u8) -> Option<&'static str> {
         opcode::TLBI_NSNH_ALL => "CMD_TLBI_NSNH_ALL",
         opcode::ATC_INV => "CMD_ATC_INV",
         opcode::PRI_RESP => "CMD_PRI_RESP",
+        opcode::RESUME => "CMD_RESUME",
+        opcode::STALL_TERM => "CMD_STALL_TERM",
         opcode::SYNC => "CMD_SYNC",
         _ => return None,
     })
@@ -177,6 +195,8 @@ fn defined(op: u8, config: &Config) -> [u64; 2] {
         opcode::TLBI_S2_IPA => [0x0000_ffff_0000_0000 | span[0], 0x000f_ffff_ffff_f001 | span[1]],
         opcode::ATC_INV => [0xffff_ffff_ffff_fa00, 0xffff_ffff_ffff_f03f],
         opcode::PRI_RESP => [0xffff_ffff_ffff_f800, 0x31ff],
+        opcode::RESUME => [0xffff_ffff_0000_3400, 0xffff],
+        opcode::STALL_TERM => [0xffff_ffff_0000_0400, 0],
         opcode::SYNC => [0xffff_ffff_0fc0_3000, 0x000f_ffff_ffff_fffc],
         _ => [0, 0],
     };
@@ -207,7 +227,8 @@ pub(crate) fn decode(raw: [u64; 2], config: &Config) -> Result<Command, IllegalC
         return Err(IllegalCommand::ReservedBits);
     }
     // 4.1.6: "A command on the Non-secure Command queue with SSec == 1 is ILLEGAL".
-    if op < opcode::TLBI_NH_ALL && flag(low, 10) {
+    let names_stream = op < opcode::TLBI_NH_ALL || matches!(op, opcode::RESUME | opcode::STALL_TERM);
+    if names_stream && flag(low, 10) {
         return Err(IllegalCommand::SecureStream);
     }
     let stream = word32(low >> 32);
@@ -235,6 +256,10 @@ pub(crate) fn decode(raw: [u64; 2], config: &Config) -> Result<Command, IllegalC
         opcode::TLBI_NSNH_ALL => Command::Tlb(Invalidate::EverythingButEl2),
         opcode::ATC_INV => Command::InvalidateAtc(atc_target(raw)?),
         opcode::PRI_RESP => Command::RespondPage(page_response(raw)?),
+        opcode::RESUME => {
+            Command::Resume(Resume { stream, tag: word16(high), retry: flag(low, 12), abort: flag(low, 13) })
+        }
+        opcode::STALL_TERM => Command::TerminateStalls { stream },
         _ => Command::Sync(completion(raw)?),
     })
 }
@@ -246,6 +271,9 @@ fn check_features(op: u8, config: &Config) -> Result<(), IllegalCommand> {
             if !config.stage1 =>
         {
             Err(IllegalCommand::NoStage1)
+        }
+        opcode::RESUME | opcode::STALL_TERM if config.stall == StallModel::NotSupported => {
+            Err(IllegalCommand::NoStalls)
         }
         opcode::TLBI_S12_VMALL | opcode::TLBI_S2_IPA if !config.stage2 => Err(IllegalCommand::NoStage2),
         opcode::TLBI_EL2_ALL..=opcode::TLBI_EL2_VAA if !config.hyp || !config.stage1 => {
@@ -411,6 +439,28 @@ mod tests {
     }
 
     #[test]
+    fn answers_for_accesses_held_back_are_read_where_stalls_are_there() {
+        let with = Config { stall: StallModel::Forced, ..Config::default() };
+        let resume = |low, high| decode([low, high], &with);
+        let answer = |retry, abort| Ok(Command::Resume(Resume { stream: 0x12, tag: 0x3456, retry, abort }));
+        assert_eq!(resume(0x0000_0012_0000_1044, 0x3456), answer(true, false));
+        assert_eq!(resume(0x0000_0012_0000_2044, 0x3456), answer(false, true));
+        assert_eq!(resume(0x0000_0012_0000_0044, 0x3456), answer(false, false));
+        assert_eq!(resume(0x0000_0012_0000_0045, 0), Ok(Command::TerminateStalls { stream: 0x12 }));
+        let wrong = [
+            (0x0000_0012_0000_0444, 0, IllegalCommand::SecureStream),
+            (0x0000_0012_0000_0445, 0, IllegalCommand::SecureStream),
+            (0x0000_0012_0000_4044, 0, IllegalCommand::ReservedBits),
+            (0x44, 0x1_0000, IllegalCommand::ReservedBits),
+            (0x1045, 0, IllegalCommand::ReservedBits),
+            (0x45, 1, IllegalCommand::ReservedBits),
+        ];
+        for (low, high, reason) in wrong {
+            assert_eq!(resume(low, high), Err(reason), "{low:#x} {high:#x}");
+        }
+    }
+
+    #[test]
     fn ranges_and_hints_are_read_as_the_book_says() {
         // NUM=2, SCALE=1, TG=4K: (2 + 1) * 2 pages.
         let Ok(Command::Tlb(Invalidate::Address { span, .. })) = one(0x0010_2012, 0x10_0400) else {
@@ -439,8 +489,8 @@ mod tests {
             (0x18, 0, IllegalCommand::Opcode),
             (0x40, 0, IllegalCommand::NoAts),
             (0x41, 0, IllegalCommand::NoPri),
-            (0x44, 0, IllegalCommand::Opcode),
-            (0x45, 0, IllegalCommand::Opcode),
+            (0x44, 0, IllegalCommand::NoStalls),
+            (0x45, 0, IllegalCommand::NoStalls),
             (0x60, 0, IllegalCommand::Opcode),
             (0x0000_0012_0000_0403, 0, IllegalCommand::SecureStream),
             (0x0000_0012_0000_0103, 0, IllegalCommand::ReservedBits),

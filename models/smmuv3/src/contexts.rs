@@ -156,6 +156,10 @@ impl Engine<'_> {
                 return;
             }
         };
+        if flag(cached.raw[0], 42) && !flag(cached.raw[0], 43) {
+            let detail = format!("stream {stream:#x}, CD {index}: {:#x}", cached.raw[0]);
+            self.notes.record(clause::DIRTY_WITHOUT_ACCESS, detail);
+        }
         if cd.misaligned_root {
             let detail =
                 format!("stream {stream:#x}, CD {index}: {:#x}, {:#x}", cached.raw[1], cached.raw[2]);
@@ -193,7 +197,7 @@ fn differ(one: &Cd, other: &Cd) -> bool {
         .zip(&other.regions)
         .any(|(one, other)| one.zip(*other).is_some_and(|(a, b)| a != b));
     let attributes =
-        |cd: &Cd| (cd.output_bits, cd.ds, cd.ignore_access_flag, cd.write_execute_never, cd.mair);
+        |cd: &Cd| (cd.output_bits, cd.ds, cd.updates, cd.ignore_access_flag, cd.write_execute_never, cd.mair);
     halves || attributes(one) != attributes(other)
 }
 

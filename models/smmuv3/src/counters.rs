@@ -23,6 +23,10 @@ pub struct Counters {
     pub descriptor_reads: u64,
     /// Stream table entries, context descriptors and level 1 descriptors read.
     pub configuration_reads: u64,
+    /// Descriptors in which the hardware set the Access flag.
+    pub access_flag_updates: u64,
+    /// Descriptors that the hardware made dirty.
+    pub dirty_updates: u64,
     /// Cached translations removed by commands.
     pub invalidated: u64,
     /// Accesses that were translated and let through.
@@ -53,6 +57,12 @@ pub struct Counters {
     pub atc_unsupported: u64,
     /// Those of them that were given up after the policy's time.
     pub atc_timeouts: u64,
+    /// Accesses that were held back.
+    pub stalls: u64,
+    /// Of those, how many software let try again.
+    pub resumed: u64,
+    /// Of those, how many software ended, or the SMMU when it was switched off.
+    pub terminated: u64,
     /// Register reads and writes.
     pub register_reads: u64,
     /// Register writes.

@@ -97,6 +97,16 @@ impl Rights {
         Self(unprivileged | privileged << 3)
     }
 
+    /// All of it but the rights to write.
+    pub(crate) fn without_writes(self) -> Self {
+        Self(self.0 & !(Self::WRITE | Self::WRITE << 3))
+    }
+
+    /// The rights to write only.
+    pub(crate) fn only_writes(self) -> Self {
+        Self(self.0 & (Self::WRITE | Self::WRITE << 3))
+    }
+
     /// Whether all of `needed` is allowed.
     pub(crate) fn allow(self, needed: Self) -> bool {
         self.0 & needed.0 == needed.0
@@ -115,6 +125,9 @@ impl Rights {
 
     /// What a walk needs of stage 2: a read, of data, whoever asked.
     pub(crate) const WALK: Self = Self(Self::READ);
+
+    /// What the update of a stage 1 descriptor needs of stage 2.
+    pub(crate) const UPDATE: Self = Self(Self::READ | Self::WRITE);
 
     /// Stage 1 permissions of a leaf.
     ///

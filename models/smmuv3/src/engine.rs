@@ -42,15 +42,17 @@ pub(crate) struct Refusal {
     pub(crate) event: Option<Event>,
     /// Read as zero and write ignored, rather than aborted.
     pub(crate) ignored: bool,
+    /// Held back, rather than ended: then `event` is the fault. Only an access itself is: whoever asks for something else may look away.
+    pub(crate) stalls: bool,
 }
 
 impl Refusal {
     /// Aborted, without a word.
-    pub(crate) const SILENT: Self = Self { event: None, ignored: false };
+    pub(crate) const SILENT: Self = Self { event: None, ignored: false, stalls: false };
 
     /// Aborted and recorded.
     pub(crate) fn recorded(event: Event) -> Self {
-        Self { event: Some(event), ignored: false }
+        Self { event: Some(event), ignored: false, stalls: false }
     }
 }
 

@@ -15,6 +15,8 @@ pub enum Class {
     Cd,
     /// The fetch of a stage 1 table descriptor.
     Tt,
+    /// The hardware's update of a stage 1 table descriptor: the same in CLASS, and a write in TTRnW.
+    TtUpdate,
     /// The access itself.
     In,
 }
@@ -113,6 +115,8 @@ pub(crate) enum Event {
     CdFetch(Asked, u64),
     BadCd(Asked),
     Fault(Asked, Fault),
+    /// A fault of an access that is held back, with its STAG.
+    Stalled(Asked, Fault, u16),
 }
 
 /// FetchAddr lies in bits 55:3.
@@ -132,7 +136,7 @@ impl Event {
             Self::BadSubstreamId(..) => EventKind::BadSubstreamId,
             Self::CdFetch(..) => EventKind::CdFetch,
             Self::BadCd(..) => EventKind::BadCd,
-            Self::Fault(_, fault) => fault.kind,
+            Self::Fault(_, fault) | Self::Stalled(_, fault, _) => fault.kind,
         }
     }
 
@@ -147,7 +151,8 @@ impl Event {
             | Self::BadSubstreamId(asked, _)
             | Self::CdFetch(asked, _)
             | Self::BadCd(asked)
-            | Self::Fault(asked, _) => asked,
+            | Self::Fault(asked, _)
+            | Self::Stalled(asked, ..) => asked,
         }
     }
 
@@ -171,6 +176,13 @@ impl Event {
             Self::Fault(_, fault) => {
                 [stream | substream, attributes(asked, &fault), asked.address, fault.last_word()]
             }
+            // Word 1: STAG 15:0, Stall 31.
+            Self::Stalled(_, fault, tag) => [
+                stream | substream,
+                attributes(asked, &fault) | u64::from(tag) | 1 << 31,
+                asked.address,
+                fault.last_word(),
+            ],
         }
     }
 }
@@ -194,11 +206,10 @@ fn attributes(asked: &Asked, fault: &Fault) -> u64 {
     if fault.kind != EventKind::TlbConflict {
         word |= match fault.class {
             Class::Cd => 0,
-            Class::Tt => 1,
+            Class::Tt | Class::TtUpdate => 1,
             Class::In => 2,
         } << 40;
     }
-    // Walks only read: there is no hardware update of tables here.
     let table_read = fault.kind == EventKind::Permission && fault.class == Class::Tt;
     word | u64::from(table_read) << 44
 }
@@ -269,6 +280,10 @@ mod tests {
             Event::Fault(read, conflict).encode()[..2],
             [0x0000_1234_5678_9820, 0x0000_0008_0000_0000]
         );
+        let held = Event::Stalled(ASKED, FAULT, 0x9abc).encode();
+        assert_eq!(held, [0x0000_1234_5678_9810, 0x0000_0200_8000_9abc, 0xffff_8000_1234_5678, 0]);
+        let update = Fault { class: Class::TtUpdate, ..stage2 };
+        assert_eq!(Event::Fault(fetch, update).encode()[1], 0x0000_018e_0000_0000, "TTRnW: a write");
         let access = Fault { kind: EventKind::Access, ..FAULT };
         assert_eq!(Event::Fault(ASKED, access).encode()[0] & 0xff, 0x12);
     }

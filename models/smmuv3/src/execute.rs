@@ -5,8 +5,8 @@
 use portcullis_types::trace::Value;
 
 use crate::atc::{Progress, Target};
-use crate::command::{self, Command, Completion, Invalidate};
-use crate::config::Config;
+use crate::command::{self, Command, Completion, Invalidate, Resume};
+use crate::config::{Config, StallModel};
 use crate::cr::CMDQEN;
 use crate::event::{Asked, Class};
 use crate::pri::Response;
@@ -115,6 +115,8 @@ impl State {
         }
         // "Visibility of event records for client transactions terminated before the CMD_SYNC."
         self.deliver_late_events(true, around);
+        // "If it cannot commit to write to the queue, the transaction is retried when the queue is next writable."
+        self.retry_unrecorded(around);
         // "All transactions in progress that were translated using any of the TLB entries targeted are globally observable."
         let sync = Sync { completion, half: self.half };
         self.half ^= 1;
@@ -136,6 +138,7 @@ impl State {
             // "RD remains pointing at the CMD_SYNC": it begins again once the error is acknowledged.
             return self.command_error(CERROR_ATC_INV_SYNC, around);
         }
+        self.unsynced.clear();
         // "Observation of the interrupt means that the consumption of the CMD_SYNC is observable": CONS first, then the message.
         self.consumed("CMD_SYNC", lg2);
         if let Completion::Message { address, data } = sync.completion {
@@ -166,13 +169,28 @@ impl State {
             Command::Tlb(what) => Pending::Tlb(what),
             Command::InvalidateAtc(target) => return self.invalidate_atc(&target, around),
             Command::RespondPage(response) => return self.respond_page(&response, around),
+            Command::Resume(resume) => return self.resume(resume, around),
+            Command::TerminateStalls { stream } => return self.terminate_stream(stream, around),
             // Handled by the caller.
             Command::Sync(_) => return,
         };
+        self.note_unsynced(&pending, around.config);
         self.pending.push(pending);
         if !around.config.policy.lazy_invalidation {
             self.apply_pending(0, around);
         }
+    }
+
+    /// Remembers what a CMD_SYNC is still to complete, for CMD_STALL_TERM.
+    fn note_unsynced(&mut self, pending: &Pending, config: &Config) {
+        const MOST: usize = 1024;
+        if config.stall == StallModel::NotSupported {
+            return;
+        }
+        if self.unsynced.len() >= MOST {
+            self.unsynced = vec![0..=u32::MAX];
+        }
+        self.unsynced.extend(pending.streams());
     }
 
     /// Does one invalidation that was put off.
@@ -229,7 +247,7 @@ impl State {
         let Ok(regime) = engine.regime(&asked) else { return };
         let now = match (live.space, &regime.stage2) {
             (Space::Stage2 { vmid }, Some(stage2)) if stage2.vmid == vmid => {
-                engine.stage2_leaf(stage2, address, Class::In, &asked)
+                engine.stage2_leaf(stage2, address, Class::In, &asked, crate::descriptor::Rights(0))
             }
             (Space::Private { .. } | Space::Global { .. }, _) if regime.stage1.is_some() => {
                 engine.find_or_walk(&regime, &asked, crate::descriptor::Rights(0)).map(|(walked, _)| walked)
@@ -248,7 +266,10 @@ impl State {
         let streams = |stream: u32| u64::from(stream) >> config.stream_id_bits.min(32) != 0;
         let substreams = |substream: u32| u64::from(substream) >> config.substream_id_bits.min(20) != 0;
         let bad = match *command {
-            Command::InvalidateSte { stream, .. } | Command::InvalidateCdAll { stream } => streams(stream),
+            Command::InvalidateSte { stream, .. }
+            | Command::InvalidateCdAll { stream }
+            | Command::TerminateStalls { stream }
+            | Command::Resume(Resume { stream, .. }) => streams(stream),
             Command::InvalidateSteRange { stream, range } => range != 31 && streams(stream),
             Command::InvalidateCd { stream, substream, .. }
             | Command::PrefetchConfiguration { stream, substream }

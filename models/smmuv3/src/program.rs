@@ -288,6 +288,10 @@ impl State {
             return;
         }
         let (on, off) = (new & !old, old & !new);
+        if stopping {
+            // 6.3.9.6: "All stalled transactions that might be present have been marked to be terminated with an abort."
+            self.terminate(None, around);
+        }
         if on & CMDQEN != 0 {
             self.note_queue("CMDQ", &{ self.registers.commands }, around.config.command_queue_lg2, 16);
             let lg2 = self.registers.commands.lg2(around.config.command_queue_lg2);

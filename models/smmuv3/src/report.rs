@@ -7,6 +7,7 @@ use model_bus::Write;
 use portcullis_types::Pa;
 use portcullis_types::trace::Value;
 
+use crate::config::Config;
 use crate::cr::{EVENTQ_IRQEN, EVENTQEN, GERROR_IRQEN};
 use crate::downstream::Outgoing;
 use crate::event::{Event, Record};
@@ -29,6 +30,17 @@ impl State {
     /// Records an event, now or some ticks later.
     pub(crate) fn record(&mut self, event: &Event, around: Around<'_>) {
         *self.counters.events.entry(event.kind()).or_default() += 1;
+        self.trace_record(event, around);
+        let record = event.encode();
+        match self.dice.up_to(around.config.policy.event_ticks) {
+            0 if self.late_events.is_empty() => {
+                self.deliver(&record, around);
+            }
+            ticks => self.late_events.push((ticks, record)),
+        }
+    }
+
+    pub(crate) fn trace_record(&self, event: &Event, around: Around<'_>) {
         let record = event.encode();
         let asked = event.asked();
         around.trace(
@@ -42,10 +54,6 @@ impl State {
                 ("w3", Value::Hex(record[3])),
             ],
         );
-        match self.dice.up_to(around.config.policy.event_ticks) {
-            0 if self.late_events.is_empty() => self.deliver(&record, around),
-            ticks => self.late_events.push((ticks, record)),
-        }
     }
 
     /// Delivers the events whose time has come; all of them, if `all`.
@@ -63,13 +71,21 @@ impl State {
         had
     }
 
-    /// Writes a record into the event queue, if it can be written.
-    fn deliver(&mut self, record: &Record, around: Around<'_>) {
+    /// "A queue is writable if it is enabled, has no global error flagged and would not otherwise overflow."
+    pub(crate) fn can_deliver(&self, config: &Config) -> bool {
+        let queue = &self.registers.events;
+        let lg2 = queue.lg2(config.event_queue_lg2);
+        let works = self.registers.cr0.is_on(EVENTQEN) && !self.is_active(gerror::EVENTQ_ABT_ERR);
+        works && !queue.is_full(lg2) && queue.is_consistent(lg2)
+    }
+
+    /// Writes a record into the event queue, if it can be written. Answers whether it is there.
+    pub(crate) fn deliver(&mut self, record: &Record, around: Around<'_>) -> bool {
         let lg2 = self.registers.events.lg2(around.config.event_queue_lg2);
         // "A queue is writable if it is enabled, has no global error flagged and would not otherwise overflow."
         if !self.registers.cr0.is_on(EVENTQEN) || self.is_active(gerror::EVENTQ_ABT_ERR) {
             self.counters.events_lost += 1;
-            return;
+            return false;
         }
         let queue = &mut self.registers.events;
         // "For a queue where the SMMU is the producer, the SMMU treats the queue as though it is full while the indexes are inconsistent."
@@ -79,7 +95,7 @@ impl State {
                 queue.prod ^= OVERFLOW;
             }
             self.counters.events_lost += 1;
-            return;
+            return false;
         }
         let was_empty = queue.is_empty(lg2);
         let slot = u64::from(queue.write_index(lg2) & ((1 << lg2) - 1));
@@ -91,7 +107,7 @@ impl State {
         if around.fabric.write(Write { at: Pa::new(at), bytes: &bytes, source: None }).is_err() {
             self.counters.events_lost += 1;
             self.raise(gerror::EVENTQ_ABT_ERR, around);
-            return;
+            return false;
         }
         // 3.5.2: the record is visible before PROD says so; 3.18: PROD says so before the interrupt.
         self.registers.events.produce(lg2);
@@ -99,6 +115,7 @@ impl State {
             self.lines.event = true;
             self.interrupt(Interrupt::Event, gerror::MSI_EVENTQ_ABT_ERR, around);
         }
+        true
     }
 
     /// "An error is active when GERROR[x] != GERRORN[x]."

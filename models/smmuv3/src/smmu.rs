@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 
 use model_bus::{
     BusError, Clocked, Downstream, Fabric, InvalidationDone, Mmio, Outcome, PageRequest, Passage, Request,
-    TranslatedRequest, TranslationAnswer, TranslationRequest, Translator, Width, Write,
+    Stall, StallState, TranslatedRequest, TranslationAnswer, TranslationRequest, Translator, Width, Write,
 };
 use portcullis_types::Pa;
 use portcullis_types::trace::{Sink, Value};
@@ -97,6 +97,7 @@ impl Smmu {
         state.notes = old.notes;
         state.counters = old.counters;
         state.dice = old.dice;
+        state.stalls = old.stalls.emptied();
     }
 
     /// What `request` would meet now if nothing were cached, as after an invalidation of everything. Changes and records nothing:
@@ -183,7 +184,8 @@ impl Smmu {
                 }
             }
             Err(refusal) => {
-                if let Some(event) = &refusal.event {
+                // What is held back is recorded under its tag, by the caller.
+                if let Some(event) = refusal.event.as_ref().filter(|_| !refusal.stalls) {
                     state.record(event, around);
                 }
             }
@@ -300,6 +302,9 @@ impl Smmu {
         let around = self.around();
         let mut moved = state.update(around);
         moved |= state.deliver_late_events(false, around);
+        if state.stalls.has_unrecorded() && state.late_events.is_empty() {
+            moved |= state.retry_unrecorded(around);
+        }
         if !state.pending.is_empty() && state.dice.one_in(8) {
             let last = u32::try_from(state.pending.len() - 1).unwrap_or(0);
             let index = state.dice.up_to(last) as usize;
@@ -351,6 +356,13 @@ impl Translator for Smmu {
         }
         match self.judge(&mut state, &asked(request)) {
             Ok(grant) => self.grant(state, request, grant.output, grant.translation.is_some(), commit),
+            Err(Refusal { event: Some(event), stalls: true, .. }) => {
+                let memory = self.accessing_memory();
+                let stall = state.hold(&asked(request), &event, self.around());
+                drop(memory);
+                self.release(state);
+                Outcome::Stalled(stall)
+            }
             Err(refusal) => {
                 state.counters.refused += 1;
                 self.release(state);
@@ -407,6 +419,10 @@ impl Translator for Smmu {
 
     fn connect(&self, downstream: Weak<dyn Downstream>) {
         self.ways.add(downstream);
+    }
+
+    fn stalled(&self, stall: Stall) -> StallState {
+        self.lock().map_or(StallState::Waiting, |mut state| state.stalls.tell(stall))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Everything the model remembers, behind its one lock.
 
+use core::ops::RangeInclusive;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use model_bus::Fabric;
@@ -16,6 +17,7 @@ use crate::event::Record;
 use crate::micro::Micro;
 use crate::policy::Dice;
 use crate::registers::Registers;
+use crate::stall::Stalls;
 use crate::strict::Notes;
 
 /// What surrounds the state, and is not behind the lock.
@@ -113,6 +115,20 @@ pub(crate) enum Pending {
     CdAll { stream: u32 },
 }
 
+impl Pending {
+    /// The streams whose entries it invalidates.
+    pub(crate) fn streams(&self) -> Option<RangeInclusive<u32>> {
+        match *self {
+            Self::Ste { stream, .. } => Some(stream..=stream),
+            Self::SteRange { stream, range } => {
+                let within = u32::MAX >> (31 - range.min(31));
+                Some(stream & !within..=stream | within)
+            }
+            _ => None,
+        }
+    }
+}
+
 /// A CMD_SYNC at the head of the queue.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sync {
@@ -158,6 +174,9 @@ pub(crate) struct State {
     pub(crate) outbox: Vec<Outgoing>,
     pub(crate) lines: Lines,
     pub(crate) late_events: Vec<(u32, Record)>,
+    pub(crate) stalls: Stalls,
+    /// Streams whose configuration was invalidated since the last CMD_SYNC.
+    pub(crate) unsynced: Vec<RangeInclusive<u32>>,
     pub(crate) invalidated: Invalidated,
     pub(crate) mischief: Mischief,
     /// The stream that asked last, or that CMD_CFGI_STE named since, to guess who will ask next.
@@ -182,6 +201,8 @@ impl State {
             outbox: Vec::new(),
             lines: Lines::default(),
             late_events: Vec::new(),
+            stalls: Stalls::default(),
+            unsynced: Vec::new(),
             invalidated: Invalidated::default(),
             mischief: Mischief { evict: 0, prefetch: 0, audit: 0, quiet: u32::MAX, span: u32::MAX },
             last_stream: 0,

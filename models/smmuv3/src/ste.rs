@@ -6,8 +6,9 @@
 //! Spec: SMMUv3 H.a, 5.2 "STE, Stream Table Entry", 5.2.2 "Validity of STE".
 //! Not here: finding an entry (`stream_table`).
 
-use crate::config::Config;
+use crate::config::{Config, StallModel};
 use crate::geometry::Granule;
+use crate::update::{Updates, is_write_back};
 
 /// The eight 64-bit words of an entry.
 pub(crate) type Raw = [u64; 8];
@@ -40,6 +41,7 @@ pub(crate) enum IllegalSte {
     ContextsFormat,
     ContextPointer,
     Stage2Stall,
+    Stage2NoStall,
     Stage2Format,
     Stage2HardwareUpdate,
     Stage2Granule,
@@ -69,11 +71,12 @@ impl IllegalSte {
             Self::ContextsFormat => "5.2.2 \"Validity of STE\": two-level S1Fmt where SMMU_IDR0.CD2L is 0",
             Self::ContextPointer => "5.2.2 \"Validity of STE\": S1ContextPtr out of range",
             Self::Stage2Stall => "5.2.2 \"Validity of STE\": S2S set where stalls are not supported",
+            Self::Stage2NoStall => "5.2.2 \"Validity of STE\": S2S clear where stalls are forced",
             Self::Stage2Format => {
                 "5.2.2 \"Validity of STE\": S2AA64 selects a table format that is not there"
             }
             Self::Stage2HardwareUpdate => {
-                "5.2.2 \"Validity of STE\": S2HA or S2HD set where SMMU_IDR0.HTTU is 0"
+                "5.2.2 \"Validity of STE\": S2HA or S2HD set where SMMU_IDR0.HTTU does not have it"
             }
             Self::Stage2Granule => "5.2.2 \"Validity of STE\": S2TG selects a granule that is not there",
             Self::Stage2Root => "5.2.2 \"Validity of STE\": S2TTB out of range",
@@ -115,6 +118,8 @@ pub(crate) struct Contexts {
     pub(crate) leaf_lg2: Option<u32>,
     pub(crate) default_substream: DefaultSubstream,
     pub(crate) world: World,
+    /// S1STALLD: no descriptor may ask for stalls.
+    pub(crate) no_stalls: bool,
 }
 
 /// Stage 2 of a stream.
@@ -127,12 +132,18 @@ pub(crate) struct Stage2 {
     pub(crate) start: i8,
     /// S2DS: 52-bit descriptors for the small granules.
     pub(crate) ds: bool,
-    /// S2AFFD: the access flag is not looked at.
+    /// S2HA and S2HD.
+    pub(crate) updates: Updates,
+    /// S2IR0 and S2OR0: the tables lie in write-back memory.
+    pub(crate) write_back: bool,
+    /// S2AFFD, which S2HA makes IGNORED: the access flag is not looked at.
     pub(crate) ignore_access_flag: bool,
     /// S2PTW: no walk through device memory.
     pub(crate) protected_walk: bool,
     /// S2R: faults are recorded.
     pub(crate) record: bool,
+    /// S2S: faults hold the access back.
+    pub(crate) stall: bool,
     pub(crate) vmid: u16,
 }
 
@@ -231,8 +242,9 @@ fn vmid_of(raw: &Raw) -> u16 {
 
 /// "Stage 1 Translation".
 fn decode_stage1(raw: &Raw, config: &Config, stage2: bool, world: World) -> Result<Contexts, IllegalSte> {
-    // "Check STE.S1STALLD": the stall model is "not supported" always.
-    if flag(raw[1], 27) {
+    // "Check STE.S1STALLD".
+    let no_stalls = flag(raw[1], 27);
+    if no_stalls && config.stall != StallModel::Configurable {
         return Err(IllegalSte::StallDisable);
     }
     // "Check STE.S1CDMax": only where there are substreams at all; otherwise it is ignored and there is one CD.
@@ -262,24 +274,26 @@ fn decode_stage1(raw: &Raw, config: &Config, stage2: bool, world: World) -> Resu
         2 => DefaultSubstream::UseZero,
         _ => DefaultSubstream::Terminate,
     };
-    Ok(Contexts { pointer, lg2, leaf_lg2, default_substream, world })
+    Ok(Contexts { pointer, lg2, leaf_lg2, default_substream, world, no_stalls })
 }
 
 /// "Stage 2 Translation".
 fn decode_stage2(raw: &Raw, config: &Config) -> Result<Stage2, IllegalSte> {
     let (word, upper) = (raw[2], raw[3]);
-    // "Check STE.S2S": stalls are not supported.
-    if flag(word, 57) {
-        return Err(IllegalSte::Stage2Stall);
+    // "Check STE.S2S".
+    let stall = flag(word, 57);
+    match config.stall {
+        StallModel::NotSupported if stall => return Err(IllegalSte::Stage2Stall),
+        StallModel::Forced if !stall => return Err(IllegalSte::Stage2NoStall),
+        _ => {}
     }
     // "Check STE.S2AA64": 64-bit tables only.
     if !flag(word, 51) {
         return Err(IllegalSte::Stage2Format);
     }
     // "Check STE HW Translation Table Update".
-    if flag(word, 55) || flag(word, 56) {
-        return Err(IllegalSte::Stage2HardwareUpdate);
-    }
+    let updates =
+        Updates::decode(flag(word, 56), flag(word, 55), config).ok_or(IllegalSte::Stage2HardwareUpdate)?;
     // "Check STE.S2TG".
     let granule = Granule::from_tg0(field(word, 47, 46)).filter(|&granule| config.supports(granule));
     let granule = granule.ok_or(IllegalSte::Stage2Granule)?;
@@ -315,9 +329,12 @@ fn decode_stage2(raw: &Raw, config: &Config) -> Result<Stage2, IllegalSte> {
         output_bits,
         start,
         ds,
-        ignore_access_flag: flag(word, 53),
+        updates,
+        write_back: is_write_back(field(word, 43, 40)),
+        ignore_access_flag: flag(word, 53) && !updates.access,
         protected_walk: flag(word, 54),
         record: flag(word, 58),
+        stall,
         vmid: vmid_of(raw),
     })
 }

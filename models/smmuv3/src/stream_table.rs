@@ -24,7 +24,7 @@ impl Engine<'_> {
 
     fn bad_stream(&self, asked: &Asked) -> Refusal {
         let event = self.setup.record_bad_streams.then_some(Event::BadStreamId(*asked));
-        Refusal { event, ignored: false }
+        Refusal { event, ..Refusal::SILENT }
     }
 
     fn fetch_ste(&mut self, asked: &Asked) -> Result<CachedSte, Refusal> {
@@ -91,6 +91,11 @@ impl Engine<'_> {
                     self.note_contexts(stream, &contexts);
                 }
                 if let Some(stage2) = stage2 {
+                    // S2HD is bit 55, S2HA bit 56.
+                    if ste::field(cached.raw[2], 56, 55) == 1 {
+                        let detail = format!("stream {stream:#x}: {:#x}", cached.raw[2]);
+                        self.notes.record(clause::DIRTY_WITHOUT_ACCESS, detail);
+                    }
                     self.note_stage2(stream, &stage2);
                 }
             }
@@ -117,8 +122,9 @@ impl Engine<'_> {
             let detail = format!("stream {stream:#x}: S2TTB {:#x} of 2^{table_lg2} bytes", stage2.root);
             self.notes.record(clause::ROOT_ALIGNMENT, detail);
         }
-        // S2R is not cached in a TLB, and may differ.
-        let shared = |other: &ste::Stage2| ste::Stage2 { record: stage2.record, ..*other };
+        // S2R and S2S are not cached in a TLB, and may differ.
+        let shared =
+            |other: &ste::Stage2| ste::Stage2 { record: stage2.record, stall: stage2.stall, ..*other };
         let differs = self.caches.config.stes().find(|(other, cached)| {
             let Ok(Ste::Pass { stage2: Some(theirs), .. }) = &cached.meaning else { return false };
             *other != stream && theirs.vmid == stage2.vmid && shared(theirs) != *stage2

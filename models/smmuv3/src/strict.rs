@@ -87,6 +87,18 @@ pub mod clause {
     pub const ATS_SUBSTREAM: &str = "4.5 \"ATS and PRI\": SSV set where SMMU_IDR1.SSIDSIZE is 0";
     /// A live translation was changed without break-before-make.
     pub const BREAK_BEFORE_MAKE: &str = "3.21.1.1 \"Translation tables update procedure\": a live translation changed without break-before-make";
+    /// CMD_RESUME for an access that no event told of, or that was answered.
+    pub const RESUME_UNKNOWN: &str =
+        "4.7.1 \"CMD_RESUME\": StreamID and STAG of no stall event that waits for an answer";
+    /// CMD_STALL_TERM for a stream whose new accesses might still be held back.
+    pub const STALL_TERM: &str =
+        "4.7.2 \"CMD_STALL_TERM\": STE not updated, invalidated and synchronized to terminate with abort";
+    /// HD or S2HD without HA or S2HA.
+    pub const DIRTY_WITHOUT_ACCESS: &str =
+        "5.4 \"CD, Context Descriptor\": HD without HA, or S2HD without S2HA, is Reserved";
+    /// CR2.E2H changed while translations of EL2 were cached.
+    pub const E2H_CHANGE: &str =
+        "6.3.12 \"SMMU_CR2\": E2H changed without invalidation of all that is cached of EL2";
     /// The entries under one contiguous hint contradict each other.
     pub const CONTIGUOUS: &str =
         "Arm DDI 0487, D8.7.1 \"The Contiguous bit\": entries of one contiguous group differ";

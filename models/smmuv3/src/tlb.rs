@@ -17,6 +17,7 @@ use crate::descriptor::{Hierarchy, Rights};
 use crate::geometry::Granule;
 use crate::scope::Targets;
 use crate::ste::World;
+use crate::update::Split;
 
 /// What a cached translation belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,6 +39,8 @@ pub(crate) struct Origin {
     pub(crate) memory: u16,
     /// Whether the leaf is part of a contiguous group.
     pub(crate) contiguous: bool,
+    /// What the leaf allows more once the hardware has made it dirty.
+    pub(crate) clean: Rights,
     /// The nT bit of a block.
     pub(crate) no_translate: bool,
 }
@@ -82,6 +85,13 @@ impl Translation {
     /// How what the tables say `now` contradicts this translation while it lives.
     pub(crate) fn contradicted_by(&self, now: &Self) -> Option<Conflict> {
         contradiction(self, now)
+    }
+
+    /// Whether `needed` rights need a leaf, of either stage, to become dirty first.
+    pub(crate) fn is_clean_for(&self, needed: Rights) -> bool {
+        let clean =
+            |(origin, now): (Origin, Rights)| Split { now, clean: origin.clean }.becomes_dirty_for(needed);
+        self.stage1.is_some_and(clean) || self.stage2.is_some_and(clean)
     }
 
     /// The leaf by whose level and granule a command finds it.
@@ -346,7 +356,14 @@ pub(crate) mod sample {
     pub(crate) const GLOBAL: Space = Space::Global { world: EL1, vmid: 1, aset: false };
 
     pub(crate) fn origin(level: i8) -> Origin {
-        Origin { granule: Granule::Kib4, level, memory: 0xff, contiguous: false, no_translate: false }
+        Origin {
+            granule: Granule::Kib4,
+            level,
+            memory: 0xff,
+            contiguous: false,
+            clean: Rights(0),
+            no_translate: false,
+        }
     }
 
     pub(crate) fn leaf(space: Space, first: u64, level: i8) -> Translation {

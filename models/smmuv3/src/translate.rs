@@ -67,12 +67,13 @@ impl Engine<'_> {
         let (space, aset, address) = place(regime, asked);
         if !self.fresh
             && let Some(&found) = self.caches.tlb.find(space, aset, address)
+            && !found.is_clean_for(needed)
         {
             return Ok((found, true));
         }
         let walked = match (&regime.stage1, &regime.stage2) {
             (Some(cd), _) => self.walk_stage1(regime, cd, asked, needed),
-            (None, Some(stage2)) => self.stage2_leaf(stage2, address, Class::In, asked),
+            (None, Some(stage2)) => self.stage2_leaf(stage2, address, Class::In, asked, needed),
             // The caller let bypassed streams through.
             (None, None) => {
                 Err(Fault { kind: EventKind::Translation, stage2: false, class: Class::In, ipa: 0, fetch: 0 })
@@ -120,16 +121,17 @@ pub(crate) fn check(translation: &Translation, address: u64, needed: Rights) -> 
 
 /// What a fault does to the access.
 ///
-/// Spec: SMMUv3 H.a, 5.5 "Fault configuration (A, R, S bits)": stage 1 by CD.A and CD.R, stage 2 by STE.S2R, and always aborted.
+/// Spec: SMMUv3 H.a, 5.5 "Fault configuration (A, R, S bits)": stage 1 by CD.A, CD.R and CD.S, stage 2 by STE.S2R and STE.S2S, and never ignored.
+/// What is held back is always recorded, whatever R says.
 /// Anything but translation, size, access flag and permission faults is recorded and aborted.
 pub(crate) fn refuse(asked: &Asked, fault: Fault, cd: Option<&Cd>, stage2: Option<&Stage2>) -> Refusal {
     let event = Event::Fault(*asked, fault);
     let configurable = !matches!(fault.kind, EventKind::WalkAbort | EventKind::TlbConflict);
-    let (record, ignored) = match (fault.stage2, cd, stage2) {
-        _ if !configurable => (true, false),
-        (true, _, Some(stage2)) => (stage2.record, false),
-        (false, Some(cd), _) => (cd.record, !cd.abort),
-        _ => (true, false),
+    let (record, ignored, stalls) = match (fault.stage2, cd, stage2) {
+        _ if !configurable => (true, false, false),
+        (true, _, Some(stage2)) => (stage2.record, false, stage2.stall),
+        (false, Some(cd), _) => (cd.record, !cd.abort, cd.stall),
+        _ => (true, false, false),
     };
-    Refusal { event: record.then_some(event), ignored }
+    Refusal { event: (record || stalls).then_some(event), ignored: ignored && !stalls, stalls }
 }

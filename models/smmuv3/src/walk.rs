@@ -14,10 +14,14 @@ use crate::geometry::{Granule, LAST_LEVEL};
 use crate::ste::{Stage2, World, field, flag};
 use crate::strict::clause;
 use crate::tlb::{Origin, Space, TableEntry, TableKey, Translation};
+use crate::update::{Split, Updates};
 
 /// A leaf that a walk of one stage found.
-struct Leaf {
-    raw: u64,
+pub(crate) struct Leaf {
+    /// The descriptor, as it was read or as the hardware has made it.
+    pub(crate) raw: u64,
+    /// Where the descriptor lies: an intermediate address, if there is a stage 2 behind.
+    pub(crate) place: u64,
     /// Where the first byte of the entry, or of its contiguous group, goes.
     output: u64,
     size_lg2: u32,
@@ -27,7 +31,7 @@ struct Leaf {
 }
 
 /// What one walk goes through.
-struct Tables {
+pub(crate) struct Tables {
     space: Space,
     format: Format,
     root: u64,
@@ -35,6 +39,9 @@ struct Tables {
     input_bits: u32,
     output_bits: u32,
     flat_attributes: bool,
+    pub(crate) updates: Updates,
+    /// They lie in write-back memory.
+    pub(crate) write_back: bool,
 }
 
 impl Tables {
@@ -53,17 +60,17 @@ impl Tables {
 
 /// Who walks: what a fault of the walk itself is called, and where its descriptors are.
 #[derive(Clone, Copy)]
-struct Walker<'a> {
-    stage2: bool,
-    class: Class,
+pub(crate) struct Walker<'a> {
+    pub(crate) stage2: bool,
+    pub(crate) class: Class,
     /// The address that entered the stage.
     input: u64,
     /// Descriptors lie in intermediate space, behind this stage 2.
-    behind: Option<&'a Stage2>,
+    pub(crate) behind: Option<&'a Stage2>,
 }
 
 impl Walker<'_> {
-    fn fault(self, kind: EventKind) -> Fault {
+    pub(crate) fn fault(self, kind: EventKind) -> Fault {
         Fault {
             kind,
             stage2: self.stage2,
@@ -100,18 +107,21 @@ impl Engine<'_> {
         }
         let private = Space::Private { world: cd.world, vmid: regime.vmid, asid: cd.asid };
         let tables = self.stage1_tables(&region, cd, private);
-        let leaf = self.walk(&tables, address, walker, asked)?;
+        let one_privilege = cd.world == World::El2;
+        let rights = |leaf: &Leaf, raw| {
+            Rights::stage1(
+                raw,
+                leaf.limits,
+                one_privilege,
+                cd.write_execute_never,
+                cd.privileged_access_never,
+            )
+        };
+        let (leaf, split) = self.walk_and_update(&tables, address, walker, asked, needed, &rights)?;
         if !cd.ignore_access_flag && !flag(leaf.raw, 10) {
             return Err(walker.fault(EventKind::Access));
         }
-        let one_privilege = cd.world == World::El2;
-        let rights = Rights::stage1(
-            leaf.raw,
-            leaf.limits,
-            one_privilege,
-            cd.write_execute_never,
-            cd.privileged_access_never,
-        );
+        let rights = split.now;
         if !rights.allow(needed) {
             return Err(walker.fault(EventKind::Permission));
         }
@@ -123,7 +133,7 @@ impl Engine<'_> {
             private
         };
         let attribute = (cd.mair >> (field(leaf.raw, 4, 2) * 8)) & 0xff;
-        let origin = origin_of(&leaf, region.granule, attribute << 2 | field(leaf.raw, 9, 8));
+        let origin = origin_of(&leaf, region.granule, attribute << 2 | field(leaf.raw, 9, 8), split);
         let whole = Translation {
             space,
             first: address >> leaf.size_lg2 << leaf.size_lg2,
@@ -135,7 +145,7 @@ impl Engine<'_> {
             filler: (asked.stream, asked.substream),
         };
         let Some(stage2) = &regime.stage2 else { return self.kept(whole, Some(cd)) };
-        let behind = self.stage2_leaf(stage2, whole.output_of(address), Class::In, asked)?;
+        let behind = self.stage2_leaf(stage2, whole.output_of(address), Class::In, asked, needed)?;
         let joined = join(&whole, &behind, address);
         self.kept(joined, Some(cd))
     }
@@ -149,20 +159,25 @@ impl Engine<'_> {
             input_bits: region.input_bits,
             output_bits: cd.output_bits,
             flat_attributes: region.flat_attributes,
+            updates: cd.updates,
+            write_back: region.write_back,
         }
     }
 
-    /// Stage 2 for `ipa`, from the cache or by a walk. Rights are not looked at.
+    /// Stage 2 for `ipa`, from the cache or by a walk. Whether it gives the `needed` rights is not looked at, but what must become
+    /// dirty for them is made dirty.
     pub(crate) fn stage2_leaf(
         &mut self,
         stage2: &Stage2,
         ipa: u64,
         class: Class,
         asked: &Asked,
+        needed: Rights,
     ) -> Result<Translation, Fault> {
         let space = Space::Stage2 { vmid: stage2.vmid };
         if !self.fresh
             && let Some(&found) = self.caches.tlb.find(space, false, ipa)
+            && !found.is_clean_for(needed)
         {
             return Ok(found);
         }
@@ -180,13 +195,18 @@ impl Engine<'_> {
             input_bits: stage2.input_bits,
             output_bits: stage2.output_bits,
             flat_attributes: true,
+            updates: stage2.updates,
+            write_back: stage2.write_back,
         };
-        let leaf = self.walk(&tables, ipa, walker, asked)?;
+        let extended = self.config.stage2_execute_never_extended;
+        let rights = |_: &Leaf, raw| Rights::stage2(raw, extended);
+        let (leaf, split) = self.walk_and_update(&tables, ipa, walker, asked, needed, &rights)?;
         if !stage2.ignore_access_flag && !flag(leaf.raw, 10) {
             return Err(walker.fault(EventKind::Access));
         }
-        let rights = Rights::stage2(leaf.raw, self.config.stage2_execute_never_extended);
-        let origin = origin_of(&leaf, stage2.granule, field(leaf.raw, 5, 2) << 2 | field(leaf.raw, 9, 8));
+        let rights = split.now;
+        let memory = field(leaf.raw, 5, 2) << 2 | field(leaf.raw, 9, 8);
+        let origin = origin_of(&leaf, stage2.granule, memory, split);
         let whole = Translation {
             space,
             first: ipa >> leaf.size_lg2 << leaf.size_lg2,
@@ -200,7 +220,8 @@ impl Engine<'_> {
         self.kept(whole, None)
     }
 
-    /// Stage 2 for something that stage 1 needs, with the rights it needs: the PA.
+    /// Stage 2 for something that stage 1 needs, with the rights it needs: the PA. An update writes; all else reads, and is no
+    /// reason to make a page dirty.
     pub(crate) fn stage2_for_walk(
         &mut self,
         stage2: &Stage2,
@@ -208,11 +229,12 @@ impl Engine<'_> {
         class: Class,
         asked: &Asked,
     ) -> Result<u64, Fault> {
-        let leaf = self.stage2_leaf(stage2, ipa, class, asked)?;
+        let needed = if class == Class::TtUpdate { Rights::UPDATE } else { FETCH };
+        let leaf = self.stage2_leaf(stage2, ipa, class, asked, needed)?;
         let (origin, rights) = leaf.stage2.unzip();
         // S2PTW: "CD fetch or stage 1 table walk to Device-mapped stage 2 address: stage 2 Permission fault". MemAttr[3:2] is 0.
         let device = origin.is_some_and(|origin| origin.memory >> 4 == 0);
-        if !rights.unwrap_or_default().allow(FETCH) || (stage2.protected_walk && device) {
+        if !rights.unwrap_or_default().allow(needed) || (stage2.protected_walk && device) {
             let walker = Walker { stage2: true, class, input: ipa, behind: None };
             return Err(walker.fault(EventKind::Permission));
         }
@@ -220,7 +242,7 @@ impl Engine<'_> {
     }
 
     /// Goes down the tables.
-    fn walk(
+    pub(crate) fn walk(
         &mut self,
         tables: &Tables,
         address: u64,
@@ -293,6 +315,7 @@ impl Engine<'_> {
         let group_lg2 = size_lg2 + entries.ilog2();
         let alone = Leaf {
             raw: found.raw,
+            place: found.place,
             output: found.output,
             size_lg2,
             level: found.level,
@@ -328,8 +351,9 @@ impl Engine<'_> {
         let own = (found.address >> size_lg2) % entries;
         let mut sound = found.output == base + (own << size_lg2);
         let mut missing = false;
-        // All but the address, the access flag, the dirty state and what is left to software.
-        let fixed = |raw: u64| raw & 0x0070_0000_0000_0bfc;
+        // All but the address, the access flag, the dirty state if the hardware keeps it, and what is left to software.
+        let varying = tables.updates.varying(found.raw);
+        let fixed = |raw: u64| raw & 0x0070_0000_0000_0bfc & !varying;
         for index in 0..entries {
             let Ok(raw) = self.read_descriptor(first_place + index * 8, walker, asked) else { return false };
             match tables.format.decode(raw, found.level) {
@@ -379,12 +403,13 @@ struct Found {
     address: u64,
 }
 
-fn origin_of(leaf: &Leaf, granule: Granule, memory: u64) -> Origin {
+fn origin_of(leaf: &Leaf, granule: Granule, memory: u64, split: Split) -> Origin {
     Origin {
         granule,
         level: leaf.level,
         memory: u16::try_from(memory).unwrap_or(0),
         contiguous: leaf.contiguous,
+        clean: split.clean,
         no_translate: leaf.level < LAST_LEVEL && flag(leaf.raw, 16),
     }
 }
