@@ -12,7 +12,6 @@ use std::time::Instant;
 use model_bus::{Outcome, Request, Translator};
 use portcullis::core::device::DmaMask;
 use portcullis::core::dma::Direction;
-use portcullis::core::domain::FlushMode;
 use portcullis::hal::{BlockLayout, DmaMemory};
 use portcullis::types::{Access, Iova, Pa};
 use portcullis_lab::boot::{BootRequest, Standing, System};
@@ -54,16 +53,7 @@ fn ours() -> f64 {
     let spec = builtin::find(builtin::DEFAULT).expect("there is a default machine");
     let tree = fdt::emit(&spec).expect("the machine has a device tree");
     let machine = Machine::build(spec, DiskContent::Blank, 1, &sink).expect("the machine can be built");
-    let itses = machine.interrupt_controllers();
-    let request = BootRequest {
-        bus: &machine.bus,
-        itses,
-        device_tree: &tree,
-        sink,
-        tamper: None,
-        mode: FlushMode::Strict,
-    };
-    let system = System::boot(request).expect("the machine boots");
+    let system = System::boot(BootRequest::new(&machine, &tree, sink)).expect("the machine boots");
     let (device, group) = system
         .endpoints()
         .find_map(|(_, endpoint)| match &endpoint.standing {

@@ -1,6 +1,5 @@
 //! A machine as a tree: what firmware says of it, and what discovery made of that.
 
-use portcullis::core::domain::FlushMode;
 use portcullis::core::iommu::ReservedRegion;
 use portcullis::types::PaRange;
 
@@ -26,10 +25,7 @@ pub(crate) fn of(spec: MachineSpec, device_tree: &[u8]) -> Result<MachineTree, R
     let label = format!("{}: {}", spec.name, spec.summary);
     let ram = spec.ram;
     let machine = Machine::build(spec, DiskContent::Blank, 1, &sink)?;
-    let itses = machine.interrupt_controllers();
-    let mode = FlushMode::Strict;
-    let system =
-        System::boot(BootRequest { bus: &machine.bus, itses, device_tree, sink, tamper: None, mode })?;
+    let system = System::boot(BootRequest::new(&machine, device_tree, sink))?;
     let memory = leaf(format!("memory {}", size(ram)), vec![ram.to_string()]);
     let mut children = vec![memory];
     children.extend(system.firmware.msi_controllers.iter().map(|controller| {

@@ -108,6 +108,15 @@ fn an_iommu_of_a_kind_that_nobody_drives_is_refused_by_its_name() {
 }
 
 #[test]
+fn an_smmu_with_too_few_registers_is_bad_input() {
+    let mut tree = tree_of(|_| ());
+    let reg = [0u32, 0x0905_0000, 0, 0x2_0000].map(u32::to_be_bytes).concat();
+    let at = (0..tree.len() - 16).find(|&at| tree[at..].starts_with(&reg)).unwrap();
+    tree[at + 12..at + 16].copy_from_slice(&0x1_0000u32.to_be_bytes());
+    bad_input(run_on("short", &tree), &["iommu@9050000", "128 KiB"]);
+}
+
+#[test]
 fn a_disk_that_no_iommu_covers_is_refused() {
     let tree = tree_of(|spec| spec.host_bridges[0].smmu = None);
     refused(run_on("uncovered", &tree), &["0000:00:01.0", "no IOMMU covers it", "iommu-map"]);

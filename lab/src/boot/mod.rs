@@ -1,11 +1,21 @@
 //! Boot: from the firmware tables and nothing else to devices that drivers can be bound to.
 //!
 //! What a kernel that embeds Portcullis does at start, in its order: read the tables; bring up each IOMMU, so that everything
-//! behind it is blocked; enumerate PCI; make known to its IOMMU every function, and put it into its group, attached to the group's DMA domain.
+//! behind it is blocked; enumerate PCI; make known to its IOMMU every function and every other device, and put it into its group, attached to the group's DMA domain.
 //! Only then may a driver let its device be a bus master.
+//!
+//! | file | what |
+//! |---|---|
+//! | `cpus` | what all CPUs can do, and the kernel's choices |
+//! | `irq` | interrupts that are messages |
+//! | `smmu` | an IOMMU |
+//! | `pci` | what is below a host bridge |
+//! | `fixed` | devices that firmware tells of |
 //!
 //! Not here: models (`machine`), drivers' work (`workload`).
 
+mod cpus;
+mod fixed;
 mod irq;
 mod pci;
 mod smmu;
@@ -14,14 +24,23 @@ use std::sync::Arc;
 
 use model_bus::Bus;
 use model_devices::its::Its;
-use portcullis::core::group::Group;
+use portcullis::core::device::Device;
+use portcullis::core::domain::FlushMode;
+use portcullis::core::group::{DefaultDomain, Group};
+use portcullis::core::iommu::Iommu;
+use portcullis::core::pasid::MmPasids;
 use portcullis::firmware;
+use portcullis::hal::Platform;
+use portcullis::types::Pa;
 
+pub use cpus::CpuSet;
+pub use fixed::FixedDevice;
 pub use irq::{Interrupts, Line};
-pub use pci::{Endpoint, HostBridge, Standing};
-pub use smmu::Unit;
+pub use pci::{Endpoint, HostBridge};
+pub use smmu::{OwnLines, Unit};
 
 use crate::error::RunError;
+use crate::machine::Machine;
 use crate::platform::{LabPlatform, Tamper};
 use crate::trace::SharedSink;
 
@@ -38,8 +57,28 @@ pub struct System {
     pub groups: Vec<Arc<Group<LabPlatform>>>,
     /// The PCI host bridges.
     pub hosts: Vec<HostBridge>,
+    /// Devices that are not PCI's and do DMA.
+    pub fixed: Vec<FixedDevice>,
+    /// The CPUs.
+    pub cpus: CpuSet,
+    /// The PASIDs of all processes.
+    pub pasids: Arc<MmPasids<<LabPlatform as Platform>::Mutex>>,
     /// Interrupts that arrive as messages.
     pub interrupts: Arc<Interrupts>,
+}
+
+/// Whether a device can do DMA.
+#[derive(Debug)]
+pub enum Standing {
+    /// Through an IOMMU.
+    Behind {
+        /// As its IOMMU and its group know it.
+        device: Arc<Device<LabPlatform>>,
+        /// Its group.
+        group: Arc<Group<LabPlatform>>,
+    },
+    /// No IOMMU that is up covers it. It is not used: untranslated access is nothing that anybody gets by omission.
+    Uncovered(&'static str),
 }
 
 /// What boots.
@@ -47,7 +86,9 @@ pub struct BootRequest<'a> {
     /// The machine's bus.
     pub bus: &'a Arc<Bus>,
     /// The machine's interrupt controllers, by the addresses of their registers.
-    pub itses: Vec<(portcullis::types::Pa, Arc<Its>)>,
+    pub itses: Vec<(Pa, Arc<Its>)>,
+    /// The machine's CPUs, and the kernel's page size.
+    pub cpus: CpuSet,
     /// The flattened device tree.
     pub device_tree: &'a [u8],
     /// Who hears what happens.
@@ -55,7 +96,22 @@ pub struct BootRequest<'a> {
     /// Who falsifies what the CPU does, in tests of the tests.
     pub tamper: Option<Arc<dyn Tamper>>,
     /// When unmapped addresses are flushed.
-    pub mode: portcullis::core::domain::FlushMode,
+    pub mode: FlushMode,
+}
+
+impl<'a> BootRequest<'a> {
+    /// For a machine of models: nobody falsifies, and unmapped addresses are flushed at once.
+    pub fn new(machine: &'a Machine, device_tree: &'a [u8], sink: SharedSink) -> Self {
+        Self {
+            bus: &machine.bus,
+            itses: machine.interrupt_controllers(),
+            cpus: CpuSet { cpus: machine.cpus.clone(), page: machine.spec.page },
+            device_tree,
+            sink,
+            tamper: None,
+            mode: FlushMode::Strict,
+        }
+    }
 }
 
 impl System {
@@ -71,10 +127,20 @@ impl System {
         })?;
         let platform = Arc::new(LabPlatform::new(request.bus.clone(), request.sink, request.tamper));
         let interrupts = Arc::new(Interrupts::new(&firmware, request.itses));
-        let mut system =
-            Self { platform, firmware, units: Vec::new(), groups: Vec::new(), hosts: Vec::new(), interrupts };
+        let cpu_facts = request.cpus.facts();
+        let mut system = Self {
+            platform,
+            firmware,
+            units: Vec::new(),
+            groups: Vec::new(),
+            hosts: Vec::new(),
+            fixed: Vec::new(),
+            cpus: request.cpus,
+            pasids: Arc::new(MmPasids::new()),
+            interrupts,
+        };
         for index in 0..system.firmware.iommus.len() {
-            let unit = smmu::bring_up(&system.platform, &system.firmware, index, &system.interrupts)?;
+            let unit = smmu::bring_up(&system, cpu_facts, index)?;
             system.units.extend(unit);
         }
         for index in 0..system.firmware.pci_hosts.len() {
@@ -82,7 +148,28 @@ impl System {
             system.groups.extend(host.groups.iter().cloned());
             system.hosts.push(host);
         }
+        for index in 0..system.firmware.devices.len() {
+            let device = fixed::bring_up(&system, index, request.mode)?;
+            system.groups.extend(device.as_ref().and_then(FixedDevice::group));
+            system.fixed.extend(device);
+        }
         Ok(system)
+    }
+
+    /// A new group of devices behind an IOMMU, with a domain for the DMA API.
+    fn new_group(&self, unit: &Unit, id: u32, mode: FlushMode) -> Result<Arc<Group<LabPlatform>>, RunError> {
+        let iommu = unit.unit.iommu().clone();
+        let group = Group::new(self.platform.clone(), iommu, id, DefaultDomain::Dma(mode));
+        let group = group.map_err(|error| {
+            let what = format!("no domain for a group: {error:?}");
+            RunError::wrong(unit.smmu.name(), what, "give the machine more memory")
+        })?;
+        Ok(Arc::new(group))
+    }
+
+    /// The number of the next group.
+    fn next_group_id(&self) -> u32 {
+        self.groups.iter().map(|group| group.id() + 1).max().unwrap_or(0)
     }
 
     /// The IOMMU with this index in the firmware's list; none if it was not brought up.
@@ -92,7 +179,7 @@ impl System {
 
     /// Reads the events of the IOMMUs, whether or not their interrupts came. Answers how many faults there were.
     pub fn service_iommus(&self) -> usize {
-        self.units.iter().map(Unit::service).sum()
+        self.units.iter().map(|unit| unit.service().faults).sum()
     }
 
     /// Every endpoint, with its host bridge.
@@ -106,8 +193,11 @@ impl System {
     ///
     /// [`RunError::Wrong`]: hardware did not confirm. The rest is done in spite of it, and the first error is answered.
     pub fn detach(&mut self) -> Result<(), RunError> {
+        let fixed = core::mem::take(&mut self.fixed).into_iter();
+        let gone = fixed.map(|device| let_go(&self.units, &device.name, device.standing));
+        let gone = gone.fold(Ok(()), Result::and);
         let hosts = core::mem::take(&mut self.hosts).into_iter();
-        hosts.map(|host| pci::let_go(&self.units, host)).fold(Ok(()), Result::and)
+        hosts.map(|host| pci::let_go(&self.units, host)).fold(gone, Result::and)
     }
 
     /// Lets go of every device and switches the IOMMUs off, closed: what is behind them is aborted from then on.
@@ -120,4 +210,19 @@ impl System {
         drop(self.groups);
         self.units.iter().map(Unit::shut_down).fold(detached, Result::and)
     }
+}
+
+/// Takes a device out of its group and away from its IOMMU.
+fn let_go(units: &[Unit], name: &str, standing: Standing) -> Result<(), RunError> {
+    let Standing::Behind { device, group } = standing else { return Ok(()) };
+    let wrong = |error: String| RunError::wrong(name, error, "run with -v to see the SMMU's commands");
+    let unit = units.iter().find(|unit| unit.unit.iommu().name() == device.iommu().name());
+    let left =
+        group.remove_device(&device).map_err(|error| wrong(format!("it did not leave its group: {error:?}")));
+    left.and_then(|()| match unit {
+        Some(unit) => {
+            unit.unit.remove_device(&device).map_err(|error| wrong(format!("it was not removed: {error:?}")))
+        }
+        None => Ok(()),
+    })
 }

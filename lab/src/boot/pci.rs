@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use portcullis::core::device::{Device, DeviceInfo};
+use portcullis::core::device::DeviceInfo;
 use portcullis::core::domain::FlushMode;
-use portcullis::core::group::{DefaultDomain, Group};
+use portcullis::core::group::Group;
 use portcullis::core::iommu::{Iommu, RegionSource, ReservedKind, ReservedRegion};
-use portcullis::firmware::{Machine, MsiTarget, PciHost, ReservedUse, Translation};
+use portcullis::firmware::{DeviceRef, Machine, MsiTarget, PciHost, ReservedUse, Translation};
 use portcullis::pci::{self, Bdf, Ecam, Space, Topology};
 use portcullis::types::{Iova, IovaRange, Perms, Prot, SourceId};
 
-use super::System;
 use super::smmu::Unit;
+use super::{Standing, System};
 use crate::error::RunError;
 use crate::platform::{LabPlatform, RegisterWindow};
 
@@ -42,20 +42,6 @@ pub struct Endpoint {
     pub msi: Option<MsiTarget>,
 }
 
-/// Whether a function can do DMA.
-#[derive(Debug)]
-pub enum Standing {
-    /// Through an IOMMU.
-    Behind {
-        /// As its IOMMU and its group know it.
-        device: Arc<Device<LabPlatform>>,
-        /// Its group.
-        group: Arc<Group<LabPlatform>>,
-    },
-    /// No IOMMU that is up covers it. It is not used: untranslated access is nothing that anybody gets by omission.
-    Uncovered(&'static str),
-}
-
 /// Brings up host bridge `index` of the firmware's list.
 pub(super) fn bring_up(system: &System, index: usize, mode: FlushMode) -> Result<HostBridge, RunError> {
     let host = &system.firmware.pci_hosts[index];
@@ -65,7 +51,7 @@ pub(super) fn bring_up(system: &System, index: usize, mode: FlushMode) -> Result
     let topology = pci::enumerate(&config, &bridge);
     let mut found = HostBridge { index, config, topology, endpoints: Vec::new(), groups: Vec::new() };
     let mut standings: Vec<Option<Standing>> = found.topology.functions.iter().map(|_| None).collect();
-    let mut next_id = system.groups.iter().map(|group| group.id() + 1).max().unwrap_or(0);
+    let mut next_id = system.next_group_id();
     for members in found.topology.groups() {
         let mut builder =
             GroupBuilder { system, index, mode, topology: &found.topology, groups: Vec::new(), next_id };
@@ -94,21 +80,7 @@ pub(super) fn let_go(units: &[Unit], host: HostBridge) -> Result<(), RunError> {
     let mut result = Ok(());
     for endpoint in host.endpoints {
         host.topology.disable_bus_master(&host.config, endpoint.function);
-        let Standing::Behind { device, group } = endpoint.standing else { continue };
-        let wrong =
-            |error: String| RunError::wrong(&endpoint.name, error, "run with -v to see the SMMU's commands");
-        let unit = units.iter().find(|unit| unit.unit.iommu().name() == device.iommu().name());
-        let left = group
-            .remove_device(&device)
-            .map_err(|error| wrong(format!("it did not leave its group: {error:?}")));
-        let gone = left.and_then(|()| match unit {
-            Some(unit) => unit
-                .unit
-                .remove_device(&device)
-                .map_err(|error| wrong(format!("it was not removed: {error:?}"))),
-            None => Ok(()),
-        });
-        result = result.and(gone);
+        result = result.and(super::let_go(units, &endpoint.name, endpoint.standing));
     }
     result
 }
@@ -172,17 +144,8 @@ impl<'a> GroupBuilder<'a> {
         if let Some(group) = self.groups.iter().find(same) {
             return Ok(group.clone());
         }
-        let id = self.next_id;
+        let group = self.system.new_group(unit, self.next_id, self.mode)?;
         self.next_id += 1;
-        let iommu = unit.unit.iommu().clone();
-        let group = Group::new(self.system.platform.clone(), iommu, id, DefaultDomain::Dma(self.mode));
-        let group = Arc::new(group.map_err(|error| {
-            RunError::wrong(
-                unit.smmu.name(),
-                format!("no domain for a group: {error:?}"),
-                "give the machine more memory",
-            )
-        })?);
         self.groups.push(group.clone());
         Ok(group)
     }
@@ -201,13 +164,14 @@ impl<'a> GroupBuilder<'a> {
             info.bus_limit = ranges.iter().map(|range| range.bus.last()).max();
             info.bridge_windows.extend(gaps(ranges.iter().map(|range| range.bus)));
         }
-        info.firmware_regions = reserved(&self.system.firmware, self.index, at);
+        let function = Machine::pci_function(self.index, at);
+        info.firmware_regions = reserved(&self.system.firmware, &function);
         info
     }
 }
 
 /// Addresses between ranges.
-fn gaps(ranges: impl Iterator<Item = IovaRange>) -> Vec<IovaRange> {
+pub(super) fn gaps(ranges: impl Iterator<Item = IovaRange>) -> Vec<IovaRange> {
     let mut ranges: Vec<IovaRange> = ranges.collect();
     ranges.sort();
     let mut next = Some(Iova::new(0));
@@ -221,10 +185,9 @@ fn gaps(ranges: impl Iterator<Item = IovaRange>) -> Vec<IovaRange> {
     gaps
 }
 
-/// The regions that firmware reserves for a function.
-fn reserved(firmware: &Machine, host: usize, at: Bdf) -> Vec<ReservedRegion> {
-    let device = Machine::pci_function(host, at);
-    let regions = firmware.reserved_for(&device);
+/// The regions that firmware reserves for a device.
+pub(super) fn reserved(firmware: &Machine, device: &DeviceRef) -> Vec<ReservedRegion> {
+    let regions = firmware.reserved_for(device);
     let region = |used| match used {
         ReservedUse::Direct => (ReservedKind::Direct, Prot::cached(Perms::READ_WRITE)),
         ReservedUse::Reserved => (ReservedKind::Reserved, Prot::default()),

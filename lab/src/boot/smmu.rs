@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use portcullis::core::iommu::{GlobalError, Iommu};
+use portcullis::core::iopf::FaultQueue;
+use portcullis::core::sva::{CpuFacts, Serviced, SvaUnit};
 use portcullis::core::unit::IommuUnit;
-use portcullis::firmware::{self, IommuKind};
+use portcullis::firmware::IommuKind;
 use portcullis::smmuv3::{Config, Msi, Smmu};
 
-use super::irq::{Interrupts, Line};
+use super::System;
+use super::irq::Line;
 use crate::error::RunError;
+use crate::machine::fdt::FRAME_BYTES;
 use crate::platform::{LabPlatform, RegisterWindow};
 
 /// Events that an SMMU sends as messages of its own.
@@ -24,18 +28,31 @@ pub struct Unit {
     /// Its driver.
     pub smmu: Arc<Smmu<LabPlatform, RegisterWindow>>,
     /// Its devices.
-    pub unit: IommuUnit<LabPlatform>,
-    /// Its own interrupts, if they are messages: events, errors.
-    pub lines: Option<(Line, Line)>,
+    pub unit: Arc<IommuUnit<LabPlatform>>,
+    /// Its devices that share processes' memory. Its queue of page requests has workers as whoever services it calls them.
+    pub sva: Arc<SvaUnit<LabPlatform>>,
+    /// Its own interrupts, if they are messages.
+    pub lines: Option<OwnLines>,
+}
+
+/// An IOMMU's own interrupts.
+#[derive(Clone, Debug)]
+pub struct OwnLines {
+    /// There are events.
+    pub events: Line,
+    /// There is an error.
+    pub errors: Line,
+    /// There are page requests.
+    pub page_requests: Line,
 }
 
 /// Brings up IOMMU `index` of the firmware's list. None for one that is not enabled: what is behind it is not used.
 pub(super) fn bring_up(
-    platform: &Arc<LabPlatform>,
-    firmware: &firmware::Machine,
+    system: &System,
+    cpus: Option<CpuFacts>,
     index: usize,
-    interrupts: &Arc<Interrupts>,
 ) -> Result<Option<Unit>, RunError> {
+    let System { platform, firmware, interrupts, pasids, .. } = system;
     let node = &firmware.iommus[index];
     if !node.enabled {
         return Ok(None);
@@ -44,20 +61,29 @@ pub(super) fn bring_up(
         let what = format!("no driver for an IOMMU that is {}", node.compatible.join(", "));
         return Err(RunError::refused(&node.path, what, "use a machine whose IOMMUs are arm,smmu-v3"));
     };
+    if frame.len_bytes().is_some_and(|len| len < FRAME_BYTES) {
+        let what = format!("an SMMUv3 has {} KiB of registers, and {frame} is less", FRAME_BYTES >> 10);
+        return Err(RunError::bad_input(&node.path, what, "correct the tree, or name a built-in machine"));
+    }
     let lines = match node.msi.first() {
         Some(&target) => {
             let line = |event| interrupts.line(&node.path, target, event);
-            Some((line(EVENT_QUEUE)?, line(GLOBAL_ERROR)?))
+            Some(OwnLines {
+                events: line(EVENT_QUEUE)?,
+                errors: line(GLOBAL_ERROR)?,
+                page_requests: line(PAGE_REQUESTS)?,
+            })
         }
         None => None,
     };
     let mut config = Config::new(node.path.clone());
     config.coherent = node.dma_coherent;
-    config.msi = lines.as_ref().map(|(events, errors)| Msi {
-        doorbell: events.doorbell,
-        event_data: events.data,
-        error_data: errors.data,
-        page_request_data: PAGE_REQUESTS,
+    config.cpus = cpus;
+    config.msi = lines.as_ref().map(|lines| Msi {
+        doorbell: lines.events.doorbell,
+        event_data: lines.events.data,
+        error_data: lines.errors.data,
+        page_request_data: lines.page_requests.data,
     });
     let smmu = Smmu::probe(platform.clone(), platform.registers(frame), config).map_err(|error| {
         RunError::wrong(
@@ -71,17 +97,25 @@ pub(super) fn bring_up(
         Some(tamper) => tamper.between_core_and(driver),
         None => driver,
     };
-    let unit = IommuUnit::new(platform.clone(), driver);
-    Ok(Some(Unit { index, smmu, unit, lines }))
+    let unit = Arc::new(IommuUnit::new(platform.clone(), driver));
+    let sva = SvaUnit::new(unit.clone(), pasids.clone(), Arc::new(FaultQueue::new()));
+    Ok(Some(Unit { index, smmu, unit, sva, lines }))
 }
 
 impl Unit {
-    /// Reads events, whether or not their interrupt came. Answers how many faults there were.
-    pub fn service(&self) -> usize {
-        for (line, _) in self.lines.iter() {
-            line.take();
+    /// Reads events and page requests, whether or not their interrupts came, and brings them where they belong. Page requests are not yet
+    /// handled then: that is for workers.
+    pub fn service(&self) -> Serviced {
+        for lines in self.lines.iter() {
+            lines.events.take();
+            lines.page_requests.take();
         }
-        self.unit.dispatch_faults()
+        self.sva.service()
+    }
+
+    /// Whether an interrupt says that there is something to service. An IOMMU whose interrupts are wires is looked at each time.
+    pub fn signals(&self) -> bool {
+        self.lines.as_ref().is_none_or(|lines| lines.events.take() | lines.page_requests.take())
     }
 
     /// Looks at the IOMMU's errors.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use model_bus::{Bus, BusOptions, Caches, Fabric, Stores, Translator, Untranslated};
+use model_cpu::{Cpus, TlbPolicy};
 use model_devices::its::Its;
 use model_devices::nvme::{FileMedium, Medium, MemoryMedium, Nvme, NvmeOptions};
 use model_devices::pcie::{
@@ -26,6 +27,8 @@ pub struct Machine {
     pub spec: MachineSpec,
     /// Memory, addresses and time.
     pub bus: Arc<Bus>,
+    /// The CPUs.
+    pub cpus: Arc<Cpus>,
     /// The SMMUs, in the spec's order.
     pub smmus: Vec<Arc<Smmu>>,
     /// The ITSes, in the spec's order.
@@ -53,6 +56,7 @@ pub enum DiskContent {
 impl Drop for Machine {
     fn drop(&mut self) {
         // Devices hold the bus, which holds devices.
+        self.cpus.dismantle();
         self.bus.dismantle();
     }
 }
@@ -70,8 +74,9 @@ impl Machine {
         sink: &SharedSink,
     ) -> Result<Self, RunError> {
         let bus = Bus::new(&bus_options(&spec, seed));
+        let cpus = Cpus::new(bus.clone(), &spec.cpus, TlbPolicy::seeded(seed));
         let (smmus, itses, disks) = (Vec::new(), Vec::new(), Vec::new());
-        let mut machine = Self { bus, smmus, itses, disks, seed, spec: spec.clone() };
+        let mut machine = Self { bus, cpus, smmus, itses, disks, seed, spec: spec.clone() };
         for (index, smmu) in spec.smmus.iter().enumerate() {
             let fabric = machine.fabric(smmu.coherent);
             let model = Arc::new(Smmu::new(smmu.config.clone(), fabric, seed ^ index as u64, sink.clone()));
@@ -126,9 +131,13 @@ impl Machine {
         let root = RootComplex::new(layout, host);
         root.connect(&self.bus).map_err(|error| self.trouble(error))?;
         for slot in &spec.slots {
-            let content = content.take().unwrap_or_default();
             let devfn = slot.device << 3;
+            if !slot.what.has_disk() {
+                continue;
+            }
+            let content = content.take().unwrap_or_default();
             match slot.what {
+                Plugged::Accelerator => {}
                 Plugged::Disk => self.add_disk(root.root_bus(), devfn, content, sink)?,
                 Plugged::PortWithDisk { acs } => {
                     let options =

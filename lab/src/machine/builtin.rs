@@ -1,9 +1,12 @@
 //! The machines that come with the lab. Each is there because some part of the drivers takes another way on it.
 
+use model_cpu::CpuFeatures;
 use model_smmuv3::Config;
-use portcullis::types::{Iova, IovaRange, Pa, PaRange, SourceId};
+use portcullis::types::{Iova, IovaRange, Pa, PaRange, SizeLg2, SourceId};
 
-use super::spec::{HostBridgeSpec, ItsSpec, MachineSpec, Plugged, ReservedSpec, Slot, SmmuSpec};
+use super::spec::{
+    AcceleratorSpec, HostBridgeSpec, ItsSpec, MachineSpec, Plugged, ReservedSpec, Slot, SmmuSpec,
+};
 
 /// The machine of a run that names none.
 pub const DEFAULT: &str = "arm";
@@ -12,23 +15,12 @@ pub const DEFAULT: &str = "arm";
 pub fn all() -> Vec<MachineSpec> {
     vec![
         arm(),
-        with_smmu(
-            "arm-v31",
-            "SMMUv3.1: no range invalidation, break-before-make",
-            Config::no_range_invalidation(),
-        ),
-        with_smmu("arm-stage2", "an SMMU with stage 2 only", Config::stage2_only()),
-        with_smmu(
-            "arm-16k",
-            "16 KiB pages only",
-            Config { granule_4k: false, granule_64k: false, ..Config::default() },
-        ),
-        with_smmu(
-            "arm-64k",
-            "64 KiB pages only",
-            Config { granule_4k: false, granule_16k: false, ..Config::default() },
-        ),
+        arm_v31(),
+        with_smmu("arm-stage2", "an SMMU with stage 2 only", shares(Config::stage2_only())),
+        with_pages("arm-16k", "16 KiB pages only", SizeLg2::KIB_16),
+        with_pages("arm-64k", "64 KiB pages only", SizeLg2::KIB_64),
         arm_52(),
+        arm_vhe(),
         arm_noncoherent(),
         arm_small(),
     ]
@@ -39,16 +31,17 @@ pub fn find(name: &str) -> Option<MachineSpec> {
     all().into_iter().find(|machine| machine.name == name)
 }
 
-const SLOTS: [Slot; 3] = [
+const SLOTS: [Slot; 4] = [
     Slot { device: 1, what: Plugged::Disk },
     Slot { device: 2, what: Plugged::PortWithDisk { acs: true } },
-    Slot { device: 3, what: Plugged::PortWithDisk { acs: false } },
+    Slot { device: 3, what: Plugged::Accelerator },
+    Slot { device: 4, what: Plugged::PortWithDisk { acs: false } },
 ];
 
 /// SMMUv3.2 with everything, a disk on the root bus, and two behind ports. Firmware keeps a buffer of the first disk mapped 1:1, and some of its addresses free.
 fn arm() -> MachineSpec {
     let mut machine =
-        with_smmu("arm", "SMMUv3.2, two stages, 48 bits, range invalidation", Config::default());
+        with_smmu("arm", "SMMUv3.2, two stages, 48 bits, range invalidation", shares(Config::default()));
     machine.reserved = vec![
         ReservedSpec {
             slot: (0, 1),
@@ -60,39 +53,84 @@ fn arm() -> MachineSpec {
     machine
 }
 
+/// What an SMMU has that shares processes' memory.
+pub(super) fn shares(config: Config) -> Config {
+    Config { substream_id_bits: 20, ..config }
+}
+
+/// Changes of size go through nothing, and commands name single pages.
+fn arm_v31() -> MachineSpec {
+    let config = shares(Config::no_range_invalidation());
+    with_smmu("arm-v31", "SMMUv3.1: no range invalidation, break-before-make", config)
+}
+
+fn with_pages(name: &str, summary: &str, page: SizeLg2) -> MachineSpec {
+    let has = |size| page == size;
+    let config = Config {
+        granule_4k: has(SizeLg2::KIB_4),
+        granule_16k: has(SizeLg2::KIB_16),
+        granule_64k: has(SizeLg2::KIB_64),
+        ..shares(Config::default())
+    };
+    let mut machine = with_smmu(name, summary, config);
+    machine.page = page;
+    machine
+}
+
 /// Memory above 48 bits.
 fn arm_52() -> MachineSpec {
-    let mut machine = with_smmu("arm-52", "52-bit addresses, memory above 48 bits", Config::large());
-    machine.ram = memory(0x1_0000_0000_0000, 0x1_0000_0fff_ffff);
+    let config = shares(Config::large());
+    let mut machine = with_smmu("arm-52", "52-bit addresses, memory above 48 bits", config);
+    machine.ram = memory(0x1_0000_0000_0000, 0x1_0000_3fff_ffff);
+    // The lesser of the two has no hardware updates.
+    let large = CpuFeatures { host_at_el2: false, ..CpuFeatures::LARGE };
+    machine.cpus = vec![large, CpuFeatures { hardware_update: model_cpu::HardwareUpdate::None, ..large }];
+    machine
+}
+
+/// The kernel runs where a hypervisor would.
+fn arm_vhe() -> MachineSpec {
+    let config = Config { hyp: true, ..shares(Config::default()) };
+    let mut machine =
+        with_smmu("arm-vhe", "the kernel runs at EL2, whose TLB entries have their own tag", config);
+    machine.cpus = vec![CpuFeatures { host_at_el2: true, ..CpuFeatures::COMMON }; 2];
     machine
 }
 
 /// Neither walker nor devices snoop.
 fn arm_noncoherent() -> MachineSpec {
-    let config = Config { coherent: false, ..Config::default() };
+    let config = Config { coherent: false, ..shares(Config::default()) };
     let mut machine = with_smmu("arm-noncoherent", "neither SMMU nor devices snoop the CPU's caches", config);
     machine.smmus[0].coherent = false;
     machine.host_bridges[0].coherent = false;
+    machine.accelerators[0].coherent = false;
     machine
 }
 
-/// Few streams, few bits, short queues, no messages of its own.
+/// Few streams, few bits, short queues, no messages of its own, no PASIDs.
 fn arm_small() -> MachineSpec {
     let mut machine =
         with_smmu("arm-small", "64 streams, 36 bits, 4 KiB pages, short queues", Config::small());
-    machine.host_bridges[0].last_bus = 0;
-    machine.host_bridges[0].ecam = memory(0x3f00_0000, 0x3f0f_ffff);
-    machine.host_bridges[0].window_64 = None;
-    machine.host_bridges[0].slots.truncate(1);
+    let bridge = &mut machine.host_bridges[0];
+    bridge.last_bus = 0;
+    bridge.ecam = memory(0x3f00_0000, 0x3f0f_ffff);
+    bridge.window_64 = None;
+    bridge.ats = false;
+    bridge.slots.retain(|slot| matches!(slot.what, Plugged::Disk | Plugged::Accelerator));
+    machine.accelerators[0].sources = [SourceId(62), SourceId(63)];
+    let small = CpuFeatures { pa_bits: 36, asid_bits: 8, ..CpuFeatures::COMMON };
+    machine.cpus = vec![CpuFeatures { granule_16k: false, granule_64k: false, ..small }; 2];
     machine
 }
 
-/// A machine with one SMMU in front of one host bridge. The addresses are those of QEMU's `virt`, which people know.
+/// A machine with one SMMU in front of one host bridge and one accelerator. The addresses are those of QEMU's `virt`, which people know.
 fn with_smmu(name: &str, summary: &str, config: Config) -> MachineSpec {
     MachineSpec {
         name: name.into(),
         summary: summary.into(),
-        ram: memory(0x4000_0000, 0x4fff_ffff),
+        ram: memory(0x4000_0000, 0x7fff_ffff),
+        cpus: vec![CpuFeatures::COMMON; 2],
+        page: SizeLg2::KIB_4,
         smmus: vec![SmmuSpec {
             base: Pa::new(0x0905_0000),
             coherent: true,
@@ -106,9 +144,19 @@ fn with_smmu(name: &str, summary: &str, config: Config) -> MachineSpec {
             window_32: memory(0x1000_0000, 0x3eff_ffff),
             window_64: Some(memory(0x80_0000_0000, 0x80_ffff_ffff)),
             coherent: true,
+            ats: true,
             smmu: Some((0, 0)),
             its: Some((0, 0)),
             slots: SLOTS.to_vec(),
+        }],
+        accelerators: vec![AcceleratorSpec {
+            base: Pa::new(0x0c00_0000),
+            smmu: 0,
+            // Behind those of every requester id.
+            sources: [SourceId(0x800), SourceId(0x801)],
+            pasid_bits: 16,
+            can_stall: true,
+            coherent: true,
         }],
         reserved: Vec::new(),
     }

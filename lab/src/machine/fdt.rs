@@ -5,12 +5,15 @@
 use portcullis::types::{Pa, PaRange};
 use vm_fdt::{Error, FdtWriter};
 
-use super::spec::{HostBridgeSpec, MachineSpec};
+use super::spec::{AcceleratorSpec, HostBridgeSpec, MachineSpec, Plugged, Slot};
 
 const GIC: u32 = 1;
 const FIRST_ITS: u32 = 0x10;
 const FIRST_SMMU: u32 = 0x20;
 const FIRST_SLOT: u32 = 0x100;
+
+/// Size of an accelerator's registers. Spec: docs/accelerator.md.
+pub(crate) const ACCELERATOR_BYTES: u64 = 0x1_0000;
 
 /// Size of the register frames of an SMMUv3 and of an ITS.
 pub(crate) const FRAME_BYTES: u64 = 0x2_0000;
@@ -62,6 +65,7 @@ pub fn emit(spec: &MachineSpec) -> Result<Vec<u8>, Error> {
     for (index, bridge) in spec.host_bridges.iter().enumerate() {
         host_bridge(&mut fdt, spec, index, bridge)?;
     }
+    spec.accelerators.iter().try_for_each(|device| accelerator(&mut fdt, device))?;
     fdt.end_node(root)?;
     fdt.finish()
 }
@@ -139,10 +143,16 @@ fn host_bridge(
     if bridge.coherent {
         fdt.property_null("dma-coherent")?;
     }
+    if bridge.ats {
+        fdt.property_null("ats-supported")?;
+    }
     let requester_ids = (u32::from(bridge.last_bus) + 1) << 8;
     if let Some((smmu, base)) = bridge.smmu {
-        // A small SMMU cannot tell all of a bus apart; slots beyond are not covered.
-        let streams = 1 << spec.smmus[smmu].config.stream_id_bits.min(16);
+        // A small SMMU cannot tell all of a bus apart; slots beyond are not covered. Nor are those whose ids are other devices'.
+        let others = spec.accelerators.iter().filter(|device| device.smmu == smmu).flat_map(|d| d.sources);
+        let first_other = others.map(|source| source.0).filter(|&source| source >= base).min();
+        let streams =
+            (1 << spec.smmus[smmu].config.stream_id_bits.min(16)).min(first_other.unwrap_or(u32::MAX));
         let map = [0, FIRST_SMMU + index_u32(smmu), base, requester_ids.min(streams - base)];
         fdt.property_array_u32("iommu-map", &map)?;
     }
@@ -151,17 +161,36 @@ fn host_bridge(
     }
     for slot in &bridge.slots {
         if spec.reserved.iter().any(|region| region.slot == (index, slot.device)) {
-            function_node(fdt, index, slot.device)?;
+            function_node(fdt, index, *slot)?;
         }
     }
     fdt.end_node(node)
 }
 
+/// An accelerator that is no PCI device. Its first source is for reads, its second for writes.
+fn accelerator(fdt: &mut FdtWriter, device: &AcceleratorSpec) -> Result<(), Error> {
+    let registers = PaRange::new(device.base, ACCELERATOR_BYTES).into_iter().flat_map(reg);
+    let smmu = FIRST_SMMU + index_u32(device.smmu);
+    let node = fdt.begin_node(&device.node_name())?;
+    fdt.property_string("compatible", "portcullis,accelerator")?;
+    fdt.property_array_u32("reg", &registers.collect::<Vec<_>>())?;
+    fdt.property_array_u32("iommus", &device.sources.map(|source| [smmu, source.0]).concat())?;
+    fdt.property_u32("pasid-num-bits", device.pasid_bits.into())?;
+    if device.can_stall {
+        fdt.property_null("dma-can-stall")?;
+    }
+    if device.coherent {
+        fdt.property_null("dma-coherent")?;
+    }
+    fdt.end_node(node)
+}
+
 /// The node of a function of the root bus, which `iommu-addresses` refers to.
-fn function_node(fdt: &mut FdtWriter, bridge: usize, device: u8) -> Result<(), Error> {
-    let node = fdt.begin_node(&format!("nvme@{device:x},0"))?;
-    fdt.property_array_u32("reg", &[u32::from(device) << 11, 0, 0, 0, 0])?;
-    fdt.property_phandle(slot_phandle(bridge, device))?;
+fn function_node(fdt: &mut FdtWriter, bridge: usize, slot: Slot) -> Result<(), Error> {
+    let kind = if slot.what == Plugged::Accelerator { "accelerator" } else { "nvme" };
+    let node = fdt.begin_node(&format!("{kind}@{:x},0", slot.device))?;
+    fdt.property_array_u32("reg", &[u32::from(slot.device) << 11, 0, 0, 0, 0])?;
+    fdt.property_phandle(slot_phandle(bridge, slot.device))?;
     fdt.end_node(node)
 }
 

@@ -5,12 +5,16 @@
 
 use std::path::Path;
 
+use model_cpu::CpuFeatures;
 use model_smmuv3::Config;
-use portcullis::firmware::{IdMap, IommuKind, Machine, MsiControllerKind, PciHost, PciMsi};
+use portcullis::firmware::{
+    IdMap, IommuKind, Machine, MsiControllerKind, PciHost, PciMsi, PlatformDevice, Stream,
+};
 use portcullis::pci::Space;
-use portcullis::types::{Pa, PaRange, SourceId};
+use portcullis::types::{Pa, PaRange, SizeLg2, SourceId};
 
-use super::spec::{HostBridgeSpec, ItsSpec, MachineSpec, Plugged, Slot, SmmuSpec};
+use super::builtin::shares;
+use super::spec::{AcceleratorSpec, HostBridgeSpec, ItsSpec, MachineSpec, Plugged, Slot, SmmuSpec};
 use crate::error::RunError;
 
 /// No device tree is larger. Spec: none; QEMU's are 1 MiB, most of it padding.
@@ -77,6 +81,13 @@ fn beyond(spec: &MachineSpec) -> Option<Pa> {
     ranges.chain(frames).find(|at| at.get() >> ADDRESS_BITS != 0)
 }
 
+/// What the lab plugs into the first host bridge: trees do not list what can be found by looking.
+const SLOTS: [Slot; 2] =
+    [Slot { device: 1, what: Plugged::Disk }, Slot { device: 3, what: Plugged::Accelerator }];
+
+/// What platform accelerators are compatible with. Spec: docs/accelerator.md.
+const ACCELERATOR: &str = "portcullis,accelerator";
+
 struct Reader<'a> {
     machine: &'a Machine,
     name: String,
@@ -112,6 +123,9 @@ impl Reader<'_> {
             smmus,
             itses,
             host_bridges,
+            accelerators: self.accelerators()?,
+            cpus: vec![CpuFeatures::COMMON; 2],
+            page: SizeLg2::KIB_4,
             reserved: Vec::new(),
         };
         match beyond(&spec) {
@@ -127,7 +141,8 @@ impl Reader<'_> {
         let iommu = |node: &portcullis::firmware::IommuNode| match (node.kind, node.registers.first()) {
             (IommuKind::SmmuV3, Some(frame)) => {
                 let msi_source = node.msi.first().and_then(|target| target.device_id).map(SourceId);
-                let config = Config { coherent: node.dma_coherent, msi_source, ..Config::default() };
+                // What the hardware is like, no tree says: it has everything.
+                let config = Config { coherent: node.dma_coherent, msi_source, ..shares(Config::default()) };
                 Ok(SmmuSpec { base: frame.first(), coherent: node.dma_coherent, config })
             }
             _ => Err(self.refused(format!(
@@ -172,9 +187,37 @@ impl Reader<'_> {
             window_32,
             window_64: window(Space::Memory64),
             coherent: host.dma_coherent,
+            ats: true,
             smmu: host.iommu_map.as_ref().map(|map| self.single(host, map)).transpose()?,
             its: its.and_then(|(its, base)| Some((its?, base))),
-            slots: if index == 0 { vec![Slot { device: 1, what: Plugged::Disk }] } else { Vec::new() },
+            slots: if index == 0 { SLOTS.to_vec() } else { Vec::new() },
+        })
+    }
+
+    /// The devices that the lab has models of. Others are left out: nobody drives them.
+    fn accelerators(&self) -> Result<Vec<AcceleratorSpec>, RunError> {
+        let is_one = |device: &&PlatformDevice| device.compatible.iter().any(|name| name == ACCELERATOR);
+        self.machine.devices.iter().filter(is_one).map(|device| self.accelerator(device)).collect()
+    }
+
+    fn accelerator(&self, device: &PlatformDevice) -> Result<AcceleratorSpec, RunError> {
+        let wrong = |what: &str| self.refused(format!("{}: {what}", device.path));
+        let registers = device.registers.first().ok_or_else(|| wrong("it has no registers"))?;
+        let sources: Vec<SourceId> = device.streams.iter().filter_map(Stream::source).collect();
+        let [reads, writes] = sources[..] else {
+            return Err(wrong("an accelerator has two stream ids, for reads and for writes"));
+        };
+        let smmu = device.streams[0].iommu;
+        if device.streams.iter().any(|stream| stream.iommu != smmu) {
+            return Err(wrong("its stream ids are at different IOMMUs"));
+        }
+        Ok(AcceleratorSpec {
+            base: registers.first(),
+            smmu,
+            sources: [reads, writes],
+            pasid_bits: device.pasid_bits,
+            can_stall: device.can_stall,
+            coherent: device.dma_coherent,
         })
     }
 

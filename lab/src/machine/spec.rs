@@ -2,8 +2,9 @@
 //!
 //! Not here: the models (`build`), the device tree (`fdt`), the machines that come with the lab (`builtin`).
 
+use model_cpu::CpuFeatures;
 use model_smmuv3 as smmuv3;
-use portcullis::types::{IovaRange, Pa, PaRange};
+use portcullis::types::{IovaRange, Pa, PaRange, SizeLg2, SourceId};
 
 /// A machine.
 #[derive(Clone, Debug)]
@@ -14,12 +15,18 @@ pub struct MachineSpec {
     pub summary: String,
     /// Memory.
     pub ram: PaRange,
+    /// What each CPU can do.
+    pub cpus: Vec<CpuFeatures>,
+    /// The page size that the machine's kernel is made for: 4, 16 or 64 KiB.
+    pub page: SizeLg2,
     /// SMMUv3s.
     pub smmus: Vec<SmmuSpec>,
     /// GICv3 ITSes.
     pub itses: Vec<ItsSpec>,
     /// PCIe host bridges.
     pub host_bridges: Vec<HostBridgeSpec>,
+    /// Accelerators that are no PCI devices.
+    pub accelerators: Vec<AcceleratorSpec>,
     /// Memory that firmware reserves for devices.
     pub reserved: Vec<ReservedSpec>,
 }
@@ -55,6 +62,8 @@ pub struct HostBridgeSpec {
     pub window_64: Option<PaRange>,
     /// Whether its devices snoop the CPU's caches.
     pub coherent: bool,
+    /// Whether it passes on what devices with an ATC say.
+    pub ats: bool,
     /// The SMMU in front of memory, and the StreamID of requester id 0. None: its devices reach memory untranslated.
     pub smmu: Option<(usize, u32)>,
     /// The ITS, and the DeviceID of requester id 0.
@@ -82,6 +91,25 @@ pub enum Plugged {
         /// Whether the port isolates what is behind it.
         acs: bool,
     },
+    /// A compression accelerator that shares processes' memory by ATS, PASID and PRI.
+    Accelerator,
+}
+
+/// A compression accelerator with registers at a fixed place, which waits for pages by being stalled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AcceleratorSpec {
+    /// Where its registers are (64 KiB).
+    pub base: Pa,
+    /// The SMMU in front of memory.
+    pub smmu: usize,
+    /// Who it is there: when it reads, and when it writes.
+    pub sources: [SourceId; 2],
+    /// How many bits its PASIDs have, 0 to 20.
+    pub pasid_bits: u8,
+    /// Whether it can wait for a page (`dma-can-stall`).
+    pub can_stall: bool,
+    /// Whether it snoops the CPU's caches.
+    pub coherent: bool,
 }
 
 /// Addresses that firmware keeps for one device.
@@ -95,17 +123,33 @@ pub struct ReservedSpec {
     pub memory: Option<PaRange>,
 }
 
+impl Plugged {
+    /// Whether a disk is in it.
+    pub fn has_disk(self) -> bool {
+        matches!(self, Self::Disk | Self::PortWithDisk { .. })
+    }
+}
+
 impl MachineSpec {
     /// The slots with a disk: host bridge, and slot.
     pub fn disks(&self) -> impl Iterator<Item = (usize, Slot)> + '_ {
+        self.slots().filter(|(_, slot)| slot.what.has_disk())
+    }
+
+    /// The slots with an accelerator: host bridge, and slot.
+    pub fn pcie_accelerators(&self) -> impl Iterator<Item = (usize, Slot)> + '_ {
+        self.slots().filter(|(_, slot)| slot.what == Plugged::Accelerator)
+    }
+
+    fn slots(&self) -> impl Iterator<Item = (usize, Slot)> + '_ {
         let bridges = self.host_bridges.iter().enumerate();
         bridges.flat_map(|(bridge, spec)| spec.slots.iter().map(move |&slot| (bridge, slot)))
     }
 
-    /// The name that enumeration gives the disk in a slot: ports get bus numbers in the order of their slots.
-    pub fn disk_name(&self, bridge: usize, slot: Slot) -> String {
+    /// The name that enumeration gives the device in a slot: ports get bus numbers in the order of their slots.
+    pub fn device_name(&self, bridge: usize, slot: Slot) -> String {
         match slot.what {
-            Plugged::Disk => format!("{bridge:04x}:00:{:02x}.0", slot.device),
+            Plugged::Disk | Plugged::Accelerator => format!("{bridge:04x}:00:{:02x}.0", slot.device),
             Plugged::PortWithDisk { .. } => {
                 let is_port = |other: &&Slot| {
                     matches!(other.what, Plugged::PortWithDisk { .. }) && other.device <= slot.device
@@ -114,5 +158,16 @@ impl MachineSpec {
                 format!("{bridge:04x}:{bus:02x}:00.0")
             }
         }
+    }
+}
+
+impl AcceleratorSpec {
+    /// The name that firmware gives it.
+    pub fn name(&self) -> String {
+        format!("/{}", self.node_name())
+    }
+
+    pub(super) fn node_name(&self) -> String {
+        format!("accelerator@{:x}", self.base)
     }
 }

@@ -123,16 +123,9 @@ fn work(
     witness: &Arc<Witness>,
     sink: &SharedSink,
 ) -> Result<(Arc<LabPlatform>, Outcome), RunError> {
-    let itses = machine.interrupt_controllers();
+    let request = BootRequest::new(machine, device_tree, sink.clone());
     let tamper = job.tamper.clone();
-    let mut system = System::boot(BootRequest {
-        bus: &machine.bus,
-        itses,
-        device_tree,
-        sink: sink.clone(),
-        tamper,
-        mode: job.mode,
-    })?;
+    let mut system = System::boot(BootRequest { tamper, mode: job.mode, ..request })?;
     let mut watch = Watch::new(machine, witness);
     let bound = bind(&system, disk_name)?;
     let disk = bound.device.clone();
@@ -179,7 +172,7 @@ fn first_disk_name(spec: &MachineSpec) -> Result<String, RunError> {
             "choose a machine with one: see `portcullis machines`",
         )
     })?;
-    Ok(spec.disk_name(bridge, slot))
+    Ok(spec.device_name(bridge, slot))
 }
 
 /// A disk that can be driven.

@@ -1,0 +1,108 @@
+//! The CPUs: what all of them can do, and what the kernel makes of it.
+//!
+//! A process may run on any CPU, and its tables are walked by all of them, and by IOMMUs: the lowest common denominator decides how they look.
+//!
+//! Spec: Arm ARM DDI 0487, D24.2 "ID_AA64MMFR0_EL1" to "ID_AA64MMFR2_EL1".
+//! Not here: processes (`process`), what an IOMMU's driver makes of the facts.
+
+use std::sync::Arc;
+
+use model_cpu::{CpuFeatures, Cpus};
+use portcullis::core::sva::CpuFacts;
+use portcullis::types::SizeLg2;
+
+use crate::process::KernelOptions;
+
+/// The CPUs of a machine, and the kernel's page size: what a kernel is built for before it looks at anything.
+#[derive(Clone, Debug)]
+pub struct CpuSet {
+    /// The CPUs.
+    pub cpus: Arc<Cpus>,
+    /// The kernel's page size: 4, 16 or 64 KiB.
+    pub page: SizeLg2,
+}
+
+impl CpuSet {
+    /// What is true of every CPU; none if there is none, or one of them does not have the kernel's page size.
+    pub fn facts(&self) -> Option<CpuFacts> {
+        let each = (0..self.cpus.count()).filter_map(|index| self.cpus.cpu(index));
+        let common = each.map(|cpu| facts(&cpu.features(), self.page)).reduce(CpuFacts::common)?;
+        common.granules.contains(self.page).then_some(common)
+    }
+
+    /// How a kernel sets processes up on these CPUs; none where there are no [`facts`](Self::facts). `seed` decides what does not matter.
+    pub fn kernel_options(&self, seed: u64) -> Option<KernelOptions> {
+        let facts = self.facts()?;
+        let large = self.page != SizeLg2::KIB_64 && (facts.input_bits > 48 || facts.output_bits > 48);
+        let mut options = KernelOptions::new(self.page, seed);
+        options.input_bits = facts.input_bits;
+        options.output_bits = facts.output_bits;
+        options.large_descriptors = large;
+        options.wide_asids = facts.asid_bits >= 16;
+        Some(options)
+    }
+}
+
+/// What one CPU can do with tables of this page size. Their TLB maintenance always reaches whoever listens; whether an IOMMU does is the IOMMU's to
+/// say. The kernel breaks before it makes.
+fn facts(features: &CpuFeatures, page: SizeLg2) -> CpuFacts {
+    let (there, wide_input, wide_output) = match page {
+        SizeLg2::KIB_4 => (features.granule_4k, features.large_descriptors, features.large_descriptors),
+        SizeLg2::KIB_16 => (features.granule_16k, features.large_descriptors, features.large_descriptors),
+        _ => (features.granule_64k, features.large_va, true),
+    };
+    let mut facts = CpuFacts::new(page);
+    if !there {
+        facts.granules = Default::default();
+    }
+    facts.input_bits = if wide_input { 52 } else { 48 };
+    facts.output_bits = if wide_output { features.pa_bits } else { features.pa_bits.min(48) };
+    facts.asid_bits = features.asid_bits;
+    facts.vhe = features.host_at_el2;
+    facts.broadcast = true;
+    facts
+}
+
+#[cfg(test)]
+mod tests {
+    use model_bus::{Bus, BusOptions};
+    use model_cpu::TlbPolicy;
+    use portcullis::types::{Pa, PaRange};
+
+    use super::*;
+
+    fn set(features: &[CpuFeatures], page: SizeLg2) -> CpuSet {
+        let ram = PaRange::new(Pa::new(0), 1 << 20).unwrap();
+        let bus = Bus::new(&BusOptions::new(ram, 1));
+        CpuSet { cpus: Cpus::new(bus, features, TlbPolicy::holding(1)), page }
+    }
+
+    #[test]
+    fn part_10_the_least_that_all_cpus_have_decides_how_tables_look() {
+        let large = CpuFeatures { host_at_el2: false, ..CpuFeatures::LARGE };
+        let alike = set(&[large, large], SizeLg2::KIB_4).kernel_options(1).unwrap();
+        assert_eq!((alike.input_bits, alike.output_bits, alike.large_descriptors), (52, 52, true));
+        let small = CpuFeatures { pa_bits: 40, asid_bits: 8, ..CpuFeatures::COMMON };
+        for features in [[large, small], [small, large]] {
+            let mixed = set(&features, SizeLg2::KIB_4).kernel_options(1).unwrap();
+            assert_eq!((mixed.input_bits, mixed.output_bits, mixed.large_descriptors), (48, 40, false));
+            assert!(!mixed.wide_asids);
+        }
+    }
+
+    #[test]
+    fn part_10_a_page_size_that_some_cpu_lacks_and_no_cpu_at_all_make_no_kernel() {
+        let without = CpuFeatures { granule_64k: false, ..CpuFeatures::COMMON };
+        assert!(set(&[CpuFeatures::COMMON, without], SizeLg2::KIB_64).facts().is_none());
+        assert!(set(&[CpuFeatures::COMMON, without], SizeLg2::KIB_4).facts().is_some());
+        assert!(set(&[], SizeLg2::KIB_4).facts().is_none());
+    }
+
+    #[test]
+    fn part_13_a_kernel_at_el2_is_one_on_every_cpu_or_nothing_is_broadcast() {
+        let host = CpuFeatures { host_at_el2: true, ..CpuFeatures::COMMON };
+        let facts = |features: &[CpuFeatures]| set(features, SizeLg2::KIB_4).facts().unwrap();
+        assert!(facts(&[host, host]).vhe && facts(&[host, host]).broadcast);
+        assert!(!facts(&[host, CpuFeatures::COMMON]).vhe && !facts(&[host, CpuFeatures::COMMON]).broadcast);
+    }
+}
