@@ -141,5 +141,6 @@ fn everything_switched_on_at_once_is_against_the_book() {
 #[test]
 fn a_driver_that_does_not_wait_for_its_syncs_changes_entries_under_the_hardware() {
     Trial::on("arm-small")
+        .alone()
         .catches(Arc::new(SyncIgnored::default()), &["3.21.3 \"Configuration structures\""]);
 }

@@ -62,6 +62,14 @@ impl Trial {
         self
     }
 
+    /// With no device but the first disk: fewer commands than the shortest queue holds.
+    #[must_use]
+    pub fn alone(mut self) -> Self {
+        self.spec.host_bridges.iter_mut().for_each(|bridge| bridge.slots.truncate(1));
+        self.spec.accelerators.clear();
+        self
+    }
+
     /// With other dice.
     #[must_use]
     pub fn seed(self, seed: u64) -> Self {

@@ -33,27 +33,31 @@ struct Seen {
     forbidden: Statements,
 }
 
-/// The first few things of a kind, and how many there were.
+/// The first of each of the first few kinds of things, and how many there were.
 #[derive(Default)]
 struct Statements {
-    first: Vec<String>,
+    /// By kind.
+    first: Vec<(String, String)>,
     count: usize,
 }
 
 impl Statements {
-    const KEPT: usize = 2;
+    const KEPT: usize = 3;
 
-    fn add(&mut self, statement: impl FnOnce() -> String) {
+    fn add(&mut self, kind: String, statement: impl FnOnce() -> String) {
         self.count += 1;
-        if self.first.len() < Self::KEPT {
-            self.first.push(statement());
+        if self.first.len() < Self::KEPT && self.first.iter().all(|(known, _)| *known != kind) {
+            self.first.push((kind, statement()));
         }
     }
 
     fn tell(&self, heading: &str) -> String {
         match self.count {
             0 => String::new(),
-            count => format!("; {heading} {count}: {}", self.first.join(", ")),
+            count => {
+                let first: Vec<&str> = self.first.iter().map(|(_, statement)| statement.as_str()).collect();
+                format!("; {heading} {count}: {}", first.join(", "))
+            }
         }
     }
 }
@@ -62,11 +66,13 @@ impl Seen {
     fn note_model(&mut self, event: &Event<'_>) {
         match event.name {
             "event_record" if !self.expecting => {
-                self.faults
-                    .add(|| format!("{} at {:#x}", word(event, "kind"), number(event, "addr").unwrap_or(0)));
+                let kind = word(event, "kind");
+                let at = number(event, "addr").unwrap_or(0);
+                self.faults.add(kind.clone(), || format!("{kind} at {at:#x}"));
             }
             "unpredictable" => {
-                self.forbidden.add(|| format!("{} ({})", word(event, "clause"), word(event, "detail")))
+                let clause = word(event, "clause");
+                self.forbidden.add(clause.clone(), || format!("{clause} ({})", word(event, "detail")));
             }
             _ => {}
         }
