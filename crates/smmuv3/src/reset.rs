@@ -3,10 +3,15 @@
 //! It fails closed: before anything else GBPA is told to abort, so that traffic is aborted whenever translation is off. Whatever goes wrong
 //! later leaves it so.
 //!
-//! Up: abort, everything off, errors of before acknowledged, attributes, stream table, command queue, caches invalidated, event queue, interrupts,
-//! translation. Down: translation off, interrupts off, queues off.
+//! Up: abort, everything off, errors of before acknowledged, attributes, stream table, command queue and ATSCHK, caches invalidated, event queue, PRI
+//! queue, interrupts, translation. Down: translation off, interrupts off, queues off.
 //!
-//! Spec: SMMUv3 H.a, 3.11 "Reset, Enable and initialization", 6.3.9 "SMMU_CR0", 6.3.14.1 "Update procedure".
+//! Choice: ATSCHK is set wherever there is ATS. What devices send as translated then passes only if their entry allows ATS: a device that was never
+//! enabled cannot forge it, and one that was blocked is blocked whatever it remembers. It goes in before caches are invalidated,
+//! since they may hold it.
+//!
+//! Spec: SMMUv3 H.a, 3.9.2 "Changing ATS configuration", 3.11 "Reset, Enable and initialization", 6.3.9 "SMMU_CR0", 6.3.9.2 "ATSCHK", 6.3.9.5
+//! "PRIQEN", 6.3.14.1 "Update procedure".
 
 use portcullis_core::iommu::SyncError;
 use portcullis_hal::{Platform, Registers, wait_for};
@@ -125,7 +130,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         self.registers.write32(CMDQ_PROD, 0);
         self.registers.write32(CMDQ_CONS, 0);
         self.platform.write_barrier();
-        let commands = Cr0::new().with_cmdqen(true);
+        let commands = Cr0::new().with_cmdqen(true).with_atschk(self.features.ats);
         bench.set_cr0(commands)?;
         self.forget_everything().map_err(ProbeError::Sync)?;
         self.registers.write64(EVENTQ_BASE, self.events.ring.base_register());
@@ -140,8 +145,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             .with_eventq_irqen(true)
             .with_priq_irqen(self.page_requests.is_some());
         bench.set_interrupts(interrupts)?;
-        bench.set_cr0(events.with_atschk(self.features.ats))?;
-        bench.set_cr0(events.with_atschk(self.features.ats).with_smmuen(true))?;
+        bench.set_cr0(events.with_smmuen(true))?;
         Ok(())
     }
 

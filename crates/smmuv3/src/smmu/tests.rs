@@ -9,7 +9,7 @@ use portcullis_types::Pa;
 
 use super::*;
 use crate::config::Msi;
-use crate::testing::{Fake, opcodes, put_event, with_syncs};
+use crate::testing::{Fake, Machine, Shared, opcodes, put_event, with_syncs};
 
 fn probe(fake: &Arc<Fake>) -> Arc<Smmu<Fake, Arc<Fake>>> {
     Smmu::probe(fake.clone(), fake.clone(), Fake::config()).unwrap()
@@ -42,6 +42,28 @@ fn caches_are_invalidated_before_translation_is_on() {
 }
 
 #[test]
+fn translated_traffic_is_checked_from_before_caches_are_invalidated_and_the_pri_queue_is_set_up_while_off() {
+    let shared = Shared::plain(Machine::Pcie, |_, config| config.page_request_queue_lg2 = 19);
+    let writes = shared.fake.with(|state| state.writes.clone());
+    let first = |wanted: fn(&(usize, u64)) -> bool| writes.iter().position(wanted).unwrap();
+    // CR0: SMMUEN bit 0, PRIQEN bit 1, ATSCHK bit 4.
+    let checked = first(|&(at, value)| at == CR0 && value >> 4 & 1 == 1);
+    let invalidated = first(|&(at, value)| at == CMDQ_PROD && value != 0);
+    let enabled = first(|&(at, value)| at == CR0 && value >> 1 & 1 == 1);
+    let translates = first(|&(at, value)| at == CR0 && value & 1 == 1);
+    assert!(checked < invalidated && invalidated < enabled && enabled < translates);
+    for register in [PRIQ_BASE, PRIQ_PROD, PRIQ_CONS] {
+        assert!(writes.iter().rposition(|&(at, _)| at == register).unwrap() < enabled, "{register:#x}");
+    }
+    // 32 entries of 16 bytes at most here: LOG2SIZE 5, WA bit 62, and aligned to 512 bytes.
+    let base = shared.fake.get(PRIQ_BASE);
+    assert_eq!((base & 0x1f, base >> 62, base & 0x1e0), (5, 1, 0));
+    let without = Fake::new();
+    let _smmu = probe(&without);
+    assert_eq!(cr0(&without).into_bits() >> 4, 0, "reserved where there is no ATS");
+}
+
+#[test]
 fn guarded_registers_are_written_only_while_their_enable_is_off() {
     let fake = Fake::new();
     fake.set(CR0, 0xf);
@@ -49,7 +71,12 @@ fn guarded_registers_are_written_only_while_their_enable_is_off() {
     fake.set(IRQ_CTRL, 5);
     fake.set(IRQ_CTRLACK, 5);
     let mut config = Fake::config();
-    fake.set(IDR0, fake.get(IDR0) as u32 | Idr0::new().with_msi(true).into_bits());
+    fake.set(
+        IDR0,
+        fake.get(IDR0) as u32 | Idr0::new().with_msi(true).with_ats(true).with_pri(true).into_bits(),
+    );
+    fake.set(IDR1, Idr1::from_bits(fake.get(IDR1) as u32).with_priqs(5).into_bits());
+    config.cpus = Some(portcullis_core::sva::CpuFacts::new(SizeLg2::KIB_4));
     config.msi =
         Some(Msi { doorbell: Pa::new(0x800_0040), event_data: 7, error_data: 8, page_request_data: 9 });
     let _smmu = Smmu::probe(fake.clone(), fake.clone(), config).unwrap();
@@ -62,6 +89,8 @@ fn guarded_registers_are_written_only_while_their_enable_is_off() {
             CR1 => assert!(!cr0.smmuen() && !cr0.cmdqen() && !cr0.eventqen()),
             CMDQ_BASE | CMDQ_CONS => assert!(!cr0.cmdqen()),
             EVENTQ_BASE | EVENTQ_PROD | EVENTQ_CONS => assert!(!cr0.eventqen()),
+            PRIQ_BASE | PRIQ_PROD | PRIQ_CONS => assert!(!cr0.priqen()),
+            PRIQ_IRQ_CFG0 | PRIQ_IRQ_CFG1 | PRIQ_IRQ_CFG2 => assert_eq!(irq & 2, 0),
             GERROR_IRQ_CFG0 | GERROR_IRQ_CFG1 | GERROR_IRQ_CFG2 => assert_eq!(irq & 1, 0),
             EVENTQ_IRQ_CFG0 | EVENTQ_IRQ_CFG1 | EVENTQ_IRQ_CFG2 => assert_eq!(irq & 4, 0),
             _ => {}
@@ -70,6 +99,12 @@ fn guarded_registers_are_written_only_while_their_enable_is_off() {
     assert_eq!((fake.get(GERROR_IRQ_CFG0), fake.get(GERROR_IRQ_CFG1)), (0x800_0040, 8));
     assert_eq!((fake.get(EVENTQ_IRQ_CFG0), fake.get(EVENTQ_IRQ_CFG1)), (0x800_0040, 7));
     assert_eq!(fake.get(EVENTQ_IRQ_CFG2), 1);
+    assert_eq!((fake.get(PRIQ_IRQ_CFG0), fake.get(PRIQ_IRQ_CFG1)), (0x800_0040, 9));
+    assert_eq!(
+        (fake.get(PRIQ_IRQ_CFG2), fake.get(IRQ_CTRL)),
+        (1, 0b111),
+        "each request interrupts, not only the last"
+    );
 }
 
 #[test]
