@@ -11,6 +11,7 @@
 //! | 0xf000_0000 | a doorbell that remembers |
 
 use core::ops::RangeInclusive;
+use core::sync::atomic::{AtomicU64, Ordering};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -53,6 +54,8 @@ pub(crate) struct Ram {
     pages: Mutex<HashMap<u64, Box<[u8; 4096]>>>,
     holes: Mutex<Vec<RangeInclusive<u64>>>,
     pub(crate) messages: Mutex<Vec<(u64, u32)>>,
+    /// Time on the bus.
+    pub(crate) now_ns: AtomicU64,
 }
 
 impl Ram {
@@ -95,13 +98,13 @@ impl Fabric for Ram {
     }
 
     fn now_ns(&self) -> u64 {
-        0
+        self.now_ns.load(Ordering::Relaxed)
     }
 }
 
 pub(crate) struct Machine {
     pub(crate) ram: Arc<Ram>,
-    pub(crate) smmu: Smmu,
+    pub(crate) smmu: Arc<Smmu>,
 }
 
 /// The lower half of a value.
@@ -125,10 +128,14 @@ pub(crate) fn plain() -> Config {
 impl Machine {
     /// Out of reset.
     pub(crate) fn bare(config: Config) -> Self {
-        let ram =
-            Arc::new(Ram { pages: Mutex::default(), holes: Mutex::default(), messages: Mutex::default() });
+        let ram = Arc::new(Ram {
+            pages: Mutex::default(),
+            holes: Mutex::default(),
+            messages: Mutex::default(),
+            now_ns: AtomicU64::new(0),
+        });
         let smmu = Smmu::new(config, Arc::clone(&ram) as Arc<dyn Fabric>, 1, Arc::new(Silence));
-        Self { ram, smmu }
+        Self { ram, smmu: Arc::new(smmu) }
     }
 
     /// Queues and a linear stream table set up, caches invalidated, enabled. All events of unknown streams are recorded.

@@ -2,12 +2,16 @@
 //!
 //! Nothing here uses the model's own decoders: an STE, a CD, a descriptor, a command or an event record is a hex literal.
 
+mod atc;
+mod ats;
 mod caches;
 mod commands;
 mod contexts;
+mod endpoint;
 mod events;
 mod fuzz;
 mod harness;
+mod page_requests;
 mod programming;
 mod simulation;
 mod stage1;

@@ -28,7 +28,7 @@ fn commands_events_messages_and_translations_are_told() {
     let ram = Machine::bare(plain()).ram;
     let config = Config { verbose: true, ..plain() };
     let smmu = Smmu::new(config, Arc::clone(&ram) as Arc<dyn Fabric>, 1, Arc::clone(&lines) as Arc<dyn Sink>);
-    let machine = Machine { ram, smmu };
+    let machine = Machine { ram, smmu: Arc::new(smmu) };
     machine.set_up();
     machine.enable();
     machine.command(0x0000_0042_0fc0_1046, 0x3000);
