@@ -1,9 +1,12 @@
 //! Anything at all, from software and devices: the model never panics, never hangs, and never lets an access out of its sight.
 
-use model_bus::{Mmio, Width};
-use model_smmuv3::{Config, Policy};
-use portcullis_types::{Access, AccessKind};
+use core::sync::atomic::Ordering;
 
+use model_bus::{InvalidationDone, Mmio, PageRequest, TranslationRequest, Translator, Width};
+use model_smmuv3::{Config, Policy};
+use portcullis_types::{Access, AccessKind, Iova, Pasid, SourceId};
+
+use crate::endpoint::{Manner, PAGES, plug, translated};
 use crate::harness::{
     CD, CD_39, COMMANDS, EVENTS, L1, L2, L3, Machine, PAGE, S2_L1, S2_L2, S2_PAGE, STE_NESTED, STE_S1,
     STE_S2, STREAMS,
@@ -44,26 +47,28 @@ impl Random {
 const BLOCK: u64 = PAGE & !2;
 const S2_BLOCK: u64 = S2_PAGE & !2;
 
-const REGISTERS: [u64; 24] = [
+const REGISTERS: [u64; 31] = [
     0x00, 0x20, 0x24, 0x28, 0x2c, 0x44, 0x50, 0x60, 0x64, 0x68, 0x70, 0x80, 0x84, 0x88, 0x90, 0x98, 0x9c,
-    0xa0, 0xa8, 0xb0, 0xb8, 0x1_00a8, 0x1_00ac, 0xff0,
+    0xc0, 0xc8, 0xd0, 0xd8, 0xdc, 0x1_00c8, 0x1_00cc, 0xa0, 0xa8, 0xb0, 0xb8, 0x1_00a8, 0x1_00ac, 0xff0,
 ];
 
-fn configs() -> [Config; 6] {
+fn configs() -> [Config; 7] {
     let with = |config: Config, policy| Config { policy, substream_id_bits: 20, hyp: true, ..config };
+    let paged = |config: Config| Config { ats: true, pri: true, page_queue_lg2: 3, ..config };
     [
         with(Config::default(), Policy::hostile()),
-        with(Config::default(), Policy::eager()),
+        with(paged(Config::default()), Policy::hostile()),
+        with(paged(Config::default()), Policy::eager()),
         with(Config::small(), Policy::hostile()),
         with(Config::no_range_invalidation(), Policy::hostile()),
-        with(Config::stage2_only(), Policy::stale()),
+        with(paged(Config::stage2_only()), Policy::stale()),
         with(Config { small_tables: true, ..Config::large() }, Policy::hostile()),
     ]
 }
 
 fn act(machine: &Machine, random: &mut Random) {
     let stream = random.pick(&[1, 1, 2, 3, 4, 69]);
-    match random.below(32) {
+    match random.below(36) {
         0 if random.below(4) == 0 => {
             let width = random.pick(&[Width::Bits32, Width::Bits32, Width::Bits64, Width::Bits16]);
             let (offset, value) = (random.pick(&REGISTERS), random.word());
@@ -76,6 +81,7 @@ fn act(machine: &Machine, random: &mut Random) {
         }
         2 | 3 => {
             let mut words = random.pick(&[STE_S1, STE_S2, STE_NESTED]);
+            words[1] |= random.below(4) << 28 & random.next();
             if random.below(3) == 0 {
                 words[usize::try_from(random.below(4)).unwrap()] ^= random.word();
             }
@@ -99,7 +105,9 @@ fn act(machine: &Machine, random: &mut Random) {
         8 | 9 => {
             let (slot, op) = (
                 machine.r32(0x98),
-                random.pick(&[1, 2, 3, 4, 5, 6, 0x10, 0x11, 0x12, 0x13, 0x22, 0x28, 0x2a, 0x30, 0x46, 0x46]),
+                random.pick(&[
+                    0x40, 0x41, 1, 2, 3, 4, 5, 6, 0x10, 0x11, 0x12, 0x13, 0x22, 0x28, 0x2a, 0x30, 0x46, 0x46,
+                ]),
             );
             let (low, high) = ((random.word() & !0xff) | op, random.word());
             let (low, high) =
@@ -119,6 +127,13 @@ fn act(machine: &Machine, random: &mut Random) {
         }
         11 => machine.w32(0x1_00ac, machine.r32(0x1_00a8)),
         12 => machine.smmu_step(),
+        15 => {
+            let tags = u32::try_from(random.next() >> 32).unwrap();
+            machine.smmu.invalidation_done(&InvalidationDone { source: SourceId(1), tags });
+            machine.ram.now_ns.fetch_add(random.below(400_000), Ordering::Relaxed);
+        }
+        16 => machine.w32(0x1_00cc, machine.r32(0x1_00c8)),
+        17..=20 => page_service(machine, random, u32::try_from(stream).unwrap()),
         _ => {
             let kind = random.pick(&[AccessKind::Read, AccessKind::Write, AccessKind::Execute]);
             let address = random.pick(&[0, 0x1000, 0x7f_ffff_f000, 0xffff_ffff_ffff_f000, u64::MAX])
@@ -127,6 +142,37 @@ fn act(machine: &Machine, random: &mut Random) {
             let access = Access { kind, privileged: random.below(2) == 0 };
             let _got = machine.access(u32::try_from(stream).unwrap(), pasid, address, access);
         }
+    }
+}
+
+/// Something that only a device with an ATC does.
+fn page_service(machine: &Machine, random: &mut Random, stream: u32) {
+    let source = SourceId(stream);
+    let pasid = (random.below(3) == 0).then(|| u32::try_from(random.below(8)).unwrap()).and_then(Pasid::new);
+    let bits = random.next();
+    let bit = |n: u32| bits >> n & 1 == 1;
+    let address = random.pick(&[0, 0x1000, 0x7f_ffff_f000, u64::MAX]) ^ (random.word() & 0xf_ffff);
+    let iova = Iova::new(address);
+    match random.below(3) {
+        0 => {
+            let (no_write, execute, privileged) = (bit(0), bit(1), bit(2));
+            let request = TranslationRequest { source, pasid, iova, no_write, execute, privileged };
+            let _answer = machine.smmu.translate(&request);
+        }
+        1 => {
+            let _got = translated(machine, stream, address, Access::WRITE);
+        }
+        _ => machine.smmu.request_page(&PageRequest {
+            source,
+            pasid,
+            privileged: bit(0),
+            execute: bit(1),
+            iova,
+            group: u16::try_from(bits >> 48).unwrap(),
+            last: bit(2),
+            read: bit(3),
+            write: bit(4),
+        }),
     }
 }
 
@@ -139,18 +185,22 @@ fn repair(machine: &Machine) {
     machine.w32(0x88, 6);
     machine.w64(0x90, COMMANDS | 4);
     machine.w64(0xa0, EVENTS | 3);
+    machine.w64(0xc0, PAGES | 3);
     machine.w32(0x9c, machine.r32(0x98));
     machine.w32(0x1_00ac, machine.r32(0x1_00a8));
-    machine.w32(0x20, 0b1101);
+    machine.w32(0x20, 0b1_1111);
     machine.settle();
 }
 
 #[test]
 fn nothing_that_software_or_devices_do_stops_the_model() {
-    let mut reached = 0;
-    for (seed, config) in (0..24).zip(configs().iter().cycle()) {
+    let (mut reached, mut paged) = (0, 0);
+    for (seed, config) in (0..28).zip(configs().iter().cycle()) {
         let mut random = Random(seed);
         let machine = Machine::new(config.clone());
+        let _late = plug(&machine, 1, Manner::Late);
+        let _prompt = plug(&machine, 2, Manner::Prompt);
+        repair(&machine);
         machine.tables();
         machine.tables2();
         machine.words(CD, &CD_39);
@@ -173,6 +223,10 @@ fn nothing_that_software_or_devices_do_stops_the_model() {
         let counters = machine.smmu.counters();
         let deep = counters.granted > 0 && counters.commands_total() > 50 && counters.events.len() > 4;
         reached += u64::from(deep);
+        let given = counters.translations_given > 0 && counters.translated_accesses > 0;
+        let told = counters.atc_invalidations > 0 && counters.page_requests > counters.page_requests_lost;
+        paged += u64::from(given && told);
     }
-    assert!(reached > 12, "the sequences must reach into the model: {reached}");
+    assert!(reached > 14, "the sequences must reach into the model: {reached}");
+    assert!(paged > 6, "and into its page services: {paged}");
 }
