@@ -2,11 +2,13 @@
 
 use std::sync::{Arc, Mutex};
 
-use model_bus::{Clocked, Fabric, Mmio, Width};
+use model_bus::{Clocked, Fabric, Mmio, TranslationRequest, Translator, Width};
 use model_smmuv3::{Config, Smmu};
+use portcullis_types::SourceId;
 use portcullis_types::trace::{Event, Sink};
 
-use crate::harness::{Got, Machine, STE_BYPASS, plain};
+use crate::endpoint::{enable, given, last, wish, with_ats};
+use crate::harness::{CD, CD_39, Got, Machine, STE_BYPASS, plain};
 
 #[derive(Default)]
 struct Lines(Mutex<Vec<String>>);
@@ -49,6 +51,39 @@ fn commands_events_messages_and_translations_are_told() {
         assert!(lines.iter().any(|line| line == expected), "{expected}\nin {lines:#?}");
     }
     assert!(lines.iter().any(|line| line.starts_with("unpredictable: clause=4.1.3")));
+}
+
+#[test]
+fn what_goes_to_and_comes_from_devices_is_told() {
+    let lines = Arc::new(Lines::default());
+    let ram = Machine::bare(plain()).ram;
+    let config = Config { verbose: true, ..with_ats() };
+    let smmu = Smmu::new(config, Arc::clone(&ram) as Arc<dyn Fabric>, 1, Arc::clone(&lines) as Arc<dyn Sink>);
+    let machine = Machine { ram, smmu: Arc::new(smmu) };
+    machine.set_up();
+    enable(&machine, 0b1_1111);
+    machine.ste(1, &[0x5_000b, 1 << 28, 0, 0, 0, 0, 0, 0]);
+    machine.words(CD, &CD_39);
+    machine.tables();
+    given(&machine, &wish(0x1234));
+    let elsewhere = |stream| TranslationRequest { source: SourceId(stream), ..wish(0x1234) };
+    let _ = machine.smmu.translate(&elsewhere(9));
+    machine.ste(2, &STE_BYPASS);
+    let _ = machine.smmu.translate(&elsewhere(2));
+    machine.smmu.request_page(&last(3, Some(5)));
+    machine.command(0x0000_0001_0000_5841, 0x2003);
+    machine.command(0x0000_0001_0000_5840, 0x1234_5004);
+    let lines = lines.0.lock().unwrap();
+    for expected in [
+        "ats_translate: sid=0x1 addr=0x0000000000001234 result=translated pa=0x0000000000300000 size_lg2=12 rights=0x3",
+        "ats_translate: sid=0x9 addr=0x0000000000001234 result=aborted",
+        "ats_translate: sid=0x2 addr=0x0000000000001234 result=unsupported",
+        "page_request: sid=0x1 addr=0x0000000000007000 prgi=0x3 last=1 result=queued",
+        "page_response: sid=0x1 ssid=0x5 prgi=0x3 code=0x0",
+        "atc_invalidate: sid=0x1 ssid=0x5 addr=0x0000000012340000 size_lg2=16 tag=0",
+    ] {
+        assert!(lines.iter().any(|line| line == expected), "{expected}\nin {lines:#?}");
+    }
 }
 
 #[test]
