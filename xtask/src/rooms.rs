@@ -28,6 +28,7 @@ pub(crate) const ROOMS: &[Room] = &[
     // Drivers never know each other.
     room("crates/smmuv3", &["crates/types", "crates/spec", "crates/hal", "crates/pgtable", "crates/core"]),
     room("crates/nvme", &["crates/types", "crates/hal", "crates/core"]),
+    room("crates/accel", &["crates/types", "crates/hal", "crates/core"]),
     room("crates/portcullis", EMBEDDED),
     // Models stand apart: that they cannot name a driver or a walker is what their verdicts rest on.
     room("models/bus", &["crates/types", "crates/spec"]),
@@ -53,6 +54,7 @@ const EMBEDDED: &[&str] = &[
     "crates/firmware",
     "crates/smmuv3",
     "crates/nvme",
+    "crates/accel",
 ];
 
 const BOTH_SIDES: &[&str] = &[
@@ -66,6 +68,7 @@ const BOTH_SIDES: &[&str] = &[
     "crates/firmware",
     "crates/smmuv3",
     "crates/nvme",
+    "crates/accel",
     "crates/portcullis",
     "models/bus",
     "models/smmuv3",
@@ -84,6 +87,7 @@ const BOTH_SIDES_AND_LAB: &[&str] = &[
     "crates/firmware",
     "crates/smmuv3",
     "crates/nvme",
+    "crates/accel",
     "crates/portcullis",
     "models/bus",
     "models/smmuv3",

@@ -16,6 +16,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub use portcullis_accel as accel;
 pub use portcullis_core as core;
 pub use portcullis_firmware as firmware;
 pub use portcullis_hal as hal;
