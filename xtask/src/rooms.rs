@@ -29,6 +29,10 @@ pub(crate) const ROOMS: &[Room] = &[
     room("crates/smmuv3", &["crates/types", "crates/spec", "crates/hal", "crates/pgtable", "crates/core"]),
     room("crates/nvme", &["crates/types", "crates/hal", "crates/core"]),
     room("crates/accel", &["crates/types", "crates/hal", "crates/core"]),
+    room(
+        "crates/vfio",
+        &["crates/types", "crates/spec", "crates/hal", "crates/iova", "crates/core", "crates/pci"],
+    ),
     room("crates/portcullis", EMBEDDED),
     // Models stand apart: that they cannot name a driver or a walker is what their verdicts rest on.
     room("models/bus", &["crates/types", "crates/spec"]),
@@ -54,6 +58,7 @@ const EMBEDDED: &[&str] = &[
     "crates/firmware",
     "crates/smmuv3",
     "crates/nvme",
+    "crates/vfio",
     "crates/accel",
 ];
 
@@ -68,6 +73,7 @@ const BOTH_SIDES: &[&str] = &[
     "crates/firmware",
     "crates/smmuv3",
     "crates/nvme",
+    "crates/vfio",
     "crates/accel",
     "crates/portcullis",
     "models/bus",
@@ -87,6 +93,7 @@ const BOTH_SIDES_AND_LAB: &[&str] = &[
     "crates/firmware",
     "crates/smmuv3",
     "crates/nvme",
+    "crates/vfio",
     "crates/accel",
     "crates/portcullis",
     "models/bus",

@@ -27,3 +27,4 @@ pub use portcullis_pgtable as pgtable;
 pub use portcullis_smmuv3 as smmuv3;
 pub use portcullis_spec as spec;
 pub use portcullis_types as types;
+pub use portcullis_vfio as vfio;

@@ -1,0 +1,248 @@
+//! PCI functions for user space.
+//!
+//! A [`PciDevice`] is a function as a user gets it: its registers, and configuration space, interrupts and reset as far as they harm nobody
+//! else.
+//!
+//! | file | what |
+//! |---|---|
+//! | `config` | configuration space: what a user reads, and what comes of what he writes |
+//! | `bars` | base address registers: which parts can be mapped, read, written |
+//! | `vectors` | MSI-X: programmed here, never by the user |
+//! | `reset` | function level reset, and what has to be set again after it |
+//!
+//! # What a user cannot do
+//!
+//! - Say where an interrupt's message goes. The MSI-X table reads as ones and keeps nothing, its pages cannot be mapped, and the capability's
+//!   bits are the kernel's; a message's address comes from the domain's own place for doorbells.
+//! - Move registers: base address registers are only noted.
+//! - Turn on what sends requests around the IOMMU, or forges others': of capabilities nothing can be written, but a function's reset.
+//!
+//! Choice: memory decoding stays on in hardware while a user has the function, because a CPU that reads what nobody answers may be
+//! stopped for it; a user who turns it off finds reads and writes of the file refused.
+//! Choice: no INTx and no MSI yet: their count is 0. Every function with NVMe has MSI-X.
+//!
+//! Spec: PCIe 6.0. Not here: enumeration, layouts (`portcullis-pci`, `spec::pcie`).
+
+mod bars;
+mod config;
+mod reset;
+mod vectors;
+
+use alloc::sync::Arc;
+use core::fmt;
+
+use portcullis_core::device::Device;
+use portcullis_hal::{Platform, Registers};
+use portcullis_pci::{ConfigAccess, Function, MsixCapability, MsixFault};
+use portcullis_spec::pcie::capability::Id;
+use portcullis_spec::pcie::{COMPATIBLE_SPACE_BYTES, CONFIG_SPACE_BYTES, express};
+use portcullis_spec::vfio::pci::{
+    BAR5_REGION, CONFIG_REGION, ERR_IRQ, INTX_IRQ, IRQ_COUNT, MSI_IRQ, MSIX_IRQ, REGION_COUNT, REQ_IRQ,
+    ROM_REGION,
+};
+use portcullis_spec::vfio::{DeviceInfoFlags, IrqInfoFlags, RegionInfoFlags};
+use portcullis_types::{Pa, PaRange, SizeLg2};
+
+use crate::Errno;
+use crate::device::{DeviceFacts, Irqs, MapArea, Region, VfioDevice};
+use crate::irqs::IrqChange;
+use crate::turns::Turns;
+use crate::user::EventFile;
+use config::Virtual;
+use vectors::Vectors;
+
+/// Where a function's interrupts go: the machine's interrupt controller.
+pub trait Interrupts<P: Platform>: Send + Sync {
+    /// From now on `to` is signalled when the function's interrupt `vector` comes. What was connected before is replaced.
+    ///
+    /// # Errors
+    ///
+    /// There are no more interrupts. What was connected before is connected still.
+    fn connect(&self, device: &Device<P>, vector: u16, to: Arc<dyn EventFile>) -> Result<Doorbell, Errno>;
+
+    /// Nobody is signalled any more.
+    fn disconnect(&self, device: &Device<P>, vector: u16);
+}
+
+/// What raises an interrupt when it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Doorbell {
+    /// Where, as the CPU would write it.
+    pub address: Pa,
+    /// What.
+    pub data: u32,
+}
+
+/// What a function is made of.
+pub struct PciParts<P: Platform> {
+    /// As core knows it.
+    pub device: Arc<Device<P>>,
+    /// As enumeration found it. Bridges above it pass requests up.
+    pub function: Function,
+    /// The way to its configuration space.
+    pub config: Arc<dyn ConfigAccess + Send + Sync>,
+    /// The way to its memory registers, for each base address register that has been placed.
+    pub bars: [Option<Arc<dyn Registers>>; 6],
+    /// Where its interrupts go.
+    pub interrupts: Arc<dyn Interrupts<P>>,
+}
+
+/// A PCI function for user space.
+pub struct PciDevice<P: Platform> {
+    parts: PciParts<P>,
+    msix: Option<MsixCapability>,
+    /// Where its PCI Express capability is.
+    express: Option<u16>,
+    /// Whether it can be reset alone.
+    can_reset: bool,
+    state: Turns<P, State>,
+}
+
+struct State {
+    config: Virtual,
+    vectors: Vectors,
+    /// Who is told of an error, and of the wish to have the device back.
+    notices: [Option<Arc<dyn EventFile>>; 2],
+}
+
+/// Of what a user can be told besides interrupts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The function has seen an error that cannot be corrected.
+    Error,
+    /// The device is wanted back.
+    Request,
+}
+
+impl<P: Platform> fmt::Debug for PciDevice<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PciDevice").field("at", &self.parts.function.at).finish_non_exhaustive()
+    }
+}
+
+impl<P: Platform> PciDevice<P> {
+    /// A function that no driver drives. Nothing is written to it until a user opens it.
+    ///
+    /// # Errors
+    ///
+    /// It says that its MSI-X table is where it cannot be.
+    pub fn new(platform: Arc<P>, parts: PciParts<P>) -> Result<Self, MsixFault> {
+        let msix = MsixCapability::find(&*parts.config, &parts.function)?;
+        let express = parts.function.capabilities.find(Id::EXPRESS);
+        let can_reset = express.is_some_and(|offset| {
+            let word = parts.config.read32(parts.function.at, offset + express::DEVICE_CAPABILITIES);
+            express::DeviceCapabilities::from(word).function_level_reset()
+        });
+        let state = State { config: Virtual::default(), vectors: Vectors::default(), notices: [None, None] };
+        Ok(Self { parts, msix, express, can_reset, state: Turns::new(platform, state) })
+    }
+
+    /// Tells the user, if he wants to be told. Answers whether he does.
+    pub fn notify(&self, notice: Notice) -> bool {
+        let state = self.state.take();
+        let file = &state.notices[notice as usize];
+        file.iter().for_each(|file| file.signal());
+        file.is_some()
+    }
+
+    fn config_bytes(&self) -> u16 {
+        if self.express.is_some() { CONFIG_SPACE_BYTES } else { COMPATIBLE_SPACE_BYTES }
+    }
+}
+
+impl<P: Platform> VfioDevice<P> for PciDevice<P> {
+    fn open(&self) -> Result<(), Errno> {
+        let mut state = self.state.take();
+        if !self.answers() {
+            return Err(Errno::Eio);
+        }
+        state.config = self.virtual_config();
+        self.quiesce();
+        if self.can_reset {
+            self.reset_function()?;
+        }
+        self.make_ready();
+        Ok(())
+    }
+
+    fn close(&self) {
+        let mut state = self.state.take();
+        self.quiesce();
+        self.disconnect_all(&mut state);
+        state.notices = [None, None];
+        if self.can_reset {
+            // It answers no user any more; if it answers nobody, the next one to open it is told.
+            let _ = self.reset_function();
+        }
+        self.put_back(&state);
+    }
+
+    fn facts(&self) -> DeviceFacts {
+        let reset = if self.can_reset { DeviceInfoFlags::RESET } else { 0 };
+        DeviceFacts { flags: DeviceInfoFlags::PCI | reset, region_count: REGION_COUNT, irq_count: IRQ_COUNT }
+    }
+
+    fn region(&self, index: u32, page: SizeLg2) -> Result<Region, Errno> {
+        match index {
+            0..=BAR5_REGION => Ok(self.bar_region(index, page)),
+            ROM_REGION => Ok(Region::default()),
+            CONFIG_REGION => Ok(Region {
+                size_bytes: self.config_bytes().into(),
+                flags: RegionInfoFlags::READ | RegionInfoFlags::WRITE,
+                areas: None,
+            }),
+            // Among them the old addresses of VGA, which no function here has.
+            _ => Err(Errno::Einval),
+        }
+    }
+
+    fn irqs(&self, index: u32) -> Result<Irqs, Errno> {
+        let none = Irqs { flags: IrqInfoFlags::EVENTFD, count: 0 };
+        match index {
+            INTX_IRQ => {
+                Ok(Irqs { flags: none.flags | IrqInfoFlags::MASKABLE | IrqInfoFlags::AUTOMASKED, ..none })
+            }
+            MSI_IRQ => Ok(Irqs { flags: none.flags | IrqInfoFlags::NORESIZE, ..none }),
+            MSIX_IRQ => Ok(Irqs { count: self.msix.map_or(0, |msix| msix.vectors().into()), ..none }),
+            ERR_IRQ if self.express.is_none() => Err(Errno::Einval),
+            ERR_IRQ | REQ_IRQ => Ok(Irqs { flags: none.flags | IrqInfoFlags::NORESIZE, count: 1 }),
+            _ => Err(Errno::Einval),
+        }
+    }
+
+    fn set_irqs(&self, change: IrqChange) -> Result<(), Errno> {
+        let mut state = self.state.take();
+        match change.index {
+            MSIX_IRQ => self.change_vectors(&mut state, change),
+            ERR_IRQ => vectors::change_notice(&mut state.notices[Notice::Error as usize], change),
+            REQ_IRQ => vectors::change_notice(&mut state.notices[Notice::Request as usize], change),
+            _ => Err(Errno::Enotty),
+        }
+    }
+
+    fn reset(&self) -> Result<(), Errno> {
+        let state = self.state.take();
+        self.reset_for_user(&state)
+    }
+
+    fn read(&self, index: u32, offset: u64, into: &mut [u8]) -> Result<(), Errno> {
+        let state = self.state.take();
+        match index {
+            CONFIG_REGION => self.read_config(&state, offset, into),
+            _ => self.read_bar(&state, index, offset, into),
+        }
+    }
+
+    fn write(&self, index: u32, offset: u64, from: &[u8]) -> Result<(), Errno> {
+        let mut state = self.state.take();
+        match index {
+            CONFIG_REGION => self.write_config(&mut state, offset, from),
+            _ => self.write_bar(&state, index, offset, from),
+        }
+    }
+
+    fn address(&self, index: u32, area: MapArea) -> Option<PaRange> {
+        let bar = self.parts.function.bar(u8::try_from(index).ok()?)?;
+        PaRange::new(bar.cpu_range()?.first().checked_add(area.offset)?, area.len_bytes)
+    }
+}

@@ -1,0 +1,176 @@
+//! What VFIO knows: groups with devices that its drivers have registered, and what they share.
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+
+use portcullis_core::bus::Place;
+use portcullis_hal::{Lock, Platform};
+
+use crate::Errno;
+use crate::container::Container;
+use crate::device::{DeviceSlot, VfioDevice};
+use crate::file::{ContainerHandle, File, GroupHandle};
+use crate::group::{GroupFile, GroupSlot};
+use crate::type1::Kept;
+
+/// How many mappings a container can have unless told otherwise.
+const MAPPING_LIMIT: u32 = 65_535;
+
+/// What every container needs to know.
+pub(crate) struct Shared<P: Platform> {
+    pub(crate) platform: Arc<P>,
+    pub(crate) unsafe_interrupts: AtomicBool,
+    pub(crate) mapping_limit: AtomicU32,
+    /// What hardware has not confirmed that it has forgotten, of containers that are gone.
+    pub(crate) kept: Lock<P, Vec<Kept<P>>>,
+}
+
+/// Devices for user space.
+pub struct Vfio<P: Platform> {
+    shared: Arc<Shared<P>>,
+    groups: Arc<Groups<P>>,
+}
+
+/// By number.
+type Groups<P> = Lock<P, BTreeMap<u32, Arc<GroupSlot<P>>>>;
+
+impl<P: Platform> fmt::Debug for Vfio<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vfio").field("groups", &self.groups()).finish_non_exhaustive()
+    }
+}
+
+impl<P: Platform> Vfio<P> {
+    /// With no groups yet.
+    pub fn new(platform: Arc<P>) -> Self {
+        let shared = Shared {
+            platform,
+            unsafe_interrupts: AtomicBool::new(false),
+            mapping_limit: AtomicU32::new(MAPPING_LIMIT),
+            kept: Lock::<P, _>::new(Vec::new()),
+        };
+        Self { shared: Arc::new(shared), groups: Arc::new(Lock::<P, _>::new(BTreeMap::new())) }
+    }
+
+    /// Whether users may have devices that can forge others' interrupts (`allow_unsafe_interrupts`). At first they may not. Holds for
+    /// groups that are attached from now on.
+    pub fn allow_unsafe_interrupts(&self, allow: bool) {
+        self.shared.unsafe_interrupts.store(allow, Relaxed);
+    }
+
+    /// How many mappings a container can have (`dma_entry_limit`), for containers whose IOMMU is set from now on; 65,535 at first.
+    pub fn set_mapping_limit(&self, limit: u32) {
+        self.shared.mapping_limit.store(limit, Relaxed);
+    }
+
+    /// For a VFIO driver's probe: users can have this device from now on, until what is answered is dropped.
+    ///
+    /// # Errors
+    ///
+    /// EEXIST: a device of this name is registered in the group.
+    pub fn register(&self, place: &Place<P>, device: Arc<dyn VfioDevice<P>>) -> Result<Registered<P>, Errno> {
+        let mut groups = self.groups.lock();
+        let id = place.group.id();
+        let group = groups.entry(id).or_insert_with(|| Arc::new(GroupSlot::new(place.group.clone()))).clone();
+        let slot = Arc::new(DeviceSlot::new(self.shared.platform.clone(), place.device.clone(), device));
+        let mut devices = group.devices.lock();
+        if devices.iter().any(|held| held.name() == slot.name()) {
+            return Err(Errno::Eexist);
+        }
+        devices.push(slot.clone());
+        drop(devices);
+        Ok(Registered { groups: self.groups.clone(), group, slot })
+    }
+
+    /// The numbers of the groups that can be opened, open ones included.
+    pub fn groups(&self) -> Vec<u32> {
+        self.groups.lock().keys().copied().collect()
+    }
+
+    /// `open(path)`: `/dev/vfio/vfio` is a new container, `/dev/vfio/7` the group with this number.
+    ///
+    /// # Errors
+    ///
+    /// ENOENT: there is no such file. EBUSY: the group is open, which it can be once.
+    pub fn open(&self, path: &str) -> Result<File<P>, Errno> {
+        match path.strip_prefix("/dev/vfio/") {
+            Some("vfio") => Ok(self.open_container()),
+            Some(number) => self.open_group(number.parse().map_err(|_| Errno::Enoent)?),
+            None => Err(Errno::Enoent),
+        }
+    }
+
+    /// A new container.
+    pub fn open_container(&self) -> File<P> {
+        File::Container(ContainerHandle(Arc::new(Container::new(self.shared.clone()))))
+    }
+
+    /// Opens a group.
+    ///
+    /// # Errors
+    ///
+    /// ENOENT: there is no such group. EBUSY: it is open.
+    pub fn open_group(&self, id: u32) -> Result<File<P>, Errno> {
+        let slot = self.groups.lock().get(&id).cloned().ok_or(Errno::Enoent)?;
+        Ok(File::Group(GroupHandle(Arc::new(GroupFile::open(self.shared.clone(), slot)?))))
+    }
+
+    /// Tries again to have hardware forget what containers that are gone had mapped, and lets those pages go of which it confirms it.
+    /// Answers how many pages are left. For the embedder's timer, or when an IOMMU has been repaired.
+    pub fn reclaim(&self) -> u64 {
+        let kept = core::mem::take(&mut *self.shared.kept.lock());
+        let left: Vec<Kept<P>> = kept.into_iter().filter_map(Kept::reclaim).collect();
+        let pages = left.iter().map(Kept::page_count).sum();
+        self.shared.kept.lock().extend(left);
+        pages
+    }
+}
+
+/// A device that users can have. Dropped, they can no more: whoever has it open finds it gone, and it is stopped.
+pub struct Registered<P: Platform> {
+    groups: Arc<Groups<P>>,
+    group: Arc<GroupSlot<P>>,
+    slot: Arc<DeviceSlot<P>>,
+}
+
+impl<P: Platform> fmt::Debug for Registered<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registered").field("device", &self.slot.name()).finish_non_exhaustive()
+    }
+}
+
+impl<P: Platform> Registered<P> {
+    /// Takes the device back if no user has it open: for who unbinds a driver in peace.
+    ///
+    /// Choice: Linux waits for the user here. To wait is the embedder's.
+    ///
+    /// # Errors
+    ///
+    /// A user has it open (EBUSY): it stays registered.
+    pub fn unregister(self) -> Result<(), Self> {
+        if self.slot.retire_unless_open() { Ok(()) } else { Err(self) }
+    }
+
+    /// Whether a user has it open.
+    pub fn is_open(&self) -> bool {
+        self.slot.is_open()
+    }
+}
+
+impl<P: Platform> Drop for Registered<P> {
+    fn drop(&mut self) {
+        let mut groups = self.groups.lock();
+        let mut devices = self.group.devices.lock();
+        devices.retain(|held| !Arc::ptr_eq(held, &self.slot));
+        let id = self.group.group.id();
+        if devices.is_empty() && groups.get(&id).is_some_and(|held| Arc::ptr_eq(held, &self.group)) {
+            groups.remove(&id);
+        }
+        drop(devices);
+        drop(groups);
+        self.slot.retire();
+    }
+}
