@@ -129,7 +129,8 @@ impl Engine<'_> {
 
     /// The translation of the address, if stage 1 allows anything that was asked for: if not, stage 2 is not even looked at.
     ///
-    /// A walk that needs a right has it granted, or meets a stage 1 permission fault: the most is tried first.
+    /// A walk that needs a right has it granted, or meets a stage 1 permission fault. What is needed is made dirty, too: the most is
+    /// tried first.
     fn find_for_ats(
         &mut self,
         regime: &Regime,
@@ -144,7 +145,8 @@ impl Engine<'_> {
         let read = Rights::needed(reading, asked.privileged);
         let write = Rights::needed(AccessKind::Write, asked.privileged);
         let both = Rights(read.0 | write.0);
-        let tries: &[Rights] = if wish.write { &[both, read, write] } else { &[read, write] };
+        // "HTTU does not mark a page Dirty in response to a Translation Request with NW == 1": then nothing needs a write.
+        let tries: &[Rights] = if wish.write { &[both, read, write] } else { &[read] };
         for &needed in tries {
             match self.find_or_walk(regime, asked, needed) {
                 Ok((found, _)) => return Ok(Some(found)),

@@ -258,7 +258,7 @@ fn overrides_of_the_entry_count_and_priv_is_still_that_of_the_request() {
     assert_eq!(rights(&unprivileged, false, true, true), "---");
     // Instruction: reads are fetches, so an execute-never page gives only W.
     let instruction = with(0b1100, PAGE | 1 << 54);
-    assert_eq!(rights(&instruction, true, true, false), "-w-");
+    assert_eq!(rights(&instruction, false, true, false), "-w-");
     let instruction = with(0b1100, PAGE | 0x80 | 1 << 54);
     assert_eq!(rights(&instruction, false, true, false), "---");
     // Data: whatever can be read can be executed.
