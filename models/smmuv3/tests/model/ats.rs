@@ -324,6 +324,15 @@ fn both_stages_give_their_common_part() {
 }
 
 #[test]
+fn a_block_without_permissions_is_denied_page_by_page() {
+    let machine = nested(FULL);
+    machine.ste(1, &with_word1(STE_S2, FULL));
+    machine.words(S2_L2, &[S2_PAGE & !0xc2]);
+    nothing(&machine, &wish(0x1234));
+    nothing(&machine, &wish(0x2234));
+}
+
+#[test]
 fn stage_2_is_not_looked_at_where_stage_1_gives_nothing() {
     let machine = nested(FULL);
     // Stage 1 is privileged only; the walk of stage 2 would abort.
@@ -332,6 +341,11 @@ fn stage_2_is_not_looked_at_where_stage_1_gives_nothing() {
     nothing(&machine, &wish(0x1000));
     machine.words(L3 + 16, &[0x40_1000 | PAGE]);
     assert_eq!(answer(&machine, &wish(0x2000)), TranslationAnswer::CompleterAbort);
+    // INSTCFG "Instruction": what cannot be executed cannot be read.
+    machine.ste(1, &with_word1(STE_NESTED, FULL | 3 << 50));
+    machine.flush_ste(1);
+    machine.words(L3 + 24, &[0x40_1000 | PAGE | 0x80 | 1 << 54]);
+    nothing(&machine, &wish(0x3000));
 }
 
 #[test]
