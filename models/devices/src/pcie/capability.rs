@@ -1,7 +1,6 @@
 //! Capabilities: what a function can do beyond the header, laid out for software to find and to switch on.
 //!
-//! Not here: what the features do. MSI and MSI-X are in `message`; ATS, PASID and page requests have their registers
-//! only.
+//! Not here: what the features do. MSI and MSI-X are in `message`, ATS in `atc`, page requests in `pages`.
 
 use super::config::ConfigBuilder;
 
@@ -59,7 +58,15 @@ pub(crate) fn express(config: &mut ConfigBuilder, kind: PortKind) -> usize {
 pub struct Ats {
     /// How many invalidations the function takes before it stops the link, 1 to 32.
     pub queue_depth: u8,
+    /// Whether a global invalidation hits every PASID (Global Invalidate Supported). Otherwise it hits the one it names.
+    pub global_invalidate: bool,
 }
+
+/// `ATS Control`, from the capability's start: Smallest Translation Unit in 4:0, Enable in 15.
+pub(crate) const ATS_CONTROL: usize = 6;
+pub(crate) const ATS_ENABLE: u16 = 1 << 15;
+pub(crate) const ATS_UNIT: u16 = 0x1f;
+const GLOBAL_INVALIDATE: u16 = 1 << 6;
 
 impl Ats {
     /// Lays the capability out; its place.
@@ -67,8 +74,9 @@ impl Ats {
         const PAGE_ALIGNED: u16 = 1 << 5;
         let at = config.extended_capability(0x000f, 1, 8);
         // 32 is said as 0.
-        config.set16(at + 4, u16::from(self.queue_depth & 0x1f) | PAGE_ALIGNED);
-        config.allow16(at + 6, 0x801f);
+        let global = if self.global_invalidate { GLOBAL_INVALIDATE } else { 0 };
+        config.set16(at + 4, u16::from(self.queue_depth & 0x1f) | PAGE_ALIGNED | global);
+        config.allow16(at + ATS_CONTROL, ATS_ENABLE | ATS_UNIT);
         at
     }
 }
@@ -82,15 +90,32 @@ pub struct PageRequests {
     pub response_needs_pasid: bool,
 }
 
+/// `Page Request Control`, from the capability's start.
+pub(crate) const PRI_CONTROL: usize = 4;
+pub(crate) const PRI_ENABLE: u16 = 1;
+pub(crate) const PRI_RESET: u16 = 1 << 1;
+/// `Page Request Status`, from the capability's start.
+pub(crate) const PRI_STATUS: usize = 6;
+/// Response Failure.
+pub(crate) const PRI_FAILURE: u16 = 1;
+/// Unexpected Page Request Group Index.
+pub(crate) const PRI_UNEXPECTED: u16 = 1 << 1;
+pub(crate) const PRI_STOPPED: u16 = 1 << 8;
+/// PRG Response PASID Required.
+pub(crate) const PRI_NEEDS_PASID: u16 = 1 << 15;
+/// `Outstanding Page Request Capacity` and `Allocation`, from the capability's start.
+pub(crate) const PRI_CAPACITY: usize = 8;
+pub(crate) const PRI_ALLOCATION: usize = 12;
+
 impl PageRequests {
-    /// Lays the capability out; its place.
+    /// Lays the capability out; its place. Reset can be written, so that the function sees it; it takes it back at once.
     pub fn lay_out(self, config: &mut ConfigBuilder) -> usize {
-        const STOPPED: u16 = 1 << 8;
         let at = config.extended_capability(0x0013, 1, 16);
-        config.allow16(at + 4, 0x0001);
-        config.set16(at + 6, STOPPED | u16::from(self.response_needs_pasid) << 15);
-        config.clearable16(at + 6, 0x0003);
-        config.set32(at + 8, self.capacity).allow32(at + 12, u32::MAX);
+        config.allow16(at + PRI_CONTROL, PRI_ENABLE | PRI_RESET);
+        let needs_pasid = if self.response_needs_pasid { PRI_NEEDS_PASID } else { 0 };
+        config.set16(at + PRI_STATUS, PRI_STOPPED | needs_pasid);
+        config.clearable16(at + PRI_STATUS, PRI_FAILURE | PRI_UNEXPECTED);
+        config.set32(at + PRI_CAPACITY, self.capacity).allow32(at + PRI_ALLOCATION, u32::MAX);
         at
     }
 }
@@ -106,13 +131,19 @@ pub struct Pasids {
     pub privileged: bool,
 }
 
+/// `PASID Capability`, from the capability's start: Max PASID Width in 12:8.
+pub(crate) const PASID_CAPABILITY: usize = 4;
+/// `PASID Control`, from the capability's start: Enable in 0, execute and privileged in 1 and 2.
+pub(crate) const PASID_CONTROL: usize = 6;
+pub(crate) const PASID_ENABLE: u16 = 1;
+
 impl Pasids {
     /// Lays the capability out; its place.
     pub fn lay_out(self, config: &mut ConfigBuilder) -> usize {
         let at = config.extended_capability(0x001b, 1, 8);
         let modes = u16::from(self.execute) << 1 | u16::from(self.privileged) << 2;
-        config.set16(at + 4, u16::from(self.width & 0x1f) << 8 | modes);
-        config.allow16(at + 6, 1 | modes);
+        config.set16(at + PASID_CAPABILITY, u16::from(self.width & 0x1f) << 8 | modes);
+        config.allow16(at + PASID_CONTROL, PASID_ENABLE | modes);
         at
     }
 }
@@ -171,11 +202,12 @@ mod tests {
 
     #[test]
     fn ats_has_a_queue_depth_and_a_switch() {
-        let (config, at) = space(|builder| Ats { queue_depth: 32 }.lay_out(builder));
+        let (config, at) =
+            space(|builder| Ats { queue_depth: 32, global_invalidate: false }.lay_out(builder));
         assert_eq!((config.read32(at), config.read16(at + 4)), (0x0001_000f, 0x0020));
         assert_eq!(ones(&config, at + 6), 0x801f);
-        let (config, at) = space(|builder| Ats { queue_depth: 8 }.lay_out(builder));
-        assert_eq!(config.read16(at + 4), 0x0028);
+        let (config, at) = space(|builder| Ats { queue_depth: 8, global_invalidate: true }.lay_out(builder));
+        assert_eq!(config.read16(at + 4), 0x0068);
     }
 
     #[test]
@@ -186,8 +218,10 @@ mod tests {
             (config.read32(at), config.read16(at + 6), config.read32(at + 8)),
             (0x0001_0013, 0x8100, 64)
         );
-        assert_eq!(ones(&config, at + 4), 1);
+        assert_eq!(ones(&config, at + 4), 3);
         assert_eq!(ones(&config, at + 6), 0x8100);
+        config.update16(at + 6, |status| status | 3);
+        assert_eq!((config.read16(at + 6), ones(&config, at + 6)), (0x8103, 0x8100));
     }
 
     #[test]

@@ -91,6 +91,14 @@ impl ConfigSpace {
         place.copy_from_slice(&new.to_le_bytes());
     }
 
+    /// Hardware changes the 32-bit register at `offset`, whatever the rules for software.
+    pub(crate) fn update32(&self, offset: usize, change: impl FnOnce(u32) -> u32) {
+        let mut bytes = self.bytes();
+        let place = &mut bytes[offset..offset + 4];
+        let new = change(u32::from_le_bytes([place[0], place[1], place[2], place[3]]));
+        place.copy_from_slice(&new.to_le_bytes());
+    }
+
     /// Whether the function answers memory requests.
     pub fn memory_enabled(&self) -> bool {
         self.read16(COMMAND) & COMMAND_MEMORY != 0

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model_bus::Width;
+use model_bus::{Invalidation, PageResponse, Width};
 
 use super::bar::Bar;
 use super::config::ConfigSpace;
@@ -39,6 +39,18 @@ pub trait Function: Send + Sync {
     /// Looks at what software has just written at `offset` of the configuration space.
     fn config_written(&self, offset: usize) {
         let _ = offset;
+    }
+
+    /// Takes an invalidation to its ATC. False if it has none, or it is off: an Unsupported Request.
+    fn invalidate(&self, message: &Invalidation) -> bool {
+        let _ = message;
+        false
+    }
+
+    /// Takes a response to a group of its page requests. False if it never makes any.
+    fn page_response(&self, message: &PageResponse) -> bool {
+        let _ = message;
+        false
     }
 
     /// Returns to the state after power-up: configuration space and everything else.

@@ -3,9 +3,12 @@
 use core::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use model_bus::{DmaError, Fabric, Port, Traffic, Translator};
+use model_bus::{
+    DmaError, Fabric, Moved, PageRequest, Port, Stall, StallState, Traffic, TranslationAnswer,
+    TranslationRequest, Translator,
+};
 use portcullis_types::trace::Sink;
-use portcullis_types::{Iova, Pasid};
+use portcullis_types::{Iova, Pa, Pasid, SourceId};
 
 use super::config::ConfigSpace;
 use super::rid::{Rid, RidMap};
@@ -128,6 +131,74 @@ impl Requester {
     /// As [`RequestError`] says.
     pub fn message(&self, to: Iova, data: u32) -> Result<(), RequestError> {
         self.allowed()?.port.message(to, data).map_err(RequestError::Dma)
+    }
+
+    /// Who the function is taken for, while it is in a slot. Messages carry it whatever is put into them.
+    pub fn source(&self) -> Option<SourceId> {
+        self.link().ok().map(|link| link.port.source())
+    }
+
+    /// What went through in one address space since the function was put into its slot.
+    pub fn moved(&self, pasid: Pasid) -> Moved {
+        self.link().map(|link| link.port.moved(pasid)).unwrap_or_default()
+    }
+
+    /// Asks for a translation.
+    ///
+    /// # Errors
+    ///
+    /// As [`RequestError`] says, but for what becomes of the request out there.
+    pub fn translate(&self, request: &TranslationRequest) -> Result<TranslationAnswer, RequestError> {
+        Ok(self.allowed()?.port.translate(request))
+    }
+
+    /// Reads memory at a translated address.
+    ///
+    /// # Errors
+    ///
+    /// As [`RequestError`] says.
+    pub fn read_translated(
+        &self,
+        pasid: Option<Pasid>,
+        from: Pa,
+        into: &mut [u8],
+    ) -> Result<(), RequestError> {
+        self.allowed()?.port.read_translated(pasid, from, into).map_err(RequestError::Dma)
+    }
+
+    /// Writes memory at a translated address.
+    ///
+    /// # Errors
+    ///
+    /// As [`RequestError`] says.
+    pub fn write_translated(&self, pasid: Option<Pasid>, to: Pa, from: &[u8]) -> Result<(), RequestError> {
+        self.allowed()?.port.write_translated(pasid, to, from).map_err(RequestError::Dma)
+    }
+
+    /// What became of an access that was held back.
+    pub fn stalled(&self, stall: Stall) -> StallState {
+        self.link().map_or(StallState::Aborted, |link| link.port.stalled(stall))
+    }
+
+    /// Asks for a page. Messages do not wait for Bus Master Enable. Spec: PCIe 6.0, 7.5.1.1.3 "Command Register": it controls memory
+    /// and I/O requests only.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError::Unplugged`].
+    pub fn request_page(&self, request: &PageRequest) -> Result<(), RequestError> {
+        self.link()?.port.request_page(request);
+        Ok(())
+    }
+
+    /// Completes invalidations, by their tags.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError::Unplugged`].
+    pub fn complete_invalidations(&self, tags: u32) -> Result<(), RequestError> {
+        self.link()?.port.complete_invalidations(tags);
+        Ok(())
     }
 
     fn link(&self) -> Result<Arc<Link>, RequestError> {

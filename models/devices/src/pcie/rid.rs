@@ -55,11 +55,26 @@ impl RidMap {
 
     /// The number of `rid`; its own where no range holds it.
     pub fn get(&self, rid: Rid) -> SourceId {
-        let found = self.0.iter().find_map(|range| {
+        self.ranged(rid).unwrap_or(SourceId(u32::from(rid.0)))
+    }
+
+    fn ranged(&self, rid: Rid) -> Option<SourceId> {
+        self.0.iter().find_map(|range| {
             let index = u32::from(rid.0.checked_sub(range.first.0)?);
             (index < range.count).then(|| SourceId(range.to.0.wrapping_add(index)))
+        })
+    }
+
+    /// The requester ids whose number is `source`: what leads back to a device.
+    pub fn rids(&self, source: SourceId) -> impl Iterator<Item = Rid> {
+        let rid = |number: u32| u16::try_from(number).ok().map(Rid);
+        let ranged = self.0.iter().filter_map(move |range| {
+            let index = source.0.wrapping_sub(range.to.0);
+            (index < range.count).then(|| rid(u32::from(range.first.0).checked_add(index)?))?
         });
-        found.unwrap_or(SourceId(u32::from(rid.0)))
+        // A range before may have taken the id elsewhere.
+        let ranged = ranged.filter(move |&rid| self.get(rid) == source);
+        ranged.chain(rid(source.0).filter(|&rid| self.ranged(rid).is_none()))
     }
 }
 
@@ -71,6 +86,19 @@ mod tests {
     fn an_id_is_bus_device_function() {
         assert_eq!(Rid::new(2, 3 << 3 | 1), Rid(0x0219));
         assert_eq!(Rid(0x0219).to_string(), "02:03.1");
+    }
+
+    #[test]
+    fn a_number_leads_back_to_the_ids_that_have_it() {
+        let range = |first, count, to| RidRange { first: Rid(first), count, to: SourceId(to) };
+        let map = RidMap::new(vec![range(0x100, 0x10, 0x8000), range(0x100, 0x20, 0x9000)]);
+        let back = |source| map.rids(SourceId(source)).map(|rid| rid.0).collect::<Vec<_>>();
+        assert_eq!(back(0x8003), [0x103, 0x8003]);
+        assert_eq!(back(0x9003), [0x9003]);
+        assert_eq!(back(0x9013), [0x113, 0x9013]);
+        assert_eq!((back(0x103), back(0x50)), (vec![], vec![0x50]));
+        assert_eq!(RidMap::offset(0).rids(SourceId(7)).collect::<Vec<_>>(), [Rid(7)]);
+        assert_eq!(RidMap::offset(0x1_0000).rids(SourceId(0x2_0000)).count(), 0);
     }
 
     #[test]

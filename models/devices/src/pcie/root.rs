@@ -3,16 +3,19 @@
 //! ECAM turns an address into bus, device, function and register; a window turns it into an address on PCIe. Where no
 //! function answers, reads are all ones and writes are gone.
 //!
+//! It is also the [`Downstream`] of the IOMMU above: it takes messages to the function that has the requester id.
+//!
 //! Spec: PCIe 6.0, 7.2.2 "PCI Express Enhanced Configuration Access Mechanism (ECAM)".
 
 use core::fmt;
 use core::ops::RangeInclusive;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use model_bus::{Bus, Mmio, Occupied, Width};
+use model_bus::{Bus, Downstream, Invalidation, Mmio, Occupied, PageResponse, Width};
 use portcullis_types::trace::{Event, Value};
-use portcullis_types::{Pa, PaRange};
+use portcullis_types::{Pa, PaRange, SourceId};
 
+use super::function::Function;
 use super::pci_bus::PciBus;
 use super::requester::Host;
 use super::rid::Rid;
@@ -53,10 +56,13 @@ impl fmt::Debug for RootComplex {
 }
 
 impl RootComplex {
-    /// A root complex with nothing below it.
+    /// A root complex with nothing below it. It makes itself known to the translator of `host`.
     pub fn new(layout: RootLayout, host: Host) -> Arc<Self> {
         let host = Arc::new(host);
-        Arc::new(Self { root_bus: PciBus::new(host.clone(), Vec::new()), host, layout })
+        let root = Arc::new(Self { root_bus: PciBus::new(host.clone(), Vec::new()), host, layout });
+        let downstream: Weak<Self> = Arc::downgrade(&root);
+        root.host.translator.connect(downstream);
+        root
     }
 
     /// Where it lies.
@@ -130,9 +136,40 @@ impl RootComplex {
         }
     }
 
+    /// The function that the IOMMU knows as `source`. None if it was taken out, or no bridge leads there.
+    fn function_of(&self, source: SourceId) -> Option<Arc<dyn Function>> {
+        self.host.stream_ids.rids(source).find_map(|rid| {
+            let [devfn, bus] = rid.0.to_le_bytes();
+            self.root_bus.find_function(*self.layout.buses.start(), bus, devfn)
+        })
+    }
+
+    fn undelivered(&self, message: &str, source: SourceId) {
+        let fields = &[("message", Value::Str(message)), ("source", Value::Hex(u64::from(source.0)))];
+        self.host.sink.event(&Event { source: "model.pcie", name: "unsupported_request", fields });
+    }
+
     fn unclaimed(&self, access: &str, address: u64) {
         let fields = &[("access", Value::Str(access)), ("address", Value::Addr(address))];
         self.host.sink.event(&Event { source: "model.pcie", name: "unsupported_request", fields });
+    }
+}
+
+impl Downstream for RootComplex {
+    fn invalidate(&self, message: &Invalidation) -> bool {
+        let taken = self.function_of(message.source).is_some_and(|function| function.invalidate(message));
+        if !taken {
+            self.undelivered("invalidate", message.source);
+        }
+        taken
+    }
+
+    fn page_response(&self, message: &PageResponse) -> bool {
+        let taken = self.function_of(message.source).is_some_and(|function| function.page_response(message));
+        if !taken {
+            self.undelivered("page_response", message.source);
+        }
+        taken
     }
 }
 
