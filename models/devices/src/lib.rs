@@ -1,4 +1,4 @@
-//! Models of a machine's devices: PCI Express, an NVMe controller, an interrupt translation service.
+//! Models of a machine's devices: PCI Express, an NVMe controller, a compression accelerator, an interrupt translation service.
 //!
 //! Written from the PCI Express, NVM Express and GIC books, and from nothing that drives such devices. A device does
 //! what its book says with whatever a driver writes: a bad command gets the status the book has for it, an access that
@@ -11,6 +11,7 @@
     reason = "registers are cut to the width of their access everywhere here"
 )]
 
+pub mod accelerator;
 pub mod its;
 pub mod nvme;
 pub mod pcie;
