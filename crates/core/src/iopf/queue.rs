@@ -97,8 +97,14 @@ impl<P: Platform> FaultQueue<P> {
     /// Handles one group of the device whose turn it is. False if there was none. Called by workers, several at once, after
     /// [`Reported::Ready`](crate::iopf::Reported::Ready), until it answers false.
     pub fn work(&self) -> bool {
+        self.work_turn(1)
+    }
+
+    /// The same with up to `most` groups of the device, one after the other. Each is taken when it is begun, so other workers may have the rest of
+    /// them. Workers that stay with a device for some groups are in each other's way less often; devices wait for their turns longer.
+    pub fn work_turn(&self, most: usize) -> bool {
         let Some((requester, membership)) = self.ring.pop() else { return false };
-        requester.work(membership);
+        requester.work(membership, most);
         true
     }
 

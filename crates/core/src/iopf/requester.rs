@@ -167,7 +167,7 @@ impl<P: Platform> PageRequester<P> {
         let flushed = wait_for(&*self.platform, limit_ns, || {
             let job = self.state.lock().begin_for(pasid, until);
             if let Some(job) = job {
-                self.run(job);
+                self.run(job, |_| None);
             }
             self.state.lock().is_flushed(pasid, until).then_some(())
         });
@@ -187,27 +187,33 @@ impl<P: Platform> PageRequester<P> {
         self.responder.is_some()
     }
 
-    /// Handles a group, for a worker that found this requester in the ring.
-    pub(super) fn work(self: &Arc<Self>, membership: u64) {
-        let job = self.state.lock().begin(self, membership);
-        if let Some(job) = job {
-            self.run(job);
+    /// Handles up to `most` groups, for a worker that found this requester in the ring.
+    pub(super) fn work(self: &Arc<Self>, membership: u64, most: usize) {
+        let mut job = self.state.lock().begin(self, membership);
+        for nth in 1.. {
+            let Some(begun) = job else { return };
+            job = self.run(begun, |state| if nth < most { state.begin_next(membership) } else { None });
         }
     }
 
-    fn run(self: &Arc<Self>, job: Job) {
+    /// Handles a group, and answers what `next` begins when the group is answered, under the same lock.
+    fn run(self: &Arc<Self>, job: Job, next: impl FnOnce(&mut State<P>) -> Option<Job>) -> Option<Job> {
         let Job { mut group, handler } = job;
         let code = group.handle(handler.as_deref());
         // Nothing of the handler's is in use any more when the group is answered.
         drop(handler);
         let Some(code) = code else {
             self.tally.retries.fetch_add(1, Relaxed);
-            return self.state.lock().put_back(self, group);
+            self.state.lock().put_back(self, group);
+            return None;
         };
-        if self.state.lock().may_answer(&group) {
-            self.answer(&group.last, code);
-            self.state.lock().answered(&group);
+        if !self.state.lock().may_answer(&group) {
+            return None;
         }
+        self.answer(&group.last, code);
+        let mut state = self.state.lock();
+        state.answered(&group);
+        next(&mut state)
     }
 
     /// Leaves the queue with this ring: every group that has no answer gets one. None if it is not there, or somebody else was

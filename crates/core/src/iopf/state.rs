@@ -280,6 +280,13 @@ impl<P: Platform> State<P> {
         Some(self.start(group))
     }
 
+    /// The next group, for a worker whose turn with this requester goes on. The requester may be in the ring: whoever takes it out of there may find
+    /// nothing left.
+    pub(super) fn begin_next(&mut self, membership: u64) -> Option<Job> {
+        let group = if self.membership == membership { self.ready.pop_front() } else { None };
+        group.map(|group| self.start(group))
+    }
+
     /// The next group for `pasid` with a ticket below `until`.
     pub(super) fn begin_for(&mut self, pasid: Option<Pasid>, until: u64) -> Option<Job> {
         let wanted = |group: &Group| group.last.pasid == pasid && group.ticket < until;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use crate::support::{Bench, Spin, bench, last, partial, pasid, witness};
-use portcullis_core::iopf::{GroupTag, Handled, Limits, PageRequest, Reported, ResponseCode};
+use portcullis_core::iopf::{FaultQueue, GroupTag, Handled, Limits, PageRequest, Reported, ResponseCode};
 use portcullis_types::{Perms, SourceId};
 
 use ResponseCode::{Failure, Invalid, Success};
@@ -147,6 +147,58 @@ fn devices_take_turns() {
     }
     bench.work_all();
     assert_eq!(*order.lock().unwrap(), [1, 101, 2, 102, 3, 4]);
+}
+
+#[test]
+fn a_turn_is_as_many_groups_of_one_device_as_are_allowed_and_others_come_after() {
+    let bench = bench();
+    let order = Arc::<Mutex<Vec<u64>>>::default();
+    let (second, _) = bench.another("second");
+    for device in [&bench.device, &second] {
+        let to = order.clone();
+        let handler = move |request: &PageRequest| {
+            to.lock().unwrap().push(request.address.get());
+            Handled::Resolved
+        };
+        device.set_handler(pasid(1), Arc::new(handler)).unwrap();
+    }
+    for n in 1..=4 {
+        bench.report(last(n, u64::from(n)));
+        second.report(&last(n, 100 + u64::from(n)));
+    }
+    while bench.queue.work_turn(3) {}
+    assert_eq!(*order.lock().unwrap(), [1, 2, 3, 101, 102, 103, 4, 104]);
+}
+
+#[test]
+fn a_turn_ends_when_its_device_leaves_the_queue() {
+    let bench = bench();
+    let (queue, device) = (Arc::new(bench.queue), bench.device);
+    let other = Arc::new(FaultQueue::new());
+    let moves = (queue.clone(), device.clone(), other.clone());
+    let seen = Arc::<Mutex<Vec<u64>>>::default();
+    let to = seen.clone();
+    let handler = move |request: &PageRequest| {
+        to.lock().unwrap().push(request.address.get());
+        let (queue, device, other) = &moves;
+        if request.address.get() == 1 {
+            queue.remove_device(device).unwrap();
+            other.add_device(device).unwrap();
+            device.report(&last(7, 7));
+        }
+        Handled::Resolved
+    };
+    device.set_handler(pasid(1), Arc::new(handler)).unwrap();
+    for n in 1..=3 {
+        device.report(&last(n, u64::from(n)));
+    }
+    assert!(queue.work_turn(10));
+    assert_eq!(*seen.lock().unwrap(), [1], "the rest is the other queue's");
+    assert!(!queue.work_turn(10) && other.work_turn(10));
+    assert_eq!(*seen.lock().unwrap(), [1, 7]);
+    let codes = bench.answers.codes();
+    assert_eq!(codes, [(2, Invalid), (3, Invalid), (1, Invalid), (7, Success)]);
+    drop(device.clear_handler(pasid(1)));
 }
 
 #[test]

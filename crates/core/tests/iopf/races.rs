@@ -47,7 +47,10 @@ fn a_device_that_is_removed_in_the_middle_of_anything_has_one_answer_for_each_gr
             if request.group.number() == 2 { Handled::Invalid } else { Handled::Resolved }
         });
         let other = Arc::new(FaultQueue::<Machine<Scheduled>>::new());
-        let mut threads: Vec<_> = (0..2).map(|_| spawn(&bench, |bench| bench.work_all())).collect();
+        let mut threads = vec![
+            spawn(&bench, |bench| bench.work_all()),
+            spawn(&bench, |bench| while bench.queue.work_turn(2) {}),
+        ];
         threads.push(spawn(&bench, |bench| {
             bench.report(partial(1, 0x1000));
             for group in 0..3 {
