@@ -19,6 +19,7 @@ use model_bus::{TranslatedRequest, Translation as Answer, TranslationAnswer, Tra
 use portcullis_types::trace::Value;
 use portcullis_types::{AccessKind, Iova, Pa, Pasid};
 
+use crate::config::Config;
 use crate::contexts::Regime;
 use crate::descriptor::Rights;
 use crate::engine::{Engine, Refusal};
@@ -285,8 +286,7 @@ impl State {
     /// Gives less than there is, if the dice say so: any naturally aligned piece that holds the address, and no permission to write that was
     /// not asked for.
     fn skimp(&mut self, answer: Answer, wish: &Wish, around: Around<'_>) -> Answer {
-        let useful = answer.read || answer.write;
-        if !useful || !self.dice.one_in(around.config.policy.stingy_answer_one_in) {
+        if !self.dice.one_in(around.config.policy.stingy_answer_one_in) {
             return answer;
         }
         let most = u32::from(answer.size_lg2);
@@ -336,10 +336,10 @@ impl State {
     }
 
     /// CR0.ATSCHK changed. Entries that are cached go on as they were.
-    pub(crate) fn change_ats_check(&mut self, on: bool) {
+    pub(crate) fn change_ats_check(&mut self, on: bool, config: &Config) {
         self.setup.ats_check = on;
         let split = |(_, cached): &(u32, &crate::cache::CachedSte)| {
-            cached.meaning.is_ok() && cached.raw[1] >> 28 & 3 == 2
+            cached.meaning.is_ok() && ste::eats(&cached.raw, config) == 2
         };
         if !on && let Some((stream, _)) = self.caches.config.stes().find(split) {
             self.notes.record(clause::ATSCHK_CLEARED, format!("stream {stream:#x}"));

@@ -304,7 +304,7 @@ impl State {
             self.note_queue("PRIQ", &{ self.registers.pages }, around.config.page_queue_lg2, 16);
         }
         if (on | off) & ATSCHK != 0 {
-            self.change_ats_check(on & ATSCHK != 0);
+            self.change_ats_check(on & ATSCHK != 0, around.config);
         }
         if off & EVENTQEN != 0 {
             self.counters.events_lost += self.late_events.len() as u64;

@@ -233,6 +233,14 @@ fn permissions_are_those_of_the_table() {
 }
 
 #[test]
+fn what_another_privilege_filled_is_judged_anew() {
+    let machine = four_contexts(0);
+    machine.words(L3 + 8, &[0x30_0000 | (PAGE & !0x40)]);
+    assert_eq!(rights(&machine, false, true, true), "rwx");
+    assert_eq!(rights(&machine, false, true, false), "---", "execute-only");
+}
+
+#[test]
 fn without_a_pasid_there_is_neither_privilege_nor_execution() {
     let machine = full(with_ats());
     machine.words(L3 + 8, &[0x30_0000 | (PAGE & !0x40)]);
@@ -490,6 +498,19 @@ fn an_entry_is_read_with_atschk_as_it_was_when_it_was_fetched() {
     enable(&machine, FAST);
     assert_eq!(machine.clauses(), [clause::ATSCHK_CLEARED]);
     assert_eq!(translated(&machine, 1, 0x40_1000, Access::READ), Got::At(0x40_1000));
+}
+
+#[test]
+fn atschk_may_be_cleared_while_only_entries_that_do_not_count_say_split_stage() {
+    let machine = full(with_ats());
+    machine.ste(2, &with_word1(STE_ABORT, SPLIT));
+    machine.ste(3, &[0, SPLIT, 0, 0, 0, 0, 0, 0]);
+    machine.ste(4, &[STE_NESTED[0] & !1, SPLIT, STE_NESTED[2], STE_NESTED[3], 0, 0, 0, 0]);
+    for stream in [2, 3, 4] {
+        assert_eq!(machine.read(stream, 0x1000), Got::Abort);
+    }
+    enable(&machine, FAST);
+    machine.assert_clean();
 }
 
 #[test]
