@@ -39,7 +39,7 @@ pub(crate) struct Fake {
     pub(crate) state: Mutex<State>,
     /// The names of all trace events.
     pub(crate) events: Mutex<Vec<&'static str>>,
-    /// The trace events of sharing, as they are printed.
+    /// The trace events of sharing and of entries, as they are printed.
     pub(crate) lines: Mutex<Vec<std::string::String>>,
 }
 
@@ -363,7 +363,7 @@ impl Sink for Fake {
 
     fn event(&self, event: &Event<'_>) {
         self.events.lock().unwrap().push(event.name);
-        if event.name.starts_with("smmu_") {
+        if event.name.starts_with("smmu_") || event.name == "ste_update" {
             self.lines.lock().unwrap().push(std::format!("{event}"));
         }
     }

@@ -144,9 +144,13 @@ fn forced(machine: Machine) -> u64 {
 fn part_16_enabling_and_disabling_never_makes_the_entry_invalid() {
     for machine in [Machine::Pcie, Machine::Platform] {
         let shared = Shared::plain(machine, |_, _| {});
-        shared.fake.events.lock().unwrap().clear();
+        shared.fake.lines.lock().unwrap().clear();
         shared.enable().unwrap();
         shared.sva().disable(&Shared::SOURCES).unwrap();
+        let lines = shared.fake.lines.lock().unwrap().clone();
+        // Two entries on the way, up and down, for both streams.
+        assert_eq!(lines.len(), 8);
+        assert!(lines.iter().all(|line| line.ends_with("hitless=yes")), "{lines:#?}");
         let log = shared.fake.take_log();
         let syncs = log.iter().filter(|command| command.opcode() == Opcode::SYNC).count();
         let entries = log.iter().filter(|command| command.opcode() == Opcode::CFGI_STE).count();
