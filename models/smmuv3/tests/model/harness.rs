@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use model_bus::{BusError, Clocked, Fabric, Mmio, Outcome, Request, Translator, Width, Write};
+use model_bus::{BusError, Clocked, Fabric, Mmio, Outcome, Request, Stall, Translator, Width, Write};
 use model_smmuv3::{Config, Policy, Smmu, Unpredictable};
 use portcullis_types::trace::Silence;
 use portcullis_types::{Access, AccessKind, Iova, Pa, Pasid, SourceId};
@@ -56,6 +56,8 @@ pub(crate) struct Ram {
     pub(crate) messages: Mutex<Vec<(u64, u32)>>,
     /// Time on the bus.
     pub(crate) now_ns: AtomicU64,
+    /// Words that somebody stores just before the next compare-exchange.
+    pub(crate) meddling: Mutex<Vec<(u64, u64)>>,
 }
 
 impl Ram {
@@ -93,8 +95,19 @@ impl Fabric for Ram {
         Ok(())
     }
 
-    fn compare_exchange(&self, at: Pa, _: u64, _: u64) -> Result<u64, BusError> {
-        Err(BusError { at })
+    fn compare_exchange(&self, at: Pa, current: u64, new: u64) -> Result<u64, BusError> {
+        self.check(at, 8)?;
+        if let Some((at, word)) = self.meddling.lock().unwrap().pop() {
+            self.write(Write { at: Pa::new(at), bytes: &word.to_le_bytes(), source: None })?;
+        }
+        let mut pages = self.pages.lock().unwrap();
+        let page = pages.entry(at.get() >> 12).or_insert_with(|| Box::new([0; 4096]));
+        let word: &mut [u8; 8] = page[(at.get() & 0xff8) as usize..].first_chunk_mut().unwrap();
+        let found = u64::from_le_bytes(*word);
+        if found == current {
+            *word = new.to_le_bytes();
+        }
+        Ok(found)
     }
 
     fn now_ns(&self) -> u64 {
@@ -118,6 +131,7 @@ pub(crate) enum Got {
     At(u64),
     Abort,
     Ignored,
+    Held(Stall),
 }
 
 /// The default part, with a policy without dice.
@@ -133,6 +147,7 @@ impl Machine {
             holes: Mutex::default(),
             messages: Mutex::default(),
             now_ns: AtomicU64::new(0),
+            meddling: Mutex::default(),
         });
         let smmu = Smmu::new(config, Arc::clone(&ram) as Arc<dyn Fabric>, 1, Arc::new(Silence));
         Self { ram, smmu: Arc::new(smmu) }
@@ -317,6 +332,7 @@ impl Machine {
             (Outcome::Done, Some(at)) => Got::At(at),
             (Outcome::Aborted, None) => Got::Abort,
             (Outcome::Ignored, None) => Got::Ignored,
+            (Outcome::Stalled(stall), None) => Got::Held(stall),
             other => panic!("{other:?}"),
         }
     }
@@ -327,6 +343,14 @@ impl Machine {
 
     pub(crate) fn write(&self, stream: u32, address: u64) -> Got {
         self.access(stream, None, address, Access::WRITE)
+    }
+
+    /// An access that must be held back.
+    pub(crate) fn held(&self, stream: u32, address: u64, access: Access) -> Stall {
+        match self.access(stream, None, address, access) {
+            Got::Held(stall) => stall,
+            other => panic!("not held back: {other:?}"),
+        }
     }
 
     pub(crate) fn fetch(&self, stream: u32, address: u64) -> Got {
