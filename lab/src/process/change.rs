@@ -84,7 +84,7 @@ impl Process {
         let page_bytes = self.kernel.page_bytes();
         let mut runs: Vec<(u64, u64)> = Vec::new();
         for (&number, page) in &state.pages {
-            if page.shared || !page.mapped.is_some_and(|perms| perms.contains(Perms::WRITE)) {
+            if page.shared.is_some() || !page.mapped.is_some_and(|perms| perms.contains(Perms::WRITE)) {
                 continue;
             }
             match runs.last_mut() {

@@ -9,14 +9,15 @@ use std::sync::Arc;
 
 use portcullis::core::mm::{MmFault, MmFaultError, check_area};
 use portcullis::hal::Barriers;
-use portcullis::pgtable::MapError;
+use portcullis::pgtable::arm::Stage1;
+use portcullis::pgtable::{MapError, PageTable};
 use portcullis::types::{Iova, IovaRange, Perms, Prot};
 
 use super::area::{Area, Source};
 use super::change::TakenOut;
 use super::file::File;
 use super::frame::Frame;
-use super::process::{Page, Process, State};
+use super::process::{FilePage, Page, Process, State};
 
 /// What is missing.
 #[derive(Clone)]
@@ -66,25 +67,48 @@ impl Need {
 }
 
 impl Process {
+    /// Makes the access of `fault` possible, for somebody who need not be inside: none is torn down under the lock that a quick answer takes.
+    pub(super) fn fault_from_outside(&self, fault: &MmFault) -> Result<(), MmFaultError> {
+        let mut state = self.state();
+        if state.is_exiting() {
+            return Err(MmFaultError::Exited);
+        }
+        let Look::Missing(need) = self.look(&mut state, fault, None)? else { return Ok(()) };
+        let _inside = self.come_in(&mut state);
+        drop(state);
+        self.bring_in(fault, need)
+    }
+
     /// Makes the access of `fault` possible. The caller is inside.
     pub(super) fn fault_in(&self, fault: &MmFault) -> Result<(), MmFaultError> {
-        let mut supply = None;
+        let look = self.look(&mut self.state(), fault, None)?;
+        match look {
+            Look::Done => Ok(()),
+            Look::Missing(need) => self.bring_in(fault, need),
+        }
+    }
+
+    fn bring_in(&self, fault: &MmFault, mut need: Need) -> Result<(), MmFaultError> {
         for _ in 0..LOOKS {
-            let look = self.look(&mut self.state(), fault, supply.take())?;
+            let supply = self.supply(need)?;
+            let look = self.look(&mut self.state(), fault, Some(supply))?;
             match look {
                 Look::Done => return Ok(()),
-                Look::Missing(need) => supply = Some(self.supply(need)?),
+                Look::Missing(next) => need = next,
             }
         }
         Err(MmFaultError::Retry)
     }
 
+    /// What it gets, hardware sees.
     fn supply(&self, need: Need) -> Result<Supply, MmFaultError> {
         let frame = match &need {
             Need::Zeroes => self.kernel.frames().zeroed().ok_or(MmFaultError::NoMemory)?,
             Need::OfFile(file, index) => file.page(*index)?,
             Need::CopyOf(frame) => self.kernel.frames().copy(frame).ok_or(MmFaultError::NoMemory)?,
         };
+        // What the page holds must be visible before what leads to it.
+        self.kernel.platform().write_barrier();
         Ok(Supply { need, frame })
     }
 
@@ -100,57 +124,46 @@ impl Process {
         if wanted.is_empty() {
             return Ok(Look::Done);
         }
-        if state.pages.contains_key(&number) {
-            return self.look_at_page(state, number, &found, wanted, supply);
+        if let Some(look) = self.look_at_page(state, number, &found, wanted, &mut supply) {
+            return look;
         }
         let (need, shared) = self.need_of(&found, number);
-        let copy = !shared && wanted.contains(Perms::WRITE);
-        let frame = match first_page(&mut supply, need, copy) {
+        let copy = shared.is_none() && wanted.contains(Perms::WRITE);
+        let stocked = || self.kernel.frames().stocked(&mut state.reserve);
+        let frame = match first_page(&mut supply, need, copy, stocked) {
             Ok(frame) => frame,
             Err(need) => return Ok(Look::Missing(need)),
         };
+        let mut page = Page { frame, shared, mapped: None };
+        let perms = entry_perms(&page, found.area.perms, wanted);
+        self.set_entry(&mut state.table, number, &mut page, perms)?;
         if let Some(start) = found.grows_from {
             state.areas.grow_down(start, found.start);
         }
-        state.pages.insert(number, Page { frame, shared, mapped: None });
-        let look = self.look_at_page(state, number, &found, wanted, supply);
-        if look.is_err() {
-            state.pages.remove(&number);
-            if let Some(start) = found.grows_from {
-                state.areas.grow_down(found.start, start);
-            }
-        }
-        look
+        state.pages.insert(number, page);
+        Ok(Look::Done)
     }
 
-    /// The same for a page that the process has.
+    /// The same for a page that the process has; none if it does not have it.
     fn look_at_page(
         &self,
         state: &mut State,
         number: u64,
         found: &Found,
         wanted: Perms,
-        mut supply: Option<Supply>,
-    ) -> Result<Look, MmFaultError> {
-        let Some(page) = state.pages.get(&number) else { return Err(MmFaultError::Retry) };
+        supply: &mut Option<Supply>,
+    ) -> Option<Result<Look, MmFaultError>> {
+        let page = state.pages.get(&number)?;
         if page.mapped.is_some_and(|mapped| mapped.contains(wanted)) {
-            return Ok(Look::Done);
+            return Some(Ok(Look::Done));
         }
-        let writes = wanted.contains(Perms::WRITE);
-        let own = !page.shared && Arc::strong_count(&page.frame) == 1;
-        if writes && !page.shared && !own {
+        if wanted.contains(Perms::WRITE) && page.shared.is_none() && !page.is_own() {
             let need = Need::CopyOf(page.frame.clone());
-            let Some(copy) = accept(&mut supply, &need) else { return Ok(Look::Missing(need)) };
-            return self.replace(state, number, copy, found.area.perms).map(|()| Look::Done);
+            let Some(copy) = accept(supply, &need) else { return Some(Ok(Look::Missing(need))) };
+            return Some(self.replace(state, number, copy, found.area.perms).map(|()| Look::Done));
         }
-        let mut perms = found.area.perms;
-        if !(own || page.shared && writes) {
-            perms.remove(Perms::WRITE);
-        }
-        if let (true, Source::Shared { file, offset_bytes }) = (page.shared && writes, &found.area.source) {
-            file.mark_dirty(self.file_page(*offset_bytes, found.start, number));
-        }
-        self.enter_page(state, number, perms).map(|()| Look::Done)
+        let perms = entry_perms(page, found.area.perms, wanted);
+        Some(self.enter_page(state, number, perms).map(|()| Look::Done))
     }
 
     /// The area of an access, which allows it; perhaps a stack that is to grow.
@@ -173,15 +186,18 @@ impl Process {
         Ok(Found { start: new_start, grows_from: Some(start), area: area.clone() })
     }
 
-    /// What a page that was never touched is made from, and whether its changes are everybody's.
-    fn need_of(&self, found: &Found, number: u64) -> (Need, bool) {
+    /// What a page that was never touched is made from, and, if its changes are everybody's, of which file it is.
+    fn need_of(&self, found: &Found, number: u64) -> (Need, Option<FilePage>) {
         let index = |offset_bytes: u64| self.file_page(offset_bytes, found.start, number);
         match &found.area.source {
             Source::Private { file, offset_bytes } => {
-                (Need::OfFile(file.clone(), index(*offset_bytes)), false)
+                (Need::OfFile(file.clone(), index(*offset_bytes)), None)
             }
-            Source::Shared { file, offset_bytes } => (Need::OfFile(file.clone(), index(*offset_bytes)), true),
-            Source::Anonymous | Source::SharedAnonymous | Source::Stack { .. } => (Need::Zeroes, false),
+            Source::Shared { file, offset_bytes } => {
+                let page = FilePage { file: file.clone(), index: index(*offset_bytes) };
+                (Need::OfFile(page.file.clone(), page.index), Some(page))
+            }
+            Source::Anonymous | Source::SharedAnonymous | Source::Stack { .. } => (Need::Zeroes, None),
         }
     }
 
@@ -194,10 +210,11 @@ impl Process {
     /// Puts a copy in the place of a page that is others' too.
     fn replace(&self, state: &mut State, number: u64, copy: Frame, perms: Perms) -> Result<(), MmFaultError> {
         let taken = self.take_page_out(state, number);
-        let Some(page) = state.pages.get_mut(&number) else { return Err(MmFaultError::Retry) };
+        let State { table, pages, .. } = state;
+        let Some(page) = pages.get_mut(&number) else { return Err(MmFaultError::Retry) };
         let old = replace(&mut page.frame, copy);
-        let entered = self.set_entry(state, number, perms);
-        if let (Err(_), Some(page)) = (entered, state.pages.get_mut(&number)) {
+        let entered = self.set_entry(table, number, page, perms);
+        if entered.is_err() {
             page.frame = old.clone();
         }
         self.copies.fetch_add(u64::from(entered.is_ok()), Relaxed);
@@ -209,7 +226,9 @@ impl Process {
     /// Makes the entry of a page that the process has, through zero if there is one that says something else.
     fn enter_page(&self, state: &mut State, number: u64, perms: Perms) -> Result<(), MmFaultError> {
         let taken = self.take_page_out(state, number);
-        let entered = self.set_entry(state, number, perms);
+        let State { table, pages, .. } = state;
+        let Some(page) = pages.get_mut(&number) else { return Err(MmFaultError::Retry) };
+        let entered = self.set_entry(table, number, page, perms);
         // The page stays the process's own: there is nothing to keep if a listener did not confirm, but for tables.
         let _ = self.let_go(state, taken, Vec::new());
         entered
@@ -224,19 +243,25 @@ impl Process {
         }
     }
 
-    /// Writes an entry where there is none.
-    fn set_entry(&self, state: &mut State, number: u64, perms: Perms) -> Result<(), MmFaultError> {
-        let platform = self.kernel.platform();
-        let (Some(page), Some(table)) = (state.pages.get_mut(&number), &mut state.table) else {
-            return Err(MmFaultError::Retry);
-        };
-        // What the page holds must be visible before what leads to it.
-        platform.write_barrier();
+    /// Writes an entry where there is none. Hardware sees what the page holds already.
+    fn set_entry(
+        &self,
+        table: &mut Option<PageTable<Stage1>>,
+        number: u64,
+        page: &mut Page,
+        perms: Perms,
+    ) -> Result<(), MmFaultError> {
+        let Some(table) = table else { return Err(MmFaultError::Retry) };
         let page_bytes = self.kernel.page_bytes();
         let at = Iova::new(number * page_bytes);
-        match table.map(&**platform, at, page.frame.at(), page_bytes, Prot::cached(perms)) {
+        match table.map(&**self.kernel.platform(), at, page.frame.at(), page_bytes, Prot::cached(perms)) {
             Ok(()) => {
                 page.mapped = Some(perms);
+                if let Some(FilePage { file, index }) =
+                    page.shared.as_ref().filter(|_| perms.contains(Perms::WRITE))
+                {
+                    file.mark_dirty(*index);
+                }
                 self.faults.fetch_add(1, Relaxed);
                 Ok(())
             }
@@ -252,8 +277,20 @@ impl Process {
     }
 }
 
+/// What the entry of a page allows that is entered for an access: what its area allows, but writing only if the page is the process's own, or
+/// everybody's and written now.
+fn entry_perms(page: &Page, area: Perms, wanted: Perms) -> Perms {
+    let writable = if page.shared.is_some() { wanted.contains(Perms::WRITE) } else { page.is_own() };
+    if writable { area } else { area.difference(Perms::WRITE) }
+}
+
 /// The first page in a place where none was, or what is missing for it. If `copy`, a page of a file is copied at once.
-fn first_page(supply: &mut Option<Supply>, need: Need, copy: bool) -> Result<Frame, Need> {
+fn first_page(
+    supply: &mut Option<Supply>,
+    need: Need,
+    copy: bool,
+    stocked: impl FnOnce() -> Option<Frame>,
+) -> Result<Frame, Need> {
     if let (true, Need::OfFile(file, index)) = (copy, &need) {
         let is_copy =
             |supply: &mut Supply| matches!(&supply.need, Need::CopyOf(of) if file.holds(*index, of));
@@ -263,7 +300,8 @@ fn first_page(supply: &mut Option<Supply>, need: Need, copy: bool) -> Result<Fra
         let cached = accept(supply, &need).ok_or(need)?;
         return Err(Need::CopyOf(cached));
     }
-    accept(supply, &need).ok_or(need)
+    let zeroes = matches!(need, Need::Zeroes);
+    accept(supply, &need).or_else(|| if zeroes { stocked() } else { None }).ok_or(need)
 }
 
 /// The frame, if it is what is missing.

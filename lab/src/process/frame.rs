@@ -1,9 +1,12 @@
 //! Pages of RAM. A frame goes back when the last who holds it lets go.
+//!
+//! Zeroed frames can be stocked ([`Frames::stock`]), as a kernel does when it has nothing else to do: then a fault neither waits for the zeroing
+//! nor for the barrier that makes the zeroes visible. Frames that go back are not stocked again: who still reaches one is to be caught.
 
 use core::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use portcullis::hal::{BlockLayout, DmaMemory};
+use portcullis::hal::{Barriers, BlockLayout, DmaMemory};
 use portcullis::types::{Pa, SizeLg2};
 
 use crate::platform::LabPlatform;
@@ -13,16 +16,22 @@ use crate::platform::LabPlatform;
 pub(super) struct Frames {
     platform: Arc<LabPlatform>,
     size: SizeLg2,
+    /// Zeroed, and visible to hardware.
+    stock: Arc<Mutex<Vec<Frame>>>,
 }
 
 /// One page of RAM.
 pub(super) struct FrameOwner {
-    frames: Frames,
+    platform: Arc<LabPlatform>,
+    size: SizeLg2,
     at: Pa,
 }
 
 /// A hold on a page of RAM.
 pub(super) type Frame = Arc<FrameOwner>;
+
+/// How many frames a process takes from the stock at a time.
+const RESERVE: usize = 32;
 
 impl fmt::Debug for FrameOwner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -38,17 +47,38 @@ impl fmt::Debug for Frames {
 
 impl Frames {
     pub(super) fn new(platform: Arc<LabPlatform>, size: SizeLg2) -> Self {
-        Self { platform, size }
+        Self { platform, size, stock: Arc::default() }
     }
 
     pub(super) fn size(&self) -> SizeLg2 {
         self.size
     }
 
+    /// Zeroes frames until `count` are in stock, with one barrier for all. Answers how many are: fewer if there is no memory.
+    pub(super) fn stock(&self, count: usize) -> usize {
+        let missing = count.saturating_sub(self.stocked_frames().len());
+        let fresh: Vec<Frame> = (0..missing).map_while(|_| self.fresh()).collect();
+        self.platform.write_barrier();
+        let mut stock = self.stocked_frames();
+        stock.extend(fresh);
+        stock.len()
+    }
+
+    /// A page of zeroes from the stock, visible to hardware already; none if the stock is empty. `reserve` is the caller's own: it is filled
+    /// from the stock with several at a time, so that callers are seldom in each other's way.
+    pub(super) fn stocked(&self, reserve: &mut Vec<Frame>) -> Option<Frame> {
+        reserve.pop().or_else(|| {
+            let mut stock = self.stocked_frames();
+            let left = stock.len().saturating_sub(RESERVE);
+            reserve.extend(stock.drain(left..));
+            reserve.pop()
+        })
+    }
+
     /// A page of zeroes, visible to hardware after the next write barrier; none if there is no memory.
     pub(super) fn zeroed(&self) -> Option<Frame> {
-        let at = self.platform.alloc_buffer(self.layout())?;
-        Some(Arc::new(FrameOwner { frames: self.clone(), at }))
+        let stocked = self.stocked_frames().pop();
+        stocked.or_else(|| self.fresh())
     }
 
     /// A page with the bytes of `of`; none if there is no memory.
@@ -60,9 +90,18 @@ impl Frames {
         Some(copy)
     }
 
-    fn layout(&self) -> BlockLayout {
-        BlockLayout::naturally_aligned(self.size.get())
+    fn fresh(&self) -> Option<Frame> {
+        let at = self.platform.alloc_buffer(layout(self.size))?;
+        Some(Arc::new(FrameOwner { platform: self.platform.clone(), size: self.size, at }))
     }
+
+    fn stocked_frames(&self) -> MutexGuard<'_, Vec<Frame>> {
+        self.stock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn layout(size: SizeLg2) -> BlockLayout {
+    BlockLayout::naturally_aligned(size.get())
 }
 
 impl FrameOwner {
@@ -71,16 +110,16 @@ impl FrameOwner {
     }
 
     pub(super) fn read(&self, into: &mut [u8]) {
-        self.frames.platform.read(self.at, into);
+        self.platform.read(self.at, into);
     }
 
     pub(super) fn write(&self, offset_bytes: u64, from: &[u8]) {
-        self.frames.platform.write(Pa::new(self.at.get() + offset_bytes), from);
+        self.platform.write(Pa::new(self.at.get() + offset_bytes), from);
     }
 }
 
 impl Drop for FrameOwner {
     fn drop(&mut self) {
-        self.frames.platform.free_buffer(self.at, self.frames.layout());
+        self.platform.free_buffer(self.at, layout(self.size));
     }
 }

@@ -137,6 +137,12 @@ impl Kernel {
         Arc::new(File::new(self.frames.clone(), backing))
     }
 
+    /// Zeroes pages ahead until `count` are in stock, as a kernel does that has nothing else to do: a fault takes one from there. Answers how many
+    /// are: fewer if there is no memory.
+    pub fn stock_pages(&self, count: usize) -> usize {
+        self.frames.stock(count)
+    }
+
     /// How it was set up.
     pub fn options(&self) -> &KernelOptions {
         &self.options

@@ -17,6 +17,7 @@ use portcullis::types::{Iova, IovaRange, Pa, Perms};
 
 use super::area::{Area, Areas, Source};
 use super::error::MmError;
+use super::file::File;
 use super::frame::Frame;
 use super::kernel::{Kernel, Tag};
 use super::listeners::Listeners;
@@ -66,6 +67,8 @@ pub(super) struct State {
     pub(super) areas: Areas,
     /// By page number.
     pub(super) pages: BTreeMap<u64, Page>,
+    /// Zeroed pages that the process has taken from the stock ahead.
+    pub(super) reserve: Vec<Frame>,
     /// None once it is torn down.
     pub(super) table: Option<PageTable<Stage1>>,
     /// What some listener's hardware may still reach.
@@ -79,6 +82,10 @@ pub(super) struct State {
 }
 
 impl State {
+    pub(super) fn is_exiting(&self) -> bool {
+        self.exiting
+    }
+
     /// What is still in doubt is lost: its hardware never confirmed.
     fn forget_doubts(&mut self) {
         for doubt in core::mem::take(&mut self.doubts) {
@@ -91,10 +98,24 @@ impl State {
 #[derive(Debug)]
 pub(super) struct Page {
     pub(super) frame: Frame,
-    /// Changes are everybody's.
-    pub(super) shared: bool,
+    /// The file that it is a page of, if changes are everybody's.
+    pub(super) shared: Option<FilePage>,
     /// What its entry allows; none if there is no entry.
     pub(super) mapped: Option<Perms>,
+}
+
+impl Page {
+    /// Whether the process may write the page as it is: nobody else holds it.
+    pub(super) fn is_own(&self) -> bool {
+        self.shared.is_none() && Arc::strong_count(&self.frame) == 1
+    }
+}
+
+/// A page of a file.
+#[derive(Clone, Debug)]
+pub(super) struct FilePage {
+    pub(super) file: Arc<File>,
+    pub(super) index: u64,
 }
 
 /// What was taken out and not confirmed.
@@ -136,6 +157,7 @@ impl Process {
         let state = State {
             areas,
             pages: BTreeMap::new(),
+            reserve: Vec::new(),
             table: Some(table),
             doubts: Vec::new(),
             users: 1,
@@ -289,7 +311,8 @@ impl Process {
             child.exit();
             return Err(MmError::NotForked(error));
         }
-        let copy = |page: &Page| Page { frame: page.frame.clone(), shared: page.shared, mapped: None };
+        let copy =
+            |page: &Page| Page { frame: page.frame.clone(), shared: page.shared.clone(), mapped: None };
         child.state().pages = state.pages.iter().map(|(&number, page)| (number, copy(page))).collect();
         Ok(Arc::new(child))
     }
@@ -311,11 +334,13 @@ impl Process {
     /// Comes in; none once the process has exited.
     pub(super) fn enter(&self) -> Option<Inside<'_>> {
         let mut state = self.state();
-        if state.exiting {
-            return None;
-        }
+        if state.exiting { None } else { Some(self.come_in(&mut state)) }
+    }
+
+    /// Comes in; the process has not exited.
+    pub(super) fn come_in(&self, state: &mut State) -> Inside<'_> {
         state.users += 1;
-        Some(Inside(self))
+        Inside(self)
     }
 
     /// Lets go of what only listeners could reach that have confirmed their release. If some listener did not, its hardware may still walk the table: then
@@ -346,6 +371,7 @@ impl Process {
         self.forget_asid();
         table.destroy(&**self.kernel.platform());
         state.pages.clear();
+        state.reserve = Vec::new();
         state.areas = Areas::default();
         state.forget_doubts();
     }
@@ -445,8 +471,7 @@ impl ProcessMemory for Process {
     }
 
     fn handle_fault(&self, fault: &MmFault) -> Result<(), MmFaultError> {
-        let _inside = self.enter().ok_or(MmFaultError::Exited)?;
-        self.fault_in(fault)
+        self.fault_from_outside(fault)
     }
 
     fn add_listener(&self, listener: Arc<dyn MmListener>) -> Result<ListenerId, Exited> {

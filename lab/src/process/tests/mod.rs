@@ -7,3 +7,4 @@ mod failure;
 mod maps;
 mod order;
 mod random;
+mod stock;
