@@ -57,6 +57,8 @@ pub struct Counters {
     pub atc_unsupported: u64,
     /// Those of them that were given up after the policy's time.
     pub atc_timeouts: u64,
+    /// Broadcast operations that were heard.
+    pub broadcasts: u64,
     /// Accesses that were held back.
     pub stalls: u64,
     /// Of those, how many software let try again.

@@ -24,6 +24,8 @@ pub(crate) const PRIQ_IRQEN: u32 = 1 << 1;
 pub(crate) const EVENTQ_IRQEN: u32 = 1 << 2;
 /// The fields of IRQ_CTRL that exist without PRI.
 const IRQ_FIELDS: u32 = GERROR_IRQEN | EVENTQ_IRQEN;
+/// CR2.PTM.
+pub(crate) const PTM: u32 = 1 << 2;
 /// GBPA.Update.
 pub(crate) const GBPA_UPDATE: u32 = 1 << 31;
 /// GBPA.ABORT.

@@ -7,7 +7,7 @@ use crate::cache::ConfigCache;
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::event::{Asked, Event};
-use crate::ste::Ste;
+use crate::ste::{Ste, World};
 use crate::strict::{Notes, clause};
 use crate::tlb::{Conflict, Tlb};
 
@@ -33,6 +33,18 @@ pub(crate) struct Setup {
 pub(crate) struct Caches {
     pub(crate) config: ConfigCache,
     pub(crate) tlb: Tlb,
+}
+
+impl Caches {
+    /// Whether anything is cached of EL2, with E2H or without.
+    pub(crate) fn holds_el2(&self) -> bool {
+        let contexts = |ste: &Ste| match ste {
+            Ste::Pass { contexts: Some(contexts), .. } => contexts.world != World::El1,
+            _ => false,
+        };
+        let configured = self.config.stes().any(|(_, cached)| cached.meaning.as_ref().is_ok_and(contexts));
+        configured || self.tlb.holds(|space| space.world().is_some_and(|world| world != World::El1))
+    }
 }
 
 /// An access that is not let through.

@@ -223,6 +223,11 @@ impl State {
         let without_el2 = matches!(what, Invalidate::Stage1All { .. }) && !around.config.stage2;
         self.invalidated.translations |= matches!(what, Invalidate::EverythingButEl2) || without_el2;
         let gone = self.caches.tlb.invalidate(what, self.setup.e2h);
+        self.account_for(&gone, around);
+    }
+
+    /// Counts translations that were removed, and looks whether they were changed too early.
+    pub(crate) fn account_for(&mut self, gone: &[Translation], around: Around<'_>) {
         self.counters.invalidated += gone.len() as u64;
         // Break-before-make: what is being invalidated must not already have been made anew.
         const AUDITED: usize = 64;

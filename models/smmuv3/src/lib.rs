@@ -27,6 +27,7 @@
 
 mod atc;
 mod ats;
+mod broadcast;
 mod cache;
 mod cd;
 mod command;
@@ -39,6 +40,7 @@ mod downstream;
 mod engine;
 mod event;
 mod execute;
+mod flights;
 mod geometry;
 mod hold;
 mod micro;
@@ -61,6 +63,7 @@ mod translate;
 mod update;
 mod walk;
 
+pub use broadcast::{Broadcast, BroadcastRegime, BroadcastScope};
 pub use config::{Config, HardwareUpdate, StallModel};
 pub use counters::Counters;
 pub use event::{Class, EventKind};

@@ -6,7 +6,7 @@ use model_bus::Width;
 
 use crate::config::Config;
 use crate::cr::{
-    ATSCHK, CMDQEN, EVENTQ_IRQEN, EVENTQEN, GBPA_FIELDS, GBPA_UPDATE, GERROR_IRQEN, PRIQ_IRQEN, PRIQEN,
+    ATSCHK, CMDQEN, EVENTQ_IRQEN, EVENTQEN, GBPA_FIELDS, GBPA_UPDATE, GERROR_IRQEN, PRIQ_IRQEN, PRIQEN, PTM,
     SMMUEN, cr0_fields, irq_fields,
 };
 use crate::engine::Setup;
@@ -142,7 +142,8 @@ impl State {
 
     /// E2H, RECINVSID and PTM are guarded by SMMUEN. Spec: SMMUv3 H.a, 6.3.12 "SMMU_CR2".
     fn merge_cr2(&mut self, value: u32, config: &Config) -> u32 {
-        let fields = 0b110 | u32::from(config.hyp);
+        // "When SMMU_IDR0.BTM == 1"; "when SMMU_IDR0.Hyp == 1"; otherwise RES0.
+        let fields = 0b010 | if config.broadcast { PTM } else { 0 } | u32::from(config.hyp);
         self.merge_guarded("CR2", self.registers.cr2, value, &[(fields, SMMUEN)])
     }
 
@@ -362,12 +363,18 @@ impl State {
         if !self.invalidated.configuration || !self.invalidated.translations {
             self.notes.record(clause::ENABLED_BEFORE_INVALIDATION, format!("{:?}", self.invalidated));
         }
+        // "As a side effect of SMMUEN completing Update to 1, a prior change to this register is guaranteed to have taken effect."
+        self.participates = config.broadcast && self.registers.cr2 & PTM == 0;
+        let e2h = self.registers.cr2 & 1 != 0;
+        if e2h != self.setup.e2h && self.caches.holds_el2() {
+            self.notes.record(clause::E2H_CHANGE, format!("E2H {}", u8::from(e2h)));
+        }
         self.setup = Setup {
             ats_check: self.setup.ats_check,
             table: aligned & ((1 << config.oas()) - 1),
             lg2,
             split,
-            e2h: self.registers.cr2 & 1 != 0,
+            e2h,
             record_bad_streams: self.registers.cr2 & 2 != 0,
         };
     }

@@ -12,6 +12,10 @@ pub(crate) struct Targets<'a> {
     pub(crate) what: &'a Invalidate,
     /// CR2.E2H: which of the two regimes of EL2 the EL2 commands mean.
     pub(crate) e2h: bool,
+    /// It is no command, but a CPU's broadcast: then `e2h` is the CPU's, and nothing of the other regime of EL2 goes.
+    pub(crate) broadcast: bool,
+    /// What was filled through a CD with ASET=1 may stay.
+    pub(crate) spares_private: bool,
 }
 
 impl Targets<'_> {
@@ -39,7 +43,7 @@ impl Targets<'_> {
                 world == World::El1 && tag == vmid
             }
             (Invalidate::El2All, Space::Private { world, .. } | Space::Global { world, .. }) => {
-                world != World::El1
+                if self.broadcast { self.el2(world) } else { world != World::El1 }
             }
             (Invalidate::El2Asid { asid }, Space::Private { world, asid: own, .. }) => {
                 world == World::El2E2h && own == asid
@@ -71,6 +75,7 @@ impl Targets<'_> {
     /// Whether a leaf must go.
     pub(crate) fn leaf(&self, leaf: &Translation) -> bool {
         self.space(leaf.space)
+            && !(self.spares_private && leaf.private)
             && self.span().is_none_or(|span| {
                 let hinted = leaf.origin().is_none_or(|origin| {
                     span.granule.is_none_or(|granule| granule == origin.granule)

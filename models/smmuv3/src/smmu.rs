@@ -25,6 +25,7 @@ use crate::cr::{GBPA_ABORT, SMMUEN};
 use crate::downstream::{Outgoing, Ways};
 use crate::engine::{Caches, Engine, Refusal};
 use crate::event::{Asked, EventKind};
+use crate::flights::Flights;
 use crate::state::{Around, Lines, Message, State, Traffic};
 use crate::strict::{Notes, Unpredictable};
 use crate::translate::Grant;
@@ -44,6 +45,7 @@ pub struct Smmu {
     fabric: Arc<dyn Fabric>,
     sink: Arc<dyn Sink>,
     traffic: Traffic,
+    pub(crate) flights: Flights,
     ways: Ways,
     state: Mutex<State>,
     /// Who is accessing memory with the lock held; 0 if nobody.
@@ -55,19 +57,22 @@ thread_local! {
     static MARK: Cell<u8> = const { Cell::new(0) };
 }
 
-fn mark() -> usize {
+/// Tells this thread from others.
+pub(crate) fn mark() -> usize {
     MARK.with(|mark| core::ptr::from_ref(mark).addr())
 }
 
 impl Smmu {
     /// An SMMU out of reset, with these features, behind which is `fabric`. `seed` decides what the policy leaves open.
     pub fn new(config: Config, fabric: Arc<dyn Fabric>, seed: u64, sink: Arc<dyn Sink>) -> Self {
+        let flights = Flights::new(config.broadcast);
         let state = State::new(&config, seed, Notes::new(Arc::clone(&sink)));
         Self {
             config,
             fabric,
             sink,
             traffic: Traffic::default(),
+            flights,
             ways: Ways::default(),
             state: Mutex::new(state),
             holder: AtomicUsize::new(0),
@@ -137,12 +142,12 @@ impl Smmu {
         self.lock().map(|state| state.caches.tlb.len()).unwrap_or_default()
     }
 
-    fn around(&self) -> Around<'_> {
+    pub(crate) fn around(&self) -> Around<'_> {
         Around { config: &self.config, fabric: &*self.fabric, sink: &*self.sink, traffic: &self.traffic }
     }
 
     /// The state; none if this very thread holds it and waits for memory.
-    fn lock(&self) -> Option<MutexGuard<'_, State>> {
+    pub(crate) fn lock(&self) -> Option<MutexGuard<'_, State>> {
         match self.state.try_lock() {
             Ok(guard) => Some(guard),
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
@@ -152,7 +157,7 @@ impl Smmu {
     }
 
     /// Leaves the mark, for as long as the answer lives. Only with the lock held.
-    fn accessing_memory(&self) -> Marked<'_> {
+    pub(crate) fn accessing_memory(&self) -> Marked<'_> {
         self.holder.store(mark(), Ordering::Relaxed);
         Marked(&self.holder)
     }
@@ -233,7 +238,7 @@ impl Smmu {
         output: u64,
         commit: &mut dyn FnMut(Passage) -> Result<(), BusError>,
     ) -> Outcome {
-        let under_way = self.traffic.enter(state.half);
+        let under_way = (self.traffic.enter(state.half), self.flights.begin());
         let messages = core::mem::take(&mut state.outbox);
         self.traffic.take_messages(u32::try_from(messages.len()).unwrap_or(u32::MAX));
         drop(state);
@@ -249,7 +254,7 @@ impl Smmu {
     }
 
     /// Gives the lock back, then sends the messages that waited.
-    fn release(&self, mut state: MutexGuard<'_, State>) {
+    pub(crate) fn release(&self, mut state: MutexGuard<'_, State>) {
         if state.outbox.is_empty() {
             return;
         }
@@ -310,6 +315,7 @@ impl Smmu {
             let index = state.dice.up_to(last) as usize;
             state.apply_pending(index, around);
         }
+        state.obey_some_broadcast(around);
         if state.is_enabled() && state.dice.one_in(self.config.policy.prefetch_streams_one_in) {
             state.prefetch_some_stream(around);
         }
@@ -318,7 +324,7 @@ impl Smmu {
 }
 
 /// Takes the mark away.
-struct Marked<'a>(&'a AtomicUsize);
+pub(crate) struct Marked<'a>(&'a AtomicUsize);
 
 impl Drop for Marked<'_> {
     fn drop(&mut self) {

@@ -7,10 +7,11 @@ use model_bus::Fabric;
 use portcullis_types::trace::{Event as TraceEvent, Sink, Value};
 
 use crate::atc::AtcInvalidations;
+use crate::broadcast::Broadcast;
 use crate::command::{Completion, Invalidate};
 use crate::config::Config;
 use crate::counters::Counters;
-use crate::cr::SMMUEN;
+use crate::cr::{PTM, SMMUEN};
 use crate::downstream::Outgoing;
 use crate::engine::{Caches, Engine, Setup};
 use crate::event::Record;
@@ -175,6 +176,10 @@ pub(crate) struct State {
     pub(crate) lines: Lines,
     pub(crate) late_events: Vec<(u32, Record)>,
     pub(crate) stalls: Stalls,
+    /// CR2.PTM was 0 when SMMUEN was last set, and there are broadcasts at all.
+    pub(crate) participates: bool,
+    /// Broadcast operations that wait.
+    pub(crate) broadcasts: Vec<Broadcast>,
     /// Streams whose configuration was invalidated since the last CMD_SYNC.
     pub(crate) unsynced: Vec<RangeInclusive<u32>>,
     pub(crate) invalidated: Invalidated,
@@ -202,11 +207,17 @@ impl State {
             lines: Lines::default(),
             late_events: Vec::new(),
             stalls: Stalls::default(),
+            participates: false,
+            broadcasts: Vec::new(),
             unsynced: Vec::new(),
             invalidated: Invalidated::default(),
             mischief: Mischief { evict: 0, prefetch: 0, audit: 0, quiet: u32::MAX, span: u32::MAX },
             last_stream: 0,
         };
+        // 6.3.12: "Arm recommends PTM is reset to 1 where it is supported, but software cannot rely on this value."
+        if config.broadcast {
+            state.registers.cr2 = PTM;
+        }
         state.plan_mischief(config);
         state
     }

@@ -30,6 +30,16 @@ pub(crate) enum Space {
     Stage2 { vmid: u16 },
 }
 
+impl Space {
+    /// The regime of stage 1.
+    pub(crate) fn world(self) -> Option<World> {
+        match self {
+            Self::Private { world, .. } | Self::Global { world, .. } => Some(world),
+            Self::Stage2 { .. } => None,
+        }
+    }
+}
+
 /// Which leaf of which table a stage of a translation came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Origin {
@@ -58,6 +68,8 @@ pub(crate) struct Translation {
     pub(crate) ipa: u64,
     pub(crate) stage1: Option<(Origin, Rights)>,
     pub(crate) stage2: Option<(Origin, Rights)>,
+    /// ASET of the CD that filled it.
+    pub(crate) private: bool,
     /// The stream and substream that filled it.
     pub(crate) filler: (u32, Option<u32>),
 }
@@ -204,6 +216,11 @@ impl Tlb {
         self.leaves.len()
     }
 
+    /// Whether there is a leaf, or a table, in such a space.
+    pub(crate) fn holds(&self, such: impl Fn(Space) -> bool) -> bool {
+        self.leaves.values().any(|leaf| such(leaf.space)) || self.tables.keys().any(|key| such(key.space))
+    }
+
     fn live_sizes(&self) -> impl Iterator<Item = u32> + use<> {
         let sizes = self.sizes;
         (12..64).filter(move |&size| sizes[size as usize] != 0)
@@ -293,10 +310,14 @@ impl Tlb {
 
     /// Does what a command demands, and answers with the leaves that went.
     pub(crate) fn invalidate(&mut self, what: &Invalidate, e2h: bool) -> Vec<Translation> {
-        let targets = Targets { what, e2h };
+        self.remove(&Targets { what, e2h, broadcast: false, spares_private: false })
+    }
+
+    /// Removes what is targeted, and answers with the leaves that went.
+    pub(crate) fn remove(&mut self, targets: &Targets<'_>) -> Vec<Translation> {
         self.tables.retain(|key, _| !targets.table(key));
         let gone = self
-            .probe(&targets)
+            .probe(targets)
             .unwrap_or_else(|| self.leaves.values().filter(|leaf| targets.leaf(leaf)).copied().collect());
         for leaf in &gone {
             self.drop_leaf(leaf);
@@ -378,6 +399,7 @@ pub(crate) mod sample {
             ipa: 0,
             stage1: if is_stage2 { None } else { stage },
             stage2: if is_stage2 { stage } else { None },
+            private: false,
             filler: (0, None),
         }
     }

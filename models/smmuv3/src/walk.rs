@@ -142,6 +142,7 @@ impl Engine<'_> {
             ipa: leaf.output,
             stage1: Some((origin, rights)),
             stage2: None,
+            private: cd.private,
             filler: (asked.stream, asked.substream),
         };
         let Some(stage2) = &regime.stage2 else { return self.kept(whole, Some(cd)) };
@@ -215,6 +216,7 @@ impl Engine<'_> {
             ipa: 0,
             stage1: None,
             stage2: Some((origin, rights)),
+            private: false,
             filler: (asked.stream, asked.substream),
         };
         self.kept(whole, None)

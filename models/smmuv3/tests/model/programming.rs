@@ -109,7 +109,7 @@ fn what_is_enabled_cannot_be_reconfigured() {
 
 #[test]
 fn the_same_registers_can_be_written_while_off() {
-    let machine = Machine::bare(plain());
+    let machine = Machine::bare(Config { broadcast: true, ..plain() });
     for (offset, value) in [
         (0x88, 0x0001_0206),
         (0x9c, 0x17),
