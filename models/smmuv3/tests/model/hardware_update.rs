@@ -379,7 +379,7 @@ fn an_update_that_finds_another_word_begins_again() {
 
 #[test]
 fn an_update_that_meets_another_begins_again_and_loses_nothing() {
-    const UPDATES: u64 = 300;
+    const UPDATES: u64 = 60;
     let machine = machine(updating(), HA | HD, CLEAN & !AF);
     let stop = AtomicBool::new(false);
     // Software counts in bits 58:55, which are its own, and takes AF and the dirty state away, as a pager does.

@@ -4,6 +4,7 @@
 
 mod atc;
 mod ats;
+mod broadcast;
 mod caches;
 mod commands;
 mod contexts;
