@@ -18,8 +18,8 @@
 //! Where to look: what happens to an access `translate`, its configuration `stream_table` and `contexts`, its walk `walk`;
 //! what is wrong with an STE `ste`, with a CD `cd`, with a command `command`; what a command removes `scope` and `cache`;
 //! when it does `execute`; what devices with an ATC ask `ats`, and are told `atc`; page requests `pri`; what registers do `program`;
-//! what the hardware does unasked `mischief`; what accesses are held back `hold` and `stall`; what walks store `update`; all
-//! forbidden things [`clause`].
+//! what the hardware does unasked `mischief`; what accesses are held back `hold` and `stall`; what walks store `update`; what CPUs broadcast `broadcast`;
+//! all forbidden things [`clause`].
 //!
 //! Spec: SMMUv3 H.a is Arm IHI 0070 H.a; tables are those of Arm DDI 0487 (A-profile), VMSAv8-64.
 //! Not here, yet: ATS with a device permission table, recording of ATS's configuration errors, Secure and Realm states, 32-bit and 128-bit tables.

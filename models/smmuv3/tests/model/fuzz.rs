@@ -2,8 +2,8 @@
 
 use core::sync::atomic::Ordering;
 
-use model_bus::{InvalidationDone, Mmio, PageRequest, TranslationRequest, Translator, Width};
-use model_smmuv3::{Config, Policy};
+use model_bus::{InvalidationDone, Mmio, PageRequest, Stall, TranslationRequest, Translator, Width};
+use model_smmuv3::{Broadcast, BroadcastRegime, BroadcastScope, Config, HardwareUpdate, Policy, StallModel};
 use portcullis_types::{Access, AccessKind, Iova, Pasid, SourceId};
 
 use crate::endpoint::{Manner, PAGES, plug, translated};
@@ -52,10 +52,19 @@ const REGISTERS: [u64; 31] = [
     0xc0, 0xc8, 0xd0, 0xd8, 0xdc, 0x1_00c8, 0x1_00cc, 0xa0, 0xa8, 0xb0, 0xb8, 0x1_00a8, 0x1_00ac, 0xff0,
 ];
 
-fn configs() -> [Config; 7] {
+fn configs() -> [Config; 9] {
     let with = |config: Config, policy| Config { policy, substream_id_bits: 20, hyp: true, ..config };
     let paged = |config: Config| Config { ats: true, pri: true, page_queue_lg2: 3, ..config };
+    let shared = |config: Config, stall| Config {
+        stall,
+        most_stalls: 3,
+        hardware_update: HardwareUpdate::AccessAndDirty,
+        broadcast: true,
+        ..config
+    };
     [
+        with(shared(paged(Config::default()), StallModel::Configurable), Policy::hostile()),
+        with(shared(Config::default(), StallModel::Forced), Policy::stale()),
         with(Config::default(), Policy::hostile()),
         with(paged(Config::default()), Policy::hostile()),
         with(paged(Config::default()), Policy::eager()),
@@ -64,6 +73,17 @@ fn configs() -> [Config; 7] {
         with(paged(Config::stage2_only()), Policy::stale()),
         with(Config { small_tables: true, ..Config::large() }, Policy::hostile()),
     ]
+}
+
+/// A sound descriptor, that uses what the part has.
+fn descriptor(machine: &Machine, random: &mut Random) -> [u64; 8] {
+    let mut words = CD_39;
+    if machine.smmu.config().broadcast {
+        // S, HA, HD, write-back tables. Where stalls are forced, S must be there.
+        let forced = u64::from(machine.smmu.config().stall == StallModel::Forced);
+        words[0] |= random.next() & 0x1c00_0000_0000 | 0x500 | forced << 44;
+    }
+    words
 }
 
 fn act(machine: &Machine, random: &mut Random) {
@@ -88,7 +108,7 @@ fn act(machine: &Machine, random: &mut Random) {
             machine.words(STREAMS + stream * 64, &words);
         }
         4 => {
-            let mut words = CD_39;
+            let mut words = descriptor(machine, random);
             if random.below(3) == 0 {
                 words[usize::try_from(random.below(4)).unwrap()] ^= random.word();
             }
@@ -96,17 +116,20 @@ fn act(machine: &Machine, random: &mut Random) {
         }
         5..=7 => {
             let table = random.pick(&[L1, L2, L3, S2_L1, S2_L2]);
-            let low = random.pick(&[PAGE, S2_PAGE, BLOCK, S2_BLOCK, 3])
+            // DBM, and neither AF nor the right to write.
+            let young = PAGE & !0x400 | 0x8_0000_0000_0080;
+            let low = random.pick(&[PAGE, S2_PAGE, BLOCK, S2_BLOCK, 3, young])
                 ^ (random.below(2) * (random.word() & 0xfff));
-            let word = random.word() & !0xfff | low;
-            let word = if random.below(4) == 0 { word } else { word & 0x3f_f000 | low };
+            let word = random.word() & !0xfff;
+            let word = if random.below(4) == 0 { word | low } else { word & 0x3f_f000 | low };
             machine.words(table + random.below(8) * 8, &[word]);
         }
         8 | 9 => {
             let (slot, op) = (
                 machine.r32(0x98),
                 random.pick(&[
-                    0x40, 0x41, 1, 2, 3, 4, 5, 6, 0x10, 0x11, 0x12, 0x13, 0x22, 0x28, 0x2a, 0x30, 0x46, 0x46,
+                    0x40, 0x41, 0x44, 0x45, 1, 2, 3, 4, 5, 6, 0x10, 0x11, 0x12, 0x13, 0x22, 0x28, 0x2a, 0x30,
+                    0x46, 0x46,
                 ]),
             );
             let (low, high) = ((random.word() & !0xff) | op, random.word());
@@ -133,6 +156,7 @@ fn act(machine: &Machine, random: &mut Random) {
             machine.ram.now_ns.fetch_add(random.below(400_000), Ordering::Relaxed);
         }
         16 => machine.w32(0x1_00cc, machine.r32(0x1_00c8)),
+        21..=23 => sharing(machine, random, stream),
         17..=20 => page_service(machine, random, u32::try_from(stream).unwrap()),
         _ => {
             let kind = random.pick(&[AccessKind::Read, AccessKind::Write, AccessKind::Execute]);
@@ -141,6 +165,46 @@ fn act(machine: &Machine, random: &mut Random) {
             let pasid = (random.below(3) == 0).then(|| u32::try_from(random.below(8)).unwrap());
             let access = Access { kind, privileged: random.below(2) == 0 };
             let _got = machine.access(u32::try_from(stream).unwrap(), pasid, address, access);
+        }
+    }
+}
+
+/// Answers for what is held back, and what CPUs say.
+fn sharing(machine: &Machine, random: &mut Random, stream: u64) {
+    let bits = random.next();
+    match random.below(3) {
+        0 => {
+            let slot = machine.r32(0x98);
+            // Mostly for one that there may be.
+            let stream = if bits & 0xf0 == 0 { stream } else { 1 + (bits >> 8 & 1) };
+            machine.put(slot.into(), 0x44 | bits & 0x3000 | stream << 32, random.below(3));
+            machine.w32(0x98, slot.wrapping_add(1) & 0x1f);
+        }
+        1 => {
+            let _state = machine.smmu.stalled(Stall(random.below(200)));
+        }
+        _ => {
+            let first = random.pick(&[0, 0x1000, 0x7f_ffff_f000, u64::MAX]) ^ (random.word() & 0xf_ffff);
+            let (last, last_level_only) = (first ^ random.below(0x2_0000), bits & 1 == 1);
+            let asid = (bits & 2 != 0).then_some(1);
+            let scope = random.pick(&[
+                BroadcastScope::All,
+                BroadcastScope::BothStages,
+                BroadcastScope::EveryVmid,
+                BroadcastScope::Asid { asid: 1 },
+                BroadcastScope::Address { asid, first, last, last_level_only },
+                BroadcastScope::Stage2Address { first, last, last_level_only },
+            ]);
+            let regime = random.pick(&[
+                BroadcastRegime::El1 { vmid: 0 },
+                BroadcastRegime::El1 { vmid: 1 },
+                BroadcastRegime::El2,
+                BroadcastRegime::El2Host,
+            ]);
+            machine.smmu.broadcast(&Broadcast { regime, scope });
+            if bits & 4 != 0 {
+                machine.smmu.broadcast_sync();
+            }
         }
     }
 }
@@ -194,8 +258,8 @@ fn repair(machine: &Machine) {
 
 #[test]
 fn nothing_that_software_or_devices_do_stops_the_model() {
-    let (mut reached, mut paged) = (0, 0);
-    for (seed, config) in (0..28).zip(configs().iter().cycle()) {
+    let (mut reached, mut paged, mut shared) = (0, 0, [0; 4]);
+    for (seed, config) in (0..36).zip(configs().iter().cycle()) {
         let mut random = Random(seed);
         let machine = Machine::new(config.clone());
         let _late = plug(&machine, 1, Manner::Late);
@@ -203,7 +267,7 @@ fn nothing_that_software_or_devices_do_stops_the_model() {
         repair(&machine);
         machine.tables();
         machine.tables2();
-        machine.words(CD, &CD_39);
+        machine.words(CD, &descriptor(&machine, &mut random));
         for _ in 0..3000 {
             act(&machine, &mut random);
             if random.below(200) == 0 {
@@ -226,7 +290,10 @@ fn nothing_that_software_or_devices_do_stops_the_model() {
         let given = counters.translations_given > 0 && counters.translated_accesses > 0;
         let told = counters.atc_invalidations > 0 && counters.page_requests > counters.page_requests_lost;
         paged += u64::from(given && told);
+        let counts = [counters.stalls, counters.resumed, counters.access_flag_updates, counters.broadcasts];
+        shared = core::array::from_fn(|i| shared[i] + counts[i]);
     }
     assert!(reached > 14, "the sequences must reach into the model: {reached}");
     assert!(paged > 6, "and into its page services: {paged}");
+    assert!(shared.iter().all(|&count| count > 3), "and into what it shares with CPUs: {shared:?}");
 }

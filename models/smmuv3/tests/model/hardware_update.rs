@@ -2,12 +2,14 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use model_bus::{Fabric, Outcome, Request, Translator};
+use model_bus::{Fabric, Outcome, Request, TranslationRequest, Translator};
 use model_smmuv3::{Config, HardwareUpdate, Outlook, Policy, clause};
 use portcullis_types::{Access, Iova, Pa, SourceId};
 
+use crate::endpoint::{given, rwx, wish};
 use crate::harness::{
-    CD, CD_39, Got, L1, L2, L3, Machine, PAGE, S2_L1, S2_L2, S2_L3, S2_PAGE, STE_NESTED, STE_S2, plain,
+    CD, CD_39, Got, L1, L2, L3, Machine, PAGE, S2_L1, S2_L2, S2_L3, S2_PAGE, STE_NESTED, STE_S1, STE_S2,
+    plain,
 };
 
 /// CD.HD is bit 42, CD.HA bit 43.
@@ -415,6 +417,56 @@ fn an_update_that_meets_another_begins_again_and_loses_nothing() {
         }
         stop.store(true, Ordering::Release);
     });
+    machine.assert_clean();
+}
+
+/// Full ATS of stream 1 with page 0x2000 as `entry` says: what a request is answered, and the page then.
+fn requested(flags: u64, before: u64, no_write: bool) -> (String, u64) {
+    let machine = machine(Config { ats: true, ..updating() }, flags, before);
+    let mut ste = STE_S1;
+    ste[1] |= 1 << 28;
+    machine.ste(1, &ste);
+    machine.w32(0x20, 0b1_1101);
+    machine.settle();
+    machine.flush_ste(1);
+    let found = given(&machine, &TranslationRequest { no_write, ..wish(0x2000) });
+    machine.assert_clean();
+    (rwx(&found), entry(&machine))
+}
+
+#[test]
+fn a_translation_request_updates_the_page_as_if_the_access_came() {
+    // With the wish to write: the page is dirty before the device may write.
+    assert_eq!(requested(HA | HD, CLEAN & !AF, false), ("rw-".into(), CLEAN & !READ_ONLY));
+    // Without it: accessed, and clean.
+    assert_eq!(requested(HA | HD, CLEAN & !AF, true), ("r--".into(), CLEAN));
+    // "If HTTU is only enabled for Access, W == 0."
+    assert_eq!(requested(HA, CLEAN & !AF, false), ("r--".into(), CLEAN));
+    assert_eq!(requested(HA | HD, (PAGE | READ_ONLY) & !AF, false), ("r--".into(), PAGE | READ_ONLY));
+    // Without any: nothing is given for a page without AF.
+    assert_eq!(requested(0, CLEAN & !AF, false), ("---".into(), CLEAN & !AF));
+}
+
+#[test]
+fn a_translation_request_through_a_read_only_stage_1_leaves_stage_2_clean() {
+    let machine = Machine::new(Config { ats: true, ..updating() });
+    let mut ste = STE_NESTED;
+    ste[1] |= 1 << 28;
+    ste[2] |= S2_WRITE_BACK | S2HA | S2HD;
+    machine.ste(1, &ste);
+    machine.words(CD, &cd(HA | HD));
+    machine.tables();
+    machine.tables2();
+    machine.w32(0x20, 0b1_1101);
+    machine.settle();
+    machine.words(S2_L3 + 0x10, &[0x50_2000 | S2_CLEAN]);
+    machine.words(L3 + 0x10, &[0x40_2000 | PAGE | READ_ONLY]);
+    assert_eq!(rwx(&given(&machine, &wish(0x2000))), "r--");
+    assert_eq!(machine.word(S2_L3 + 0x10), 0x50_2000 | S2_CLEAN);
+    // And through a writable one makes it dirty.
+    machine.words(L3 + 0x18, &[0x40_2000 | PAGE]);
+    assert_eq!(rwx(&given(&machine, &wish(0x3000))), "rw-");
+    assert_eq!(machine.word(S2_L3 + 0x10), 0x50_2000 | S2_CLEAN | READ_ONLY);
     machine.assert_clean();
 }
 

@@ -6,6 +6,7 @@ use model_bus::{Outcome, Request, Stall, StallState, Translator};
 use model_smmuv3::{Config, Policy, StallModel, clause};
 use portcullis_types::{Access, Iova, SourceId};
 
+use crate::endpoint::{given, rwx, wish};
 use crate::harness::{
     CD, CD_39, EVENTS, Got, L1, L3, Machine, PAGE, S2_L3, S2_PAGE, STE_ABORT, STE_NESTED, STE_S1, STE_S2,
     plain,
@@ -483,6 +484,25 @@ fn a_reset_forgets_what_was_held_back_and_numbers_stay_unique() {
     let after = machine.held(1, 0x2000, Access::READ);
     assert_ne!(before, after);
     assert_eq!(told(&machine, Stall(u64::MAX)), StallState::Aborted, "a number that nobody gave out");
+}
+
+#[test]
+fn translation_requests_are_never_held_back() {
+    let machine = machine(Config { ats: true, ..stalling() });
+    let mut ste = STE_S1;
+    ste[1] |= 1 << 28;
+    machine.ste(1, &ste);
+    machine.w32(0x20, 0b1_1101);
+    machine.settle();
+    assert_eq!(rwx(&given(&machine, &wish(0x2000))), "---");
+    assert_eq!((machine.events(), machine.smmu.counters().stalls), (vec![], 0));
+    // Nor are streams with ATS at stage 2: such an entry is not valid.
+    let mut both = STE_NESTED;
+    both[1] |= 1 << 28;
+    both[2] |= S2S;
+    machine.ste(2, &both);
+    assert_eq!(machine.read(2, 0x1000), Got::Abort);
+    assert_eq!(machine.event()[0] & 0xff, 0x04);
 }
 
 #[test]
