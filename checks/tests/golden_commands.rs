@@ -169,6 +169,34 @@ fn stall_and_sync_commands_put_each_argument_in_its_field() {
     assert_eq!(all[1], words("CMD_SYNC", &["MSIAddress"])[1]);
 }
 
+/// Commands of sharing, whole: typed by hand.
+#[test]
+fn commands_of_shared_memory_are_the_words_of_the_book() {
+    // CMD_ATC_INV: StreamID 0x18, SSV, SubstreamID 5, two pages (Size 1) at 0xffff_860e_6000.
+    assert_eq!(
+        Command::atc_inv(0x18, Some(5), 0xFFFF_860E_6000, 1).0,
+        [0x0000_0018_0000_5840, 0x0000_FFFF_860E_6001]
+    );
+    // Without a SubstreamID, Global clear.
+    assert_eq!(Command::atc_inv(0x18, None, 0xFFFF_860E_6000, 1).0[0], 0x0000_0018_0000_0040);
+    // CMD_PRI_RESP: group 74. Failure 0b00, invalid request 0b01, success 0b10 at 77:76.
+    for (code, word_1) in [(0, 0x0000_004A), (1, 0x0000_104A), (2, 0x0000_204A)] {
+        assert_eq!(Command::pri_resp(0x18, Some(5), 74, code).0, [0x0000_0018_0000_5841, word_1]);
+    }
+    // CMD_RESUME: stream 0x0200, tag 0x0042. Retry is Ac (12), abort Ab (13).
+    assert_eq!(Command::resume(0x200, 0x42, Resume::Retry).0, [0x0000_0200_0000_1044, 0x0000_0042]);
+    assert_eq!(Command::resume(0x200, 0x42, Resume::Abort).0, [0x0000_0200_0000_2044, 0x0000_0042]);
+    assert_eq!(Command::resume(0x200, 0x42, Resume::Terminate).0, [0x0000_0200_0000_0044, 0x0000_0042]);
+    assert_eq!(Command::stall_term(0x200).0, [0x0000_0200_0000_0045, 0]);
+    // EL2: ASID 0x0042; 2 pages of 4K (NUM 0, SCALE 1, TG 1) at 0xffff_860e_6000.
+    let two = TlbiTarget { address: 0xFFFF_860E_6000, tg: TG_4K, scale: 1, ..TlbiTarget::default() };
+    assert_eq!(Command::tlbi_el2_va(0x42, two).0, [0x0042_0000_0010_0022, 0x0000_FFFF_860E_6400]);
+    assert_eq!(Command::tlbi_el2_asid(0x42).0, [0x0042_0000_0000_0021, 0]);
+    assert_eq!(Command::tlbi_el2_all().0, [0x0000_0000_0000_0020, 0]);
+    // CMD_CFGI_CD of a PASID, L1CD included.
+    assert_eq!(Command::cfgi_cd(0x18, 5, false).0, [0x0000_0018_0000_5005, 0]);
+}
+
 #[test]
 fn named_values_of_commands_are_the_books() {
     // 4.4.1.1 "Range-based invalidation and level hint", TG: not in the order of CD.TG0.

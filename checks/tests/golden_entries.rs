@@ -182,6 +182,54 @@ fn page_requests_lie_where_the_book_says() {
     hold(&PRI_REQUEST, 1, !0, word_1, &[]);
 }
 
+/// Entries as sharing writes them, whole: typed by hand from the book's positions, and read back by name.
+#[test]
+fn entries_of_shared_memory_read_as_they_were_meant() {
+    // A process: T0SZ 16, IR0 and OR0 0b01, SH0 0b11, EPD1, V, IPS 0b101, AA64, HD, HA, R, A, ASID 0x0042; ASET clear.
+    let lives = CdWord0::from_bits(0x0042_6E05_C000_3510);
+    assert_eq!((lives.t0sz(), lives.tg0(), lives.ir0(), lives.or0(), lives.sh0()), (16, 0, 1, 1, 3));
+    assert!(lives.v() && lives.epd1() && !lives.epd0() && lives.aa64() && lives.r() && lives.a());
+    assert!(lives.hd() && lives.ha() && !lives.s() && !lives.aset());
+    assert_eq!((lives.ips(), lives.asid()), (5, 0x42));
+    // The same where faults stall (S, bit 44), and after it has exited: EPD0, bit 14, without S and R.
+    assert_eq!(lives.with_s(true).into_bits(), 0x0042_7E05_C000_3510);
+    assert_eq!(lives.with_epd0(true).with_s(false).with_r(false).into_bits(), 0x0042_4E05_C000_7510);
+    // A private address space has ASET, bit 47.
+    assert_eq!(lives.with_aset(true).with_hd(false).with_ha(false).into_bits(), 0x0042_E205_C000_3510);
+    // 52-bit addresses with small granules: DS is bit 186. TTB0 lies as it is, up to bit 51.
+    assert_eq!(CdWord2::new().with_ds(true).into_bits(), 0x0400_0000_0000_0000);
+    assert_eq!(CdWord1::new().with_ttb0_address(0x000F_0000_1234_0000).into_bits(), 0x000F_0000_1234_0000);
+
+    // A device with ATS and PASIDs of 16 bits: V, Config 0b101, S1Fmt 0b01, table at 0x8000_2000, S1CDMax 16.
+    let ste = SteWord0::from_bits(0x8000_0000_8000_201B);
+    assert_eq!((ste.config(), ste.s1_fmt(), ste.s1_cd_max()), (0b101, 0b01, 16));
+    assert_eq!(ste.s1_context_ptr_address(), 0x8000_2000);
+    // S1DSS 0b10, S1CIR and S1COR 0b01, S1CSH 0b11, PPAR, S1STALLD, EATS 0b01, STRW 0b10.
+    let word_1 = SteWord1::from_bits(0x0000_0000_9804_00D6);
+    assert_eq!((word_1.s1_dss(), word_1.s1_cir(), word_1.s1_cor(), word_1.s1_csh()), (2, 1, 1, 3));
+    assert!(word_1.ppar() && word_1.s1_stalld());
+    assert_eq!((word_1.eats(), word_1.strw()), (0b01, 0b10));
+    // Traffic without a PASID passes: S1DSS 0b01, SHCFG 0b01.
+    let passes = SteWord1::new().with_s1_dss(1).with_shcfg(1).with_eats(1);
+    assert_eq!(passes.into_bits(), 0x0000_1000_1000_0001);
+}
+
+#[test]
+fn page_requests_read_as_they_were_meant() {
+    // Stream 0x18, PASID 0x5, read (60) and write (61), the last (62) of its group, SSV (63); group 74, page 0xffff_860e_6.
+    let word_0 = PageRequestWord0::from_bits(0xF000_0005_0000_0018);
+    assert_eq!((word_0.stream_id(), word_0.substream_id()), (0x18, 5));
+    assert!(word_0.ssv() && word_0.last() && word_0.w() && word_0.r() && !word_0.x() && !word_0.privileged());
+    let word_1 = PageRequestWord1::from_bits(0x0000_FFFF_860E_604A);
+    assert_eq!((word_1.prg_index(), word_1.page()), (74, 0xFFFF_860E_6));
+    // A stop marker: LWR 0b100, with a PASID.
+    let stop = PageRequestWord0::from_bits(0xC000_0005_0000_0018);
+    assert!(stop.ssv() && stop.last() && !stop.w() && !stop.r());
+    // Privileged (58) execute (59), without a PASID.
+    let fetch = PageRequestWord0::from_bits(0x0C00_0000_0000_0018);
+    assert!(fetch.x() && fetch.privileged() && !fetch.ssv() && !fetch.last());
+}
+
 /// Whole addresses, not fields: the bits of an address keep their positions in the word.
 #[test]
 fn addresses_keep_their_bits() {

@@ -78,3 +78,27 @@ fn a_stalled_translation_fault_reads_as_it_was_meant() {
     assert!(word_1.rnw() && !word_1.ind() && !word_1.pnu() && !word_1.s2());
     assert_eq!(word_1.class(), 0b10);
 }
+
+/// Records that sharing meets, typed by hand.
+#[test]
+fn records_of_shared_memory_read_as_they_were_meant() {
+    // F_PERMISSION 0x13 of stream 0x200, SSV, SubstreamID 5: a stalled privileged write, STAG 0x0042, CLASS IN.
+    let (word_0, word_1) =
+        (EventWord0::from_bits(0x0000_0200_0000_5813), EventWord1::from_bits(0x0000_0202_8000_0042));
+    assert_eq!((word_0.stream_id(), word_0.ssv(), word_0.substream_id()), (0x200, true, 5));
+    assert!(EventId(word_0.id()).is_translation_related() && word_1.stall() && word_1.pnu());
+    assert!(!word_1.rnw() && !word_1.ind() && !word_1.s2());
+    assert_eq!((word_1.stag(), word_1.class()), (0x42, CLASS_IN));
+    // A fetch of instructions that does not wait: InD, RnW.
+    let fetch = EventWord1::from_bits(0x0000_020C_0000_0000);
+    assert!(fetch.rnw() && fetch.ind() && !fetch.pnu() && !fetch.stall());
+    // F_TRANSL_FORBIDDEN 0x07 of stream 0x18: RnW alone, and no SubstreamID, whatever lies there.
+    let id = EventId(EventWord0::from_bits(0x0000_0018_0000_0007).id());
+    assert_eq!(id, EventId::F_TRANSL_FORBIDDEN);
+    assert!(id.has_access() && id.has_input_address() && !id.is_translation_related());
+    assert!(EventWord1::from_bits(0x0000_0008_0000_0000).rnw());
+    // F_BAD_ATS_TREQ 0x05: W (94) and R (95) where a fault has Stall, so that it must not be taken for one.
+    let id = EventId(EventWord0::from_bits(0x0000_0018_0000_5805).id());
+    assert_eq!(id, EventId::F_BAD_ATS_TREQ);
+    assert!(!id.has_access() && id.has_input_address() && !id.is_translation_related());
+}

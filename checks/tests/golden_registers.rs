@@ -270,6 +270,38 @@ fn queue_registers_lie_where_the_book_says() {
     }
 }
 
+/// Identification and enables of an SMMU that shares, whole: typed by hand.
+#[test]
+fn registers_of_shared_memory_read_as_they_were_meant() {
+    // S1P, TTF 0b10, COHACC, BTM, HTTU 0b10, Hyp, ATS, ASID16, PRI, CD2L, TTENDIAN 0b10, STALL_MODEL 0b10, TERM_MODEL, ST_LEVEL 0b01.
+    let idr0 = spec::Idr0::from_bits(0x0E49_16BA);
+    assert!(
+        idr0.s1p() && !idr0.s2p() && idr0.cohacc() && idr0.btm() && idr0.hyp() && idr0.ats() && idr0.pri()
+    );
+    assert!(idr0.asid16() && idr0.cd2l() && idr0.term_model() && !idr0.ns1ats() && !idr0.atsrecerr());
+    assert_eq!((idr0.httu(), idr0.ttf(), idr0.ttendian()), (0b10, 0b10, 0b10));
+    assert_eq!((idr0.stall_model(), idr0.st_level()), (spec::STALL_MODEL_FORCED, spec::ST_LEVEL_2));
+    // SIDSIZE 16, SSIDSIZE 20, PRIQS 19, EVENTQS 7, CMDQS 8.
+    let idr1 = spec::Idr1::from_bits(0x0107_9D10);
+    assert_eq!((idr1.sidsize(), idr1.ssidsize(), idr1.priqs()), (16, 20, 19));
+    assert_eq!((idr1.eventqs(), idr1.cmdqs()), (7, 8));
+    // PPS is bit 5 of IDR3; STALL_MAX the upper half of IDR5.
+    assert_eq!(spec::Idr3::new().with_pps(true).into_bits(), 0x0000_0020);
+    assert_eq!(spec::Idr5::from_bits(0x0040_0000).stall_max(), 64);
+    // SMMUEN, PRIQEN, EVENTQEN, CMDQEN, ATSCHK.
+    let cr0 = spec::Cr0::new().with_smmuen(true).with_eventqen(true).with_cmdqen(true);
+    assert_eq!(cr0.with_priqen(true).with_atschk(true).into_bits(), 0x0000_001F);
+    // E2H and RECINVSID, hearing broadcasts; PTM is bit 2, REC_CFG_ATS bit 3.
+    assert_eq!(spec::Cr2::new().with_e2h(true).with_recinvsid(true).into_bits(), 0x0000_0003);
+    assert_eq!(spec::Cr2::new().with_ptm(true).with_rec_cfg_ats(true).into_bits(), 0x0000_000C);
+    // GERROR_IRQEN, PRIQ_IRQEN, EVENTQ_IRQEN.
+    assert_eq!(spec::IrqCtrl::from_bits(0x0000_0002), spec::IrqCtrl::new().with_priq_irqen(true));
+    // 128 requests at 0x8001_0800, write-allocate; an index of 0x85 that acknowledges an overflow.
+    let base = spec::QueueBase::new().with_log2size(7).with_addr(0x8001_0800 >> 5).with_allocate(true);
+    assert_eq!(base.into_bits(), 0x4000_0000_8001_0807);
+    assert_eq!(spec::QueueIndex::new().with_index(0x85).with_overflow(true).into_bits(), 0x8000_0085);
+}
+
 #[test]
 fn named_values_of_registers_are_the_books() {
     // 6.3.1 "SMMU_IDR0", TTENDIAN, STALL_MODEL, ST_LEVEL.
