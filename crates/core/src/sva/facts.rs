@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_two_cpus_the_lesser_decides_feature_by_feature() {
+    fn part_10_of_two_cpus_the_lesser_decides_feature_by_feature() {
         let mut big = CpuFacts::new(SizeLg2::KIB_4);
         big.granules = big.granules.with(SizeLg2::KIB_64);
         (big.output_bits, big.vhe, big.broadcast, big.break_before_make_level) = (52, true, true, 2);
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn cpus_whose_tlb_entries_are_tagged_differently_broadcast_nothing() {
+    fn part_10_cpus_whose_tlb_entries_are_tagged_differently_broadcast_nothing() {
         let mut host = CpuFacts::new(SizeLg2::KIB_4);
         (host.vhe, host.broadcast) = (true, true);
         let mut other = host;
