@@ -79,6 +79,8 @@ impl Space for Process {
     }
 }
 
+/// How long the tests wait for what comes at once, by the fake clock.
+pub(crate) const LIMIT_NS: u64 = 100_000_000;
 /// 2 queues of up to 16 entries, PASIDs of 16 bits.
 pub(crate) const CAP: u32 = 0x0010_0402;
 pub(crate) const STOP_MARKER: u32 = 1 << 24;

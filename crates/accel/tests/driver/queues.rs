@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::fake::{Bus, CAP, Machine, Mischief, Op, Process, RING, STOP_MARKER};
+use crate::fake::{Bus, CAP, LIMIT_NS, Machine, Mischief, Op, Process, RING, STOP_MARKER};
 use portcullis_accel::{Accelerator, HowClosed, OpenError, QueueFailure, Space, State, Unshared};
 use portcullis_core::sva::Bond;
 use portcullis_types::{Iova, Pasid};
@@ -42,7 +42,7 @@ fn a_queue_without_a_process_carries_no_pasid() {
     let (machine, accelerator) = usual();
     let queue = accelerator.open_queue(Unshared, RING, 4).unwrap();
     assert_eq!(machine.queue(0).0, 0);
-    assert_eq!(queue.close(u64::MAX).unwrap().space, Unshared);
+    assert_eq!(queue.close(LIMIT_NS).unwrap().space, Unshared);
     // A device that has no PASIDs can do that as well.
     let (machine, accelerator) = started(0x0000_0402, Mischief::default());
     assert!(accelerator.open_queue(Unshared, RING, 4).is_ok());
@@ -83,7 +83,7 @@ fn there_are_as_many_queues_as_the_device_has() {
     let _second = accelerator.open_queue(Process(2), RING, 4).unwrap();
     let refused = accelerator.open_queue(Process(3), RING, 4).unwrap_err();
     assert_eq!(refused.error, OpenError::NoQueue);
-    drop(first.close(u64::MAX).unwrap());
+    drop(first.close(LIMIT_NS).unwrap());
     assert_eq!(accelerator.open_queue(refused.space, RING, 4).unwrap().index(), 0);
 }
 
@@ -92,7 +92,7 @@ fn a_closed_queue_has_stopped_before_its_space_comes_back() {
     let (machine, accelerator) = usual();
     let queue = accelerator.open_queue(Process(9), RING, 4).unwrap();
     machine.take_log();
-    let closed = queue.close(u64::MAX).unwrap();
+    let closed = queue.close(LIMIT_NS).unwrap();
     assert_eq!(machine.take_log(), [Op::Write(0x1018, 2)]);
     assert_eq!((closed.space, closed.how, machine.queue(0).3), (Process(9), HowClosed::Stopped, 0));
 }
@@ -130,7 +130,7 @@ fn page_requests_can_be_answered_while_a_queue_closes() {
             machine.mischief(|mischief| mischief.stop_after = Some(0));
         }
     };
-    assert_eq!(queue.close_while(u64::MAX, answer).unwrap().how, HowClosed::Stopped);
+    assert_eq!(queue.close_while(LIMIT_NS, answer).unwrap().how, HowClosed::Stopped);
     assert_eq!(turns, 5);
 }
 
@@ -147,7 +147,7 @@ fn a_queue_that_failed_says_why_and_closes() {
         let queue = accelerator.open_queue(Process(9), RING, 4).unwrap();
         machine.fail(0, error);
         assert_eq!((queue.state(), queue.failure()), (State::Failed, Some(failure)));
-        let closed = queue.close(u64::MAX).unwrap();
+        let closed = queue.close(LIMIT_NS).unwrap();
         assert_eq!((closed.space, closed.how), (Process(9), HowClosed::Failed(failure)));
         assert_eq!(machine.queue(0).3, 0);
     }

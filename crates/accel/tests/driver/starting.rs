@@ -1,6 +1,6 @@
 //! Start, reset, shut down, and devices that are none or do not obey.
 
-use crate::fake::{Bus, CAP, Machine, Mischief, Op, Process, RING, STOP_MARKER};
+use crate::fake::{Bus, CAP, LIMIT_NS, Machine, Mischief, Op, Process, RING, STOP_MARKER};
 use portcullis_accel::{AccelError, Accelerator, Form, HowClosed, OpenError};
 
 fn start(machine: &std::sync::Arc<Machine>, form: Form) -> Result<(), AccelError> {
@@ -77,10 +77,10 @@ fn an_accelerator_with_open_queues_is_not_shut_down() {
     let accelerator = machine.start();
     let queue = accelerator.open_queue(Process(7), RING, 3).unwrap();
     let other = accelerator.open_queue(Process(8), RING, 3).unwrap();
-    drop(queue.close(u64::MAX).unwrap());
+    drop(queue.close(LIMIT_NS).unwrap());
     assert_eq!(accelerator.shut_down(), Err(AccelError::QueuesOpen { queues: 0b10 }));
     assert!(machine.enabled());
-    drop(other.close(u64::MAX).unwrap());
+    drop(other.close(LIMIT_NS).unwrap());
     assert_eq!(accelerator.shut_down(), Ok(()));
     assert!(!machine.enabled());
     let refused = accelerator.open_queue(Process(7), RING, 3).unwrap_err();
@@ -98,5 +98,5 @@ fn a_reset_turns_queues_off_and_their_owners_close_them() {
     assert_eq!((queue.index(), other.index()), (0, 1), "a queue stays its owner's until that closes it");
     let closed = queue.close(0).unwrap();
     assert_eq!((closed.space, closed.how), (Process(7), HowClosed::Off));
-    assert_eq!(other.close(u64::MAX).unwrap().how, HowClosed::Stopped);
+    assert_eq!(other.close(LIMIT_NS).unwrap().how, HowClosed::Stopped);
 }
