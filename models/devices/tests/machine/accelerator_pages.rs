@@ -340,6 +340,20 @@ fn part_24_there_are_512_groups_at_once_and_no_more() {
 }
 
 #[test]
+fn part_25_a_stop_marker_is_behind_requests_that_are_still_being_sent() {
+    let rig = rig(Policy::Keep);
+    let device = rig.device().clone();
+    let stop = move || device.pages().stop_marker(pasid().unwrap());
+    *rig.mmu.in_request.lock().unwrap() = Some(Box::new(stop));
+    let pages = [SOURCE, SOURCE + 0x1000, SOURCE + 0x2000].map(Iova::new);
+    let ticket = rig.device().pages().request(pasid(), &pages, true).unwrap();
+    let order: Vec<(bool, bool)> =
+        rig.mmu.requests().iter().map(|request| (request.write, request.last)).collect();
+    assert_eq!(order, [(true, false), (true, false), (true, true), (false, true)]);
+    drop(ticket);
+}
+
+#[test]
 fn hostile_page_requests_go_out_as_they_are_wanted() {
     let rig = rig(Policy::Keep);
     rig.mmu.quiet.store(true, core::sync::atomic::Ordering::Relaxed);

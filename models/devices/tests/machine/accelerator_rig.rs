@@ -76,8 +76,12 @@ pub(crate) struct Mmu {
     /// What happens once while an access moves its bytes, or while a translation request is under way.
     pub(crate) in_access: Meanwhile,
     pub(crate) in_translate: Meanwhile,
+    /// What happens once when a page request has arrived.
+    pub(crate) in_request: Meanwhile,
     /// Whether lists are kept.
     pub(crate) quiet: AtomicBool,
+    /// Whether translated accesses take their time, so that others come in between.
+    pub(crate) slow: AtomicBool,
 }
 
 fn happen(meanwhile: &Meanwhile) {
@@ -174,6 +178,9 @@ impl Translator for Mmu {
         breach();
         let outcome = carry_out(request.at.get(), commit);
         happen(&self.in_access);
+        if self.slow.load(Relaxed) {
+            (0..50).for_each(|_| std::thread::yield_now());
+        }
         breach();
         outcome
     }
@@ -189,6 +196,7 @@ impl Translator for Mmu {
             *page = (page.0 | request.read, page.1 | request.write);
         }
         drop(table);
+        happen(&self.in_request);
         let marker = request.pasid.is_some() && !request.read && !request.write;
         match policy {
             Policy::Answer(code) if request.last && !marker => self.respond(request, code),

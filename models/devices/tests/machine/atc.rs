@@ -343,6 +343,7 @@ fn race(behaviour: Behaviour, rounds: u64) -> usize {
     const PAGES: u64 = 4;
     let rig = with(behaviour);
     rig.mmu.quiet.store(true, Relaxed);
+    rig.mmu.slow.store(true, Relaxed);
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for thread in 0..2u64 {
