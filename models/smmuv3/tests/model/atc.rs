@@ -208,6 +208,21 @@ fn no_more_are_under_way_than_there_are_tags() {
 }
 
 #[test]
+fn while_the_smmu_is_off_an_invalidation_waits_for_no_tag() {
+    let (machine, endpoint) = machine(Manner::Late);
+    for _ in 0..4 {
+        (0..8).for_each(|_| machine.command(INV, 0x1000));
+    }
+    machine.disable();
+    machine.command(INV, 0x2000);
+    assert!(is_idle(&machine));
+    assert_eq!(endpoint.invalidations().len(), 32);
+    assert!(!sync(&machine), "those sent before are still waited for");
+    done(&machine, u32::MAX);
+    assert!(is_idle(&machine));
+}
+
+#[test]
 fn invalidations_are_ignored_while_the_smmu_is_off() {
     let (machine, endpoint) = machine(Manner::Late);
     machine.disable();
@@ -312,6 +327,7 @@ fn a_write_by_translated_address_never_lands_after_the_sync_that_took_the_page_a
             }
             machine.w32(0x98, (prod + 4) & 0x1f);
             while machine.r32(0x9c) != (prod + 4) & 0x1f {
+                assert!(!device.is_finished(), "the device gave up");
                 machine.smmu.step(0);
                 std::thread::yield_now();
             }
