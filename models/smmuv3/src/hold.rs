@@ -15,7 +15,7 @@ use crate::command::Resume;
 use crate::config::Config;
 use crate::event::{Asked, Event, Fault};
 use crate::state::{Around, State};
-use crate::ste::{self, Ste};
+use crate::ste::Ste;
 use crate::strict::clause;
 
 impl State {
@@ -56,6 +56,19 @@ impl State {
                 ("addr", Value::Addr(seen.address)),
             ],
         );
+    }
+
+    /// Tries them again, some ticks after there is room. Answers whether there is still something to do.
+    pub(crate) fn retry_unrecorded_late(&mut self, around: Around<'_>) -> bool {
+        if !self.stalls.has_unrecorded()
+            || !self.late_events.is_empty()
+            || !self.has_room_for_stall(around.config)
+        {
+            return false;
+        }
+        // As late as other events at most, but never so late that nobody waits for it.
+        let due = self.dice.up_to(around.config.policy.event_ticks.min(63)) == 0;
+        !due || self.retry_unrecorded(around)
     }
 
     /// Tries the accesses again of which software does not know yet, as far as there is room. Answers whether any was tried.
@@ -142,13 +155,10 @@ impl State {
         if !self.is_enabled() {
             return None;
         }
-        let ends = |meaning: &Result<Ste, ste::IllegalSte>| !matches!(meaning, Ok(Ste::Pass { .. }));
-        if self.caches.config.ste(stream).is_some_and(|cached| !ends(&cached.meaning)) {
-            return Some("the old STE was not invalidated");
-        }
         if self.unsynced.iter().any(|streams| streams.contains(&stream)) {
             return Some("no CMD_SYNC followed the invalidation of the STE");
         }
+        // As it is cached, or lies in memory: whichever the next access would meet.
         let asked = Asked::prefetch(stream, None, 0);
         let mut engine = self.engine(around);
         engine.demand = false;

@@ -307,9 +307,7 @@ impl Smmu {
         let around = self.around();
         let mut moved = state.update(around);
         moved |= state.deliver_late_events(false, around);
-        if state.stalls.has_unrecorded() && state.late_events.is_empty() {
-            moved |= state.retry_unrecorded(around);
-        }
+        moved |= state.retry_unrecorded_late(around);
         if !state.pending.is_empty() && state.dice.one_in(8) {
             let last = u32::try_from(state.pending.len() - 1).unwrap_or(0);
             let index = state.dice.up_to(last) as usize;

@@ -3,12 +3,12 @@
 use std::sync::{Arc, Mutex};
 
 use model_bus::{Clocked, Fabric, Mmio, TranslationRequest, Translator, Width};
-use model_smmuv3::{Config, Smmu};
-use portcullis_types::SourceId;
+use model_smmuv3::{Broadcast, BroadcastRegime, BroadcastScope, Config, Smmu, StallModel};
 use portcullis_types::trace::{Event, Sink};
+use portcullis_types::{Access, SourceId};
 
 use crate::endpoint::{enable, given, last, wish, with_ats};
-use crate::harness::{CD, CD_39, Got, Machine, STE_BYPASS, plain};
+use crate::harness::{CD, CD_39, Got, Machine, STE_ABORT, STE_BYPASS, STE_S1, plain};
 
 #[derive(Default)]
 struct Lines(Mutex<Vec<String>>);
@@ -130,4 +130,42 @@ fn a_model_that_has_nothing_to_do_says_so() {
     machine.smmu.write(0x98, Width::Bits32, 4);
     assert!(machine.smmu.step(0));
     assert!(!machine.smmu.step(0));
+}
+
+#[test]
+fn accesses_held_back_their_answers_and_broadcasts_are_told() {
+    let lines = Arc::new(Lines::default());
+    let ram = Machine::bare(plain()).ram;
+    let config = Config { stall: StallModel::Configurable, broadcast: true, ..plain() };
+    let smmu = Smmu::new(config, Arc::clone(&ram) as Arc<dyn Fabric>, 1, Arc::clone(&lines) as Arc<dyn Sink>);
+    let machine = Machine { ram, smmu: Arc::new(smmu) };
+    machine.set_up();
+    machine.enable();
+    machine.ste(1, &STE_S1);
+    let mut stalling = CD_39;
+    stalling[0] |= 1 << 44;
+    machine.words(CD, &stalling);
+    machine.held(1, 0x2000, Access::READ);
+    machine.held(1, 0x3000, Access::READ);
+    machine.command(0x0000_0001_0000_1044, 0);
+    machine.command(0x0000_0001_0000_2044, 7);
+    machine.ste(1, &STE_ABORT);
+    machine.flush_ste(1);
+    machine.command(0x0000_0001_0000_0045, 0);
+    let scope = BroadcastScope::Asid { asid: 1 };
+    machine.smmu.broadcast(&Broadcast { regime: BroadcastRegime::El2Host, scope });
+    let lines = lines.0.lock().unwrap();
+    for expected in [
+        "event_record: kind=F_TRANSLATION sid=0x1 addr=0x0000000000002000 w0=0x100000010 w1=0x20880000000 w3=0x0",
+        "stall: sid=0x1 stag=0x0 addr=0x0000000000002000",
+        "stall: sid=0x1 stag=0x1 addr=0x0000000000003000",
+        "cmd: op=CMD_RESUME w0=0x100001044 w1=0x0",
+        "resume: sid=0x1 stag=0x0 action=retry",
+        "resume: sid=0x1 stag=0x7 action=none",
+        "cmd: op=CMD_STALL_TERM w0=0x100000045 w1=0x0",
+        "resume: sid=0x1 action=all",
+        "broadcast: what=Broadcast { regime: El2Host, scope: Asid { asid: 1 } }",
+    ] {
+        assert!(lines.iter().any(|line| line == expected), "{expected}\nin {lines:#?}");
+    }
 }
