@@ -343,7 +343,10 @@ fn part_24_there_are_512_groups_at_once_and_no_more() {
 fn part_25_a_stop_marker_is_behind_requests_that_are_still_being_sent() {
     let rig = rig(Policy::Keep);
     let device = rig.device().clone();
-    let stop = move || device.pages().stop_marker(pasid().unwrap());
+    // Another thread, while the first request is on its way.
+    let stop = move || {
+        std::thread::spawn(move || device.pages().stop_marker(pasid().unwrap())).join().unwrap();
+    };
     *rig.mmu.in_request.lock().unwrap() = Some(Box::new(stop));
     let pages = [SOURCE, SOURCE + 0x1000, SOURCE + 0x2000].map(Iova::new);
     let ticket = rig.device().pages().request(pasid(), &pages, true).unwrap();

@@ -76,7 +76,7 @@ pub(crate) struct Mmu {
     /// What happens once while an access moves its bytes, or while a translation request is under way.
     pub(crate) in_access: Meanwhile,
     pub(crate) in_translate: Meanwhile,
-    /// What happens once when a page request has arrived.
+    /// What happens once while a page request is on its way.
     pub(crate) in_request: Meanwhile,
     /// Whether lists are kept.
     pub(crate) quiet: AtomicBool,
@@ -186,6 +186,7 @@ impl Translator for Mmu {
     }
 
     fn request_page(&self, request: &PageRequest) {
+        happen(&self.in_request);
         let mut table = self.table();
         if !self.quiet.load(Relaxed) {
             table.requests.push(*request);
@@ -196,7 +197,6 @@ impl Translator for Mmu {
             *page = (page.0 | request.read, page.1 | request.write);
         }
         drop(table);
-        happen(&self.in_request);
         let marker = request.pasid.is_some() && !request.read && !request.write;
         match policy {
             Policy::Answer(code) if request.last && !marker => self.respond(request, code),
