@@ -50,11 +50,11 @@ impl Opcode {
     pub const TLBI_EL2_VA: Self = Self(0x22);
     /// Spec: SMMUv3 H.a, 4.4.2.9 "CMD_TLBI_EL2_VAA".
     pub const TLBI_EL2_VAA: Self = Self(0x23);
-    /// Spec: SMMUv3 H.a, 4.4.3 "TLB invalidation of stage 2", CMD_TLBI_S12_VMALL.
+    /// Spec: SMMUv3 H.a, 4.4.3.2 "CMD_TLBI_S12_VMALL".
     pub const TLBI_S12_VMALL: Self = Self(0x28);
-    /// Spec: SMMUv3 H.a, 4.4.3 "TLB invalidation of stage 2", CMD_TLBI_S2_IPA.
+    /// Spec: SMMUv3 H.a, 4.4.3.1 "CMD_TLBI_S2_IPA".
     pub const TLBI_S2_IPA: Self = Self(0x2a);
-    /// Spec: SMMUv3 H.a, 4.4.4 "Common TLB invalidation", CMD_TLBI_NSNH_ALL.
+    /// Spec: SMMUv3 H.a, 4.4.4.1 "CMD_TLBI_NSNH_ALL".
     pub const TLBI_NSNH_ALL: Self = Self(0x30);
     /// Spec: SMMUv3 H.a, 4.5.1 "CMD_ATC_INV".
     pub const ATC_INV: Self = Self(0x40);
@@ -368,21 +368,21 @@ impl Command {
 
     /// Forgets all TLB entries, of both stages, of a VMID. Illegal where IDR0.S2P is 0.
     ///
-    /// Spec: SMMUv3 H.a, 4.4.3 "TLB invalidation of stage 2", CMD_TLBI_S12_VMALL.
+    /// Spec: SMMUv3 H.a, 4.4.3.2 "CMD_TLBI_S12_VMALL".
     pub const fn tlbi_s12_vmall(vmid: u16) -> Self {
         Self([TlbiWord0::new().with_opcode(Opcode::TLBI_S12_VMALL.0).with_vmid(vmid).into_bits(), 0])
     }
 
     /// Forgets the stage 2 TLB entries of a VMID for these intermediate addresses. Illegal where IDR0.S2P is 0.
     ///
-    /// Spec: SMMUv3 H.a, 4.4.3 "TLB invalidation of stage 2", CMD_TLBI_S2_IPA.
+    /// Spec: SMMUv3 H.a, 4.4.3.1 "CMD_TLBI_S2_IPA".
     pub const fn tlbi_s2_ipa(vmid: u16, target: TlbiTarget) -> Self {
         Self([target.word0(Opcode::TLBI_S2_IPA).with_vmid(vmid).into_bits(), target.word1()])
     }
 
     /// Forgets all Non-secure TLB entries that are not of EL2.
     ///
-    /// Spec: SMMUv3 H.a, 4.4.4 "Common TLB invalidation", CMD_TLBI_NSNH_ALL.
+    /// Spec: SMMUv3 H.a, 4.4.4.1 "CMD_TLBI_NSNH_ALL".
     pub const fn tlbi_nsnh_all() -> Self {
         Self([Opcode::TLBI_NSNH_ALL.0 as u64, 0])
     }
