@@ -78,7 +78,7 @@ impl<P: Platform> Type1<P> {
 
     /// A domain for a group, with everything mapped in it, and the group attached.
     fn new_translation(&mut self, member: &Member<P>) -> Result<Translation<P>, Errno> {
-        let Member { group, owner } = member;
+        let group = &member.group;
         let domain = Domain::new(self.shared.platform.clone(), group.iommu().clone(), DomainType::Unmanaged)
             .map_err(|error| error.errno())?;
         let sizes = domain.page_sizes().unwrap_or_default();
@@ -86,22 +86,30 @@ impl<P: Platform> Type1<P> {
         if common.fold(sizes, PageSizes::intersection).is_empty() {
             return Err(Errno::Einval);
         }
+        let granule = sizes.smallest().ok_or(Errno::Einval)?.bytes();
+        if self.mappings.all().any(|mapping| !mapping.range.is_aligned(granule)) {
+            return Err(Errno::Einval);
+        }
         if let Some(window) = software_msi(&group.reserved_regions()) {
             domain.set_msi_window(window).map_err(|error| error.errno())?;
         }
         let translation =
             Translation { domain, coherent: is_coherent(group), members: alloc::vec![member.clone()] };
-        // Nobody is attached to the domain yet: if this fails, no hardware knows it, and it goes with what it has.
+        if let Err(errno) = self.fill(&translation, member) {
+            // A device that hardware did not take back may be attached even so: it must find nothing.
+            self.empty(translation.domain);
+            return Err(errno);
+        }
+        Ok(translation)
+    }
+
+    /// Maps everything in a new domain, and then attaches the group.
+    fn fill(&self, translation: &Translation<P>, member: &Member<P>) -> Result<(), Errno> {
         for mapping in self.mappings.all() {
             let mapped = translation.map(mapping.range.first(), &mapping.pages, mapping.perms);
             mapped.map_err(|error| error.errno())?;
         }
-        if let Err(error) = group.attach_as(*owner, &translation.domain) {
-            // A device that hardware did not take back may be attached even so: it must find nothing.
-            self.empty(translation.domain);
-            return Err(error.errno());
-        }
-        Ok(translation)
+        member.group.attach_as(member.owner, &translation.domain).map_err(|error| error.errno())
     }
 
     /// Lets a group go: it is blocked then. With the last group of a domain the domain goes, with the last of all every mapping.

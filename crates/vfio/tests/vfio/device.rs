@@ -1,0 +1,315 @@
+//! Devices: what they are, regions, configuration space, reset.
+
+use crate::support::{
+    BAR_BYTES, BAR_PA, Disk, NOWHERE, PAGE, Process, TABLE, World, bytes, double, word, world,
+};
+use portcullis_types::{Pa, PaRange};
+use portcullis_vfio::Errno;
+
+const GET_INFO: u32 = 0x3b6b;
+const GET_REGION_INFO: u32 = 0x3b6c;
+const RESET: u32 = 0x3b6f;
+const CONFIG: u64 = 7 << 40;
+
+fn open() -> (World, Process, i32) {
+    let world = world();
+    let (process, _, device) = world.driver();
+    (world, process, device)
+}
+
+/// The same with a function that cannot be reset.
+fn open_without_reset() -> (World, Process, i32) {
+    let mut world = crate::support::bare(
+        crate::support::range(0, (1 << 48) - 1),
+        portcullis_types::PageSizes::from_bits(0x1000),
+    );
+    world.disk = Disk::new(false);
+    world.add(7, 1, |_| ()).unwrap();
+    let (process, _, device) = world.driver();
+    (world, process, device)
+}
+
+fn config(process: &Process, device: i32, offset: u64) -> u32 {
+    word(&process.pread(device, CONFIG + offset, 4).unwrap(), 0)
+}
+
+fn region(process: &Process, device: i32, index: u32, room: u32) -> Result<Vec<u8>, Errno> {
+    let mut request = bytes(&[room, 0xaaaa_aaaa, index, 0xbbbb_bbbb, 0, 0, 0, 0]);
+    request.resize(128, 0xcc);
+    process.ioctl_with(device, GET_REGION_INFO, &request)
+}
+
+#[test]
+pub(crate) fn a_device_says_what_it_is() {
+    let (_world, process, device) = open();
+    let info = process.ioctl_with(device, GET_INFO, &bytes(&[24, 0, 0, 0, 9, 9])).unwrap();
+    assert_eq!(info, bytes(&[24, 3, 9, 5, 0, 0]), "PCI, with reset; 9 regions, 5 kinds of interrupts");
+    let info = process.ioctl_with(device, GET_INFO, &bytes(&[16, 0, 0, 0, 9, 9])).unwrap();
+    assert_eq!(info, bytes(&[16, 3, 9, 5, 9, 9]), "no more than there is room for");
+    let (_world, process, device) = open_without_reset();
+    let info = process.ioctl_with(device, GET_INFO, &bytes(&[16, 0, 0, 0])).unwrap();
+    assert_eq!(word(&info, 4), 2);
+}
+
+#[test]
+pub(crate) fn a_device_without_room_to_say_so_is_refused() {
+    let (_world, process, device) = open();
+    assert_eq!(process.ioctl_with(device, GET_INFO, &bytes(&[15, 0, 0, 0])), Err(Errno::Einval));
+}
+
+#[test]
+pub(crate) fn a_device_that_is_to_say_it_nowhere_is_a_fault() {
+    let (_world, process, device) = open();
+    for request in [GET_INFO, GET_REGION_INFO, 0x3b6d, 0x3b6e] {
+        assert_eq!(process.ioctl(device, request, NOWHERE), Err(Errno::Efault));
+    }
+}
+
+#[test]
+pub(crate) fn registers_can_be_mapped_but_for_the_pages_of_the_interrupts_table() {
+    let (_world, process, device) = open();
+    let info = region(&process, device, 0, 80).unwrap();
+    let fixed = [80, 0xf, 0, 32, BAR_BYTES as u32, 0, 0, 0];
+    // Sparse mapping, version 1, the last; two areas: the first two pages, the fourth.
+    let chain = [0x1_0001, 0, 2, 0, 0, 0, 0x2000, 0, 0x3000, 0, 0x1000, 0];
+    assert_eq!(info[..80], bytes(&[&fixed[..], &chain].concat()));
+    assert!(info[80..].iter().all(|&byte| byte == 0xcc));
+}
+
+#[test]
+fn a_region_without_room_for_its_chain_says_how_much_is_needed() {
+    let (_world, process, device) = open();
+    for room in [32, 79] {
+        let info = region(&process, device, 0, room).unwrap();
+        assert_eq!(info[..32], bytes(&[80, 0xf, 0, 0, BAR_BYTES as u32, 0, 0, 0]));
+        assert!(info[32..].iter().all(|&byte| byte == 0xcc));
+    }
+}
+
+#[test]
+fn other_regions_are_configuration_space_and_what_there_is_not() {
+    let (_world, process, device) = open();
+    let info = region(&process, device, 7, 32).unwrap();
+    assert_eq!(info[..32], bytes(&[32, 3, 7, 0, 0x1000, 0, 0, 7 << 8]));
+    for index in [1, 2, 5, 6] {
+        let info = region(&process, device, index, 32).unwrap();
+        assert_eq!(info[..32], bytes(&[32, 0, index, 0, 0, 0, 0, index << 8]), "{index}");
+    }
+}
+
+#[test]
+pub(crate) fn a_region_without_room_or_with_another_index_is_refused() {
+    let (_world, process, device) = open();
+    assert_eq!(region(&process, device, 0, 31), Err(Errno::Einval));
+    for index in [8, 9, 255, u32::MAX] {
+        assert_eq!(region(&process, device, index, 128), Err(Errno::Einval));
+    }
+}
+
+#[test]
+fn registers_are_read_and_written_by_words() {
+    let (world, process, device) = open();
+    assert_eq!(process.pwrite(device, 0x14, &bytes(&[0x1234_5678, 0x9abc_def0])), Ok(8));
+    assert_eq!((world.disk.register(0x14), world.disk.register(0x18)), (0x1234_5678, 0x9abc_def0));
+    assert_eq!(process.pread(device, 0x14, 8), Ok(bytes(&[0x1234_5678, 0x9abc_def0])));
+    assert_eq!(
+        process.pread(device, 0x3ffc, 64).map(|read| read.len()),
+        Ok(4),
+        "as far as the region reaches"
+    );
+    for (offset, len) in [
+        (0x4000, 4),
+        (0x4004, 4),
+        (1, 4),
+        (0, 3),
+        (2, 2),
+        (1 << 40, 4),
+        (6 << 40, 4),
+        (8 << 40, 4),
+        (u64::MAX - 3, 4),
+    ] {
+        assert_eq!(process.pread(device, offset, len), Err(Errno::Einval), "{offset:#x} {len}");
+        assert_eq!(process.pwrite(device, offset, &vec![0; len]), Err(Errno::Einval), "{offset:#x} {len}");
+    }
+}
+
+#[test]
+fn the_interrupts_table_reads_as_ones_and_is_not_written() {
+    let (world, process, device) = open();
+    assert_eq!(process.pwrite(device, TABLE as u64 - 4, &bytes(&[1, 2, 3, 4])), Ok(16));
+    assert_eq!(world.disk.register(TABLE - 4), 1);
+    assert_eq!([0, 4, 8, 12].map(|at| world.disk.register(TABLE + at)), [0, 0, 0, 1], "as after reset");
+    assert_eq!(process.pread(device, TABLE as u64, 8), Ok(vec![0xff; 8]));
+    // The last entry's last word, and what lies behind.
+    assert_eq!(process.pwrite(device, TABLE as u64 + 17 * 16 - 4, &bytes(&[0, 7])), Ok(8));
+    assert_eq!((world.disk.register(TABLE + 17 * 16 - 4), world.disk.register(TABLE + 17 * 16)), (1, 7));
+}
+
+#[test]
+fn memory_for_registers_that_is_nowhere_is_a_fault() {
+    let world = world();
+    let (process, _, device) = world.driver();
+    let file = process.dup(device);
+    assert_eq!(file.read(&process, NOWHERE, 4, 0), Err(Errno::Efault));
+    assert_eq!(file.write(&process, NOWHERE, 4, 0), Err(Errno::Efault));
+    assert_eq!(file.read(&process, u64::MAX - 1, 4, 0), Err(Errno::Efault));
+}
+
+#[test]
+fn what_can_be_mapped_is_where_the_cpu_finds_it() {
+    let (_world, process, device) = open();
+    let at = |offset, len| PaRange::new(Pa::new(BAR_PA + offset), len).unwrap();
+    assert_eq!(process.mmap(device, 0, 0x2000), Ok(at(0, 0x2000)));
+    assert_eq!(process.mmap(device, 0x1000, 0x1000), Ok(at(0x1000, 0x1000)));
+    assert_eq!(process.mmap(device, 0x3000, 0x1000), Ok(at(0x3000, 0x1000)));
+    for (offset, len) in [
+        (0, 0x4000),
+        (0, 0x3000),
+        (0x2000, 0x1000),
+        (0x1000, 0x2000),
+        (0x3000, 0x2000),
+        (0x4000, 0x1000),
+        (0, 0),
+        (0, 0x800),
+        (0x800, 0x1000),
+        (CONFIG, 0x1000),
+        (1 << 40, 0x1000),
+        (9 << 40, 0x1000),
+        (u64::MAX - 0xfff, 0x1000),
+        (0, u64::MAX - 0xfff),
+        (0x3000, u64::MAX - 0xfff),
+    ] {
+        assert_eq!(process.mmap(device, offset, len), Err(Errno::Einval), "{offset:#x} {len:#x}");
+    }
+}
+
+#[test]
+fn configuration_space_reads_as_the_functions_but_for_what_is_kept_from_users() {
+    let (world, process, device) = open();
+    assert_eq!(config(&process, device, 0), 0x0010_1b36);
+    assert_eq!(config(&process, device, 4), 0x0010_0002, "memory decoding, and nothing else");
+    assert_eq!(world.disk.config(4), 0x0010_0402, "no INTx either");
+    assert_eq!(config(&process, device, 0x3c), 0x0000_0009, "the line, and no pin");
+    assert_eq!(config(&process, device, 0x40), 0x0002_8010);
+    assert_eq!((config(&process, device, 0x10), config(&process, device, 0x14)), (4, 0x10));
+    assert_eq!(process.pread(device, CONFIG + 0x41, 3), Ok(vec![0x80, 2, 0]));
+    assert_eq!(process.pread(device, CONFIG + 0xffe, 8).map(|read| read.len()), Ok(2));
+    assert_eq!(process.pread(device, CONFIG + 0x1000, 4), Err(Errno::Einval));
+}
+
+#[test]
+fn base_address_registers_are_sized_and_moved_in_thought_only() {
+    let (world, process, device) = open();
+    process.pwrite(device, CONFIG + 0x10, &[0xff; 8]).unwrap();
+    assert_eq!((config(&process, device, 0x10), config(&process, device, 0x14)), (0xffff_c004, u32::MAX));
+    process.pwrite(device, CONFIG + 0x11, &[0x40]).unwrap();
+    assert_eq!(config(&process, device, 0x10), 0xffff_4004);
+    process.pwrite(device, CONFIG + 0x18, &[0xff; 4]).unwrap();
+    assert_eq!(config(&process, device, 0x18), 0, "there is none");
+    assert_eq!((world.disk.config(0x10), world.disk.config(0x14)), (4, 0x10));
+    assert!(process.pread(device, 0, 4).is_ok());
+}
+
+#[test]
+fn bus_mastering_is_the_users_to_turn_on_and_off() {
+    let (world, process, device) = open();
+    assert_eq!(world.disk.config(4) & 4, 0);
+    process.pwrite(device, CONFIG + 4, &[6, 0]).unwrap();
+    assert_eq!((world.disk.config(4) & 4, config(&process, device, 4) & 0xffff), (4, 6));
+    process.pwrite(device, CONFIG + 4, &[2]).unwrap();
+    assert_eq!((world.disk.config(4) & 4, config(&process, device, 4) & 0xffff), (0, 2));
+}
+
+#[test]
+fn a_user_who_turns_memory_off_reaches_no_registers_and_the_machine_is_safe() {
+    let (world, process, device) = open();
+    process.pwrite(device, CONFIG + 4, &[0, 0]).unwrap();
+    assert_eq!(world.disk.config(4) & 2, 2);
+    assert_eq!(process.pread(device, 0, 4), Err(Errno::Eio));
+    assert_eq!(process.pwrite(device, 0, &[0; 4]), Err(Errno::Eio));
+    process.pwrite(device, CONFIG + 4, &[2, 4]).unwrap();
+    assert_eq!(config(&process, device, 4) & 0xffff, 0x402);
+    assert!(process.pread(device, 0, 4).is_ok());
+}
+
+#[test]
+fn what_is_not_for_users_is_not_written() {
+    let (world, process, device) = open();
+    let before: Vec<u32> = (0..1024).map(|at| world.disk.config(4 * at)).collect();
+    for at in (0..0x1000u64).filter(|at| !matches!(at & !3, 4 | 0x48)) {
+        process.pwrite(device, CONFIG + at, &[0xff]).unwrap();
+    }
+    let after: Vec<u32> = (0..1024).map(|at| world.disk.config(4 * at)).collect();
+    assert_eq!(before, after, "MSI-X control among it");
+    process.pwrite(device, CONFIG + 0x3c, &[0x55, 0x66]).unwrap();
+    assert_eq!(config(&process, device, 0x3c), 0x55);
+}
+
+#[test]
+pub(crate) fn a_reset_leaves_the_function_where_it_was() {
+    let (world, process, device) = open();
+    process.pwrite(device, CONFIG + 4, &[6, 0]).unwrap();
+    process.pwrite(device, 0x14, &bytes(&[7])).unwrap();
+    let before = world.disk.resets();
+    assert_eq!(process.ioctl(device, RESET, 0), Ok(0));
+    assert_eq!((world.disk.resets(), world.disk.register(0x14)), (before + 1, 0));
+    assert_eq!((world.disk.config(4), world.disk.config(0x14)), (0x0010_0406, 0x10));
+    assert!(process.pread(device, 0, 4).is_ok());
+}
+
+#[test]
+fn a_reset_by_the_capability_is_a_reset() {
+    let (world, process, device) = open();
+    let before = world.disk.resets();
+    process.pwrite(device, CONFIG + 0x48, &[0x10, 0xa8]).unwrap();
+    assert_eq!(world.disk.resets(), before + 1);
+    assert_eq!((world.disk.config(0x14), world.disk.config(0x48)), (0x10, 0x2810));
+    process.pwrite(device, CONFIG + 0x48, &[0xff, 0x7f]).unwrap();
+    assert_eq!(
+        (world.disk.resets(), world.disk.config(0x48)),
+        (before + 1, 0x2810),
+        "nothing else of it is written"
+    );
+}
+
+#[test]
+pub(crate) fn a_function_that_cannot_be_reset_is_not() {
+    let (world, process, device) = open_without_reset();
+    assert_eq!(process.ioctl(device, RESET, 0), Err(Errno::Einval));
+    process.pwrite(device, CONFIG + 0x48, &[0x10, 0xa8]).unwrap();
+    assert_eq!(world.disk.resets(), 0);
+}
+
+#[test]
+pub(crate) fn a_function_that_does_not_come_back_from_a_reset_is_an_error() {
+    let (world, process, device) = open();
+    world.disk.set_config(0, u32::MAX);
+    assert_eq!(process.ioctl(device, RESET, 0), Err(Errno::Eio));
+}
+
+#[test]
+fn the_next_user_finds_a_function_that_nobody_has_touched() {
+    let (world, process, device) = open();
+    process.pwrite(device, 0x14, &bytes(&[7])).unwrap();
+    process.pwrite(device, CONFIG + 0x3c, &[0x55]).unwrap();
+    process.close(device);
+    drop(process);
+    let (process, _, device) = world.driver();
+    assert_eq!(process.pread(device, 0x14, 4), Ok(vec![0; 4]));
+    assert_eq!(config(&process, device, 0x3c), 9);
+}
+
+#[test]
+pub(crate) fn a_device_does_not_know_what_it_does_not_know() {
+    let (_world, process, device) = open();
+    for request in [0x3b64, 0x3b67, 0x3b70, 0x3b71, 0x3b75, 0x3bff, 0, u32::MAX] {
+        assert_eq!(process.ioctl(device, request, 0), Err(Errno::Enotty));
+    }
+}
+
+#[test]
+fn offsets_of_regions_are_their_indexes_at_40_bits() {
+    let (_world, process, device) = open();
+    assert_eq!(double(&region(&process, device, 7, 32).unwrap(), 24), CONFIG);
+    assert_eq!(PAGE, 0x1000);
+}
