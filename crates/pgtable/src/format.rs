@@ -22,6 +22,36 @@ pub enum Item {
     Corrupt,
 }
 
+/// What a leaf says of its use so far. Hardware that can sets marks by itself, in one step with its look at the leaf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Marks {
+    /// Somebody has gone through it.
+    pub accessed: bool,
+    /// Somebody has written through it, or could have without a mark.
+    pub dirty: bool,
+}
+
+impl Marks {
+    /// Neither.
+    pub const NONE: Self = Self { accessed: false, dirty: false };
+    /// Read and not written.
+    pub const CLEAN: Self = Self { accessed: true, dirty: false };
+    /// Both.
+    pub const USED: Self = Self { accessed: true, dirty: true };
+
+    /// What either says.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self { accessed: self.accessed || other.accessed, dirty: self.dirty || other.dirty }
+    }
+
+    /// What this says and `other` does not.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self { accessed: self.accessed && !other.accessed, dirty: self.dirty && !other.dirty }
+    }
+}
+
 /// What hardware allows to be done to live entries. Spec: SMMUv3 H.a, 6.3.4 "SMMU_IDR3", BBML.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum BreakBeforeMake {
@@ -66,6 +96,16 @@ pub trait Format {
 
     /// An entry that leads to a table.
     fn table(&self, pa: Pa) -> u64;
+
+    /// What a leaf's word, or its attribute bits, say of its use. Where the format keeps no marks, all leaves say that they were used.
+    fn marks(&self, _word: u64) -> Marks {
+        Marks::USED
+    }
+
+    /// The word with these marks, as far as the format keeps them for such a leaf.
+    fn with_marks(&self, word: u64, _marks: Marks) -> u64 {
+        word
+    }
 
     /// The bit that makes a leaf one of a contiguous run.
     fn contiguous_bit(&self) -> u64;

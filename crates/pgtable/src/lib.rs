@@ -31,6 +31,11 @@
 //! invalidated what it unmapped ([`Retired`]). A map that needs a table where one of these was takes that same one back: an entry
 //! never goes from one table to another without an invalidation in between, as break-before-make demands, and a walk that hardware cached leads to live entries.
 //!
+//! # Marks
+//!
+//! Where hardware sets marks in leaves (accessed, dirty; [`arm::HardwareUpdate`]), leaves are read, changed and taken out by exchange, so that no mark
+//! is lost (`marks`).
+//!
 //! # Break-before-make
 //!
 //! Changing a live block into a table, or taking the contiguous hint off live entries, is allowed without a moment of invalidity only where hardware says
@@ -50,13 +55,14 @@ mod format;
 mod geometry;
 mod ledger;
 mod map;
+mod marks;
 mod retired;
 mod shape;
 mod table;
 mod unmap;
 
 pub use error::{MapError, UnmapError};
-pub use format::{BreakBeforeMake, Format, Item};
+pub use format::{BreakBeforeMake, Format, Item, Marks};
 pub use geometry::Geometry;
 pub use retired::Retired;
 pub use table::{PageTable, Translation};

@@ -12,7 +12,7 @@ use portcullis_types::{Iova, Pa, Prot};
 use crate::ledger::{NONE, Need, ROOT, Slot, State};
 use crate::shape::{Shape, Span};
 use crate::table::PageTable;
-use crate::{Format, Item, MapError, Memory};
+use crate::{Format, Item, MapError, Marks, Memory};
 
 /// Where a range goes.
 #[derive(Clone, Copy, Debug)]
@@ -38,8 +38,26 @@ impl<F: Format> PageTable<F> {
         len_bytes: u64,
         prot: Prot,
     ) -> Result<(), MapError> {
+        self.map_marked(mem, iova, pa, len_bytes, prot, Marks::USED)
+    }
+
+    /// The same with leaves that have these marks, where the format keeps marks.
+    ///
+    /// # Errors
+    ///
+    /// As [`map`](Self::map).
+    pub fn map_marked(
+        &mut self,
+        mem: &impl Memory,
+        iova: Iova,
+        pa: Pa,
+        len_bytes: u64,
+        prot: Prot,
+        marks: Marks,
+    ) -> Result<(), MapError> {
         let span = self.check_map(iova, pa, len_bytes)?;
         let attributes = self.format.attributes(prot).ok_or(MapError::Unsupported(prot))?;
+        let attributes = self.format.with_marks(attributes, marks);
         let output = Output { delta: pa.get().wrapping_sub(iova.get()), attributes };
         if let Some(slot) = self.bottom(mem, span)? {
             self.expect_absent(mem, slot, span)?;

@@ -172,7 +172,7 @@ impl<F: Format> PageTable<F> {
         self.clean(mem, at, count);
     }
 
-    fn clean(&self, mem: &impl TableMemory, at: Pa, words: usize) {
+    pub(crate) fn clean(&self, mem: &impl TableMemory, at: Pa, words: usize) {
         if !self.shape.coherent {
             mem.clean_table(at, 8 * words as u64);
         }

@@ -10,7 +10,7 @@ use portcullis_types::{Iova, IovaRange, SizeLg2};
 use crate::ledger::{NONE, ROOT, Slot, State};
 use crate::shape::{Shape, Span};
 use crate::table::PageTable;
-use crate::{Format, Item, Memory, Retired, UnmapError};
+use crate::{Format, Item, Marks, Memory, Retired, UnmapError};
 
 /// What an unmap took out, and what hardware may still remember of it.
 #[derive(Debug, Default)]
@@ -34,6 +34,23 @@ impl Unmapped {
     }
 }
 
+/// Who is told of each leaf that is taken out.
+type Tell<'a> = &'a mut dyn FnMut(IovaRange, Marks);
+
+/// An unmap under way.
+struct Taking<'a> {
+    out: Unmapped,
+    tell: Option<Tell<'a>>,
+}
+
+impl Taking<'_> {
+    fn tell(&mut self, first: u64, size: SizeLg2, marks: Marks) {
+        if let (Some(tell), Some(range)) = (&mut self.tell, IovaRange::new(Iova::new(first), size.bytes())) {
+            tell(range, marks);
+        }
+    }
+}
+
 impl<F: Format> PageTable<F> {
     /// Takes every mapping out of `range`. Holes are no error. What is mapped around the range stays mapped at every moment.
     ///
@@ -43,6 +60,30 @@ impl<F: Format> PageTable<F> {
     ///
     /// As [`UnmapError`] says; then everything in the range is still mapped.
     pub fn unmap(&mut self, mem: &impl Memory, range: IovaRange) -> Result<Unmapped, UnmapError> {
+        self.take(mem, range, None)
+    }
+
+    /// The same, and tells of every leaf that was taken out what its marks were at that moment: what hardware marks while this
+    /// runs is not lost. What it marks afterwards, through what it remembers of a leaf, cannot be: nothing is stored in an entry that is absent.
+    ///
+    /// # Errors
+    ///
+    /// As [`unmap`](Self::unmap).
+    pub fn unmap_marked(
+        &mut self,
+        mem: &impl Memory,
+        range: IovaRange,
+        mut tell: impl FnMut(IovaRange, Marks),
+    ) -> Result<Unmapped, UnmapError> {
+        self.take(mem, range, Some(&mut tell))
+    }
+
+    fn take(
+        &mut self,
+        mem: &impl Memory,
+        range: IovaRange,
+        tell: Option<Tell<'_>>,
+    ) -> Result<Unmapped, UnmapError> {
         let span = Span { first: range.first().get(), last: range.last().get() };
         let granule = self.format.geometry().granule();
         if !range.is_aligned(granule.bytes()) {
@@ -52,21 +93,28 @@ impl<F: Format> PageTable<F> {
             let beyond = Iova::new(self.shape.input_last + 1);
             return Err(UnmapError::OutsideAperture(range.first().max(beyond)));
         }
-        let mut gone = Unmapped::default();
+        let mut gone = Taking { out: Unmapped::default(), tell };
         let in_one_table = match self.bottom(mem, span) {
             Ok(Some(slot)) => self.clear_some(mem, slot, span, &mut gone),
             _ => false,
         };
         if !in_one_table {
-            gone.tables = self.cut(mem, span)?;
+            gone.out.tables = self.cut(mem, span)?;
             self.clear(mem, ROOT, self.shape.top, span, &mut gone);
         }
         mem.write_barrier();
-        Ok(gone)
+        Ok(gone.out)
     }
 
     /// Zeroes what is in `span`, in which no leaf lies partly.
-    fn clear(&mut self, mem: &impl TableMemory, slot: Slot, height: usize, span: Span, gone: &mut Unmapped) {
+    fn clear(
+        &mut self,
+        mem: &impl TableMemory,
+        slot: Slot,
+        height: usize,
+        span: Span,
+        gone: &mut Taking<'_>,
+    ) {
         if height == 0 {
             return self.clear_leaves(mem, slot, span, gone);
         }
@@ -77,7 +125,7 @@ impl<F: Format> PageTable<F> {
             let index = info.index(first);
             let child = self.ledger.child(slot, index);
             if child == NONE {
-                self.clear_block(mem, slot, height, index, gone);
+                self.clear_block(mem, slot, height, index, first, gone);
             } else if self.ledger.get(child).state == State::Linked {
                 self.clear(mem, child, height - 1, part, gone);
                 self.retire_if_empty(mem, slot, index, child, gone);
@@ -96,16 +144,16 @@ impl<F: Format> PageTable<F> {
         slot: Slot,
         index: usize,
         child: Slot,
-        gone: &mut Unmapped,
+        gone: &mut Taking<'_>,
     ) {
-        if self.ledger.get(child).live > 0 || !gone.retired.try_reserve() {
+        if self.ledger.get(child).live > 0 || !gone.out.retired.try_reserve() {
             return;
         }
         self.store(mem, self.ledger.entry_at(slot, index), 0);
         let table = self.ledger.get_mut(slot);
         table.live = table.live.saturating_sub(1);
-        gone.retired.push(self.ledger.retire(child));
-        gone.tables = true;
+        gone.out.retired.push(self.ledger.retire(child));
+        gone.out.tables = true;
         self.recent = (0, NONE);
     }
 
@@ -116,36 +164,40 @@ impl<F: Format> PageTable<F> {
         slot: Slot,
         height: usize,
         index: usize,
-        gone: &mut Unmapped,
+        first: u64,
+        gone: &mut Taking<'_>,
     ) {
         let at = self.ledger.entry_at(slot, index);
-        let word = mem.load(at);
+        let word = if gone.tell.is_some() { self.exchange(mem, at, |_| 0) } else { mem.load(at) };
         if word == 0 {
             return;
         }
-        self.store(mem, at, 0);
+        if gone.tell.is_none() {
+            self.store(mem, at, 0);
+        }
         let table = self.ledger.get_mut(slot);
         table.live = table.live.saturating_sub(1);
         if let Item::Leaf { .. } = self.format.decode(word, Shape::format_height(height)) {
             let size = self.format.geometry().size(Shape::format_height(height));
-            gone.add(size.bytes(), size);
+            gone.out.add(size.bytes(), size);
+            gone.tell(first, size, self.format.marks(word));
         }
     }
 
     /// Zeroes the entries of a table at height 0.
-    fn clear_leaves(&mut self, mem: &impl TableMemory, slot: Slot, span: Span, gone: &mut Unmapped) {
+    fn clear_leaves(&mut self, mem: &impl TableMemory, slot: Slot, span: Span, gone: &mut Taking<'_>) {
         let info = self.shape.heights[0];
         let (index, end) = (info.index(span.first), info.index(span.last) + 1);
         let count = end - index;
         let live = self.ledger.get(slot).live;
         let (leaves, words) =
             if count == info.entries() { (live, live) } else { self.count(mem, slot, index, end) };
-        self.zero(mem, slot, index, end, leaves, words, gone);
+        self.zero(mem, slot, span, leaves, words, gone);
     }
 
     /// Takes out what lies in one table at height 0, if that neither cuts a run nor empties the table. Answers whether it did; if not,
     /// nothing is changed.
-    fn clear_some(&mut self, mem: &impl TableMemory, slot: Slot, span: Span, gone: &mut Unmapped) -> bool {
+    fn clear_some(&mut self, mem: &impl TableMemory, slot: Slot, span: Span, gone: &mut Taking<'_>) -> bool {
         let info = self.shape.heights[0];
         let (index, end) = (info.index(span.first), info.index(span.last) + 1);
         let run = 1usize << info.run_lg2;
@@ -158,7 +210,7 @@ impl<F: Format> PageTable<F> {
         if self.ledger.get(slot).live <= words && slot != ROOT {
             return false;
         }
-        self.zero(mem, slot, index, end, leaves, words, gone);
+        self.zero(mem, slot, span, leaves, words, gone);
         true
     }
 
@@ -176,21 +228,44 @@ impl<F: Format> PageTable<F> {
         &mut self,
         mem: &impl TableMemory,
         slot: Slot,
-        index: usize,
-        end: usize,
+        span: Span,
         leaves: u32,
         words: u32,
-        gone: &mut Unmapped,
+        gone: &mut Taking<'_>,
     ) {
         if words == 0 {
             return;
         }
-        self.store_run(mem, self.ledger.entry_at(slot, index), 0, 0, end - index);
+        let info = self.shape.heights[0];
+        let (index, end) = (info.index(span.first), info.index(span.last) + 1);
+        if gone.tell.is_some() {
+            self.zero_one_by_one(mem, slot, index..end, span.first, gone);
+        } else {
+            self.store_run(mem, self.ledger.entry_at(slot, index), 0, 0, end - index);
+        }
         let table = self.ledger.get_mut(slot);
         table.live = table.live.saturating_sub(words);
         if leaves > 0 {
             let granule = self.format.geometry().granule();
-            gone.add(u64::from(leaves) << granule.get(), granule);
+            gone.out.add(u64::from(leaves) << granule.get(), granule);
+        }
+    }
+
+    /// Zeroes entries each in one step, and tells what the leaves among them said.
+    fn zero_one_by_one(
+        &self,
+        mem: &impl TableMemory,
+        slot: Slot,
+        entries: core::ops::Range<usize>,
+        first: u64,
+        gone: &mut Taking<'_>,
+    ) {
+        let granule = self.format.geometry().granule();
+        for (nth, index) in (0u64..).zip(entries) {
+            let word = self.exchange(mem, self.ledger.entry_at(slot, index), |_| 0);
+            if let Item::Leaf { .. } = self.format.decode(word, 0) {
+                gone.tell(first + nth * granule.bytes(), granule, self.format.marks(word));
+            }
         }
     }
 }

@@ -3,8 +3,8 @@
 //! Spec: Arm ARM DDI 0487 M.a, D8.3 "Translation table descriptor formats"; D8.2 "Translation process"; SMMUv3 H.a, 5.2
 //! "STE, Stream Table Entry", 5.4 "CD, Context Descriptor".
 
-use portcullis_pgtable::arm::{Config, ConfigError, MAIR, Stage1, Stage2};
-use portcullis_pgtable::{Format, Item};
+use portcullis_pgtable::arm::{self, Config, ConfigError, HardwareUpdate, MAIR, Stage1, Stage2};
+use portcullis_pgtable::{Format, Item, Marks};
 use portcullis_types::{Cacheability, Pa, Perms, Prot, SizeLg2};
 
 fn config(granule: SizeLg2, input_bits: u8, output_bits: u8, large: bool) -> Config {
@@ -176,4 +176,60 @@ fn configurations_that_cannot_be_are_refused() {
     assert_eq!(one(SizeLg2::KIB_64, 48, 41, false), Some(ConfigError::OutputBits(41)));
     assert_eq!(one(SizeLg2::KIB_64, 48, 48, true), Some(ConfigError::Large));
     assert_eq!(one(SizeLg2::MIB_2, 48, 48, false), Some(ConfigError::Granule(SizeLg2::MIB_2)));
+}
+
+#[test]
+fn part_19_marks_lie_in_the_access_flag_and_in_ap_2_of_leaves_with_dbm() {
+    let format = |hardware_update| {
+        Stage1::new(Config { hardware_update, ..config(SizeLg2::KIB_4, 48, 48, false) }).unwrap()
+    };
+    let word = |format: &Stage1, perms, marks| {
+        leaf(format, 0, 0x1234_5000, Prot::cached(perms)) & !0x480
+            | format.with_marks(format.attributes(Prot::cached(perms)).unwrap(), marks) & 0x480
+    };
+    // DBM 51, AF 10, AP[2] 7.
+    let both = format(HardwareUpdate::AccessAndDirty);
+    assert_eq!(word(&both, Perms::READ_WRITE, Marks::USED), 0x0068_0000_1234_5f47);
+    assert_eq!(word(&both, Perms::READ_WRITE, Marks::CLEAN), 0x0068_0000_1234_5fc7);
+    assert_eq!(word(&both, Perms::READ_WRITE, Marks::NONE), 0x0068_0000_1234_5bc7);
+    assert_eq!(word(&both, READ, Marks::USED), 0x0060_0000_1234_5fc7);
+    assert_eq!(word(&both, READ, Marks::NONE), 0x0060_0000_1234_5bc7);
+    let access = format(HardwareUpdate::Access);
+    assert_eq!(word(&access, Perms::READ_WRITE, Marks::NONE), 0x0060_0000_1234_5b47);
+    let none = format(HardwareUpdate::None);
+    assert_eq!(word(&none, Perms::READ_WRITE, Marks::NONE), 0x0060_0000_1234_5f47);
+    // A clean leaf can be written; one without DBM cannot; and without hardware update DBM says nothing.
+    assert_eq!(both.prot(0x0068_0000_1234_5fc7).perms, Perms::READ_WRITE);
+    assert_eq!(
+        (both.prot(0x0060_0000_1234_5fc7).perms, none.prot(0x0068_0000_1234_5fc7).perms),
+        (READ, READ)
+    );
+    assert_eq!(both.marks(0x0068_0000_1234_5bc7), Marks::NONE);
+    assert_eq!(both.marks(0x0068_0000_1234_5f47), Marks::USED);
+    assert!(
+        [0, 1].iter().all(|&height| both.contiguous_lg2(height) == 0),
+        "a run's marks may lie in any of it"
+    );
+}
+
+#[test]
+fn part_08_tcr_and_ttbr_are_as_the_book_has_them() {
+    let tcr = |granule, input_bits, output_bits, large, hardware_update, able| {
+        let config = Config { hardware_update, ..config(granule, input_bits, output_bits, large) };
+        Stage1::new(config).unwrap().tcr(able)
+    };
+    use HardwareUpdate::{Access, AccessAndDirty, None};
+    // T0SZ 5:0, IRGN0 9:8 and ORGN0 11:10 write-back, SH0 13:12 inner, TG0 15:14, EPD1 23, IPS 34:32, HA 39, HD 40, DS 59.
+    assert_eq!(tcr(SizeLg2::KIB_4, 48, 48, false, None, AccessAndDirty), 0x5_0080_3510);
+    assert_eq!(tcr(SizeLg2::KIB_16, 47, 40, false, None, None), 0x2_0080_b511);
+    assert_eq!(tcr(SizeLg2::KIB_64, 52, 52, false, None, None), 0x6_0080_750c);
+    assert_eq!(tcr(SizeLg2::KIB_4, 52, 52, true, None, None), 0x0800_0006_0080_350c);
+    assert_eq!(tcr(SizeLg2::KIB_4, 48, 48, false, AccessAndDirty, AccessAndDirty), 0x185_0080_3510);
+    assert_eq!(tcr(SizeLg2::KIB_4, 48, 48, false, AccessAndDirty, Access), 0x85_0080_3510);
+    assert_eq!(tcr(SizeLg2::KIB_4, 48, 48, false, Access, AccessAndDirty), 0x85_0080_3510);
+    assert_eq!(tcr(SizeLg2::KIB_4, 48, 48, false, AccessAndDirty, None), 0x5_0080_3510);
+    assert_eq!(arm::ttbr(Pa::new(0xa_1234_0001_2000), true), 0x1234_0001_2028);
+    assert_eq!(arm::ttbr(Pa::new(0x1234_0001_2000), false), 0x1234_0001_2000);
+    let codes = [31, 32, 36, 39, 40, 42, 44, 47, 48, 52, 56].map(arm::address_code);
+    assert_eq!(codes, [0, 0, 1, 1, 2, 3, 4, 4, 5, 6, 6]);
 }

@@ -12,6 +12,7 @@
 //!
 //! Spec: Arm ARM DDI 0487 M.a, D8.3 "Translation table descriptor formats".
 
+mod registers;
 mod stage1;
 mod stage2;
 
@@ -19,6 +20,7 @@ use portcullis_types::{Pa, PageSizes, SizeLg2};
 
 use crate::{BreakBeforeMake, Geometry, Item};
 
+pub use registers::{ADDRESS_BITS, address_code, granule_code, ttbr};
 pub use stage1::{MAIR, Stage1};
 pub use stage2::Stage2;
 
@@ -37,6 +39,8 @@ pub struct Config {
     pub break_before_make: BreakBeforeMake,
     /// Whether hardware reads tables through the CPU's caches.
     pub coherent: bool,
+    /// Which marks stage 1 leaves have. Then there is no contiguous hint, since hardware may set the marks of any leaf of a run.
+    pub hardware_update: HardwareUpdate,
     /// Which sizes of leaf are wanted, of those that the format has. The granule is always among them.
     pub page_sizes: PageSizes,
 }
@@ -51,9 +55,25 @@ impl Config {
             large: false,
             break_before_make: BreakBeforeMake::Never,
             coherent: true,
+            hardware_update: HardwareUpdate::None,
             page_sizes: PageSizes::from_bits(u64::MAX),
         }
     }
+}
+
+/// Which marks hardware may set in leaves by itself.
+///
+/// Hardware that walks the same table and cannot set a mark faults instead, and software sets it
+/// ([`PageTable::set_marks`](crate::PageTable::set_marks)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum HardwareUpdate {
+    /// None: a leaf is accessed, and dirty if it can be written, from the first.
+    #[default]
+    None,
+    /// That it was accessed.
+    Access,
+    /// That it was accessed, and that it is dirty.
+    AccessAndDirty,
 }
 
 /// Why there is no format for a configuration.
@@ -175,6 +195,9 @@ impl Base {
     ///
     /// Choice: larger blocks get no hint.
     pub(crate) fn contiguous_lg2(&self, height: u8) -> u8 {
+        if self.config.hardware_update != HardwareUpdate::None {
+            return 0;
+        }
         let lg2 = match (self.config.granule, height) {
             (SizeLg2::KIB_4, 0..=2) => 4,
             (SizeLg2::KIB_16, 0) => 7,
@@ -194,13 +217,8 @@ impl Base {
         }
     }
 
-    /// The code of the granule in a TG0 or S2TG field. Spec: SMMUv3 H.a, 5.4 "CD", TG0; 5.2 "STE", S2TG.
     pub(crate) fn granule_code(&self) -> u8 {
-        match self.config.granule {
-            SizeLg2::KIB_64 => 0b01,
-            SizeLg2::KIB_16 => 0b10,
-            _ => 0b00,
-        }
+        granule_code(self.config.granule)
     }
 }
 

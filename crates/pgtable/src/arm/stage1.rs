@@ -7,6 +7,7 @@
 //! | 7 | AP\[2\]: read only |
 //! | 9:8 | SH, unless descriptors are large |
 //! | 11 | nG: the entry is of one ASID |
+//! | 51 | DBM: of a read-only entry that it may be written, and is clean |
 //! | 53, 54 | PXN, UXN |
 //!
 //! Choice: stage 1 has no way to say "write only": a mapping that may be written may be read as well. `lookup` says so.
@@ -16,8 +17,10 @@
 
 use portcullis_types::{Cacheability, Pa, PageSizes, Perms, Prot};
 
-use super::{ACCESS_FLAG, Base, CONTIGUOUS, Config, ConfigError, INNER_SHAREABLE, OUTER_SHAREABLE};
-use crate::{BreakBeforeMake, Format, Geometry, Item};
+use super::{
+    ACCESS_FLAG, Base, CONTIGUOUS, Config, ConfigError, HardwareUpdate, INNER_SHAREABLE, OUTER_SHAREABLE,
+};
+use crate::{BreakBeforeMake, Format, Geometry, Item, Marks};
 
 /// The memory attributes that AttrIndx counts in: 0 Normal uncached (0x44), 1 Normal write-back (0xff), 2 Device-nGnRE (0x04).
 ///
@@ -32,6 +35,8 @@ const ATTR_INDEX: u64 = 0b111 << 2;
 const UNPRIVILEGED: u64 = 1 << 6;
 const READ_ONLY: u64 = 1 << 7;
 const NOT_GLOBAL: u64 = 1 << 11;
+/// Spec: Arm ARM DDI 0487 M.a, D8.5 "Hardware updates to the translation tables".
+const DIRTY_BIT_MODIFIER: u64 = 1 << 51;
 const PRIVILEGED_EXECUTE_NEVER: u64 = 1 << 53;
 const EXECUTE_NEVER: u64 = 1 << 54;
 
@@ -62,6 +67,11 @@ impl Stage1 {
     /// What it was made from.
     pub fn config(&self) -> &Config {
         &self.0.config
+    }
+
+    /// Whether leaves that can be written say whether they are dirty.
+    fn keeps_dirty(&self) -> bool {
+        self.0.config.hardware_update == HardwareUpdate::AccessAndDirty
     }
 }
 
@@ -106,6 +116,8 @@ impl Format for Stage1 {
         let mut word = index << 2 | self.0.shareability(shareability) | ACCESS_FLAG | NOT_GLOBAL;
         if !perms.contains(Perms::WRITE) {
             word |= READ_ONLY;
+        } else if self.keeps_dirty() {
+            word |= DIRTY_BIT_MODIFIER;
         }
         word |= match (perms.contains(Perms::PRIVILEGED), perms.contains(Perms::EXECUTE)) {
             (false, false) => UNPRIVILEGED | EXECUTE_NEVER | PRIVILEGED_EXECUTE_NEVER,
@@ -126,7 +138,8 @@ impl Format for Stage1 {
         let privileged = word & UNPRIVILEGED == 0;
         let never = if privileged { PRIVILEGED_EXECUTE_NEVER } else { EXECUTE_NEVER };
         let mut perms = Perms::READ;
-        perms.set(Perms::WRITE, word & READ_ONLY == 0);
+        let clean = self.keeps_dirty() && word & DIRTY_BIT_MODIFIER != 0;
+        perms.set(Perms::WRITE, word & READ_ONLY == 0 || clean);
         perms.set(Perms::PRIVILEGED, privileged);
         perms.set(Perms::EXECUTE, word & never == 0);
         Prot { perms, cacheability }
@@ -140,6 +153,22 @@ impl Format for Stage1 {
     #[inline]
     fn table(&self, pa: Pa) -> u64 {
         self.0.table(pa)
+    }
+
+    #[inline]
+    fn marks(&self, word: u64) -> Marks {
+        Marks { accessed: word & ACCESS_FLAG != 0, dirty: word & READ_ONLY == 0 }
+    }
+
+    #[inline]
+    fn with_marks(&self, word: u64, marks: Marks) -> u64 {
+        let set = |word: u64, bit: u64, on: bool| if on { word | bit } else { word & !bit };
+        let word = match self.0.config.hardware_update {
+            HardwareUpdate::None => word,
+            _ => set(word, ACCESS_FLAG, marks.accessed),
+        };
+        let keeps = self.keeps_dirty() && word & DIRTY_BIT_MODIFIER != 0;
+        if keeps { set(word, READ_ONLY, !marks.dirty) } else { word }
     }
 
     fn contiguous_bit(&self) -> u64 {
