@@ -16,7 +16,7 @@ use portcullis::types::{Iova, IovaRange, Perms};
 
 use super::frame::Frame;
 use super::listeners::Doubters;
-use super::process::{Doubt, Process, State};
+use super::process::{Doubt, FilePage, Page, Process, State};
 
 /// What has been taken out, and what is left to be let go.
 #[derive(Default)]
@@ -26,6 +26,13 @@ pub(super) struct TakenOut {
     doubters: Doubters,
 }
 
+/// The file learns that this page of it is dirty, if it is one.
+pub(super) fn note_dirty(page: Option<&Page>) {
+    if let Some(FilePage { file, index }) = page.and_then(|page| page.shared.as_ref()) {
+        file.mark_dirty(*index);
+    }
+}
+
 impl Process {
     /// Steps 1 to 3 for every entry in `range`. Says nothing to anybody if there was none.
     pub(super) fn take_out(&self, state: &mut State, range: IovaRange) -> TakenOut {
@@ -33,21 +40,32 @@ impl Process {
         let Some(table) = &mut state.table else { return TakenOut::default() };
         let numbers = range.first().get() / page_bytes..=range.last().get() / page_bytes;
         state.pages.range_mut(numbers).for_each(|(_, page)| page.mapped = None);
-        let gone = table
-            .unmap(&**self.kernel.platform(), range)
-            .expect("areas lie inside the table, and there are no blocks to split");
+        let pages = &state.pages;
+        let platform = &**self.kernel.platform();
+        let gone = if self.kernel.keeps_dirty() {
+            table.unmap_marked(platform, range, |page, marks| {
+                if marks.dirty {
+                    note_dirty(pages.get(&(page.first().get() / page_bytes)));
+                }
+            })
+        } else {
+            table.unmap(platform, range)
+        };
+        let gone = gone.expect("areas lie inside the table, and there are no blocks to split");
         if gone.bytes == 0 && !gone.tables && gone.retired.is_empty() {
             return TakenOut::default();
         }
+        let doubters = self.tell(range, !gone.tables && gone.retired.is_empty());
+        TakenOut { retired: gone.retired, doubters }
+    }
+
+    /// Steps 2 and 3: CPUs, then listeners, forget `range`.
+    pub(super) fn tell(&self, range: IovaRange, last_level_only: bool) -> Doubters {
         let cpu = self.kernel.cpu(self.home());
-        cpu.tlbi(Tlbi::Range {
-            asid: self.tag().last.load(SeqCst),
-            first: range.first().get(),
-            last: range.last().get(),
-            last_level_only: !gone.tables && gone.retired.is_empty(),
-        });
+        let (first, last) = (range.first().get(), range.last().get());
+        cpu.tlbi(Tlbi::Range { asid: self.tag().last.load(SeqCst), first, last, last_level_only });
         cpu.barrier();
-        TakenOut { retired: gone.retired, doubters: self.listeners.invalidate(range) }
+        self.listeners.invalidate(range)
     }
 
     /// Step 4, or, if some listener did not confirm, the keeping of all that it may reach.

@@ -24,6 +24,8 @@ pub enum MmError {
     NotMapped(Iova),
     /// No memory for a table. ENOMEM.
     NoMemory,
+    /// A file could not be written. EIO.
+    Io(std::io::ErrorKind),
     /// It is done, but a listener could not confirm that its hardware has forgotten: the pages are kept. EIO.
     Unconfirmed(SyncError),
     /// A listener could not confirm that its hardware has forgotten that pages were writable, so there was no fork. EIO.

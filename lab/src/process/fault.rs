@@ -10,11 +10,11 @@ use std::sync::Arc;
 use portcullis::core::mm::{MmFault, MmFaultError, check_area};
 use portcullis::hal::Barriers;
 use portcullis::pgtable::arm::Stage1;
-use portcullis::pgtable::{MapError, PageTable};
+use portcullis::pgtable::{MapError, Marks, PageTable};
 use portcullis::types::{Iova, IovaRange, Perms, Prot};
 
 use super::area::{Area, Source};
-use super::change::TakenOut;
+use super::change::{TakenOut, note_dirty};
 use super::file::File;
 use super::frame::Frame;
 use super::process::{FilePage, Page, Process, State};
@@ -43,6 +43,13 @@ struct Found {
     /// Where it begins now, if it is to grow.
     grows_from: Option<u64>,
     area: Area,
+}
+
+/// What an entry is to say.
+#[derive(Clone, Copy)]
+struct NewEntry {
+    perms: Perms,
+    marks: Marks,
 }
 
 enum Look {
@@ -135,8 +142,8 @@ impl Process {
             Err(need) => return Ok(Look::Missing(need)),
         };
         let mut page = Page { frame, shared, mapped: None };
-        let perms = entry_perms(&page, found.area.perms, wanted);
-        self.set_entry(&mut state.table, number, &mut page, perms)?;
+        let entry = self.entry_for(&page, found.area.perms, wanted);
+        self.set_entry(&mut state.table, number, &mut page, entry)?;
         if let Some(start) = found.grows_from {
             state.areas.grow_down(start, found.start);
         }
@@ -155,15 +162,17 @@ impl Process {
     ) -> Option<Result<Look, MmFaultError>> {
         let page = state.pages.get(&number)?;
         if page.mapped.is_some_and(|mapped| mapped.contains(wanted)) {
+            self.mark_used(state, number, wanted);
             return Some(Ok(Look::Done));
         }
         if wanted.contains(Perms::WRITE) && page.shared.is_none() && !page.is_own() {
             let need = Need::CopyOf(page.frame.clone());
             let Some(copy) = accept(supply, &need) else { return Some(Ok(Look::Missing(need))) };
-            return Some(self.replace(state, number, copy, found.area.perms).map(|()| Look::Done));
+            let entry = NewEntry { perms: found.area.perms, marks: Marks::USED };
+            return Some(self.replace(state, number, copy, entry).map(|()| Look::Done));
         }
-        let perms = entry_perms(page, found.area.perms, wanted);
-        Some(self.enter_page(state, number, perms).map(|()| Look::Done))
+        let entry = self.entry_for(page, found.area.perms, wanted);
+        Some(self.enter_page(state, number, entry).map(|()| Look::Done))
     }
 
     /// The area of an access, which allows it; perhaps a stack that is to grow.
@@ -208,12 +217,18 @@ impl Process {
     }
 
     /// Puts a copy in the place of a page that is others' too.
-    fn replace(&self, state: &mut State, number: u64, copy: Frame, perms: Perms) -> Result<(), MmFaultError> {
+    fn replace(
+        &self,
+        state: &mut State,
+        number: u64,
+        copy: Frame,
+        entry: NewEntry,
+    ) -> Result<(), MmFaultError> {
         let taken = self.take_page_out(state, number);
         let State { table, pages, .. } = state;
         let Some(page) = pages.get_mut(&number) else { return Err(MmFaultError::Retry) };
         let old = replace(&mut page.frame, copy);
-        let entered = self.set_entry(table, number, page, perms);
+        let entered = self.set_entry(table, number, page, entry);
         if entered.is_err() {
             page.frame = old.clone();
         }
@@ -224,11 +239,11 @@ impl Process {
     }
 
     /// Makes the entry of a page that the process has, through zero if there is one that says something else.
-    fn enter_page(&self, state: &mut State, number: u64, perms: Perms) -> Result<(), MmFaultError> {
+    fn enter_page(&self, state: &mut State, number: u64, entry: NewEntry) -> Result<(), MmFaultError> {
         let taken = self.take_page_out(state, number);
         let State { table, pages, .. } = state;
         let Some(page) = pages.get_mut(&number) else { return Err(MmFaultError::Retry) };
-        let entered = self.set_entry(table, number, page, perms);
+        let entered = self.set_entry(table, number, page, entry);
         // The page stays the process's own: there is nothing to keep if a listener did not confirm, but for tables.
         let _ = self.let_go(state, taken, Vec::new());
         entered
@@ -249,18 +264,17 @@ impl Process {
         table: &mut Option<PageTable<Stage1>>,
         number: u64,
         page: &mut Page,
-        perms: Perms,
+        NewEntry { perms, marks }: NewEntry,
     ) -> Result<(), MmFaultError> {
         let Some(table) = table else { return Err(MmFaultError::Retry) };
         let page_bytes = self.kernel.page_bytes();
         let at = Iova::new(number * page_bytes);
-        match table.map(&**self.kernel.platform(), at, page.frame.at(), page_bytes, Prot::cached(perms)) {
+        let prot = Prot::cached(perms);
+        match table.map_marked(&**self.kernel.platform(), at, page.frame.at(), page_bytes, prot, marks) {
             Ok(()) => {
                 page.mapped = Some(perms);
-                if let Some(FilePage { file, index }) =
-                    page.shared.as_ref().filter(|_| perms.contains(Perms::WRITE))
-                {
-                    file.mark_dirty(*index);
+                if marks.dirty && perms.contains(Perms::WRITE) {
+                    note_dirty(Some(page));
                 }
                 self.faults.fetch_add(1, Relaxed);
                 Ok(())
@@ -270,18 +284,25 @@ impl Process {
         }
     }
 
-    fn page_range(&self, number: u64) -> IovaRange {
+    /// How a page is entered for an access: with what its area allows, but writing only if the page is the process's own, or everybody's and
+    /// either written now or watched for writes.
+    fn entry_for(&self, page: &Page, area: Perms, wanted: Perms) -> NewEntry {
+        let written = wanted.contains(Perms::WRITE);
+        let writable = match page.shared {
+            Some(_) => written || self.kernel.keeps_dirty(),
+            None => page.is_own(),
+        };
+        NewEntry {
+            perms: if writable { area } else { area.difference(Perms::WRITE) },
+            marks: Marks { accessed: true, dirty: written || page.shared.is_none() },
+        }
+    }
+
+    pub(super) fn page_range(&self, number: u64) -> IovaRange {
         let page_bytes = self.kernel.page_bytes();
         IovaRange::new(Iova::new(number * page_bytes), page_bytes)
             .expect("pages lie below the end of 52 bits")
     }
-}
-
-/// What the entry of a page allows that is entered for an access: what its area allows, but writing only if the page is the process's own, or
-/// everybody's and written now.
-fn entry_perms(page: &Page, area: Perms, wanted: Perms) -> Perms {
-    let writable = if page.shared.is_some() { wanted.contains(Perms::WRITE) } else { page.is_own() };
-    if writable { area } else { area.difference(Perms::WRITE) }
 }
 
 /// The first page in a place where none was, or what is missing for it. If `copy`, a page of a file is copied at once.

@@ -1,19 +1,23 @@
 //! Files, and those of their pages that somebody touched.
 //!
 //! A page is read when it is first wanted, and stays until the file goes. All processes that map the file have the same pages; who may
-//! not change them gets copies (`fault`). Pages that were made writable for somebody count as dirty from then on, and
-//! [`File::write_back`] writes them.
+//! not change them gets copies (`fault`).
+//!
+//! Where entries say whether they are dirty, [`File::write_back`] asks the processes that map the file, makes their entries clean and writes what was dirty
+//! in any. Elsewhere pages that were made writable for somebody count as dirty from then on, and are written each time.
 
 use core::fmt;
+use core::ops::Range;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use portcullis::core::mm::MmFaultError;
 
 use super::frame::{Frame, Frames};
+use super::process::Process;
 
 /// Where a file's bytes lie.
 pub trait Backing: Send + Sync + fmt::Debug {
@@ -117,6 +121,10 @@ pub struct File {
     frames: Frames,
     backing: Box<dyn Backing>,
     pages: Mutex<BTreeMap<u64, Cached>>,
+    /// Whether entries of processes say what is dirty.
+    keeps_dirty: bool,
+    /// Who has it mapped so that changes are everybody's, or had.
+    mappers: Mutex<Vec<Weak<Process>>>,
 }
 
 #[derive(Debug)]
@@ -126,12 +134,12 @@ struct Cached {
 }
 
 impl File {
-    pub(super) fn new(frames: Frames, backing: Box<dyn Backing>) -> Self {
-        Self { frames, backing, pages: Mutex::default() }
+    pub(super) fn new(frames: Frames, backing: Box<dyn Backing>, keeps_dirty: bool) -> Self {
+        Self { frames, backing, pages: Mutex::default(), keeps_dirty, mappers: Mutex::default() }
     }
 
-    pub(super) fn nameless(frames: Frames, len_bytes: u64) -> Self {
-        Self::new(frames, Box::new(Nameless { len_bytes }))
+    pub(super) fn nameless(frames: Frames, len_bytes: u64, keeps_dirty: bool) -> Self {
+        Self::new(frames, Box::new(Nameless { len_bytes }), keeps_dirty)
     }
 
     /// How many bytes it has.
@@ -149,25 +157,77 @@ impl File {
         self.pages().len()
     }
 
-    /// Writes what may have been changed back to where the bytes lie. Pages that a process may still write stay dirty: they are
-    /// written again the next time.
+    /// Writes what may have been changed back to where the bytes lie. Where entries do not say what is dirty, pages that a process may
+    /// still write stay dirty: they are written again the next time.
     ///
     /// Answers how many pages were written.
     ///
     /// # Errors
     ///
-    /// What could not be written. Pages before it have been.
+    /// What could not be written. Pages before it have been; the others stay dirty.
     pub fn write_back(&self) -> io::Result<usize> {
-        let dirty: Vec<(u64, Frame)> = {
-            let pages = self.pages();
-            pages.iter().filter(|(_, page)| page.dirty).map(|(&i, page)| (i, page.frame.clone())).collect()
-        };
-        for (index, frame) in &dirty {
-            let mut bytes = self.buffer(*index)?;
-            frame.read(&mut bytes);
-            self.backing.write_at(index * self.frames.size().bytes(), &bytes)?;
+        self.write_back_pages(0..u64::MAX)
+    }
+
+    /// The same for pages of these indexes.
+    pub(super) fn write_back_pages(&self, indexes: Range<u64>) -> io::Result<usize> {
+        // Entries are clean, and hardware has forgotten the dirty ones, before the bytes are looked at: a later write makes them dirty again.
+        let doubtful = self.collect_dirty(&indexes);
+        let dirty = self.take_dirty(indexes);
+        let mut written = Ok(dirty.len());
+        for (index, frame) in dirty {
+            if written.is_ok()
+                && let Err(error) = self.write_page(index, &frame)
+            {
+                written = Err(error);
+            }
+            if written.is_err() {
+                self.mark_dirty(index);
+            }
         }
-        Ok(dirty.len())
+        doubtful.into_iter().for_each(|index| self.mark_dirty(index));
+        written
+    }
+
+    fn write_page(&self, index: u64, frame: &Frame) -> io::Result<()> {
+        let mut bytes = self.buffer(index)?;
+        frame.read(&mut bytes);
+        self.backing.write_at(index * self.frames.size().bytes(), &bytes)
+    }
+
+    /// Has every process say what its entries know, and answers the pages that some hardware may still change without saying so.
+    fn collect_dirty(&self, indexes: &Range<u64>) -> Vec<u64> {
+        if !self.keeps_dirty {
+            return Vec::new();
+        }
+        let mappers: Vec<_> = {
+            let mut mappers = self.mappers();
+            mappers.retain(|mapper| mapper.strong_count() > 0);
+            mappers.iter().filter_map(Weak::upgrade).collect()
+        };
+        mappers.iter().flat_map(|process| process.make_clean(self, indexes)).collect()
+    }
+
+    /// The dirty pages, which are so no longer where entries say what becomes dirty again.
+    fn take_dirty(&self, indexes: Range<u64>) -> Vec<(u64, Frame)> {
+        let mut pages = self.pages();
+        let dirty = pages.range_mut(indexes).filter(|(_, page)| page.dirty);
+        let take = |(&index, page): (&u64, &mut Cached)| {
+            page.dirty = !self.keeps_dirty;
+            (index, page.frame.clone())
+        };
+        dirty.map(take).collect()
+    }
+
+    /// `process` maps some of it so that changes are everybody's.
+    pub(super) fn add_mapper(&self, process: &Weak<Process>) {
+        let mut mappers = self.mappers();
+        mappers.retain(|mapper| mapper.strong_count() > 0 && !mapper.ptr_eq(process));
+        mappers.push(process.clone());
+    }
+
+    fn mappers(&self) -> MutexGuard<'_, Vec<Weak<Process>>> {
+        self.mappers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The page of this index, read now if it was not there.

@@ -1,6 +1,6 @@
 //! What the processes of a machine have in common: CPUs, frames, ASIDs, and the shape of their tables.
 //!
-//! Spec: Arm ARM DDI 0487, D24.2 "TCR_EL1", "TTBR0_EL1".
+//! What a table's registers are is said beside its format (`pgtable::arm`), for CPUs and SMMUs alike.
 
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize};
@@ -10,8 +10,8 @@ use model_bus::Chance;
 use model_cpu::{Context, Cpu, Cpus, Tlbi};
 use portcullis::core::asid::{AsidContext, AsidSpace, AsidSpaceError};
 use portcullis::core::mm::{MmId, ProcessTable};
-use portcullis::pgtable::arm::{Config, ConfigError, MAIR, Stage1};
-use portcullis::pgtable::{BreakBeforeMake, Format};
+use portcullis::pgtable::BreakBeforeMake;
+use portcullis::pgtable::arm::{Config, ConfigError, HardwareUpdate, MAIR, Stage1, ttbr};
 use portcullis::types::{Pa, PageSizes, SizeLg2};
 
 use super::file::{Backing, File};
@@ -33,6 +33,9 @@ pub struct KernelOptions {
     pub wide_asids: bool,
     /// Each process has a pair of ASIDs, and runs with the odd one (kernel page-table isolation).
     pub asid_pairs: bool,
+    /// Which marks entries have that devices or CPUs set by themselves. It does not matter whether the CPUs can: what one cannot, the kernel does
+    /// for it when it faults.
+    pub hardware_update: HardwareUpdate,
     /// How many pages below a stack nothing is put, nor the stack grown into.
     pub stack_gap_pages: u64,
     /// What decides where mappings go that do not care.
@@ -49,6 +52,7 @@ impl KernelOptions {
             large_descriptors: false,
             wide_asids: true,
             asid_pairs: false,
+            hardware_update: HardwareUpdate::None,
             stack_gap_pages: 0x10_0000 >> granule.get(),
             seed,
         }
@@ -84,6 +88,8 @@ pub struct Kernel {
     asids: AsidSpace<spin::Mutex<()>>,
     options: KernelOptions,
     format: Stage1,
+    /// Which marks the CPUs set.
+    able: HardwareUpdate,
     frames: Frames,
     /// By CPU: held by who runs on it.
     running: Vec<Mutex<()>>,
@@ -107,6 +113,7 @@ impl Kernel {
             input_bits: options.input_bits,
             output_bits: options.output_bits,
             large: options.large_descriptors,
+            hardware_update: options.hardware_update,
             break_before_make: BreakBeforeMake::Always,
             page_sizes: PageSizes::default().with(options.granule),
             ..Config::new(options.granule)
@@ -122,6 +129,7 @@ impl Kernel {
             frames: Frames::new(platform.clone(), options.granule),
             running: (0..cpus.count()).map(|_| Mutex::default()).collect(),
             chance: Chance::new(options.seed ^ 0x9e0),
+            able: able(&cpus),
             platform,
             cpus,
             asids,
@@ -134,7 +142,7 @@ impl Kernel {
 
     /// A file that processes can map. Nothing is read yet.
     pub fn open(&self, backing: Box<dyn Backing>) -> Arc<File> {
-        Arc::new(File::new(self.frames.clone(), backing))
+        Arc::new(File::new(self.frames.clone(), backing, self.keeps_dirty()))
     }
 
     /// Zeroes pages ahead until `count` are in stock, as a kernel does that has nothing else to do: a fault takes one from there. Answers how many
@@ -176,7 +184,7 @@ impl Kernel {
     }
 
     pub(super) fn nameless_file(&self, len_bytes: u64) -> Arc<File> {
-        Arc::new(File::nameless(self.frames.clone(), len_bytes))
+        Arc::new(File::nameless(self.frames.clone(), len_bytes, self.keeps_dirty()))
     }
 
     pub(super) fn new_mm(&self) -> MmId {
@@ -242,34 +250,30 @@ impl Kernel {
 
     /// The registers for a table with this root.
     pub(super) fn context(&self, root: Pa, asid: u16) -> Context {
-        Context { ttbr0: self.ttbr0(root) | u64::from(asid) << 48, tcr: self.tcr(), mair: MAIR }
+        let ttbr0 = ttbr(root, self.format.wide()) | u64::from(asid) << 48;
+        let tcr = self.format.tcr(self.able) | u64::from(self.options.wide_asids) << 36;
+        Context { ttbr0, tcr, mair: MAIR }
     }
 
-    /// TTBR0 without ASID: with 52-bit addresses the root's bits 51:48 lie in 5:2.
-    fn ttbr0(&self, root: Pa) -> u64 {
-        let large = self.options.large_descriptors || self.format.output_bits() == 52;
-        let root = root.get();
-        if large { root & 0xffff_ffff_ffff | (root >> 48 & 0xf) << 2 } else { root }
+    /// Whether entries say that their page is dirty.
+    pub(super) fn keeps_dirty(&self) -> bool {
+        self.options.hardware_update == HardwareUpdate::AccessAndDirty
     }
 
-    /// TCR: walks of the upper half off, tables in write-back memory, inner shareable.
-    fn tcr(&self) -> u64 {
-        const EPD1: u64 = 1 << 23;
-        const IRGN0_WRITE_BACK: u64 = 1 << 8;
-        const ORGN0_WRITE_BACK: u64 = 1 << 10;
-        const SH0_INNER: u64 = 3 << 12;
-        let ips = match self.options.output_bits {
-            ..36 => 0,
-            36..40 => 1,
-            40..42 => 2,
-            42..44 => 3,
-            44..48 => 4,
-            48..52 => 5,
-            52.. => 6,
-        };
-        let shape = u64::from(self.format.t0sz()) | u64::from(self.format.tg0()) << 14 | ips << 32;
-        let flags =
-            u64::from(self.options.wide_asids) << 36 | u64::from(self.options.large_descriptors) << 59;
-        shape | flags | EPD1 | IRGN0_WRITE_BACK | ORGN0_WRITE_BACK | SH0_INNER
+    /// Whether entries say that their page was accessed.
+    pub(super) fn keeps_accessed(&self) -> bool {
+        self.options.hardware_update != HardwareUpdate::None
     }
+}
+
+/// Which marks all CPUs can set. Where one cannot, none does: a process may run on any.
+fn able(cpus: &Arc<Cpus>) -> HardwareUpdate {
+    let each = (0..cpus.count()).filter_map(|index| cpus.cpu(index)).map(|cpu| {
+        match cpu.features().hardware_update {
+            model_cpu::HardwareUpdate::None => HardwareUpdate::None,
+            model_cpu::HardwareUpdate::Access => HardwareUpdate::Access,
+            model_cpu::HardwareUpdate::AccessAndDirty => HardwareUpdate::AccessAndDirty,
+        }
+    });
+    each.min().unwrap_or_default()
 }

@@ -13,6 +13,7 @@
 //! | `fault` | what a page fault does |
 //! | `change` | taking entries out, in the order that the rules demand |
 //! | `listeners` | who is told |
+//! | `marks` | what entries say of the use of their pages |
 //! | `user` | the process's own loads and stores |
 //!
 //! # The table is a cache
@@ -43,6 +44,7 @@ mod file;
 mod frame;
 mod kernel;
 mod listeners;
+mod marks;
 #[expect(clippy::module_inception, reason = "the process is what the room is about")]
 mod process;
 #[cfg(test)]

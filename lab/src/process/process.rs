@@ -4,7 +4,7 @@ use core::fmt;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::{AtomicU64, AtomicUsize};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use portcullis::core::asid::PinError;
 use portcullis::core::mm::{
@@ -51,6 +51,8 @@ pub struct Usage {
 /// A process's memory.
 pub struct Process {
     id: MmId,
+    /// Itself, for the files that it maps.
+    me: Weak<Self>,
     pub(super) kernel: Arc<Kernel>,
     root: Pa,
     home: AtomicUsize,
@@ -148,10 +150,10 @@ impl Process {
     /// [`MmError::NoMemory`].
     pub fn new(kernel: &Arc<Kernel>) -> Result<Arc<Self>, MmError> {
         let top = kernel.top_of_mappings();
-        Self::with(kernel, Areas::default(), top).map(Arc::new)
+        Self::with(kernel, Areas::default(), top)
     }
 
-    fn with(kernel: &Arc<Kernel>, areas: Areas, top: u64) -> Result<Self, MmError> {
+    fn with(kernel: &Arc<Kernel>, areas: Areas, top: u64) -> Result<Arc<Self>, MmError> {
         let table = PageTable::new(kernel.format(), &**kernel.platform()).ok_or(MmError::NoMemory)?;
         let root = table.root();
         let state = State {
@@ -165,8 +167,9 @@ impl Process {
             kept_for_ever: false,
             top,
         };
-        Ok(Self {
+        Ok(Arc::new_cyclic(|me| Self {
             id: kernel.new_mm(),
+            me: me.clone(),
             kernel: kernel.clone(),
             root,
             home: AtomicUsize::new(kernel.next_cpu()),
@@ -176,7 +179,7 @@ impl Process {
             copies: AtomicU64::new(0),
             pasid: PasidSlot::new(),
             tag: Tag::default(),
-        })
+        }))
     }
 
     /// The kernel.
@@ -219,6 +222,9 @@ impl Process {
         let len = mapping.len_bytes.checked_next_multiple_of(page).filter(|&len| len > 0);
         let len = len.ok_or(MmError::BadRange)?;
         let source = self.check_source(mapping, len)?;
+        if let Source::Shared { file, .. } = &source {
+            file.add_mapper(&self.me);
+        }
         let mut state = self.live()?;
         let start = match mapping.at {
             Some(at) => {
@@ -236,6 +242,15 @@ impl Process {
         }?;
         state.areas.insert(start, Area { end: start + len, perms: mapping.perms, source });
         IovaRange::new(Iova::new(start), len).ok_or(MmError::BadRange)
+    }
+
+    /// Makes itself known to the files that it maps so that changes are everybody's.
+    fn note_files(&self, state: &State) {
+        for (_, area) in state.areas.within(0, u64::MAX) {
+            if let Source::Shared { file, .. } = &area.source {
+                file.add_mapper(&self.me);
+            }
+        }
     }
 
     fn check_source(&self, mapping: &Mapping, len: u64) -> Result<Source, MmError> {
@@ -314,7 +329,8 @@ impl Process {
         let copy =
             |page: &Page| Page { frame: page.frame.clone(), shared: page.shared.clone(), mapped: None };
         child.state().pages = state.pages.iter().map(|(&number, page)| (number, copy(page))).collect();
-        Ok(Arc::new(child))
+        child.note_files(&child.state());
+        Ok(child)
     }
 
     /// Ends the process: tells every listener, refuses whoever comes from now on, and, when nobody is inside any more, gives all of its memory
@@ -369,6 +385,7 @@ impl Process {
     fn tear_down(&self, state: &mut State) {
         let Some(table) = state.table.take() else { return };
         self.forget_asid();
+        self.collect_marks(&table, &state.pages);
         table.destroy(&**self.kernel.platform());
         state.pages.clear();
         state.reserve = Vec::new();
@@ -385,7 +402,7 @@ impl Process {
     }
 
     /// Where a range of whole pages begins and ends, if areas may be there.
-    fn ends(&self, range: IovaRange) -> Result<(u64, u64), MmError> {
+    pub(super) fn ends(&self, range: IovaRange) -> Result<(u64, u64), MmError> {
         let limit = 1u64 << self.kernel.options().input_bits;
         let (start, last) = (range.first().get(), range.last().get());
         let fits = range.is_aligned(self.kernel.page_bytes()) && start >= self.lowest() && last < limit;
@@ -417,7 +434,7 @@ impl Process {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn live(&self) -> Result<MutexGuard<'_, State>, MmError> {
+    pub(super) fn live(&self) -> Result<MutexGuard<'_, State>, MmError> {
         let state = self.state();
         if state.exiting { Err(MmError::Exited) } else { Ok(state) }
     }

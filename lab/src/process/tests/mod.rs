@@ -5,6 +5,7 @@ mod bench;
 mod ends;
 mod failure;
 mod maps;
+mod marks;
 mod order;
 mod random;
 mod stock;
