@@ -182,6 +182,17 @@ fn the_answer_to_an_overflow_has_the_pasid_if_the_entry_says_so() {
 }
 
 #[test]
+fn ppar_is_live_in_every_entry() {
+    let (machine, _endpoint) = machine(with_ats());
+    machine.ste(2, &STE_ABORT);
+    assert_eq!(machine.read(2, 0), crate::harness::Got::Abort);
+    // PPAR and Config at once, in two words.
+    machine.ste(2, &[0x9, 1 << 18, 0, 0, 0, 0, 0, 0]);
+    machine.flush_ste(2);
+    assert_eq!(machine.clauses(), [clause::STE_UPDATE]);
+}
+
+#[test]
 fn the_answer_to_an_overflow_is_failure_if_the_entry_cannot_be_asked() {
     let (machine, endpoint) = machine(with_ats());
     overflow(&machine);
@@ -347,6 +358,15 @@ fn without_messages_the_line_still_follows_last_only() {
     assert!(!machine.smmu.take_lines().page_request);
     request(&machine, &last(1, None));
     assert!(machine.smmu.take_lines().page_request);
+}
+
+#[test]
+fn only_the_pri_queue_may_be_told_of_the_last() {
+    let machine = Machine::bare(with_ats());
+    for offset in [0x74, 0xbc, 0xdc] {
+        machine.w32(offset, 0xffff_ffff);
+    }
+    assert_eq!([machine.r32(0x74), machine.r32(0xbc), machine.r32(0xdc)], [0x3f, 0x3f, 0x8000_003f]);
 }
 
 #[test]
