@@ -23,7 +23,7 @@
 //!
 //! # Locking
 //!
-//! A container, a group's file and a device each have one lock of [turns](turns), held through a whole call, also while user memory is
+//! A container, a group's file and a device each have one lock of turns (`turns.rs`), held through a whole call, also while user memory is
 //! copied or pinned; it is not a spin lock, and masks nothing. They are taken in this order: group, container or device; then core's own
 //! locks. A file is never dropped, and the embedder never called to install one, with a turn held.
 //!

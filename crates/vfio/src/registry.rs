@@ -129,7 +129,8 @@ impl<P: Platform> Vfio<P> {
     }
 }
 
-/// A device that users can have. Dropped, they can no more: whoever has it open finds it gone, and it is stopped.
+/// A device that users can have. Dropped, they can no more: whoever has it open finds it gone, and it is stopped. Registers that were
+/// [mapped](crate::File::mmap) into a process are the embedder's to take out before.
 pub struct Registered<P: Platform> {
     groups: Arc<Groups<P>>,
     group: Arc<GroupSlot<P>>,

@@ -33,7 +33,7 @@ use core::fmt;
 
 use portcullis_core::device::Device;
 use portcullis_hal::{Platform, Registers};
-use portcullis_pci::{ConfigAccess, Function, MsixCapability, MsixFault};
+use portcullis_pci::{AddressServices, ConfigAccess, Function, MsixCapability, MsixFault};
 use portcullis_spec::pcie::capability::Id;
 use portcullis_spec::pcie::{COMPATIBLE_SPACE_BYTES, CONFIG_SPACE_BYTES, express};
 use portcullis_spec::vfio::pci::{
@@ -85,6 +85,8 @@ pub struct PciParts<P: Platform> {
     pub bars: [Option<Arc<dyn Registers>>; 6],
     /// Where its interrupts go.
     pub interrupts: Arc<dyn Interrupts<P>>,
+    /// What it has of address services, which a reset must not turn off behind the IOMMU's back; none if nobody turns them on.
+    pub services: Option<AddressServices>,
 }
 
 /// A PCI function for user space.

@@ -1,7 +1,7 @@
 //! Function level reset, and the way in and out of a user's hands.
 //!
-//! A reset takes away what enumeration and this driver have written: base address registers, command, device control, MSI-X. It is
-//! written again.
+//! A reset takes away what enumeration and this driver have written: base address registers, command, device control, MSI-X; and turns
+//! address services off. All of it is written again.
 //!
 //! Spec: PCIe 6.0, 6.6.2 "Function Level Reset (FLR)": 100 ms, after which the function answers.
 
@@ -63,6 +63,7 @@ impl<P: Platform> PciDevice<P> {
     pub(super) fn reset_function(&self) -> Result<(), Errno> {
         let (config, at) = (&*self.parts.config, self.parts.function.at);
         let Some(express) = self.express else { return Err(Errno::Einval) };
+        let services = self.parts.services.map(|services| (services, services.save(config)));
         let offset = express + DEVICE_CONTROL;
         let control = DeviceControl::from(config.read16(at, offset));
         // The status beside it is written as zeroes, which clears nothing.
@@ -75,7 +76,8 @@ impl<P: Platform> PciDevice<P> {
         config.write32(at, offset, u16::from(control.with_initiate_reset(false)).into());
         self.parts.function.bars.iter().for_each(|bar| self.place(bar));
         set_interrupt_disable(config, at, true);
-        Ok(())
+        let restored = services.map_or(Ok(()), |(services, saved)| services.restore(config, &saved));
+        restored.map_err(|_| Errno::Eio)
     }
 
     /// Writes the address of a base address register again.

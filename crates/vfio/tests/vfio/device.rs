@@ -273,6 +273,17 @@ fn a_reset_by_the_capability_is_a_reset() {
 }
 
 #[test]
+fn a_reset_does_not_turn_off_translations_behind_the_iommus_back() {
+    let (world, process, device) = open();
+    // On, 4 KiB: who did it is the IOMMU's driver.
+    world.disk.set_config(0x104, 0x8000_0000);
+    process.ioctl(device, RESET, 0).unwrap();
+    assert_eq!(world.disk.config(0x104), 0x8000_0000);
+    process.close(device);
+    assert_eq!(world.disk.config(0x104), 0x8000_0000);
+}
+
+#[test]
 pub(crate) fn a_function_that_cannot_be_reset_is_not() {
     let (world, process, device) = open_without_reset();
     assert_eq!(process.ioctl(device, RESET, 0), Err(Errno::Einval));

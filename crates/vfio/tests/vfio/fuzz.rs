@@ -1,4 +1,6 @@
 //! Any bytes, on any file, in any order: nothing panics, and what is mapped is what a plain list says.
+//!
+//! `PROPTEST_CASES` says how many histories; 256 if it does not.
 
 use std::collections::BTreeMap;
 
@@ -92,8 +94,6 @@ fn nothing_is_left(world: &World, process: Process) -> Result<(), TestCaseError>
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
-
     #[test]
     fn no_bytes_on_no_file_break_anything(steps in prop::collection::vec(step(), 1..60)) {
         let mut world = world();

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use portcullis_core::device::Device;
 use portcullis_hal::Registers;
-use portcullis_pci::{Bdf, ConfigAccess, Function, HostBridge, HostWindow, Space, enumerate};
+use portcullis_pci::{
+    AddressServices, Bdf, ConfigAccess, Function, HostBridge, HostTrust, HostWindow, Space, enumerate,
+};
 use portcullis_types::Pa;
 use portcullis_vfio::pci::{Doorbell, Interrupts};
 use portcullis_vfio::{Errno, EventFile};
@@ -59,6 +61,9 @@ impl Disk {
         writable[0x80 / 4] = 0xc000_0000;
         config[0x84 / 4] = 0x0000_2000;
         config[0x88 / 4] = 0x0000_3000;
+        // ATS, with a queue of 32; the last extended capability.
+        config[0x100 / 4] = 0x0001_000f;
+        writable[0x104 / 4] = 0x801f_0000;
         let registers = vec![0; BAR_BYTES as usize / 4];
         let state = State { config, writable, registers, resets: 0 };
         let disk = Arc::new(Self { state: Mutex::new(state), express: true });
@@ -66,7 +71,8 @@ impl Disk {
         disk
     }
 
-    pub(crate) fn enumerated(&self) -> Function {
+    /// As enumeration finds it, and with which address services.
+    pub(crate) fn enumerated(&self) -> (Function, AddressServices) {
         let window = HostWindow {
             space: Space::Memory64,
             prefetchable: false,
@@ -77,7 +83,10 @@ impl Disk {
         let bridge = HostBridge { segment: 0, buses: 0..=0, windows: vec![window] };
         let topology = enumerate(self, &bridge);
         assert_eq!(topology.problems, []);
-        topology.functions[0].clone()
+        let trust = HostTrust { ats_supported: true, ..HostTrust::default() };
+        let services = AddressServices::find(self, &topology, 0, &trust);
+        assert!(services.ats.is_ok(), "{services:?}");
+        (topology.functions[0].clone(), services)
     }
 
     pub(crate) fn config(&self, offset: usize) -> u32 {
@@ -119,6 +128,7 @@ impl State {
         (self.config[4], self.config[5]) = (4, 0);
         self.config[0x48 / 4] = 0x0000_2810;
         self.config[0x80 / 4] &= 0x07ff_ffff;
+        self.config[0x104 / 4] = 0;
         self.registers.fill(0);
         self.mask_all();
     }

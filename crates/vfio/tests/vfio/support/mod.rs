@@ -124,9 +124,11 @@ impl World {
         change: impl FnOnce(&mut DeviceInfo),
     ) -> Result<(), Errno> {
         let device = self.device(group, source, change);
+        let (function, services) = self.disk.enumerated();
         let parts = PciParts {
             device: device.clone(),
-            function: self.disk.enumerated(),
+            function,
+            services: Some(services),
             config: self.disk.clone(),
             bars: [Some(self.disk.clone()), None, None, None, None, None],
             interrupts: self.controller.clone(),
