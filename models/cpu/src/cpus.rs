@@ -11,6 +11,7 @@ use portcullis_types::{AccessKind, Pa};
 
 use crate::conflict::Journal;
 use crate::context::Stage1;
+use crate::registers::{self, Memory};
 use crate::tlb::{Entry, Tlb, Writable, plain};
 use crate::walk::{Purpose, Walker};
 use crate::{
@@ -278,10 +279,14 @@ impl Cpu {
     /// The fault that some byte meets; those before it have been loaded.
     pub fn load(&self, va: u64, into: &mut [u8]) -> Result<(), Fault> {
         let mut rest = into;
-        self.each_piece(va, rest.len(), AccessKind::Read, |bus, pa, len| {
+        self.each_piece(va, rest.len(), AccessKind::Read, |bus, memory, pa, len| {
             let (now, later) = core::mem::take(&mut rest).split_at_mut(len);
             rest = later;
-            bus.cpu().read(pa, now).is_ok()
+            if memory == Memory::Device {
+                registers::load(bus, pa, now)
+            } else {
+                bus.cpu().read(pa, now).is_ok()
+            }
         })
     }
 
@@ -292,10 +297,14 @@ impl Cpu {
     /// The fault that some byte meets; those before it have been stored.
     pub fn store(&self, va: u64, from: &[u8]) -> Result<(), Fault> {
         let mut rest = from;
-        self.each_piece(va, rest.len(), AccessKind::Write, |bus, pa, len| {
+        self.each_piece(va, rest.len(), AccessKind::Write, |bus, memory, pa, len| {
             let (now, later) = rest.split_at(len);
             rest = later;
-            bus.cpu().write(pa, now).is_ok()
+            if memory == Memory::Device {
+                registers::store(bus, pa, now)
+            } else {
+                bus.cpu().write(pa, now).is_ok()
+            }
         })
     }
 
@@ -310,7 +319,7 @@ impl Cpu {
             return Err(Fault { va, access, kind, level: 0 });
         }
         let mut word = [0; 4];
-        self.each_piece(va, 4, AccessKind::Execute, |bus, pa, _| bus.cpu().read(pa, &mut word).is_ok())?;
+        self.each_piece(va, 4, AccessKind::Execute, |bus, _, pa, _| bus.cpu().read(pa, &mut word).is_ok())?;
         Ok(u32::from_le_bytes(word))
     }
 
@@ -376,7 +385,7 @@ impl Cpu {
         va: u64,
         len: usize,
         access: AccessKind,
-        mut commit: impl FnMut(&Bus, Pa, usize) -> bool,
+        mut commit: impl FnMut(&Bus, Memory, Pa, usize) -> bool,
     ) -> Result<(), Fault> {
         let mut done = 0;
         while done < len {
@@ -385,7 +394,9 @@ impl Cpu {
             let entry = self.cpus.translate(&mut state, self.index, at, access)?;
             let page = 1u64 << entry.leaf_lg2;
             let piece = (page - (at & (page - 1))).min((len - done) as u64) as usize;
-            if !commit(&self.cpus.bus, address(&entry, at), piece) {
+            let mair = state.cores[self.index].context.map_or(0, |context| context.mair);
+            let memory = Memory::of(mair, entry.memory_index);
+            if !commit(&self.cpus.bus, memory, address(&entry, at), piece) {
                 return Err(Fault { va: at, access, kind: FaultKind::Abort, level: entry.level });
             }
             done += piece;

@@ -10,7 +10,7 @@
 //!
 //! Spec: Arm ARM DDI 0487, D8 "The AArch64 Virtual Memory System Architecture". Written from the book alone: nothing here is
 //! shared with another walker or with those who write tables.
-//! Not here: the upper half (TTBR1), privileged accesses, stage 2, memory types beyond their number.
+//! Not here: the upper half (TTBR1), privileged accesses, stage 2, memory types beyond whether they are a device's.
 #![forbid(unsafe_code)]
 #![expect(
     clippy::cast_possible_truncation,
@@ -24,6 +24,7 @@ mod descriptor;
 mod fault;
 mod features;
 mod pool;
+mod registers;
 mod tlb;
 mod tlbi;
 mod walk;

@@ -3,5 +3,6 @@
 mod access;
 mod bench;
 mod broadcast;
+mod registers;
 mod tlb;
 mod update;
