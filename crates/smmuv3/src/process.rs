@@ -28,9 +28,8 @@ use portcullis_core::iommu::SyncError;
 use portcullis_core::mm::{ProcessMemory, ProcessTable};
 use portcullis_core::sva::{AttachPasidError, ProcessDomain, ProcessDomainError};
 use portcullis_hal::{Lock, Platform, Registers};
-use portcullis_spec::smmuv3::tables::{
-    CD_WORDS, CdWord0, CdWord1, CdWord2, CdWord3, TG0_4K, TG0_16K, TG0_64K, WALK_WRITE_BACK,
-};
+use portcullis_pgtable::arm::{address_code, granule_code};
+use portcullis_spec::smmuv3::tables::{CD_WORDS, CdWord0, CdWord1, CdWord2, CdWord3, WALK_WRITE_BACK};
 use portcullis_spec::smmuv3::{SHARE_INNER, address_bits};
 use portcullis_types::trace::{Event, Value};
 use portcullis_types::{IovaRange, Pasid, SizeLg2};
@@ -43,7 +42,6 @@ use crate::hardware::Hardware;
 use crate::invalidate::{Step, steps};
 use crate::sharing::input_bits;
 use crate::substreams::{Contexts, WriteError};
-use crate::table::address_code;
 
 /// The memory of a process, for the devices behind one SMMU.
 pub struct Process<P: Platform, R: Registers + 'static> {
@@ -326,7 +324,7 @@ pub(crate) fn descriptor(features: &Features, table: &ProcessTable, asid: u16) -
     let mut cd = [0; CD_WORDS];
     cd[0] = CdWord0::new()
         .with_t0sz(64 - input_bits)
-        .with_tg0(tg0(granule))
+        .with_tg0(granule_code(granule))
         .with_ir0(WALK_WRITE_BACK)
         .with_or0(WALK_WRITE_BACK)
         .with_sh0(SHARE_INNER)
@@ -355,14 +353,6 @@ pub(crate) fn quiet(mut cd: Cd, stall_forced: bool) -> Cd {
     let word = CdWord0::from_bits(cd[0]).with_epd0(true);
     cd[0] = if stall_forced { word } else { word.with_s(false).with_r(false) }.into_bits();
     cd
-}
-
-fn tg0(granule: SizeLg2) -> u8 {
-    match granule {
-        SizeLg2::KIB_16 => TG0_16K,
-        SizeLg2::KIB_64 => TG0_64K,
-        _ => TG0_4K,
-    }
 }
 
 #[cfg(test)]

@@ -173,7 +173,7 @@ pub(crate) fn context<P: Platform, R: Registers>(
         .with_sh0(share)
         .with_epd1(true)
         .with_v(true)
-        .with_ips(address_code(format.config().output_bits))
+        .with_ips(arm::address_code(format.config().output_bits))
         .with_aa64(true)
         .with_s(hardware.features.stall_forced)
         .with_r(true)
@@ -205,7 +205,7 @@ pub(crate) fn stage2_words<P: Platform, R: Registers>(
         .with_s2_or0(cache)
         .with_s2_sh0(share)
         .with_s2_tg(format.tg())
-        .with_s2_ps(address_code(format.config().output_bits))
+        .with_s2_ps(arm::address_code(format.config().output_bits))
         .with_s2_aa64(true)
         .with_s2_s(hardware.features.stall_forced)
         .with_s2_r(true);
@@ -216,21 +216,6 @@ pub(crate) fn stage2_words<P: Platform, R: Registers>(
 /// Cacheability and shareability of table walks.
 fn walks(coherent: bool) -> (u8, u8) {
     if coherent { (WALK_WRITE_BACK, SHARE_INNER) } else { (WALK_NON_CACHEABLE, SHARE_OUTER) }
-}
-
-/// The code of an output size: the largest that is not above `bits`.
-///
-/// Spec: SMMUv3 H.a, 6.3.6 "SMMU_IDR5", OAS; CD.IPS and STE.S2PS have the same codes.
-pub(crate) fn address_code(bits: u8) -> u8 {
-    match bits {
-        ..36 => 0b000,
-        36..40 => 0b001,
-        40..42 => 0b010,
-        42..44 => 0b011,
-        44..48 => 0b100,
-        48..52 => 0b101,
-        52.. => 0b110,
-    }
 }
 
 fn map_error(error: portcullis_pgtable::MapError) -> MapError {
@@ -319,6 +304,6 @@ mod tests {
     #[test]
     fn output_sizes_have_the_codes_of_the_book() {
         let codes = [(32, 0), (36, 1), (40, 2), (42, 3), (44, 4), (48, 5), (52, 6)];
-        assert!(codes.iter().all(|&(bits, code)| address_code(bits) == code));
+        assert!(codes.iter().all(|&(bits, code)| arm::address_code(bits) == code));
     }
 }

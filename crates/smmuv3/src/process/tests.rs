@@ -432,3 +432,33 @@ fn part_17_an_attach_that_is_not_confirmed_is_known_until_a_detach_is() {
     shared.detach(5).unwrap();
     assert_eq!(ours.atc_streams().len(), 0);
 }
+
+#[test]
+fn part_08_the_descriptor_says_of_a_table_what_the_cpus_registers_say() {
+    use portcullis_pgtable::arm::{Config, HardwareUpdate, MAIR, Stage1, ttbr};
+    let features = features(|features| {
+        (features.output_bits, features.input_bits, features.large_addresses) = (52, 52, true);
+    });
+    let shapes = [
+        (SizeLg2::KIB_4, 48, 48, false),
+        (SizeLg2::KIB_4, 39, 40, false),
+        (SizeLg2::KIB_16, 47, 44, false),
+        (SizeLg2::KIB_64, 52, 52, false),
+        (SizeLg2::KIB_64, 42, 36, false),
+        (SizeLg2::KIB_4, 52, 52, true),
+    ];
+    for (granule, input_bits, output_bits, large) in shapes {
+        let config = Config { input_bits, output_bits, large, ..Config::new(granule) };
+        let tcr = Stage1::new(config).unwrap().tcr(HardwareUpdate::None);
+        let root = 0x1_2345_0000;
+        let cd = descriptor(&features, &table(root, granule, input_bits, output_bits, large), 1);
+        // T0SZ 5:0. Then TCR: IRGN0 9:8, ORGN0 11:10, SH0 13:12, TG0 15:14; CD: IR0 9:8, OR0 11:10, SH0 13:12, TG0 7:6. IPS 34:32 in both.
+
+        assert_eq!(cd[0] & 0x3f, tcr & 0x3f);
+        assert_eq!(cd[0] >> 8 & 0x3f, tcr >> 8 & 0x3f);
+        assert_eq!(cd[0] >> 6 & 3, tcr >> 14 & 3);
+        assert_eq!(cd[0] >> 32 & 7, tcr >> 32 & 7);
+        assert_eq!(CdWord2::from_bits(cd[2]).ds(), tcr >> 59 & 1 == 1);
+        assert_eq!((cd[1], cd[3]), (ttbr(Pa::new(root), false), MAIR));
+    }
+}
