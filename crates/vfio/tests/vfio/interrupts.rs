@@ -253,6 +253,27 @@ fn interrupts_come_again_after_a_reset() {
 }
 
 #[test]
+fn what_a_former_driver_left_in_the_table_interrupts_nobody() {
+    let mut world = crate::support::bare(
+        crate::support::range(0, (1 << 48) - 1),
+        portcullis_types::PageSizes::from_bits(0x1000),
+    );
+    // Without a reset, which would clear it.
+    world.disk = crate::support::Disk::new(false);
+    world.add(7, 1, |_| ()).unwrap();
+    let table = crate::support::TABLE + 3 * 16;
+    for (offset, word) in [(0, 0x1234_5678), (4, 0), (8, 103), (12, 0)] {
+        portcullis_hal::Registers::write32(&*world.disk, table + offset, word);
+    }
+    let (process, _, device) = world.driver();
+    process.pwrite(device, (7 << 40) + 4, &[6, 0]).unwrap();
+    let (numbers, _) = events::<1>(&process);
+    set(&process, device, EVENTFD | TRIGGER, MSIX, 0, 1, &fds(&numbers)).unwrap();
+    assert!(world.disk.message(0).is_some());
+    assert_eq!(world.disk.message(3), None);
+}
+
+#[test]
 fn a_device_that_is_closed_interrupts_nobody() {
     let (world, process, device) = open();
     let (numbers, _) = events::<1>(&process);
