@@ -1,7 +1,7 @@
 //! Page tables: one walker, many small formats.
 //!
 //! A [`PageTable`] maps and unmaps ranges of any length in one call. What an entry looks like is a [`Format`]'s business:
-//! [`arm::Stage1`] and [`arm::Stage2`] are the formats of Arm's 64-bit tables.
+//! [`arm::Stage1`] and [`arm::Stage2`] are the formats of Arm's 64-bit tables. [`tce::TceTable`] stands beside the walker, and says why.
 //!
 //! # Words
 //!
@@ -59,6 +59,7 @@ mod marks;
 mod retired;
 mod shape;
 mod table;
+pub mod tce;
 mod unmap;
 
 pub use error::{MapError, UnmapError};

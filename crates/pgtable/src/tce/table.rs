@@ -1,0 +1,277 @@
+//! A table: mapping, unmapping, exchanging.
+
+use portcullis_hal::TableMemory;
+use portcullis_types::{Pa, Perms};
+
+use super::entry::{TceEntry, TceRaw};
+use super::levels::{Levels, ROOT, Slot};
+use super::shape::TceShape;
+use crate::Memory;
+
+/// What one DMA window translates by.
+///
+/// The memory it lives in is passed to each call, always the same. Dropping a table loses its memory; [`destroy`](Self::destroy) gives it back.
+///
+/// The format could say "write only", and hardware checks each bit for itself; an entry that may be written is made readable all the same.
+/// Observed: Linux 4.20, `pnv_tce_build`, `pnv_tce_xchg`.
+#[derive(Debug)]
+pub struct TceTable {
+    shape: TceShape,
+    levels: Levels,
+    live: u64,
+    /// The last level that was used last, and which of the runs of entries that such levels hold it holds.
+    recent: Option<(u64, Slot)>,
+}
+
+/// Why entries were not mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TceMapError {
+    /// The entry is beyond the window. The caller's.
+    OutsideWindow(u64),
+    /// The address is no multiple of the page, or it wraps. The caller's.
+    Misaligned(Pa),
+    /// Nothing would be allowed. The caller's.
+    NoAccess,
+    /// Something is mapped at this entry. The caller's.
+    Mapped(u64),
+    /// No memory for a level.
+    NoTableMemory,
+}
+
+impl TceTable {
+    /// An empty table, with the user's view if he wants one; none if there is no memory. Hardware can be pointed at it at once.
+    pub fn new(shape: TceShape, view: bool, mem: &impl Memory) -> Option<Self> {
+        Some(Self { shape, levels: Levels::new(shape, view, mem)?, live: 0, recent: None })
+    }
+
+    /// What it looks like.
+    pub fn shape(&self) -> TceShape {
+        self.shape
+    }
+
+    /// Where the first level lies, a multiple of its size.
+    pub fn root(&self) -> Pa {
+        self.levels.get(ROOT).at
+    }
+
+    /// How many entries are mapped.
+    pub fn live(&self) -> u64 {
+        self.live
+    }
+
+    /// How much memory the table has, the user's view included.
+    pub fn memory_bytes(&self) -> u64 {
+        let (levels, views) = self.levels.counts();
+        (levels + views) << self.shape.level_lg2()
+    }
+
+    /// Maps `count` entries from `first` on to pages that lie one behind the other from `pa` on.
+    ///
+    /// # Errors
+    ///
+    /// As [`TceMapError`] says; then nothing is mapped that was not before.
+    pub fn map(
+        &mut self,
+        mem: &impl Memory,
+        first: u64,
+        pa: Pa,
+        count: u64,
+        perms: Perms,
+    ) -> Result<(), TceMapError> {
+        self.check_pages(pa, count, perms)?;
+        self.prepare(mem, first, count)?;
+        for (index, run) in self.runs(first, count) {
+            let at = self.last_level(index);
+            let taken = (0..run).find(|entry| mem.load(Pa::new(at + 8 * entry)) != 0);
+            if let Some(taken) = taken {
+                return Err(TceMapError::Mapped(index + taken));
+            }
+        }
+        for (index, run) in self.runs(first, count) {
+            let at = self.last_level(index);
+            let page_bytes = self.shape.page().bytes();
+            let mut page = pa.get() + (index - first) * page_bytes;
+            for entry in 0..run {
+                mem.store(Pa::new(at + 8 * entry), TceRaw::leaf(Pa::new(page), perms).word());
+                page = page.wrapping_add(page_bytes);
+            }
+        }
+        self.live += count;
+        mem.write_barrier();
+        Ok(())
+    }
+
+    /// Makes the levels of `count` entries from `first` on, so that exchanging these cannot fail for want of memory.
+    ///
+    /// # Errors
+    ///
+    /// As [`TceMapError`] says. Levels that were made stay, empty, until the table goes.
+    pub fn prepare(&mut self, mem: &impl Memory, first: u64, count: u64) -> Result<(), TceMapError> {
+        self.check_range(first, count)?;
+        let fan_lg2 = self.shape.fan_lg2();
+        if count == 0 {
+            return Ok(());
+        }
+        for region in first >> fan_lg2..=(first + count - 1) >> fan_lg2 {
+            if self.recent.is_none_or(|(recent, _)| recent != region) {
+                let slot =
+                    self.levels.find_or_make(mem, region << fan_lg2).ok_or(TceMapError::NoTableMemory)?;
+                self.recent = Some((region, slot));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes out what is mapped at `count` entries from `first` on, and shows each to `taken`. Answers how many. Holes are no error, and
+    /// what is beyond the window is a hole.
+    pub fn unmap(
+        &mut self,
+        mem: &impl Memory,
+        first: u64,
+        count: u64,
+        mut taken: impl FnMut(u64, TceEntry),
+    ) -> u64 {
+        let count = count.min(self.shape.entries().saturating_sub(first));
+        let mut found = 0;
+        for (index, run) in self.runs(first, count) {
+            let Some(slot) = self.levels.find(index) else { continue };
+            for entry in 0..run {
+                let old = self.swap(mem, slot, index + entry, TceRaw::ABSENT, 0);
+                if let Some(old) = old {
+                    found += 1;
+                    taken(index + entry, old);
+                }
+            }
+        }
+        if found > 0 {
+            mem.write_barrier();
+        }
+        found
+    }
+
+    /// Maps one entry, or nothing, and answers what was there before. No barrier: see the module.
+    ///
+    /// # Errors
+    ///
+    /// As [`TceMapError`] says; then the entry is as it was.
+    pub fn exchange(
+        &mut self,
+        mem: &impl Memory,
+        index: u64,
+        new: Option<TceEntry>,
+    ) -> Result<Option<TceEntry>, TceMapError> {
+        let (raw, user) = match new {
+            Some(TceEntry { pa, perms, user }) => {
+                self.check_pages(pa, 1, perms)?;
+                self.prepare(mem, index, 1)?;
+                (TceRaw::leaf(pa, perms), user)
+            }
+            None => {
+                self.check_range(index, 1)?;
+                (TceRaw::ABSENT, 0)
+            }
+        };
+        let Some(slot) = self.slot(index) else { return Ok(None) };
+        Ok(self.swap(mem, slot, index, raw, user))
+    }
+
+    /// What is mapped at an entry, as the table says.
+    pub fn entry(&self, mem: &impl TableMemory, index: u64) -> Option<TceEntry> {
+        if index >= self.shape.entries() {
+            return None;
+        }
+        let slot = self.slot(index)?;
+        self.decode(mem, slot, index)
+    }
+
+    /// The first entry from `index` on that is mapped.
+    pub fn next(&self, mem: &impl TableMemory, index: u64) -> Option<(u64, TceEntry)> {
+        let count = self.shape.entries().saturating_sub(index);
+        self.runs(index, count).find_map(|(first, run)| {
+            let slot = self.levels.find(first)?;
+            (first..first + run).find_map(|index| Some((index, self.decode(mem, slot, index)?)))
+        })
+    }
+
+    /// Gives all memory back. Call it when no hardware can be reading the table any more.
+    pub fn destroy(self, mem: &impl TableMemory) {
+        self.levels.destroy(mem);
+    }
+
+    fn check_range(&self, first: u64, count: u64) -> Result<(), TceMapError> {
+        let end = first.checked_add(count).filter(|&end| end <= self.shape.entries());
+        end.map(|_| ()).ok_or(TceMapError::OutsideWindow(first.saturating_add(count.saturating_sub(1))))
+    }
+
+    fn check_pages(&self, pa: Pa, count: u64, perms: Perms) -> Result<(), TceMapError> {
+        if !perms.intersects(Perms::READ_WRITE) {
+            return Err(TceMapError::NoAccess);
+        }
+        let len_bytes = count.checked_mul(self.shape.page().bytes());
+        let fits = len_bytes.is_some_and(|len_bytes| pa.get().checked_add(len_bytes).is_some());
+        if fits && pa.is_aligned(self.shape.page().bytes()) {
+            Ok(())
+        } else {
+            Err(TceMapError::Misaligned(pa))
+        }
+    }
+
+    fn slot(&self, index: u64) -> Option<Slot> {
+        match self.recent {
+            Some((region, slot)) if region == index >> self.shape.fan_lg2() => Some(slot),
+            _ => self.levels.find(index),
+        }
+    }
+
+    /// Where entry `index` lies, in a last level that is there.
+    fn last_level(&self, index: u64) -> u64 {
+        let slot = self.slot(index).expect("the caller had it made");
+        self.place(self.levels.get(slot).at, index)
+    }
+
+    fn place(&self, level: Pa, index: u64) -> u64 {
+        level.get() + 8 * (index & ((1 << self.shape.fan_lg2()) - 1))
+    }
+
+    fn swap(
+        &mut self,
+        mem: &impl TableMemory,
+        slot: Slot,
+        index: u64,
+        raw: TceRaw,
+        user: u64,
+    ) -> Option<TceEntry> {
+        let old = self.decode(mem, slot, index);
+        let level = self.levels.get(slot);
+        if old.is_some() || raw != TceRaw::ABSENT {
+            mem.store(Pa::new(self.place(level.at, index)), raw.word());
+            if let Some(view) = level.view {
+                mem.store(Pa::new(self.place(view, index)), user);
+            }
+        }
+        self.live += u64::from(raw != TceRaw::ABSENT);
+        self.live -= u64::from(old.is_some());
+        old
+    }
+
+    fn decode(&self, mem: &impl TableMemory, slot: Slot, index: u64) -> Option<TceEntry> {
+        let level = self.levels.get(slot);
+        let (pa, perms) = TceRaw::from_word(mem.load(Pa::new(self.place(level.at, index)))).decode()?;
+        let user = level.view.map_or(0, |view| mem.load(Pa::new(self.place(view, index))));
+        Some(TceEntry { pa, perms, user })
+    }
+
+    /// The runs of entries that lie in one last level each: the first, and how many.
+    fn runs(&self, first: u64, count: u64) -> impl Iterator<Item = (u64, u64)> + use<> {
+        let fan_lg2 = self.shape.fan_lg2();
+        let end = first.saturating_add(count);
+        let mut next = first;
+        core::iter::from_fn(move || {
+            let here = next;
+            let boundary = ((here >> fan_lg2) + 1) << fan_lg2;
+            next = boundary.min(end);
+            (here < end).then(|| (here, next - here))
+        })
+    }
+}
