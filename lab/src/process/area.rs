@@ -7,7 +7,7 @@ use core::ops::Bound::{Excluded, Unbounded};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use portcullis::types::Perms;
+use portcullis::types::{Pa, Perms};
 
 use super::file::File;
 
@@ -37,6 +37,12 @@ pub enum Source {
         /// The most it may become.
         limit_bytes: u64,
     },
+    /// Registers of a device. They are nobody's pages: not copied, not pinned, and a process that is forked does not have them. Whoever maps them sees
+    /// to it that they are unmapped before the device is somebody else's.
+    Registers {
+        /// Where they are, as the CPU reaches them: a multiple of the page size.
+        first: Pa,
+    },
 }
 
 /// An area, but for where it begins.
@@ -53,6 +59,9 @@ impl Source {
         let mut source = self.clone();
         if let Self::Private { offset_bytes, .. } | Self::Shared { offset_bytes, .. } = &mut source {
             *offset_bytes += by_bytes;
+        }
+        if let Self::Registers { first } = &mut source {
+            *first = Pa::new(first.get() + by_bytes);
         }
         source
     }
@@ -161,6 +170,12 @@ impl Areas {
         if let Some(area) = self.0.remove(&start) {
             self.0.insert(new_start, area);
         }
+    }
+
+    /// The areas that a fork has too: all but those of registers.
+    pub(super) fn forked(&self) -> Self {
+        let kept = self.0.iter().filter(|(_, area)| !matches!(area.source, Source::Registers { .. }));
+        Self(kept.map(|(&at, area)| (at, area.clone())).collect())
     }
 
     pub(super) fn len(&self) -> usize {

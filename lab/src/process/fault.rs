@@ -11,7 +11,7 @@ use portcullis::core::mm::{MmFault, MmFaultError, check_area};
 use portcullis::hal::Barriers;
 use portcullis::pgtable::arm::Stage1;
 use portcullis::pgtable::{MapError, Marks, PageTable};
-use portcullis::types::{Iova, IovaRange, Perms, Prot};
+use portcullis::types::{Iova, IovaRange, Pa, Perms, Prot};
 
 use super::area::{Area, Source};
 use super::change::{TakenOut, note_dirty};
@@ -131,6 +131,9 @@ impl Process {
         if wanted.is_empty() {
             return Ok(Look::Done);
         }
+        if let Source::Registers { first } = found.area.source {
+            return self.enter_registers(state, number, &found, first);
+        }
         if let Some(look) = self.look_at_page(state, number, &found, wanted, &mut supply) {
             return look;
         }
@@ -206,7 +209,29 @@ impl Process {
                 let page = FilePage { file: file.clone(), index: index(*offset_bytes) };
                 (Need::OfFile(page.file.clone(), page.index), Some(page))
             }
-            Source::Anonymous | Source::SharedAnonymous | Source::Stack { .. } => (Need::Zeroes, None),
+            Source::Anonymous | Source::SharedAnonymous | Source::Stack { .. } | Source::Registers { .. } => {
+                (Need::Zeroes, None)
+            }
+        }
+    }
+
+    /// Makes the entry of a page of registers that begin with the area at `first`.
+    fn enter_registers(
+        &self,
+        state: &mut State,
+        number: u64,
+        found: &Found,
+        first: Pa,
+    ) -> Result<Look, MmFaultError> {
+        let page_bytes = self.kernel.page_bytes();
+        let pa = Pa::new(first.get() + (number * page_bytes - found.start));
+        let Some(table) = &mut state.table else { return Err(MmFaultError::Retry) };
+        let (platform, at) = (&**self.kernel.platform(), Iova::new(number * page_bytes));
+        // Entries of registers say all that their area allows, so one that is there already is right, unless protection has changed.
+        match table.map_marked(platform, at, pa, page_bytes, Prot::device(found.area.perms), Marks::USED) {
+            Ok(()) | Err(MapError::Mapped(_)) => Ok(Look::Done),
+            Err(MapError::NoTableMemory) => Err(MmFaultError::NoMemory),
+            Err(error) => panic!("no entry for registers at {at} of {self:?}: {error:?}"),
         }
     }
 

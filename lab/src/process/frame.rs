@@ -4,6 +4,7 @@
 //! nor for the barrier that makes the zeroes visible. Frames that go back are not stocked again: who still reaches one is to be caught.
 
 use core::fmt;
+use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use portcullis::hal::{Barriers, BlockLayout, DmaMemory};
@@ -25,6 +26,8 @@ pub(super) struct FrameOwner {
     platform: Arc<LabPlatform>,
     size: SizeLg2,
     at: Pa,
+    /// How many of its holders are pins.
+    pins: AtomicUsize,
 }
 
 /// A hold on a page of RAM.
@@ -92,7 +95,8 @@ impl Frames {
 
     fn fresh(&self) -> Option<Frame> {
         let at = self.platform.alloc_buffer(layout(self.size))?;
-        Some(Arc::new(FrameOwner { platform: self.platform.clone(), size: self.size, at }))
+        let platform = self.platform.clone();
+        Some(Arc::new(FrameOwner { platform, size: self.size, at, pins: AtomicUsize::new(0) }))
     }
 
     fn stocked_frames(&self) -> MutexGuard<'_, Vec<Frame>> {
@@ -109,12 +113,40 @@ impl FrameOwner {
         self.at
     }
 
+    pub(super) fn pin_count(&self) -> usize {
+        self.pins.load(SeqCst)
+    }
+
     pub(super) fn read(&self, into: &mut [u8]) {
         self.platform.read(self.at, into);
     }
 
     pub(super) fn write(&self, offset_bytes: u64, from: &[u8]) {
         self.platform.write(Pa::new(self.at.get() + offset_bytes), from);
+    }
+}
+
+/// A hold on a page that lets its process go on writing it, although it does not hold it alone.
+#[derive(Debug)]
+pub(super) struct PinnedFrame(Frame);
+
+impl PinnedFrame {
+    /// Pins a frame. Under the lock of a process that has it as its own, so that nobody looks in between.
+    pub(super) fn new(frame: &Frame) -> Self {
+        frame.pins.fetch_add(1, SeqCst);
+        Self(frame.clone())
+    }
+
+    pub(super) fn at(&self) -> Pa {
+        self.0.at()
+    }
+}
+
+impl Drop for PinnedFrame {
+    fn drop(&mut self) {
+        // Between this and the drop of the hold there seems to be one holder too many: a write of the process may copy the page, which nobody
+        // reaches but the process any more.
+        self.0.pins.fetch_sub(1, SeqCst);
     }
 }
 

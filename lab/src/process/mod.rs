@@ -14,6 +14,7 @@
 //! | `change` | taking entries out, in the order that the rules demand |
 //! | `listeners` | who is told |
 //! | `marks` | what entries say of the use of their pages |
+//! | `pin` | pages that stay where they are while a device may reach them |
 //! | `user` | the process's own loads and stores |
 //!
 //! # The table is a cache
@@ -45,6 +46,7 @@ mod frame;
 mod kernel;
 mod listeners;
 mod marks;
+mod pin;
 #[expect(clippy::module_inception, reason = "the process is what the room is about")]
 mod process;
 #[cfg(test)]
@@ -55,4 +57,5 @@ pub use area::Source;
 pub use error::{MmError, UserError};
 pub use file::{Backing, File, RealFile};
 pub use kernel::{Kernel, KernelError, KernelOptions};
+pub use pin::Pinned;
 pub use process::{Mapping, Process, Usage};

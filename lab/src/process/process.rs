@@ -107,9 +107,9 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// Whether the process may write the page as it is: nobody else holds it.
+    /// Whether the process may write the page as it is: nobody else holds it. Who has it pinned holds it for the process (`pin`).
     pub(super) fn is_own(&self) -> bool {
-        self.shared.is_none() && Arc::strong_count(&self.frame) == 1
+        self.shared.is_none() && Arc::strong_count(&self.frame) == 1 + self.frame.pin_count()
     }
 }
 
@@ -263,6 +263,11 @@ impl Process {
                 Err(MmError::BadRange)
             }
             Source::Shared { file, .. } if writes && !file.is_writable() => Err(MmError::ReadOnlyFile),
+            Source::Registers { first }
+                if !first.is_aligned(self.kernel.page_bytes()) || first.checked_add(len - 1).is_none() =>
+            {
+                Err(MmError::BadRange)
+            }
             Source::SharedAnonymous => {
                 Ok(Source::Shared { file: self.kernel.nameless_file(len), offset_bytes: 0 })
             }
@@ -306,21 +311,32 @@ impl Process {
         let page = self.kernel.page_bytes();
         let too_much = |page: &Page| page.mapped.is_some_and(|mapped| !perms.contains(mapped));
         // What may do more now finds out when it faults.
-        if !state.pages.range(start / page..end / page).any(|(_, page)| too_much(page)) {
+        let registers =
+            state.areas.within(start, end).any(|(_, area)| matches!(area.source, Source::Registers { .. }));
+        if !registers && !state.pages.range(start / page..end / page).any(|(_, page)| too_much(page)) {
             return Ok(());
         }
         let taken = self.take_out(&mut state, range);
         self.let_go(&mut state, taken, Vec::new()).map_err(MmError::Unconfirmed)
     }
 
-    /// Another process with the same areas and, for now, the same pages; whoever writes one that is not shared gets its own.
+    /// Another process with the same areas and, for now, the same pages; whoever writes one that is not shared gets its own. Of pages that are pinned
+    /// it has copies at once, and of registers nothing.
     ///
     /// # Errors
     ///
     /// [`MmError::Exited`], [`NoMemory`](MmError::NoMemory), [`NotForked`](MmError::NotForked).
     pub fn fork(&self) -> Result<Arc<Self>, MmError> {
         let mut state = self.live()?;
-        let child = Self::with(&self.kernel, state.areas.clone(), state.top)?;
+        let child = Self::with(&self.kernel, state.areas.forked(), state.top)?;
+        let copies = match self.copies_of_pinned(&state) {
+            Ok(copies) => copies,
+            Err(error) => {
+                drop(state);
+                child.exit();
+                return Err(error);
+            }
+        };
         if let Err(error) = self.take_writes_out(&mut state) {
             drop(state);
             child.exit();
@@ -328,7 +344,10 @@ impl Process {
         }
         let copy =
             |page: &Page| Page { frame: page.frame.clone(), shared: page.shared.clone(), mapped: None };
-        child.state().pages = state.pages.iter().map(|(&number, page)| (number, copy(page))).collect();
+        let mut pages: BTreeMap<u64, Page> =
+            state.pages.iter().map(|(&number, page)| (number, copy(page))).collect();
+        pages.extend(copies);
+        child.state().pages = pages;
         child.note_files(&child.state());
         Ok(child)
     }

@@ -2,7 +2,8 @@
 
 use model_cpu::{Cpu, Fault, FaultKind};
 use portcullis::core::mm::{MmFault, MmFaultError};
-use portcullis::types::{AccessKind, Iova, Perms};
+use portcullis::hal::{Barriers, DmaMemory};
+use portcullis::types::{AccessKind, Iova, Pa, Perms};
 
 use super::error::UserError;
 use super::process::Process;
@@ -38,6 +39,35 @@ impl Process {
         let mut word = 0;
         self.user_access(at, |cpu, va, _| cpu.fetch(va).map(|fetched| word = fetched))?;
         Ok(word)
+    }
+
+    /// Has everything that the process has stored reach whoever looks (DSB).
+    pub fn barrier(&self) {
+        self.kernel.platform().full_barrier();
+    }
+
+    /// The process writes back what caches hold of these bytes, and has them forget it (DC CIVAC for each line, and DSB): for devices that do not
+    /// snoop.
+    ///
+    /// # Errors
+    ///
+    /// As [`UserError`] says.
+    pub fn clean_and_invalidate(&self, at: Iova, len_bytes: u64) -> Result<(), UserError> {
+        let (platform, page_bytes) = (self.kernel.platform(), self.kernel.page_bytes());
+        let end = at.get().saturating_add(len_bytes);
+        let mut next = at.get();
+        while next < end {
+            let piece_end = (next - next % page_bytes).saturating_add(page_bytes).min(end);
+            let mut pa = Pa::new(0);
+            self.user_access(Iova::new(next), |cpu, va, _| {
+                cpu.translate(va, AccessKind::Read).map(|translation| pa = translation.pa)
+            })?;
+            platform.clean(pa, piece_end - next);
+            platform.invalidate(pa, piece_end - next);
+            next = piece_end;
+        }
+        self.barrier();
+        Ok(())
     }
 
     /// Goes on with `access`, which is told where and how many bytes are done, until it needs nothing more.

@@ -7,5 +7,6 @@ mod failure;
 mod maps;
 mod marks;
 mod order;
+mod pins;
 mod random;
 mod stock;
