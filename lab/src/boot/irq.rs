@@ -3,7 +3,7 @@
 //! A kernel has an interrupt controller driver here. The lab maps events at the ITS models directly, and takes from them what is pending
 //! whenever somebody asks for a line.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model_devices::its::Its;
@@ -28,6 +28,18 @@ pub struct Interrupts {
 struct State {
     given: u32,
     pending: BTreeSet<u32>,
+    /// Who is called instead.
+    handlers: BTreeMap<u32, Handler>,
+}
+
+/// Who is called when an interrupt arrives.
+#[derive(Clone)]
+struct Handler(Arc<dyn Fn() + Send + Sync>);
+
+impl core::fmt::Debug for Handler {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Handler")
+    }
 }
 
 /// One event of one device.
@@ -74,18 +86,44 @@ impl Interrupts {
         Ok(Line { interrupts: self.clone(), lpi, doorbell: *doorbell, data: event })
     }
 
+    /// From now on `event` of the device that `target` speaks of means nothing.
+    pub fn forget(&self, target: MsiTarget, event: u32) {
+        let controller = self.controllers.get(target.controller).and_then(Option::as_ref);
+        if let (Some((_, its)), Some(device_id)) = (controller, target.device_id) {
+            its.discard(SourceId(device_id), event);
+        }
+    }
+
+    /// Takes what has arrived, and calls those who want to be called: what a CPU does when it is interrupted.
+    pub fn deliver(&self) {
+        let called: Vec<Handler> = {
+            let mut state = self.state();
+            self.collect(&mut state)
+        };
+        called.iter().for_each(|Handler(call)| call());
+    }
+
+    /// Notes what has arrived. Answers who is to be called.
+    fn collect(&self, state: &mut State) -> Vec<Handler> {
+        let mut called = Vec::new();
+        for (_, its) in self.controllers.iter().flatten() {
+            while let Some(arrived) = its.take_pending() {
+                match state.handlers.get(&arrived) {
+                    Some(handler) => called.push(handler.clone()),
+                    None => drop(state.pending.insert(arrived)),
+                }
+            }
+        }
+        called
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(&self, lpi: u32) -> bool {
-        let mut state = self.state();
-        for (_, its) in self.controllers.iter().flatten() {
-            while let Some(arrived) = its.take_pending() {
-                state.pending.insert(arrived);
-            }
-        }
-        state.pending.remove(&lpi)
+        self.deliver();
+        self.state().pending.remove(&lpi)
     }
 }
 
@@ -93,6 +131,18 @@ impl Line {
     /// Whether it has signalled since this was last asked.
     pub fn take(&self) -> bool {
         self.interrupts.take(self.lpi)
+    }
+
+    /// From now on `handler` is called when it signals, and [`take`](Self::take) finds nothing.
+    pub fn on_signal(&self, handler: impl Fn() + Send + Sync + 'static) {
+        self.interrupts.state().handlers.insert(self.lpi, Handler(Arc::new(handler)));
+    }
+
+    /// Nobody is called any more.
+    pub fn no_handler(&self) {
+        let gone = self.interrupts.state().handlers.remove(&self.lpi);
+        // Dropped without the lock: what it holds may be about anything.
+        drop(gone);
     }
 }
 

@@ -7,6 +7,7 @@
 //! | file | what |
 //! |---|---|
 //! | `cpus` | what all CPUs can do, and the kernel's choices |
+//! | `drivers` | drivers that are bound |
 //! | `irq` | interrupts that are messages |
 //! | `smmu` | an IOMMU |
 //! | `pci` | what is below a host bridge |
@@ -15,6 +16,7 @@
 //! Not here: models (`machine`), drivers' work (`workload`).
 
 mod cpus;
+mod drivers;
 mod fixed;
 mod irq;
 mod pci;
@@ -34,6 +36,7 @@ use portcullis::hal::Platform;
 use portcullis::types::Pa;
 
 pub use cpus::CpuSet;
+pub use drivers::{Binding, Bound, unbind};
 pub use fixed::FixedDevice;
 pub use irq::{Interrupts, Line};
 pub use pci::{Endpoint, HostBridge};

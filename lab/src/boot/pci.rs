@@ -1,15 +1,20 @@
 //! Bringing up what is below a PCI host bridge: enumeration, IOMMU, groups.
 
+use core::convert::Infallible;
 use std::sync::Arc;
 
+use portcullis::core::bus::{Driver, Place};
 use portcullis::core::device::DeviceInfo;
 use portcullis::core::domain::FlushMode;
 use portcullis::core::group::Group;
 use portcullis::core::iommu::{Iommu, RegionSource, ReservedKind, ReservedRegion};
-use portcullis::firmware::{DeviceRef, Machine, MsiTarget, PciHost, ReservedUse, Translation};
+use portcullis::firmware::{
+    DeviceRef, Machine, MsiControllerKind, MsiTarget, PciHost, ReservedUse, Translation,
+};
 use portcullis::pci::{self, Bdf, Ecam, Space, Topology};
 use portcullis::types::{Iova, IovaRange, Perms, Prot, SourceId};
 
+use super::drivers::{Binding, Bound, Port, unbind};
 use super::smmu::Unit;
 use super::{Standing, System};
 use crate::error::RunError;
@@ -40,6 +45,30 @@ pub struct Endpoint {
     pub standing: Standing,
     /// Where its messages go; none if firmware does not say.
     pub msi: Option<MsiTarget>,
+    /// Its driver.
+    pub binding: Binding,
+}
+
+impl Endpoint {
+    fn new(name: String, function: usize, standing: Standing, msi: Option<MsiTarget>) -> Self {
+        let place = match &standing {
+            Standing::Behind { device, group } => {
+                Some(Place { device: device.clone(), group: group.clone() })
+            }
+            Standing::Uncovered(_) => None,
+        };
+        Self { name, function, standing, msi, binding: Binding::new(place) }
+    }
+
+    /// Its driver, if it is a bridge: one that does no DMA.
+    fn bind_port(&self) {
+        let bound = self.binding.bind(
+            Driver::managing_dma("pcieport"),
+            || Ok::<_, Infallible>(()),
+            |_| Ok(Box::new(Port) as Box<dyn Bound>),
+        );
+        debug_assert!(bound.is_ok(), "it has no driver yet, and asks for nothing");
+    }
 }
 
 /// Brings up host bridge `index` of the firmware's list.
@@ -69,9 +98,12 @@ pub(super) fn bring_up(system: &System, index: usize, mode: FlushMode) -> Result
         .map(|(function, standing)| {
             let at = found.topology.functions[function].at;
             let name = found.topology.name(at).to_string();
-            Endpoint { name, function, standing, msi: host.msi_target(at) }
+            Endpoint::new(name, function, standing, host.msi_target(at))
         })
         .collect();
+    let bridges =
+        found.endpoints.iter().filter(|at| found.topology.functions[at.function].bridge().is_some());
+    bridges.for_each(Endpoint::bind_port);
     Ok(found)
 }
 
@@ -79,6 +111,7 @@ pub(super) fn bring_up(system: &System, index: usize, mode: FlushMode) -> Result
 pub(super) fn let_go(units: &[Unit], host: HostBridge) -> Result<(), RunError> {
     let mut result = Ok(());
     for endpoint in host.endpoints {
+        result = result.and(unbind(&endpoint.binding));
         host.topology.disable_bus_master(&host.config, endpoint.function);
         result = result.and(super::let_go(units, &endpoint.name, endpoint.standing));
     }
@@ -166,6 +199,10 @@ impl<'a> GroupBuilder<'a> {
         }
         let function = Machine::pci_function(self.index, at);
         info.firmware_regions = reserved(&self.system.firmware, &function);
+        // An ITS tells devices apart, so that none can raise another's interrupts.
+        let kind =
+            |target: MsiTarget| Some(self.system.firmware.msi_controllers.get(target.controller)?.kind);
+        info.isolated_interrupts = host.msi_target(at).and_then(kind) == Some(MsiControllerKind::Its);
         info
     }
 }

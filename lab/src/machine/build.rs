@@ -73,6 +73,20 @@ impl Machine {
         seed: u64,
         sink: &SharedSink,
     ) -> Result<Self, RunError> {
+        Self::with_disks(spec, vec![content], seed, sink)
+    }
+
+    /// The same, with the contents of disks in the order of [`MachineSpec::disks`]; those beyond are blank.
+    ///
+    /// # Errors
+    ///
+    /// As for [`build`](Self::build).
+    pub fn with_disks(
+        spec: MachineSpec,
+        contents: Vec<DiskContent>,
+        seed: u64,
+        sink: &SharedSink,
+    ) -> Result<Self, RunError> {
         let bus = Bus::new(&bus_options(&spec, seed));
         let cpus = Cpus::new(bus.clone(), &spec.cpus, TlbPolicy::seeded(seed));
         let (smmus, itses, disks) = (Vec::new(), Vec::new(), Vec::new());
@@ -94,9 +108,9 @@ impl Machine {
             model.connect(&machine.bus, its.base).map_err(|error| machine.trouble(error))?;
             machine.itses.push(model);
         }
-        let mut content = Some(content);
+        let mut contents = contents.into_iter();
         for bridge in &spec.host_bridges {
-            machine.add_bridge(bridge, &mut content, sink)?;
+            machine.add_bridge(bridge, &mut contents, sink)?;
         }
         Ok(machine)
     }
@@ -104,7 +118,7 @@ impl Machine {
     fn add_bridge(
         &mut self,
         spec: &HostBridgeSpec,
-        content: &mut Option<DiskContent>,
+        contents: &mut impl Iterator<Item = DiskContent>,
         sink: &SharedSink,
     ) -> Result<(), RunError> {
         let requester_ids = (u32::from(spec.last_bus) + 1) << 8;
@@ -135,7 +149,7 @@ impl Machine {
             if !slot.what.has_disk() {
                 continue;
             }
-            let content = content.take().unwrap_or_default();
+            let content = contents.next().unwrap_or_default();
             match slot.what {
                 Plugged::Accelerator => {}
                 Plugged::Disk => self.add_disk(root.root_bus(), devfn, content, sink)?,
