@@ -20,7 +20,8 @@ pub struct Report {
     pub bytes: u64,
     /// SHA-256 of the input as the host reads it, in hexadecimal.
     pub digest: String,
-    /// Whether what came through the IOMMU has the same digest. A run whose digests differ is no report but an error.
+    /// Whether what came through the IOMMU has the same digest. A run whose digests differ is no report but an error; false only if the process
+    /// that was to read it was killed, as it was to be.
     pub equal: bool,
     /// What it took.
     pub counters: Counters,
@@ -65,4 +66,41 @@ pub struct Counters {
     pub table_bytes: u64,
     /// How much memory of this computer the machine's memory took, in bytes: what was touched of it.
     pub memory_bytes: u64,
+    /// What sharing a process's memory took; none for work without a process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sva: Option<SvaCounters>,
+}
+
+/// What sharing a process's memory took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct SvaCounters {
+    /// Which accelerator: `pcie`, `platform`.
+    pub device: &'static str,
+    /// Whether the process killed itself in the middle.
+    pub killed: bool,
+    /// The process's PASID.
+    pub pasid: u32,
+    /// Bytes that the device read from the process's memory, with the PASID. Counted by the device's port.
+    pub pasid_read_bytes: u64,
+    /// Bytes that the device wrote to the process's memory, with the PASID. Counted by the device's port.
+    pub pasid_wrote_bytes: u64,
+    /// How many of those are the job's output.
+    pub output_bytes: u64,
+    /// Requests for pages, stalls included, that reached the fault queue.
+    pub page_requests: u64,
+    /// Groups of them that were answered with success.
+    pub responses_success: u64,
+    /// Groups of them that were answered as invalid.
+    pub responses_invalid: u64,
+    /// Groups of them that were answered with failure.
+    pub responses_failure: u64,
+    /// Accesses that the device made again after an answer.
+    pub retries: u64,
+    /// Accesses that were held back. Counted by the model of the SMMU; what was tried on purpose is among them.
+    pub stalls: u64,
+    /// Commands that made the TLB forget.
+    pub tlb_invalidations: u64,
+    /// Commands that made devices' own TLBs forget.
+    pub atc_invalidations: u64,
 }

@@ -1,9 +1,10 @@
 //! A machine as a tree: what firmware says of it, and what discovery made of that.
 
 use portcullis::core::iommu::ReservedRegion;
+use portcullis::core::sva::DeviceSvaFacts;
 use portcullis::types::PaRange;
 
-use crate::boot::{BootRequest, Endpoint, HostBridge, Standing, System, Unit};
+use crate::boot::{BootRequest, Endpoint, FixedDevice, HostBridge, Standing, System, Unit};
 use crate::error::RunError;
 use crate::machine::{DiskContent, Machine, MachineSpec};
 use crate::trace;
@@ -26,18 +27,22 @@ pub(crate) fn of(spec: MachineSpec, device_tree: &[u8]) -> Result<MachineTree, R
     let ram = spec.ram;
     let machine = Machine::build(spec, DiskContent::Blank, 1, &sink)?;
     let system = System::boot(BootRequest::new(&machine, device_tree, sink))?;
+    let cpus = cpus(&system);
     let memory = leaf(format!("memory {}", size(ram)), vec![ram.to_string()]);
-    let mut children = vec![memory];
+    let mut children = vec![cpus, memory];
     children.extend(system.firmware.msi_controllers.iter().map(|controller| {
         let doorbell = controller.doorbell().map(|at| format!("doorbell {at}"));
         leaf(format!("interrupt controller {}", controller.path), doorbell.into_iter().collect())
     }));
     children.extend(system.units.iter().map(unit));
     children.extend(system.hosts.iter().map(|host| bridge(&system, host)));
+    children.extend(system.fixed.iter().map(|device| fixed(&system, device)));
     let unsupported = system.firmware.unsupported.iter();
     children.extend(
         unsupported.map(|part| leaf(format!("not known: {}", part.path), vec![part.compatible.join(", ")])),
     );
+    let meaningless = system.firmware.meaningless.iter();
+    children.extend(meaningless.map(|part| leaf(format!("not heeded: {part}"), Vec::new())));
     system.shut_down()?;
     Ok(MachineTree { label, details: Vec::new(), children })
 }
@@ -52,13 +57,31 @@ fn unit(unit: &Unit) -> MachineTree {
     let sizes: Vec<String> = capabilities.page_sizes.iter().map(|size| size.to_string()).collect();
     let stage = if unit.smmu.uses_stage2() { "stage 2" } else { "stage 1" };
     let own = if unit.lines.is_some() { "messages" } else { "wires" };
-    let details = vec![
+    let mut details = vec![
         format!("SMMUv3, {stage}, addresses {}", capabilities.aperture),
         format!("pages {}", sizes.join(", ")),
         stream_table(unit),
         format!("interrupts by {own}"),
     ];
+    details.extend(services(unit));
     leaf(format!("IOMMU {}", iommu.name()), details)
+}
+
+/// What it has of what sharing processes' memory takes.
+fn services(unit: &Unit) -> Option<String> {
+    let features = unit.smmu.features();
+    let pasids = (features.substream_bits > 0).then(|| format!("{}-bit PASIDs", features.substream_bits));
+    let named = [
+        (features.ats, "ATS"),
+        (features.page_requests, "PRI"),
+        (features.stall_configurable, "stalls"),
+        (features.stall_forced, "stalls whatever faults"),
+        (features.dirty_state, "updates of access and dirty state"),
+        (features.broadcast, "hears the CPUs' broadcasts"),
+    ];
+    let words = named.into_iter().filter(|(there, _)| *there).map(|(_, name)| name.to_string());
+    let words: Vec<String> = pasids.into_iter().chain(words).collect();
+    (!words.is_empty()).then(|| words.join(", "))
 }
 
 /// The stream table: its shape, and how much memory it takes by now.
@@ -77,10 +100,12 @@ fn bridge(system: &System, host: &HostBridge) -> MachineTree {
     });
     let snoops =
         if firmware.dma_coherent { "devices snoop the CPU's caches" } else { "devices do not snoop" };
+    let passes = firmware.ats_supported.then(|| "passes translation requests (ATS)".to_string());
     let details = windows
         .chain([snoops.to_string()])
+        .chain(passes)
         .chain(host.topology.problems.iter().map(|problem| format!("problem: {problem:?}")));
-    let below = below(host, None);
+    let below = below(system, host, None);
     MachineTree {
         label: format!("PCI host bridge {}", firmware.path),
         details: details.collect(),
@@ -89,31 +114,84 @@ fn bridge(system: &System, host: &HostBridge) -> MachineTree {
 }
 
 /// The functions right below a bridge, or right below the host bridge.
-fn below(host: &HostBridge, above: Option<usize>) -> Vec<MachineTree> {
+fn below(system: &System, host: &HostBridge, above: Option<usize>) -> Vec<MachineTree> {
     let of = |endpoint: &&Endpoint| host.topology.functions[endpoint.function].above == above;
-    host.endpoints.iter().filter(of).map(|endpoint| function(host, endpoint)).collect()
+    host.endpoints.iter().filter(of).map(|endpoint| function(system, host, endpoint)).collect()
 }
 
-fn function(host: &HostBridge, endpoint: &Endpoint) -> MachineTree {
+fn function(system: &System, host: &HostBridge, endpoint: &Endpoint) -> MachineTree {
     let found = &host.topology.functions[endpoint.function];
-    let what = match (found.bridge().is_some(), found.is_nvme()) {
-        (true, _) => "bridge",
-        (_, true) => "NVMe controller",
+    let what = match (found.bridge().is_some(), found.is_nvme(), found.class.base_class()) {
+        (true, ..) => "bridge",
+        (_, true, _) => "NVMe controller",
+        (.., PROCESSING_ACCELERATOR) => "accelerator",
         _ => "device",
     };
     let label = format!("{} {what} {:04x}:{:04x}", endpoint.name, found.vendor, found.device);
-    let mut details = match &endpoint.standing {
-        Standing::Uncovered(why) => vec![format!("not used: {why}")],
-        Standing::Behind { device, group } => {
-            let sources: Vec<String> = device.sources().iter().map(|source| source.to_string()).collect();
-            let mut details = vec![format!("stream {}, group {}", sources.join(", "), group.id())];
-            details.extend(group.reserved_regions().iter().map(reserved));
-            details
-        }
-    };
+    let mut details = standing(&endpoint.standing);
     details
         .extend(endpoint.msi.and_then(|msi| msi.device_id).map(|id| format!("messages as device {id:#x}")));
-    MachineTree { label, details, children: below(host, Some(endpoint.function)) }
+    let services = system.services(host, endpoint);
+    let facts = services.sva_facts();
+    // Of what does not even say that it has address spaces, nobody asks whether it shares them.
+    if services.pasids.is_ok() {
+        details.push(shares(system, &endpoint.name, &endpoint.standing, &facts));
+    }
+    MachineTree { label, details, children: below(system, host, Some(endpoint.function)) }
+}
+
+/// Base class of processing accelerators. Spec: PCI Code and ID Assignment 1.15, 1.19 "Base Class 12h".
+const PROCESSING_ACCELERATOR: u8 = 0x12;
+
+/// A device that firmware tells of.
+fn fixed(system: &System, device: &FixedDevice) -> MachineTree {
+    let node = &system.firmware.devices[device.index];
+    let mut details: Vec<String> =
+        node.registers.iter().map(|registers| format!("registers {registers}")).collect();
+    details.extend(standing(&device.standing));
+    let facts = system.fixed_facts(device);
+    if facts.can_stall || facts.pasid_bits > 0 {
+        details.push(shares(system, &device.name, &device.standing, &facts));
+    }
+    leaf(format!("{} {}", device.name, node.compatible.join(", ")), details)
+}
+
+fn standing(standing: &Standing) -> Vec<String> {
+    let (device, group) = match standing {
+        Standing::Uncovered(why) => return vec![format!("not used: {why}")],
+        Standing::Behind { device, group } => (device, group),
+    };
+    let sources: Vec<String> = device.sources().iter().map(|source| source.to_string()).collect();
+    let word = if sources.len() == 1 { "stream" } else { "streams" };
+    let mut details = vec![format!("{word} {}, group {}", sources.join(", "), group.id())];
+    details.extend(group.reserved_regions().iter().map(reserved));
+    details
+}
+
+/// What a device can do with processes' memory, and what it lacks for that.
+fn shares(system: &System, name: &str, standing: &Standing, facts: &DeviceSvaFacts) -> String {
+    let way = if facts.can_stall { "stalled where a page is missing" } else { "asks for pages (ATS, PRI)" };
+    match system.check(name, standing, facts) {
+        Ok(limits) => format!("shares processes' memory: {way}, PASIDs 0x1-{:#x}", limits.last_pasid.get()),
+        Err(why) => format!("does not share processes' memory: {why}"),
+    }
+}
+
+/// What the CPUs have in common.
+fn cpus(system: &System) -> MachineTree {
+    let count = system.cpus.cpus.count();
+    let details = match system.cpus.facts() {
+        None => vec!["no page size in common".to_string()],
+        Some(facts) => vec![format!(
+            "{} pages, {} bits to {} bits, {}-bit ASIDs, kernel at EL{}",
+            system.cpus.page,
+            facts.input_bits,
+            facts.output_bits,
+            facts.asid_bits,
+            if facts.vhe { 2 } else { 1 }
+        )],
+    };
+    leaf(format!("{count} CPUs"), details)
 }
 
 fn reserved(region: &ReservedRegion) -> String {

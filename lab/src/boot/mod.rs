@@ -12,6 +12,7 @@
 //! | `smmu` | an IOMMU |
 //! | `pci` | what is below a host bridge |
 //! | `fixed` | devices that firmware tells of |
+//! | `sharing` | devices that get processes' memory |
 //!
 //! Not here: models (`machine`), drivers' work (`workload`).
 
@@ -20,6 +21,7 @@ mod drivers;
 mod fixed;
 mod irq;
 mod pci;
+mod sharing;
 mod smmu;
 
 use std::sync::Arc;
@@ -40,6 +42,7 @@ pub use drivers::{Binding, Bound, unbind};
 pub use fixed::FixedDevice;
 pub use irq::{Interrupts, Line};
 pub use pci::{Endpoint, HostBridge};
+pub use sharing::{Sharer, Why, why};
 pub use smmu::{OwnLines, Unit};
 
 use crate::error::RunError;

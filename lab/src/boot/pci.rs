@@ -26,7 +26,7 @@ pub struct HostBridge {
     /// Its index in the firmware's list.
     pub index: usize,
     /// Its configuration space.
-    pub config: Ecam<RegisterWindow>,
+    pub config: Arc<Ecam<RegisterWindow>>,
     /// What enumeration found.
     pub topology: Topology,
     /// Every function, bridges included, in the topology's order.
@@ -74,10 +74,10 @@ impl Endpoint {
 /// Brings up host bridge `index` of the firmware's list.
 pub(super) fn bring_up(system: &System, index: usize, mode: FlushMode) -> Result<HostBridge, RunError> {
     let host = &system.firmware.pci_hosts[index];
-    let config = Ecam::new(system.platform.registers(host.ecam), host.buses.clone());
+    let config = Arc::new(Ecam::new(system.platform.registers(host.ecam), host.buses.clone()));
     let bridge =
         pci::HostBridge { segment: host.segment, buses: host.buses.clone(), windows: host.windows.clone() };
-    let topology = pci::enumerate(&config, &bridge);
+    let topology = pci::enumerate(&*config, &bridge);
     let mut found = HostBridge { index, config, topology, endpoints: Vec::new(), groups: Vec::new() };
     let mut standings: Vec<Option<Standing>> = found.topology.functions.iter().map(|_| None).collect();
     let mut next_id = system.next_group_id();
@@ -112,7 +112,7 @@ pub(super) fn let_go(units: &[Unit], host: HostBridge) -> Result<(), RunError> {
     let mut result = Ok(());
     for endpoint in host.endpoints {
         result = result.and(unbind(&endpoint.binding));
-        host.topology.disable_bus_master(&host.config, endpoint.function);
+        host.topology.disable_bus_master(&*host.config, endpoint.function);
         result = result.and(super::let_go(units, &endpoint.name, endpoint.standing));
     }
     result

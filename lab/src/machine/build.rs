@@ -7,16 +7,18 @@ use std::sync::Arc;
 
 use model_bus::{Bus, BusOptions, Caches, Fabric, Stores, Translator, Untranslated};
 use model_cpu::{Cpus, TlbPolicy};
+use model_devices::accelerator::{AcceleratorOptions, PcieAccelerator, PlatformAccelerator};
 use model_devices::its::Its;
 use model_devices::nvme::{FileMedium, Medium, MemoryMedium, Nvme, NvmeOptions};
 use model_devices::pcie::{
-    Acs, BridgeOptions, Host, PciBus, Rid, RidMap, RidRange, RootComplex, RootLayout, Window,
+    Acs, BridgeOptions, Host, PciBus, PortKind, Rid, RidMap, RidRange, RootComplex, RootLayout, Window,
 };
 use model_smmuv3::Smmu;
 use portcullis::types::{Pa, PaRange, SourceId};
 
-use super::fdt::FRAME_BYTES;
-use super::spec::{HostBridgeSpec, MachineSpec, Plugged};
+use super::broadcast::Ear;
+use super::fdt::{ACCELERATOR_BYTES, FRAME_BYTES};
+use super::spec::{AcceleratorSpec, HostBridgeSpec, MachineSpec, Plugged};
 use crate::error::RunError;
 use crate::trace::SharedSink;
 
@@ -35,6 +37,10 @@ pub struct Machine {
     pub itses: Vec<Arc<Its>>,
     /// The disks, in the order of [`MachineSpec::disks`].
     pub disks: Vec<Arc<Nvme>>,
+    /// The accelerators on PCIe, in the order of [`MachineSpec::pcie_accelerators`].
+    pub pcie_accelerators: Vec<Arc<PcieAccelerator>>,
+    /// The accelerators that are no PCI devices, in the spec's order.
+    pub accelerators: Vec<Arc<PlatformAccelerator>>,
     seed: u64,
 }
 
@@ -89,8 +95,17 @@ impl Machine {
     ) -> Result<Self, RunError> {
         let bus = Bus::new(&bus_options(&spec, seed));
         let cpus = Cpus::new(bus.clone(), &spec.cpus, TlbPolicy::seeded(seed));
-        let (smmus, itses, disks) = (Vec::new(), Vec::new(), Vec::new());
-        let mut machine = Self { bus, cpus, smmus, itses, disks, seed, spec: spec.clone() };
+        let mut machine = Self {
+            bus,
+            cpus,
+            smmus: Vec::new(),
+            itses: Vec::new(),
+            disks: Vec::new(),
+            pcie_accelerators: Vec::new(),
+            accelerators: Vec::new(),
+            seed,
+            spec: spec.clone(),
+        };
         for (index, smmu) in spec.smmus.iter().enumerate() {
             let fabric = machine.fabric(smmu.coherent);
             let model = Arc::new(Smmu::new(smmu.config.clone(), fabric, seed ^ index as u64, sink.clone()));
@@ -101,6 +116,9 @@ impl Machine {
                 .add_registers("smmu", frame, model.clone())
                 .map_err(|error| machine.trouble(error))?;
             machine.bus.add_clocked(model.clone());
+            if smmu.config.broadcast {
+                machine.cpus.add_listener(Arc::new(Ear(model.clone())));
+            }
             machine.smmus.push(model);
         }
         for its in &spec.itses {
@@ -112,7 +130,42 @@ impl Machine {
         for bridge in &spec.host_bridges {
             machine.add_bridge(bridge, &mut contents, sink)?;
         }
+        for accelerator in &spec.accelerators {
+            machine.add_accelerator(accelerator, sink)?;
+        }
         Ok(machine)
+    }
+
+    fn add_accelerator(&mut self, spec: &AcceleratorSpec, sink: &SharedSink) -> Result<(), RunError> {
+        let smmu =
+            self.smmus.get(spec.smmu).ok_or_else(|| self.trouble("an accelerator's SMMU is missing"))?;
+        let translator: Arc<dyn Translator> = smmu.clone();
+        let fabric = self.fabric(spec.coherent);
+        let options = AcceleratorOptions {
+            pasid_bits: spec.pasid_bits,
+            seed: self.seed ^ spec.base.get(),
+            ..AcceleratorOptions::default()
+        };
+        let model = PlatformAccelerator::new(&options, spec.sources, &translator, &fabric, sink.clone());
+        PaRange::new(spec.base, ACCELERATOR_BYTES)
+            .ok_or_else(|| self.trouble("an accelerator's registers wrap"))?;
+        model.connect(&self.bus, spec.base).map_err(|error| self.trouble(error))?;
+        self.bus.add_clocked(model.clone());
+        self.accelerators.push(model);
+        Ok(())
+    }
+
+    fn add_pcie_accelerator(&mut self, bus: &PciBus, devfn: u8, sink: &SharedSink) -> Result<(), RunError> {
+        let options = AcceleratorOptions {
+            port: PortKind::IntegratedEndpoint,
+            seed: self.seed ^ u64::from(devfn),
+            ..AcceleratorOptions::default()
+        };
+        let model = PcieAccelerator::new(&options, sink.clone());
+        bus.plug(devfn, model.clone()).map_err(|error| self.trouble(error))?;
+        self.bus.add_clocked(model.clone());
+        self.pcie_accelerators.push(model);
+        Ok(())
     }
 
     fn add_bridge(
@@ -146,19 +199,15 @@ impl Machine {
         root.connect(&self.bus).map_err(|error| self.trouble(error))?;
         for slot in &spec.slots {
             let devfn = slot.device << 3;
-            if !slot.what.has_disk() {
-                continue;
-            }
-            let content = contents.next().unwrap_or_default();
             match slot.what {
-                Plugged::Accelerator => {}
-                Plugged::Disk => self.add_disk(root.root_bus(), devfn, content, sink)?,
+                Plugged::Accelerator => self.add_pcie_accelerator(root.root_bus(), devfn, sink)?,
+                Plugged::Disk => self.add_disk(root.root_bus(), devfn, contents.next().unwrap_or_default(), sink)?,
                 Plugged::PortWithDisk { acs } => {
                     let options =
                         BridgeOptions { acs: acs.then_some(Acs::ISOLATING), ..BridgeOptions::default() };
                     let port =
                         root.root_bus().add_bridge(devfn, options).map_err(|error| self.trouble(error))?;
-                    self.add_disk(port.secondary(), 0, content, sink)?;
+                    self.add_disk(port.secondary(), 0, contents.next().unwrap_or_default(), sink)?;
                 }
             }
         }

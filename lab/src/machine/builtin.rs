@@ -1,7 +1,7 @@
 //! The machines that come with the lab. Each is there because some part of the drivers takes another way on it.
 
 use model_cpu::CpuFeatures;
-use model_smmuv3::Config;
+use model_smmuv3::{Config, HardwareUpdate, StallModel};
 use portcullis::types::{Iova, IovaRange, Pa, PaRange, SizeLg2, SourceId};
 
 use super::spec::{
@@ -21,6 +21,7 @@ pub fn all() -> Vec<MachineSpec> {
         with_pages("arm-64k", "64 KiB pages only", SizeLg2::KIB_64),
         arm_52(),
         arm_vhe(),
+        arm_stall_forced(),
         arm_noncoherent(),
         arm_small(),
     ]
@@ -53,15 +54,28 @@ fn arm() -> MachineSpec {
     machine
 }
 
-/// What an SMMU has that shares processes' memory.
+/// What an SMMU has that shares processes' memory with every kind of device.
 pub(super) fn shares(config: Config) -> Config {
-    Config { substream_id_bits: 20, ..config }
+    Config {
+        substream_id_bits: 20,
+        ats: true,
+        pri: true,
+        page_queue_lg2: 7,
+        stall: StallModel::Configurable,
+        hardware_update: HardwareUpdate::AccessAndDirty,
+        broadcast: true,
+        ..config
+    }
 }
 
-/// Changes of size go through nothing, and commands name single pages.
+/// Changes of size go through nothing, commands name single pages, and nothing is heard of the CPUs.
 fn arm_v31() -> MachineSpec {
-    let config = shares(Config::no_range_invalidation());
-    with_smmu("arm-v31", "SMMUv3.1: no range invalidation, break-before-make", config)
+    let config = Config {
+        broadcast: false,
+        hardware_update: HardwareUpdate::None,
+        ..shares(Config::no_range_invalidation())
+    };
+    with_smmu("arm-v31", "SMMUv3.1: no range invalidation, no broadcasts, break-before-make", config)
 }
 
 fn with_pages(name: &str, summary: &str, page: SizeLg2) -> MachineSpec {
@@ -95,6 +109,12 @@ fn arm_vhe() -> MachineSpec {
         with_smmu("arm-vhe", "the kernel runs at EL2, whose TLB entries have their own tag", config);
     machine.cpus = vec![CpuFeatures { host_at_el2: true, ..CpuFeatures::COMMON }; 2];
     machine
+}
+
+/// Every fault stalls, whether or not anybody wants it.
+fn arm_stall_forced() -> MachineSpec {
+    let config = Config { stall: StallModel::Forced, broadcast: false, ..shares(Config::default()) };
+    with_smmu("arm-stall-forced", "an SMMU that stalls whatever faults", config)
 }
 
 /// Neither walker nor devices snoop.

@@ -187,7 +187,7 @@ impl Reader<'_> {
             window_32,
             window_64: window(Space::Memory64),
             coherent: host.dma_coherent,
-            ats: true,
+            ats: host.ats_supported,
             smmu: host.iommu_map.as_ref().map(|map| self.single(host, map)).transpose()?,
             its: its.and_then(|(its, base)| Some((its?, base))),
             slots: if index == 0 { SLOTS.to_vec() } else { Vec::new() },

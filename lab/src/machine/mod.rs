@@ -1,5 +1,6 @@
 //! Machines of models: what they consist of, their firmware tables, the built-in ones.
 
+mod broadcast;
 pub mod build;
 pub mod builtin;
 pub mod fdt;

@@ -24,7 +24,8 @@ use portcullis::types::{Pa, PaRange};
 use sha2::{Digest, Sha256};
 
 use super::TRY_VERBOSE;
-use super::proof::{Watch, no_errors, nothing_left};
+use super::counting::add_smmu_counters;
+use super::proof::{Watch, no_errors, nothing_left, with_testimony};
 use super::witness::Witness;
 use crate::boot::{BootRequest, Endpoint, HostBridge, Line, Standing, System};
 use crate::error::RunError;
@@ -102,16 +103,6 @@ pub fn run(job: &Job<'_>) -> Result<Outcome, RunError> {
         Ok(outcome)
     });
     proved.map_err(|error| with_testimony(error, &machine, &witness))
-}
-
-/// Adds to what went wrong what the models know about it.
-fn with_testimony(error: RunError, machine: &Machine, witness: &Witness) -> RunError {
-    let RunError::Wrong(mut trouble) = error else { return error };
-    trouble.what.push_str(&witness.testimony());
-    if let Some(first) = machine.bus.cpu().ram().freed_uses().first() {
-        trouble.what.push_str(&format!("; freed memory was used: {first:?}"));
-    }
-    RunError::Wrong(trouble)
 }
 
 /// Everything from boot to shutdown.
@@ -203,7 +194,7 @@ fn bind(system: &System, disk_name: &str) -> Result<Bound, RunError> {
         dma.compose_msi(line.doorbell, line.data)
             .map_err(|error| wrong(format!("no message for its interrupt: {error:?}")))
     })?;
-    host.topology.enable_bus_master(&host.config, endpoint.function);
+    host.topology.enable_bus_master(&*host.config, endpoint.function);
     let [admin, io] = lines;
     let interrupts = Interrupts { admin: Arc::new(admin), io: Vector { index: 1, interrupt: Arc::new(io) } };
     let register_bytes = usize::try_from(registers.len_bytes().unwrap_or(0)).unwrap_or(usize::MAX);
@@ -230,11 +221,11 @@ fn lines(
     };
     let target = endpoint.msi.ok_or_else(|| refused("firmware does not say where its messages go"))?;
     let function = &host.topology.functions[endpoint.function];
-    let found = MsixCapability::find(&host.config, function).map_err(|error| wrong(&error))?;
+    let found = MsixCapability::find(&*host.config, function).map_err(|error| wrong(&error))?;
     let msix = found
         .filter(|msix| msix.bar() == 0)
         .ok_or_else(|| refused("it has no MSI-X table beside its registers"))?;
-    msix.enable_masked(&host.config);
+    msix.enable_masked(&*host.config);
     let table = MsixTable::new(&msix, system.platform.registers(registers));
     let line = |vector: u16| {
         let line = system.interrupts.line(name, target, vector.into())?;
@@ -247,7 +238,7 @@ fn lines(
         Ok::<Line, RunError>(line)
     };
     let lines = [line(0)?, line(1)?];
-    msix.set_function_mask(&host.config, false);
+    msix.set_function_mask(&*host.config, false);
     Ok(lines)
 }
 
@@ -404,18 +395,9 @@ fn add_core_counters(counters: &mut Counters, system: &System) {
 }
 
 fn add_model_counters(counters: &mut Counters, machine: &Machine, platform: &LabPlatform) {
-    for smmu in &machine.smmus {
-        let counted = smmu.counters();
-        counters.commands += counted.commands_total();
-        counters.syncs += counted.command("CMD_SYNC");
-        let invalidations =
-            counted.commands.iter().filter(|(name, _)| name.contains("TLBI") || name.contains("CFGI"));
-        counters.invalidations += invalidations.map(|(_, count)| count).sum::<u64>();
-    }
+    add_smmu_counters(counters, machine, platform);
     let traffic = machine.disks[0].traffic();
     counters.device_wrote_bytes = traffic.written_bytes;
     counters.device_read_bytes = traffic.read_bytes;
     counters.interrupts = traffic.messages;
-    counters.table_bytes = platform.peak_table_bytes();
-    counters.memory_bytes = machine.bus.cpu().ram().storage_bytes();
 }

@@ -1,5 +1,6 @@
 //! What a machine can be made to do. Each workload moves data through an IOMMU and proves what it did.
 
+mod counting;
 pub mod dma;
 mod proof;
 mod witness;

@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use model_bus::{Outcome, Request, Translator};
+use model_bus::{Outcome, Request, StallState, Translator};
 use model_smmuv3::Smmu;
 use portcullis::core::device::Device;
 use portcullis::core::iommu::ReservedKind;
@@ -29,6 +29,9 @@ use crate::report::Counters;
 
 /// Events are read often enough for the shortest queue.
 const FAULTS_IN_FLIGHT: u64 = 4;
+
+/// How often events are read for the answer to a stall.
+const STALL_ROUNDS: usize = 64;
 
 /// The smallest page that any IOMMU maps.
 const PAGE_BYTES: usize = 4096;
@@ -172,6 +175,7 @@ impl<'a> Watch<'a> {
         let Some((outcome, _)) = self.witness.expecting(|| self.access_as(source, at, access)) else {
             return;
         };
+        let outcome = self.ended(system, outcome);
         self.probes.tried += 1;
         if outcome == Outcome::Aborted {
             self.probes.aborted += 1;
@@ -181,6 +185,20 @@ impl<'a> Watch<'a> {
         if self.probes.tried.is_multiple_of(FAULTS_IN_FLIGHT) {
             self.settle(system);
         }
+    }
+
+    /// What became of an access that was held back, once software has answered; of any other, what became of it at once.
+    fn ended(&mut self, system: &System, outcome: Outcome) -> Outcome {
+        let (Outcome::Stalled(stall), Some(smmu)) = (outcome, self.smmu.clone()) else { return outcome };
+        for _ in 0..STALL_ROUNDS {
+            self.settle(system);
+            match smmu.stalled(stall) {
+                StallState::Aborted => return Outcome::Aborted,
+                StallState::Ignored => return Outcome::Ignored,
+                StallState::Waiting | StallState::Retry => {}
+            }
+        }
+        outcome
     }
 
     /// Lets late events arrive, and reads them.
@@ -275,4 +293,14 @@ pub(super) fn nothing_left(
         }
         None => Ok(()),
     }
+}
+
+/// Adds to what went wrong what the models know about it.
+pub(super) fn with_testimony(error: RunError, machine: &Machine, witness: &Witness) -> RunError {
+    let RunError::Wrong(mut trouble) = error else { return error };
+    trouble.what.push_str(&witness.testimony());
+    if let Some(first) = machine.bus.cpu().ram().freed_uses().first() {
+        trouble.what.push_str(&format!("; freed memory was used: {first:?}"));
+    }
+    RunError::Wrong(trouble)
 }

@@ -13,6 +13,9 @@ use portcullis::types::trace::{Event, Sink, Value};
 
 use crate::trace::SharedSink;
 
+/// Stall, in word 1 of an event record. Spec: SMMUv3 H.a, 7.3 "Event records".
+const STALL: u64 = 1 << 31;
+
 /// A sink that passes everything on, and remembers what was mapped and unmapped for one device.
 pub(super) struct Witness {
     device: String,
@@ -65,7 +68,8 @@ impl Statements {
 impl Seen {
     fn note_model(&mut self, event: &Event<'_>) {
         match event.name {
-            "event_record" if !self.expecting => {
+            // A stall is a question, not a fault.
+            "event_record" if !self.expecting && number(event, "w1").unwrap_or(0) & STALL == 0 => {
                 let kind = word(event, "kind");
                 let at = number(event, "addr").unwrap_or(0);
                 self.faults.add(kind.clone(), || format!("{kind} at {at:#x}"));
@@ -142,7 +146,7 @@ impl Witness {
 }
 
 /// The number in an event's field.
-fn number(event: &Event<'_>, name: &str) -> Option<u64> {
+pub(super) fn number(event: &Event<'_>, name: &str) -> Option<u64> {
     event.fields.iter().find(|(key, _)| *key == name).and_then(|(_, value)| match value {
         Value::Dec(number) | Value::Hex(number) | Value::Addr(number) => Some(*number),
         Value::Str(_) => None,
