@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::builder::PossibleValuesParser;
-use clap::{Args, Parser, Subcommand, ValueHint};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
-use portcullis_lab::{MachineChoice, machines, workload};
+use portcullis_lab::workload::sva;
+use portcullis_lab::{DeviceKind, MachineChoice, SvaOptions, machines, workload};
 
 /// What the help says of exit codes.
 const EXIT_CODES: &str = "\
@@ -42,6 +43,8 @@ pub(crate) enum Command {
         #[arg(value_hint = ValueHint::FilePath)]
         file: Option<PathBuf>,
         #[command(flatten)]
+        sva: SvaArguments,
+        #[command(flatten)]
         options: RunOptions,
     },
     /// List the built-in machines.
@@ -61,6 +64,43 @@ pub(crate) enum Command {
     /// Write the manual page to standard output.
     #[command(hide = true)]
     Man,
+}
+
+/// What only `portcullis run sva` understands.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(crate) struct SvaArguments {
+    /// With `run sva`: the accelerator, as a PCIe function (ATS, PASID, PRI) or as a platform device (stall) [default: pcie].
+    #[arg(long, value_enum)]
+    pub(crate) device: Option<Device>,
+    /// With `run sva`: the process kills itself right after it has given its job, while a fault is under way.
+    #[arg(long)]
+    pub(crate) kill: bool,
+}
+
+/// The forms of the accelerator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Device {
+    /// A PCIe function, which asks for pages.
+    Pcie,
+    /// A platform device, which is stalled where a page is missing.
+    Platform,
+}
+
+impl SvaArguments {
+    /// What the lab is to be told; an error, in words, if another workload, or each there is, is to be run with them.
+    pub(crate) fn options(self, workload: Option<&str>) -> Result<SvaOptions, String> {
+        let given = [(self.device.is_some(), "--device"), (self.kill, "--kill")];
+        if let (Some((_, option)), false) =
+            (given.iter().find(|(given, _)| *given), workload == Some(sva::NAME))
+        {
+            return Err(format!("{option} goes with `portcullis run {}` only", sva::NAME));
+        }
+        let device = match self.device.unwrap_or(Device::Pcie) {
+            Device::Pcie => DeviceKind::Pcie,
+            Device::Platform => DeviceKind::Platform,
+        };
+        Ok(SvaOptions { device, kill: self.kill })
+    }
 }
 
 /// How a run is to be done and shown.

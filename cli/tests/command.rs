@@ -104,12 +104,121 @@ fn the_same_seed_gives_the_same_run() {
 }
 
 #[test]
-fn json_is_one_object_to_a_line() {
+fn json_is_one_object_to_a_line_and_a_line_to_a_workload() {
     let lines = succeeds(&["--json"]);
-    assert!(!lines.is_empty());
+    let mut workloads = Vec::new();
     for line in lines.lines() {
         let report: serde_json::Value = serde_json::from_str(line).expect("each line is JSON");
         assert_eq!(report["equal"], true);
+        workloads.push(report["workload"].as_str().expect("a name").to_owned());
+    }
+    assert_eq!(workloads, ["dma", "sva"]);
+}
+
+#[test]
+fn a_file_goes_through_an_accelerator_by_the_pointers_of_a_process() {
+    let folder = Folder::new("sva");
+    let file = folder.file("file", &(0..70_003u32).map(|at| (at % 251) as u8).collect::<Vec<_>>());
+    for device in ["pcie", "platform"] {
+        let line = succeeds(&["run", "sva", &file, "--json", "--device", device]);
+        let json: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!((&json["bytes"], &json["equal"]), (&70_003.into(), &true.into()));
+        let sva = &json["counters"]["sva"];
+        assert_eq!(sva["device"], device);
+        assert_eq!(sva["pasid_read_bytes"], 70_003 + 64);
+        assert!(sva["page_requests"].as_u64() > Some(17), "{sva}");
+    }
+    let table = succeeds(&["run", "sva", &file]);
+    for word in ["accelerator", "pcie, PASID 1", "page requests", "answers", "success", "retries", "equal"] {
+        assert!(table.contains(word), "{word} is missing in\n{table}");
+    }
+    let killed = succeeds(&["run", "sva", &file, "--kill"]);
+    assert!(killed.contains("the process was killed") && !killed.contains("equal"), "{killed}");
+}
+
+/// The lines of bonds, faults and answers on standard error.
+fn steps(arguments: &[&str]) -> Vec<String> {
+    let output = portcullis(arguments);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let said = text(&output.stderr);
+    let step = |line: &&str| line.starts_with("smmu_") || line.starts_with("dev_");
+    said.lines().filter(step).map(str::to_owned).collect()
+}
+
+/// The line with its numbers left out, those in hexadecimal as `X` and those in decimal as `N`.
+fn form(line: &str) -> String {
+    let word = |word: &str| match word.split_once('=') {
+        Some((key, value)) if value.starts_with("0x") => format!("{key}=X{}", value.len()),
+        Some((key @ ("pasid" | "group"), _)) => format!("{key}=N"),
+        _ => word.to_owned(),
+    };
+    line.split(' ').map(word).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn verbose_shows_the_steps_of_sharing_line_by_line_in_their_known_form() {
+    let folder = Folder::new("steps");
+    let file = folder.file("file", &[7; 5000]);
+    let lines = steps(&["run", "sva", &file, "-v"]);
+    let forms: Vec<String> = lines.iter().map(|line| form(line)).collect();
+    let fault = |prot| {
+        format!("dev_fault: IOMMU:0000:00:03.0 type=2 reason=0 addr=X18 pasid=N group=N flags=3 prot={prot}")
+    };
+    let answer = |code| format!("dev_page_response: IOMMU:0000:00:03.0 code={code} pasid=N group=N");
+    let bind = "smmu_bind_alloc: dev=0000:00:03.0 pasid=N".to_owned();
+    let unbind = "smmu_unbind_free: dev=0000:00:03.0 pasid=N".to_owned();
+    let invalidate = "smmu_mm_invalidate: pasid=N start=X14 end=X14".to_owned();
+    // Two pages of input, one of output.
+    let mut wanted = vec![bind.clone(), fault(1), answer(0), fault(1), answer(0), fault(2), answer(0)];
+    wanted.extend([invalidate.clone(), invalidate, unbind.clone()]);
+    assert_eq!(forms, wanted);
+
+    let killed = steps(&["run", "sva", &file, "-v", "--kill"]);
+    let forms: Vec<String> = killed.iter().map(|line| form(line)).collect();
+    let release = "smmu_mm_release: pasid=N".to_owned();
+    let wanted = [bind, fault(1), release, answer(0), fault(1), answer(1), fault(2), answer(1), unbind];
+    assert_eq!(forms, wanted);
+    let groups =
+        |line: &str| line.split("group=").nth(1).map(|rest| rest.split(' ').next().unwrap_or("").to_owned());
+    assert_eq!(groups(&killed[1]), groups(&killed[3]), "the answer is to the fault that was under way");
+}
+
+#[test]
+fn what_only_sva_understands_is_refused_elsewhere() {
+    for arguments in [
+        &["run", "dma", "--kill"][..],
+        &["run", "dma", "--device", "platform"],
+        &["run", "dma", "--device", "pcie"],
+        &["run", "--kill"],
+        &["run", "--device", "platform"],
+    ] {
+        let said = fails(2, arguments);
+        assert!(said.contains("portcullis run sva"), "{said}");
+    }
+    let unknown = fails(2, &["run", "sva", "--device", "nonesuch"]);
+    assert!(unknown.contains("pcie") && unknown.contains("platform"), "{unknown}");
+    fails(2, &["--kill"]);
+}
+
+#[test]
+fn a_machine_that_cannot_share_says_what_is_missing_with_code_4() {
+    let missing = [("arm-stage2", "stage 1"), ("arm-noncoherent", "coherent"), ("arm-small", "PASIDs")];
+    for (machine, word) in missing {
+        for device in ["pcie", "platform"] {
+            let said = fails(4, &["run", "sva", "--machine", machine, "--device", device]);
+            assert!(said.contains(word), "{said}");
+            assert!(succeeds(&["machine", machine]).contains("does not share processes' memory"));
+        }
+    }
+}
+
+#[test]
+fn a_drawn_machine_says_what_its_accelerators_share() {
+    let tree = succeeds(&["machine", "arm"]);
+    for word in
+        ["0000:00:03.0 accelerator", "/accelerator@c000000", "(ATS, PRI)", "stalled where a page is missing"]
+    {
+        assert!(tree.contains(word), "{word} is missing in\n{tree}");
     }
 }
 

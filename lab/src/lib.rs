@@ -33,4 +33,5 @@ pub use error::RunError;
 pub use input::Input;
 pub use machines::MachineChoice;
 pub use report::Report;
-pub use run::{RunRequest, run};
+pub use run::{RunRequest, SvaOptions, run};
+pub use workload::sva::DeviceKind;

@@ -10,7 +10,7 @@ use crate::input::Input;
 use crate::machines::{self, MachineChoice};
 use crate::report::Report;
 use crate::trace;
-use crate::workload::dma;
+use crate::workload::{self, dma, sva};
 
 /// What is to be run.
 pub struct RunRequest {
@@ -20,6 +20,8 @@ pub struct RunRequest {
     pub input: Input,
     /// The machine.
     pub machine: MachineChoice,
+    /// How the workload `sva` is to be done. Others do not look at it.
+    pub sva: SvaOptions,
     /// Decides everything that models are free to decide: the same seed gives the same run.
     pub seed: u64,
     /// Who hears every event.
@@ -28,39 +30,64 @@ pub struct RunRequest {
     pub progress: Option<Box<dyn Fn(u64, u64) + Send + Sync>>,
 }
 
+/// How the workload `sva` is to be done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SvaOptions {
+    /// Which accelerator.
+    pub device: sva::DeviceKind,
+    /// Whether the process kills itself in the middle.
+    pub kill: bool,
+}
+
 /// Runs it.
 ///
 /// # Errors
 ///
 /// As [`RunError`] says. A report is always that of a verified run.
 pub fn run(request: RunRequest) -> Result<Report, RunError> {
-    if request.workload != dma::NAME {
-        let hint = format!("the workloads are {}", crate::workload::names().join(", "));
+    let Some(workload) = workload::names().into_iter().find(|name| *name == request.workload) else {
+        let hint = format!("the workloads are {}", workload::names().join(", "));
         return Err(RunError::refused(&request.workload, "there is no such workload", hint));
-    }
+    };
     let (spec, device_tree) = machines::choose(&request.machine)?;
     let input = request.input.open()?;
     let machine = spec.name.clone();
-    let job = dma::Job {
-        spec,
-        device_tree,
-        input: &input,
-        seed: request.seed,
-        mode: FlushMode::Strict,
-        sink: trace::shared(request.sink),
-        tamper: None,
-        progress: request.progress.as_deref(),
+    let sink = trace::shared(request.sink.clone());
+    let (counters, digest, elapsed_ns) = if workload == sva::NAME {
+        let outcome = sva::run(&sva::Job {
+            spec,
+            device_tree,
+            input: &input,
+            seed: request.seed,
+            device: request.sva.device,
+            kill: request.sva.kill,
+            sink,
+            tamper: None,
+            progress: request.progress.as_deref(),
+        })?;
+        (outcome.counters, outcome.digest, outcome.elapsed_ns)
+    } else {
+        let outcome = dma::run(&dma::Job {
+            spec,
+            device_tree,
+            input: &input,
+            seed: request.seed,
+            mode: FlushMode::Strict,
+            sink,
+            tamper: None,
+            progress: request.progress.as_deref(),
+        })?;
+        (outcome.counters, Some(outcome.digest), outcome.elapsed_ns)
     };
-    let outcome = dma::run(&job)?;
     Ok(Report {
         machine,
-        workload: dma::NAME,
+        workload,
         seed: request.seed,
         input: input.name(),
         bytes: input.measure().bytes,
+        equal: digest.is_some_and(|digest| digest == input.measure().digest),
         digest: input.measure().digest.clone(),
-        equal: outcome.digest == input.measure().digest,
-        counters: outcome.counters,
-        elapsed_ns: outcome.elapsed_ns,
+        counters,
+        elapsed_ns,
     })
 }

@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 
+use portcullis::types::SourceId;
 use portcullis_lab::machine::{MachineSpec, builtin, fdt};
-use portcullis_lab::{Input, MachineChoice, Report, RunError, RunRequest, run};
+use portcullis_lab::{DeviceKind, Input, MachineChoice, Report, RunError, RunRequest, SvaOptions, run};
 
 /// A file that goes away with its owner.
 struct Scratch(PathBuf);
@@ -24,12 +25,17 @@ impl Drop for Scratch {
 }
 
 fn run_on(name: &str, tree: &[u8]) -> Result<Report, RunError> {
+    work_on("dma", SvaOptions::default(), name, tree)
+}
+
+fn work_on(workload: &str, sva: SvaOptions, name: &str, tree: &[u8]) -> Result<Report, RunError> {
     let tree = Scratch::new(&format!("{name}.dtb"), tree);
     let file = Scratch::new(&format!("{name}.input"), &[0xa5; 5000]);
     run(RunRequest {
-        workload: "dma".into(),
+        workload: workload.into(),
         input: Input::File(file.0.clone()),
         machine: MachineChoice::Dtb(tree.0.clone()),
+        sva,
         seed: 1,
         sink: None,
         progress: None,
@@ -72,6 +78,41 @@ fn a_tree_that_the_lab_wrote_runs_when_it_comes_from_a_file() {
 }
 
 #[test]
+fn an_accelerator_in_a_tree_shares_processes_memory_in_both_forms() {
+    for device in DeviceKind::ALL {
+        let sva = SvaOptions { device, kill: false };
+        let name = format!("sva-{}", device.name());
+        let report = work_on("sva", sva, &name, &tree_of(|_| ())).unwrap();
+        assert!(report.equal && report.counters.sva.is_some(), "{report:?}");
+        let words = ["no accelerator on platform"];
+        let without = tree_of(|spec| spec.accelerators.clear());
+        if device == DeviceKind::Platform {
+            refused(work_on("sva", sva, &format!("{name}-none"), &without), &words);
+        }
+        let deaf = tree_of(|spec| {
+            spec.host_bridges[0].ats = false;
+            spec.accelerators[0].can_stall = false;
+        });
+        refused(
+            work_on("sva", sva, &format!("{name}-deaf"), &deaf),
+            &["the device has no translation requests"],
+        );
+    }
+}
+
+#[test]
+fn an_accelerator_in_a_tree_that_says_nonsense_is_refused() {
+    let platform = SvaOptions { device: DeviceKind::Platform, kill: false };
+    let go = |name: &str, tree: &[u8]| work_on("sva", platform, name, tree);
+    let twice = tree_of(|spec| spec.accelerators[0].base = spec.smmus[0].base);
+    bad_input(go("overlap", &twice), &["is not free", "smmu"]);
+    let many = tree_of(|spec| spec.accelerators[0].pasid_bits = 21);
+    bad_input(go("pasids", &many), &["pasid-num-bits"]);
+    let far = tree_of(|spec| spec.accelerators[0].sources[1] = SourceId(0x10_0000));
+    assert!(go("far", &far).is_err());
+}
+
+#[test]
 fn the_tree_of_qemus_virt_runs() {
     // Observed: QEMU 7.2, `-machine virt,iommu=smmuv3,gic-version=3`.
     let tree = include_bytes!("../../crates/firmware/tests/data/qemu-virt-7.2.dtb");
@@ -94,6 +135,7 @@ fn a_file_that_is_no_tree_and_one_that_is_not_there_are_bad_input() {
         workload: "dma".into(),
         input: Input::Sample,
         machine: MachineChoice::Dtb("/nonexistent/machine.dtb".into()),
+        sva: SvaOptions::default(),
         seed: 1,
         sink: None,
         progress: None,
@@ -140,6 +182,7 @@ fn what_there_is_not_is_refused_with_what_there_is() {
             workload: workload.into(),
             input: Input::Sample,
             machine: MachineChoice::Name(machine.into()),
+            sva: SvaOptions::default(),
             seed: 1,
             sink: None,
             progress: None,

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use portcullis_lab::{Input, Report, RunRequest, workload};
+use portcullis_lab::{Input, Report, RunRequest, SvaOptions, workload};
 
-use crate::args::RunOptions;
+use crate::args::{RunOptions, SvaArguments};
 use crate::failure::{self, Failure};
 use crate::output::events::Events;
 use crate::output::progress::Progress;
@@ -13,10 +13,16 @@ use crate::output::{self, report};
 /// Runs `workload`, or each one if none is named, and shows each result as soon as it is verified.
 ///
 /// The trace file, if one is asked for, covers all of it, and appears also when the work went wrong: that is when it is wanted.
-pub(crate) fn run(workload: Option<&str>, file: Option<&Path>, options: &RunOptions) -> Result<(), Failure> {
+pub(crate) fn run(
+    workload: Option<&str>,
+    file: Option<&Path>,
+    sva: SvaArguments,
+    options: &RunOptions,
+) -> Result<(), Failure> {
+    let sva = sva.options(workload).map_err(Failure::Usage)?;
     let events = Events::open(options, file)?;
     let outcome = match workload {
-        Some(name) => one(name, file, options, &events).and_then(|report| show(&report, options)),
+        Some(name) => one(name, file, sva, options, &events).and_then(|report| show(&report, options)),
         None => each(options, &events),
     };
     let closed = events.close();
@@ -30,7 +36,7 @@ fn each(options: &RunOptions, events: &Events) -> Result<(), Failure> {
         if count > 0 && !options.json {
             output::print("\n")?;
         }
-        match one(name, None, options, events) {
+        match one(name, None, SvaOptions::default(), options, events) {
             Ok(report) => show(&report, options)?,
             Err(failure) => {
                 failure::say(&format_args!("{name}: {failure}"));
@@ -41,12 +47,19 @@ fn each(options: &RunOptions, events: &Events) -> Result<(), Failure> {
     first.map_or(Ok(()), |code| Err(Failure::Reported(code)))
 }
 
-fn one(name: &str, file: Option<&Path>, options: &RunOptions, events: &Events) -> Result<Report, Failure> {
+fn one(
+    name: &str,
+    file: Option<&Path>,
+    sva: SvaOptions,
+    options: &RunOptions,
+    events: &Events,
+) -> Result<Report, Failure> {
     let progress = Progress::on_terminal(name, options.verbose);
     let request = RunRequest {
         workload: name.to_owned(),
         input: file.map_or(Input::Sample, |path| Input::File(path.to_owned())),
         machine: options.machine.clone(),
+        sva,
         seed: options.seed,
         sink: events.sink(),
         progress: progress.as_ref().map(Progress::callback),

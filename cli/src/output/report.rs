@@ -1,6 +1,7 @@
 //! A report as a table for people, or as a line of JSON for scripts.
 
 use portcullis_lab::Report;
+use portcullis_lab::report::SvaCounters;
 
 use super::{columns, grouped};
 use crate::failure::Failure;
@@ -11,10 +12,14 @@ const DIGEST_DIGITS: usize = 16;
 /// The report as a table.
 pub(crate) fn table(report: &Report) -> String {
     let counters = &report.counters;
-    let row = |name: &str, value: String| [name.to_owned(), value];
     let digest = report.digest.get(..DIGEST_DIGITS).unwrap_or(&report.digest);
-    let verdict = if report.equal { "equal" } else { "DIFFERENT" };
-    columns(&[
+    let killed = counters.sva.is_some_and(|sva| sva.killed);
+    let verdict = match (killed, report.equal) {
+        (true, _) => "not compared: the process was killed, as it was to be",
+        (false, true) => "equal",
+        (false, false) => "DIFFERENT",
+    };
+    let mut rows = vec![
         row("machine", format!("{} (seed {})", report.machine, report.seed)),
         row("workload", report.workload.to_string()),
         row("input", report.input.clone()),
@@ -28,20 +33,66 @@ pub(crate) fn table(report: &Report) -> String {
                 grouped(counters.device_read_bytes)
             ),
         ),
-        row("maps", grouped(counters.maps)),
-        row("unmaps", grouped(counters.unmaps)),
+    ];
+    match &counters.sva {
+        Some(sva) => rows.extend(sharing(sva)),
+        None => rows.extend([row("maps", grouped(counters.maps)), row("unmaps", grouped(counters.unmaps))]),
+    }
+    rows.extend([
         row("commands", grouped(counters.commands)),
         row("invalidations", grouped(counters.invalidations)),
         row("syncs", grouped(counters.syncs)),
-        row("interrupts", grouped(counters.interrupts)),
-        row("faults", grouped(counters.faults)),
+    ]);
+    if counters.sva.is_none() {
+        rows.push(row("interrupts", grouped(counters.interrupts)));
+        rows.push(row("faults", grouped(counters.faults)));
+    }
+    rows.extend([
         row(
             "probes blocked",
             format!("{} of {}", grouped(counters.probes_blocked), grouped(counters.probes)),
         ),
         row("table memory", format!("{} bytes at most", grouped(counters.table_bytes))),
         row("time", format!("{:.3} s", report.elapsed().as_secs_f64())),
-    ])
+    ]);
+    columns(&rows)
+}
+
+/// What sharing a process's memory took.
+fn sharing(sva: &SvaCounters) -> Vec<[String; 2]> {
+    let SvaCounters { device, pasid, .. } = sva;
+    let by_pasid = format!(
+        "{} bytes written, {} read, of them {} of output",
+        grouped(sva.pasid_wrote_bytes),
+        grouped(sva.pasid_read_bytes),
+        grouped(sva.output_bytes)
+    );
+    let answers = format!(
+        "{} success, {} invalid, {} failure",
+        grouped(sva.responses_success),
+        grouped(sva.responses_invalid),
+        grouped(sva.responses_failure)
+    );
+    vec![
+        row("accelerator", format!("{device}, PASID {pasid}")),
+        row("with the PASID", by_pasid),
+        row("page requests", grouped(sva.page_requests)),
+        row("answers", answers),
+        row("retries", grouped(sva.retries)),
+        row("stalls", grouped(sva.stalls)),
+        row(
+            "forgotten",
+            format!(
+                "{} invalidations of the TLB, {} of devices' own",
+                grouped(sva.tlb_invalidations),
+                grouped(sva.atc_invalidations)
+            ),
+        ),
+    ]
+}
+
+fn row(name: &str, value: String) -> [String; 2] {
+    [name.to_owned(), value]
 }
 
 /// The report as one line of JSON.

@@ -3,11 +3,12 @@
 mod counting;
 pub mod dma;
 mod proof;
+pub mod sva;
 mod witness;
 
 const TRY_VERBOSE: &str = "run with -v to see what led to it";
 
 /// The workloads' names, in the order in which a run without a name does them.
 pub fn names() -> Vec<&'static str> {
-    vec![dma::NAME]
+    vec![dma::NAME, sva::NAME]
 }
