@@ -279,8 +279,7 @@ impl<P: Platform> DeviceFile<P> {
     fn set_irqs(&self, caller: &dyn Caller<P>, arg: u64) -> Result<u64, Errno> {
         let set = IrqSet::from_bytes(&read(&**caller.memory(), arg)?);
         let unknown = set.flags & !IrqSetFlags::ALL_KNOWN != 0;
-        let wraps = set.count >= u32::MAX - set.start;
-        if (set.argsz as usize) < IrqSet::BYTES || unknown || wraps {
+        if (set.argsz as usize) < IrqSet::BYTES || unknown {
             return Err(Errno::Einval);
         }
         let available = self.slot.driver.irqs(set.index)?.count;

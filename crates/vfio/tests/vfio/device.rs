@@ -191,6 +191,8 @@ fn configuration_space_reads_as_the_functions_but_for_what_is_kept_from_users() 
     assert_eq!(world.disk.config(4), 0x0010_0402, "no INTx either");
     assert_eq!(config(&process, device, 0x3c), 0x0000_0009, "the line, and no pin");
     assert_eq!(config(&process, device, 0x40), 0x0002_8010);
+    world.disk.set_config(0x30, 0xfff0_0001);
+    assert_eq!(config(&process, device, 0x30), 0, "no expansion ROM");
     assert_eq!((config(&process, device, 0x10), config(&process, device, 0x14)), (4, 0x10));
     assert_eq!(process.pread(device, CONFIG + 0x41, 3), Ok(vec![0x80, 2, 0]));
     assert_eq!(process.pread(device, CONFIG + 0xffe, 8).map(|read| read.len()), Ok(2));
@@ -296,6 +298,22 @@ pub(crate) fn a_function_that_does_not_come_back_from_a_reset_is_an_error() {
     let (world, process, device) = open();
     world.disk.set_config(0, u32::MAX);
     assert_eq!(process.ioctl(device, RESET, 0), Err(Errno::Eio));
+}
+
+#[test]
+fn a_function_that_is_closed_is_as_it_was_but_sends_nothing() {
+    for (world, process, device) in [open(), open_without_reset()] {
+        process.close(device);
+        // A kernel driver without INTx, then one with.
+        for before in [0x0010_0402, 0x0010_0002] {
+            world.disk.set_config(4, before | 4);
+            let group = 4;
+            let device = process.device(group, "0000:00:01.0").unwrap();
+            process.pwrite(device, CONFIG + 4, &[4, 4]).unwrap();
+            process.close(device);
+            assert_eq!(world.disk.config(4), before);
+        }
+    }
 }
 
 #[test]

@@ -85,6 +85,11 @@ fn a_domain_that_is_left_and_does_not_forget_keeps_the_pages_that_it_mapped() {
     assert_eq!(process.memory.locked(), 4);
     assert_eq!(process.unmap_all(container), Ok(4 * PAGE));
     assert_eq!((process.memory.pinned(), process.memory.locked()), (0, 0));
+    let left = world.hardware.domain(2);
+    let before = left.syncs();
+    process.map(container, 0x10_0000, BUFFER, PAGE, 3).unwrap();
+    assert_eq!(process.unmap_all(container), Ok(PAGE));
+    assert_eq!(left.syncs(), before, "it has nothing to do with it any more");
 }
 
 #[test]

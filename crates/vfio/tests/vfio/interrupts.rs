@@ -106,6 +106,7 @@ fn a_vector_is_given_another_file_or_none() {
     set(&process, device, EVENTFD | TRIGGER, MSIX, 0, 2, &fds(&numbers[..2])).unwrap();
     set(&process, device, EVENTFD | TRIGGER, MSIX, 0, 2, &fds(&[numbers[2], -1])).unwrap();
     assert!(raise(&world, 0) && !raise(&world, 1));
+    assert_eq!(world.disk.message(1), None, "it is masked");
     assert_eq!(files.each_ref().map(|file| file.take()), [0, 0, 1]);
     assert_eq!(world.controller.connected(), [0]);
 }
