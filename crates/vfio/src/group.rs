@@ -42,6 +42,10 @@ impl<P: Platform> GroupSlot<P> {
         Self { group, devices: Lock::<P, _>::new(Vec::new()), open: AtomicBool::new(false) }
     }
 
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Relaxed)
+    }
+
     fn device(&self, name: &str) -> Option<Arc<DeviceSlot<P>>> {
         self.devices.lock().iter().find(|device| device.name() == name).cloned()
     }

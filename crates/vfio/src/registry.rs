@@ -90,6 +90,11 @@ impl<P: Platform> Vfio<P> {
         self.groups.lock().keys().copied().collect()
     }
 
+    /// Whether a user has the group open: for who would rather not take its devices from him. False if there is no such group.
+    pub fn is_open(&self, id: u32) -> bool {
+        self.groups.lock().get(&id).is_some_and(|group| group.is_open())
+    }
+
     /// `open(path)`: `/dev/vfio/vfio` is a new container, `/dev/vfio/7` the group with this number.
     ///
     /// # Errors

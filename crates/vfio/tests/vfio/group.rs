@@ -20,7 +20,9 @@ fn status(world: &World, process: &crate::support::Process, group: i32) -> u32 {
 pub(crate) fn the_files_there_are_can_be_opened_a_group_once() {
     let world = world();
     let process = world.process();
+    assert!(!world.vfio.is_open(7) && !world.vfio.is_open(8));
     let group = process.open("/dev/vfio/7").unwrap();
+    assert!(world.vfio.is_open(7));
     assert_eq!(process.open("/dev/vfio/7"), Err(Errno::Ebusy));
     assert_eq!(world.process().open("/dev/vfio/7"), Err(Errno::Ebusy), "a second user");
     for path in [
