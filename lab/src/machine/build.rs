@@ -201,7 +201,9 @@ impl Machine {
             let devfn = slot.device << 3;
             match slot.what {
                 Plugged::Accelerator => self.add_pcie_accelerator(root.root_bus(), devfn, sink)?,
-                Plugged::Disk => self.add_disk(root.root_bus(), devfn, contents.next().unwrap_or_default(), sink)?,
+                Plugged::Disk => {
+                    self.add_disk(root.root_bus(), devfn, contents.next().unwrap_or_default(), sink)?
+                }
                 Plugged::PortWithDisk { acs } => {
                     let options =
                         BridgeOptions { acs: acs.then_some(Acs::ISOLATING), ..BridgeOptions::default() };

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use flate2::Crc;
 use flate2::write::DeflateDecoder;
-use portcullis::accel::{Algorithm, ENTRY_BYTES, Job, Outcome, Ring, STATUS_OFFSET, Status};
+use portcullis::accel::{Algorithm, DOORBELL_TAIL, ENTRY_BYTES, Job, Outcome, Ring, STATUS_OFFSET, Status};
 use portcullis::core::mm::ProcessMemory;
 use portcullis::hal::Barriers;
-use portcullis::types::{Iova, IovaRange, Perms};
+use portcullis::types::{Iova, IovaRange, Pa, Perms};
 use sha2::{Digest, Sha256};
 
 use super::super::TRY_VERBOSE;
@@ -39,6 +39,8 @@ pub(super) struct Client {
     input_bytes: u64,
     /// Where the entry of the job begins.
     entry: Iova,
+    /// Where it rings, if it has the doorbell.
+    doorbell: Option<Iova>,
 }
 
 /// What came out.
@@ -79,7 +81,8 @@ impl Client {
         let dest = map(room_for(input_bytes), Perms::READ_WRITE, of_output)?;
         let counter = Ring::new(RING_LG2).ok_or_else(|| wrong("no ring of that size".into()))?;
         let ring = map(counter.len_bytes() as u64, Perms::READ_WRITE, Source::Anonymous)?;
-        let client = Self { process, entry: ring.first(), ring, counter, source, dest, input_bytes };
+        let client =
+            Self { process, entry: ring.first(), ring, counter, source, dest, input_bytes, doorbell: None };
         client.store(client.ring.first(), &[0; ENTRY_BYTES])?;
         Ok(client)
     }
@@ -94,13 +97,33 @@ impl Client {
     }
 
     /// Where its ring is.
-    pub(super) fn ring(&self) -> Iova {
+    pub(super) fn ring_at(&self) -> Iova {
         self.ring.first()
     }
 
     /// Input and output: which addresses, and whether the device writes there.
     pub(super) fn buffers(&self) -> Vec<(IovaRange, bool)> {
         self.source.map(|source| (source, false)).into_iter().chain([(self.dest, true)]).collect()
+    }
+
+    /// Maps the registers at `doorbell`, which are in a page without any that are the kernel's.
+    pub(super) fn map_doorbell(&mut self, doorbell: Pa) -> Result<(), RunError> {
+        let page = self.process.kernel().page_bytes();
+        let offset = doorbell.get() % page;
+        let source = Source::Registers { first: Pa::new(doorbell.get() - offset) };
+        let mapping = Mapping { at: None, len_bytes: page, perms: Perms::READ_WRITE, source };
+        let mapped = self.process.map(&mapping);
+        let mapped = mapped.map_err(|error| wrong(format!("no doorbell: {error:?}")))?;
+        self.doorbell = Some(Iova::new(mapped.first().get() + offset + DOORBELL_TAIL as u64));
+        Ok(())
+    }
+
+    /// Says at the doorbell that jobs up to `tail` are there. Answers whether it has a doorbell; if not, the kernel has to.
+    pub(super) fn ring_doorbell(&self, tail: u32) -> Result<bool, RunError> {
+        let Some(doorbell) = self.doorbell else { return Ok(false) };
+        self.process.barrier();
+        self.store(doorbell, &tail.to_le_bytes())?;
+        Ok(true)
     }
 
     /// Writes the job into its ring. Answers what is to be said at the doorbell.

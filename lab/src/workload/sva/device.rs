@@ -6,7 +6,7 @@ use model_devices::accelerator::{PcieAccelerator, PlatformAccelerator};
 use model_devices::pcie::Access;
 use model_smmuv3::Smmu;
 use portcullis::accel::{Accelerator, Form};
-use portcullis::types::{Iova, PaRange, Pasid, SourceId};
+use portcullis::types::{Iova, Pa, PaRange, Pasid, SourceId};
 
 use super::super::TRY_VERBOSE;
 use super::DeviceKind;
@@ -175,7 +175,7 @@ impl<'a> Found<'a> {
     /// Starts its driver. From then on a function may send requests.
     pub(super) fn start(&self, system: &System) -> Result<Arc<Driver>, RunError> {
         let wrong = |what: String| RunError::wrong(self.name(), what, TRY_VERBOSE);
-        let registers = self.registers(system).ok_or_else(|| wrong("its registers have no place".into()))?;
+        let registers = self.registers(system).ok_or_else(|| self.unplaced())?;
         let form = match self {
             Self::Function(host, endpoint) => {
                 host.topology.enable_bus_master(&*host.config, endpoint.function);
@@ -185,6 +185,19 @@ impl<'a> Found<'a> {
         };
         Accelerator::start(system.platform.clone(), system.platform.registers(registers), form)
             .map_err(|error| wrong(format!("its driver did not start: {error}")))
+    }
+
+    /// Where its registers begin, as CPUs reach them.
+    pub(super) fn registers_at(&self, system: &System) -> Result<Pa, RunError> {
+        self.registers(system).map(PaRange::first).ok_or_else(|| self.unplaced())
+    }
+
+    fn unplaced(&self) -> RunError {
+        RunError::refused(
+            self.name(),
+            "its registers have no place, or too little",
+            "correct the device tree",
+        )
     }
 
     fn registers(&self, system: &System) -> Option<PaRange> {

@@ -16,7 +16,7 @@ use portcullis::hal::Clock;
 
 use super::chronicle::{INVALID, SUCCESS, Step, unanswered};
 use super::client::{Client, room_for};
-use super::device::Driver;
+use super::device::{Driver, Found};
 use super::gate::{Gate, Gated, Zeroes};
 use super::{DeviceKind, Outcome, STOP_LIMIT_NS, Session, Stage, kernel, verify};
 use crate::boot::Sharer;
@@ -32,6 +32,7 @@ const MOST_FAULTS: usize = 8;
 /// Runs it.
 pub(super) fn run(
     stage: &Stage<'_>,
+    found: &Found<'_>,
     sharer: &Sharer,
     driver: &Arc<Driver>,
     kernel: &Arc<Kernel>,
@@ -41,7 +42,7 @@ pub(super) fn run(
     let room = room_for(input.file.len_bytes());
     let output = Gated { gate: gate.clone(), file: Box::new(Zeroes(room)) };
     let client = Client::new(kernel, Box::new(input), Some(Box::new(output)))?;
-    let mut session = Session::open(stage, sharer, driver, client)?;
+    let mut session = Session::open(stage, sharer, driver, found.registers_at(stage.system)?, client)?;
     let start = Instant::now();
     session.begin()?;
     session.await_fault()?;

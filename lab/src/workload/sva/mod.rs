@@ -29,7 +29,7 @@ use std::time::Instant;
 use portcullis::accel::{HowClosed, Outcome as JobOutcome, Queue, State};
 use portcullis::core::domain::FlushMode;
 use portcullis::core::sva::{Bond, SvaDevice};
-use portcullis::types::Pasid;
+use portcullis::types::{Pa, Pasid, SourceId};
 
 use self::chronicle::{Chronicle, Step};
 use self::client::{Client, RING_LG2};
@@ -206,7 +206,7 @@ impl<'a> Stage<'a> {
         let driver = found.start(self.system)?;
         let kernel = kernel::start(self.system, &self.machine.cpus, self.job.seed)?;
         let outcome = if self.job.kill {
-            kill::run(self, &sharer, &driver, &kernel)
+            kill::run(self, &found, &sharer, &driver, &kernel)
         } else {
             self.compress(&found, &sharer, &driver, &kernel)
         }?;
@@ -224,7 +224,8 @@ impl<'a> Stage<'a> {
         driver: &Arc<Driver>,
         kernel: &Arc<Kernel>,
     ) -> Result<Outcome, RunError> {
-        let mut session = Session::open(self, sharer, driver, Client::new(kernel, self.input()?, None)?)?;
+        let client = Client::new(kernel, self.input()?, None)?;
+        let mut session = Session::open(self, sharer, driver, found.registers_at(self.system)?, client)?;
         let (start, input) = (Instant::now(), self.job.input.measure());
         session.begin()?;
         let ended = session.wait()?;
@@ -287,7 +288,8 @@ impl<'a> Session<'a> {
         stage: &'a Stage<'a>,
         sharer: &Sharer,
         driver: &Arc<Driver>,
-        client: Client,
+        registers: Pa,
+        mut client: Client,
     ) -> Result<Self, RunError> {
         let device = sharer.device.clone();
         let unit = stage.system.unit_of(device.device().iommu().name());
@@ -296,15 +298,21 @@ impl<'a> Session<'a> {
             .bind(&client.memory())
             .map_err(|error| stage.wrong(format!("the process was not bound: {error:?}")))?;
         let pasid = bond.pasid();
-        let queue = driver.open_queue(bond, client.ring(), RING_LG2);
+        let queue = driver.open_queue(bond, client.ring_at(), RING_LG2);
         let queue = queue.map_err(|refused| stage.wrong(format!("no queue: {}", refused.error)))?;
+        // Pages larger than the doorbells' half of the registers would give away the kernel's half.
+        if kernel_pages_are_apart(client.process().kernel().page_bytes()) {
+            client.map_doorbell(Pa::new(registers.get() + queue.doorbell() as u64))?;
+        }
         Ok(Self { stage, duty: Duty { system: stage.system, unit }, device, client, queue, pasid })
     }
 
     /// Writes the job and rings.
     fn begin(&mut self) -> Result<(), RunError> {
         let tail = self.client.write_job()?;
-        self.queue.ring_tail(tail);
+        if !self.client.ring_doorbell(tail)? {
+            self.queue.ring_tail(tail);
+        }
         Ok(())
     }
 
@@ -329,7 +337,7 @@ impl<'a> Session<'a> {
     }
 
     /// Unmaps, unbinds, exits, and proves that what was given back is closed. Answers how many accesses were tried, and blocked.
-    fn end(self, sources: [portcullis::types::SourceId; 2]) -> Result<(u64, u64), RunError> {
+    fn end(self, sources: [SourceId; 2]) -> Result<(u64, u64), RunError> {
         let Self { stage, duty, device, client, queue, pasid } = self;
         let counts = device.requester().counts();
         if counts.invalid + counts.failure > 0 {
@@ -358,6 +366,14 @@ impl<'a> Session<'a> {
         stage.check_steps()?;
         Ok((tried, blocked))
     }
+}
+
+/// Where the doorbells begin in the registers. Spec: docs/accelerator.md, "Registers".
+const FIRST_DOORBELL: u64 = 0x8000;
+
+/// Whether no page of this size holds both doorbells and registers of the kernel's.
+fn kernel_pages_are_apart(page_bytes: u64) -> bool {
+    FIRST_DOORBELL.is_multiple_of(page_bytes)
 }
 
 impl Stage<'_> {

@@ -142,8 +142,8 @@ impl Prober<'_> {
 
     /// What was unbound: the PASID means nothing any more, whatever is mapped there for the process.
     pub(super) fn unbound(&mut self, client: &Client) -> Result<(), RunError> {
-        self.past_atc("an address of a process that is bound no more", client.ring(), false)?;
-        self.past_atc("an address of a process that is bound no more", client.ring(), true)
+        self.past_atc("an address of a process that is bound no more", client.ring_at(), false)?;
+        self.past_atc("an address of a process that is bound no more", client.ring_at(), true)
     }
 
     fn through_atc(&mut self, at: Iova, write: bool) -> Result<(), RunError> {
