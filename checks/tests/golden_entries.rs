@@ -221,7 +221,7 @@ fn page_requests_read_as_they_were_meant() {
     assert_eq!((word_0.stream_id(), word_0.substream_id()), (0x18, 5));
     assert!(word_0.ssv() && word_0.last() && word_0.w() && word_0.r() && !word_0.x() && !word_0.privileged());
     let word_1 = PageRequestWord1::from_bits(0x0000_FFFF_860E_604A);
-    assert_eq!((word_1.prg_index(), word_1.page()), (74, 0xFFFF_860E_6));
+    assert_eq!((word_1.prg_index(), word_1.page()), (74, 0x000F_FFF8_60E6));
     // A stop marker: LWR 0b100, with a PASID.
     let stop = PageRequestWord0::from_bits(0xC000_0005_0000_0018);
     assert!(stop.ssv() && stop.last() && !stop.w() && !stop.r());
