@@ -39,6 +39,7 @@ pub(crate) const ROOMS: &[Room] = &[
     room("models/smmuv3", &["crates/types", "crates/spec", "models/bus"]),
     room("models/devices", &["crates/types", "crates/spec", "models/bus"]),
     room("models/cpu", &["crates/types", "crates/spec", "models/bus"]),
+    room("models/ioda2", &["crates/types", "models/bus"]),
     // Where both sides meet.
     room("lab", BOTH_SIDES),
     room("cli", &["crates/types", "lab"]),
@@ -80,6 +81,7 @@ const BOTH_SIDES: &[&str] = &[
     "models/smmuv3",
     "models/devices",
     "models/cpu",
+    "models/ioda2",
 ];
 
 const BOTH_SIDES_AND_LAB: &[&str] = &[
@@ -100,6 +102,7 @@ const BOTH_SIDES_AND_LAB: &[&str] = &[
     "models/smmuv3",
     "models/devices",
     "models/cpu",
+    "models/ioda2",
     "lab",
 ];
 

@@ -1,0 +1,586 @@
+//! The model as a whole: its lock, and the faces it shows to the bus.
+//!
+//! One mutex guards the [`State`]. It is held while the model thinks, and while it reads and writes its tables in memory, but not while a device's bytes move, nor while
+//! a load waits for accesses under way, nor while configuration space is accessed: what those reach may come back to the model's registers.
+//!
+//! Should a table lie, by somebody's mistake, on the model's own registers, the model would wait for itself: whoever holds the lock while memory is accessed leaves a
+//! mark, and an access with the same mark gets nothing.
+//!
+//! A message is let through to the model's doorbell, because the data that are half of its meaning are known only when they move. Before, the thread leaves word of whose message it
+//! is and what its address says; a write to the doorbell without such word is nobody's message.
+
+use core::cell::Cell;
+use core::fmt;
+use core::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
+
+use model_bus::{
+    Bus, BusError, Clocked, Doorbell, Fabric, Mmio, Occupied, Outcome, Passage, Request, Translator, Width,
+};
+use portcullis_types::trace::{Sink, Value};
+use portcullis_types::{AccessKind, Pa, PaRange, SourceId};
+
+use crate::cache::TceCache;
+use crate::cause::{Cause, FirstError, Transaction};
+use crate::config::Config;
+use crate::counters::Counters;
+use crate::flights::Flights;
+use crate::message::Interrupt;
+use crate::outbound::{ConfigTarget, guard};
+use crate::registers::{CA_BDFN, CA_ENABLE, CA_PE, CA_REGISTER, CONFIG_ADDRESS, CONFIG_DATA};
+use crate::rtc::Rtc;
+use crate::state::{Around, State};
+use crate::strict::{Notes, Unpredictable, clause};
+use crate::walk::{Asked, Grant, Walker};
+use crate::xscom::{ASB_DATA, Effect, Unit};
+
+/// What a request would meet if nothing were cached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outlook {
+    /// It would be let through to this address.
+    Allowed(Pa),
+    /// It would be taken for a message.
+    Message,
+    /// It would be refused.
+    Refused(Cause),
+}
+
+/// Word of a message that a thread is about to write to the doorbell.
+#[derive(Clone, Copy)]
+struct Word {
+    thread: usize,
+    pe: u8,
+    asked: Asked,
+    source_high: u32,
+}
+
+/// A PHB3.
+pub struct Phb3 {
+    config: Config,
+    fabric: Arc<dyn Fabric>,
+    sink: Arc<dyn Sink>,
+    flights: Flights,
+    words: Mutex<Vec<Word>>,
+    target: RwLock<Option<Arc<dyn ConfigTarget>>>,
+    state: Mutex<State>,
+    /// Who is accessing memory with the lock held; 0 if nobody.
+    holder: AtomicUsize,
+}
+
+thread_local! {
+    /// Something of each thread's own, whose address tells threads apart.
+    static MARK: Cell<u8> = const { Cell::new(0) };
+}
+
+/// Tells this thread from others.
+pub(crate) fn mark() -> usize {
+    MARK.with(|mark| core::ptr::from_ref(mark).addr())
+}
+
+pub(crate) fn ones(width: Width) -> u64 {
+    u64::MAX >> (64 - 8 * width.bytes())
+}
+
+impl fmt::Debug for Phb3 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Phb3").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Phb3 {
+    /// How many addresses the registers take. Observed: skiboot include/phb3.h: "the 4K MMIO registers window".
+    pub const REGISTER_BYTES: u64 = 0x1000;
+
+    /// A bridge out of reset, behind which is `fabric`. `seed` decides what the policy leaves open.
+    pub fn new(config: Config, fabric: Arc<dyn Fabric>, seed: u64, sink: Arc<dyn Sink>) -> Self {
+        let state = State::new(&config, seed, Notes::new(Arc::clone(&sink)));
+        Self {
+            config,
+            fabric,
+            sink,
+            flights: Flights::default(),
+            words: Mutex::default(),
+            target: RwLock::default(),
+            state: Mutex::new(state),
+            holder: AtomicUsize::new(0),
+        }
+    }
+
+    /// Lets the bridge answer on `bus`: its registers from `registers` on, its doorbell where the configuration says; and gives it its turn in every step.
+    ///
+    /// # Errors
+    ///
+    /// Something else answers there.
+    ///
+    /// # Panics
+    ///
+    /// If one of the two would pass the end of the address space.
+    pub fn connect(self: &Arc<Self>, bus: &Bus, registers: Pa) -> Result<(), Occupied> {
+        let run = |first, bytes| PaRange::new(first, bytes).expect("the bridge lies in the address space");
+        bus.add_registers("phb3", run(registers, Self::REGISTER_BYTES), self.clone())?;
+        bus.add_doorbell("phb3 messages", run(self.config.doorbell, Config::DOORBELL_BYTES), self.clone())?;
+        bus.add_clocked(self.clone());
+        Ok(())
+    }
+
+    /// Where CONFIG_DATA leads. The target must not own the bridge.
+    pub fn set_config_target(&self, target: Arc<dyn ConfigTarget>) {
+        *self.target.write().unwrap_or_else(PoisonError::into_inner) = Some(target);
+    }
+
+    /// `inner`, which lies from `first` on among the CPU's addresses, as CPUs reach it through the bridge: all ones while the PE of an address is frozen.
+    pub fn guard(self: &Arc<Self>, first: Pa, inner: Arc<dyn Mmio>) -> Arc<dyn Mmio> {
+        guard(self.clone(), first, inner)
+    }
+
+    /// One of the chip's runs of registers, each 8 bytes.
+    pub fn xscom(self: &Arc<Self>, unit: Unit) -> Arc<dyn Mmio> {
+        Arc::new(Scom { phb: self.clone(), unit })
+    }
+
+    /// What it is made of.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What it has done so far.
+    pub fn counters(&self) -> Counters {
+        self.lock().map(|state| state.counters.clone()).unwrap_or_default()
+    }
+
+    /// Everything software did since the last call that nobody said the hardware takes.
+    pub fn take_unpredictable(&self) -> Vec<Unpredictable> {
+        self.lock().map(|mut state| state.notes.take()).unwrap_or_default()
+    }
+
+    /// The interrupts presented since the last call, in their order.
+    pub fn take_interrupts(&self) -> Vec<Interrupt> {
+        self.lock().map(|mut state| state.interrupts.drain(..).collect()).unwrap_or_default()
+    }
+
+    /// A server rejected an interrupt of this source: it comes again.
+    pub fn reject(&self, source: u16) {
+        if let Some(mut state) = self.lock() {
+            state.reject(source);
+        }
+    }
+
+    /// Puts the bridge back to what it is out of reset. Counters, the list of what was wrong, interrupts presented and the chip's side stay.
+    pub fn reset(&self) {
+        if let Some(mut state) = self.lock() {
+            state.reset(self.around());
+        }
+    }
+
+    /// The PE of a requester, as the RTT in memory says now.
+    pub fn pe_of(&self, source: SourceId) -> Option<u8> {
+        let rid = u16::try_from(source.0).ok()?;
+        self.freshly(|walker| walker.pe(rid).ok()).flatten()
+    }
+
+    /// Whether CPUs cannot reach the devices of a PE.
+    pub fn is_mmio_frozen(&self, pe: u8) -> bool {
+        self.lock().is_some_and(|state| state.freezes.mmio(pe))
+    }
+
+    /// Whether the devices of a PE cannot reach memory.
+    pub fn is_dma_frozen(&self, pe: u8) -> bool {
+        self.lock().is_some_and(|state| state.freezes.dma(pe))
+    }
+
+    /// What froze a PE first. None if it is not frozen, or software froze it.
+    pub fn first_error(&self, pe: u8) -> Option<FirstError> {
+        self.lock().and_then(|state| state.freezes.first(pe))
+    }
+
+    /// Whether a CPU's access at this address reaches a device.
+    pub fn admits(&self, at: Pa, write: bool) -> bool {
+        let Some(mut state) = self.lock() else { return false };
+        let _memory = self.accessing_memory();
+        state.admits(at.get(), write, self.around())
+    }
+
+    /// How many TCEs are cached.
+    pub fn cached_entries(&self) -> usize {
+        self.lock().map(|state| state.cache.len()).unwrap_or_default()
+    }
+
+    /// What `request` would meet now if nothing were cached and no PE frozen, as after a kill of everything. Changes and records nothing: for tests that look at the
+    /// tables after every store.
+    pub fn outlook(&self, request: &Request) -> Outlook {
+        let Ok(asked) = ask(request) else { return Outlook::Refused(Cause::RequestForm) };
+        let looked = self.freshly(|walker| {
+            let pe = walker.pe(asked.rid)?;
+            walker.translate(pe, &asked)
+        });
+        match looked {
+            None => Outlook::Refused(Cause::Fenced),
+            Some(Ok(Grant::Memory { output, .. })) => Outlook::Allowed(Pa::new(output)),
+            Some(Ok(Grant::Message { .. })) => Outlook::Message,
+            Some(Err(cause)) => Outlook::Refused(cause),
+        }
+    }
+
+    /// Looks with empty caches, and leaves no trace.
+    fn freshly<T>(&self, look: impl FnOnce(&mut Walker<'_>) -> T) -> Option<T> {
+        let state = self.lock()?;
+        let _memory = self.accessing_memory();
+        let policy = crate::policy::Policy::eager();
+        let mut walker = Walker {
+            registers: &state.registers,
+            tables: &state.tables,
+            fabric: &*self.fabric,
+            rtc: &mut Rtc::default(),
+            cache: &mut TceCache::default(),
+            notes: &mut Notes::discarded(),
+            counters: &mut Counters::default(),
+            policy: &policy,
+        };
+        Some(look(&mut walker))
+    }
+
+    fn around(&self) -> Around<'_> {
+        Around { config: &self.config, fabric: &*self.fabric, sink: &*self.sink, flights: &self.flights }
+    }
+
+    /// The state; none if this very thread holds it and waits for memory.
+    fn lock(&self) -> Option<MutexGuard<'_, State>> {
+        match self.state.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) if self.holder.load(Ordering::Relaxed) == mark() => None,
+            Err(TryLockError::WouldBlock) => Some(self.state.lock().unwrap_or_else(PoisonError::into_inner)),
+        }
+    }
+
+    /// Leaves the mark, for as long as the answer lives. Only with the lock held.
+    fn accessing_memory(&self) -> Marked<'_> {
+        self.holder.store(mark(), Ordering::Relaxed);
+        Marked(&self.holder)
+    }
+
+    /// Judges a request, with the lock held.
+    fn judge(&self, state: &mut State, request: &Request) -> Result<(u8, Asked, Grant), Cause> {
+        let asked = ask(request)?;
+        if !state.is_open() {
+            return Err(Cause::Fenced);
+        }
+        let _memory = self.accessing_memory();
+        let around = self.around();
+        let pe = match state.walker(around).pe(asked.rid) {
+            Ok(pe) => pe,
+            Err(cause) => {
+                state.report(None, error_of(&asked, cause, 0), around);
+                return Err(cause);
+            }
+        };
+        if state.freezes.dma(pe) {
+            return Err(Cause::Frozen);
+        }
+        let judged = if state.injects(true, asked.address, asked.write) {
+            Err(Cause::Injected)
+        } else {
+            state.walker(around).translate(pe, &asked)
+        };
+        let policy = &self.config.policy;
+        if state.dice.one_in(policy.evict_one_in) || state.cache.len() > policy.entries {
+            let spare = state.cache.len().saturating_sub(policy.entries).max(1);
+            for _ in 0..spare {
+                let pick = state.dice.next();
+                state.cache.evict(pick);
+            }
+        }
+        match judged {
+            Ok(grant) => Ok((pe, asked, grant)),
+            Err(cause) => {
+                state.report(Some(pe), error_of(&asked, cause, 0), around);
+                Err(cause)
+            }
+        }
+    }
+
+    fn tell(&self, request: &Request, judged: &Result<(u8, Asked, Grant), Cause>) {
+        if !self.config.verbose {
+            return;
+        }
+        let (result, output) = match judged {
+            Ok((_, _, Grant::Memory { output, .. })) => ("granted", *output),
+            Ok((_, _, Grant::Message { .. })) => ("message", 0),
+            Err(cause) => (cause.name(), 0),
+        };
+        let fields = [
+            ("rid", Value::Hex(request.source.0.into())),
+            ("addr", Value::Addr(request.iova.get())),
+            ("result", Value::Str(result)),
+            ("pa", Value::Addr(output)),
+        ];
+        self.around().trace("tce_walk", &fields);
+    }
+
+    fn words(&self) -> MutexGuard<'_, Vec<Word>> {
+        self.words.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a message that this thread left word of.
+    fn take_message(&self, word: &Word, data: u16) -> Result<(), Cause> {
+        let mut state = self.lock().ok_or(Cause::MessageSource)?;
+        let _memory = self.accessing_memory();
+        let around = self.around();
+        let source = word.source_high | u32::from(data & 0x1f);
+        let State { ivc, registers, notes, .. } = &mut *state;
+        let entry = ivc.entry(source, registers, &*self.fabric, notes);
+        let cause = match entry {
+            Ok(ive) if ive.pe == u16::from(word.pe) => None,
+            Ok(_) => Some(Cause::MessagePe),
+            Err(_) => Some(Cause::MessageSource),
+        };
+        let cause = match cause {
+            None if state.send_message(source, false, around) => None,
+            None => Some(Cause::MessageSource),
+            some => some,
+        };
+        let fields = [
+            ("rid", Value::Hex(word.asked.rid.into())),
+            ("pe", Value::Hex(word.pe.into())),
+            ("source", Value::Hex(source.into())),
+            ("result", Value::Str(cause.map_or("taken", Cause::name))),
+        ];
+        around.trace("msi", &fields);
+        match cause {
+            None => {
+                state.counters.messages += 1;
+                Ok(())
+            }
+            Some(cause) => {
+                state.counters.messages_refused += 1;
+                state.report(Some(word.pe), error_of(&word.asked, cause, data), around);
+                Err(cause)
+            }
+        }
+    }
+
+    /// A load of 64 bits: what was posted before it is done, and what was under way is back.
+    fn load(&self, offset: u64) -> u64 {
+        let Some(mut state) = self.lock() else { return u64::MAX };
+        state.do_posted(true, self.around());
+        let before = state.fence.max(state.sync.unwrap_or(0));
+        drop(state);
+        self.flights.wait(before);
+        let Some(mut state) = self.lock() else { return u64::MAX };
+        state.load(offset, self.around())
+    }
+
+    fn store(&self, offset: u64, value: u64) {
+        if let Some(mut state) = self.lock() {
+            let _memory = self.accessing_memory();
+            state.store(offset, value, self.around());
+        }
+    }
+
+    /// The function, register and PE that CONFIG_ADDRESS names; none if it is off, the PE is frozen, or the access is none that CONFIG_DATA takes.
+    fn config_place(&self, offset: u64, width: Width) -> Option<(u16, u16)> {
+        let mut state = self.lock()?;
+        state.counters.config_accesses += 1;
+        let address = state.registers.get(CONFIG_ADDRESS);
+        let fits = width != Width::Bits64 && offset.is_multiple_of(width.bytes());
+        if !fits {
+            state.notes.record(clause::REGISTER_WIDTH, format!("CONFIG_DATA with {} bytes", width.bytes()));
+        }
+        let pe = CA_PE.get(address) as u8;
+        let reachable = address & CA_ENABLE != 0 && !state.freezes.mmio(pe) && state.is_open();
+        let register = CA_REGISTER.get(address) & !3 | offset & 3;
+        (fits && reachable).then_some((CA_BDFN.get(address) as u16, register as u16))
+    }
+
+    fn target(&self) -> Option<Arc<dyn ConfigTarget>> {
+        self.target.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether an access is of the only width that registers have.
+    fn fits(&self, offset: u64, width: Width, what: &str) -> bool {
+        let fits = width == Width::Bits64 && offset.is_multiple_of(8);
+        if !fits && let Some(mut state) = self.lock() {
+            let detail = format!("{what} of {} bytes at {offset:#x}", width.bytes());
+            state.notes.record(clause::REGISTER_WIDTH, detail);
+        }
+        fits
+    }
+}
+
+fn ask(request: &Request) -> Result<Asked, Cause> {
+    let rid = u16::try_from(request.source.0).map_err(|_| Cause::RequestForm)?;
+    let fits = request.len_bytes != 0 && request.iova.offset_in(4096) + u64::from(request.len_bytes) <= 4096;
+    if request.pasid.is_some() || !fits {
+        return Err(Cause::RequestForm);
+    }
+    let write = request.access.kind == AccessKind::Write;
+    Ok(Asked { rid, address: request.iova.get(), len_bytes: request.len_bytes, write })
+}
+
+fn error_of(asked: &Asked, cause: Cause, data: u16) -> FirstError {
+    let transaction = match cause {
+        Cause::MessageForm | Cause::MessagePe | Cause::MessageSource => Transaction::Message,
+        _ if asked.write => Transaction::DmaWrite,
+        _ => Transaction::DmaRead,
+    };
+    FirstError { cause, transaction, rid: asked.rid, address: asked.address, data }
+}
+
+/// A mark that is left, and wiped when dropped.
+struct Marked<'a>(&'a AtomicUsize);
+
+impl Drop for Marked<'_> {
+    fn drop(&mut self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
+
+impl Translator for Phb3 {
+    fn access(&self, request: &Request, commit: &mut dyn FnMut(Passage) -> Result<(), BusError>) -> Outcome {
+        let Some(mut state) = self.lock() else { return Outcome::Aborted };
+        let judged = self.judge(&mut state, request);
+        self.tell(request, &judged);
+        let counters = &mut state.counters;
+        let (pa, word) = match judged {
+            Err(cause) => {
+                counters.refused += 1;
+                counters.refused_frozen += u64::from(cause == Cause::Frozen);
+                return Outcome::Aborted;
+            }
+            Ok((_, _, Grant::Memory { output, translated })) => {
+                if translated {
+                    counters.granted += 1;
+                    counters.granted_bytes += u64::from(request.len_bytes);
+                } else {
+                    counters.bypassed += 1;
+                }
+                (Pa::new(output), None)
+            }
+            Ok((pe, asked, Grant::Message { source_high })) => {
+                (self.config.doorbell, Some(Word { thread: mark(), pe, asked, source_high }))
+            }
+        };
+        let flight = self.flights.begin();
+        drop(state);
+        if let Some(word) = word {
+            self.words().push(word);
+        }
+        let moved = commit(Passage { pa });
+        if word.is_some() {
+            let mut words = self.words();
+            if let Some(last) = words.iter().rposition(|word| word.thread == mark()) {
+                words.remove(last);
+            }
+        }
+        drop(flight);
+        match moved {
+            Ok(()) => Outcome::Done,
+            Err(error) => Outcome::BusError(error),
+        }
+    }
+}
+
+impl Doorbell for Phb3 {
+    fn ring(&self, offset: u64, bytes: &[u8], _source: Option<SourceId>) -> Result<(), BusError> {
+        let refused = BusError { at: Pa::new(self.config.doorbell.get().wrapping_add(offset)) };
+        // Taken away: a message is worth one write.
+        let word = {
+            let mut words = self.words();
+            let last = words.iter().rposition(|word| word.thread == mark()).ok_or(refused)?;
+            words.remove(last)
+        };
+        let data = bytes.first_chunk::<2>().ok_or(refused)?;
+        self.take_message(&word, u16::from_le_bytes(*data)).map_err(|_| refused)
+    }
+}
+
+impl Mmio for Phb3 {
+    fn read(&self, offset: u64, width: Width) -> u64 {
+        if let Some(mut state) = self.lock() {
+            state.counters.register_reads += 1;
+        }
+        if offset & !3 == CONFIG_DATA {
+            let place = self.config_place(offset, width);
+            return match place.zip(self.target()) {
+                Some(((rid, register), target)) => target.read(rid, register, width) & ones(width),
+                None => ones(width),
+            };
+        }
+        let open = self.lock().is_some_and(|state| state.is_open());
+        if !open || !self.fits(offset, width, "load") {
+            return ones(width);
+        }
+        self.load(offset)
+    }
+
+    fn write(&self, offset: u64, width: Width, value: u64) {
+        let Some(mut state) = self.lock() else { return };
+        state.counters.register_writes += 1;
+        let open = state.is_open();
+        if !open {
+            state.notes.record(clause::FENCED, format!("store of {value:#x} at {offset:#x}"));
+        }
+        drop(state);
+        if offset & !3 == CONFIG_DATA {
+            let place = self.config_place(offset, width);
+            if let Some(((rid, register), target)) = place.zip(self.target()) {
+                target.write(rid, register, width, value & ones(width));
+            }
+        } else if open && self.fits(offset, width, "store") {
+            self.store(offset, value);
+        }
+    }
+}
+
+impl Clocked for Phb3 {
+    fn step(&self, _now_ns: u64) -> bool {
+        let Some(mut state) = self.lock() else { return false };
+        let _memory = self.accessing_memory();
+        let around = self.around();
+        let posted = state.tick_posted(around);
+        posted | state.present_rejected(around)
+    }
+}
+
+/// A run of the chip's registers.
+struct Scom {
+    phb: Arc<Phb3>,
+    unit: Unit,
+}
+
+impl Mmio for Scom {
+    fn read(&self, offset: u64, width: Width) -> u64 {
+        if !self.phb.fits(offset, width, "XSCOM load") {
+            return ones(width);
+        }
+        let Some(state) = self.phb.lock() else { return u64::MAX };
+        if self.unit == Unit::Spci && offset / 8 == ASB_DATA {
+            let (address, in_reset) = (state.xscom.asb_address(), state.xscom.in_reset());
+            drop(state);
+            return if in_reset { u64::MAX } else { self.phb.load(address) };
+        }
+        state.xscom.read(self.unit, offset / 8)
+    }
+
+    fn write(&self, offset: u64, width: Width, value: u64) {
+        if !self.phb.fits(offset, width, "XSCOM store") {
+            return;
+        }
+        let Some(mut state) = self.phb.lock() else { return };
+        if self.unit == Unit::Spci && offset / 8 == ASB_DATA {
+            let (address, in_reset) = (state.xscom.asb_address(), state.xscom.in_reset());
+            drop(state);
+            if !in_reset {
+                self.phb.store(address, value);
+            }
+            return;
+        }
+        match state.xscom.write(self.unit, offset / 8, value) {
+            Effect::None => (),
+            Effect::Reset => state.reset(self.phb.around()),
+            Effect::LiveBar => {
+                state.notes.record(clause::XSCOM_BAR, format!("{value:#x} at {:#x}", offset / 8));
+            }
+        }
+    }
+}
