@@ -213,6 +213,39 @@ fn a_machine_that_cannot_share_says_what_is_missing_with_code_4() {
 }
 
 #[test]
+fn a_device_tree_with_accelerators_is_drawn_and_run_from_a_file() {
+    use portcullis_lab::machine::{builtin, fdt};
+    let folder = Folder::new("accelerators");
+    let spec = builtin::find("arm").expect("the default machine");
+    let tree = folder.file("arm.dtb", &fdt::emit(&spec).expect("a device tree"));
+    let drawn = succeeds(&["machine", &tree]);
+    let shares = drawn.lines().filter(|line| line.contains("shares processes' memory: ")).count();
+    assert!(shares == 2 && drawn.contains("/accelerator@c000000 portcullis,accelerator"), "{drawn}");
+    let file = folder.file("file", &[1; 4097]);
+    for device in ["pcie", "platform"] {
+        let table = succeeds(&["run", "sva", &file, "--machine", &tree, "--device", device]);
+        assert!(table.contains("equal"), "{table}");
+    }
+    let mut deaf = spec;
+    deaf.host_bridges[0].ats = false;
+    let tree = folder.file("deaf.dtb", &fdt::emit(&deaf).expect("a device tree"));
+    assert!(fails(4, &["run", "sva", &file, "--machine", &tree]).contains("ATS"));
+}
+
+#[test]
+fn files_of_awkward_sizes_go_through_both_accelerators() {
+    let folder = Folder::new("sizes");
+    for bytes in [0, 1, 4095, 4096, 4097] {
+        let file = folder.file(&bytes.to_string(), &vec![0x5a; bytes]);
+        for device in ["pcie", "platform"] {
+            let line = succeeds(&["run", "sva", &file, "--json", "--device", device]);
+            let json: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+            assert_eq!((&json["bytes"], &json["equal"]), (&bytes.into(), &true.into()), "{device}");
+        }
+    }
+}
+
+#[test]
 fn a_drawn_machine_says_what_its_accelerators_share() {
     let tree = succeeds(&["machine", "arm"]);
     for word in
