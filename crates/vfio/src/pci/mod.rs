@@ -85,14 +85,14 @@ pub struct PciParts<P: Platform> {
     pub bars: [Option<Arc<dyn Registers>>; 6],
     /// Where its interrupts go.
     pub interrupts: Arc<dyn Interrupts<P>>,
-    /// What it has of address services, which a reset must not turn off behind the IOMMU's back; none if nobody turns them on.
-    pub services: Option<AddressServices>,
 }
 
 /// A PCI function for user space.
 pub struct PciDevice<P: Platform> {
     parts: PciParts<P>,
     msix: Option<MsixCapability>,
+    /// What a reset must not turn off behind the IOMMU's back.
+    services: Option<AddressServices>,
     /// Where its PCI Express capability is.
     express: Option<u16>,
     /// Whether it can be reset alone.
@@ -136,7 +136,14 @@ impl<P: Platform> PciDevice<P> {
             express::DeviceCapabilities::from(word).function_level_reset()
         });
         let state = State { config: Virtual::default(), vectors: Vectors::default(), notices: [None, None] };
-        Ok(Self { parts, msix, express, can_reset, state: Turns::new(platform, state) })
+        Ok(Self { parts, msix, services: None, express, can_reset, state: Turns::new(platform, state) })
+    }
+
+    /// The same, of a function whose address services somebody turns on: what is on stays on when the function is reset.
+    #[must_use]
+    pub fn keeping(mut self, services: AddressServices) -> Self {
+        self.services = Some(services);
+        self
     }
 
     /// Tells the user, if he wants to be told. Answers whether he does.

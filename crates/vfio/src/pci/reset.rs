@@ -63,7 +63,7 @@ impl<P: Platform> PciDevice<P> {
     pub(super) fn reset_function(&self) -> Result<(), Errno> {
         let (config, at) = (&*self.parts.config, self.parts.function.at);
         let Some(express) = self.express else { return Err(Errno::Einval) };
-        let services = self.parts.services.map(|services| (services, services.save(config)));
+        let services = self.services.map(|services| (services, services.save(config)));
         let offset = express + DEVICE_CONTROL;
         let control = DeviceControl::from(config.read16(at, offset));
         // The status beside it is written as zeroes, which clears nothing.

@@ -128,12 +128,11 @@ impl World {
         let parts = PciParts {
             device: device.clone(),
             function,
-            services: Some(services),
             config: self.disk.clone(),
             bars: [Some(self.disk.clone()), None, None, None, None, None],
             interrupts: self.controller.clone(),
         };
-        let function = PciDevice::new(self.machine.clone(), parts).unwrap();
+        let function = PciDevice::new(self.machine.clone(), parts).unwrap().keeping(services);
         let place = Place { device, group: self.groups[&group].clone() };
         self.registered.push(self.vfio.register(&place, Arc::new(function))?);
         Ok(())
