@@ -29,6 +29,7 @@ use portcullis_hal::Platform;
 use portcullis_types::{Access, Iova, IovaRange, Pa, PageSizes, Pasid, Prot, SizeLg2, SourceId};
 
 use crate::sva::SvaIommu;
+use crate::table_group::TableGroup;
 
 /// One IOMMU.
 pub trait Iommu<P: Platform>: Send + Sync + fmt::Debug {
@@ -59,6 +60,16 @@ pub trait Iommu<P: Platform>: Send + Sync + fmt::Debug {
     /// As [`DomainError`] says.
     fn new_domain(&self) -> Result<Arc<dyn HwDomain<P>>, DomainError>;
 
+    /// As [`new_domain`](Self::new_domain), for the kernel's own DMA API and nobody else: a driver may, where its embedder wishes so, leave devices
+    /// that are attached to it a way around translation.
+    ///
+    /// # Errors
+    ///
+    /// As [`DomainError`] says.
+    fn new_kernel_domain(&self) -> Result<Arc<dyn HwDomain<P>>, DomainError> {
+        self.new_domain()
+    }
+
     /// Attaches all sources of one device to `target`. On return the hardware uses it, and no longer what was there before.
     ///
     /// # Errors
@@ -81,6 +92,11 @@ pub trait Iommu<P: Platform>: Send + Sync + fmt::Debug {
 
     /// What the IOMMU offers for sharing processes' memory with devices; none if it cannot.
     fn sva(&self) -> Option<&dyn SvaIommu<P>> {
+        None
+    }
+
+    /// The group with windows that the device of this source is in; none if hardware has no windows, or the source is not known.
+    fn table_group(&self, _source: SourceId) -> Option<Arc<dyn TableGroup>> {
         None
     }
 }
@@ -465,6 +481,8 @@ pub enum AttachError {
     LeftBlocked(SyncError),
     /// PASIDs of the device mean something, so that it can only be blocked. EBUSY.
     PasidsInUse,
+    /// A user has windows there, or has the table. EBUSY.
+    WindowsInUse,
     /// The domain maps addresses that are reserved for this device. EINVAL.
     Reserved(IovaRange),
     /// A region that the device needs mapped 1:1 could not be. The errno of the map error.

@@ -32,5 +32,6 @@ pub mod owner;
 pub mod pasid;
 pub mod reserved;
 pub mod sva;
+pub mod table_group;
 mod trace;
 pub mod unit;

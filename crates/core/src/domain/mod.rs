@@ -138,7 +138,7 @@ impl<P: Platform> Domain<P> {
         let kind = match domain_type {
             DomainType::Blocked => Kind::Blocked,
             DomainType::Identity => Kind::Identity,
-            DomainType::Dma(mode) => Kind::Dma(DmaSpace::new(platform, iommu.new_domain()?, mode)?),
+            DomainType::Dma(mode) => Kind::Dma(DmaSpace::new(platform, iommu.new_kernel_domain()?, mode)?),
             DomainType::Unmanaged => Kind::Unmanaged(UserSpace::new(iommu.new_domain()?)?),
         };
         let handler = Lock::<P, _>::new(None);

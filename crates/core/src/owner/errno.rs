@@ -187,7 +187,7 @@ impl AttachError {
             Self::ForeignDomain | Self::Unsupported | Self::Reserved(_) => Errno::Einval,
             Self::NoMemory => Errno::Enomem,
             Self::Sync(_) | Self::LeftBlocked(_) => Errno::Eio,
-            Self::PasidsInUse => Errno::Ebusy,
+            Self::PasidsInUse | Self::WindowsInUse => Errno::Ebusy,
             Self::Direct { error, .. } => error.errno(),
         }
     }
