@@ -27,6 +27,7 @@ pub(crate) const ROOMS: &[Room] = &[
     room("crates/firmware", &["crates/types", "crates/spec"]),
     // Drivers never know each other.
     room("crates/smmuv3", &["crates/types", "crates/spec", "crates/hal", "crates/pgtable", "crates/core"]),
+    room("crates/ioda2", &["crates/types", "crates/spec", "crates/hal", "crates/pgtable", "crates/core"]),
     room("crates/nvme", &["crates/types", "crates/hal", "crates/core"]),
     room("crates/accel", &["crates/types", "crates/hal", "crates/core"]),
     room(
@@ -58,6 +59,7 @@ const EMBEDDED: &[&str] = &[
     "crates/pci",
     "crates/firmware",
     "crates/smmuv3",
+    "crates/ioda2",
     "crates/nvme",
     "crates/vfio",
     "crates/accel",
@@ -73,6 +75,7 @@ const BOTH_SIDES: &[&str] = &[
     "crates/pci",
     "crates/firmware",
     "crates/smmuv3",
+    "crates/ioda2",
     "crates/nvme",
     "crates/vfio",
     "crates/accel",
@@ -94,6 +97,7 @@ const BOTH_SIDES_AND_LAB: &[&str] = &[
     "crates/pci",
     "crates/firmware",
     "crates/smmuv3",
+    "crates/ioda2",
     "crates/nvme",
     "crates/vfio",
     "crates/accel",

@@ -8,6 +8,7 @@
 //! | firmware tables | to know who is behind which IOMMU | [`firmware`] |
 //! | a PCIe host bridge | devices, capabilities, groups | [`pci`] |
 //! | an SMMUv3 | a driver for it | [`smmuv3`] |
+//! | a POWER8 host bridge, PHB3 | a driver for it | [`ioda2`] |
 //! | a device | memory that it can reach, interrupts that arrive | [`core`] |
 //! | an IOMMU that is not here | to write a driver | [`core::iommu`], [`pgtable`], [`spec`] |
 //!
@@ -20,6 +21,7 @@ pub use portcullis_accel as accel;
 pub use portcullis_core as core;
 pub use portcullis_firmware as firmware;
 pub use portcullis_hal as hal;
+pub use portcullis_ioda2 as ioda2;
 pub use portcullis_iova as iova;
 pub use portcullis_nvme as nvme;
 pub use portcullis_pci as pci;

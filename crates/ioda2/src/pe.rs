@@ -1,0 +1,255 @@
+//! One partitionable endpoint: who is in it, and whose it is.
+//!
+//! A PE has one pair of windows for all its request ids, and moves as a whole: its first member that is attached somewhere takes it there, the others
+//! follow by saying the same. A member that is blocked while others are not is routed to the PE that has no windows. When all are
+//! blocked, the PE is *taken*: it has no windows but what a user sets, and all its members are routed to it again.
+
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use portcullis_core::iommu::{AttachError, SyncError};
+use portcullis_hal::{Platform, Registers};
+
+use crate::bridge::Bridge;
+use crate::domain::{Domain, NoMemory};
+use crate::routes::{NOBODY, Routes};
+use crate::setup::{Failing, Refused, Setup, Windows};
+use crate::tve;
+
+/// Where the platform has a PE.
+pub(crate) enum Place<P: Platform, R: Registers + 'static> {
+    /// Nowhere: it is blocked, or a user's.
+    Blocked,
+    Identity,
+    Domain(Arc<Domain<P, R>>),
+}
+
+impl<P: Platform, R: Registers> Clone for Place<P, R> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Blocked => Self::Blocked,
+            Self::Identity => Self::Identity,
+            Self::Domain(domain) => Self::Domain(domain.clone()),
+        }
+    }
+}
+
+impl<P: Platform, R: Registers> Place<P, R> {
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Blocked, Self::Blocked) | (Self::Identity, Self::Identity) => true,
+            (Self::Domain(one), Self::Domain(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+
+    fn leave(&self) {
+        if let Self::Domain(domain) = self {
+            domain.detach();
+        }
+    }
+}
+
+/// A request id of a PE.
+pub(crate) struct Member {
+    pub(crate) rid: u16,
+    /// Whose it is; none before the device is known.
+    pub(crate) device: Option<String>,
+    /// Whether its device is attached to nothing.
+    pub(crate) blocked: bool,
+    /// Where the RTT has it.
+    routed: u8,
+}
+
+/// A PE.
+pub(crate) struct Pe<P: Platform, R: Registers + 'static> {
+    pub(crate) number: u8,
+    pub(crate) members: Vec<Member>,
+    pub(crate) windows: Windows<P, R>,
+    pub(crate) place: Place<P, R>,
+    /// Whether it was taken by [`Ownership`](portcullis_core::table_group::Ownership), and where the platform had it then.
+    pub(crate) held: Option<Place<P, R>>,
+    /// The kernel's domain in which it was last.
+    pub(crate) last: Option<Arc<Domain<P, R>>>,
+    /// The domain whose table a user has taken over whole.
+    pub(crate) whole: Option<Arc<Domain<P, R>>>,
+}
+
+impl<P: Platform, R: Registers> Pe<P, R> {
+    pub(crate) fn new(number: u8) -> Self {
+        Self {
+            number,
+            members: Vec::new(),
+            windows: Windows::new(number),
+            place: Place::Blocked,
+            held: None,
+            last: None,
+            whole: None,
+        }
+    }
+
+    pub(crate) fn add(&mut self, rid: u16) {
+        self.members.push(Member { rid, device: None, blocked: true, routed: NOBODY });
+    }
+
+    /// The first window that a user has set.
+    pub(crate) fn users_window(&self) -> Option<usize> {
+        let users = matches!(self.place, Place::Blocked) && self.whole.is_none();
+        self.windows.setup().tables.iter().position(Option::is_some).filter(|_| users)
+    }
+
+    /// Whether it is in a user's hands.
+    pub(crate) fn in_use(&self) -> bool {
+        self.held.is_some() || self.whole.is_some() || self.users_window().is_some()
+    }
+
+    /// Whether the PE is the platform's to open.
+    pub(crate) fn is_taken(&self) -> bool {
+        matches!(self.place, Place::Blocked)
+    }
+
+    /// Takes the PE to `place`.
+    pub(crate) fn enter(&mut self, bridge: &Bridge<P, R>, place: Place<P, R>) -> Result<(), Refused> {
+        if self.place.is(&place) {
+            return Ok(());
+        }
+        let around = |end: Option<portcullis_types::Pa>| end.map_or(tve::DISABLED, tve::bypass);
+        let bypass = around(bridge.config.bypass_end);
+        let (next, failing) = match &place {
+            Place::Blocked => (Setup::CLOSED, Failing::Close),
+            Place::Identity => {
+                let untranslated = [around(bridge.config.identity_end), bypass];
+                (Setup { untranslated, ..Setup::CLOSED }, Failing::Restore)
+            }
+            Place::Domain(domain) => {
+                let table = domain.attach().map_err(|NoMemory| Refused::NoMemory)?;
+                let bypass = if domain.kernel { bypass } else { tve::DISABLED };
+                let setup = Setup { tables: [Some(table), None], untranslated: [tve::DISABLED, bypass] };
+                (setup, Failing::Restore)
+            }
+        };
+        match self.windows.switch(bridge, next, failing) {
+            Ok(()) => {
+                core::mem::replace(&mut self.place, place).leave();
+                if let Place::Domain(domain) = &self.place {
+                    self.last = Some(domain.clone()).filter(|domain| domain.kernel).or(self.last.take());
+                }
+                Ok(())
+            }
+            Err(refused) => {
+                place.leave();
+                if let Refused::Closed(_) = refused {
+                    core::mem::replace(&mut self.place, Place::Blocked).leave();
+                }
+                Err(refused)
+            }
+        }
+    }
+
+    /// Routes each member to this PE or to nobody; `open` if the PE has, or is about to have, windows of the platform's.
+    pub(crate) fn route(
+        &mut self,
+        bridge: &Bridge<P, R>,
+        routes: &Routes,
+        open: bool,
+    ) -> Result<(), SyncError> {
+        let number = self.number;
+        let wanted = |member: &Member| if open && member.blocked { NOBODY } else { number };
+        if self.members.iter().all(|member| member.routed == wanted(member)) {
+            return Ok(());
+        }
+        let store = |member: &Member, pe| routes.set(&*bridge.platform, member.rid, pe);
+        self.members.iter().for_each(|member| store(member, wanted(member)));
+        bridge.forget_routes();
+        if let Err(error) = bridge.confirm() {
+            self.members.iter().for_each(|member| store(member, member.routed));
+            bridge.forget_routes();
+            return Err(error);
+        }
+        self.members.iter_mut().for_each(|member| member.routed = wanted(member));
+        Ok(())
+    }
+
+    /// Blocks some of its members, the rest staying where it is; with the last, the PE is taken.
+    pub(crate) fn block(
+        &mut self,
+        bridge: &Bridge<P, R>,
+        routes: &Routes,
+        rids: &[u16],
+    ) -> Result<(), AttachError> {
+        let before: Vec<bool> = self.members.iter().map(|member| member.blocked).collect();
+        self.mark(rids, true);
+        if self.members.iter().any(|member| !member.blocked) {
+            let open = !self.is_taken();
+            return self.route(bridge, routes, open).map_err(|error| {
+                self.members.iter_mut().zip(before).for_each(|(member, blocked)| member.blocked = blocked);
+                AttachError::Sync(error)
+            });
+        }
+        // Whoever takes it from here says where it goes back to.
+        if let Some(held) = &mut self.held {
+            *held = Place::Blocked;
+        }
+        self.enter(bridge, Place::Blocked)?;
+        self.route(bridge, routes, false).map_err(AttachError::LeftBlocked)
+    }
+
+    /// Takes all windows away, whosever they are.
+    pub(crate) fn close(&mut self, bridge: &Bridge<P, R>) -> Result<(), Refused> {
+        self.windows.switch(bridge, Setup::CLOSED, Failing::Close)?;
+        if let Some(domain) = self.whole.take() {
+            domain.give_back();
+            domain.detach();
+        }
+        Ok(())
+    }
+
+    /// Routes members whose device is gone to nobody.
+    pub(crate) fn expel(
+        &mut self,
+        bridge: &Bridge<P, R>,
+        routes: &Routes,
+        rids: &[u16],
+    ) -> Result<(), SyncError> {
+        let gone = |member: &Member| rids.contains(&member.rid);
+        self.members.iter().filter(|member| gone(member)).for_each(|member| {
+            routes.set(&*bridge.platform, member.rid, NOBODY);
+        });
+        bridge.forget_routes();
+        bridge.confirm()?;
+        self.members.iter_mut().filter(|member| gone(member)).for_each(|member| member.routed = NOBODY);
+        Ok(())
+    }
+
+    /// Takes the PE to `place` for the sake of some of its members.
+    pub(crate) fn open(
+        &mut self,
+        bridge: &Bridge<P, R>,
+        routes: &Routes,
+        rids: &[u16],
+        place: Place<P, R>,
+    ) -> Result<(), AttachError> {
+        if self.in_use() {
+            return Err(AttachError::WindowsInUse);
+        }
+        // Those that stay blocked must not come along.
+        self.route(bridge, routes, true).map_err(AttachError::Sync)?;
+        if let Err(refused) = self.enter(bridge, place) {
+            let open = !self.is_taken();
+            // What this does not do leaves members with nobody: they are blocked.
+            let _ = self.route(bridge, routes, open);
+            return Err(refused.into());
+        }
+        self.mark(rids, false);
+        self.route(bridge, routes, true).map_err(|error| {
+            self.mark(rids, true);
+            AttachError::LeftBlocked(error)
+        })
+    }
+
+    fn mark(&mut self, rids: &[u16], blocked: bool) {
+        let meant = self.members.iter_mut().filter(|member| rids.contains(&member.rid));
+        meant.for_each(|member| member.blocked = blocked);
+    }
+}

@@ -1,0 +1,328 @@
+//! One bridge: probe, PEs, and the seam to core.
+//!
+//! # Locking
+//!
+//! `state` is held while PEs change, hardware included; the loads that confirm are its only waits. Under it, in this order: a domain's slot, a table's
+//! links, the IODA registers. Mapping and invalidating take none but the latter three.
+
+use alloc::collections::BTreeMap;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::fmt;
+
+use portcullis_core::iommu::{
+    AddDeviceError, AttachError, Capabilities, DomainError, FaultRecord, GlobalError, HwDomain, Iommu,
+    RegionSource, ReservedKind, ReservedRegion, SyncError, Target,
+};
+use portcullis_core::table_group::TableGroup;
+use portcullis_hal::{Lock, Platform, Registers};
+use portcullis_spec::ioda2::tables::{MSI32_FIRST, MSI32_LAST, MSI64_FIRST, MSI64_LAST, PE_COUNT};
+use portcullis_types::trace::{Event, Value};
+use portcullis_types::{Iova, IovaRange, PageSizes, Perms, Prot, SourceId};
+
+use crate::bridge::Bridge;
+use crate::bringup::{self, ProbeError};
+use crate::config::Config;
+use crate::domain::Domain;
+use crate::events::Reported;
+use crate::group::Group;
+use crate::pe::{Pe, Place};
+use crate::routes::{NOBODYS_MMIO, Routes};
+
+/// One PHB3.
+pub struct Phb3<P: Platform, R: Registers + 'static> {
+    this: Weak<Self>,
+    pub(crate) bridge: Arc<Bridge<P, R>>,
+    state: Lock<P, State<P, R>>,
+    pub(crate) reported: Lock<P, Reported>,
+}
+
+pub(crate) struct State<P: Platform, R: Registers + 'static> {
+    /// None once the bridge was shut down.
+    pub(crate) routes: Option<Routes>,
+    pub(crate) pes: BTreeMap<u8, Pe<P, R>>,
+    /// In which PE a request id is.
+    places: BTreeMap<u16, u8>,
+}
+
+impl<P: Platform, R: Registers> fmt::Debug for Phb3<P, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Phb3").field("name", &self.bridge.config.name).finish_non_exhaustive()
+    }
+}
+
+/// Why sources were not put into one PE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AssignError {
+    /// Not a request id of 16 bits.
+    OutOfRange(SourceId),
+    /// It is in a PE already.
+    Assigned(SourceId),
+    /// All PEs are in use.
+    NoPes,
+}
+
+impl<P: Platform, R: Registers> Phb3<P, R> {
+    /// Brings up the bridge behind `registers`, which firmware has trained and reset. On return every source is blocked.
+    ///
+    /// # Errors
+    ///
+    /// As [`ProbeError`] says.
+    pub fn probe(platform: Arc<P>, registers: R, config: Config) -> Result<Arc<Self>, ProbeError> {
+        let bridge = Arc::new(Bridge::new(platform, registers, config));
+        bringup::check(&bridge)?;
+        let routes = Routes::new(&*bridge.platform).ok_or(ProbeError::NoMemory)?;
+        if let Err(error) = bringup::bring_up(&bridge, &routes) {
+            // The bridge may have learnt where the tables are: only if it confirms to have forgotten is the memory ours again.
+            if bringup::shut_down(&bridge).is_ok() {
+                routes.free(&*bridge.platform);
+            }
+            return Err(error);
+        }
+        bridge.platform.event(&Event {
+            source: "ioda2",
+            name: "probe",
+            fields: &[("phb", Value::Str(&bridge.config.name)), ("pes", Value::Dec(PE_COUNT.into()))],
+        });
+        let state = State { routes: Some(routes), pes: BTreeMap::new(), places: BTreeMap::new() };
+        Ok(Arc::new_cyclic(|this| Self {
+            this: this.clone(),
+            bridge,
+            state: Lock::<P, _>::new(state),
+            reported: Lock::<P, _>::new(Reported::default()),
+        }))
+    }
+
+    /// Puts sources that cannot be told apart, or kept apart, into one PE, before their devices are added; and answers its number. A device that is
+    /// added without gets a PE for itself.
+    ///
+    /// # Errors
+    ///
+    /// As [`AssignError`] says; then none is in a PE that was not before.
+    pub fn assign(&self, sources: &[SourceId]) -> Result<u8, AssignError> {
+        let mut state = self.state.lock();
+        let rids = rids(sources).map_err(AssignError::OutOfRange)?;
+        if let Some(&rid) = rids.iter().find(|rid| state.places.contains_key(rid)) {
+            return Err(AssignError::Assigned(SourceId(rid.into())));
+        }
+        let number = state.free_pe().ok_or(AssignError::NoPes)?;
+        state.join(&self.bridge, number, &rids);
+        Ok(number)
+    }
+
+    /// The PE of a source.
+    pub fn pe_of(&self, source: SourceId) -> Option<u8> {
+        self.state.lock().place(source)
+    }
+
+    /// Takes all windows away and gives all memory back. Every source is blocked from then on, and nothing can be attached any more.
+    ///
+    /// # Errors
+    ///
+    /// The bridge did not confirm: what it may still read stays allocated; this can be tried again.
+    pub fn teardown(&self) -> Result<(), SyncError> {
+        let mut state = self.state.lock();
+        if state.routes.is_none() {
+            return Ok(());
+        }
+        for pe in state.pes.values_mut() {
+            // Each switches again at the next try.
+            pe.enter(&self.bridge, Place::Blocked).map_err(refusal)?;
+            pe.close(&self.bridge).map_err(refusal)?;
+        }
+        bringup::shut_down(&self.bridge)?;
+        state.places.clear();
+        state.pes.clear();
+        if let Some(routes) = state.routes.take() {
+            routes.free(&*self.bridge.platform);
+        }
+        Ok(())
+    }
+
+    /// Calls `act` with a PE and the tables in memory; none if it is gone.
+    pub(crate) fn with_pe<T>(&self, number: u8, act: impl FnOnce(&mut Pe<P, R>, &Routes) -> T) -> Option<T> {
+        let mut state = self.state.lock();
+        let State { routes, pes, .. } = &mut *state;
+        Some(act(pes.get_mut(&number)?, routes.as_ref()?))
+    }
+
+    fn place_of(&self, target: &Target<P>) -> Result<Place<P, R>, AttachError> {
+        match target {
+            Target::Blocked => Ok(Place::Blocked),
+            Target::Identity if self.bridge.config.identity_end.is_none() => Err(AttachError::Unsupported),
+            Target::Identity => Ok(Place::Identity),
+            Target::Domain(domain) => {
+                // A domain comes as the trait's object; ours is behind an `Arc` of its own.
+                let own = domain.as_any().downcast_ref::<Domain<P, R>>().ok_or(AttachError::ForeignDomain)?;
+                let own = own.shared().filter(|own| own.belongs_to(&self.bridge));
+                own.map(Place::Domain).ok_or(AttachError::ForeignDomain)
+            }
+        }
+    }
+
+    fn domain(&self, kernel: bool) -> Arc<dyn HwDomain<P>> {
+        Domain::new(self.bridge.clone(), kernel)
+    }
+}
+
+impl<P: Platform, R: Registers + 'static> Drop for Phb3<P, R> {
+    fn drop(&mut self) {
+        if self.teardown().is_err() {
+            // Hardware may still read the tables: they are lost rather than given to somebody else.
+            core::mem::forget(core::mem::take(&mut self.state.get_mut().pes));
+        }
+    }
+}
+
+fn refusal(refused: crate::setup::Refused) -> SyncError {
+    use crate::setup::Refused;
+    match refused {
+        Refused::Sync(error) | Refused::Closed(error) => error,
+        Refused::NoMemory => SyncError::Failed { code: 0 },
+    }
+}
+
+/// The request ids of sources.
+fn rids(sources: &[SourceId]) -> Result<Vec<u16>, SourceId> {
+    sources.iter().map(|&source| u16::try_from(source.0).map_err(|_| source)).collect()
+}
+
+impl<P: Platform, R: Registers> State<P, R> {
+    fn place(&self, source: SourceId) -> Option<u8> {
+        self.places.get(&u16::try_from(source.0).ok()?).copied()
+    }
+
+    /// Choice: not PE 0, which is what tables that nobody wrote say.
+    fn free_pe(&self) -> Option<u8> {
+        (1..NOBODYS_MMIO).find(|number| !self.pes.contains_key(number))
+    }
+
+    fn join(&mut self, bridge: &Bridge<P, R>, number: u8, rids: &[u16]) {
+        if let Some(routes) = &self.routes {
+            routes.freeze_with(&*bridge.platform, number, number, true);
+        }
+        let pe = self.pes.entry(number).or_insert_with(|| Pe::new(number));
+        rids.iter().for_each(|&rid| pe.add(rid));
+        self.places.extend(rids.iter().map(|&rid| (rid, number)));
+    }
+
+    /// Takes members out of their PE; and the PE away with the last, if no window is left.
+    fn part(&mut self, bridge: &Bridge<P, R>, number: u8, rids: &[u16]) {
+        self.places.retain(|rid, _| !rids.contains(rid));
+        let Some(pe) = self.pes.get_mut(&number) else { return };
+        pe.members.retain(|member| !rids.contains(&member.rid));
+        if pe.members.is_empty() && !pe.in_use() && pe.windows.is_clean() {
+            self.pes.remove(&number);
+            if let Some(routes) = &self.routes {
+                routes.freeze_with(&*bridge.platform, number, number, false);
+            }
+        }
+    }
+}
+
+impl<P: Platform, R: Registers> Iommu<P> for Phb3<P, R> {
+    fn name(&self) -> &str {
+        &self.bridge.config.name
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let config = &self.bridge.config;
+        let aperture = IovaRange::new(Iova::new(0), config.window32_bytes).expect("checked at probe");
+        let mut capabilities = Capabilities::new(aperture, PageSizes::from_bits(config.default_page.bytes()));
+        capabilities.identity = config.identity_end.is_some();
+        capabilities
+    }
+
+    fn add_device(&self, name: &str, sources: &[SourceId]) -> Result<(), AddDeviceError> {
+        let mut state = self.state.lock();
+        let rids = rids(sources).map_err(|source| AddDeviceError::OutOfRange { source, bits: 16 })?;
+        let mut number = None;
+        for &rid in &rids {
+            let Some(&place) = state.places.get(&rid) else { continue };
+            let member = state.pes[&place].members.iter().find(|member| member.rid == rid);
+            let taken = member.and_then(|member| member.device.clone());
+            if taken.is_some() || number.is_some_and(|number| number != place) {
+                let by = taken.unwrap_or_default();
+                return Err(AddDeviceError::Taken { source: SourceId(rid.into()), by });
+            }
+            number = Some(place);
+        }
+        let number = number.or_else(|| state.free_pe()).ok_or(AddDeviceError::NoMemory)?;
+        let fresh: Vec<u16> = rids.iter().copied().filter(|rid| !state.places.contains_key(rid)).collect();
+        state.join(&self.bridge, number, &fresh);
+        let State { routes, pes, .. } = &mut *state;
+        let (Some(pe), Some(routes)) = (pes.get_mut(&number), routes.as_ref()) else {
+            return Err(AddDeviceError::Sync(SyncError::Failed { code: 0 }));
+        };
+        let open = !pe.is_taken();
+        if let Err(error) = pe.route(&self.bridge, routes, open) {
+            state.part(&self.bridge, number, &fresh);
+            return Err(AddDeviceError::Sync(error));
+        }
+        let ours = pe.members.iter_mut().filter(|member| rids.contains(&member.rid));
+        ours.for_each(|member| member.device = Some(name.into()));
+        Ok(())
+    }
+
+    fn remove_device(&self, sources: &[SourceId]) -> Result<(), SyncError> {
+        let mut state = self.state.lock();
+        let Ok(rids) = rids(sources) else { return Ok(()) };
+        let Some(number) = sources.first().and_then(|&source| state.place(source)) else { return Ok(()) };
+        let State { routes, pes, .. } = &mut *state;
+        if let (Some(pe), Some(routes)) = (pes.get_mut(&number), routes.as_ref()) {
+            pe.expel(&self.bridge, routes, &rids)?;
+        }
+        state.part(&self.bridge, number, &rids);
+        Ok(())
+    }
+
+    fn new_domain(&self) -> Result<Arc<dyn HwDomain<P>>, DomainError> {
+        Ok(self.domain(false))
+    }
+
+    fn new_kernel_domain(&self) -> Result<Arc<dyn HwDomain<P>>, DomainError> {
+        Ok(self.domain(true))
+    }
+
+    fn attach(&self, sources: &[SourceId], target: &Target<P>) -> Result<(), AttachError> {
+        let place = self.place_of(target)?;
+        let Some(&first) = sources.first() else { return Ok(()) };
+        let number = self.pe_of(first).ok_or(AttachError::UnknownSource(first))?;
+        let rids = rids(sources).map_err(AttachError::UnknownSource)?;
+        let attached = self.with_pe(number, |pe, routes| {
+            let stranger = rids.iter().find(|&&rid| pe.members.iter().all(|member| member.rid != rid));
+            if let Some(&rid) = stranger {
+                return Err(AttachError::UnknownSource(SourceId(rid.into())));
+            }
+            match place {
+                Place::Blocked => pe.block(&self.bridge, routes, &rids),
+                place => pe.open(&self.bridge, routes, &rids, place),
+            }
+        });
+        attached.unwrap_or(Err(AttachError::UnknownSource(first)))
+    }
+
+    fn reserved_regions(&self, _: &[SourceId]) -> Vec<ReservedRegion> {
+        let msi = |first, last| ReservedRegion {
+            range: IovaRange::from_ends(Iova::new(first), Iova::new(last)).expect("in order"),
+            kind: ReservedKind::Msi,
+            prot: Prot::device(Perms::WRITE),
+            source: RegionSource::Iommu,
+        };
+        [msi(MSI32_FIRST, MSI32_LAST), msi(MSI64_FIRST, MSI64_LAST)].into()
+    }
+
+    fn drain_events(&self, to: &mut dyn FnMut(&FaultRecord)) -> usize {
+        self.drain(to)
+    }
+
+    fn handle_errors(&self) -> Vec<GlobalError> {
+        if self.bridge.is_gone() { [GlobalError::ServiceFailure].into() } else { Vec::new() }
+    }
+
+    fn table_group(&self, source: SourceId) -> Option<Arc<dyn TableGroup>> {
+        let pe = self.pe_of(source)?;
+        Some(Arc::new(Group::new(self.this.upgrade()?, pe)))
+    }
+}

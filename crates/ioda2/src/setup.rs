@@ -1,0 +1,189 @@
+//! What the two windows of a PE are, and changing that: the order of stores, confirmation, and what happens if none comes.
+//!
+//! Windows that close are closed before windows open. Tables are linked to the PE before its TVE points to them, and unlinked, at the earliest let
+//! go, when the bridge has confirmed to have forgotten them. Where it never does, they are kept with the PE (`stale`) until it does.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use portcullis_core::iommu::{AttachError, SyncError};
+use portcullis_core::table_group::MAX_WINDOWS;
+use portcullis_hal::{Platform, Registers};
+use portcullis_spec::ioda2::tables::TABLE_TVT;
+
+use crate::bridge::Bridge;
+use crate::table::Table;
+use crate::tve;
+
+/// What two windows are.
+pub(crate) struct Setup<P: Platform, R: Registers + 'static> {
+    pub(crate) tables: [Option<Arc<Table<P, R>>>; MAX_WINDOWS],
+    /// The TVE of a window that has no table.
+    pub(crate) untranslated: [u64; MAX_WINDOWS],
+}
+
+impl<P: Platform, R: Registers> Clone for Setup<P, R> {
+    fn clone(&self) -> Self {
+        Self { tables: self.tables.clone(), untranslated: self.untranslated }
+    }
+}
+
+impl<P: Platform, R: Registers> Setup<P, R> {
+    /// No windows.
+    pub(crate) const CLOSED: Self =
+        Self { tables: [const { None }; MAX_WINDOWS], untranslated: [tve::DISABLED; MAX_WINDOWS] };
+
+    fn tves(&self) -> [u64; MAX_WINDOWS] {
+        core::array::from_fn(|window| {
+            self.tables[window].as_ref().map_or(self.untranslated[window], |table| table.tve())
+        })
+    }
+
+    fn has(&self, window: usize, table: &Arc<Table<P, R>>) -> bool {
+        self.tables[window].as_ref().is_some_and(|own| Arc::ptr_eq(own, table))
+    }
+
+    /// The tables that `other` has not as the same windows.
+    fn beyond(&self, other: &Self) -> impl Iterator<Item = &Arc<Table<P, R>>> {
+        let all = self.tables.iter().enumerate();
+        all.filter_map(|(window, table)| table.as_ref().filter(|table| !other.has(window, table)))
+    }
+}
+
+/// What to do where the bridge does not confirm.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failing {
+    /// Go back; if that is not confirmed either, close all windows.
+    Restore,
+    /// Go back as far as stores go, and keep what was noted.
+    Undo,
+    /// Leave the windows closed, and note it so.
+    Close,
+    /// Leave the windows as stored, and keep what was noted, for another try.
+    Keep,
+}
+
+/// Why the windows were not changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    NoMemory,
+    /// The windows are as they were noted before.
+    Sync(SyncError),
+    /// All are closed, as far as stores go, and noted so.
+    Closed(SyncError),
+}
+
+impl From<Refused> for AttachError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::NoMemory => Self::NoMemory,
+            Refused::Sync(error) => Self::Sync(error),
+            Refused::Closed(error) => Self::LeftBlocked(error),
+        }
+    }
+}
+
+/// The windows of one PE.
+pub(crate) struct Windows<P: Platform, R: Registers + 'static> {
+    pe: u8,
+    setup: Setup<P, R>,
+    /// Tables that the bridge may remember for this PE. They are linked.
+    stale: Vec<Arc<Table<P, R>>>,
+}
+
+impl<P: Platform, R: Registers> Windows<P, R> {
+    pub(crate) fn new(pe: u8) -> Self {
+        Self { pe, setup: Setup::CLOSED, stale: Vec::new() }
+    }
+
+    pub(crate) fn setup(&self) -> &Setup<P, R> {
+        &self.setup
+    }
+
+    /// Whether the bridge remembers no table for this PE.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.stale.is_empty() && self.setup.tables.iter().all(Option::is_none)
+    }
+
+    /// Makes the windows `next`.
+    pub(crate) fn switch(
+        &mut self,
+        bridge: &Bridge<P, R>,
+        next: Setup<P, R>,
+        failing: Failing,
+    ) -> Result<(), Refused> {
+        // Room for the tables of both, so that a failure later on finds where to keep them.
+        self.stale.try_reserve(2 * MAX_WINDOWS).map_err(|_| Refused::NoMemory)?;
+        self.link(&next)?;
+        match self.store(bridge, &next) {
+            Ok(()) => {
+                let before = core::mem::replace(&mut self.setup, next);
+                before.beyond(&self.setup).for_each(|table| table.unlink(self.pe));
+                self.forgotten();
+                Ok(())
+            }
+            Err(error) => Err(self.unconfirmed(bridge, &next, failing, error)),
+        }
+    }
+
+    fn unconfirmed(
+        &mut self,
+        bridge: &Bridge<P, R>,
+        next: &Setup<P, R>,
+        failing: Failing,
+        error: SyncError,
+    ) -> Refused {
+        let before = self.setup.clone();
+        let back = match failing {
+            Failing::Keep => return Refused::Sync(error),
+            Failing::Close => false,
+            Failing::Restore | Failing::Undo => self.store(bridge, &before).is_ok(),
+        };
+        if back {
+            next.beyond(&before).for_each(|table| table.unlink(self.pe));
+            self.forgotten();
+            return Refused::Sync(error);
+        }
+        self.stale.extend(next.beyond(&before).cloned());
+        if failing == Failing::Undo {
+            return Refused::Sync(error);
+        }
+        let _ = self.store(bridge, &Setup::CLOSED);
+        self.stale.extend(before.tables.into_iter().flatten());
+        self.setup = Setup::CLOSED;
+        Refused::Closed(error)
+    }
+
+    fn link(&self, next: &Setup<P, R>) -> Result<(), Refused> {
+        let mut linked = Vec::new();
+        linked.try_reserve(MAX_WINDOWS).map_err(|_| Refused::NoMemory)?;
+        for table in next.beyond(&self.setup) {
+            if !table.link(self.pe) {
+                linked.into_iter().for_each(|table: &Arc<Table<P, R>>| table.unlink(self.pe));
+                return Err(Refused::NoMemory);
+            }
+            linked.push(table);
+        }
+        Ok(())
+    }
+
+    /// The bridge has confirmed to have forgotten all but what it was last told.
+    fn forgotten(&mut self) {
+        self.stale.drain(..).for_each(|table| table.unlink(self.pe));
+    }
+
+    fn store(&self, bridge: &Bridge<P, R>, setup: &Setup<P, R>) -> Result<(), SyncError> {
+        // Tables are complete before anything points to them.
+        bridge.platform.write_barrier();
+        let tves = setup.tves();
+        for closing in [true, false] {
+            for (window, &tve) in (0u16..).zip(&tves) {
+                if (tve == tve::DISABLED) == closing {
+                    bridge.ioda_write(TABLE_TVT, 2 * u16::from(self.pe) + window, tve);
+                }
+            }
+        }
+        bridge.kill_pe(self.pe);
+        bridge.confirm()
+    }
+}
