@@ -1,0 +1,74 @@
+//! From reset, and back.
+
+use portcullis_core::iommu::SyncError;
+use portcullis_core::table_group::TableError;
+use portcullis_hal::TableMemory;
+
+use super::*;
+use crate::bringup::ProbeError;
+use crate::phb3::{AssignError, Phb3};
+
+#[test]
+fn after_probe_nothing_of_what_was_there_is_left_and_everybody_is_nobodys() {
+    let fake = Fake::new();
+    let bridge = fake.bridge(|_| ());
+    for (table, size) in [(9, 512), (7, 256), (8, 256), (20, 4)] {
+        assert!((0..size).all(|index| fake.entry(table, index) == 0), "table {table}");
+    }
+    assert_eq!(fake.entry(17, 200), 254 << 48);
+    assert_eq!(fake.register(0x160), 0x0082_0000_0000_0000);
+    let rtt = fake.register(0x168);
+    assert_eq!(rtt >> 63, 1);
+    let bytes = fake.load(Pa::new((rtt & !(1 << 63)) + 0x1_fff8)).to_le_bytes();
+    assert_eq!(bytes, [0, 255, 0, 255, 0, 255, 0, 255], "the last four request ids");
+    assert_eq!(fake.take_kills(), [1 << 63]);
+    assert_eq!(fake.state().wrong, 0);
+    assert_eq!(fake.access(DISK, 0, false), None);
+    drop(bridge);
+    assert_eq!((fake.live_bytes(), fake.register(0x168), fake.register(0x1a8)), (0, 0, 0));
+}
+
+#[test]
+fn what_is_no_phb3_or_makes_no_sense_or_does_not_answer_is_refused() {
+    let probe = |fake: &Arc<Fake>, change: &dyn Fn(&mut Config)| {
+        let mut config = Config::new("phb");
+        change(&mut config);
+        Phb3::probe(fake.clone(), fake.clone(), config).map(|_| ()).unwrap_err()
+    };
+    let fake = Fake::new();
+    let too_deep = ProbeError::DefaultTable(TableError::Levels(5));
+    assert_eq!(probe(&fake, &|config| config.default_levels = 5), too_deep);
+    assert_eq!(probe(&fake, &|config| config.window32_bytes = 1 << 33), ProbeError::WindowTooLarge(1 << 33));
+    fake.answers(Some(0));
+    assert_eq!(probe(&fake, &|_| ()), ProbeError::NotPhb3(u64::MAX));
+    fake.answers(Some(1));
+    let gone = SyncError::Timeout { waiting_for: "RTT_BAR, PELTV_BAR, PEST_BAR", last: u64::MAX };
+    assert_eq!(probe(&fake, &|_| ()), ProbeError::Sync(gone));
+    assert_ne!(fake.live_bytes(), 0, "a bridge that does not answer may still read its tables");
+    for allocations in 0..3 {
+        let fake = Fake::new();
+        fake.allocations_left.store(allocations, core::sync::atomic::Ordering::SeqCst);
+        assert_eq!(probe(&fake, &|_| ()), ProbeError::NoMemory);
+        assert_eq!(fake.live_bytes(), 0);
+    }
+}
+
+#[test]
+fn a_pe_is_in_its_own_row_of_the_pelt_v_and_its_members_in_the_rtt() {
+    let fake = Fake::new();
+    let bridge = fake.bridge(|_| ());
+    assert_eq!(bridge.assign(&[source(DISK), source(DISK + 1)]), Ok(1));
+    assert_eq!(bridge.assign(&[source(DISK + 1)]), Err(AssignError::Assigned(source(DISK + 1))));
+    assert_eq!(bridge.assign(&[SourceId(0x1_0000)]), Err(AssignError::OutOfRange(SourceId(0x1_0000))));
+    bridge.add_device("disk", &[source(DISK)]).unwrap();
+    bridge.add_device("other", &[source(CARD)]).unwrap();
+    assert_eq!((bridge.pe_of(source(DISK)), bridge.pe_of(source(CARD))), (Some(1), Some(2)));
+    let rtt = fake.register(0x168) & !(1 << 63);
+    assert_eq!(fake.load(Pa::new(rtt + 2 * u64::from(DISK))).to_le_bytes()[..4], [0, 1, 0, 1]);
+    let peltv = fake.register(0x188) & !(1 << 63);
+    assert_eq!(fake.load(Pa::new(peltv + 32)).to_le_bytes(), [0x40, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(fake.load(Pa::new(peltv + 64)).to_le_bytes(), [0x20, 0, 0, 0, 0, 0, 0, 0]);
+    bridge.remove_device(&[source(CARD)]).unwrap();
+    assert_eq!(fake.load(Pa::new(peltv + 64)), 0);
+    assert_eq!(bridge.pe_of(source(CARD)), None);
+}

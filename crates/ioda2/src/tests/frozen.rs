@@ -1,0 +1,90 @@
+//! Frozen PEs.
+
+use portcullis_core::iommu::{FaultReason, FaultRecord, GlobalError};
+use portcullis_core::table_group::{EehError, ErrorInjection, Freeze, PeState, Reset};
+use portcullis_types::Access;
+
+use super::*;
+use crate::events::decode;
+
+fn drained(bridge: &Bridge) -> std::vec::Vec<FaultRecord> {
+    let mut records = std::vec::Vec::new();
+    bridge.drain_events(&mut |record| records.push(*record));
+    records
+}
+
+#[test]
+fn the_first_error_freezes_and_is_reported_once_until_the_pe_goes_on() {
+    let machine = Machine::new(&[DISK, CARD], |_| ());
+    assert!(drained(&machine.bridge).is_empty());
+    assert_eq!(machine.fake.access(DISK, 0x5123, true), None);
+    assert_eq!(machine.fake.access(DISK, 0x9000, false), None);
+    let records = drained(&machine.bridge);
+    assert_eq!(records.len(), 1);
+    let record = &records[0];
+    assert_eq!((record.source, record.iova), (Some(source(DISK)), Some(Iova::new(0x5123))));
+    assert_eq!((record.access, record.reason), (Some(Access::WRITE), FaultReason::NotMapped));
+    assert!(drained(&machine.bridge).is_empty());
+    machine.unfreeze(DISK);
+    assert_eq!(machine.fake.access(DISK, 0x9000, false), None);
+    assert_eq!(drained(&machine.bridge)[0].iova, Some(Iova::new(0x9000)));
+    assert_eq!(machine.unit.unclaimed_faults(), 0);
+}
+
+#[test]
+fn the_words_of_a_frozen_pe_are_read_as_firmware_reads_them() {
+    // Frozen, a DMA read, TCE access fault, request id 0x0110; DMA stopped at an address of window 1.
+    let record = decode(7, 0x8200_1000_0110_0000, 0x8800_0000_0001_2345);
+    assert_eq!((record.source, record.iova), (Some(SourceId(0x110)), Some(Iova::new(0x0800_0000_0001_2345))));
+    assert_eq!((record.access, record.reason), (Some(Access::READ), FaultReason::Permission));
+    let reason = |a| decode(7, a, 0).reason;
+    assert_eq!(reason(0x8000_2000_0000_0000), FaultReason::NotMapped);
+    assert_eq!(reason(0x8000_8000_0000_0000), FaultReason::Configuration);
+    assert_eq!(reason(0x8100_0000_0000_0000), FaultReason::Other(1));
+}
+
+#[test]
+fn a_group_is_stopped_and_goes_on_half_by_half() {
+    let machine = Machine::new(&[DISK], |_| ());
+    let group = machine.table_group(DISK);
+    let eeh = group.eeh().unwrap();
+    assert_eq!(eeh.state(), PeState::Normal);
+    machine.fake.access(DISK, 0, true);
+    assert_eq!(eeh.state(), PeState::Stopped);
+    eeh.unfreeze(Freeze::Io).unwrap();
+    assert_eq!(eeh.state(), PeState::StoppedDma);
+    eeh.unfreeze(Freeze::Dma).unwrap();
+    assert_eq!(eeh.state(), PeState::Normal);
+    eeh.freeze(Freeze::Io).unwrap();
+    assert_eq!(
+        (eeh.state(), machine.fake.entry(7, 1), machine.fake.entry(8, 1)),
+        (PeState::Stopped, 1 << 63, 0)
+    );
+    eeh.unfreeze(Freeze::Io).unwrap();
+    eeh.freeze(Freeze::Dma).unwrap();
+    assert_eq!((eeh.state(), machine.fake.entry(8, 1)), (PeState::StoppedDma, 1 << 63));
+    assert_eq!(eeh.reset(Reset::Hot), Err(EehError::Unsupported));
+    machine.fake.answers(Some(0));
+    assert_eq!(eeh.state(), PeState::Unavailable);
+    assert!(matches!(eeh.unfreeze(Freeze::Dma), Err(EehError::Sync(_))));
+    assert_eq!(machine.bridge.handle_errors(), [GlobalError::ServiceFailure]);
+    assert!(drained(&machine.bridge).is_empty(), "ones are no faults");
+}
+
+#[test]
+fn errors_are_made_in_dma_only() {
+    let machine = Machine::new(&[DISK], |_| ());
+    let group = machine.table_group(DISK);
+    let eeh = group.eeh().unwrap();
+    let mut error = ErrorInjection { wide: false, function: 12, address: 0x5000, mask: 0xffff_f000 };
+    eeh.inject(error).unwrap();
+    let registers = || [0x2b0, 0x2b8, 0x2c0].map(|offset| machine.fake.register(offset));
+    assert_eq!(registers(), [0x8800_0000_0000_0000, 0x5000, 0xffff_f000]);
+    error = ErrorInjection { wide: true, function: 16, address: BYPASS, mask: 0 };
+    eeh.inject(error).unwrap();
+    assert_eq!(registers(), [0x8400_0000_0000_0000, BYPASS, 0]);
+    error.wide = false;
+    assert_eq!(eeh.inject(error), Err(EehError::BadAddress(BYPASS)));
+    error.function = 0;
+    assert_eq!(eeh.inject(error), Err(EehError::Unsupported));
+}

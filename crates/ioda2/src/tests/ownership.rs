@@ -1,0 +1,183 @@
+//! Taking a group and giving it back, by core and by the group itself.
+
+use core::sync::atomic::Ordering::SeqCst;
+
+use portcullis_core::dma::Direction;
+use portcullis_core::group::GroupError;
+use portcullis_core::iommu::AttachError;
+use portcullis_core::owner::{Released, Stuck};
+use portcullis_core::table_group::{self, Kind, OwnershipError, WindowError};
+
+use super::*;
+
+#[test]
+fn a_claim_takes_the_group_and_the_release_gives_window_and_bypass_back() {
+    let machine = Machine::new(&[DISK], with_bypass);
+    let (group, device) = &machine.groups[0];
+    let dma = group.dma(device).unwrap();
+    let before = machine.fake.live_bytes();
+    group.claim_group(user()).unwrap();
+    assert_eq!((machine.fake.entry(9, 2), machine.fake.entry(9, 3)), (0, 0));
+    assert_eq!(machine.reach(DISK, BYPASS | 0x1000), None);
+    assert!(machine.fake.live_bytes() < before, "the platform's table is freed");
+    assert_eq!(group.release_group(user()), Ok(Released::Free));
+    assert_eq!(machine.fake.live_bytes(), before);
+    assert_eq!(machine.reach(DISK, BYPASS | 0x1000), Some(0x1000));
+    let mapping = dma.map_single(Pa::new(0x123_4000), 0x1000, Direction::Bidirectional).unwrap();
+    assert_eq!(machine.reach(DISK, mapping.iova().get()), Some(0x123_4000));
+    dma.unmap_single(mapping).unwrap();
+}
+
+#[test]
+fn a_thousand_times_taken_and_released_nothing_is_lost() {
+    let machine = Machine::new(&[DISK], with_bypass);
+    let before = machine.fake.live_bytes();
+    for round in 0..1000u64 {
+        machine.group(0).claim_group(user()).unwrap();
+        let group = machine.table_group(DISK);
+        let ops = group.tables().unwrap();
+        let table = ops.create_table(spec(usize::from(round % 2 == 0), 16, GIB, 2)).unwrap();
+        ops.set_window(&table).unwrap();
+        let first = table.range().first();
+        assert_eq!(table.exchange(first, Some(page(0x10_0000))), Ok(None));
+        flush(&*table, table.range());
+        assert_eq!(machine.reach(DISK, first.get() + 8), Some(0x10_0008));
+        assert_eq!(table.exchange(first, None), Ok(Some(page(0x10_0000))));
+        drop(ops.unset_window(table.spec().window).unwrap());
+        drop(table);
+        assert_eq!(machine.group(0).release_group(user()), Ok(Released::Free));
+    }
+    assert_eq!(machine.fake.live_bytes(), before);
+    assert_eq!(machine.reach(DISK, BYPASS | 0x1000), Some(0x1000));
+}
+
+#[test]
+fn without_memory_for_the_platforms_table_the_group_stays_blocked_says_so_and_tries_again() {
+    let machine = Machine::new(&[DISK], with_bypass);
+    let (group, device) = &machine.groups[0];
+    let before = machine.fake.live_bytes();
+    group.claim_group(user()).unwrap();
+    machine.fake.allocations_left.store(0, SeqCst);
+    let error = GroupError::Attach { device: "device".into(), error: AttachError::NoMemory };
+    assert_eq!(
+        group.release_group(user()),
+        Ok(Released::Blocked(Stuck { error, open: std::vec::Vec::new() }))
+    );
+    assert_eq!((machine.fake.entry(9, 2), machine.fake.entry(9, 3)), (0, 0));
+    assert_eq!(machine.reach(DISK, BYPASS | 0x1000), None);
+    assert!(group.use_default_domain(device, "driver").is_err());
+    machine.fake.allocations_left.store(usize::MAX, SeqCst);
+    group.use_default_domain(device, "driver").unwrap();
+    assert_eq!(machine.reach(DISK, BYPASS | 0x1000), Some(0x1000));
+    assert_eq!(machine.fake.live_bytes(), before);
+}
+
+#[test]
+fn every_allocation_of_a_users_visit_may_fail_and_the_group_comes_back() {
+    let visit = |machine: &Machine| -> bool {
+        let group = machine.table_group(DISK);
+        let ops = group.tables().unwrap();
+        let Ok(table) = ops.create_table(spec(1, 16, 1 << 40, 4)) else { return false };
+        ops.set_window(&table).unwrap();
+        let first = Iova::new(BYPASS + 5 * GIB);
+        let mapped = table.prepare(range(first.get(), 64 * MIB)).is_ok();
+        if mapped {
+            assert_eq!(table.exchange(first, Some(page(0x10_0000))), Ok(None));
+            flush(&*table, range(first.get(), 0x1_0000));
+            assert_eq!(machine.reach(DISK, first.get()), Some(0x10_0000));
+        }
+        let table = ops.unset_window(1).unwrap();
+        assert_eq!(table.exchange(first, None).unwrap().is_some(), mapped);
+        mapped
+    };
+    let machine = Machine::new(&[DISK], with_bypass);
+    let before = machine.fake.live_bytes();
+    machine.group(0).claim_group(user()).unwrap();
+    let start = machine.fake.allocations.load(SeqCst);
+    assert!(visit(&machine));
+    let count = machine.fake.allocations.load(SeqCst) - start;
+    assert!(count > 4);
+    for allocations in 0..count {
+        machine.fake.allocations_left.store(allocations, SeqCst);
+        assert!(!visit(&machine), "allocation {allocations} of {count}");
+    }
+    machine.fake.allocations_left.store(usize::MAX, SeqCst);
+    assert_eq!(machine.group(0).release_group(user()), Ok(Released::Free));
+    assert_eq!(machine.fake.live_bytes(), before);
+}
+
+#[test]
+fn a_group_with_a_users_window_is_not_given_back() {
+    let machine = Machine::new(&[DISK], |_| ());
+    let group = machine.table_group(DISK);
+    let ops = group.tables().unwrap();
+    let table = ops.create_table(spec(0, 12, MIB, 1)).unwrap();
+    assert_eq!(ops.set_window(&table), Err(WindowError::NotTaken));
+    machine.group(0).claim_group(user()).unwrap();
+    ops.set_window(&table).unwrap();
+    let stuck = machine.group(0).release_group(user()).unwrap();
+    let refused = GroupError::Attach { device: "device".into(), error: AttachError::WindowsInUse };
+    assert_eq!(stuck, Released::Blocked(Stuck { error: refused, open: std::vec::Vec::new() }));
+    assert!(ops.window(0).is_some(), "it is the user's still");
+    ops.unset_window(0).unwrap();
+    machine.group(0).detach().unwrap();
+    assert_ne!(machine.fake.entry(9, 2), 0);
+}
+
+#[test]
+fn taking_twice_is_taking_once_and_releasing_gives_back_what_was() {
+    let machine = Machine::new(&[DISK], with_bypass);
+    let group = machine.table_group(DISK);
+    let Ok(Kind::OnDemand(ownership, ops)) = table_group::kind(&*group) else { panic!("tables on demand") };
+    let tves = || (machine.fake.entry(9, 2), machine.fake.entry(9, 3));
+    let before = tves();
+    ownership.release_ownership().unwrap();
+    assert_eq!(tves(), before, "what was not taken is not released");
+    ownership.take_ownership().unwrap();
+    ownership.take_ownership().unwrap();
+    assert_eq!(tves(), (0, 0));
+    let table = ops.create_table(spec(0, 24, GIB, 1)).unwrap();
+    ops.set_window(&table).unwrap();
+    assert_eq!(ownership.release_ownership(), Err(OwnershipError::WindowSet(0)));
+    ops.unset_window(0).unwrap();
+    machine.fake.allocations_left.store(0, SeqCst);
+    assert_eq!(ownership.release_ownership(), Err(OwnershipError::NoMemory));
+    assert_eq!(tves(), (0, 0));
+    machine.fake.allocations_left.store(usize::MAX, SeqCst);
+    ownership.release_ownership().unwrap();
+    assert_eq!(tves().1, before.1);
+    assert_ne!(tves().0, 0);
+}
+
+#[test]
+fn a_bridge_without_tables_on_demand_hands_its_table_over_whole_if_nothing_is_mapped_there() {
+    let machine = Machine::new(&[DISK], |config| {
+        with_bypass(config);
+        config.tables_on_demand = false;
+    });
+    let (group, device) = &machine.groups[0];
+    let dma = group.dma(device).unwrap();
+    let mapping = dma.map_single(Pa::new(0x123_4000), 0x1000, Direction::FromDevice).unwrap();
+    let tables = machine.table_group(DISK);
+    assert!(tables.tables().is_none());
+    let Ok(Kind::Whole(whole)) = table_group::kind(&*tables) else { panic!("one table for good") };
+    group.claim_group(user()).unwrap();
+    assert_eq!(whole.take_table().err(), Some(OwnershipError::Live(mapping.iova())));
+    assert_eq!(machine.fake.entry(9, 2), 0);
+    dma.unmap_single(mapping).unwrap();
+    let table = whole.take_table().unwrap();
+    assert_eq!(whole.take_table().err(), Some(OwnershipError::Taken));
+    assert_eq!(table.exchange(Iova::new(0x1000), Some(page(0x8000))), Ok(None));
+    flush(&*table, range(0x1000, 0x1000));
+    assert_eq!(machine.reach(DISK, 0x1000), Some(0x8000));
+    assert_eq!(machine.reach(DISK, BYPASS | 0x1000), None);
+    assert!(dma.map_single(Pa::new(0x123_4000), 0x1000, Direction::FromDevice).is_err(), "it is the user's");
+    assert_eq!(whole.give_back_table(), Err(OwnershipError::Live(Iova::new(0x1000))));
+    assert_eq!(table.exchange(Iova::new(0x1000), None), Ok(Some(page(0x8000))));
+    whole.give_back_table().unwrap();
+    assert_eq!(group.release_group(user()), Ok(Released::Free));
+    assert_eq!(machine.reach(DISK, BYPASS | 0x1000), Some(0x1000));
+    let mapping = dma.map_single(Pa::new(0x123_4000), 0x1000, Direction::FromDevice).unwrap();
+    assert_eq!(machine.reach(DISK, mapping.iova().get()), Some(0x123_4000));
+    dma.unmap_single(mapping).unwrap();
+}
