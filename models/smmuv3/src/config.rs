@@ -107,7 +107,7 @@ pub struct Config {
     pub pasid_on_auto_response: bool,
     /// IDR0.STALL_MODEL.
     pub stall: StallModel,
-    /// The most accesses held back at once, at least 1; a further one waits unseen until another is answered.
+    /// IDR5.STALL_MAX: the most accesses held back at once, at least 1; a further one waits unseen until another is answered.
     pub most_stalls: u16,
     /// IDR0.HTTU.
     pub hardware_update: HardwareUpdate,
@@ -295,6 +295,12 @@ impl Config {
             | bit(6, self.granule_64k)
             | bit(7, self.large_descriptors)
             | bit(10, self.input_52_bits)
+            | u32::from(self.stall_max()) << 16
+    }
+
+    /// IDR5.STALL_MAX: 0 where nothing can be held back.
+    fn stall_max(&self) -> u16 {
+        if self.stall == StallModel::NotSupported { 0 } else { self.most_stalls.max(1) }
     }
 }
 
@@ -330,6 +336,13 @@ mod tests {
             2 << 6
         );
         assert_eq!(idr0(Config { broadcast: true, ..Config::default() }), 1 << 5);
+    }
+
+    #[test]
+    fn how_many_accesses_can_be_held_back_is_reported_where_any_can() {
+        let stall_max = |stall| Config { stall, most_stalls: 5, ..Config::default() }.idr5() >> 16;
+        assert_eq!(stall_max(StallModel::NotSupported), 0);
+        assert_eq!((stall_max(StallModel::Configurable), stall_max(StallModel::Forced)), (5, 5));
     }
 
     #[test]
