@@ -355,5 +355,11 @@ fn help_version_completions_and_the_manual_are_results() {
     assert!(succeeds(&["--help"]).contains("Exit codes"));
     assert!(succeeds(&["--version"]).starts_with("portcullis "));
     assert!(succeeds(&["completions", "bash"]).contains("machines"));
-    assert!(succeeds(&["man"]).contains(".TH portcullis"));
+    let manual = succeeds(&["man"]);
+    for words in [".TH portcullis", ".SH OPTIONS OF RUN", "kill", "platform", "seed"] {
+        assert!(manual.contains(words), "{words} is missing in\n{manual}");
+    }
+    for words in ["--kill", "--device", "pcie platform"] {
+        assert!(succeeds(&["completions", "bash"]).contains(words), "{words}");
+    }
 }
