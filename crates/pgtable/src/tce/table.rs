@@ -19,8 +19,17 @@ pub struct TceTable {
     shape: TceShape,
     levels: Levels,
     live: u64,
-    /// The last level that was used last, and which of the runs of entries that such levels hold it holds.
-    recent: Option<(u64, Slot)>,
+    /// The last level that was used last.
+    recent: Option<Run>,
+}
+
+/// A last level: where it lies, and which entries it holds.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    /// The number of its first entry, over the entries of a level.
+    region: u64,
+    at: Pa,
+    view: Option<Pa>,
 }
 
 /// Why entries were not mapped.
@@ -114,13 +123,19 @@ impl TceTable {
             return Ok(());
         }
         for region in first >> fan_lg2..=(first + count - 1) >> fan_lg2 {
-            if self.recent.is_none_or(|(recent, _)| recent != region) {
-                let slot =
-                    self.levels.find_or_make(mem, region << fan_lg2).ok_or(TceMapError::NoTableMemory)?;
-                self.recent = Some((region, slot));
+            if self.recent.is_none_or(|recent| recent.region != region) {
+                self.make(mem, region << fan_lg2)?;
             }
         }
         Ok(())
+    }
+
+    /// The last level of entry `index`, made if it is not there.
+    fn make(&mut self, mem: &impl Memory, index: u64) -> Result<Run, TceMapError> {
+        let slot = self.levels.find_or_make(mem, index).ok_or(TceMapError::NoTableMemory)?;
+        let run = self.run_of(slot, index >> self.shape.fan_lg2());
+        self.recent = Some(run);
+        Ok(run)
     }
 
     /// Takes out what is mapped at `count` entries from `first` on, and shows each to `taken`. Answers how many. Holes are no error, and
@@ -135,9 +150,9 @@ impl TceTable {
         let count = count.min(self.shape.entries().saturating_sub(first));
         let mut found = 0;
         for (index, run) in self.runs(first, count) {
-            let Some(slot) = self.levels.find(index) else { continue };
+            let Some(level) = self.run(index) else { continue };
             for entry in 0..run {
-                let old = self.swap(mem, slot, index + entry, TceRaw::ABSENT, 0);
+                let old = self.swap(mem, level, index + entry, TceRaw::ABSENT, 0);
                 if let Some(old) = old {
                     found += 1;
                     taken(index + entry, old);
@@ -161,19 +176,23 @@ impl TceTable {
         index: u64,
         new: Option<TceEntry>,
     ) -> Result<Option<TceEntry>, TceMapError> {
+        if index >= self.shape.entries() {
+            return Err(TceMapError::OutsideWindow(index));
+        }
         let (raw, user) = match new {
             Some(TceEntry { pa, perms, user }) => {
                 self.check_pages(pa, 1, perms)?;
-                self.prepare(mem, index, 1)?;
                 (TceRaw::leaf(pa, perms), user)
             }
-            None => {
-                self.check_range(index, 1)?;
-                (TceRaw::ABSENT, 0)
-            }
+            None => (TceRaw::ABSENT, 0),
         };
-        let Some(slot) = self.slot(index) else { return Ok(None) };
-        Ok(self.swap(mem, slot, index, raw, user))
+        let run = match self.run(index) {
+            Some(run) => run,
+            None if new.is_none() => return Ok(None),
+            None => self.make(mem, index)?,
+        };
+        self.recent = Some(run);
+        Ok(self.swap(mem, run, index, raw, user))
     }
 
     /// What is mapped at an entry, as the table says.
@@ -181,16 +200,16 @@ impl TceTable {
         if index >= self.shape.entries() {
             return None;
         }
-        let slot = self.slot(index)?;
-        self.decode(mem, slot, index)
+        let run = self.run(index)?;
+        self.decode(mem, run, index)
     }
 
     /// The first entry from `index` on that is mapped.
     pub fn next(&self, mem: &impl TableMemory, index: u64) -> Option<(u64, TceEntry)> {
         let count = self.shape.entries().saturating_sub(index);
         self.runs(index, count).find_map(|(first, run)| {
-            let slot = self.levels.find(first)?;
-            (first..first + run).find_map(|index| Some((index, self.decode(mem, slot, index)?)))
+            let level = self.run(first)?;
+            (first..first + run).find_map(|index| Some((index, self.decode(mem, level, index)?)))
         })
     }
 
@@ -204,50 +223,58 @@ impl TceTable {
         end.map(|_| ()).ok_or(TceMapError::OutsideWindow(first.saturating_add(count.saturating_sub(1))))
     }
 
+    #[inline]
     fn check_pages(&self, pa: Pa, count: u64, perms: Perms) -> Result<(), TceMapError> {
         if !perms.intersects(Perms::READ_WRITE) {
             return Err(TceMapError::NoAccess);
         }
-        let len_bytes = count.checked_mul(self.shape.page().bytes());
-        let fits = len_bytes.is_some_and(|len_bytes| pa.get().checked_add(len_bytes).is_some());
-        if fits && pa.is_aligned(self.shape.page().bytes()) {
-            Ok(())
-        } else {
-            Err(TceMapError::Misaligned(pa))
-        }
+        let page_lg2 = self.shape.page().get();
+        let pages = count.checked_shl(page_lg2.into()).filter(|len_bytes| len_bytes >> page_lg2 == count);
+        let fits = pages.is_some_and(|len_bytes| pa.get().checked_add(len_bytes).is_some());
+        let aligned = pa.get() & (self.shape.page().bytes() - 1) == 0;
+        if fits && aligned { Ok(()) } else { Err(TceMapError::Misaligned(pa)) }
     }
 
-    fn slot(&self, index: u64) -> Option<Slot> {
+    fn run_of(&self, slot: Slot, region: u64) -> Run {
+        let level = self.levels.get(slot);
+        Run { region, at: level.at, view: level.view }
+    }
+
+    /// The last level of entry `index`; none if there is none yet.
+    #[inline]
+    fn run(&self, index: u64) -> Option<Run> {
+        let region = index >> self.shape.fan_lg2();
         match self.recent {
-            Some((region, slot)) if region == index >> self.shape.fan_lg2() => Some(slot),
-            _ => self.levels.find(index),
+            Some(recent) if recent.region == region => Some(recent),
+            _ => Some(self.run_of(self.levels.find(index)?, region)),
         }
     }
 
     /// Where entry `index` lies, in a last level that is there.
     fn last_level(&self, index: u64) -> u64 {
-        let slot = self.slot(index).expect("the caller had it made");
-        self.place(self.levels.get(slot).at, index)
+        let run = self.run(index).expect("the caller had it made");
+        self.place(run.at, index).get()
     }
 
-    fn place(&self, level: Pa, index: u64) -> u64 {
-        level.get() + 8 * (index & ((1 << self.shape.fan_lg2()) - 1))
+    #[inline]
+    fn place(&self, level: Pa, index: u64) -> Pa {
+        Pa::new(level.get() + 8 * (index & ((1 << self.shape.fan_lg2()) - 1)))
     }
 
+    #[inline]
     fn swap(
         &mut self,
         mem: &impl TableMemory,
-        slot: Slot,
+        run: Run,
         index: u64,
         raw: TceRaw,
         user: u64,
     ) -> Option<TceEntry> {
-        let old = self.decode(mem, slot, index);
-        let level = self.levels.get(slot);
+        let old = self.decode(mem, run, index);
         if old.is_some() || raw != TceRaw::ABSENT {
-            mem.store(Pa::new(self.place(level.at, index)), raw.word());
-            if let Some(view) = level.view {
-                mem.store(Pa::new(self.place(view, index)), user);
+            mem.store(self.place(run.at, index), raw.word());
+            if let Some(view) = run.view {
+                mem.store(self.place(view, index), user);
             }
         }
         self.live += u64::from(raw != TceRaw::ABSENT);
@@ -255,10 +282,10 @@ impl TceTable {
         old
     }
 
-    fn decode(&self, mem: &impl TableMemory, slot: Slot, index: u64) -> Option<TceEntry> {
-        let level = self.levels.get(slot);
-        let (pa, perms) = TceRaw::from_word(mem.load(Pa::new(self.place(level.at, index)))).decode()?;
-        let user = level.view.map_or(0, |view| mem.load(Pa::new(self.place(view, index))));
+    #[inline]
+    fn decode(&self, mem: &impl TableMemory, run: Run, index: u64) -> Option<TceEntry> {
+        let (pa, perms) = TceRaw::from_word(mem.load(self.place(run.at, index))).decode()?;
+        let user = run.view.map_or(0, |view| mem.load(self.place(view, index)));
         Some(TceEntry { pa, perms, user })
     }
 
