@@ -2,6 +2,8 @@
 //!
 //! The table is made when the first PE is attached, or the first page mapped, and goes when the last PE has left and nothing is mapped: that is how a
 //! take frees the platform's table, and a release makes it again.
+//!
+//! Its lock (`slot`) is held while pages are mapped; under it come the table's own locks.
 
 use alloc::sync::{Arc, Weak};
 use core::any::Any;
@@ -160,14 +162,13 @@ impl<P: Platform, R: Registers> HwDomain<P> for Domain<P, R> {
         if !plain(prot.perms) {
             return Err(MapError::Unsupported(prot));
         }
-        let table = {
-            let mut slot = self.slot.lock();
-            // As if all of it were mapped: what a user has taken is not the kernel's to map.
-            if slot.taken {
-                return Err(MapError::Mapped(iova));
-            }
-            self.table_in(&mut slot).map_err(|NoMemory| MapError::NoTableMemory)?
-        };
+        // Held while the table is changed, so that a PE that leaves does not find it empty and let it go.
+        let mut slot = self.slot.lock();
+        // As if all of it were mapped: what a user has taken is not the kernel's to map.
+        if slot.taken {
+            return Err(MapError::Mapped(iova));
+        }
+        let table = self.table_in(&mut slot).map_err(|NoMemory| MapError::NoTableMemory)?;
         table.map(range, pa, prot.perms).map_err(|error| match error {
             TceMapError::Mapped(index) => MapError::Mapped(Iova::new(index << self.spec.page.get())),
             TceMapError::OutsideWindow(index) => {

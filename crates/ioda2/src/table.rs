@@ -168,7 +168,7 @@ impl<P: Platform, R: Registers> Table<P, R> {
         (first, last - first + 1)
     }
 
-    /// Maps a range of the window to memory that lies in one piece. Whoever has the table as a window sees it on return.
+    /// Maps a range of the window to memory that lies in one piece. The bridge sees it before any store to a device behind it that comes after.
     pub(crate) fn map(&self, range: IovaRange, pa: Pa, perms: Perms) -> Result<(), TceMapError> {
         let (first, count) = self.run(range);
         self.with(|entries, memory| entries.map(memory, first, pa, count, perms))?;
