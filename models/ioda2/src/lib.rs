@@ -17,7 +17,7 @@
 //! | M32, M64BT, CONFIG_ADDRESS | `outbound` |
 //! | XSCOM, ASB | `xscom` |
 //!
-//! Where to look: what happens to an access `phb`, then `walk`; what its refusal does `cause` and `report`; what registers do `program`; what the hardware may do
+//! Where to look: what happens to an access `inbound`, then `walk`; what its refusal does `cause` and `report`; what registers do `access`, then `program`; what the hardware may do
 //! `policy`; all that software should not do [`clause`].
 //!
 //! Registers have 64 bits and are big-endian. A value of `Mmio` is the number that a CPU means, whatever the order of its bytes on the way; CONFIG_DATA
@@ -31,6 +31,7 @@
     reason = "fields are narrower than what they are kept in, and hosts have 64 bits"
 )]
 
+mod access;
 mod bits;
 mod cache;
 mod cause;
@@ -38,6 +39,7 @@ mod config;
 mod counters;
 mod flights;
 mod freeze;
+mod inbound;
 mod message;
 mod outbound;
 mod phb;

@@ -6,20 +6,18 @@
 //! Should a table lie, by somebody's mistake, on the model's own registers, the model would wait for itself: whoever holds the lock while memory is accessed leaves a
 //! mark, and an access with the same mark gets nothing.
 //!
-//! A message is let through to the model's doorbell, because the data that are half of its meaning are known only when they move. Before, the thread leaves word of whose message it
-//! is and what its address says; a write to the doorbell without such word is nobody's message.
+//! Not here: the faces themselves (`inbound`, `access`).
 
 use core::cell::Cell;
 use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
 
-use model_bus::{
-    Bus, BusError, Clocked, Doorbell, Fabric, Mmio, Occupied, Outcome, Passage, Request, Translator, Width,
-};
+use model_bus::{Bus, Fabric, Mmio, Occupied, Request, Width};
 use portcullis_types::trace::{Sink, Value};
 use portcullis_types::{AccessKind, Pa, PaRange, SourceId};
 
+use crate::access::Scom;
 use crate::cache::TceCache;
 use crate::cause::{Cause, FirstError, Transaction};
 use crate::config::Config;
@@ -27,12 +25,11 @@ use crate::counters::Counters;
 use crate::flights::Flights;
 use crate::message::Interrupt;
 use crate::outbound::{ConfigTarget, guard};
-use crate::registers::{CA_BDFN, CA_ENABLE, CA_PE, CA_REGISTER, CONFIG_ADDRESS, CONFIG_DATA};
 use crate::rtc::Rtc;
 use crate::state::{Around, State};
-use crate::strict::{Notes, Unpredictable, clause};
+use crate::strict::{Notes, Unpredictable};
 use crate::walk::{Asked, Grant, Walker};
-use crate::xscom::{ASB_DATA, Effect, Unit};
+use crate::xscom::Unit;
 
 /// What a request would meet if nothing were cached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,21 +44,21 @@ pub enum Outlook {
 
 /// Word of a message that a thread is about to write to the doorbell.
 #[derive(Clone, Copy)]
-struct Word {
-    thread: usize,
-    pe: u8,
-    asked: Asked,
-    source_high: u32,
+pub(crate) struct Word {
+    pub(crate) thread: usize,
+    pub(crate) pe: u8,
+    pub(crate) asked: Asked,
+    pub(crate) source_high: u32,
 }
 
 /// A PHB3.
 pub struct Phb3 {
     config: Config,
-    fabric: Arc<dyn Fabric>,
+    pub(crate) fabric: Arc<dyn Fabric>,
     sink: Arc<dyn Sink>,
-    flights: Flights,
+    pub(crate) flights: Flights,
     words: Mutex<Vec<Word>>,
-    target: RwLock<Option<Arc<dyn ConfigTarget>>>,
+    pub(crate) target: RwLock<Option<Arc<dyn ConfigTarget>>>,
     state: Mutex<State>,
     /// Who is accessing memory with the lock held; 0 if nobody.
     holder: AtomicUsize,
@@ -239,12 +236,12 @@ impl Phb3 {
         Some(look(&mut walker))
     }
 
-    fn around(&self) -> Around<'_> {
+    pub(crate) fn around(&self) -> Around<'_> {
         Around { config: &self.config, fabric: &*self.fabric, sink: &*self.sink, flights: &self.flights }
     }
 
     /// The state; none if this very thread holds it and waits for memory.
-    fn lock(&self) -> Option<MutexGuard<'_, State>> {
+    pub(crate) fn lock(&self) -> Option<MutexGuard<'_, State>> {
         match self.state.try_lock() {
             Ok(guard) => Some(guard),
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
@@ -254,13 +251,13 @@ impl Phb3 {
     }
 
     /// Leaves the mark, for as long as the answer lives. Only with the lock held.
-    fn accessing_memory(&self) -> Marked<'_> {
+    pub(crate) fn accessing_memory(&self) -> Marked<'_> {
         self.holder.store(mark(), Ordering::Relaxed);
         Marked(&self.holder)
     }
 
     /// Judges a request, with the lock held.
-    fn judge(&self, state: &mut State, request: &Request) -> Result<(u8, Asked, Grant), Cause> {
+    pub(crate) fn judge(&self, state: &mut State, request: &Request) -> Result<(u8, Asked, Grant), Cause> {
         let asked = ask(request)?;
         if !state.is_open() {
             return Err(Cause::Fenced);
@@ -299,7 +296,7 @@ impl Phb3 {
         }
     }
 
-    fn tell(&self, request: &Request, judged: &Result<(u8, Asked, Grant), Cause>) {
+    pub(crate) fn tell(&self, request: &Request, judged: &Result<(u8, Asked, Grant), Cause>) {
         if !self.config.verbose {
             return;
         }
@@ -317,93 +314,8 @@ impl Phb3 {
         self.around().trace("tce_walk", &fields);
     }
 
-    fn words(&self) -> MutexGuard<'_, Vec<Word>> {
+    pub(crate) fn words(&self) -> MutexGuard<'_, Vec<Word>> {
         self.words.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes a message that this thread left word of.
-    fn take_message(&self, word: &Word, data: u16) -> Result<(), Cause> {
-        let mut state = self.lock().ok_or(Cause::MessageSource)?;
-        let _memory = self.accessing_memory();
-        let around = self.around();
-        let source = word.source_high | u32::from(data & 0x1f);
-        let State { ivc, registers, notes, .. } = &mut *state;
-        let entry = ivc.entry(source, registers, &*self.fabric, notes);
-        let cause = match entry {
-            Ok(ive) if ive.pe == u16::from(word.pe) => None,
-            Ok(_) => Some(Cause::MessagePe),
-            Err(_) => Some(Cause::MessageSource),
-        };
-        let cause = match cause {
-            None if state.send_message(source, false, around) => None,
-            None => Some(Cause::MessageSource),
-            some => some,
-        };
-        let fields = [
-            ("rid", Value::Hex(word.asked.rid.into())),
-            ("pe", Value::Hex(word.pe.into())),
-            ("source", Value::Hex(source.into())),
-            ("result", Value::Str(cause.map_or("taken", Cause::name))),
-        ];
-        around.trace("msi", &fields);
-        match cause {
-            None => {
-                state.counters.messages += 1;
-                Ok(())
-            }
-            Some(cause) => {
-                state.counters.messages_refused += 1;
-                state.report(Some(word.pe), error_of(&word.asked, cause, data), around);
-                Err(cause)
-            }
-        }
-    }
-
-    /// A load of 64 bits: what was posted before it is done, and what was under way is back.
-    fn load(&self, offset: u64) -> u64 {
-        let Some(mut state) = self.lock() else { return u64::MAX };
-        state.do_posted(true, self.around());
-        let before = state.fence.max(state.sync.unwrap_or(0));
-        drop(state);
-        self.flights.wait(before);
-        let Some(mut state) = self.lock() else { return u64::MAX };
-        state.load(offset, self.around())
-    }
-
-    fn store(&self, offset: u64, value: u64) {
-        if let Some(mut state) = self.lock() {
-            let _memory = self.accessing_memory();
-            state.store(offset, value, self.around());
-        }
-    }
-
-    /// The function, register and PE that CONFIG_ADDRESS names; none if it is off, the PE is frozen, or the access is none that CONFIG_DATA takes.
-    fn config_place(&self, offset: u64, width: Width) -> Option<(u16, u16)> {
-        let mut state = self.lock()?;
-        state.counters.config_accesses += 1;
-        let address = state.registers.get(CONFIG_ADDRESS);
-        let fits = width != Width::Bits64 && offset.is_multiple_of(width.bytes());
-        if !fits {
-            state.notes.record(clause::REGISTER_WIDTH, format!("CONFIG_DATA with {} bytes", width.bytes()));
-        }
-        let pe = CA_PE.get(address) as u8;
-        let reachable = address & CA_ENABLE != 0 && !state.freezes.mmio(pe) && state.is_open();
-        let register = CA_REGISTER.get(address) & !3 | offset & 3;
-        (fits && reachable).then_some((CA_BDFN.get(address) as u16, register as u16))
-    }
-
-    fn target(&self) -> Option<Arc<dyn ConfigTarget>> {
-        self.target.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Whether an access is of the only width that registers have.
-    fn fits(&self, offset: u64, width: Width, what: &str) -> bool {
-        let fits = width == Width::Bits64 && offset.is_multiple_of(8);
-        if !fits && let Some(mut state) = self.lock() {
-            let detail = format!("{what} of {} bytes at {offset:#x}", width.bytes());
-            state.notes.record(clause::REGISTER_WIDTH, detail);
-        }
-        fits
     }
 }
 
@@ -417,7 +329,7 @@ fn ask(request: &Request) -> Result<Asked, Cause> {
     Ok(Asked { rid, address: request.iova.get(), len_bytes: request.len_bytes, write })
 }
 
-fn error_of(asked: &Asked, cause: Cause, data: u16) -> FirstError {
+pub(crate) fn error_of(asked: &Asked, cause: Cause, data: u16) -> FirstError {
     let transaction = match cause {
         Cause::MessageForm | Cause::MessagePe | Cause::MessageSource => Transaction::Message,
         _ if asked.write => Transaction::DmaWrite,
@@ -427,160 +339,10 @@ fn error_of(asked: &Asked, cause: Cause, data: u16) -> FirstError {
 }
 
 /// A mark that is left, and wiped when dropped.
-struct Marked<'a>(&'a AtomicUsize);
+pub(crate) struct Marked<'a>(&'a AtomicUsize);
 
 impl Drop for Marked<'_> {
     fn drop(&mut self) {
         self.0.store(0, Ordering::Relaxed);
-    }
-}
-
-impl Translator for Phb3 {
-    fn access(&self, request: &Request, commit: &mut dyn FnMut(Passage) -> Result<(), BusError>) -> Outcome {
-        let Some(mut state) = self.lock() else { return Outcome::Aborted };
-        let judged = self.judge(&mut state, request);
-        self.tell(request, &judged);
-        let counters = &mut state.counters;
-        let (pa, word) = match judged {
-            Err(cause) => {
-                counters.refused += 1;
-                counters.refused_frozen += u64::from(cause == Cause::Frozen);
-                return Outcome::Aborted;
-            }
-            Ok((_, _, Grant::Memory { output, translated })) => {
-                if translated {
-                    counters.granted += 1;
-                    counters.granted_bytes += u64::from(request.len_bytes);
-                } else {
-                    counters.bypassed += 1;
-                }
-                (Pa::new(output), None)
-            }
-            Ok((pe, asked, Grant::Message { source_high })) => {
-                (self.config.doorbell, Some(Word { thread: mark(), pe, asked, source_high }))
-            }
-        };
-        let flight = self.flights.begin();
-        drop(state);
-        if let Some(word) = word {
-            self.words().push(word);
-        }
-        let moved = commit(Passage { pa });
-        if word.is_some() {
-            let mut words = self.words();
-            if let Some(last) = words.iter().rposition(|word| word.thread == mark()) {
-                words.remove(last);
-            }
-        }
-        drop(flight);
-        match moved {
-            Ok(()) => Outcome::Done,
-            Err(error) => Outcome::BusError(error),
-        }
-    }
-}
-
-impl Doorbell for Phb3 {
-    fn ring(&self, offset: u64, bytes: &[u8], _source: Option<SourceId>) -> Result<(), BusError> {
-        let refused = BusError { at: Pa::new(self.config.doorbell.get().wrapping_add(offset)) };
-        // Taken away: a message is worth one write.
-        let word = {
-            let mut words = self.words();
-            let last = words.iter().rposition(|word| word.thread == mark()).ok_or(refused)?;
-            words.remove(last)
-        };
-        let data = bytes.first_chunk::<2>().ok_or(refused)?;
-        self.take_message(&word, u16::from_le_bytes(*data)).map_err(|_| refused)
-    }
-}
-
-impl Mmio for Phb3 {
-    fn read(&self, offset: u64, width: Width) -> u64 {
-        if let Some(mut state) = self.lock() {
-            state.counters.register_reads += 1;
-        }
-        if offset & !3 == CONFIG_DATA {
-            let place = self.config_place(offset, width);
-            return match place.zip(self.target()) {
-                Some(((rid, register), target)) => target.read(rid, register, width) & ones(width),
-                None => ones(width),
-            };
-        }
-        let open = self.lock().is_some_and(|state| state.is_open());
-        if !open || !self.fits(offset, width, "load") {
-            return ones(width);
-        }
-        self.load(offset)
-    }
-
-    fn write(&self, offset: u64, width: Width, value: u64) {
-        let Some(mut state) = self.lock() else { return };
-        state.counters.register_writes += 1;
-        let open = state.is_open();
-        if !open {
-            state.notes.record(clause::FENCED, format!("store of {value:#x} at {offset:#x}"));
-        }
-        drop(state);
-        if offset & !3 == CONFIG_DATA {
-            let place = self.config_place(offset, width);
-            if let Some(((rid, register), target)) = place.zip(self.target()) {
-                target.write(rid, register, width, value & ones(width));
-            }
-        } else if open && self.fits(offset, width, "store") {
-            self.store(offset, value);
-        }
-    }
-}
-
-impl Clocked for Phb3 {
-    fn step(&self, _now_ns: u64) -> bool {
-        let Some(mut state) = self.lock() else { return false };
-        let _memory = self.accessing_memory();
-        let around = self.around();
-        let posted = state.tick_posted(around);
-        posted | state.present_rejected(around)
-    }
-}
-
-/// A run of the chip's registers.
-struct Scom {
-    phb: Arc<Phb3>,
-    unit: Unit,
-}
-
-impl Mmio for Scom {
-    fn read(&self, offset: u64, width: Width) -> u64 {
-        if !self.phb.fits(offset, width, "XSCOM load") {
-            return ones(width);
-        }
-        let Some(state) = self.phb.lock() else { return u64::MAX };
-        if self.unit == Unit::Spci && offset / 8 == ASB_DATA {
-            let (address, in_reset) = (state.xscom.asb_address(), state.xscom.in_reset());
-            drop(state);
-            return if in_reset { u64::MAX } else { self.phb.load(address) };
-        }
-        state.xscom.read(self.unit, offset / 8)
-    }
-
-    fn write(&self, offset: u64, width: Width, value: u64) {
-        if !self.phb.fits(offset, width, "XSCOM store") {
-            return;
-        }
-        let Some(mut state) = self.phb.lock() else { return };
-        if self.unit == Unit::Spci && offset / 8 == ASB_DATA {
-            let (address, in_reset) = (state.xscom.asb_address(), state.xscom.in_reset());
-            drop(state);
-            if !in_reset {
-                self.phb.store(address, value);
-            }
-            return;
-        }
-        match state.xscom.write(self.unit, offset / 8, value) {
-            Effect::None => (),
-            Effect::Reset => state.reset(self.phb.around()),
-            Effect::LiveBar => {
-                state.notes.record(clause::XSCOM_BAR, format!("{value:#x} at {:#x}", offset / 8));
-            }
-        }
     }
 }
