@@ -9,6 +9,7 @@
 //! | [`platform`] | the `hal` seams over the models' bus |
 //! | [`boot`] | discovery: what an operating system that embeds Portcullis does at start |
 //! | [`process`] | the memory of processes, which devices may share |
+//! | [`vfio`] | what a kernel puts around VFIO: drivers, open files, system calls |
 //! | [`workload`] | the work |
 //! | [`tamper`] | where `checks` makes right drivers wrong |
 //!
@@ -27,11 +28,12 @@ mod run;
 pub mod tamper;
 pub mod trace;
 mod tree;
+pub mod vfio;
 pub mod workload;
 
 pub use error::RunError;
 pub use input::Input;
 pub use machines::MachineChoice;
 pub use report::Report;
-pub use run::{RunRequest, SvaOptions, run};
+pub use run::{RunRequest, SvaOptions, VfioOptions, run};
 pub use workload::sva::DeviceKind;

@@ -69,6 +69,39 @@ pub struct Counters {
     /// What sharing a process's memory took; none for work without a process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sva: Option<SvaCounters>,
+    /// What handing a device to user space took; none for work without that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vfio: Option<VfioCounters>,
+}
+
+/// What handing a device to user space took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct VfioCounters {
+    /// The group that was handed over.
+    pub group: u32,
+    /// System calls of the user's driver.
+    pub calls: u64,
+    /// Of these, ioctls.
+    pub ioctls: u64,
+    /// Mappings that the user made.
+    pub maps: u64,
+    /// Mappings that the user took away, or that went with the container.
+    pub unmaps: u64,
+    /// The most pages that were pinned at one time.
+    pub most_pinned_pages: u64,
+    /// Bytes of the input that the disk wrote to the user's memory. Counted by the disk's port.
+    pub user_bytes: u64,
+    /// Signals that the user's event files got.
+    pub signals: u64,
+    /// Whether the user had the registers mapped, rather than reaching them through the device's file.
+    pub mapped_registers: bool,
+    /// Claims and drivers that were tried while somebody else had the group, all of them refused.
+    pub claims_refused: u64,
+    /// Mappings that were tried and must not be, all of them refused.
+    pub maps_refused: u64,
+    /// Whether the user's process was killed in the middle.
+    pub killed: bool,
 }
 
 /// What sharing a process's memory took.

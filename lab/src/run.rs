@@ -10,7 +10,7 @@ use crate::input::Input;
 use crate::machines::{self, MachineChoice};
 use crate::report::Report;
 use crate::trace;
-use crate::workload::{self, dma, sva};
+use crate::workload::{self, dma, sva, vfio};
 
 /// What is to be run.
 pub struct RunRequest {
@@ -22,6 +22,8 @@ pub struct RunRequest {
     pub machine: MachineChoice,
     /// How the workload `sva` is to be done. Others do not look at it.
     pub sva: SvaOptions,
+    /// How the workload `vfio` is to be done. Others do not look at it.
+    pub vfio: VfioOptions,
     /// Decides everything that models are free to decide: the same seed gives the same run.
     pub seed: u64,
     /// Who hears every event.
@@ -36,6 +38,15 @@ pub struct SvaOptions {
     /// Which accelerator.
     pub device: sva::DeviceKind,
     /// Whether the process kills itself in the middle.
+    pub kill: bool,
+}
+
+/// How the workload `vfio` is to be done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VfioOptions {
+    /// Whether a user may have a disk that could raise others' interrupts.
+    pub unsafe_interrupts: bool,
+    /// Whether the process is killed in the middle.
     pub kill: bool,
 }
 
@@ -66,6 +77,19 @@ pub fn run(request: RunRequest) -> Result<Report, RunError> {
             progress: request.progress.as_deref(),
         })?;
         (outcome.counters, outcome.digest, outcome.elapsed_ns)
+    } else if workload == vfio::NAME {
+        let outcome = vfio::run(&vfio::Job {
+            spec,
+            device_tree,
+            input: &input,
+            seed: request.seed,
+            unsafe_interrupts: request.vfio.unsafe_interrupts,
+            kill: request.vfio.kill,
+            sink,
+            tamper: None,
+            progress: request.progress.as_deref(),
+        })?;
+        (outcome.counters, Some(outcome.digest), outcome.elapsed_ns)
     } else {
         let outcome = dma::run(&dma::Job {
             spec,

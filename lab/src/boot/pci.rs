@@ -60,6 +60,11 @@ impl Endpoint {
         Self { name, function, standing, msi, binding: Binding::new(place) }
     }
 
+    /// The name of the driver that is bound.
+    pub fn driver_name(&self) -> Option<String> {
+        self.binding.driver().map(|driver| driver.name)
+    }
+
     /// Its driver, if it is a bridge: one that does no DMA.
     fn bind_port(&self) {
         let bound = self.binding.bind(

@@ -20,6 +20,7 @@ use super::broadcast::Ear;
 use super::fdt::{ACCELERATOR_BYTES, FRAME_BYTES};
 use super::spec::{AcceleratorSpec, HostBridgeSpec, MachineSpec, Plugged};
 use crate::error::RunError;
+use crate::input::Opened;
 use crate::trace::SharedSink;
 
 /// A machine of models, switched on, with nothing driving it.
@@ -57,6 +58,17 @@ pub enum DiskContent {
     Bytes(Vec<u8>),
     /// The bytes of a file, read when they are asked for.
     File(PathBuf),
+}
+
+impl DiskContent {
+    /// What the input holds. A disk without blocks is none: an empty input is on a blank one.
+    pub fn holding(input: &Opened) -> Self {
+        match input {
+            opened if opened.measure().bytes == 0 => Self::Blank,
+            Opened::File(path, _) => Self::File(path.clone()),
+            Opened::Sample(bytes, _) => Self::Bytes(bytes.clone()),
+        }
+    }
 }
 
 impl Drop for Machine {

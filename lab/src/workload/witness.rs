@@ -6,7 +6,7 @@
 //!
 //! Not here: trying the addresses (`proof`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use portcullis::types::trace::{Event, Sink, Value};
@@ -30,10 +30,23 @@ struct Seen {
     gone: BTreeMap<u64, u64>,
     /// Pages of doorbells: mapped until the device is detached.
     doorbells: Vec<u64>,
+    users: Users,
     /// What the IOMMU recorded is expected, and not told.
     expecting: bool,
     faults: Statements,
     forbidden: Statements,
+}
+
+/// What a user has mapped through VFIO.
+#[derive(Default)]
+struct Users {
+    live: BTreeMap<u64, u64>,
+    /// Everything that ever was, first to last.
+    ever: Vec<(u64, u64)>,
+    maps: u64,
+    unmaps: u64,
+    /// Where the device was told to write for interrupts.
+    doorbells: BTreeSet<u64>,
 }
 
 /// The first of each of the first few kinds of things, and how many there were.
@@ -94,6 +107,36 @@ impl Seen {
     }
 }
 
+impl Seen {
+    /// Events of VFIO. An unmap of everything names no range; a container that loses its last group loses all without a word.
+    fn note_user(&mut self, event: &Event<'_>) {
+        let Self { users, gone, .. } = self;
+        match event.name {
+            "vfio_map" => {
+                if let (Some(iova), Some(len)) = (number(event, "iova"), number(event, "len")) {
+                    users.live.insert(iova, len);
+                    users.ever.push((iova, iova + (len - 1)));
+                    users.maps += 1;
+                }
+            }
+            "vfio_unmap" => {
+                let len = number(event, "len").unwrap_or(0);
+                let one = number(event, "iova").filter(|iova| users.live.get(iova) == Some(&len));
+                let all = users.live.values().sum::<u64>() == len;
+                match one {
+                    Some(iova) => gone.extend(users.live.remove(&iova).map(|len| (iova, len))),
+                    None if all => gone.append(&mut users.live),
+                    None => {}
+                }
+                users.unmaps += number(event, "mappings").unwrap_or(0);
+            }
+            "vfio_msix" => users.doorbells.extend(number(event, "address")),
+            "vfio_unset_container" => gone.append(&mut users.live),
+            _ => {}
+        }
+    }
+}
+
 impl Witness {
     pub(super) fn new(device: &str, next: SharedSink) -> Self {
         Self { device: device.into(), next, seen: Mutex::default() }
@@ -105,7 +148,24 @@ impl Witness {
 
     /// How many ranges are mapped.
     pub(super) fn live(&self) -> usize {
-        self.seen().live.len()
+        let seen = self.seen();
+        seen.live.len() + seen.users.live.len()
+    }
+
+    /// Every range that a user ever had mapped, first to last.
+    pub(super) fn users_ranges(&self) -> Vec<(u64, u64)> {
+        self.seen().users.ever.clone()
+    }
+
+    /// Pages in which a user's device was told to write for interrupts.
+    pub(super) fn users_doorbells(&self) -> Vec<u64> {
+        self.seen().users.doorbells.iter().copied().collect()
+    }
+
+    /// How many mappings users have made, and taken away.
+    pub(super) fn users_maps(&self) -> (u64, u64) {
+        let Users { maps, unmaps, .. } = &self.seen().users;
+        (*maps, *unmaps)
     }
 
     /// Does something whose faults are expected.
@@ -124,7 +184,9 @@ impl Witness {
 
     /// What is mapped: first to last.
     pub(super) fn mapped(&self) -> Vec<(u64, u64)> {
-        self.seen().live.iter().map(|(&first, &len)| (first, first + (len - 1))).collect()
+        let seen = self.seen();
+        let live = seen.live.iter().chain(&seen.users.live);
+        live.map(|(&first, &len)| (first, first + (len - 1))).collect()
     }
 
     /// Addresses of doorbells, which are mapped for as long as the device is attached.
@@ -138,8 +200,10 @@ impl Witness {
         let gone = core::mem::take(&mut seen.gone);
         let ranges = gone.into_iter().map(|(first, len)| (first, first + (len - 1)));
         let overlaps = |first: u64, last: u64| {
-            let below = seen.live.range(..=last).next_back();
-            below.is_some_and(|(&at, len)| at + (len - 1) >= first)
+            let reaches = |live: &BTreeMap<u64, u64>| {
+                live.range(..=last).next_back().is_some_and(|(&at, len)| at + (len - 1) >= first)
+            };
+            reaches(&seen.live) || reaches(&seen.users.live)
         };
         ranges.filter(|&(first, last)| !overlaps(first, last)).collect()
     }
@@ -170,6 +234,9 @@ impl Sink for Witness {
             && let Some(iova) = number(event, "iova")
         {
             self.seen().note(event.name, iova, number(event, "len"));
+        }
+        if event.source == "vfio" {
+            self.seen().note_user(event);
         }
         if event.source == "model.smmuv3" {
             self.seen().note_model(event);

@@ -1,0 +1,372 @@
+//! `vfio`: a disk is handed to a driver in user space and back.
+//!
+//! The machine boots; the kernel's driver reads the input from the disk with the DMA API. Then it is unbound, the group goes to a process, and a driver
+//! in that process (`program`), which can do nothing but make system calls and load and store, reads the input again, by DMA into its own
+//! memory, told of each completion by an interrupt that arrives through the domain's doorbell page. Then it gives all back, and the kernel's driver
+//! reads the input once more. It is proved that
+//!
+//! - the bytes that arrived are the input's each time, and went through translated accesses of the disk, to the byte;
+//! - who has the group has it alone: other users and drivers are refused, and the refusal says who is in the way (`held`);
+//! - in between, the disk reaches nothing: its stream id is tried while the group is blocked, at every address that the user unmapped, and at
+//!   every address that he ever used once the group is the kernel's again;
+//! - what must not be mapped is refused, and the user's interrupts are exactly those that the disk sent;
+//! - at the end nothing is pinned, charged, connected or mapped, and all memory is back.
+//!
+//! If the process is to die, it is killed while commands are in flight, and all of this must hold even so.
+//!
+//! | file | what |
+//! |---|---|
+//! | `hand` | which disk, and why it cannot be handed over |
+//! | `held` | what is tried while somebody has the group |
+//! | `program` | the driver in user space |
+//!
+//! Not here: the kernel's side of system calls (`crate::vfio`).
+
+mod hand;
+mod held;
+mod program;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use portcullis::core::bus::Place;
+use portcullis::core::domain::FlushMode;
+
+use self::program::{Failed, Program, Told};
+use super::TRY_VERBOSE;
+use super::disk::{KernelDisk, check_bytes, find, not_bound, smmu_before_disk};
+use super::dma::{add_core_counters, add_model_counters};
+use super::proof::{Watch, no_errors, nothing_left, with_testimony};
+use super::witness::Witness;
+use crate::boot::{BootRequest, System, unbind};
+use crate::error::RunError;
+use crate::input::Opened;
+use crate::machine::{DiskContent, Machine, MachineSpec, fdt};
+use crate::platform::{LabPlatform, Tamper};
+use crate::report::{Counters, VfioCounters};
+use crate::trace::SharedSink;
+use crate::vfio::{self, Task, UserKernel};
+
+/// The workload's name.
+pub const NAME: &str = "vfio";
+
+/// Pages are probed at this distance.
+const PROBE_BYTES: usize = 4096;
+
+/// What to do.
+pub struct Job<'a> {
+    /// The machine.
+    pub spec: MachineSpec,
+    /// Its device tree, if it came from somewhere else.
+    pub device_tree: Option<Vec<u8>>,
+    /// The input.
+    pub input: &'a Opened,
+    /// Decides what models are free to decide.
+    pub seed: u64,
+    /// Whether a user may have a disk that can raise others' interrupts.
+    pub unsafe_interrupts: bool,
+    /// Whether the process is killed while commands are in flight.
+    pub kill: bool,
+    /// Who hears what happens.
+    pub sink: SharedSink,
+    /// Who falsifies what the CPU does.
+    pub tamper: Option<Arc<dyn Tamper>>,
+    /// Who is told of bytes done, of how many.
+    pub progress: Option<&'a (dyn Fn(u64, u64) + Send + Sync)>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// What it took.
+    pub counters: Counters,
+    /// SHA-256 of what arrived in user space, in hexadecimal; of what the kernel read afterwards, if the process was killed.
+    pub digest: String,
+    /// How long the reading in user space took on this computer, in nanoseconds.
+    pub elapsed_ns: u64,
+}
+
+/// Does it.
+///
+/// # Errors
+///
+/// As [`RunError`] says. An outcome is always a verified one.
+pub fn run(job: &Job<'_>) -> Result<Outcome, RunError> {
+    let device_tree = match &job.device_tree {
+        Some(tree) => tree.clone(),
+        None => fdt::emit(&job.spec)
+            .map_err(|error| RunError::bad_input(&job.spec.name, error, "change the machine"))?,
+    };
+    let (index, disk_name) = hand::choose(&job.spec)?;
+    let witness = Arc::new(Witness::new(&disk_name, job.sink.clone()));
+    let sink: SharedSink = witness.clone();
+    let mut contents = vec![DiskContent::Blank; index];
+    contents.push(DiskContent::holding(job.input));
+    let machine = Machine::with_disks(job.spec.clone(), contents, job.seed, &sink)?;
+    let run = Run { job, machine: &machine, index, disk_name: &disk_name, witness: &witness };
+    let proved = run.work(&device_tree, &sink).and_then(|(platform, outcome)| {
+        nothing_left(&machine, &platform, &witness)?;
+        Ok(outcome)
+    });
+    proved.map_err(|error| with_testimony(error, &machine, &witness))
+}
+
+/// What the whole run is about.
+struct Run<'a> {
+    job: &'a Job<'a>,
+    machine: &'a Machine,
+    /// The disk, by its place among the machine's.
+    index: usize,
+    disk_name: &'a str,
+    witness: &'a Arc<Witness>,
+}
+
+/// What a user's turn gave.
+struct Turn {
+    told: Option<Told>,
+    counters: VfioCounters,
+    elapsed_ns: u64,
+}
+
+impl Run<'_> {
+    /// Everything from boot to shutdown.
+    fn work(&self, device_tree: &[u8], sink: &SharedSink) -> Result<(Arc<LabPlatform>, Outcome), RunError> {
+        let request = BootRequest::new(self.machine, device_tree, sink.clone());
+        let tamper = self.job.tamper.clone();
+        let mut system = System::boot(BootRequest { tamper, mode: FlushMode::Strict, ..request })?;
+        let mut watch = Watch::new(self.machine, self.witness);
+        let place = hand::check(&system, self.disk_name, self.job.unsafe_interrupts)?;
+        let smmu = smmu_before_disk(&self.job.spec, self.machine, self.index);
+        watch.device(&system, &place.device, smmu);
+
+        let kernels = KernelDisk::bind(&system, self.disk_name, &self.machine.disks[self.index])?;
+        let mut refused = held::by_the_kernel(&place, self.disk_name)?;
+        refused += held::by_firmware(&system)?;
+        self.read_in_kernel(&system, kernels, &mut watch)?;
+        watch.probe_neighbours(&system);
+
+        let Turn { told, mut counters, elapsed_ns } = self.hand_over(&system, &place, &mut watch)?;
+        counters.claims_refused += refused;
+        self.probe_everything(&system, &mut watch);
+
+        let kernels = KernelDisk::bind(&system, self.disk_name, &self.machine.disks[self.index])?;
+        let again = self.read_in_kernel(&system, kernels, &mut watch)?;
+        watch.probe_neighbours(&system);
+        let platform = system.platform.clone();
+        let mut outcome = Counters { vfio: Some(counters), ..Counters::default() };
+        add_core_counters(&mut outcome, &system);
+        drop(place);
+        system.detach()?;
+        watch.probe_detached(&system);
+        let Counters { probes, probes_blocked, .. } = watch.verdict()?;
+        no_errors(&system)?;
+        system.shut_down()?;
+        add_model_counters(&mut outcome, self.machine, self.index, &platform);
+        let counters = Counters { probes, probes_blocked, ..outcome };
+        let digest = told.map_or(again, |told| told.digest);
+        Ok((platform, Outcome { counters, digest, elapsed_ns }))
+    }
+
+    /// The kernel's driver reads everything, and is unbound. Answers the digest, which is the input's.
+    fn read_in_kernel(
+        &self,
+        system: &System,
+        kernels: KernelDisk,
+        watch: &mut Watch<'_>,
+    ) -> Result<String, RunError> {
+        watch.touch_mapped(kernels.device())?;
+        let read = kernels.read_all(self.job.input, &mut |_, _| {
+            watch.service(system);
+            watch.probe_unmapped(system);
+        });
+        let unbound = kernels.unbind(system);
+        watch.probe_unmapped(system);
+        read.and_then(|digest| unbound.map(|()| digest))
+    }
+
+    /// The group goes to a process and comes back.
+    fn hand_over(
+        &self,
+        system: &System,
+        place: &Place<LabPlatform>,
+        watch: &mut Watch<'_>,
+    ) -> Result<Turn, RunError> {
+        let kernel = UserKernel::new(system, self.job.seed).map_err(|error| {
+            RunError::refused(
+                &self.job.spec.name,
+                format!("no processes: {error:?}"),
+                "choose another machine",
+            )
+        })?;
+        kernel.vfio().allow_unsafe_interrupts(self.job.unsafe_interrupts);
+        self.bind_vfio(system, &kernel, place)?;
+        let turn = self.user_turn(system, &kernel, place, watch);
+        // Also after a failure: what is bound is unbound, and what is left is told by it.
+        let unbound = self.each_of_group(system, place).try_for_each(|name| {
+            find(system, &name).and_then(|(_, endpoint)| match endpoint.binding.driver() {
+                Some(driver) if driver.name == vfio::DRIVER => unbind(&endpoint.binding),
+                _ => Ok(()),
+            })
+        });
+        let turn = turn?;
+        unbound?;
+        held::nothing_kept(&kernel, self.disk_name)?;
+        Ok(turn)
+    }
+
+    /// Binds `vfio-pci` to every device of the group but bridges, whose drivers stand in nobody's way.
+    fn bind_vfio(
+        &self,
+        system: &System,
+        kernel: &UserKernel,
+        place: &Place<LabPlatform>,
+    ) -> Result<(), RunError> {
+        for name in self.each_of_group(system, place) {
+            let at = find(system, &name)?;
+            if at.1.binding.driver().is_none() {
+                vfio::bind(system, kernel.vfio(), kernel.user_interrupts(), at)
+                    .map_err(|error| not_bound(&name, vfio::DRIVER, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn each_of_group(&self, system: &System, place: &Place<LabPlatform>) -> impl Iterator<Item = String> {
+        let members = place.group.devices();
+        let known = move |name: &String| members.iter().any(|member| member.name() == name);
+        let names: Vec<String> = system.endpoints().map(|(_, endpoint)| endpoint.name.clone()).collect();
+        names.into_iter().filter(known)
+    }
+
+    /// What the process does, and what is tried meanwhile.
+    fn user_turn(
+        &self,
+        system: &System,
+        kernel: &Arc<UserKernel>,
+        place: &Place<LabPlatform>,
+        watch: &mut Watch<'_>,
+    ) -> Result<Turn, RunError> {
+        let spawn = || kernel.spawn().map_err(|error| self.wrong(format!("no process: {error:?}")));
+        let failed = |failed: Failed| self.wrong(format!("the driver in user space failed: {failed}"));
+        let task = spawn()?;
+        let group = place.group.id();
+        let mut program = Program::join(&task, group).map_err(|error| self.not_joined(place, &error))?;
+        watch.probe_blocked(system, [0, 0x5000, 0xffff_f000].into_iter());
+        let mut refused = held::by_a_user(system, place)?;
+        let other = spawn()?;
+        Program::must_not_get(&other, group).map_err(failed)?;
+        drop(other);
+        refused += 1;
+        program.set_iommu().map_err(failed)?;
+        let maps_refused = program.try_forbidden().map_err(failed)?;
+        watch.probe_unmapped(system);
+        program.start(self.disk_name).map_err(failed)?;
+        watch.touch_mapped(&place.device)?;
+        refused += held::by_a_user(system, place)?;
+
+        let start = Instant::now();
+        let traffic = || self.machine.disks[self.index].traffic();
+        let before = traffic();
+        let told = if self.job.kill {
+            self.read_and_die(&task, &mut program, watch, system).map(|()| None)
+        } else {
+            self.read(&mut program, watch, system, before.written_bytes).map(Some)
+        };
+        let elapsed_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let told = told?;
+        let user_bytes = traffic().written_bytes - before.written_bytes;
+        if told.is_some() {
+            watch.probe_unmapped(system);
+            program.leave().map_err(failed)?;
+        } else {
+            drop(program);
+        }
+        drop(task);
+        watch.probe_unmapped(system);
+        let (maps, unmaps) = self.witness.users_maps();
+        let counters = VfioCounters {
+            group,
+            calls: kernel.calls(),
+            ioctls: kernel.ioctls(),
+            maps,
+            unmaps,
+            most_pinned_pages: kernel.ledger().most_pinned(),
+            user_bytes,
+            signals: told.as_ref().map_or(0, |told| told.signals),
+            mapped_registers: told.as_ref().is_some_and(|told| told.mapped_registers),
+            claims_refused: refused,
+            maps_refused,
+            killed: self.job.kill,
+        };
+        Ok(Turn { told, counters, elapsed_ns })
+    }
+
+    /// Reads everything, and proves it.
+    fn read(
+        &self,
+        program: &mut Program<'_>,
+        watch: &mut Watch<'_>,
+        system: &System,
+        written_before: u64,
+    ) -> Result<Told, RunError> {
+        let failed = |failed: Failed| self.wrong(format!("the driver in user space failed: {failed}"));
+        let (disk, total) = (&self.machine.disks[self.index], self.job.input.measure().bytes);
+        let mut done = 0;
+        while done < total {
+            program.submit(done, total).map_err(failed)?;
+            done = program.collect().map_err(failed)?;
+            watch.service(system);
+            watch.probe_unmapped(system);
+            if let Some(progress) = self.job.progress {
+                progress(done, total);
+            }
+        }
+        let through = disk.traffic().written_bytes - written_before;
+        let told = program.stop().map_err(failed)?;
+        check_bytes(self.job.input, told.digest.clone(), through, told.block_bytes, told.commands)?;
+        Ok(told)
+    }
+
+    /// The process is killed with commands in flight.
+    fn read_and_die(
+        &self,
+        task: &Task,
+        program: &mut Program<'_>,
+        watch: &mut Watch<'_>,
+        system: &System,
+    ) -> Result<(), RunError> {
+        let total = self.job.input.measure().bytes;
+        let submitted = program.submit(0, total);
+        submitted.map_err(|failed| self.wrong(format!("the driver in user space failed: {failed}")))?;
+        watch.service(system);
+        task.kill();
+        Ok(())
+    }
+
+    /// The group is the kernel's again: whatever a user ever used is closed, and where doorbells were mapped for him too.
+    fn probe_everything(&self, system: &System, watch: &mut Watch<'_>) {
+        let ranges = self.witness.users_ranges();
+        let pages =
+            ranges.into_iter().flat_map(|(first, last)| (first..last).step_by(PROBE_BYTES).chain([last]));
+        let doorbells = self.witness.users_doorbells();
+        watch.probe_addresses(system, "an address that a user had", pages.chain(doorbells));
+    }
+
+    /// Why a user did not get the group, with who is in the way.
+    fn not_joined(&self, place: &Place<LabPlatform>, failed: &Failed) -> RunError {
+        let users = place.group.ownership().kernel_users;
+        let in_the_way: Vec<String> =
+            users.iter().map(|user| format!("{} (driver {})", user.device, user.driver)).collect();
+        let mut what = format!("the driver in user space failed: {failed}");
+        if !in_the_way.is_empty() {
+            what.push_str(&format!("; in the way: {}", in_the_way.join(", ")));
+        }
+        self.wrong(what)
+    }
+
+    fn wrong(&self, what: String) -> RunError {
+        RunError::wrong(self.disk_name, what, TRY_VERBOSE)
+    }
+}

@@ -1,0 +1,327 @@
+//! The program: a driver in user space that reads a disk.
+//!
+//! It runs in a process, and all that it has is a CPU's [`Instructions`]. It knows neither kernel nor models; it is told a group's number, a
+//! device's name and how many bytes to read, as a program is by its arguments, and tells what came of it.
+//!
+//! It goes in steps so that whoever watches can look in between: [`join`](Program::join), [`set_iommu`](Program::set_iommu),
+//! [`try_forbidden`](Program::try_forbidden), [`start`](Program::start), [`submit`](Program::submit) and [`collect`](Program::collect) in turns,
+//! [`stop`](Program::stop), [`leave`](Program::leave).
+//!
+//! | file | what |
+//! |---|---|
+//! | `sys` | system calls, memory |
+//! | `uapi` | VFIO by numbers and bytes |
+//! | `nvme` | the disk |
+//!
+//! # Addresses
+//!
+//! It maps queues low and data high in what the kernel says can be mapped. A buffer moves to an address of its own after each round, from the
+//! very last one downwards, so that many addresses are used, left, and never used again.
+
+mod nvme;
+mod sys;
+mod uapi;
+
+use sha2::{Digest, Sha256};
+
+use crate::input::hex;
+use crate::vfio::Instructions;
+use nvme::{CONTROL_BYTES, Controller, IN_FLIGHT, Registers, Shared};
+pub(super) use sys::Failed;
+use sys::{Errno, Sys};
+use uapi::IommuInfo;
+
+/// How much is read by one command.
+const PIECE_BYTES: u64 = 128 << 10;
+/// The lowest address that is used.
+const LOWEST: u64 = 0x1_0000;
+/// So much of the registers is used: the controller's, and the doorbells of two pairs of queues.
+const REGISTER_BYTES: u64 = 0x2000;
+
+/// What came of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    /// SHA-256 of what arrived, in hexadecimal.
+    pub(super) digest: String,
+    /// A block in bytes.
+    pub(super) block_bytes: u64,
+    /// How many reads were made.
+    pub(super) commands: u64,
+    /// How often an event file was signalled.
+    pub(super) signals: u64,
+    /// Whether registers were mapped, or reached through the file.
+    pub(super) mapped_registers: bool,
+}
+
+/// A program that runs.
+pub(super) struct Program<'a> {
+    sys: Sys<'a>,
+    container: u64,
+    group: u64,
+    info: IommuInfo,
+    coherent: bool,
+    control: Shared,
+    data: [Shared; IN_FLIGHT],
+    /// How many places for data were used.
+    places: u64,
+    driven: Option<Driven>,
+    /// Pieces that are in flight: where from, how many bytes.
+    in_flight: Vec<(u64, u64)>,
+    hash: Sha256,
+}
+
+/// A device that is open.
+struct Driven {
+    device: u64,
+    events: [u64; 2],
+    mapped: Option<(u64, u64)>,
+    controller: Controller,
+}
+
+impl<'a> Program<'a> {
+    /// Opens a container and the group, and puts the one into the other.
+    pub(super) fn join(cpu: &'a dyn Instructions, group: u32) -> Result<Self, Failed> {
+        let sys = Sys::new(cpu)?;
+        let container = sys.open_container()?;
+        let path = format!("/dev/vfio/{group}");
+        let group = sys.open(&path)?.map_err(|errno| errno.on(&format!("opening {path}")))?;
+        if !sys.is_viable(group)? {
+            return Err(Failed(format!("{path} is in use by the kernel")));
+        }
+        sys.set_container(group, container)?.map_err(|errno| errno.on("taking the group"))?;
+        let nowhere = Shared { va: 0, iova: 0 };
+        Ok(Self {
+            sys,
+            container,
+            group,
+            info: IommuInfo::default(),
+            coherent: true,
+            control: nowhere,
+            data: [nowhere; IN_FLIGHT],
+            places: 0,
+            driven: None,
+            in_flight: Vec::new(),
+            hash: Sha256::new(),
+        })
+    }
+
+    /// For another user of the same group: that he does not get it.
+    pub(super) fn must_not_get(cpu: &dyn Instructions, group: u32) -> Result<(), Failed> {
+        let opened = Sys::new(cpu)?.open(&format!("/dev/vfio/{group}"))?;
+        match opened {
+            Err(Errno::EBUSY) => Ok(()),
+            other => Err(Failed(format!("a second user opens the group: {other:?}"))),
+        }
+    }
+
+    /// For a user of a group that the kernel uses: that he does not get it.
+    pub(super) fn must_be_refused(cpu: &dyn Instructions, group: u32) -> Result<(), Failed> {
+        let sys = Sys::new(cpu)?;
+        let container = sys.open_container()?;
+        let group =
+            sys.open(&format!("/dev/vfio/{group}"))?.map_err(|errno| errno.on("opening the group"))?;
+        if sys.is_viable(group)? {
+            return Err(Failed("a group that the kernel uses is said to be viable".into()));
+        }
+        match sys.set_container(group, container)? {
+            Err(Errno::EPERM) => Ok(()),
+            other => Err(Failed(format!("taking a group that the kernel uses: {other:?}"))),
+        }
+    }
+
+    /// Gives the container its IOMMU, and asks which addresses can be used.
+    pub(super) fn set_iommu(&mut self) -> Result<(), Failed> {
+        self.sys.set_iommu(self.container).map_err(|errno| errno.on("setting the IOMMU"))?;
+        self.coherent = self.sys.is_coherent(self.container).map_err(|errno| errno.on("coherence"))?;
+        self.info = self.sys.iommu_info(self.container)?;
+        Ok(())
+    }
+
+    /// The addresses that can be used, first to last.
+    pub(super) fn ranges(&self) -> &[(u64, u64)] {
+        &self.info.ranges
+    }
+
+    fn page(&self) -> u64 {
+        self.info.page_sizes & self.info.page_sizes.wrapping_neg()
+    }
+
+    /// Tries to map what must not be mapped. Answers how many tries were refused: all, and each for the right reason.
+    pub(super) fn try_forbidden(&self) -> Result<u64, Failed> {
+        let page = self.page();
+        let on = |errno: Errno| errno.on("memory");
+        let memory = self.sys.map_memory(2 * page).map_err(on)?;
+        let read_only = self.sys.map_read_only(page).map_err(on)?;
+        let &(first, last) = self.info.ranges.first().ok_or(Failed("nothing can be mapped".into()))?;
+        let &(_, highest) = self.info.ranges.last().ok_or(Failed("nothing can be mapped".into()))?;
+        let good = first.max(LOWEST).next_multiple_of(page);
+        let mut tries = vec![
+            ("an address that is no page's", 3, memory, good + 1, page, Errno::EINVAL),
+            ("memory that begins in a page", 3, memory + 8, good, page, Errno::EINVAL),
+            ("an unknown flag", 0x103, memory, good, page, Errno::EINVAL),
+            ("neither reading nor writing", 0, memory, good, page, Errno::EINVAL),
+            ("nothing", 3, memory, good, 0, Errno::EINVAL),
+            ("memory that is not there", 3, 0, good, page, Errno::EFAULT),
+            ("memory that may not be written", 2, read_only, good, page, Errno::EFAULT),
+        ];
+        if last < u64::MAX {
+            tries.push(("a page across the end", 3, memory, last + 1 - page, 2 * page, Errno::EINVAL));
+            tries.push(("a page that is reserved", 3, memory, last + 1, page, Errno::EINVAL));
+        }
+        if highest < u64::MAX {
+            tries.push(("a page beyond all", 3, memory, highest + 1, page, Errno::EINVAL));
+        }
+        for &(what, flags, va, iova, len, wanted) in &tries {
+            match self.sys.map_dma_as(self.container, flags, va, iova, len)? {
+                Err(errno) if errno == wanted => {}
+                other => return Err(Failed(format!("mapping {what} is answered {other:?}"))),
+            }
+        }
+        self.sys.map_dma(self.container, memory, good, page)?.map_err(|errno| errno.on("mapping"))?;
+        match self.sys.map_dma(self.container, memory + page, good, page)? {
+            Err(Errno::EEXIST) => {}
+            other => return Err(Failed(format!("mapping what is mapped is answered {other:?}"))),
+        }
+        self.sys.unmap_dma(self.container, good, page)?;
+        let after = self.sys.iommu_info(self.container)?;
+        if after != self.info {
+            return Err(Failed("what was refused has changed something".into()));
+        }
+        self.sys.unmap(memory, 2 * page).map_err(on)?;
+        self.sys.unmap(read_only, page).map_err(on)?;
+        Ok(tries.len() as u64 + 1)
+    }
+
+    /// Maps the program's memory for the device, opens the device, and brings the disk up.
+    pub(super) fn start(&mut self, name: &str) -> Result<(), Failed> {
+        let on = |errno: Errno| errno.on("memory for the device");
+        self.control.va = self.sys.map_memory(CONTROL_BYTES).map_err(on)?;
+        self.control.iova = self.place_low()?;
+        self.map(self.control, CONTROL_BYTES)?;
+        for slot in 0..IN_FLIGHT {
+            self.data[slot].va = self.sys.map_memory(PIECE_BYTES).map_err(on)?;
+            self.data[slot].iova = self.place_high()?;
+            self.map(self.data[slot], PIECE_BYTES)?;
+        }
+        let device = self.sys.open_device(self.group, name)?;
+        self.sys.reset_device(device)?;
+        let bar = self.sys.region(device, 0)?;
+        let area = bar.areas.iter().copied().find(|&(at, len)| at == 0 && len >= REGISTER_BYTES);
+        let (registers, mapped) = match area {
+            Some((_, len)) => {
+                let at = self.sys.map_file(device, bar.offset, len).map_err(|errno| errno.on("registers"))?;
+                (Registers::Mapped(at), Some((at, len)))
+            }
+            None => (Registers::File { fd: device, offset: bar.offset }, None),
+        };
+        let event = || self.sys.event_file().map_err(|errno| errno.on("an event file"));
+        let events = [event()?, event()?];
+        self.sys.set_msix(device, &events)?;
+        self.sys.enable_bus_master(device)?;
+        let controller = Controller::start(&self.sys, registers, self.control, self.coherent, events)?;
+        self.driven = Some(Driven { device, events, mapped, controller });
+        Ok(())
+    }
+
+    fn map(&self, at: Shared, len: u64) -> Result<(), Failed> {
+        let mapped = self.sys.map_dma(self.container, at.va, at.iova, len)?;
+        mapped.map_err(|errno| errno.on(&format!("mapping {len} bytes at {:#x}", at.iova)))
+    }
+
+    /// Where queues go.
+    fn place_low(&self) -> Result<u64, Failed> {
+        let at = |&(first, _): &(u64, u64)| first.max(LOWEST).checked_next_multiple_of(CONTROL_BYTES);
+        let fits = |&(_, last): &(u64, u64), at: u64| {
+            at.checked_add(CONTROL_BYTES - 1).is_some_and(|end| end <= last)
+        };
+        let places = self.info.ranges.iter().filter_map(|range| at(range).filter(|&at| fits(range, at)));
+        places.min().ok_or(Failed("no room for queues".into()))
+    }
+
+    /// Where the next buffer goes: below the one before, from the last address of all on.
+    fn place_high(&mut self) -> Result<u64, Failed> {
+        let &(first, last) = self.info.ranges.last().ok_or(Failed("nothing can be mapped".into()))?;
+        // The first place may be the queues'.
+        let low = first.max(LOWEST) + CONTROL_BYTES;
+        let count = (last - low) / PIECE_BYTES;
+        if count <= IN_FLIGHT as u64 {
+            return Err(Failed("no room for data".into()));
+        }
+        let number = self.places % count;
+        self.places += 1;
+        Ok(last - (number + 1) * PIECE_BYTES + 1)
+    }
+
+    /// Has the disk read what comes next: as many pieces as there are buffers. Nothing is waited for.
+    pub(super) fn submit(&mut self, done: u64, total: u64) -> Result<(), Failed> {
+        let Self { driven, sys, data, in_flight, .. } = self;
+        let driven = driven.as_mut().ok_or(Failed("the device is not open".into()))?;
+        let block = driven.controller.block_bytes;
+        for (slot, from) in (0..IN_FLIGHT).zip((0..).map(|piece| done + piece * PIECE_BYTES)) {
+            if from >= total {
+                break;
+            }
+            let wanted = (total - from).min(PIECE_BYTES);
+            let bytes = wanted.next_multiple_of(block);
+            driven.controller.submit_read(sys, slot, from, bytes, data[slot])?;
+            in_flight.push((from, wanted));
+        }
+        Ok(())
+    }
+
+    /// Waits for what is in flight, takes it, and moves a buffer to another address. Answers how many bytes are done.
+    pub(super) fn collect(&mut self) -> Result<u64, Failed> {
+        let pieces = core::mem::take(&mut self.in_flight);
+        let Self { driven, sys, data, hash, .. } = self;
+        let driven = driven.as_mut().ok_or(Failed("the device is not open".into()))?;
+        driven.controller.wait_reads(sys, pieces.len())?;
+        let mut bytes = vec![0; usize::try_from(PIECE_BYTES).unwrap_or(0)];
+        let mut done = 0;
+        for (buffer, &(from, wanted)) in data.iter().zip(&pieces) {
+            let piece = &mut bytes[..usize::try_from(wanted).unwrap_or(0)];
+            driven.controller.take(sys, buffer.va, wanted)?;
+            sys.load(buffer.va, piece)?;
+            hash.update(&*piece);
+            done = from + wanted;
+        }
+        let slot = usize::try_from(self.places).unwrap_or(0) % IN_FLIGHT;
+        self.sys.unmap_dma(self.container, self.data[slot].iova, PIECE_BYTES)?;
+        self.data[slot].iova = self.place_high()?;
+        self.map(self.data[slot], PIECE_BYTES)?;
+        Ok(done)
+    }
+
+    /// Stops the disk, and takes everything back that was mapped for it. It stays open. Answers what came of it.
+    pub(super) fn stop(&mut self) -> Result<Told, Failed> {
+        let driven = self.driven.as_mut().ok_or(Failed("the device is not open".into()))?;
+        driven.controller.stop(&self.sys)?;
+        self.sys.no_msix(driven.device)?;
+        let told = Told {
+            digest: hex(&core::mem::take(&mut self.hash).finalize()),
+            block_bytes: driven.controller.block_bytes,
+            commands: driven.controller.commands,
+            signals: driven.controller.signals,
+            mapped_registers: driven.mapped.is_some(),
+        };
+        self.sys.unmap_dma(self.container, self.control.iova, CONTROL_BYTES)?;
+        let rest = self.sys.unmap_all(self.container)?;
+        match rest == PIECE_BYTES * IN_FLIGHT as u64 {
+            true => Ok(told),
+            false => Err(Failed(format!("{rest} bytes were mapped for data"))),
+        }
+    }
+
+    /// Closes the device, lets the group go, and closes the rest.
+    pub(super) fn leave(mut self) -> Result<(), Failed> {
+        let on = |errno: Errno| errno.on("closing");
+        if let Some(Driven { device, events, mapped, .. }) = self.driven.take() {
+            if let Some((at, len)) = mapped {
+                self.sys.unmap(at, len).map_err(|errno| errno.on("unmapping registers"))?;
+            }
+            self.sys.close(device).map_err(on)?;
+            events.into_iter().try_for_each(|event| self.sys.close(event)).map_err(on)?;
+        }
+        self.sys.unset_container(self.group).map_err(|errno| errno.on("letting the group go"))?;
+        self.sys.close(self.group).and_then(|()| self.sys.close(self.container)).map_err(on)
+    }
+}

@@ -1,0 +1,1 @@
+//! Hand-overs that must fail, and one that ends early.
