@@ -1,0 +1,335 @@
+//! Who stands between devices and their IOMMU, and watches: every access that is let through, every answer, every request and response.
+//!
+//! A [`Judge`] passes everything on as it is. What it sees it holds against a [`Shadow`], and keeps a list of [`Judge::wrongs`], each beginning with the name of
+//! the promise that was broken.
+//!
+//! | promise | seen where |
+//! |---|---|
+//! | isolation | each access that is let through, translated or not, and each answer to a translation request |
+//! | one-answer | responses against requests, by source and group; stop markers get none |
+//!
+//! # Locks
+//!
+//! One, never held while the IOMMU or a device is called.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use model_bus::{
+    BusError, Downstream, Invalidation, InvalidationDone, Outcome, PageRequest, PageResponse, Passage,
+    Request, Stall, StallState, TranslatedRequest, TranslationAnswer, TranslationRequest, Translator,
+};
+use portcullis::types::{AccessKind, Pa, Pasid, SourceId};
+
+use super::shadow::{DeviceIndex, Seen, Shadow};
+
+/// Who watches.
+pub struct Judge {
+    iommu: Arc<dyn Translator>,
+    state: Mutex<State>,
+    me: Weak<Self>,
+    /// Where frames are only looked at while nobody changes them: on one thread.
+    strict: bool,
+}
+
+struct State {
+    shadow: Shadow,
+    sources: BTreeMap<SourceId, DeviceIndex>,
+    /// Whether a device wants the PASID back.
+    wants_pasid: BTreeMap<DeviceIndex, bool>,
+    /// Groups that wait for their response, and the PASID of each.
+    open: BTreeMap<(SourceId, u16), Vec<Option<Pasid>>>,
+    /// Accesses that are held back.
+    stalled: BTreeMap<Stall, (DeviceIndex, Option<Pasid>)>,
+    /// Invalidations that devices have not answered, by tag, and when each was sent.
+    unanswered: BTreeMap<(SourceId, u8), u64>,
+    sent: u64,
+    downs: Vec<(Arc<Down>, Weak<dyn Downstream>)>,
+    wrongs: Vec<String>,
+    seen: u64,
+    translated: u64,
+}
+
+/// The way down to devices.
+struct Down {
+    judge: Weak<Judge>,
+    real: Weak<dyn Downstream>,
+}
+
+/// After so many wrongs no more are noted.
+const MOST: usize = 8;
+
+impl Judge {
+    /// A judge in front of `iommu`.
+    pub fn new(iommu: Arc<dyn Translator>, shadow: Shadow, strict: bool) -> Arc<Self> {
+        let state = State {
+            shadow,
+            sources: BTreeMap::new(),
+            wants_pasid: BTreeMap::new(),
+            open: BTreeMap::new(),
+            stalled: BTreeMap::new(),
+            unanswered: BTreeMap::new(),
+            sent: 0,
+            downs: Vec::new(),
+            wrongs: Vec::new(),
+            seen: 0,
+            translated: 0,
+        };
+        Arc::new_cyclic(|me| Self { iommu, state: Mutex::new(state), me: me.clone(), strict })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells it of a device.
+    pub fn know(&self, device: DeviceIndex, sources: &[SourceId]) {
+        let mut state = self.state();
+        state.sources.extend(sources.iter().map(|&source| (source, device)));
+    }
+
+    /// Whether a device is told by responses in which address space they are: only while it shares, and if it wants to be.
+    pub fn wants_pasid(&self, device: DeviceIndex, wants: bool) {
+        self.state().wants_pasid.insert(device, wants);
+    }
+
+    /// Looks at, or changes, what is known of processes.
+    pub fn shadow<T>(&self, work: impl FnOnce(&mut Shadow) -> T) -> T {
+        work(&mut self.state().shadow)
+    }
+
+    /// Notes what somebody else has seen.
+    pub fn note(&self, wrong: impl Into<String>) {
+        let mut state = self.state();
+        if state.wrongs.len() < MOST {
+            state.wrongs.push(wrong.into());
+        }
+    }
+
+    /// What was wrong so far, oldest first, at most 8.
+    pub fn wrongs(&self) -> Vec<String> {
+        self.state().wrongs.clone()
+    }
+
+    /// How many accesses were let through, and how many of them by translated addresses.
+    pub fn seen(&self) -> (u64, u64) {
+        let state = self.state();
+        (state.seen, state.translated)
+    }
+
+    /// What still waits for an answer in an address space of a device; with none, in any. Asked only when the device does not wait for any more.
+    pub fn pending(&self, device: DeviceIndex, pasid: Option<Pasid>) -> Vec<String> {
+        let of_it = |(of, space): &(DeviceIndex, Option<Pasid>)| {
+            *of == device && (pasid.is_none() || *space == pasid)
+        };
+        let held: Vec<Stall> =
+            self.state().stalled.iter().filter(|(_, whose)| of_it(whose)).map(|(stall, _)| *stall).collect();
+        let held = held.into_iter().filter(|&stall| self.stalled(stall) == StallState::Waiting);
+        let held: Vec<String> = held.map(|stall| format!("{stall:?}")).collect();
+        let state = self.state();
+        let is_it = |of: Option<&DeviceIndex>, in_space: Option<Pasid>| {
+            of == Some(&device) && (pasid.is_none() || in_space == pasid)
+        };
+        let groups = state.open.iter().flat_map(|(key, spaces)| spaces.iter().map(move |space| (key, space)));
+        let groups = groups
+            .filter(|((source, _), space)| is_it(state.sources.get(source), **space))
+            .map(|((source, group), space)| format!("group {group} of {source}, {space:?}"));
+        groups.chain(held).collect()
+    }
+
+    /// A device was reset, or its requests were given up: nothing of it is waited for any more.
+    pub fn forget_requests(&self, device: DeviceIndex) {
+        let State { open, sources, .. } = &mut *self.state();
+        open.retain(|(source, _), _| sources.get(source) != Some(&device));
+    }
+
+    /// Whether everything happens on one thread.
+    pub fn is_strict(&self) -> bool {
+        self.strict
+    }
+
+    /// How many invalidations were sent to devices so far.
+    pub fn invalidations(&self) -> u64 {
+        self.state().sent
+    }
+
+    /// An operation has returned and says that all is forgotten: devices have answered whatever they were sent since it began.
+    pub fn confirmed_since(&self, sent: u64) {
+        let mut state = self.state();
+        let owed = state.unanswered.iter().find(|(_, when)| **when >= sent).map(|(key, _)| *key);
+        if let Some((source, tag)) = owed {
+            state.accuse(format!(
+                "reclaim: all is said to be forgotten, and {source} has not answered invalidation {tag}"
+            ));
+        }
+    }
+
+    fn judge_access(&self, request: &Request, pa: Pa) {
+        let mut state = self.state();
+        state.seen += 1;
+        let (Some(pasid), Some(&device)) = (request.pasid, state.sources.get(&request.source)) else {
+            return;
+        };
+        let write = request.access.kind == AccessKind::Write;
+        let seen = Seen { device, pasid, va: request.iova.get(), pa, write };
+        if let Err(why) = state.judged(self.strict, |shadow| shadow.judge(&seen)) {
+            state.accuse(format!("isolation: {seen:x?}: {why}"));
+        }
+    }
+
+    fn judge_translated(&self, request: &TranslatedRequest, pa: Pa) {
+        let mut state = self.state();
+        (state.seen, state.translated) = (state.seen + 1, state.translated + 1);
+        let (Some(pasid), Some(&device)) = (request.pasid, state.sources.get(&request.source)) else {
+            return;
+        };
+        let write = request.access.kind == AccessKind::Write;
+        let judged = state.judged(self.strict, |shadow| shadow.judge_translated(device, pasid, pa, write));
+        if let Err(why) = judged {
+            state.accuse(format!(
+                "isolation: device {device}, {pasid:?}, translated {pa:x?}, write {write}: {why}"
+            ));
+        }
+    }
+
+    fn respond(&self, message: &PageResponse) {
+        let mut state = self.state();
+        let Some(&device) = state.sources.get(&message.source) else { return };
+        let wants = state.wants_pasid.get(&device).copied().unwrap_or(false);
+        let waiting = state.open.entry((message.source, message.group)).or_default();
+        // Of several with one index, which only a device that lies has, any.
+        let fits =
+            |space: &Option<Pasid>| if wants && message.code <= 1 { *space == message.pasid } else { true };
+        match waiting.iter().position(fits) {
+            Some(place) => drop(waiting.remove(place)),
+            None if waiting.is_empty() => {
+                state.accuse(format!("one-answer: nobody waits for {message:?}"));
+            }
+            None => {
+                let waiting = waiting.clone();
+                state.accuse(format!("one-answer: {message:?} lacks the PASID: {waiting:?}"));
+            }
+        }
+    }
+}
+
+impl State {
+    fn accuse(&mut self, wrong: String) {
+        if self.wrongs.len() < MOST {
+            self.wrongs.push(wrong);
+        }
+    }
+
+    fn judged(&self, strict: bool, judge: impl FnOnce(&Shadow) -> Result<(), String>) -> Result<(), String> {
+        if strict { judge(&self.shadow) } else { Ok(()) }
+    }
+}
+
+impl Translator for Judge {
+    fn access(&self, request: &Request, commit: &mut dyn FnMut(Passage) -> Result<(), BusError>) -> Outcome {
+        let outcome = self.iommu.access(request, &mut |passage| {
+            self.judge_access(request, passage.pa);
+            commit(passage)
+        });
+        if let Outcome::Stalled(stall) = outcome {
+            let mut state = self.state();
+            if let Some(&device) = state.sources.get(&request.source) {
+                state.stalled.insert(stall, (device, request.pasid));
+            }
+        }
+        outcome
+    }
+
+    fn stalled(&self, stall: Stall) -> StallState {
+        let became = self.iommu.stalled(stall);
+        if became != StallState::Waiting {
+            self.state().stalled.remove(&stall);
+        }
+        became
+    }
+
+    fn translate(&self, request: &TranslationRequest) -> TranslationAnswer {
+        let answer = self.iommu.translate(request);
+        let (TranslationAnswer::Translated(given), Some(pasid)) = (answer, request.pasid) else {
+            return answer;
+        };
+        let mut state = self.state();
+        let Some(&device) = state.sources.get(&request.source) else { return answer };
+        if !given.read && !given.write {
+            return answer;
+        }
+        let size = 1u64 << given.size_lg2;
+        for write in [false, true] {
+            if if write { !given.write } else { !given.read } {
+                continue;
+            }
+            let offset = request.iova.get() - given.first.get();
+            let pa = Pa::new(given.pa.get() + offset);
+            let seen = Seen { device, pasid, va: request.iova.get(), pa, write };
+            if let Err(why) = state.judged(self.strict, |shadow| shadow.judge(&seen)) {
+                state.accuse(format!("isolation: answered to a translation request: {seen:x?}: {why}"));
+            }
+        }
+        state.shadow.answered(device, pasid, given.first.get(), given.pa, size.min(1 << 24));
+        answer
+    }
+
+    fn access_translated(
+        &self,
+        request: &TranslatedRequest,
+        commit: &mut dyn FnMut(Passage) -> Result<(), BusError>,
+    ) -> Outcome {
+        self.iommu.access_translated(request, &mut |passage| {
+            self.judge_translated(request, passage.pa);
+            commit(passage)
+        })
+    }
+
+    fn request_page(&self, request: &PageRequest) {
+        let marker = request.last && !request.read && !request.write && request.pasid.is_some();
+        if request.last && !marker {
+            self.state().open.entry((request.source, request.group)).or_default().push(request.pasid);
+        }
+        self.iommu.request_page(request);
+    }
+
+    fn invalidation_done(&self, done: &InvalidationDone) {
+        self.state()
+            .unanswered
+            .retain(|(source, tag), _| *source != done.source || done.tags >> tag & 1 == 0);
+        self.iommu.invalidation_done(done);
+    }
+
+    fn connect(&self, downstream: Weak<dyn Downstream>) {
+        let down = Arc::new(Down { judge: self.me.clone(), real: downstream.clone() });
+        let as_seen: Arc<dyn Downstream> = down.clone();
+        self.state().downs.push((down, downstream));
+        self.iommu.connect(Arc::downgrade(&as_seen));
+    }
+}
+
+impl Downstream for Down {
+    fn invalidate(&self, message: &Invalidation) -> bool {
+        let Some(real) = self.real.upgrade() else { return false };
+        let key = (message.source, message.tag);
+        if let Some(judge) = self.judge.upgrade() {
+            // Before it goes out: it may be answered from within.
+            let mut state = judge.state();
+            let sent = state.sent;
+            state.unanswered.insert(key, sent);
+            state.sent += 1;
+        }
+        let taken = real.invalidate(message);
+        if let (false, Some(judge)) = (taken, self.judge.upgrade()) {
+            judge.state().unanswered.remove(&key);
+        }
+        taken
+    }
+
+    fn page_response(&self, message: &PageResponse) -> bool {
+        if let Some(judge) = self.judge.upgrade() {
+            judge.respond(message);
+        }
+        self.real.upgrade().is_some_and(|real| real.page_response(message))
+    }
+}

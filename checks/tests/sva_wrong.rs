@@ -1,0 +1,191 @@
+//! Wrong drivers for shared memory. Each breaks a promise that is written beside it, and the watcher names it.
+
+use std::sync::Arc;
+
+use portcullis_checks::sva::plan::Plan;
+use portcullis_checks::sva::schedule::Manner;
+use portcullis_checks::sva::wrong::{Descriptors, Liar, Lie, atcs_first, catch, op};
+use portcullis_checks::wrong::commands::{Words, changing, leaving_out, opcode};
+use portcullis_lab::tamper::Tamper;
+
+/// Demands that it is caught within some seeds, and that what is said has one of the words.
+fn caught(plan: impl Fn(u64) -> Plan, manner: Manner, tamper: impl Fn() -> Arc<dyn Tamper>, words: &[&str]) {
+    let said = catch(0..24, plan, manner, tamper).expect("nobody noticed it");
+    assert!(words.iter().any(|word| said.contains(word)), "none of {words:?} in: {said}");
+}
+
+fn pcie(seed: u64) -> Plan {
+    Plan::new(seed).pcie_only()
+}
+
+fn platform(seed: u64) -> Plan {
+    Plan::new(seed).platform_only()
+}
+
+const PLAIN: Manner = Manner { operations: 400, forging: false, late: 0, silent: false, impatient: false };
+
+fn without(opcodes: &'static [u64]) -> impl Fn() -> Arc<dyn Tamper> {
+    move || Arc::new(leaving_out(move |words| opcodes.contains(&opcode(words))))
+}
+
+fn changed(change: fn(Words) -> Words) -> impl Fn() -> Arc<dyn Tamper> {
+    move || Arc::new(changing(change))
+}
+
+fn descriptors(change: fn(u64) -> u64) -> impl Fn() -> Arc<dyn Tamper> {
+    move || Arc::new(Descriptors::new(change))
+}
+
+fn lies(lie: Lie) -> impl Fn() -> Arc<dyn Tamper> {
+    move || Arc::new(Liar(lie))
+}
+
+#[test]
+fn the_right_driver_is_not_caught() {
+    assert_eq!(catch(0..6, Plan::new, PLAIN, changed(|words| words)), None);
+    assert_eq!(catch(0..3, Plan::new, PLAIN, descriptors(|word| word)), None);
+}
+
+#[test]
+fn part_18_no_atc_invalidation_breaks_isolation() {
+    caught(pcie, PLAIN, without(&[op::ATC_INV]), &["isolation: "]);
+}
+
+#[test]
+fn part_18_atc_invalidations_of_another_pasid_break_isolation() {
+    // SSID: 31:12 of word 0.
+    let other = |words: Words| {
+        if opcode(words) == op::ATC_INV && words[0] >> 11 & 1 == 1 {
+            [words[0] ^ 0x40 << 12, words[1]]
+        } else {
+            words
+        }
+    };
+    caught(pcie, PLAIN, changed(other), &["isolation: "]);
+}
+
+#[test]
+fn part_18_atc_invalidations_of_one_page_only_break_isolation() {
+    // Size: 5:0 of word 1.
+    let short =
+        |words: Words| if opcode(words) == op::ATC_INV { [words[0], words[1] & !0x3f] } else { words };
+    caught(pcie, PLAIN, changed(short), &["isolation: "]);
+}
+
+#[test]
+fn part_18_atcs_before_the_tlb_refill_from_it_and_break_isolation() {
+    caught(pcie, PLAIN, || Arc::new(atcs_first(8)), &["isolation: "]);
+}
+
+#[test]
+fn part_14_no_tlb_invalidation_where_nothing_is_broadcast_breaks_isolation() {
+    caught(platform, PLAIN, without(&[op::TLBI_NH_VA]), &["isolation: "]);
+}
+
+#[test]
+fn part_13_tlb_invalidations_of_the_wrong_regime_break_isolation() {
+    // The EL1 forms where entries are tagged as EL2-E2H: 0x21 to 0x11, 0x22 to 0x12.
+    let el1 = |words: Words| match opcode(words) {
+        op::TLBI_EL2_ASID | op::TLBI_EL2_VA => [words[0] ^ 0x30, words[1]],
+        _ => words,
+    };
+    caught(|seed| platform(seed).vhe(), PLAIN, changed(el1), &["isolation: "]);
+}
+
+#[test]
+fn part_17_quiesce_that_clears_v_makes_a_storm_of_events() {
+    let invalid = |word: u64| if word >> 14 & 1 == 1 { word & !(1 << 31) } else { word };
+    caught(platform, PLAIN, descriptors(invalid), &["quiet: ", "C_BAD_CD"]);
+}
+
+#[test]
+fn part_17_quiesce_that_leaves_walks_on_reaches_what_was_freed() {
+    caught(Plan::new, PLAIN, descriptors(|word| word & !(1 << 14)), &["isolation: ", "reclaim: "]);
+}
+
+#[test]
+fn part_22_an_answer_for_another_stream_leaves_the_device_waiting() {
+    let other =
+        |words: Words| if opcode(words) == op::RESUME { [words[0] ^ 1 << 32, words[1]] } else { words };
+    caught(platform, PLAIN, changed(other), &["CMD_RESUME", "one-answer: ", "liveness: "]);
+    caught(platform, PLAIN, lies(Lie::RespondToFirst), &["one-answer: ", "liveness: "]);
+}
+
+#[test]
+fn part_22_stalls_that_nobody_ends_are_owed_an_answer() {
+    // Ac, bit 12 of word 0, is retry; without it the access ends.
+    let no_abort = || -> Arc<dyn Tamper> {
+        Arc::new(leaving_out(|words: Words| opcode(words) == op::RESUME && words[0] >> 12 & 1 == 0))
+    };
+    caught(platform, PLAIN, no_abort, &["one-answer: ", "liveness: "]);
+}
+
+#[test]
+fn part_25_a_response_left_out_is_owed() {
+    caught(pcie, PLAIN, without(&[op::PRI_RESP]), &["one-answer: ", "liveness: "]);
+}
+
+#[test]
+fn part_25_a_response_given_twice_is_one_too_many() {
+    caught(pcie, PLAIN, lies(Lie::RespondTwice), &["one-answer: nobody waits"]);
+}
+
+#[test]
+fn part_25_responses_with_the_wrong_code_refuse_what_is_there() {
+    // Resp: 13:12 of word 1. Success 2, invalid 1, failure 0; 3 is illegal.
+    let invalid = |words: Words| {
+        if opcode(words) == op::PRI_RESP { [words[0], words[1] & !0x3000 | 0x1000] } else { words }
+    };
+    caught(pcie, PLAIN, changed(invalid), &["one-answer: pages that are there were refused"]);
+    let failure =
+        |words: Words| if opcode(words) == op::PRI_RESP { [words[0], words[1] & !0x3000] } else { words };
+    caught(pcie, PLAIN, changed(failure), &["one-answer: "]);
+    let illegal =
+        |words: Words| if opcode(words) == op::PRI_RESP { [words[0], words[1] | 0x3000] } else { words };
+    caught(pcie, PLAIN, changed(illegal), &["CERROR_ILL", "one-answer: "]);
+}
+
+#[test]
+fn part_25_a_response_without_the_pasid_that_the_device_wants_is_none() {
+    let bare = |words: Words| {
+        if opcode(words) == op::PRI_RESP { [words[0] & !(1 << 11 | 0xf_ffff << 12), words[1]] } else { words }
+    };
+    caught(pcie, PLAIN, changed(bare), &["one-answer: "]);
+}
+
+#[test]
+fn part_17_descriptors_that_hardware_is_not_told_of_break_isolation() {
+    caught(Plan::new, PLAIN, without(&[op::CFGI_CD]), &["isolation: ", "reclaim: ", "3.21.3", "quiet: "]);
+}
+
+#[test]
+fn part_17_an_unbind_that_detaches_nothing_is_noticed() {
+    caught(
+        Plan::new,
+        PLAIN,
+        lies(Lie::Detach),
+        &["isolation: ", "reclaim: ", "one-answer: ", "no-leak: ", "PasidsInUse"],
+    );
+}
+
+#[test]
+fn part_18_an_invalidation_that_was_only_promised_breaks_isolation() {
+    caught(Plan::new, PLAIN, lies(Lie::Invalidate), &["isolation: "]);
+}
+
+#[test]
+fn part_17_a_quiesce_that_was_only_promised_breaks_isolation() {
+    caught(Plan::new, PLAIN, lies(Lie::Quiesce), &["isolation: ", "reclaim: "]);
+}
+
+#[test]
+fn part_18_a_failed_invalidation_taken_for_done_frees_what_devices_reach() {
+    let silent = Manner { silent: true, late: 3, ..PLAIN };
+    let plan = |seed| Plan { wait_limit_ns: 10_000_000, ..pcie(seed) };
+    caught(plan, silent, lies(Lie::InvalidateResult), &["isolation: ", "reclaim: "]);
+}
+
+#[test]
+fn part_23_requests_that_are_dropped_leave_the_device_waiting() {
+    caught(pcie, PLAIN, lies(Lie::DropRequests), &["liveness: ", "one-answer: "]);
+}
