@@ -35,6 +35,8 @@
 mod eeh;
 mod error;
 mod share;
+#[cfg(test)]
+mod tests;
 
 use alloc::string::String;
 use alloc::sync::Arc;
