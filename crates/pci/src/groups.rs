@@ -6,6 +6,7 @@
 //! - A root port without full access control, and everything below.
 //! - A switch with a downstream port without it, and everything below.
 //! - The functions of a device, if one of them does not keep to itself.
+//! - Functions whose requests may carry the same id, be it one's own or nobody's.
 //!
 //! Choice: Linux until 6.18 groups a switch's downstream ports one by one, and functions of a device only if both lack access control; what
 //! reaches another that way reaches it whatever the other one can. We group whole switches and whole devices.
@@ -54,6 +55,7 @@ impl Topology {
         let mut sets = Sets::new(self.functions.len());
         self.join_siblings(&mut sets);
         (0..self.functions.len()).for_each(|function| self.join_below(&mut sets, function));
+        self.join_aliases(&mut sets);
         let mut groups: Vec<Vec<usize>> = (0..self.functions.len()).map(|_| Vec::new()).collect();
         for function in 0..self.functions.len() {
             groups[sets.lowest(function)].push(function);
@@ -71,6 +73,16 @@ impl Topology {
         let isolates = |&function: &usize| self.functions[function].isolates_from_siblings();
         for device in devices.values().filter(|functions| !functions.iter().all(isolates)) {
             device.iter().for_each(|&function| sets.join(device[0], function));
+        }
+    }
+
+    /// Joins functions that cannot be told apart.
+    fn join_aliases(&self, sets: &mut Sets) {
+        let mut users = BTreeMap::new();
+        for function in 0..self.functions.len() {
+            for id in self.requester_ids(function) {
+                sets.join(*users.entry(id).or_insert(function), function);
+            }
         }
     }
 

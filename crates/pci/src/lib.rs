@@ -3,7 +3,7 @@
 //! [`enumerate`] takes a [`ConfigAccess`] (an [`Ecam`], for instance) and a [`HostBridge`], numbers the buses, sizes and places
 //! what base address registers ask for, turns on access control, and answers with a [`Topology`]: every function there is,
 //! what is above it, where its registers are, and what was wrong. [`Topology::groups`] says who cannot be kept apart from whom,
-//! [`Topology::requester_ids`] as whom a function's requests arrive.
+//! [`Topology::requester_ids`] as whom a function's requests arrive, also where it does not use its own id ([`AliasQuirk`]).
 //!
 //! [`AddressServices`] are ATS, page requests and PASIDs of a function: what it has of them, why not the others, and how they are turned on and off.
 //!
@@ -46,6 +46,7 @@ mod msi;
 mod msix;
 mod name;
 mod problem;
+mod quirks;
 mod scan;
 mod services;
 mod topology;
@@ -69,6 +70,7 @@ pub use msix::{MsixCapability, MsixFault, MsixTable};
 pub use name::{FunctionName, NotAName};
 pub use portcullis_spec::pcie::{Bdf, HostWindow, Space};
 pub use problem::{BarFault, Fault, Problem};
+pub use quirks::{ALIASES, Alias, AliasQuirk};
 pub use services::{
     AddressServices, Ats, AtsSwitch, HostTrust, Missing, PasidPermissions, Pasids, Pri, SavedServices,
     ServiceError,
@@ -79,7 +81,17 @@ pub use topology::{Bridge, Function, Kind, Topology};
 ///
 /// What is wrong with single functions is in [`Topology::problems`].
 pub fn enumerate(config: &(impl ConfigAccess + ?Sized), host: &HostBridge) -> Topology {
+    enumerate_with(config, host, &[])
+}
+
+/// The same, where the embedder knows devices that use other ids than their own, besides those in [`ALIASES`].
+pub fn enumerate_with(
+    config: &(impl ConfigAccess + ?Sized),
+    host: &HostBridge,
+    aliases: &[AliasQuirk],
+) -> Topology {
     let mut topology = scan::scan(config, host);
+    quirks::note_aliases(config, &mut topology, aliases);
     assign::assign(config, host, &mut topology);
     acs::enable_all(config, &mut topology);
     topology

@@ -117,6 +117,7 @@ impl<C: ConfigAccess + ?Sized> Scan<'_, C> {
             capabilities,
             bars: Vec::new(),
             acs: None,
+            aliases: Vec::new(),
         };
         match layout {
             HeaderType::LAYOUT_FUNCTION => {
@@ -207,6 +208,6 @@ impl<C: ConfigAccess + ?Sized> Scan<'_, C> {
 /// Whether a bridge has a link below it, to one device with number 0.
 ///
 /// Spec: PCIe 6.0, 7.3.1 "Device Number": downstream ports answer requests for other devices by themselves.
-fn is_link_below(port: Option<PortType>) -> bool {
+pub(crate) fn is_link_below(port: Option<PortType>) -> bool {
     matches!(port, Some(PortType::ROOT_PORT | PortType::DOWNSTREAM_PORT | PortType::PCI_TO_EXPRESS_BRIDGE))
 }

@@ -1,5 +1,6 @@
 //! Every function below a host bridge, and what is above it.
 
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use portcullis_spec::pcie::express::PortType;
@@ -13,6 +14,7 @@ use crate::capability::Capabilities;
 use crate::config::{ConfigAccess, set_bus_master};
 use crate::name::FunctionName;
 use crate::problem::Problem;
+use crate::scan::is_link_below;
 
 /// Every function below a host bridge.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -48,6 +50,8 @@ pub struct Function {
     pub bars: Vec<Bar>,
     /// What it keeps apart; none if it cannot.
     pub acs: Option<Acs>,
+    /// Ids that its requests may carry besides its own, by no rule of the book ([`AliasQuirk`](crate::AliasQuirk)).
+    pub aliases: Vec<Bdf>,
 }
 
 /// Whether a function is an endpoint or a bridge.
@@ -135,25 +139,56 @@ impl Topology {
         }
     }
 
-    /// As whom requests of a function may arrive at the top: itself first, then bridges that put their own id on what they pass up.
+    /// As whom requests of a function may arrive at the top: itself first, then its aliases, then bridges that put their own id on what they
+    /// pass up.
     ///
-    /// Empty if there is no such function.
+    /// Empty if there is no such function. An id may be another function's, or nobody's.
     ///
     /// Spec: PCI Express to PCI/PCI-X Bridge Specification 1.0, 2.3 "Assignment of Requester ID and Tag by the Bridge" (the id is
     /// the secondary bus's number, device 0, function 0). A conventional bridge, and one from PCI up to PCI Express, may use its own id.
     pub fn requester_ids(&self, function: usize) -> Vec<Bdf> {
         let Some(own) = self.functions.get(function) else { return Vec::new() };
         let mut ids = alloc::vec![own.at];
-        for bridge in self.bridges_above(function).map(|bridge| &self.functions[bridge]) {
-            let id = match bridge.port {
-                Some(PortType::ROOT_PORT | PortType::UPSTREAM_PORT | PortType::DOWNSTREAM_PORT) => continue,
-                Some(PortType::EXPRESS_TO_PCI_BRIDGE) => {
-                    bridge.bridge().and_then(|bridge| Bdf::new(bridge.secondary?, 0, 0))
-                }
-                _ => Some(bridge.at),
-            };
-            ids.extend(id.filter(|id| !ids.contains(id)));
+        ids.extend(&own.aliases);
+        for id in self.bridges_above(function).flat_map(|bridge| self.lent_ids(bridge)).flatten() {
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
         }
         ids
+    }
+
+    /// What a bridge may put on requests that it passes up: its own id, and the one that stands for the bus below.
+    ///
+    /// Choice: a bridge right below a link that says nothing of PCI Express cannot be what it says, since a link ends in PCI Express: it leads
+    /// down from there, and may use either.
+    /// Observed: Linux 6.18, drivers/pci/quirks.c, `quirk_use_pcie_bridge_dma_alias`: bridges of ASMedia, Tundra, ITE and Intel are like that.
+    fn lent_ids(&self, bridge: usize) -> [Option<Bdf>; 2] {
+        let function = &self.functions[bridge];
+        let of_bus = function.bridge().and_then(|bridge| Bdf::new(bridge.secondary?, 0, 0));
+        let ends_a_link = function.above.is_some_and(|above| is_link_below(self.functions[above].port));
+        match function.port {
+            Some(PortType::ROOT_PORT | PortType::UPSTREAM_PORT | PortType::DOWNSTREAM_PORT) => [None, None],
+            Some(PortType::EXPRESS_TO_PCI_BRIDGE) => [None, of_bus],
+            None if ends_a_link => [Some(function.at), of_bus],
+            _ => [Some(function.at), None],
+        }
+    }
+
+    /// The requester ids of functions that are in one group, each id once, in the functions' order: an id that is a function's own is with that function, and
+    /// one that several may carry with the first of them.
+    ///
+    /// An IOMMU knows an id as one device's. That is enough, for the members of a group go together wherever they go. It means that an id goes when
+    /// the device goes that it is with: if others of the group stay, it is to be given to one of them.
+    pub fn distinct_ids(&self, group: &[usize]) -> Vec<Vec<Bdf>> {
+        let own: BTreeSet<Bdf> = self.functions.iter().map(|function| function.at).collect();
+        let mut taken = BTreeSet::new();
+        let distinct = |&function: &usize| {
+            let mut ids = self.requester_ids(function);
+            let at = ids.first().copied();
+            ids.retain(|&id| (Some(id) == at || !own.contains(&id)) && taken.insert(id));
+            ids
+        };
+        group.iter().map(distinct).collect()
     }
 }

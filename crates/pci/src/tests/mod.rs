@@ -2,6 +2,7 @@
 
 extern crate std;
 
+mod aliases;
 mod enumeration;
 mod groups;
 mod hostile;
