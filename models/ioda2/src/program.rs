@@ -12,8 +12,8 @@ use crate::registers::{
     DMARD_SYNC, ERROR_GROUPS, ETU_ERR_SUMMARY, FFI_LOCK, FFI_LOCKED, FFI_REQUEST, FFI_SOURCE, FIRST,
     IODA_ADDR, IODA_DATA0, IVC_INVALIDATE, IVC_UPDATE, KILL_ALL, LEM_FIR, LEM_FIR_AND, LEM_FIR_OR, LEM_MASK,
     LEM_MASK_AND, LEM_MASK_OR, LEM_WOF, LSI_SOURCE, LSI_SOURCE_ID, M64_UPPER_BITS, PHB3_CONFIG, QUIESCE_DMA,
-    RTC_INVALIDATE, RTT_BAR, STATUS, SYNC_COMPLETE, SYNC_START, TCE_KILL, bar_mask, exists, is_read_only,
-    quiesce,
+    RTC_INVALIDATE, RTT_BAR, STATUS, SYNC_COMPLETE, SYNC_START, TCE_KILL, bar_mask, clears_by_ones, exists,
+    is_read_only, quiesce,
 };
 use crate::state::{Around, State};
 use crate::strict::clause;
@@ -86,7 +86,7 @@ impl State {
                 registers.set(offset, value);
                 self.fence = around.flights.next();
             }
-            _ if ERROR_GROUPS.contains(&offset) => registers.set(offset, registers.get(offset) & !value),
+            _ if clears_by_ones(offset) => registers.set(offset, registers.get(offset) & !value),
             _ => registers.set(offset, value),
         }
     }

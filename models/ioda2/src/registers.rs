@@ -147,6 +147,13 @@ const RUNS: [(u64, u64); 24] = [
     (0xfb0, 0xfb0),
 ];
 
+/// Whether stored ones clear what is wrong: statuses, and the logs of the link.
+///
+/// Observed: skiboot hw/phb3.c, phb3_init_utl, "Clean & setup port errors", and phb3_err_ER_clear.
+pub(crate) fn clears_by_ones(offset: u64) -> bool {
+    ERROR_GROUPS.contains(&offset) || matches!(offset, 0x410 | 0x548 | 0x560 | 0x578 | 0x680..=0x6a8)
+}
+
 /// Whether there is a register.
 pub(crate) fn exists(offset: u64) -> bool {
     RUNS.iter().any(|&(first, last)| (first..=last).contains(&offset))

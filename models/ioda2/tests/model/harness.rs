@@ -79,10 +79,13 @@ impl Fabric for Ram {
             return phb.ring(write.at.get() & 0xffff, write.bytes, write.source);
         }
         let mut pages = self.pages.lock().unwrap();
-        for (i, byte) in write.bytes.iter().enumerate() {
-            let address = write.at.get() + i as u64;
-            let page = pages.entry(address >> 12).or_insert_with(|| Box::new([0; 4096]));
-            page[(address & 0xfff) as usize] = *byte;
+        let (mut at, mut bytes) = (write.at.get(), write.bytes);
+        while !bytes.is_empty() {
+            let offset = (at & 0xfff) as usize;
+            let (run, rest) = bytes.split_at(bytes.len().min(4096 - offset));
+            let page = pages.entry(at >> 12).or_insert_with(|| Box::new([0; 4096]));
+            page[offset..offset + run.len()].copy_from_slice(run);
+            (at, bytes) = (at + run.len() as u64, rest);
         }
         Ok(())
     }

@@ -93,6 +93,18 @@ fn the_link_is_up_unless_the_slot_is_held_in_reset() {
 }
 
 #[test]
+fn what_firmware_clears_at_first_reads_as_no_error() {
+    let machine = Machine::bare(Policy::stale());
+    for status in [0x410, 0x548, 0x560, 0x680, 0x6a8, 0xc80, 0xd00, 0xd80, 0xe00] {
+        machine.store(status, u64::MAX);
+        assert_eq!(machine.load(status), 0, "{status:#x}");
+    }
+    // An enable beside them is kept.
+    machine.store(0x420, 0xfcc0_0000_0000_0000);
+    assert_eq!(machine.load(0x420), 0xfcc0_0000_0000_0000);
+}
+
+#[test]
 fn quiescing_resets_itself_if_told_to() {
     let machine = Machine::bare(Policy::stale());
     machine.store(0x888, 1 << 63);
@@ -167,4 +179,85 @@ fn a_table_on_the_models_own_registers_is_no_table() {
     assert_eq!(machine.phb.outlook(&crate::harness::request(0x100, 0, 8, portcullis_types::Access::READ)), {
         model_ioda2::Outlook::Refused(model_ioda2::Cause::TcePageFault)
     });
+}
+
+/// The order and the words of skiboot's phb3_init_hw, as far as they are of the bridge itself.
+#[test]
+fn firmwares_own_bring_up_is_taken_without_a_word() {
+    let machine = Machine::bare(Policy::stale());
+    let scom = |unit| machine.phb.xscom(unit);
+    let asb = |offset: u64, value: u64| {
+        scom(Unit::Spci).write(0, Width::Bits64, offset);
+        scom(Unit::Spci).write(2 * 8, Width::Bits64, value);
+    };
+    scom(Unit::Pci).write(0xa * 8, Width::Bits64, 0);
+    for (offset, value) in [
+        (0x820, 0x0020_0001_0002_0001),
+        (0x828, 0x0020_0020_0001_0001),
+        (0x818, 0x0f00_0000_0000_0000),
+        (0x858, 0xffff_ffff_0000_0000),
+        (0x868, 0xffff_ffff_0000_0000),
+    ] {
+        asb(offset, value);
+    }
+    let system = machine.load(0x600);
+    machine.store(0x600, system & !(1 << 48));
+    machine.store(0x808, 0xd000_0000_0000_0000);
+    machine.put(RTT, &[0, 1].repeat(0x1_0000));
+    for (offset, value) in [
+        (0x100, 0xff << 51),
+        (0x168, RTT | 1 << 63),
+        (0x188, PELTV | 1 << 63),
+        (0x150, 0x8_0800 | 1 << 63),
+        (0x158, 0),
+        (0x190, 0x3ff8_0000_0000),
+        (0x198, 0xffff_ffff_8000_0000),
+        (0x1a0, 0x8000_0000),
+        (0x1a8, 0x4_2000 | 1 << 63),
+        (0x1f0, 0),
+        (0x1f8, 0x0004_0000_0000_0000),
+        (0x160, 1 << 61),
+        (0x160, 0x0082_8000_0000_0000),
+    ] {
+        machine.store(offset, value);
+    }
+    for (table, size) in [(2, 8), (6, 8), (9, 512), (16, 16), (17, 256), (4, 32), (20, 4)] {
+        machine.ioda(1 << 63 | table << 48, &vec![0; size]);
+    }
+    for invalidate in [0x208, 0x2a0, 0x210] {
+        machine.store(invalidate, 1 << 63);
+    }
+    for pe in 0..256 {
+        for table in [7, 8] {
+            machine.store(0x220, table << 48 | pe);
+            assert_eq!(machine.load(0x228), 0);
+            machine.store(0x228, 0);
+        }
+    }
+    for (offset, value) in [
+        (0xc18, u64::MAX),
+        (0xc80, u64::MAX),
+        (0xc88, 0),
+        (0xc98, u64::MAX),
+        (0xca8, 0x0000_0000_8080_0000),
+        (0xcb0, 0xffff_ffdd_0c00_ffc0),
+        (0xd80, u64::MAX),
+        (0xda8, 0xc000_03a9_0100_6000),
+        (0xe00, u64::MAX),
+        (0xe28, 0x0000_6000_0000_0060),
+        (0xc00, 0),
+        (0xc30, u64::MAX),
+        (0xc38, u64::MAX),
+        (0xc40, 0),
+        (0x810, 0xf3a8_0edb_0000_0000),
+    ] {
+        machine.store(offset, value);
+    }
+    assert_eq!(machine.load(0x2c8), 0, "no errors");
+    machine.store(0x218, 0xf000_0000_0000_0000);
+    machine.ioda(TVT | 2, &[TVE]);
+    machine.put_be(TABLE, 0x700_0003);
+    machine.kill(1 << 62 | 1);
+    assert_eq!(machine.read(0), Some(0x700_0000));
+    assert_eq!(machine.clauses(), [] as [&str; 0]);
 }
