@@ -48,6 +48,9 @@ pub(crate) struct State {
     pub(crate) kills: Vec<u64>,
     /// Reads that answer still, before all answer ones.
     pub(crate) answers_left: Option<usize>,
+    /// A request id whose PE is looked up whenever a window opens, and what was found.
+    pub(crate) watched: Option<u16>,
+    pub(crate) seen: Vec<u8>,
     /// How many registers were read or written by the wrong width, or at a wrong place.
     pub(crate) wrong: usize,
 }
@@ -118,16 +121,21 @@ impl Fake {
     /// What a device's access reaches; none if it froze its PE, or finds it frozen.
     pub(crate) fn access(&self, rid: u16, address: u64, write: bool) -> Option<u64> {
         let mut state = self.state();
-        let rtt = state.registers[&0x168] & !(1 << 63);
-        let pe = *state.routes.entry(rid).or_insert_with(|| {
-            let word = self.big_endian((rtt + 2 * u64::from(rid)) & !7);
-            u8::try_from(word >> (48 - 16 * (u64::from(rid) & 3)) & 0xffff).unwrap()
-        });
+        let pe = self.route(&mut state, rid);
         if state.tables[&8][usize::from(pe)] >> 63 != 0 {
             return None;
         }
         let found = self.translate(&mut state, pe, address, write);
         found.map_err(|cause| state.freeze(pe, rid, address, write, cause)).ok()
+    }
+
+    /// The PE of a request id, as the bridge knows it.
+    fn route(&self, state: &mut State, rid: u16) -> u8 {
+        let rtt = state.registers[&0x168] & !(1 << 63);
+        *state.routes.entry(rid).or_insert_with(|| {
+            let word = self.big_endian((rtt + 2 * u64::from(rid)) & !7);
+            u8::try_from(word >> (48 - 16 * (u64::from(rid) & 3)) & 0xffff).unwrap()
+        })
     }
 
     fn translate(&self, state: &mut State, pe: u8, address: u64, write: bool) -> Result<u64, u64> {
@@ -251,7 +259,13 @@ impl Registers for Fake {
         }
         match offset {
             0x228 => match state.selected() {
-                Some((table, index)) => state.put(table, index, value),
+                Some((table, index)) => {
+                    if let Some(rid) = state.watched.filter(|_| table == 9 && value != 0) {
+                        let pe = self.route(&mut state, rid);
+                        state.seen.push(pe);
+                    }
+                    state.put(table, index, value);
+                }
                 None => state.wrong += 1,
             },
             0x208 if value >> 63 != 0 => state.routes.clear(),

@@ -51,7 +51,9 @@ fn identity_is_only_where_the_low_window_can_pass_addresses() {
     assert_eq!(bridge.attach(&[source(DISK)], &Target::Identity), Err(AttachError::Unsupported));
     drop((fake, bridge));
     let (fake, bridge) = two_in_a_pe(|config| config.identity_end = Some(Pa::new(0x4000_0000)));
+    fake.state().watched = Some(CARD);
     bridge.attach(&[source(DISK)], &Target::Identity).unwrap();
+    assert_eq!(fake.state().seen, [255], "who stays blocked is nobody's before a window opens");
     assert_eq!(fake.access(DISK, 0x1234, true), Some(0x1234));
     assert_eq!(fake.access(CARD, 0x1234, true), None, "who was not attached is blocked");
 }
@@ -108,11 +110,14 @@ fn a_bridge_that_does_not_answer_proves_nothing() {
     fake.answers(Some(0));
     assert!(domain.sync(&mut gather).is_err());
     assert!(!gather.is_empty(), "for another try");
-    assert!(matches!(bridge.attach(&[source(DISK)], &Target::Blocked), Err(AttachError::LeftBlocked(_))));
     let kept = fake.live_bytes();
-    drop(domain);
+    assert!(matches!(bridge.attach(&[source(DISK)], &Target::Blocked), Err(AttachError::LeftBlocked(_))));
     assert_eq!(fake.live_bytes(), kept, "the bridge may still read the table");
     fake.answers(None);
+    bridge.attach(&[source(DISK)], &target(&domain)).unwrap();
+    bridge.attach(&[source(DISK)], &Target::Blocked).unwrap();
+    assert!(fake.live_bytes() < kept, "nobody reads either table any more");
+    drop(domain);
     bridge.teardown().unwrap();
     assert_eq!(fake.live_bytes(), 0);
 }

@@ -170,3 +170,26 @@ fn a_window_that_is_not_forgotten_keeps_its_table_and_can_be_removed_again() {
     assert_eq!(ops.unset_window(0).map(|_| ()), Err(WindowError::NotSet(0)));
     assert_eq!(ops.unset_window(7).map(|_| ()), Err(WindowError::NotSet(7)));
 }
+
+#[test]
+fn what_a_window_was_is_forgotten_before_it_is_another() {
+    let machine = taken(&[DISK]);
+    let group = machine.table_group(DISK);
+    let ops = group.tables().unwrap();
+    let create = || ops.create_table(spec(0, 12, GIB, 1)).unwrap();
+    let (before, after) = (create(), create());
+    ops.set_window(&before).unwrap();
+    before.exchange(Iova::new(0x1000), Some(page(0x8000))).unwrap();
+    flush(&*before, range(0x1000, 0x1000));
+    assert_eq!(machine.reach(DISK, 0x1000), Some(0x8000));
+    ops.unset_window(0).unwrap();
+    machine.fake.take_kills();
+    assert_eq!(before.exchange(Iova::new(0x1000), None), Ok(Some(page(0x8000))));
+    flush(&*before, range(0x1000, 0x1000));
+    assert_eq!(machine.fake.take_kills(), [0u64; 0], "it is nobody's window");
+    ops.set_window(&after).unwrap();
+    assert_eq!(machine.reach(DISK, 0x1000), None);
+    machine.fake.take_kills();
+    flush(&*after, range(BYPASS, 0x1000));
+    assert_eq!(machine.fake.take_kills(), [0u64; 0], "no page of the window");
+}
