@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
-use portcullis_lab::workload::sva;
-use portcullis_lab::{DeviceKind, MachineChoice, SvaOptions, machines, workload};
+use portcullis_lab::workload::{sva, vfio};
+use portcullis_lab::{DeviceKind, MachineChoice, SvaOptions, VfioOptions, machines, workload};
 
 /// What the help says of exit codes.
 const EXIT_CODES: &str = "\
@@ -43,7 +43,7 @@ pub(crate) enum Command {
         #[arg(value_hint = ValueHint::FilePath)]
         file: Option<PathBuf>,
         #[command(flatten)]
-        sva: SvaArguments,
+        work: WorkArguments,
         #[command(flatten)]
         options: RunOptions,
     },
@@ -66,15 +66,19 @@ pub(crate) enum Command {
     Man,
 }
 
-/// What only `portcullis run sva` understands.
+/// What only some workloads understand.
 #[derive(Clone, Copy, Debug, Default, Args)]
-pub(crate) struct SvaArguments {
+pub(crate) struct WorkArguments {
     /// With `run sva`: the accelerator, as a PCIe function (ATS, PASID, PRI) or as a platform device (stall) [default: pcie].
     #[arg(long, value_enum)]
     pub(crate) device: Option<Device>,
-    /// With `run sva`: the process kills itself right after it has given its job, while a fault is under way.
+    /// With `run sva`: the process kills itself right after it has given its job, while a fault is under way. With `run vfio`: the process is
+    /// killed while the disk reads.
     #[arg(long)]
     pub(crate) kill: bool,
+    /// With `run vfio`: user space may have a disk whose interrupts are not isolated from those of others.
+    #[arg(long)]
+    pub(crate) unsafe_interrupts: bool,
 }
 
 /// The forms of the accelerator.
@@ -86,20 +90,26 @@ pub(crate) enum Device {
     Platform,
 }
 
-impl SvaArguments {
+impl WorkArguments {
     /// What the lab is to be told; an error, in words, if another workload, or each there is, is to be run with them.
-    pub(crate) fn options(self, workload: Option<&str>) -> Result<SvaOptions, String> {
-        let given = [(self.device.is_some(), "--device"), (self.kill, "--kill")];
-        if let (Some((_, option)), false) =
-            (given.iter().find(|(given, _)| *given), workload == Some(sva::NAME))
-        {
-            return Err(format!("{option} goes with `portcullis run {}` only", sva::NAME));
+    pub(crate) fn options(self, workload: Option<&str>) -> Result<(SvaOptions, VfioOptions), String> {
+        let given: [(bool, &str, &[&str]); 3] = [
+            (self.device.is_some(), "--device", &[sva::NAME]),
+            (self.kill, "--kill", &[sva::NAME, vfio::NAME]),
+            (self.unsafe_interrupts, "--unsafe-interrupts", &[vfio::NAME]),
+        ];
+        for (_, option, names) in given.into_iter().filter(|(given, ..)| *given) {
+            if !workload.is_some_and(|workload| names.contains(&workload)) {
+                let runs: Vec<_> = names.iter().map(|name| format!("`portcullis run {name}`")).collect();
+                return Err(format!("{option} goes with {} only", runs.join(" or ")));
+            }
         }
         let device = match self.device.unwrap_or(Device::Pcie) {
             Device::Pcie => DeviceKind::Pcie,
             Device::Platform => DeviceKind::Platform,
         };
-        Ok(SvaOptions { device, kill: self.kill })
+        let vfio = VfioOptions { unsafe_interrupts: self.unsafe_interrupts, kill: self.kill };
+        Ok((SvaOptions { device, kill: self.kill }, vfio))
     }
 }
 

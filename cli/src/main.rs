@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::{Cli, Command, SvaArguments};
+use crate::args::{Cli, Command, WorkArguments};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -32,9 +32,9 @@ fn main() -> ExitCode {
 fn dispatch(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         // `portcullis` alone does the main job: `portcullis run`, with whatever options were given.
-        None => commands::run::run(None, None, SvaArguments::default(), &cli.options),
-        Some(Command::Run { workload, file, sva, options }) => {
-            commands::run::run(workload.as_deref(), file.as_deref(), sva, &options)
+        None => commands::run::run(None, None, WorkArguments::default(), &cli.options),
+        Some(Command::Run { workload, file, work, options }) => {
+            commands::run::run(workload.as_deref(), file.as_deref(), work, &options)
         }
         Some(Command::Machines) => commands::machines::run(),
         Some(Command::Machine { machine }) => commands::machine::run(&machine),

@@ -112,7 +112,7 @@ fn json_is_one_object_to_a_line_and_a_line_to_a_workload() {
         assert_eq!(report["equal"], true);
         workloads.push(report["workload"].as_str().expect("a name").to_owned());
     }
-    assert_eq!(workloads, ["dma", "sva"]);
+    assert_eq!(workloads, ["dma", "sva", "vfio"]);
 }
 
 #[test]
@@ -184,16 +184,67 @@ fn verbose_shows_the_steps_of_sharing_line_by_line_in_their_known_form() {
 }
 
 #[test]
+fn a_file_is_read_by_a_driver_in_user_space_and_the_disk_is_given_back() {
+    let folder = Folder::new("vfio");
+    let file = folder.file("file", &(0..70_003u32).map(|at| (at % 251) as u8).collect::<Vec<_>>());
+    let json: serde_json::Value =
+        serde_json::from_str(&succeeds(&["run", "vfio", &file, "--json"])).expect("JSON");
+    assert_eq!((&json["bytes"], &json["equal"]), (&70_003.into(), &true.into()));
+    let vfio = &json["counters"]["vfio"];
+    assert!(vfio["user_bytes"].as_u64() >= Some(70_003) && vfio["ioctls"].as_u64() > Some(20), "{vfio}");
+    assert_eq!(vfio["maps"], vfio["unmaps"]);
+    let table = succeeds(&["run", "vfio", &file]);
+    for word in ["user space", "ioctls", "the user's maps", "pinned pages", "event files", "refused", "equal"]
+    {
+        assert!(table.contains(word), "{word} is missing in\n{table}");
+    }
+    let killed = succeeds(&["run", "vfio", &file, "--kill"]);
+    assert!(killed.contains("after the process was killed"), "{killed}");
+}
+
+#[test]
+fn verbose_shows_each_change_of_ownership_and_who_stood_in_the_way() {
+    let output = portcullis(&["run", "vfio", "-v"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let said = text(&output.stderr);
+    let owns =
+        |line: &&str| ["dma_use:", "dma_unuse:", "claim:", "release:"].iter().any(|name| line.contains(name));
+    let lines: Vec<&str> = said.lines().filter(owns).collect();
+    let has = |words: &[&str]| lines.iter().any(|line| words.iter().all(|word| line.contains(word)));
+    assert!(has(&["claim", "by=0000:01:00.0", "driver=nvme", "refused"]), "{lines:#?}");
+    assert!(has(&["claim", "table=", "refused"]), "{lines:#?}");
+    assert!(
+        has(&["claim", "group=2", "result=ok"]) && has(&["release", "group=2", "result=ok"]),
+        "{lines:#?}"
+    );
+    assert!(has(&["dma_use", "driver=nvme", "refused"]), "{lines:#?}");
+    let uses = lines.iter().filter(|line| line.contains("dma_use:") && line.contains("result=ok")).count();
+    assert_eq!(uses, 2, "the kernel's driver is bound before and after: {lines:#?}");
+}
+
+#[test]
+fn every_machine_hands_its_disk_to_user_space() {
+    for line in succeeds(&["machines"]).lines() {
+        let name = line.split_whitespace().next().expect("a name on each line");
+        succeeds(&["run", "vfio", "--machine", name]);
+    }
+}
+
+#[test]
 fn what_only_sva_understands_is_refused_elsewhere() {
     for arguments in [
         &["run", "dma", "--kill"][..],
         &["run", "dma", "--device", "platform"],
         &["run", "dma", "--device", "pcie"],
         &["run", "--kill"],
+        &["run", "vfio", "--device", "pcie"],
         &["run", "--device", "platform"],
     ] {
         let said = fails(2, arguments);
         assert!(said.contains("portcullis run sva"), "{said}");
+    }
+    for arguments in [&["run", "dma", "--unsafe-interrupts"][..], &["run", "--unsafe-interrupts"]] {
+        assert!(fails(2, arguments).contains("portcullis run vfio"));
     }
     let unknown = fails(2, &["run", "sva", "--device", "nonesuch"]);
     assert!(unknown.contains("pcie") && unknown.contains("platform"), "{unknown}");

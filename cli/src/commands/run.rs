@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use portcullis_lab::{Input, Report, RunRequest, SvaOptions, workload};
+use portcullis_lab::{Input, Report, RunRequest, SvaOptions, VfioOptions, workload};
 
-use crate::args::{RunOptions, SvaArguments};
+use crate::args::{RunOptions, WorkArguments};
 use crate::failure::{self, Failure};
 use crate::output::events::Events;
 use crate::output::progress::Progress;
@@ -16,13 +16,13 @@ use crate::output::{self, report};
 pub(crate) fn run(
     workload: Option<&str>,
     file: Option<&Path>,
-    sva: SvaArguments,
+    work: WorkArguments,
     options: &RunOptions,
 ) -> Result<(), Failure> {
-    let sva = sva.options(workload).map_err(Failure::Usage)?;
+    let work = work.options(workload).map_err(Failure::Usage)?;
     let events = Events::open(options, file)?;
     let outcome = match workload {
-        Some(name) => one(name, file, sva, options, &events).and_then(|report| show(&report, options)),
+        Some(name) => one(name, file, work, options, &events).and_then(|report| show(&report, options)),
         None => each(options, &events),
     };
     let closed = events.close();
@@ -36,7 +36,7 @@ fn each(options: &RunOptions, events: &Events) -> Result<(), Failure> {
         if count > 0 && !options.json {
             output::print("\n")?;
         }
-        match one(name, None, SvaOptions::default(), options, events) {
+        match one(name, None, Default::default(), options, events) {
             Ok(report) => show(&report, options)?,
             Err(failure) => {
                 failure::say(&format_args!("{name}: {failure}"));
@@ -50,7 +50,7 @@ fn each(options: &RunOptions, events: &Events) -> Result<(), Failure> {
 fn one(
     name: &str,
     file: Option<&Path>,
-    sva: SvaOptions,
+    (sva, vfio): (SvaOptions, VfioOptions),
     options: &RunOptions,
     events: &Events,
 ) -> Result<Report, Failure> {
@@ -60,6 +60,7 @@ fn one(
         input: file.map_or(Input::Sample, |path| Input::File(path.to_owned())),
         machine: options.machine.clone(),
         sva,
+        vfio,
         seed: options.seed,
         sink: events.sink(),
         progress: progress.as_ref().map(Progress::callback),

@@ -1,7 +1,7 @@
 //! A report as a table for people, or as a line of JSON for scripts.
 
 use portcullis_lab::Report;
-use portcullis_lab::report::SvaCounters;
+use portcullis_lab::report::{SvaCounters, VfioCounters};
 
 use super::{columns, grouped};
 use crate::failure::Failure;
@@ -15,6 +15,9 @@ pub(crate) fn table(report: &Report) -> String {
     let digest = report.digest.get(..DIGEST_DIGITS).unwrap_or(&report.digest);
     let killed = counters.sva.is_some_and(|sva| sva.killed);
     let verdict = match (killed, report.equal) {
+        _ if counters.vfio.is_some_and(|vfio| vfio.killed) => {
+            "equal, as the kernel read it after the process was killed"
+        }
         (true, _) => "not compared: the process was killed, as it was to be",
         (false, true) => "equal",
         (false, false) => "DIFFERENT",
@@ -38,6 +41,7 @@ pub(crate) fn table(report: &Report) -> String {
         Some(sva) => rows.extend(sharing(sva)),
         None => rows.extend([row("maps", grouped(counters.maps)), row("unmaps", grouped(counters.unmaps))]),
     }
+    rows.extend(counters.vfio.iter().flat_map(handing_over));
     rows.extend([
         row("commands", grouped(counters.commands)),
         row("invalidations", grouped(counters.invalidations)),
@@ -86,6 +90,27 @@ fn sharing(sva: &SvaCounters) -> Vec<[String; 2]> {
                 "{} invalidations of the TLB, {} of devices' own",
                 grouped(sva.tlb_invalidations),
                 grouped(sva.atc_invalidations)
+            ),
+        ),
+    ]
+}
+
+/// What handing a device to user space took.
+fn handing_over(vfio: &VfioCounters) -> Vec<[String; 2]> {
+    let registers = if vfio.mapped_registers { "mapped" } else { "through the device's file" };
+    vec![
+        row("user space", format!("group {}, registers {registers}", vfio.group)),
+        row("system calls", format!("{}, of them {} ioctls", grouped(vfio.calls), grouped(vfio.ioctls))),
+        row("the user's maps", format!("{}, {} unmapped", grouped(vfio.maps), grouped(vfio.unmaps))),
+        row("pinned pages", format!("{} at most", grouped(vfio.most_pinned_pages))),
+        row("to the user", format!("{} bytes written by the device", grouped(vfio.user_bytes))),
+        row("event files", format!("{} signals", grouped(vfio.signals))),
+        row(
+            "refused",
+            format!(
+                "{} claims and drivers, {} maps: all that were tried",
+                grouped(vfio.claims_refused),
+                grouped(vfio.maps_refused)
             ),
         ),
     ]
