@@ -26,6 +26,9 @@ use crate::tve;
 /// Choice: what a kill of a PE costs in refetches is not known; eight TCEs are one line of the bridge's cache.
 pub const KILL_ONE_BY_ONE: u64 = 8;
 
+/// log2 of the bytes of the largest level that a TVE can say. Observed: skiboot hw/phb3.c, `phb3_map_pe_dma_window`.
+const LARGEST_LEVEL_LG2: u8 = 31 + 11;
+
 /// A table.
 pub(crate) struct Table<P: Platform, R: Registers + 'static> {
     this: Weak<Self>,
@@ -76,13 +79,16 @@ pub(crate) fn shape<P: Platform, R>(bridge: &Bridge<P, R>, spec: TableSpec) -> R
     if spec.window_bytes > 1 << WINDOW_BIT {
         return Err(TableError::WindowSize(spec.window_bytes));
     }
-    TceShape::new(spec.page, spec.window_bytes, spec.levels, bridge.config.cpu_page).map_err(|error| {
-        match error {
-            TceShapeError::PageSize(page) => TableError::PageSize(page),
-            TceShapeError::WindowSize(bytes) => TableError::WindowSize(bytes),
-            _ => TableError::Levels(spec.levels),
-        }
-    })
+    let shape = TceShape::new(spec.page, spec.window_bytes, spec.levels, bridge.config.cpu_page);
+    let shape = shape.map_err(|error| match error {
+        TceShapeError::PageSize(page) => TableError::PageSize(page),
+        TceShapeError::WindowSize(bytes) => TableError::WindowSize(bytes),
+        _ => TableError::Levels(spec.levels),
+    })?;
+    if shape.level_lg2() > LARGEST_LEVEL_LG2 {
+        return Err(TableError::Levels(spec.levels));
+    }
+    Ok(shape)
 }
 
 impl<P: Platform, R: Registers> Table<P, R> {

@@ -51,6 +51,7 @@ fn what_hardware_cannot_do_is_refused_with_einval() {
     assert_eq!(create(spec(0, 12, 3 * GIB, 1)), TableError::WindowSize(3 * GIB));
     assert_eq!(create(spec(0, 12, 1 << 60, 1)), TableError::WindowSize(1 << 60));
     assert_eq!(create(spec(0, 12, GIB, 0)), TableError::Levels(0));
+    assert_eq!(create(spec(0, 12, 1 << 54, 1)), TableError::Levels(1), "more than a TVE can say");
     assert_eq!(group.tables().unwrap().table_bytes(spec(0, 16, GIB, 2)), Ok(264 << 10));
     assert_eq!(group.info().page_sizes.bits(), 0x1101_1000);
     assert_eq!(group.info().windows, [Some(Iova::new(0)), Some(Iova::new(BYPASS))]);
