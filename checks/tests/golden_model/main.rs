@@ -3,4 +3,5 @@
 mod commands;
 mod registers;
 mod scenes;
+mod sharing;
 mod stage;

@@ -45,10 +45,14 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn set(scene: &Scene, policy: Policy) -> Self {
+        Self::with(scene, config(scene.part, policy))
+    }
+
+    /// The same with another SMMU.
+    pub(crate) fn with(scene: &Scene, config: Config) -> Self {
         let ram = PaRange::from_ends(Pa::new(RAM.0), Pa::new(RAM.1)).expect("RAM is a range");
         let options = BusOptions { heap: Vec::new(), stores: Stores::Direct, ..BusOptions::new(ram, 1) };
         let bus = Bus::new(&options);
-        let config = config(scene.part, policy);
         let smmu = Smmu::new(config, bus.clone(), 1, Arc::new(Silence));
         let stage = Self { bus, smmu, events_seen: 0 };
         for &(at, word) in scene.memory {
