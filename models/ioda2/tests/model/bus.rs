@@ -97,6 +97,29 @@ fn a_kill_without_a_barrier_before_it_may_fetch_what_was() {
     wired.bus.dismantle();
 }
 
+/// By somebody's mistake: nobody waits for ever, and nobody gets anything.
+#[test]
+fn tables_on_the_bridges_own_registers_are_no_tables() {
+    let wired = Wired::new(Policy::eager(), Arc::new(Silence));
+    // The table of TCEs.
+    wired.store(0x220, 9 << 48 | 2);
+    wired.store(0x228, REGISTERS << 4 | 0x101);
+    wired.kill();
+    // All ones: a TCE beyond everything, with both permissions.
+    assert!(wired.port.write(None, Iova::new(0x1000), &[1]).is_err());
+    // The RTT.
+    wired.store(0x168, REGISTERS | 1 << 63);
+    wired.store(0x208, 1 << 63);
+    wired.load(0x208);
+    assert!(wired.port.write(None, Iova::new(0), &[1]).is_err());
+    // The IVT, which is written, too.
+    wired.store(0x168, RTT | 1 << 63);
+    wired.store(0x150, REGISTERS | 0x800 | 1 << 63);
+    assert!(wired.port.message(Iova::new(0x1000_0000_0000_0000), 1).is_err());
+    assert_eq!(wired.phb.take_interrupts(), []);
+    wired.bus.dismantle();
+}
+
 #[derive(Default)]
 struct Lines(Mutex<Vec<String>>);
 

@@ -189,6 +189,10 @@ fn an_error_interrupts_by_the_last_lsi_if_it_is_to() {
     let [interrupt] = machine.phb.take_interrupts()[..] else { panic!("one") };
     assert_eq!((interrupt.source, interrupt.number), (0x7ff, 0x7ff));
     assert_eq!((interrupt.server, interrupt.priority), (0x12, 5));
+    // An error that is not to interrupt: the window's.
+    machine.unfreeze();
+    assert_eq!(machine.read(0x200_0000), None);
+    assert_eq!(machine.phb.take_interrupts(), []);
     // While it is frozen nothing is wrong any more.
     assert_eq!(machine.read(0), None);
     assert_eq!(machine.phb.take_interrupts(), []);

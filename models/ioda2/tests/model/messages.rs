@@ -177,6 +177,9 @@ fn sources_beyond_the_ivt_are_refused() {
     assert!(!machine.message(0x100, 0x1000_0000_0000_8000, 0), "source 0x800");
     assert_eq!(machine.phb.first_error(1).unwrap().cause, Cause::MessageSource);
     machine.unfreeze();
+    machine.store(0x150, IVT | 0xfff | 1 << 63);
+    assert!(!machine.message(0x100, 0x1000_0000_0000_8000, 0), "however long the IVT is");
+    machine.unfreeze();
     machine.store(0x150, IVT | 0x40 | 1 << 63);
     assert!(!machine.message(0x100, AT, DATA), "the IVT has 0x40 entries");
     machine.unfreeze();
@@ -212,6 +215,13 @@ fn nobody_rings_the_doorbell_past_the_bridge() {
         machine.phb.access(&request(0x100, AT, 4, Access::WRITE), &mut |_| ring().and_then(|()| ring()));
     assert_eq!(outcome, Outcome::BusError(BusError { at: Pa::new(DOORBELL) }));
     assert_eq!(machine.phb.take_interrupts().len(), 1);
+    // Nor has another thread part in it.
+    let outcome = machine.phb.access(&request(0x100, AT, 4, Access::WRITE), &mut |_| {
+        let other = std::thread::scope(|scope| scope.spawn(ring).join().unwrap());
+        assert!(other.is_err());
+        Ok(())
+    });
+    assert_eq!(outcome, Outcome::Done);
     // Nor is one that was never written kept for later.
     let outcome = machine.phb.access(&request(0x100, AT, 4, Access::WRITE), &mut |_| Ok(()));
     assert_eq!(outcome, Outcome::Done);

@@ -171,16 +171,6 @@ fn the_chips_registers_keep_what_their_fields_have() {
     assert_eq!(nest.read(0x46 * 8, Width::Bits64), 0);
 }
 
-#[test]
-fn a_table_on_the_models_own_registers_is_no_table() {
-    // What the fabric would do if the RTT lay there: a load from within. It gets nothing, and nobody waits for ever.
-    let machine = Machine::new();
-    machine.ioda(TVT | 2, &[TVE]);
-    assert_eq!(machine.phb.outlook(&crate::harness::request(0x100, 0, 8, portcullis_types::Access::READ)), {
-        model_ioda2::Outlook::Refused(model_ioda2::Cause::TcePageFault)
-    });
-}
-
 /// The order and the words of skiboot's phb3_init_hw, as far as they are of the bridge itself.
 #[test]
 fn firmwares_own_bring_up_is_taken_without_a_word() {

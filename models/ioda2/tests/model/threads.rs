@@ -45,6 +45,9 @@ fn a_load_behind_a_change_of_windows_or_pes_waits_as_well() {
     assert!(waits(|machine| machine.ioda(TVT | 2, &[0])));
     assert!(waits(|machine| machine.store(0x168, 0)));
     assert!(waits(|machine| machine.store(0x208, 1 << 63)));
+    assert!(waits(|machine| machine.store(0x160, 0)));
+    assert!(waits(|machine| machine.store(0x810, 0)));
+    assert!(waits(|machine| machine.phb.reset()));
 }
 
 #[test]
