@@ -66,6 +66,8 @@ pub(crate) struct Member {
 pub(crate) struct Pe<P: Platform, R: Registers + 'static> {
     pub(crate) number: u8,
     pub(crate) members: Vec<Member>,
+    /// The segments of M32 that hold its devices' registers.
+    pub(crate) segments: Vec<u8>,
     pub(crate) windows: Windows<P, R>,
     pub(crate) place: Place<P, R>,
     /// Whether it was taken by [`Ownership`](portcullis_core::table_group::Ownership), and where the platform had it then.
@@ -81,6 +83,7 @@ impl<P: Platform, R: Registers> Pe<P, R> {
         Self {
             number,
             members: Vec::new(),
+            segments: Vec::new(),
             windows: Windows::new(number),
             place: Place::Blocked,
             held: None,

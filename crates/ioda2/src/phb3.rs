@@ -9,6 +9,7 @@ use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::RangeInclusive;
 
 use portcullis_core::iommu::{
     AddDeviceError, AttachError, Capabilities, DomainError, FaultRecord, GlobalError, HwDomain, Iommu,
@@ -16,7 +17,9 @@ use portcullis_core::iommu::{
 };
 use portcullis_core::table_group::TableGroup;
 use portcullis_hal::{Lock, Platform, Registers};
-use portcullis_spec::ioda2::tables::{MSI32_FIRST, MSI32_LAST, MSI64_FIRST, MSI64_LAST, PE_COUNT};
+use portcullis_spec::ioda2::tables::{
+    M32Domain, MSI32_FIRST, MSI32_LAST, MSI64_FIRST, MSI64_LAST, PE_COUNT, TABLE_M32DT,
+};
 use portcullis_types::trace::{Event, Value};
 use portcullis_types::{Iova, IovaRange, PageSizes, Perms, Prot, SourceId};
 
@@ -61,6 +64,8 @@ pub enum AssignError {
     Assigned(SourceId),
     /// All PEs are in use.
     NoPes,
+    /// The source is in no PE.
+    Unknown(SourceId),
 }
 
 impl<P: Platform, R: Registers> Phb3<P, R> {
@@ -114,6 +119,24 @@ impl<P: Platform, R: Registers> Phb3<P, R> {
     /// The PE of a source.
     pub fn pe_of(&self, source: SourceId) -> Option<u8> {
         self.state.lock().place(source)
+    }
+
+    /// Says that some of the 256 equal segments of M32 hold registers of this source's PE: they freeze with it. A segment that nobody was given
+    /// freezes with nobody; it goes back to nobody when the PE's last device is removed.
+    ///
+    /// # Errors
+    ///
+    /// [`AssignError::Unknown`]; then nothing has changed.
+    pub fn assign_m32(&self, source: SourceId, segments: RangeInclusive<u8>) -> Result<(), AssignError> {
+        let unknown = AssignError::Unknown(source);
+        let number = self.pe_of(source).ok_or(unknown)?;
+        let assigned = self.with_pe(number, |pe, _| {
+            for segment in segments {
+                give_m32(&self.bridge, segment, number);
+                pe.segments.push(segment);
+            }
+        });
+        assigned.ok_or(unknown)
     }
 
     /// Takes all windows away and gives all memory back. Every source is blocked from then on, and nothing can be attached any more.
@@ -183,6 +206,10 @@ fn refusal(refused: crate::setup::Refused) -> SyncError {
     }
 }
 
+fn give_m32<P: Platform, R: Registers>(bridge: &Bridge<P, R>, segment: u8, pe: u8) {
+    bridge.ioda_write(TABLE_M32DT, segment.into(), M32Domain::new().with_pe(pe).into_bits());
+}
+
 /// The request ids of sources.
 fn rids(sources: &[SourceId]) -> Result<Vec<u16>, SourceId> {
     sources.iter().map(|&source| u16::try_from(source.0).map_err(|_| source)).collect()
@@ -213,9 +240,11 @@ impl<P: Platform, R: Registers> State<P, R> {
         let Some(pe) = self.pes.get_mut(&number) else { return };
         pe.members.retain(|member| !rids.contains(&member.rid));
         if pe.members.is_empty() && !pe.in_use() && pe.windows.is_clean() {
+            pe.segments.iter().for_each(|&segment| give_m32(bridge, segment, NOBODYS_MMIO));
             self.pes.remove(&number);
             if let Some(routes) = &self.routes {
                 routes.freeze_with(&*bridge.platform, number, number, false);
+                bridge.platform.write_barrier();
             }
         }
     }

@@ -72,3 +72,16 @@ fn a_pe_is_in_its_own_row_of_the_pelt_v_and_its_members_in_the_rtt() {
     assert_eq!(fake.load(Pa::new(peltv + 64)), 0);
     assert_eq!(bridge.pe_of(source(CARD)), None);
 }
+
+#[test]
+fn segments_of_m32_freeze_with_their_pe_and_are_nobodys_before_and_after() {
+    let fake = Fake::new();
+    let bridge = fake.bridge(|_| ());
+    bridge.add_device("card", &[source(CARD)]).unwrap();
+    let segments = || [15, 16, 17, 18].map(|segment| fake.entry(17, segment) >> 48);
+    bridge.assign_m32(source(CARD), 16..=17).unwrap();
+    assert_eq!(segments(), [254, 1, 1, 254]);
+    assert_eq!(bridge.assign_m32(source(DISK), 18..=18), Err(AssignError::Unknown(source(DISK))));
+    bridge.remove_device(&[source(CARD)]).unwrap();
+    assert_eq!(segments(), [254; 4]);
+}
