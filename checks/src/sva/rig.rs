@@ -5,11 +5,11 @@
 use core::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use model_bus::Bus;
+use model_bus::{Bus, Request};
 use model_cpu::Cpus;
 use model_devices::accelerator::PcieAccelerator;
 use model_devices::pcie::RootComplex;
-use model_smmuv3::Smmu as Model;
+use model_smmuv3::{Outlook, Smmu as Model};
 use portcullis::accel::{Accelerator, Form};
 use portcullis::core::device::{Device, DeviceInfo};
 use portcullis::core::domain::FlushMode;
@@ -26,7 +26,7 @@ use portcullis::pci::{self, Ecam, Space};
 use portcullis::pci::{AddressServices, HostTrust, PasidPermissions};
 use portcullis::smmuv3::{Config, Smmu};
 use portcullis::spec::pcie::HostWindow;
-use portcullis::types::{Pa, PaRange, SourceId};
+use portcullis::types::{Access, Iova, Pa, PaRange, SourceId};
 use portcullis_lab::boot::CpuSet;
 use portcullis_lab::platform::{LabPlatform, RegisterWindow};
 use portcullis_lab::process::Kernel;
@@ -304,7 +304,7 @@ impl Rig {
     /// Processes, queues and bonds are gone before.
     #[must_use]
     pub fn finish(self) -> Vec<String> {
-        let mut wrongs = Vec::new();
+        let mut wrongs = self.check_others();
         for _ in 0..16 {
             self.step(64);
             self.serve();
@@ -327,6 +327,22 @@ impl Rig {
         wrongs.extend(self.check_counts());
         wrongs.extend(self.take_down());
         wrongs
+    }
+
+    /// What a device that shares does without a PASID is translated as before: by its group's domain, in which there is nothing.
+    fn check_others(&self) -> Vec<String> {
+        let sharing = self.accels.iter().filter(|accel| accel.lock().is_some());
+        let sources =
+            sharing.flat_map(|accel| accel.device.sources().iter().map(|source| (&accel.name, *source)));
+        let wrong = sources.filter_map(|(name, source)| {
+            let access = Access::READ;
+            let request = Request { source, pasid: None, iova: Iova::new(0x1234_5000), len_bytes: 4, access };
+            match self.smmu.outlook(&request) {
+                Outlook::Refused(Some(kind)) if kind.name() == "F_TRANSLATION" => None,
+                other => Some(format!("isolation: {name} without a PASID: {other:?}")),
+            }
+        });
+        wrong.collect()
     }
 
     fn check_counts(&self) -> Vec<String> {

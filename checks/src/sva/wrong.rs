@@ -8,6 +8,7 @@ use core::fmt;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use model_bus::Width;
 use portcullis::core::iommu::{
     AddDeviceError, AttachError, Capabilities, DomainError, FaultRecord, GlobalError, HwDomain, Iommu,
     ReservedRegion, SyncError, Target,
@@ -25,6 +26,7 @@ use portcullis_lab::tamper::{Hands, Tamper};
 use super::plan::Plan;
 use super::schedule::{Manner, run_with};
 use crate::wrong::commands::{Commands, NOTHING, Words, opcode};
+use crate::wrong::view::{Place, View};
 
 /// Opcodes of what sharing needs. Spec: SMMUv3 H.a, 4.1.1 "Command opcodes".
 pub mod op {
@@ -116,6 +118,44 @@ impl Tamper for Descriptors {
             shadow.insert(at.get(), word);
         }
         hands.store(at, changed);
+    }
+}
+
+/// Stream table entries in which S1DSS, 1:0 of word 1, is this where it was 2. The driver is shown what it stored.
+///
+/// Spec: SMMUv3 H.a, 5.2 "Stream Table Entry", S1DSS: 0 ends what comes without a substream, 1 bypasses it, 2 uses descriptor 0.
+pub struct WithoutSubstream {
+    s1dss: u64,
+    view: View,
+    shadow: Mutex<BTreeMap<u64, u64>>,
+}
+
+impl WithoutSubstream {
+    /// With this value.
+    pub fn new(s1dss: u64) -> Self {
+        Self { s1dss, view: View::default(), shadow: Mutex::default() }
+    }
+}
+
+impl Tamper for WithoutSubstream {
+    fn load(&self, hands: Hands<'_>, at: Pa) -> u64 {
+        let shadow = self.shadow.lock().unwrap_or_else(PoisonError::into_inner).get(&at.get()).copied();
+        shadow.unwrap_or_else(|| hands.load(at))
+    }
+
+    fn store(&self, hands: Hands<'_>, at: Pa, word: u64) {
+        let is_it = matches!(self.view.word_stored(at, word), Place::Entry(_, 1)) && word & 3 == 2;
+        let mut shadow = self.shadow.lock().unwrap_or_else(PoisonError::into_inner);
+        shadow.remove(&at.get());
+        if is_it {
+            shadow.insert(at.get(), word);
+        }
+        hands.store(at, if is_it { word & !3 | self.s1dss } else { word });
+    }
+
+    fn write_register(&self, hands: Hands<'_>, at: Pa, width: Width, value: u64) {
+        self.view.register_written(at, value);
+        hands.write_register(at, width, value);
     }
 }
 
