@@ -178,6 +178,7 @@ fn sources_beyond_the_ivt_are_refused() {
     assert_eq!(machine.phb.first_error(1).unwrap().cause, Cause::MessageSource);
     machine.unfreeze();
     machine.store(0x150, IVT | 0xfff | 1 << 63);
+    machine.put_be(IVT + 0x800 * 128, IVE);
     assert!(!machine.message(0x100, 0x1000_0000_0000_8000, 0), "however long the IVT is");
     machine.unfreeze();
     machine.store(0x150, IVT | 0x40 | 1 << 63);

@@ -63,6 +63,13 @@ fn every_table_is_reached_with_auto_increment_and_without() {
 }
 
 #[test]
+fn the_upper_bits_of_m64_are_those_above_the_bars() {
+    let machine = Machine::bare(Policy::stale());
+    machine.store(0x1f0, u64::MAX);
+    assert_eq!(machine.load(0x1f0), 0xfffc_0000_0000_0000);
+}
+
+#[test]
 fn masks_are_changed_by_and_and_or() {
     let machine = Machine::bare(Policy::stale());
     assert_eq!(machine.load(0xc18), u64::MAX);
@@ -141,6 +148,7 @@ fn a_fenced_bridge_is_reached_by_spci_only() {
     nest.write(2 * 8, Width::Bits64, 0x0000_00f0_0000_0000);
     assert_ne!(nest.read(0, Width::Bits64) & 1 << 47, 0, "bit 16");
     assert_eq!((machine.load(0x168), machine.read(0)), (u64::MAX, None));
+    assert!(!machine.phb.admits(portcullis_types::Pa::new(0x1000), false), "no CPU reaches a device");
     spci.write(0, Width::Bits64, 0x168);
     assert_eq!(spci.read(2 * 8, Width::Bits64), RTT | 1 << 63);
     spci.write(0, Width::Bits64, 0xc10);
