@@ -34,12 +34,16 @@ pub(super) fn note_dirty(page: Option<&Page>) {
 }
 
 impl Process {
-    /// Steps 1 to 3 for every entry in `range`. Says nothing to anybody if there was none.
+    /// Steps 1 to 3 for every entry in `range`. Says nothing to anybody if there was none, and nobody is in doubt about a page there.
     pub(super) fn take_out(&self, state: &mut State, range: IovaRange) -> TakenOut {
         let page_bytes = self.kernel.page_bytes();
         let Some(table) = &mut state.table else { return TakenOut::default() };
         let numbers = range.first().get() / page_bytes..=range.last().get() / page_bytes;
-        state.pages.range_mut(numbers).for_each(|(_, page)| page.mapped = None);
+        let mut in_doubt = false;
+        for (_, page) in state.pages.range_mut(numbers.clone()) {
+            page.mapped = None;
+            in_doubt |= page.doubtful;
+        }
         let pages = &state.pages;
         let platform = &**self.kernel.platform();
         let gone = if self.kernel.keeps_dirty() {
@@ -52,10 +56,12 @@ impl Process {
             table.unmap(platform, range)
         };
         let gone = gone.expect("areas lie inside the table, and there are no blocks to split");
-        if gone.bytes == 0 && !gone.tables && gone.retired.is_empty() {
+        if gone.bytes == 0 && !gone.tables && gone.retired.is_empty() && !in_doubt {
             return TakenOut::default();
         }
         let doubters = self.tell(range, !gone.tables && gone.retired.is_empty());
+        let confirmed = doubters.error.is_none();
+        state.pages.range_mut(numbers).for_each(|(_, page)| page.doubtful = !confirmed);
         TakenOut { retired: gone.retired, doubters }
     }
 
@@ -88,7 +94,7 @@ impl Process {
         Err(error)
     }
 
-    /// Takes out every entry through which a page can be written that a fork will share.
+    /// Takes out every entry through which a page can be written that a fork will share; those too that somebody may remember.
     pub(super) fn take_writes_out(&self, state: &mut State) -> Result<(), SyncError> {
         for range in self.private_writable_runs(state) {
             let taken = self.take_out(state, range);
@@ -97,12 +103,13 @@ impl Process {
         Ok(())
     }
 
-    /// Runs of pages that the process may write and that are its own.
+    /// Runs of pages that the process may write, or somebody who did not confirm that he forgot, and that are its own.
     fn private_writable_runs(&self, state: &State) -> Vec<IovaRange> {
         let page_bytes = self.kernel.page_bytes();
         let mut runs: Vec<(u64, u64)> = Vec::new();
         for (&number, page) in &state.pages {
-            if page.shared.is_some() || !page.mapped.is_some_and(|perms| perms.contains(Perms::WRITE)) {
+            let writable = page.mapped.is_some_and(|perms| perms.contains(Perms::WRITE));
+            if page.shared.is_some() || !(writable || page.doubtful) {
                 continue;
             }
             match runs.last_mut() {

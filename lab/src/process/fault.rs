@@ -132,7 +132,9 @@ impl Process {
             return Ok(Look::Done);
         }
         if let Source::Registers { first } = found.area.source {
-            return self.enter_registers(state, number, &found, first);
+            let entered = self.enter_registers(state, number, &found, first);
+            // Whoever looked for accesses may have taken the mark away.
+            return entered.inspect(|_| self.mark_used(state, number, wanted));
         }
         if let Some(look) = self.look_at_page(state, number, &found, wanted, &mut supply) {
             return look;
@@ -144,7 +146,7 @@ impl Process {
             Ok(frame) => frame,
             Err(need) => return Ok(Look::Missing(need)),
         };
-        let mut page = Page { frame, shared, mapped: None };
+        let mut page = Page::new(frame, shared);
         let entry = self.entry_for(&page, found.area.perms, wanted);
         self.set_entry(&mut state.table, number, &mut page, entry)?;
         if let Some(start) = found.grows_from {
@@ -254,8 +256,10 @@ impl Process {
         let Some(page) = pages.get_mut(&number) else { return Err(MmFaultError::Retry) };
         let old = replace(&mut page.frame, copy);
         let entered = self.set_entry(table, number, page, entry);
-        if entered.is_err() {
-            page.frame = old.clone();
+        match entered {
+            // Whoever is in doubt reaches the old page, not this one.
+            Ok(()) => page.doubtful = false,
+            Err(_) => page.frame = old.clone(),
         }
         self.copies.fetch_add(u64::from(entered.is_ok()), Relaxed);
         // An invalidation that was not confirmed only means that the old page is kept: the access itself is possible now.
@@ -274,12 +278,14 @@ impl Process {
         entered
     }
 
-    /// Takes the entry of a page out, if it has one. What is taken is let go after its successor is there: a table that was left empty is
+    /// Takes the entry of a page out, if it has one, or had one that somebody may remember. What is taken is let go after its successor is there: a table that was left empty is
     /// taken back into use by it.
     fn take_page_out(&self, state: &mut State, number: u64) -> TakenOut {
-        match state.pages.get(&number).and_then(|page| page.mapped) {
-            Some(_) => self.take_out(state, self.page_range(number)),
-            None => TakenOut::default(),
+        match state.pages.get(&number) {
+            Some(page) if page.mapped.is_some() || page.doubtful => {
+                self.take_out(state, self.page_range(number))
+            }
+            _ => TakenOut::default(),
         }
     }
 

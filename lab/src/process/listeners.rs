@@ -17,10 +17,12 @@ struct List {
     members: Vec<(ListenerId, Arc<dyn MmListener>)>,
     next: u64,
     closed: bool,
+    /// Those that did not confirm their release: they are asked no more, and never confirm.
+    lost: Doubters,
 }
 
 /// Listeners that could not confirm, and what the first of them said. Empty means that all did.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Doubters {
     pub(super) ids: Vec<ListenerId>,
     pub(super) error: Option<SyncError>,
@@ -52,8 +54,9 @@ impl Listeners {
     }
 
     pub(super) fn invalidate(&self, range: IovaRange) -> Doubters {
-        let mut doubters = Doubters::default();
-        for (id, listener) in &self.list().members {
+        let list = self.list();
+        let mut doubters = list.lost.clone();
+        for (id, listener) in &list.members {
             doubters.note(*id, listener.invalidate(range));
         }
         doubters
@@ -71,6 +74,7 @@ impl Listeners {
             }
             doubters.note(id, result);
         }
+        list.lost = doubters.clone();
         (confirmed, doubters)
     }
 

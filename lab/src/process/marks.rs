@@ -95,6 +95,9 @@ impl Process {
             let Some(index) = written_page(page, file).filter(|index| indexes.contains(index)) else {
                 continue;
             };
+            if page.doubtful {
+                doubtful.push(index);
+            }
             let range = self.page_range(number);
             let mut dirty = false;
             table.clear_marks(&**self.kernel.platform(), range, DIRTY, |_, _| dirty = true);
@@ -141,9 +144,9 @@ impl Process {
 /// A file, and which pages of it.
 type FilePart = (std::sync::Arc<File>, Range<u64>);
 
-/// Which page of `file` this is, if it is one and has an entry through which it can be written.
+/// Which page of `file` this is, if it is one and can be written: by the entry that it has, or one that somebody may remember.
 fn written_page(page: &Page, file: &File) -> Option<u64> {
     let FilePage { file: of, index } = page.shared.as_ref()?;
     let writable = page.mapped.is_some_and(|mapped| mapped.contains(Perms::WRITE));
-    (writable && core::ptr::eq(&**of, file)).then_some(*index)
+    ((writable || page.doubtful) && core::ptr::eq(&**of, file)).then_some(*index)
 }

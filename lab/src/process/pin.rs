@@ -99,7 +99,9 @@ impl Process {
             return Ok(());
         }
         let taken = self.take_out(&mut state, self.page_range(number));
-        let old = state.pages.get_mut(&number).map(|page| core::mem::replace(&mut page.frame, copy));
+        // Whoever is in doubt reaches the old page, not this one.
+        let own = Page::new(copy, None);
+        let old = state.pages.insert(number, own).map(|page| page.frame);
         // What is not confirmed is kept; the page itself is the process's own now.
         let _ = self.let_go(&mut state, taken, old.into_iter().collect());
         Ok(())
@@ -111,7 +113,7 @@ impl Process {
             state.pages.iter().filter(|(_, page)| page.shared.is_none() && page.frame.pin_count() > 0);
         let copies = pinned.map(|(&number, page)| {
             let frame = self.kernel.frames().copy(&page.frame).ok_or(MmError::NoMemory)?;
-            Ok((number, Page { frame, shared: None, mapped: None }))
+            Ok((number, Page::new(frame, None)))
         });
         let copies = copies.collect();
         self.kernel.platform().write_barrier();

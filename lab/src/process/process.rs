@@ -104,9 +104,17 @@ pub(super) struct Page {
     pub(super) shared: Option<FilePage>,
     /// What its entry allows; none if there is no entry.
     pub(super) mapped: Option<Perms>,
+    /// Some listener did not confirm that its hardware has forgotten an entry that the page had: until one is confirmed, the page may be reached
+    /// as that entry said.
+    pub(super) doubtful: bool,
 }
 
 impl Page {
+    /// A page without an entry.
+    pub(super) fn new(frame: Frame, shared: Option<FilePage>) -> Self {
+        Self { frame, shared, mapped: None, doubtful: false }
+    }
+
     /// Whether the process may write the page as it is: nobody else holds it. Who has it pinned holds it for the process (`pin`).
     pub(super) fn is_own(&self) -> bool {
         self.shared.is_none() && Arc::strong_count(&self.frame) == 1 + self.frame.pin_count()
@@ -329,7 +337,9 @@ impl Process {
     pub fn fork(&self) -> Result<Arc<Self>, MmError> {
         let mut state = self.live()?;
         let child = Self::with(&self.kernel, state.areas.forked(), state.top)?;
-        let copies = match self.copies_of_pinned(&state) {
+        // Copies last: nobody writes the pinned pages by the process's table any more.
+        let prepared = self.take_writes_out(&mut state).map_err(MmError::NotForked);
+        let copies = match prepared.and_then(|()| self.copies_of_pinned(&state)) {
             Ok(copies) => copies,
             Err(error) => {
                 drop(state);
@@ -337,13 +347,7 @@ impl Process {
                 return Err(error);
             }
         };
-        if let Err(error) = self.take_writes_out(&mut state) {
-            drop(state);
-            child.exit();
-            return Err(MmError::NotForked(error));
-        }
-        let copy =
-            |page: &Page| Page { frame: page.frame.clone(), shared: page.shared.clone(), mapped: None };
+        let copy = |page: &Page| Page::new(page.frame.clone(), page.shared.clone());
         let mut pages: BTreeMap<u64, Page> =
             state.pages.iter().map(|(&number, page)| (number, copy(page))).collect();
         pages.extend(copies);
@@ -396,8 +400,14 @@ impl Process {
     fn leave(&self) {
         let mut state = self.state();
         state.users -= 1;
-        if state.users == 0 && !state.kept_for_ever {
-            self.tear_down(&mut state);
+        match (state.users, state.kept_for_ever) {
+            (0, false) => self.tear_down(&mut state),
+            // The table stays; what it says of files is known now or never.
+            (0, true) => {
+                let State { table, pages, .. } = &*state;
+                table.iter().for_each(|table| self.collect_marks(table, pages));
+            }
+            _ => {}
         }
     }
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use model_cpu::TlbPolicy;
 use portcullis::core::iommu::SyncError;
 use portcullis::core::mm::{MmFaultError, ProcessMemory};
-use portcullis::types::Iova;
+use portcullis::types::{Iova, IovaRange, Perms};
 
 use super::bench::{Bench, Device, R, RW, at, mapping, part, read};
 use super::maps::Scripted;
+use crate::process::listeners::Listeners;
 use crate::process::{MmError, Process, Source, UserError};
 
 const LOST: SyncError = SyncError::Failed { code: 3 };
@@ -160,4 +161,106 @@ fn a_page_that_cannot_be_read_is_an_error_of_its_access_only() {
     let io = UserError::Fault { at: at(range, 0x1000), why: MmFaultError::Io };
     assert_eq!(process.read(range.first(), &mut [0; 0x1001]), Err(io));
     assert_eq!(read(&process, range.first(), 2), [3, 3]);
+}
+
+/// A device that remembers that it may write two pages of ones, although they were protected since.
+fn in_doubt(bench: &Bench) -> (Arc<Process>, IovaRange, Arc<Device>) {
+    let process = bench.process();
+    let range = process.map(&mapping(0x2000, RW, Source::Anonymous)).unwrap();
+    process.write(range.first(), &[1; 0x2000]).unwrap();
+    let (device, _) = Device::bind(bench, &process, TlbPolicy::holding(1));
+    device.write(range.first(), &[1]).unwrap();
+    *device.failing.lock().unwrap() = Some(LOST);
+    assert_eq!(process.protect(range, R), Err(MmError::Unconfirmed(LOST)));
+    (process, range, device)
+}
+
+#[test]
+fn a_page_that_somebody_may_remember_is_told_again_before_it_goes() {
+    let bench = Bench::new(7);
+    let (process, range, device) = in_doubt(&bench);
+    *device.failing.lock().unwrap() = None;
+    assert_eq!(process.unmap(range), Ok(()));
+    assert_eq!(device.write(range.first(), &[3]), Err(MmFaultError::NoArea));
+    process.exit();
+    process.unpin_asid();
+    bench.assert_clean();
+}
+
+#[test]
+fn a_page_that_somebody_still_remembers_is_kept_although_it_had_no_entry() {
+    let bench = Bench::new(8);
+    let (process, range, device) = in_doubt(&bench);
+    let live = bench.used().live_bytes;
+    assert_eq!(process.unmap(range), Err(MmError::Unconfirmed(LOST)));
+    assert_eq!(bench.used().live_bytes, live);
+    assert_eq!(device.write(range.first(), &[3]), Ok(()), "the old page, which is nobody else's");
+    *device.failing.lock().unwrap() = None;
+    process.exit();
+    process.unpin_asid();
+    bench.assert_clean();
+}
+
+#[test]
+fn a_fork_shares_no_page_that_somebody_remembers_as_writable() {
+    let bench = Bench::new(9);
+    let (process, range, device) = in_doubt(&bench);
+    assert_eq!(process.fork().map(|_| ()), Err(MmError::NotForked(LOST)));
+    *device.failing.lock().unwrap() = None;
+    let child = process.fork().unwrap();
+    assert_eq!(device.write(range.first(), &[3]), Err(MmFaultError::Permission));
+    assert_eq!(read(&child, range.first(), 1), [1]);
+    process.exit();
+    process.unpin_asid();
+    drop(child);
+    drop(process);
+    bench.assert_clean();
+}
+
+#[test]
+fn a_copy_is_told_where_no_entry_is_but_somebody_may_remember_one() {
+    for pin in [false, true] {
+        let bench = Bench::new(10);
+        let process = bench.process();
+        let range = process.map(&mapping(0x1000, RW, Source::Anonymous)).unwrap();
+        process.write(range.first(), &[1]).unwrap();
+        let child = process.fork().unwrap();
+        let (device, _) = Device::bind(&bench, &process, TlbPolicy::holding(1));
+        let byte = || {
+            let mut byte = [0];
+            device.read(range.first(), &mut byte).map(|()| byte[0])
+        };
+        assert_eq!(byte(), Ok(1));
+        *device.failing.lock().unwrap() = Some(LOST);
+        assert_eq!(process.protect(range, Perms::empty()), Err(MmError::Unconfirmed(LOST)));
+        *device.failing.lock().unwrap() = None;
+        process.protect(range, R).unwrap();
+        let pinned = pin.then(|| process.pin(range.first(), false).unwrap());
+        process.protect(range, RW).unwrap();
+        process.write(range.first(), &[2]).unwrap();
+        assert_eq!(byte(), Ok(2), "pinned {pin}");
+        assert_eq!(read(&child, range.first(), 1), [1]);
+        drop(pinned);
+        process.exit();
+        process.unpin_asid();
+        drop(child);
+        bench.assert_clean();
+    }
+}
+
+#[test]
+fn who_did_not_confirm_the_release_is_in_doubt_of_all_that_comes_after_it() {
+    let bench = Bench::new(11);
+    let process = bench.process();
+    let range = process.map(&mapping(0x1000, RW, Source::Anonymous)).unwrap();
+    let (good, _) = Device::bind(&bench, &process, TlbPolicy::holding(1));
+    let (bad, _) = Device::bind(&bench, &process, TlbPolicy::holding(1));
+    *bad.failing.lock().unwrap() = Some(LOST);
+    let listeners = Listeners::default();
+    let ids = [good, bad].map(|device| listeners.add(device).unwrap());
+    assert_eq!(listeners.release().0, [ids[0]]);
+    // A fault under way takes an entry out before the process has noted what the release came to.
+    let doubters = listeners.invalidate(range);
+    assert_eq!((doubters.ids, doubters.error), (vec![ids[1]], Some(LOST)));
+    (0..2).for_each(|_| process.unpin_asid());
 }

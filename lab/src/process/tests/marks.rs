@@ -6,10 +6,11 @@ use model_cpu::{Context, Cpu, CpuFeatures, Cpus, FaultKind, HardwareUpdate as Ab
 use portcullis::core::iommu::SyncError;
 use portcullis::core::mm::{MmListener, ProcessMemory};
 use portcullis::pgtable::arm::HardwareUpdate;
-use portcullis::types::{Iova, IovaRange, Perms, SizeLg2};
+use portcullis::types::{Iova, IovaRange, Pa, PaRange, Perms, SizeLg2};
 
 use super::bench::{Bench, R, RW, at, mapping, part, read};
 use super::maps::Scripted;
+use super::pins::Latch;
 use crate::process::{File, KernelOptions, MmError, Process, Source};
 
 /// A device whose SMMU marks entries, whatever the CPUs can, and remembers them until it is told.
@@ -42,9 +43,7 @@ impl Marking {
 
 impl MmListener for Marking {
     fn invalidate(&self, range: IovaRange) -> Result<(), SyncError> {
-        if let Some(error) = *self.failing.lock().unwrap() {
-            return Err(error);
-        }
+        self.failing.lock().unwrap().map_or(Ok(()), Err)?;
         let (first, last) = (range.first().get(), range.last().get());
         self.cpu.tlbi(Tlbi::Range { asid: self.asid, first, last, last_level_only: false });
         self.cpu.barrier();
@@ -52,6 +51,7 @@ impl MmListener for Marking {
     }
 
     fn release(&self) -> Result<(), SyncError> {
+        self.failing.lock().unwrap().map_or(Ok(()), Err)?;
         self.cpu.switch_to(None);
         self.cpu.tlbi(Tlbi::All);
         self.cpu.barrier();
@@ -221,5 +221,53 @@ fn part_19_a_scan_finds_what_was_touched_since_the_last_one_in_every_mode() {
         process.exit();
         process.unpin_asid();
         bench.assert_clean();
+    }
+}
+
+#[test]
+fn part_19_a_page_that_somebody_may_remember_as_writable_stays_dirty() {
+    let bench = bench(HardwareUpdate::AccessAndDirty, Able::AccessAndDirty, 70);
+    let (process, range, file, written) = reader(&bench);
+    let device = Marking::bind(&bench, &process);
+    device.write(range.first(), 3);
+    *device.failing.lock().unwrap() = Some(SyncError::Failed { code: 1 });
+    assert!(matches!(process.protect(range, R), Err(MmError::Unconfirmed(_))));
+    file.write_back().unwrap();
+    // It remembers the entry as dirty, and there is none any more that would say so.
+    device.write(range.first(), 4);
+    file.write_back().unwrap();
+    let first = take(&written).into_iter().filter(|(at, _)| *at == 0).map(|(_, byte)| byte);
+    assert_eq!(first.collect::<Vec<_>>(), [3, 4]);
+    *device.failing.lock().unwrap() = None;
+    process.exit();
+    process.unpin_asid();
+}
+
+#[test]
+fn part_19_what_was_written_is_known_also_when_the_release_was_not_confirmed() {
+    let bench = bench(HardwareUpdate::AccessAndDirty, Able::AccessAndDirty, 80);
+    let (process, range, file, written) = reader(&bench);
+    let device = Marking::bind(&bench, &process);
+    device.write(at(range, 0x2000), 5);
+    *device.failing.lock().unwrap() = Some(SyncError::Failed { code: 1 });
+    process.exit();
+    drop(process);
+    assert_eq!(file.write_back().unwrap(), 1);
+    assert_eq!(take(&written), [(0x2000, 5)]);
+}
+
+#[test]
+fn part_19_registers_are_reached_after_a_scan_by_cpus_that_cannot_mark() {
+    let modes = [HardwareUpdate::None, HardwareUpdate::Access, HardwareUpdate::AccessAndDirty];
+    for (seed, mode) in (90..).zip(modes) {
+        let bench = bench(mode, Able::None, seed);
+        let first = Pa::new(0x0900_0000);
+        let registers = PaRange::new(first, 0x1000).unwrap();
+        bench.bus.add_registers("latch", registers, Arc::new(Latch::default())).unwrap();
+        let process = bench.process();
+        let range = process.map(&mapping(0x1000, RW, Source::Registers { first })).unwrap();
+        process.write(range.first(), &7u32.to_le_bytes()).unwrap();
+        process.scan_accessed(range).unwrap();
+        assert_eq!(read(&process, range.first(), 4), 7u32.to_le_bytes(), "{mode:?}");
     }
 }

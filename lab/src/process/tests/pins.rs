@@ -2,12 +2,13 @@
 
 use std::sync::{Arc, Mutex};
 
-use model_bus::{Mmio, Width};
-use portcullis::core::mm::MmFaultError;
+use model_bus::{Bus, Mmio, Width};
+use portcullis::core::iommu::SyncError;
+use portcullis::core::mm::{MmFaultError, MmListener, ProcessMemory};
 use portcullis::types::{IovaRange, Pa, PaRange};
 
-use super::bench::{Bench, R, RW, at, mapping, read};
-use crate::process::{Process, Source};
+use super::bench::{Bench, R, RW, at, mapping, part, read};
+use crate::process::{Mapping, Process, Source};
 
 fn word(bench: &Bench, pa: Pa) -> u8 {
     let mut byte = [0];
@@ -88,6 +89,57 @@ fn a_fork_gets_copies_of_pinned_pages_and_the_parent_goes_on_with_its_own() {
     bench.assert_clean();
 }
 
+/// Somebody who writes a page until told to forget it.
+struct Late {
+    bus: Arc<Bus>,
+    page: Pa,
+}
+
+impl MmListener for Late {
+    fn invalidate(&self, _: IovaRange) -> Result<(), SyncError> {
+        self.bus.cpu().write(self.page, &[7]).unwrap();
+        Ok(())
+    }
+
+    fn release(&self) -> Result<(), SyncError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_fork_copies_pinned_pages_when_nobody_writes_them_by_the_table_any_more() {
+    let bench = Bench::new(9);
+    let process = bench.process();
+    let range = anonymous(&process, 1, RW);
+    let pinned = process.pin(at(range, 0), true).unwrap();
+    let late = Late { bus: bench.bus.clone(), page: pinned.at() };
+    process.add_listener(Arc::new(late)).unwrap();
+    let child = process.fork().unwrap();
+    assert_eq!((read(&process, at(range, 0), 1), read(&child, at(range, 0), 1)), (vec![7], vec![7]));
+    drop((pinned, child, process));
+    bench.assert_clean();
+}
+
+#[test]
+fn a_hole_in_pinned_memory_leaves_the_rest_as_it_was_and_what_is_mapped_there_next_is_apart() {
+    let bench = Bench::new(10);
+    let process = bench.process();
+    let range = anonymous(&process, 4, RW);
+    let pins: Vec<_> = (0..4).map(|page| process.pin(at(range, page << 12), true).unwrap()).collect();
+    process.write(at(range, 0), &[1; 0x4000]).unwrap();
+    process.unmap(part(range, 0x1000, 0x2000)).unwrap();
+    let again = Mapping { at: Some(at(range, 0x1000)), ..mapping(0x2000, RW, Source::Anonymous) };
+    process.map(&again).unwrap();
+    pins.iter().for_each(|pin| bench.bus.cpu().write(pin.at(), &[2]).unwrap());
+    let bytes = [0, 1, 2, 3].map(|page| read(&process, at(range, page << 12), 1)[0]);
+    assert_eq!(bytes, [2, 0, 0, 2], "pages that were unmapped are the device's only");
+    process.write(at(range, 0x1000), &[3]).unwrap();
+    assert_eq!(word(&bench, pins[1].at()), 2);
+    assert_eq!(process.usage().copies, 0);
+    drop((pins, process));
+    bench.assert_clean();
+}
+
 #[test]
 fn a_pin_outlives_the_mapping_and_the_process() {
     let bench = Bench::new(5);
@@ -132,7 +184,7 @@ fn a_pinned_page_that_is_everybodys_stays_everybodys() {
 
 /// Registers that answer with what was written last.
 #[derive(Default)]
-struct Latch(Mutex<u64>);
+pub(super) struct Latch(Mutex<u64>);
 
 impl Mmio for Latch {
     fn read(&self, _: u64, _: Width) -> u64 {
