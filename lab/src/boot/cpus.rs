@@ -11,7 +11,8 @@ use model_cpu::{CpuFeatures, Cpus};
 use portcullis::core::sva::CpuFacts;
 use portcullis::types::SizeLg2;
 
-use crate::process::KernelOptions;
+use super::{System, Unit};
+use crate::process::{KernelOptions, marks_of};
 
 /// The CPUs of a machine, and the kernel's page size: what a kernel is built for before it looks at anything.
 #[derive(Clone, Debug)]
@@ -39,6 +40,19 @@ impl CpuSet {
         options.output_bits = facts.output_bits;
         options.large_descriptors = large;
         options.wide_asids = facts.asid_bits >= 16;
+        options.hardware_update = marks_of(&self.cpus);
+        Some(options)
+    }
+}
+
+impl System {
+    /// How a kernel sets processes up on this machine; none where its CPUs have nothing in common. Entries have the marks that the CPUs set or some IOMMU
+    /// that walks processes' tables: whoever cannot faults, and the kernel marks for it. `seed` decides what does not matter.
+    pub fn kernel_options(&self, seed: u64) -> Option<KernelOptions> {
+        let mut options = self.cpus.kernel_options(seed)?;
+        let sharing = self.units.iter().filter(|unit| unit.unit.iommu().sva().is_some());
+        let marks = sharing.map(Unit::marks).max().unwrap_or_default();
+        options.hardware_update = options.hardware_update.max(marks);
         Some(options)
     }
 }
@@ -67,9 +81,12 @@ fn facts(features: &CpuFeatures, page: SizeLg2) -> CpuFacts {
 mod tests {
     use model_bus::{Bus, BusOptions};
     use model_cpu::TlbPolicy;
+    use portcullis::pgtable::arm::HardwareUpdate;
     use portcullis::types::{Pa, PaRange};
 
     use super::*;
+    use crate::boot::BootRequest;
+    use crate::machine::{DiskContent, Machine, builtin, fdt};
 
     fn set(features: &[CpuFeatures], page: SizeLg2) -> CpuSet {
         let ram = PaRange::new(Pa::new(0), 1 << 20).unwrap();
@@ -88,6 +105,41 @@ mod tests {
             assert_eq!((mixed.input_bits, mixed.output_bits, mixed.large_descriptors), (48, 40, false));
             assert!(!mixed.wide_asids);
         }
+    }
+
+    #[test]
+    fn part_19_marks_that_one_cpu_cannot_set_are_set_by_none() {
+        use model_cpu::HardwareUpdate::{Access, AccessAndDirty, None};
+        let marks = |each: [model_cpu::HardwareUpdate; 2]| {
+            let features = each.map(|hardware_update| CpuFeatures { hardware_update, ..CpuFeatures::COMMON });
+            set(&features, SizeLg2::KIB_4).kernel_options(1).unwrap().hardware_update
+        };
+        assert_eq!(marks([AccessAndDirty, AccessAndDirty]), HardwareUpdate::AccessAndDirty);
+        assert_eq!(marks([AccessAndDirty, Access]), HardwareUpdate::Access);
+        assert_eq!(marks([None, AccessAndDirty]), HardwareUpdate::None);
+    }
+
+    #[test]
+    fn part_19_a_kernel_asks_for_the_marks_of_its_cpus_or_of_an_smmu_that_shares() {
+        use model_smmuv3::HardwareUpdate::{Access, AccessAndDirty, None};
+        let marks = |smmu, cpu| {
+            let mut spec = builtin::find("arm").unwrap();
+            spec.smmus[0].config.hardware_update = smmu;
+            spec.cpus.iter_mut().for_each(|features| features.hardware_update = cpu);
+            let tree = fdt::emit(&spec).unwrap();
+            let sink = crate::trace::shared(Option::None);
+            let machine = Machine::build(spec, DiskContent::Blank, 1, &sink).unwrap();
+            let system = System::boot(BootRequest::new(&machine, &tree, sink)).unwrap();
+            let marks = system.kernel_options(1).unwrap().hardware_update;
+            system.shut_down().unwrap();
+            marks
+        };
+        let no_cpu = model_cpu::HardwareUpdate::None;
+        assert_eq!(marks(AccessAndDirty, no_cpu), HardwareUpdate::AccessAndDirty);
+        assert_eq!(marks(Access, no_cpu), HardwareUpdate::Access);
+        assert_eq!(marks(None, no_cpu), HardwareUpdate::None);
+        let cpus = model_cpu::HardwareUpdate::AccessAndDirty;
+        assert_eq!(marks(Access, cpus), HardwareUpdate::AccessAndDirty);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use portcullis::core::iopf::FaultQueue;
 use portcullis::core::sva::{CpuFacts, Serviced, SvaUnit};
 use portcullis::core::unit::IommuUnit;
 use portcullis::firmware::IommuKind;
+use portcullis::pgtable::arm::HardwareUpdate;
 use portcullis::smmuv3::{Config, Msi, Smmu};
 
 use super::System;
@@ -116,6 +117,16 @@ impl Unit {
     /// Whether an interrupt says that there is something to service. An IOMMU whose interrupts are wires is looked at each time.
     pub fn signals(&self) -> bool {
         self.lines.as_ref().is_none_or(|lines| lines.events.take() | lines.page_requests.take())
+    }
+
+    /// Which marks it sets by itself in entries of processes' tables.
+    pub fn marks(&self) -> HardwareUpdate {
+        let features = self.smmu.features();
+        match (features.access_flag, features.dirty_state) {
+            (true, true) => HardwareUpdate::AccessAndDirty,
+            (true, false) => HardwareUpdate::Access,
+            (false, _) => HardwareUpdate::None,
+        }
     }
 
     /// Looks at the IOMMU's errors.

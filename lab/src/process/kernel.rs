@@ -129,7 +129,7 @@ impl Kernel {
             frames: Frames::new(platform.clone(), options.granule),
             running: (0..cpus.count()).map(|_| Mutex::default()).collect(),
             chance: Chance::new(options.seed ^ 0x9e0),
-            able: able(&cpus),
+            able: marks_of(&cpus),
             platform,
             cpus,
             asids,
@@ -267,7 +267,7 @@ impl Kernel {
 }
 
 /// Which marks all CPUs can set. Where one cannot, none does: a process may run on any.
-fn able(cpus: &Arc<Cpus>) -> HardwareUpdate {
+pub(crate) fn marks_of(cpus: &Arc<Cpus>) -> HardwareUpdate {
     let each = (0..cpus.count()).filter_map(|index| cpus.cpu(index)).map(|cpu| {
         match cpu.features().hardware_update {
             model_cpu::HardwareUpdate::None => HardwareUpdate::None,

@@ -56,6 +56,7 @@ mod user;
 pub use area::Source;
 pub use error::{MmError, UserError};
 pub use file::{Backing, File, RealFile};
+pub(crate) use kernel::marks_of;
 pub use kernel::{Kernel, KernelError, KernelOptions};
 pub use pin::Pinned;
 pub use process::{Mapping, Process, Usage};

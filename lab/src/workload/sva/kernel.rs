@@ -74,7 +74,7 @@ impl Patience {
 /// A kernel for processes on this machine.
 pub(super) fn start(system: &System, cpus: &Arc<Cpus>, seed: u64) -> Result<Arc<Kernel>, RunError> {
     let hint = "choose another machine: see `portcullis machines`";
-    let options = system.cpus.kernel_options(seed);
+    let options = system.kernel_options(seed);
     let options =
         options.ok_or_else(|| RunError::refused("CPUs", "they have no page size in common", hint))?;
     Kernel::new(system.platform.clone(), cpus.clone(), options)
