@@ -89,8 +89,8 @@ pub(super) fn bring_up(system: &System, index: usize, mode: FlushMode) -> Result
     for members in found.topology.groups() {
         let mut builder =
             GroupBuilder { system, index, mode, topology: &found.topology, groups: Vec::new(), next_id };
-        for &function in &members {
-            standings[function] = Some(builder.place(function)?);
+        for (&function, ids) in members.iter().zip(found.topology.distinct_ids(&members)) {
+            standings[function] = Some(builder.place(function, &ids)?);
         }
         next_id = builder.next_id;
         let groups = builder.groups;
@@ -138,8 +138,9 @@ impl<'a> GroupBuilder<'a> {
         &self.system.firmware.pci_hosts[self.index]
     }
 
-    fn place(&mut self, function: usize) -> Result<Standing, RunError> {
-        let (unit, sources) = match self.covering(function) {
+    /// `ids` are those of the function's requester ids that are with it rather than with another member of the group.
+    fn place(&mut self, function: usize, ids: &[Bdf]) -> Result<Standing, RunError> {
+        let (unit, sources) = match self.covering(function, ids) {
             Ok(covering) => covering,
             Err(why) => return Ok(Standing::Uncovered(why)),
         };
@@ -155,7 +156,7 @@ impl<'a> GroupBuilder<'a> {
     }
 
     /// The IOMMU that covers a function, and who the function is there.
-    fn covering(&self, function: usize) -> Result<(&'a Unit, Vec<SourceId>), &'static str> {
+    fn covering(&self, function: usize, ids: &[Bdf]) -> Result<(&'a Unit, Vec<SourceId>), &'static str> {
         let system = self.system;
         let mut covering: Option<usize> = None;
         let mut sources = Vec::new();
@@ -169,7 +170,9 @@ impl<'a> GroupBuilder<'a> {
                 return Err("its requester ids are behind different IOMMUs");
             }
             covering = Some(iommu);
-            sources.push(source);
+            if ids.contains(&id) {
+                sources.push(source);
+            }
         }
         let iommu = covering.ok_or("it has no requester id")?;
         let unit = system.unit(iommu).ok_or("its IOMMU is not enabled")?;
