@@ -38,7 +38,7 @@ pub use port::{DmaError, Moved, Port, Traffic, Untranslated};
 pub use ram::{FreedUse, Ram, User};
 pub use rng::Chance;
 pub use services::{
-    Downstream, Invalidation, InvalidationDone, PageRequest, PageResponse, Stall, StallState, TranslatedRequest,
-    Translation, TranslationAnswer, TranslationRequest,
+    Downstream, Invalidation, InvalidationDone, PageRequest, PageResponse, Stall, StallState,
+    TranslatedRequest, Translation, TranslationAnswer, TranslationRequest,
 };
 pub use transaction::{BusError, Clocked, Fabric, Mmio, Outcome, Passage, Request, Translator, Width, Write};

@@ -287,13 +287,7 @@ impl Port {
         Request { source: self.source(), pasid, iova, len_bytes, access }
     }
 
-    fn translated(
-        &self,
-        pasid: Option<Pasid>,
-        at: Iova,
-        len: usize,
-        access: Access,
-    ) -> TranslatedRequest {
+    fn translated(&self, pasid: Option<Pasid>, at: Iova, len: usize, access: Access) -> TranslatedRequest {
         let Request { source, len_bytes, .. } = self.request(pasid, at, len, access);
         TranslatedRequest { source, pasid, at: Pa::new(at.get()), len_bytes, access }
     }
