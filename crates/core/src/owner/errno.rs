@@ -17,6 +17,8 @@ pub enum Errno {
     Enoent,
     /// The hardware did not do it.
     Eio,
+    /// No such address.
+    Enxio,
     /// Not an open file.
     Ebadf,
     /// No memory.
@@ -56,6 +58,7 @@ impl Errno {
             Self::Eperm => 1,
             Self::Enoent => 2,
             Self::Eio => 5,
+            Self::Enxio => 6,
             Self::Ebadf => 9,
             Self::Enomem => 12,
             Self::Eacces => 13,
