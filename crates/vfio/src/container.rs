@@ -2,6 +2,7 @@
 //!
 //! A container without groups has no IOMMU; with the last one to leave it loses it, and all that was mapped.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -13,9 +14,10 @@ use portcullis_types::trace::Value;
 
 use crate::Errno;
 use crate::registry::Shared;
+use crate::spapr::{self, Spapr, table_group};
 use crate::trace::say;
 use crate::turns::Turns;
-use crate::type1::{Type1, Version};
+use crate::type1::{self, Type1};
 use crate::user::Caller;
 
 /// A container, from when its file is opened until nobody has it open and no group is in it.
@@ -26,7 +28,13 @@ pub(crate) struct Container<P: Platform> {
 
 struct Inside<P: Platform> {
     groups: Vec<Member<P>>,
-    iommu: Option<Type1<P>>,
+    iommu: Option<Iommu<P>>,
+}
+
+/// What a container's groups are behind.
+enum Iommu<P: Platform> {
+    Type1(Box<Type1<P>>),
+    Spapr(Box<Spapr<P>>),
 }
 
 /// A group that is in the container, and as whom it was claimed.
@@ -70,10 +78,15 @@ impl<P: Platform> Container<P> {
 
     /// Before an IOMMU is set: whether any would do. After: whether this one does.
     fn has_extension(&self, number: u64) -> bool {
+        let inside = self.inside.take();
+        if let Some(iommu) = &inside.iommu {
+            return iommu.has_extension(number);
+        }
+        let (windows, others) = self.shared.hardware();
         match number {
-            extension::TYPE1 | extension::TYPE1_V2 | extension::UNMAP_ALL => true,
-            // Before, there is no hardware of which to say it.
-            extension::DMA_CC => self.inside.take().iommu.as_ref().is_some_and(Type1::is_coherent),
+            extension::TYPE1 | extension::TYPE1_V2 | extension::UNMAP_ALL => others,
+            extension::SPAPR_TCE | extension::SPAPR_TCE_V2 | extension::EEH => windows,
+            // There is no hardware of which to say that it is coherent.
             _ => false,
         }
     }
@@ -83,24 +96,34 @@ impl<P: Platform> Container<P> {
         if inside.groups.is_empty() || inside.iommu.is_some() {
             return Err(Errno::Einval);
         }
-        let version = match kind {
-            extension::TYPE1 => Version::V1,
-            extension::TYPE1_V2 => Version::V2,
-            // An extension of an IOMMU that is there, and no IOMMU itself.
-            extension::UNMAP_ALL => return Err(Errno::Einval),
-            _ => return Err(Errno::Enodev),
-        };
-        let mut iommu = Type1::new(self.shared.clone(), version);
+        let mut iommu = self.new_iommu(kind)?;
         for (at, member) in inside.groups.iter().enumerate() {
             if let Err(errno) = iommu.attach(member) {
                 inside.groups[..at].iter().rev().for_each(|member| iommu.detach(member));
                 return Err(errno);
             }
         }
+        let kind = Value::Str(iommu.name());
         inside.iommu = Some(iommu);
-        let kind = Value::Str(version.name());
         say(&*self.shared.platform, "vfio_set_iommu", &[("iommu", kind), ("result", Value::Str("ok"))]);
         Ok(0)
+    }
+
+    /// An IOMMU of this kind, for no group yet.
+    fn new_iommu(&self, kind: u64) -> Result<Iommu<P>, Errno> {
+        let (windows, others) = self.shared.hardware();
+        let type1 = |version| Iommu::Type1(Box::new(Type1::new(self.shared.clone(), version)));
+        let spapr = |version| Iommu::Spapr(Box::new(Spapr::new(self.shared.clone(), version)));
+        match kind {
+            extension::TYPE1 if others => Ok(type1(type1::Version::V1)),
+            extension::TYPE1_V2 if others => Ok(type1(type1::Version::V2)),
+            extension::SPAPR_TCE if windows => Ok(spapr(spapr::Version::V1)),
+            extension::SPAPR_TCE_V2 if windows => Ok(spapr(spapr::Version::V2)),
+            // Extensions of an IOMMU that is there, and no IOMMUs themselves.
+            extension::UNMAP_ALL if others => Err(Errno::Einval),
+            extension::EEH if windows => Err(Errno::Einval),
+            _ => Err(Errno::Enodev),
+        }
     }
 
     /// Claims a group for its user and takes it in.
@@ -133,5 +156,48 @@ impl<P: Platform> Container<P> {
 
     pub(crate) fn has_iommu(&self) -> bool {
         self.inside.take().iommu.is_some()
+    }
+}
+
+impl<P: Platform> Iommu<P> {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Type1(type1) => type1.version().name(),
+            Self::Spapr(spapr) => spapr.version().name(),
+        }
+    }
+
+    fn has_extension(&self, number: u64) -> bool {
+        match self {
+            Self::Type1(type1) => match number {
+                extension::TYPE1 | extension::TYPE1_V2 | extension::UNMAP_ALL => true,
+                extension::DMA_CC => type1.is_coherent(),
+                _ => false,
+            },
+            Self::Spapr(spapr) => spapr.has_extension(number),
+        }
+    }
+
+    fn ioctl(&mut self, caller: &dyn Caller<P>, request: u32, arg: u64) -> Result<u64, Errno> {
+        match self {
+            Self::Type1(type1) => type1.ioctl(caller, request, arg),
+            Self::Spapr(spapr) => spapr.ioctl(caller, request, arg),
+        }
+    }
+
+    fn attach(&mut self, member: &Member<P>) -> Result<(), Errno> {
+        match self {
+            // Its windows are what spapr_tce is for.
+            Self::Type1(_) if table_group(&member.group).is_some() => Err(Errno::Enodev),
+            Self::Type1(type1) => type1.attach(member),
+            Self::Spapr(spapr) => spapr.attach(member),
+        }
+    }
+
+    fn detach(&mut self, member: &Member<P>) {
+        match self {
+            Self::Type1(type1) => type1.detach(member),
+            Self::Spapr(spapr) => spapr.detach(member),
+        }
     }
 }

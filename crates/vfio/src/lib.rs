@@ -1,11 +1,12 @@
-//! Devices for user space: groups, containers and type 1, with the kernel's own layouts of system calls.
+//! Devices for user space: groups, containers, type 1 and spapr_tce, with the kernel's own layouts of system calls.
 //!
 //! ```text
 //!  process ── ioctl(fd, request, arg) ──► embedder: fd -> File ──► File::ioctl(caller, request, arg)
 //!                                                                        │
 //!     Device ──► VfioDevice (pci::PciDevice)        Group ──► core::Group (claim, attach)
 //!        └── holds open ──► Group ── is in ──► Container ──► type 1 ──► core::Domain (map, unmap, sync)
-//!                                                               └─────► UserMemory (pin, charge)
+//!                                                     │         └─────► UserMemory (pin, charge)
+//!                                                     └──► spapr_tce ─► core::table_group (windows, entries)
 //! ```
 //!
 //! A [`Vfio`] knows the groups whose devices a VFIO driver has [registered](Vfio::register). The embedder gives its processes
@@ -24,8 +25,8 @@
 //! # Locking
 //!
 //! A container, a group's file and a device each have one lock of turns (`turns.rs`), held through a whole call, also while user memory is
-//! copied or pinned; it is not a spin lock, and masks nothing. They are taken in this order: group, container or device; then core's own
-//! locks. A file is never dropped, and the embedder never called to install one, with a turn held.
+//! copied or pinned; it is not a spin lock, and masks nothing. They are taken in this order: group, container or device; then
+//! the list of memory that processes have registered (`spapr`); then core's own locks. A file is never dropped, and the embedder never called to install one, with a turn held.
 //!
 //! What is dropped last closes: a device's last file stops the device; a group's file stays open for as long as a device's
 //! does; a container is there for as long as a group is in it. So files may be closed in any order, as when a process dies.
@@ -37,7 +38,7 @@
 //! [`Vfio`] until [`Vfio::reclaim`] succeeds.
 //!
 //! Observed: Linux 7.3, drivers/vfio: what is answered, in which order things are looked at, and the numbers of errors.
-//! Not here: layouts (`spec::vfio`), who owns a group (`core::group`), IOMMUs of POWER (spapr_tce).
+//! Not here: layouts (`spec::vfio`), who owns a group (`core::group`).
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -51,6 +52,7 @@ mod group;
 mod irqs;
 pub mod pci;
 mod registry;
+mod spapr;
 mod trace;
 mod turns;
 mod type1;

@@ -1,5 +1,6 @@
 //! What VFIO knows: groups with devices that its drivers have registered, and what they share.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -14,7 +15,9 @@ use crate::container::Container;
 use crate::device::{DeviceSlot, VfioDevice};
 use crate::file::{ContainerHandle, File, GroupHandle};
 use crate::group::{GroupFile, GroupSlot};
-use crate::type1::Kept;
+use crate::spapr::{self, Areas};
+use crate::turns::Turns;
+use crate::type1;
 
 /// How many mappings a container can have unless told otherwise.
 const MAPPING_LIMIT: u32 = 65_535;
@@ -24,8 +27,54 @@ pub(crate) struct Shared<P: Platform> {
     pub(crate) platform: Arc<P>,
     pub(crate) unsafe_interrupts: AtomicBool,
     pub(crate) mapping_limit: AtomicU32,
+    /// Whether a group with windows was ever registered, and whether one without.
+    windows: AtomicBool,
+    others: AtomicBool,
+    /// Memory that processes have registered.
+    pub(crate) areas: Turns<P, Areas>,
     /// What hardware has not confirmed that it has forgotten, of containers that are gone.
-    pub(crate) kept: Lock<P, Vec<Kept<P>>>,
+    kept: Lock<P, Vec<Kept<P>>>,
+}
+
+impl<P: Platform> Shared<P> {
+    /// Whether there is hardware with windows, and whether there is other; other, as long as there is none.
+    pub(crate) fn hardware(&self) -> (bool, bool) {
+        let windows = self.windows.load(Relaxed);
+        (windows, self.others.load(Relaxed) || !windows)
+    }
+
+    /// Keeps something for [`Vfio::reclaim`].
+    pub(crate) fn keep(&self, kept: Option<Kept<P>>) {
+        self.kept.lock().extend(kept);
+    }
+}
+
+/// What a container left behind.
+pub(crate) enum Kept<P: Platform> {
+    Type1(type1::Kept<P>),
+    Spapr(Box<spapr::Kept>),
+}
+
+impl<P: Platform> From<spapr::Kept> for Kept<P> {
+    fn from(kept: spapr::Kept) -> Self {
+        Self::Spapr(Box::new(kept))
+    }
+}
+
+impl<P: Platform> Kept<P> {
+    fn reclaim(self, shared: &Shared<P>) -> Option<Self> {
+        match self {
+            Self::Type1(kept) => kept.reclaim().map(Self::Type1),
+            Self::Spapr(kept) => kept.reclaim(shared).map(Self::from),
+        }
+    }
+
+    fn page_count(&self) -> u64 {
+        match self {
+            Self::Type1(kept) => kept.page_count(),
+            Self::Spapr(kept) => kept.page_count(),
+        }
+    }
 }
 
 /// Devices for user space.
@@ -47,7 +96,10 @@ impl<P: Platform> Vfio<P> {
     /// With no groups yet.
     pub fn new(platform: Arc<P>) -> Self {
         let shared = Shared {
+            areas: Turns::new(platform.clone(), Areas::default()),
             platform,
+            windows: AtomicBool::new(false),
+            others: AtomicBool::new(false),
             unsafe_interrupts: AtomicBool::new(false),
             mapping_limit: AtomicU32::new(MAPPING_LIMIT),
             kept: Lock::<P, _>::new(Vec::new()),
@@ -82,6 +134,9 @@ impl<P: Platform> Vfio<P> {
         }
         devices.push(slot.clone());
         drop(devices);
+        drop(groups);
+        let has = spapr::table_group(&place.group).is_some();
+        (if has { &self.shared.windows } else { &self.shared.others }).store(true, Relaxed);
         Ok(Registered { groups: self.groups.clone(), group, slot })
     }
 
@@ -127,7 +182,7 @@ impl<P: Platform> Vfio<P> {
     /// Answers how many pages are left. For the embedder's timer, or when an IOMMU has been repaired.
     pub fn reclaim(&self) -> u64 {
         let kept = core::mem::take(&mut *self.shared.kept.lock());
-        let left: Vec<Kept<P>> = kept.into_iter().filter_map(Kept::reclaim).collect();
+        let left: Vec<Kept<P>> = kept.into_iter().filter_map(|kept| kept.reclaim(&self.shared)).collect();
         let pages = left.iter().map(Kept::page_count).sum();
         self.shared.kept.lock().extend(left);
         pages

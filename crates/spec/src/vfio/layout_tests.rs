@@ -13,11 +13,13 @@ fn words<const N: usize, const B: usize>(words: [u32; N]) -> [u8; B] {
 fn request_numbers_are_those_of_the_header() {
     let wanted =
         [0x3b64, 0x3b65, 0x3b66, 0x3b67, 0x3b68, 0x3b69, 0x3b6a, 0x3b6b, 0x3b6c, 0x3b6d, 0x3b6e, 0x3b6f];
-    let general = REQUESTS.iter().filter(|(on, ..)| *on != On::Type1).map(|&(_, number, _)| number);
+    let iommus = [On::Type1, On::Spapr];
+    let general = REQUESTS.iter().filter(|(on, ..)| !iommus.contains(on)).map(|&(_, number, _)| number);
     assert!(general.eq(wanted));
     let type1 = REQUESTS.iter().filter(|(on, ..)| *on == On::Type1).map(|&(_, number, _)| number);
     assert!(type1.eq([0x3b70, 0x3b71, 0x3b72, 0x3b75]));
-    assert_eq!((IOMMU_ENABLE, IOMMU_DISABLE), (0x3b73, 0x3b74));
+    let spapr = REQUESTS.iter().filter(|(on, ..)| *on == On::Spapr).map(|&(_, number, _)| number);
+    assert!(spapr.eq(0x3b70..=0x3b79));
 }
 
 #[test]
@@ -106,4 +108,64 @@ fn dirty_pages_are_8_bytes_and_40_more_to_get_the_bitmap() {
     assert_eq!(DirtyPagesFlags::START | DirtyPagesFlags::GET_BITMAP, 5);
     assert_eq!((Bitmap::bytes_for(1), Bitmap::bytes_for(64), Bitmap::bytes_for(65)), (8, 8, 16));
     assert_eq!(Bitmap::MAX_BYTES, 256 << 20);
+}
+
+#[test]
+fn windows_are_told_in_16_bytes_and_16_more() {
+    let bytes: [u8; 32] = words([32, 1, 0, 0x8000_0000, 0x1101_1000, 0, 2, 5]);
+    let info = SpaprInfo {
+        argsz: 32,
+        flags: SpaprInfoFlags::DDW,
+        dma32_window_start: 0,
+        dma32_window_size: 0x8000_0000,
+        pgsizes: 0x1101_1000,
+        max_windows: 2,
+        levels: 5,
+    };
+    assert_eq!((SpaprInfo::from_bytes(&bytes), info.to_bytes()), (info, bytes));
+    assert_eq!((SpaprInfo::MIN_BYTES, SpaprInfoFlags::ALL_KNOWN), (16, 1));
+}
+
+#[test]
+fn memory_is_registered_by_24_bytes() {
+    let bytes: [u8; 24] = words([24, 0, 0x7f00_0000, 0x7f, 0x10_0000, 1]);
+    let memory = RegisterMemory { argsz: 24, flags: 0, vaddr: 0x7f_7f00_0000, size: 0x1_0010_0000 };
+    assert_eq!((RegisterMemory::from_bytes(&bytes), memory.to_bytes()), (memory, bytes));
+}
+
+#[test]
+fn windows_are_made_by_40_bytes_and_removed_by_16() {
+    let bytes: [u8; 40] = words([40, 0, 16, 0, 0x4000_0000, 1, 3, 0, 0, 0x800_0000]);
+    let window = CreateWindow {
+        argsz: 40,
+        flags: 0,
+        page_shift: 16,
+        window_size: 0x1_4000_0000,
+        levels: 3,
+        start_addr: 0x800_0000_0000_0000,
+    };
+    assert_eq!((CreateWindow::from_bytes(&bytes), window.to_bytes()), (window, bytes));
+    let bytes: [u8; 16] = words([16, 0, 0, 0x800_0000]);
+    let window = RemoveWindow { argsz: 16, flags: 0, start_addr: 0x800_0000_0000_0000 };
+    assert_eq!((RemoveWindow::from_bytes(&bytes), window.to_bytes()), (window, bytes));
+}
+
+#[test]
+fn what_is_done_with_a_pe_is_said_in_12_bytes_and_an_error_in_40() {
+    let bytes: [u8; 40] = words([40, 0, 9, 0, 1, 18, 0x1000, 0x800_0000, 0xffff_f000, u32::MAX]);
+    let op = EehPeOp {
+        argsz: 40,
+        flags: 0,
+        op: eeh_op::INJECT_ERR,
+        err_type: 1,
+        err_func: 18,
+        err_addr: 0x800_0000_0000_1000,
+        err_mask: 0xffff_ffff_ffff_f000,
+    };
+    assert_eq!((EehPeOp::from_bytes(&bytes), op.to_bytes()), (op, bytes));
+    assert_eq!(EehPeOp::MIN_BYTES, 12);
+    use eeh_op::{CONFIGURE, DISABLE, ENABLE, GET_STATE, UNFREEZE_DMA, UNFREEZE_IO};
+    use eeh_op::{RESET_DEACTIVATE, RESET_FUNDAMENTAL, RESET_HOT};
+    assert_eq!([DISABLE, ENABLE, UNFREEZE_IO, UNFREEZE_DMA, GET_STATE], [0, 1, 2, 3, 4]);
+    assert_eq!([RESET_DEACTIVATE, RESET_HOT, RESET_FUNDAMENTAL, CONFIGURE], [5, 6, 7, 8]);
 }

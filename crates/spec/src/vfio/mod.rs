@@ -18,6 +18,7 @@ mod group;
 #[cfg(test)]
 mod layout_tests;
 pub mod pci;
+mod spapr;
 mod type1;
 
 pub use device::{
@@ -25,6 +26,7 @@ pub use device::{
     SparseArea, SparseMmap,
 };
 pub use group::{GroupStatus, GroupStatusFlags};
+pub use spapr::{CreateWindow, EehPeOp, RegisterMemory, RemoveWindow, SpaprInfo, SpaprInfoFlags, eeh_op};
 pub use type1::{
     AvailableDma, Bitmap, DirtyPages, DirtyPagesFlags, DirtyRange, IommuInfo, IommuInfoFlags, IovaArea,
     IovaRanges, MapDma, MapDmaFlags, Migration, UnmapDma, UnmapDmaFlags,
@@ -75,6 +77,19 @@ pub const IOMMU_DISABLE: u32 = io(0x74);
 /// On a container of type 1: which pages devices have written: [`DirtyPages`].
 pub const IOMMU_DIRTY_PAGES: u32 = io(0x75);
 
+/// On a container of spapr_tce: which windows there are: [`SpaprInfo`].
+pub const SPAPR_TCE_GET_INFO: u32 = io(0x70);
+/// On a container of spapr_tce, version 2: memory may be mapped from now on: [`RegisterMemory`].
+pub const SPAPR_REGISTER_MEMORY: u32 = io(0x75);
+/// On a container of spapr_tce, version 2: memory may be mapped no more: [`RegisterMemory`].
+pub const SPAPR_UNREGISTER_MEMORY: u32 = io(0x76);
+/// On a container of spapr_tce, version 2: makes a window: [`CreateWindow`].
+pub const SPAPR_TCE_CREATE: u32 = io(0x77);
+/// On a container of spapr_tce, version 2: removes a window: [`RemoveWindow`].
+pub const SPAPR_TCE_REMOVE: u32 = io(0x78);
+/// On a container of spapr_tce: what to do with PEs that freeze: [`EehPeOp`].
+pub const EEH_PE_OP: u32 = io(0x79);
+
 /// What a container can do, by number; some are IOMMUs for [`SET_IOMMU`].
 pub mod extension {
     /// Type 1, whose unmaps may cut mappings.
@@ -104,6 +119,8 @@ pub enum On {
     Device,
     /// A container whose IOMMU is type 1.
     Type1,
+    /// A container whose IOMMU is spapr_tce, of either version.
+    Spapr,
 }
 
 /// Every request, by file and number, with its name.
@@ -124,6 +141,16 @@ pub const REQUESTS: &[(On, u32, &str)] = &[
     (On::Type1, IOMMU_MAP_DMA, "IOMMU_MAP_DMA"),
     (On::Type1, IOMMU_UNMAP_DMA, "IOMMU_UNMAP_DMA"),
     (On::Type1, IOMMU_DIRTY_PAGES, "IOMMU_DIRTY_PAGES"),
+    (On::Spapr, SPAPR_TCE_GET_INFO, "SPAPR_TCE_GET_INFO"),
+    (On::Spapr, IOMMU_MAP_DMA, "SPAPR_MAP_DMA"),
+    (On::Spapr, IOMMU_UNMAP_DMA, "SPAPR_UNMAP_DMA"),
+    (On::Spapr, IOMMU_ENABLE, "IOMMU_ENABLE"),
+    (On::Spapr, IOMMU_DISABLE, "IOMMU_DISABLE"),
+    (On::Spapr, SPAPR_REGISTER_MEMORY, "SPAPR_REGISTER_MEMORY"),
+    (On::Spapr, SPAPR_UNREGISTER_MEMORY, "SPAPR_UNREGISTER_MEMORY"),
+    (On::Spapr, SPAPR_TCE_CREATE, "SPAPR_TCE_CREATE"),
+    (On::Spapr, SPAPR_TCE_REMOVE, "SPAPR_TCE_REMOVE"),
+    (On::Spapr, EEH_PE_OP, "EEH_PE_OP"),
 ];
 
 layout! {

@@ -9,7 +9,7 @@ use portcullis_hal::Platform;
 use portcullis_types::IovaRange;
 
 use super::{Mapping, Type1};
-use crate::Errno;
+use crate::{Errno, registry};
 
 /// The proof that no domain's hardware knows some ranges any more: each one's own.
 #[must_use = "pages can be given back now"]
@@ -99,7 +99,7 @@ impl<P: Platform> Type1<P> {
             return;
         }
         if let Some(kept) = (Kept { domains, mappings }).reclaim() {
-            self.shared.kept.lock().push(kept);
+            self.shared.keep(Some(registry::Kept::Type1(kept)));
         }
     }
 }

@@ -129,6 +129,10 @@ impl<P: Platform> Type1<P> {
         }
     }
 
+    pub(crate) const fn version(&self) -> Version {
+        self.version
+    }
+
     pub(crate) fn ioctl(&mut self, caller: &dyn Caller<P>, request: u32, arg: u64) -> Result<u64, Errno> {
         match request {
             IOMMU_GET_INFO => self.get_info(&**caller.memory(), arg),

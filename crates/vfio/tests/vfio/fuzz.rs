@@ -45,7 +45,7 @@ fn request() -> impl Strategy<Value = u32> {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+pub(crate) enum Step {
     Ioctl { fd: i32, request: u32, bytes: Vec<u8>, nowhere: bool },
     Read { fd: i32, offset: u64, len: u64 },
     Write { fd: i32, offset: u64, bytes: Vec<u8> },
@@ -58,7 +58,7 @@ fn offset() -> impl Strategy<Value = u64> {
     prop_oneof![4 => (0..10u64, 0..0x5000u64).prop_map(|(index, offset)| index << 40 | offset), 1 => any::<u64>()]
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub(crate) fn step() -> impl Strategy<Value = Step> {
     let fd = || 3..10i32;
     prop_oneof![
         12 => (fd(), request(), argument(), prop::bool::weighted(0.05)).prop_map(|(fd, request, bytes, nowhere)| Step::Ioctl { fd, request, bytes, nowhere }),
@@ -70,7 +70,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn take(process: &Process, step: Step) {
+pub(crate) fn take(process: &Process, step: Step) {
     match step {
         Step::Ioctl { fd, request, bytes, nowhere } => {
             let at = if nowhere { SCRATCH + PAGE - 4 } else { process.put(&bytes) };

@@ -16,6 +16,7 @@ mod group;
 mod info;
 mod interrupts;
 mod map;
+mod spapr;
 mod support;
 mod table;
 mod threads;

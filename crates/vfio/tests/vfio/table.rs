@@ -5,7 +5,7 @@
 use portcullis_spec::vfio::{On, REQUESTS};
 use portcullis_vfio::Errno;
 
-use crate::{attach, container, device, dirty, faults, group, info, interrupts, map, unmap};
+use crate::{attach, container, device, dirty, faults, group, info, interrupts, map, spapr, unmap};
 
 /// A request: on which file, its number and name, the test of its success, and those of its errors.
 struct Row {
@@ -34,7 +34,10 @@ table! {
     Container 0x3b66 "SET_IOMMU": container::an_iommu_is_set_and_the_group_attached {
         Einval: container::a_container_without_groups_gets_no_iommu, container::a_container_gets_one_iommu;
         Enodev: container::an_iommu_that_is_not_there_is_not_set;
-        Eperm: attach::interrupts_that_can_be_forged_are_for_users_only_if_somebody_has_said_so;
+        Eperm: attach::interrupts_that_can_be_forged_are_for_users_only_if_somebody_has_said_so,
+            spapr::groups::tables_of_another_driver_are_not_for_a_group;
+        Ebusy: spapr::version1::a_table_in_which_the_platform_has_something_mapped_is_not_taken_over;
+        Efault: spapr::groups::a_driver_that_offers_ownership_and_no_tables_is_refused;
         Eio: container::a_group_that_cannot_be_attached_leaves_the_container_without_iommu_and_the_others_blocked;
         Enotty: container::an_iommu_does_not_know_what_it_does_not_know;
     }
@@ -46,7 +49,8 @@ table! {
         Ebadf: group::no_file_is_no_container;
         Einval: group::a_group_has_one_container, group::a_device_that_firmware_uses_is_not_for_users,
             attach::a_group_whose_aperture_does_not_hold_what_is_mapped_is_refused,
-            attach::a_group_for_which_something_is_reserved_that_is_mapped_is_refused_unless_it_can_be_relaxed;
+            attach::a_group_for_which_something_is_reserved_that_is_mapped_is_refused_unless_it_can_be_relaxed,
+            spapr::groups::a_group_whom_the_windows_do_not_fit_is_refused;
         Ebadfd: group::another_file_is_no_container;
         Efault: group::a_container_whose_number_is_nowhere_is_a_fault;
         Eperm: group::a_group_that_a_kernel_driver_uses_gets_no_container_and_it_is_said_why;
@@ -120,6 +124,79 @@ table! {
         Einval: dirty::one_thing_is_asked_at_a_time, dirty::a_range_or_a_bitmap_that_cannot_be_is_refused;
         Efault: dirty::a_request_or_a_bitmap_that_is_nowhere_is_a_fault;
     }
+    Spapr 0x3b70 "SPAPR_TCE_GET_INFO": spapr::container::windows_are_told_as_they_were_observed {
+        Einval: spapr::container::an_info_without_room_is_refused, spapr::container::without_its_last_group_a_container_knows_nothing;
+        Efault: spapr::container::requests_that_are_nowhere_are_faults_and_change_nothing;
+        Eperm: spapr::container::the_first_process_to_use_the_container_owns_it;
+    }
+    Spapr 0x3b71 "SPAPR_MAP_DMA": spapr::entries::registered_memory_is_mapped_with_the_permissions_that_were_asked_for {
+        Einval: spapr::entries::maps_that_make_no_sense_are_refused,
+            spapr::entries::maps_that_run_past_the_end_of_their_window_change_nothing;
+        Enxio: spapr::entries::what_is_outside_every_window_is_no_address;
+        Eperm: spapr::entries::before_memory_is_registered_nothing_is_mapped_or_unmapped,
+            spapr::container::the_first_process_to_use_the_container_owns_it;
+        Efault: spapr::container::requests_that_are_nowhere_are_faults_and_change_nothing,
+            spapr::version1::memory_that_is_not_there_or_not_writable_leaves_nothing_mapped;
+        Enomem: spapr::entries::a_map_for_whose_levels_there_is_no_memory_changes_nothing;
+        Eio: spapr::faults::a_map_that_hardware_does_not_confirm_is_taken_back_with_what_was_there;
+    }
+    Spapr 0x3b72 "SPAPR_UNMAP_DMA": spapr::entries::what_was_mapped_is_unmapped_and_holes_are_no_error {
+        Einval: spapr::entries::unmaps_that_make_no_sense_are_refused;
+        Enxio: spapr::entries::what_is_outside_every_window_is_no_address;
+        Eperm: spapr::entries::before_memory_is_registered_nothing_is_mapped_or_unmapped;
+        Efault: spapr::container::requests_that_are_nowhere_are_faults_and_change_nothing;
+        Eio: spapr::faults::an_unmap_that_hardware_does_not_confirm_keeps_the_memory_until_it_does;
+    }
+    Spapr 0x3b73 "IOMMU_ENABLE": spapr::version1::enabling_pays_for_the_whole_window {
+        Ebusy: spapr::version1::what_is_enabled_is_not_enabled_again;
+        Enomem: spapr::version1::more_than_the_limit_is_not_enabled;
+        Enotty: spapr::container::each_version_knows_its_own_requests_only;
+    }
+    Spapr 0x3b74 "IOMMU_DISABLE": spapr::version1::disabling_gives_back_and_twice_is_no_error {
+        Enotty: spapr::container::each_version_knows_its_own_requests_only;
+        Eio: spapr::version1::what_hardware_does_not_forget_stays_enabled;
+    }
+    Spapr 0x3b75 "SPAPR_REGISTER_MEMORY": spapr::memory::registered_memory_is_pinned_and_charged_once_whatever_maps_it {
+        Einval: spapr::memory::what_is_no_whole_memory_is_not_registered,
+            spapr::memory::memory_that_overlaps_other_is_refused_and_what_touches_it_is_not;
+        Efault: spapr::memory::memory_that_is_not_there_or_not_writable_is_a_fault,
+            spapr::container::requests_that_are_nowhere_are_faults_and_change_nothing;
+        Ebusy: spapr::memory::memory_is_registered_once_in_a_container;
+        Enomem: spapr::memory::more_than_the_limit_is_not_registered;
+        Eperm: spapr::container::the_first_process_to_use_the_container_owns_it;
+        Enotty: spapr::container::each_version_knows_its_own_requests_only;
+    }
+    Spapr 0x3b76 "SPAPR_UNREGISTER_MEMORY": spapr::memory::what_was_registered_is_let_go {
+        Einval: spapr::memory::what_is_no_whole_memory_is_not_registered;
+        Efault: spapr::container::requests_that_are_nowhere_are_faults_and_change_nothing;
+        Enoent: spapr::memory::what_is_not_registered_is_not_let_go;
+        Ebusy: spapr::memory::memory_that_is_mapped_stays_registered;
+        Eperm: spapr::memory::nobody_lets_go_what_nobody_has_registered;
+        Enotty: spapr::container::each_version_knows_its_own_requests_only;
+    }
+    Spapr 0x3b77 "SPAPR_TCE_CREATE": spapr::windows::windows_are_made_with_the_page_size_and_the_levels_that_were_asked_for {
+        Einval: spapr::windows::windows_that_cannot_be_are_refused;
+        Efault: spapr::container::answers_that_cannot_be_written_are_faults_and_change_nothing,
+            spapr::container::requests_that_are_nowhere_are_faults_and_change_nothing;
+        Enospc: spapr::windows::there_are_two_windows_and_no_more;
+        Enomem: spapr::windows::a_window_that_is_more_than_the_limit_is_not_made_and_nothing_stays_charged;
+        Eperm: spapr::container::the_first_process_to_use_the_container_owns_it;
+        Enotty: spapr::container::each_version_knows_its_own_requests_only;
+    }
+    Spapr 0x3b78 "SPAPR_TCE_REMOVE": spapr::windows::the_default_window_can_be_cancelled_and_is_not_made_then {
+        Einval: spapr::windows::a_window_that_is_not_there_is_not_removed;
+        Efault: spapr::container::requests_that_are_nowhere_are_faults_and_change_nothing;
+        Eperm: spapr::container::the_first_process_to_use_the_container_owns_it;
+        Enotty: spapr::container::each_version_knows_its_own_requests_only;
+        Eio: spapr::faults::a_window_that_hardware_does_not_let_go_is_removed_by_the_next_try;
+    }
+    Spapr 0x3b79 "EEH_PE_OP": spapr::eeh::a_frozen_pe_is_recovered_step_by_step {
+        Einval: spapr::eeh::operations_that_there_are_not_are_refused;
+        Efault: spapr::container::requests_that_are_nowhere_are_faults_and_change_nothing;
+        Enodev: spapr::eeh::a_group_that_does_not_freeze_has_no_such_operations;
+        Eio: spapr::eeh::what_hardware_does_not_confirm_is_an_error;
+        Eperm: spapr::container::the_first_process_to_use_the_container_owns_it;
+    }
 }
 
 /// Errors that the rules name, request by request.
@@ -144,6 +221,25 @@ const RULES: &[(&str, &[Errno])] = &[
     ),
     ("IOMMU_UNMAP_DMA", &[Errno::Einval, Errno::Eoverflow, Errno::Efault, Errno::Eio]),
     ("IOMMU_DIRTY_PAGES", &[Errno::Eacces, Errno::Einval, Errno::Efault]),
+    ("SPAPR_TCE_GET_INFO", &[Errno::Einval, Errno::Efault, Errno::Eperm]),
+    ("SPAPR_MAP_DMA", &[Errno::Einval, Errno::Enxio, Errno::Eperm, Errno::Efault, Errno::Enomem, Errno::Eio]),
+    ("SPAPR_UNMAP_DMA", &[Errno::Einval, Errno::Enxio, Errno::Eperm, Errno::Efault, Errno::Eio]),
+    ("IOMMU_ENABLE", &[Errno::Ebusy, Errno::Enomem, Errno::Enotty]),
+    ("IOMMU_DISABLE", &[Errno::Enotty]),
+    (
+        "SPAPR_REGISTER_MEMORY",
+        &[Errno::Einval, Errno::Efault, Errno::Ebusy, Errno::Enomem, Errno::Eperm, Errno::Enotty],
+    ),
+    (
+        "SPAPR_UNREGISTER_MEMORY",
+        &[Errno::Einval, Errno::Efault, Errno::Enoent, Errno::Ebusy, Errno::Eperm, Errno::Enotty],
+    ),
+    (
+        "SPAPR_TCE_CREATE",
+        &[Errno::Einval, Errno::Efault, Errno::Enospc, Errno::Enomem, Errno::Eperm, Errno::Enotty],
+    ),
+    ("SPAPR_TCE_REMOVE", &[Errno::Einval, Errno::Efault, Errno::Eperm, Errno::Enotty, Errno::Eio]),
+    ("EEH_PE_OP", &[Errno::Einval, Errno::Efault, Errno::Enodev, Errno::Eperm]),
 ];
 
 const fn same_text(a: &str, b: &str) -> bool {

@@ -9,9 +9,11 @@ use portcullis_core::iommu::{
     AddDeviceError, AttachError, Capabilities, DomainError, FaultRecord, Flushed, Gather, GlobalError,
     HwDomain, Iommu, MapError, ReservedRegion, SyncError, Target, UnmapError,
 };
+use portcullis_core::table_group::TableGroup;
 use portcullis_types::{Iova, IovaRange, Pa, PaRange, PageSizes, Prot, SourceId};
 
 use super::machine::Machine;
+use super::windows::{FakeTable, FakeTableGroup};
 
 /// A call that can be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +23,15 @@ pub(crate) enum Call {
     Sync,
     Attach,
     NewDomain,
+    Take,
+    Release,
+    CreateTable,
+    SetWindow,
+    UnsetWindow,
+    Prepare,
+    Exchange,
+    Flush,
+    Eeh,
 }
 
 /// Every translation there is, of all IOMMUs.
@@ -28,6 +39,7 @@ pub(crate) enum Call {
 pub(crate) struct Hardware {
     plan: Mutex<Vec<(Call, usize, usize)>>,
     domains: Mutex<Vec<Arc<FakeDomain>>>,
+    tables: Mutex<Vec<Arc<FakeTable>>>,
 }
 
 impl Hardware {
@@ -40,7 +52,7 @@ impl Hardware {
         self.plan.lock().unwrap().clear();
     }
 
-    fn fails(&self, call: Call) -> bool {
+    pub(super) fn fails(&self, call: Call) -> bool {
         let mut plan = self.plan.lock().unwrap();
         let Some((_, pass, left)) = plan.iter_mut().find(|(kind, _, left)| *kind == call && *left > 0) else {
             return false;
@@ -65,8 +77,29 @@ impl Hardware {
         self.domains.lock().unwrap().len()
     }
 
+    pub(super) fn add_table(&self, table: &Arc<FakeTable>) {
+        self.table_count();
+        self.tables.lock().unwrap().push(table.clone());
+    }
+
+    pub(super) fn tables(&self) -> Vec<Arc<FakeTable>> {
+        self.tables.lock().unwrap().clone()
+    }
+
+    /// Forgets tables that nobody else holds, and answers how many are left.
+    pub(crate) fn table_count(&self) -> usize {
+        let mut tables = self.tables.lock().unwrap();
+        tables.retain(|table| Arc::strong_count(table) > 1);
+        tables.len()
+    }
+
     /// Whether hardware can reach any of these bytes through any translation, of which it may only remember that.
     pub(crate) fn reaches(&self, memory: PaRange) -> bool {
+        let by_table = self.tables.lock().unwrap().iter().any(|table| table.reaches(memory));
+        by_table || self.domains_reach(memory)
+    }
+
+    fn domains_reach(&self, memory: PaRange) -> bool {
         self.domains.lock().unwrap().iter().any(|domain| {
             let state = domain.state.lock().unwrap();
             state.mapped.iter().chain(&state.stale).any(|(_, entry)| entry.memory().overlaps(memory))
@@ -114,6 +147,8 @@ pub(crate) struct FakeIommu {
     sizes: PageSizes,
     attached: Mutex<BTreeMap<u32, String>>,
     pub(crate) regions: Mutex<Vec<ReservedRegion>>,
+    /// Which sources are in which groups with windows.
+    pub(crate) window_groups: Mutex<BTreeMap<u32, Arc<FakeTableGroup>>>,
 }
 
 impl FakeIommu {
@@ -130,6 +165,7 @@ impl FakeIommu {
             sizes,
             attached: Mutex::default(),
             regions: Mutex::default(),
+            window_groups: Mutex::default(),
         })
     }
 
@@ -294,6 +330,11 @@ impl Iommu<Machine> for FakeIommu {
 
     fn drain_events(&self, _: &mut dyn FnMut(&FaultRecord)) -> usize {
         0
+    }
+
+    fn table_group(&self, source: SourceId) -> Option<Arc<dyn TableGroup>> {
+        let groups = self.window_groups.lock().unwrap();
+        groups.get(&source.0).map(|group| group.clone() as Arc<dyn TableGroup>)
     }
 
     fn handle_errors(&self) -> Vec<GlobalError> {

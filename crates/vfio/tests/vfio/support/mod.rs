@@ -4,6 +4,8 @@ mod function;
 mod iommu;
 mod machine;
 mod process;
+mod spapr;
+mod windows;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,6 +23,8 @@ use portcullis_types::{Iova, IovaRange, PageSizes, Perms, Prot, SourceId};
 use portcullis_vfio::pci::{PciDevice, PciParts};
 use portcullis_vfio::{Errno, Registered, Vfio};
 pub(crate) use process::{Event, NOWHERE, PAGE, Process, SCRATCH};
+pub(crate) use spapr::{power, power_alone};
+pub(crate) use windows::{FakeTable, FakeTableGroup, Offer};
 
 pub(crate) const READ: u32 = 1;
 pub(crate) const WRITE: u32 = 2;

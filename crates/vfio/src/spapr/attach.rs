@@ -1,0 +1,143 @@
+//! Groups come, taken from the platform, and get every window that there is; groups go, and are given back.
+//!
+//! What hardware does not confirm when a group goes is kept (`kept`), with the group: it stays out of the platform's hands until that is done.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use portcullis_core::table_group::{
+    DmaTable, JoinError, Kind, MAX_WINDOWS, TableGroup, TableGroupInfo, WholeTable, join, kind,
+};
+use portcullis_hal::Platform;
+use portcullis_types::trace::Value;
+
+use super::kept::Kept;
+use super::windows::{Window, unset, window_errno};
+use super::{Attached, Spapr, Version, table_group};
+use crate::Errno;
+use crate::container::Member;
+use crate::trace::say;
+
+impl<P: Platform> Spapr<P> {
+    /// Takes a group in, which its user has claimed.
+    pub(crate) fn attach(&mut self, member: &Member<P>) -> Result<(), Errno> {
+        let done = self.try_attach(member);
+        self.say("vfio_attach", member, if done.is_ok() { "ok" } else { "refused" });
+        done
+    }
+
+    fn try_attach(&mut self, member: &Member<P>) -> Result<(), Errno> {
+        let tables = table_group(&member.group).ok_or(Errno::Enodev)?;
+        self.fits(member, &tables.info())?;
+        match kind(&*tables).map_err(|error| error.errno())? {
+            Kind::OnDemand(..) => self.take(&tables)?,
+            Kind::Whole(whole) => self.take_whole(whole)?,
+        }
+        self.members.push(Attached { member: member.clone(), tables });
+        Ok(())
+    }
+
+    /// That it can be with those that are there.
+    fn fits(&self, member: &Member<P>, info: &TableGroupInfo) -> Result<(), Errno> {
+        let (Some(first), Some(limits)) = (self.members.first(), self.limits()) else { return Ok(()) };
+        if self.version == Version::V1 {
+            return Err(Errno::Ebusy);
+        }
+        if !Arc::ptr_eq(first.member.group.iommu(), member.group.iommu()) {
+            return Err(Errno::Eperm);
+        }
+        let alike = (info.windows, info.window32) == (limits.windows, limits.window32);
+        if !alike || limits.page_sizes.intersection(info.page_sizes).is_empty() {
+            return Err(Errno::Einval);
+        }
+        Ok(())
+    }
+
+    /// Takes a group whose windows are made, and sets those that there are.
+    fn take(&mut self, tables: &Arc<dyn TableGroup>) -> Result<(), Errno> {
+        // A removal that hardware has not confirmed is finished first: nobody joins it.
+        self.settle_all();
+        if self.windows.iter().flatten().any(|window| window.closing) {
+            return Err(Errno::Eio);
+        }
+        // Somebody may have left, whose windows hardware has not let go.
+        occupied(&**tables).map_err(|error| error.errno())?;
+        let ownership = tables.ownership().ok_or(Errno::Efault)?;
+        ownership.take_ownership().map_err(|error| error.errno())?;
+        let live: Vec<_> = self.windows.iter().flatten().map(|window| window.table.clone()).collect();
+        if let Err(error) = join(&**tables, &live) {
+            let errno = match error {
+                JoinError::Set { error, .. } => window_errno(error),
+                error => error.errno(),
+            };
+            // Windows that hardware did not let go stay with the group, and so does the group with the list.
+            self.keep(Kept::of(tables.clone(), live));
+            return Err(errno);
+        }
+        self.pending |= self.members.is_empty();
+        Ok(())
+    }
+
+    /// Takes over the only table of a group: its window is there for good.
+    fn take_whole(&mut self, whole: &dyn WholeTable) -> Result<(), Errno> {
+        // There is nothing to be made on demand.
+        if self.version == Version::V2 {
+            return Err(Errno::Einval);
+        }
+        let table = whole.take_table().map_err(|error| error.errno())?;
+        let window = table.spec().window;
+        self.windows[window] = Some(Window::new(table, None));
+        Ok(())
+    }
+
+    /// Lets a group go. With the last one all windows go, and all that is registered.
+    pub(crate) fn detach(&mut self, member: &Member<P>) {
+        let is = |held: &Attached<P>| Arc::ptr_eq(&held.member.group, &member.group);
+        let Some(at) = self.members.iter().position(is) else { return };
+        let last = self.members.len() == 1;
+        if last {
+            for window in 0..MAX_WINDOWS {
+                // What is refused is kept below.
+                let _ = self.close(window);
+            }
+        }
+        let Attached { tables, .. } = self.members.remove(at);
+        let shared: Vec<_> = self.windows.iter().flatten().map(|window| window.table.clone()).collect();
+        let mut kept = Kept::of(tables, if last { Vec::new() } else { shared });
+        if last {
+            kept.inherit(core::mem::take(&mut self.windows), core::mem::take(&mut self.allowance));
+            (self.owner, self.pending) = (None, false);
+        }
+        let left = self.keep(kept);
+        self.say("vfio_detach", member, if left { "refused" } else { "ok" });
+    }
+
+    /// Finishes with a group; or keeps it, and says so, until that is possible.
+    fn keep(&self, kept: Kept) -> bool {
+        let left = kept.reclaim(&self.shared);
+        let refused = left.is_some();
+        self.shared.keep(left.map(Into::into));
+        refused
+    }
+
+    fn say(&self, name: &'static str, member: &Member<P>, result: &'static str) {
+        let fields = [
+            ("group", Value::Dec(member.group.id().into())),
+            ("windows", Value::Dec(self.windows.iter().flatten().count() as u64)),
+            ("result", Value::Str(result)),
+        ];
+        say(&*self.shared.platform, name, &fields);
+    }
+}
+
+/// That nobody has left a window behind in a group.
+fn occupied(group: &dyn TableGroup) -> Result<(), JoinError> {
+    let Some(ops) = group.tables() else { return Err(JoinError::NotOnDemand) };
+    let set = (0..MAX_WINDOWS).find(|&window| ops.window(window).is_some());
+    set.map_or(Ok(()), |window| Err(JoinError::Occupied(window)))
+}
+
+/// Removes every one of `tables` that is a window of `group`. Each is tried.
+pub(super) fn unset_all(group: &dyn TableGroup, tables: &[Arc<dyn DmaTable>]) -> Result<(), Errno> {
+    tables.iter().map(|table| unset(group, table)).fold(Ok(()), Result::and)
+}
