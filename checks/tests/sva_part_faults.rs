@@ -121,6 +121,8 @@ fn part_16_nothing_is_disabled_while_a_bond_lives_and_all_can_be_enabled_again()
         assert!(rig.disable(device).is_err());
         process.exit();
         assert!(rig.disable(device).is_err(), "an exit does not end a bond");
+        let late = bind(&rig, &process, device).unwrap_err();
+        assert!(late.contains("Exited"), "known, but too late: {late}");
         unbind(&rig, device, &bond).unwrap();
         drop(bond);
         rig.disable(device).unwrap();
