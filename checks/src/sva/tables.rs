@@ -13,7 +13,7 @@ pub struct Leaf {
     pub page: Pa,
     /// Whether it may be written, now or after hardware has noted that it is dirty (DBM).
     pub writable: bool,
-    /// Whether its entry says that it was written: AP[2] is 0.
+    /// Whether its entry says that it was written: AP\[2\] is 0.
     pub dirty: bool,
 }
 
