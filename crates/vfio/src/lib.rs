@@ -26,7 +26,7 @@
 //!
 //! A container, a group's file and a device each have one lock of turns (`turns.rs`), held through a whole call, also while user memory is
 //! copied or pinned; it is not a spin lock, and masks nothing. They are taken in this order: group, container or device; then
-//! the list of memory that processes have registered (`spapr`); then core's own locks. A file is never dropped, and the embedder never called to install one, with a turn held.
+//! what is kept for a later try; the list of memory that processes have registered (`spapr`); then core's own locks. A file is never dropped, and the embedder never called to install one, with a turn held.
 //!
 //! What is dropped last closes: a device's last file stops the device; a group's file stays open for as long as a device's
 //! does; a container is there for as long as a group is in it. So files may be closed in any order, as when a process dies.

@@ -33,7 +33,7 @@ pub(crate) struct Shared<P: Platform> {
     /// Memory that processes have registered.
     pub(crate) areas: Turns<P, Areas>,
     /// What hardware has not confirmed that it has forgotten, of containers that are gone.
-    kept: Lock<P, Vec<Kept<P>>>,
+    kept: Turns<P, Vec<Kept<P>>>,
 }
 
 impl<P: Platform> Shared<P> {
@@ -43,9 +43,22 @@ impl<P: Platform> Shared<P> {
         (windows, self.others.load(Relaxed) || !windows)
     }
 
-    /// Keeps something for [`Vfio::reclaim`].
+    /// Keeps something for a later try.
     pub(crate) fn keep(&self, kept: Option<Kept<P>>) {
-        self.kept.lock().extend(kept);
+        self.kept.take().extend(kept);
+    }
+
+    /// Tries again to be rid of everything that is kept. Answers how many pages are left.
+    fn reclaim(&self) -> u64 {
+        let mut kept = self.kept.take();
+        *kept = core::mem::take(&mut *kept).into_iter().filter_map(|one| one.reclaim(self)).collect();
+        kept.iter().map(Kept::page_count).sum()
+    }
+
+    /// Tries that, too, and answers whether a group with windows is still held by what its last user left.
+    pub(crate) fn is_held(&self, tables: &str) -> bool {
+        self.reclaim();
+        self.kept.take().iter().any(|kept| matches!(kept, Kept::Spapr(kept) if kept.holds(tables)))
     }
 }
 
@@ -97,12 +110,12 @@ impl<P: Platform> Vfio<P> {
     pub fn new(platform: Arc<P>) -> Self {
         let shared = Shared {
             areas: Turns::new(platform.clone(), Areas::default()),
+            kept: Turns::new(platform.clone(), Vec::new()),
             platform,
             windows: AtomicBool::new(false),
             others: AtomicBool::new(false),
             unsafe_interrupts: AtomicBool::new(false),
             mapping_limit: AtomicU32::new(MAPPING_LIMIT),
-            kept: Lock::<P, _>::new(Vec::new()),
         };
         Self { shared: Arc::new(shared), groups: Arc::new(Lock::<P, _>::new(BTreeMap::new())) }
     }
@@ -178,14 +191,12 @@ impl<P: Platform> Vfio<P> {
         Ok(File::Group(GroupHandle(Arc::new(GroupFile::open(self.shared.clone(), slot)?))))
     }
 
-    /// Tries again to have hardware forget what containers that are gone had mapped, and lets those pages go of which it confirms it.
-    /// Answers how many pages are left. For the embedder's timer, or when an IOMMU has been repaired.
+    /// Tries again to have hardware forget what containers that are gone had mapped, and lets those pages go of which it confirms it; and to give groups
+    /// with windows back to the platform. Answers how many pages are left. For the embedder's timer, or when an IOMMU has been repaired.
+    ///
+    /// A group that was blocked for this is taken to its default domain when a driver of the kernel next uses it.
     pub fn reclaim(&self) -> u64 {
-        let kept = core::mem::take(&mut *self.shared.kept.lock());
-        let left: Vec<Kept<P>> = kept.into_iter().filter_map(|kept| kept.reclaim(&self.shared)).collect();
-        let pages = left.iter().map(Kept::page_count).sum();
-        self.shared.kept.lock().extend(left);
-        pages
+        self.shared.reclaim()
     }
 }
 

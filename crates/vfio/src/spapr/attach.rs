@@ -29,6 +29,10 @@ impl<P: Platform> Spapr<P> {
     fn try_attach(&mut self, member: &Member<P>) -> Result<(), Errno> {
         let tables = table_group(&member.group).ok_or(Errno::Enodev)?;
         self.fits(member, &tables.info())?;
+        // Its last user may have left what hardware has not let go.
+        if self.shared.is_held(&tables.name()) {
+            return Err(Errno::Ebusy);
+        }
         match kind(&*tables).map_err(|error| error.errno())? {
             Kind::OnDemand(..) => self.take(&tables)?,
             Kind::Whole(whole) => self.take_whole(whole)?,
@@ -60,8 +64,6 @@ impl<P: Platform> Spapr<P> {
         if self.windows.iter().flatten().any(|window| window.closing) {
             return Err(Errno::Eio);
         }
-        // Somebody may have left, whose windows hardware has not let go.
-        occupied(&**tables).map_err(|error| error.errno())?;
         let ownership = tables.ownership().ok_or(Errno::Efault)?;
         ownership.take_ownership().map_err(|error| error.errno())?;
         let live: Vec<_> = self.windows.iter().flatten().map(|window| window.table.clone()).collect();
@@ -128,13 +130,6 @@ impl<P: Platform> Spapr<P> {
         ];
         say(&*self.shared.platform, name, &fields);
     }
-}
-
-/// That nobody has left a window behind in a group.
-fn occupied(group: &dyn TableGroup) -> Result<(), JoinError> {
-    let Some(ops) = group.tables() else { return Err(JoinError::NotOnDemand) };
-    let set = (0..MAX_WINDOWS).find(|&window| ops.window(window).is_some());
-    set.map_or(Ok(()), |window| Err(JoinError::Occupied(window)))
 }
 
 /// Removes every one of `tables` that is a window of `group`. Each is tried.

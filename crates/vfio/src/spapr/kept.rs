@@ -58,6 +58,11 @@ impl Kept {
         closed
     }
 
+    /// Whether it is this group that is held.
+    pub(crate) fn holds(&self, name: &str) -> bool {
+        self.group.name() == name
+    }
+
     /// How many pages are held for it.
     pub(crate) fn page_count(&self) -> u64 {
         let Some(memory) = self.allowance.memory() else { return 0 };

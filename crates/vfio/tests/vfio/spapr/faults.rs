@@ -97,7 +97,7 @@ fn a_group_that_leaves_and_is_not_let_go_is_nobodys_until_it_is() {
     let (process, container, group) = registered(&world);
     process.map(container, 0, BUFFER, PAGE, 3).unwrap();
     process.join_to(container, 8).unwrap();
-    world.hardware.fail(Call::UnsetWindow, 0, 1);
+    world.hardware.fail(Call::UnsetWindow, 0, 2);
     process.ioctl(group, 0x3b69, 0).unwrap();
     assert!(first.is_taken() && first.table(0).is_some());
     let other = process.open("/dev/vfio/vfio").unwrap();
@@ -144,6 +144,22 @@ fn a_group_for_whose_own_window_there_is_no_memory_stays_blocked_and_is_released
     assert!(first.is_taken());
     world.vfio.reclaim();
     assert!(!first.is_taken());
+}
+
+#[test]
+fn the_next_user_of_a_group_that_was_not_given_back_waits_for_that() {
+    let (world, [first, _]) = power();
+    let (process, container, group) = registered(&world);
+    process.map(container, 0, BUFFER, PAGE, 3).unwrap();
+    world.hardware.fail(Call::Release, 0, 2);
+    process.ioctl(group, 0x3b69, 0).unwrap();
+    process.set_container(group, container).unwrap();
+    assert_eq!(process.ioctl(container, 0x3b66, 7), Err(Errno::Ebusy), "it asks again, in vain");
+    assert_eq!(process.ioctl(container, 0x3b66, 7), Ok(0));
+    assert_eq!(world.vfio.reclaim(), 0);
+    assert!(first.is_taken(), "nobody takes it from its new user");
+    process.register(container, BUFFER, PAGE).unwrap();
+    process.map(container, 0, BUFFER, PAGE, 3).unwrap();
 }
 
 /// What a user does from the first call to the last.
