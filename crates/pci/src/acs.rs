@@ -8,6 +8,7 @@ use portcullis_spec::pcie::express::PortType;
 use portcullis_spec::pcie::extended::{ACS_CAPABILITY, ACS_CONTROL, AcsCapability, AcsControl};
 
 use crate::ConfigAccess;
+use crate::quirks::Isolation;
 use crate::topology::{Function, Topology};
 
 /// What a function can keep apart, and what it was found to keep apart after it had been asked to.
@@ -50,7 +51,9 @@ impl Function {
     ///
     /// Spec: PCIe 6.0, 6.12.1.1 "ACS Downstream Ports".
     pub fn isolates_below(&self) -> bool {
-        let Some(Acs { capability, control }) = self.acs else { return false };
+        let Some(Acs { capability, control }) = self.acs else {
+            return self.isolates_unsaid(Isolation::Below);
+        };
         let on_where_there = (control.request_redirect() || !capability.request_redirect())
             && (control.completion_redirect() || !capability.completion_redirect())
             && (control.upstream_forwarding() || !capability.upstream_forwarding());
@@ -63,17 +66,19 @@ impl Function {
 
     /// Whether the function's own requests never go to its siblings in the same device.
     ///
-    /// A control that a function does not have is one that it does not need; but a function that says nothing about it may do anything.
+    /// A control that a function does not have is one that it does not need; but a function that says nothing about it may do anything,
+    /// unless it is known not to ([`ISOLATING`](crate::ISOLATING)).
     ///
     /// Spec: PCIe 6.0, 6.12.1.2 "ACS Functions in SR-IOV Capable and Multi-Function Devices".
     pub fn isolates_from_siblings(&self) -> bool {
         if matches!(self.port, Some(PortType::ROOT_PORT | PortType::DOWNSTREAM_PORT)) {
             return self.isolates_below();
         }
-        self.acs.is_some_and(|Acs { capability, control }| {
-            (control.request_redirect() || !capability.request_redirect())
-                && (control.completion_redirect() || !capability.completion_redirect())
-                && !control.direct_translated()
-        })
+        let Some(Acs { capability, control }) = self.acs else {
+            return self.isolates_unsaid(Isolation::Siblings);
+        };
+        (control.request_redirect() || !capability.request_redirect())
+            && (control.completion_redirect() || !capability.completion_redirect())
+            && !control.direct_translated()
     }
 }

@@ -70,7 +70,7 @@ pub use msix::{MsixCapability, MsixFault, MsixTable};
 pub use name::{FunctionName, NotAName};
 pub use portcullis_spec::pcie::{Bdf, HostWindow, Space};
 pub use problem::{BarFault, Fault, Problem};
-pub use quirks::{ALIASES, Alias, AliasQuirk};
+pub use quirks::{ALIASES, Alias, AliasQuirk, ISOLATING, Isolation};
 pub use services::{
     AddressServices, Ats, AtsSwitch, HostTrust, Missing, PasidPermissions, Pasids, Pri, SavedServices,
     ServiceError,

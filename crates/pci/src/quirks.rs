@@ -1,4 +1,4 @@
-//! Devices that are not as the book says: their requests carry another id than their own.
+//! Devices that are not as the book says: their requests carry another id than their own, or they keep apart what they do not say they do.
 //!
 //! An [`AliasQuirk`] names a device and one id that it uses; a device may have several. What is in [`ALIASES`] is found by enumeration;
 //! an embedder gives its own to [`enumerate_with`](crate::enumerate_with), or tells of a single function with
@@ -7,16 +7,56 @@
 //!
 //! An alias lies on the function's own bus, and may be nobody's: it is an id of the function all the same ([`Topology::requester_ids`]).
 //!
+//! A function in [`ISOLATING`] has no access control capability and yet does what it would be for. Only its maker can know that; so the table is short, and counts
+//! where a lie harms the liar alone: for ports of the root complex, which nobody can plug in, and for functions of one device.
+//!
 //! Not here: ids that bridges put on what they pass up (`topology`). Not in the table: a card whose requests may carry any id of its bus (Intel
 //! Visual Compute Accelerator); who has one adds them.
 
 use alloc::vec::Vec;
 
 use portcullis_spec::pcie::Bdf;
+use portcullis_spec::pcie::express::PortType;
 use portcullis_spec::pcie::header::{SUBSYSTEM_ID, SUBSYSTEM_VENDOR_ID};
 
 use crate::ConfigAccess;
 use crate::topology::{Function, Kind, Topology};
+
+/// What a function without an access control capability keeps apart all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// A port of the root complex sends all that comes from below up, and checks the ids of it.
+    Below,
+    /// A function of a device sends nothing to its siblings.
+    Siblings,
+}
+
+/// Functions that isolate without the capability: vendor, first and last device number, and what they keep apart.
+///
+/// Observed: Linux 6.18, drivers/pci/quirks.c: `pci_quirk_cavium_acs`, `pci_quirk_xgene_acs`, `pci_quirk_qcom_rp_acs`, `pci_quirk_al_acs`,
+/// `pci_quirk_brcm_acs`, `pci_quirk_mf_endpoint_acs`.
+pub const ISOLATING: &[(u16, u16, u16, Isolation)] = &[
+    // Root ports of Cavium ThunderX, X2 and X3. `pci_quirk_cavium_acs`
+    (0x177d, 0xa000, 0xa7ff, Isolation::Below),
+    (0x177d, 0xaf84, 0xaf84, Isolation::Below),
+    (0x177d, 0xb884, 0xb884, Isolation::Below),
+    // Root ports of APM X-Gene and Ampere. `pci_quirk_xgene_acs`
+    (0x10e8, 0xe004, 0xe004, Isolation::Below),
+    (0x1def, 0xe005, 0xe00c, Isolation::Below),
+    // Root ports of Qualcomm QDF2xxx. `pci_quirk_qcom_rp_acs`
+    (0x17cb, 0x0400, 0x0401, Isolation::Below),
+    // Root ports of Annapurna Labs. `pci_quirk_al_acs`
+    (0x1c36, 0x0031, 0x0031, Isolation::Below),
+    // Root ports of Broadcom iProc. `pci_quirk_brcm_acs`
+    (0x14e4, 0xd714, 0xd714, Isolation::Below),
+    // Network controllers: Intel 82576 and I350, Solarflare. `pci_quirk_mf_endpoint_acs`
+    (0x8086, 0x10c9, 0x10c9, Isolation::Siblings),
+    (0x8086, 0x10e6, 0x10e8, Isolation::Siblings),
+    (0x8086, 0x1521, 0x1524, Isolation::Siblings),
+    (0x1924, 0x0903, 0x0903, Isolation::Siblings),
+    (0x1924, 0x0923, 0x0923, Isolation::Siblings),
+    (0x1924, 0x0a03, 0x0a03, Isolation::Siblings),
+];
 
 /// A device whose requests carry another id than its own, at times or always.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +178,18 @@ pub(crate) fn note_aliases(
 }
 
 impl Function {
+    /// Whether it is known to isolate although it says nothing about it. Only to be asked where it has no capability: one that has it is believed that, and no more.
+    pub(crate) fn isolates_unsaid(&self, wanted: Isolation) -> bool {
+        let known = |&(vendor, first, last, isolation): &(u16, u16, u16, Isolation)| {
+            isolation == wanted && vendor == self.vendor && (first..=last).contains(&self.device)
+        };
+        let fits = match wanted {
+            Isolation::Below => self.port == Some(PortType::ROOT_PORT) && self.above.is_none(),
+            Isolation::Siblings => self.kind == Kind::Endpoint,
+        };
+        fits && ISOLATING.iter().any(known)
+    }
+
     fn note_alias(&mut self, id: Bdf) {
         if id != self.at && !self.aliases.contains(&id) {
             self.aliases.push(id);

@@ -161,3 +161,50 @@ fn a_port_whose_capabilities_cannot_be_read_isolates_nobody() {
     fake.below(root, 0, FakeFunction::endpoint().express(0));
     assert_eq!(groups(&fake), [[0, 1]]);
 }
+
+/// An Ampere root port, without the capability.
+const AMPERE: u32 = 0xe005_1def;
+
+/// An Intel I350.
+const I350: u32 = 0x1521_8086;
+
+#[test]
+fn a_root_port_that_is_known_to_isolate_does_so_without_saying_it() {
+    for (id, apart) in [(AMPERE, true), (0xe00c_1def, true), (0xe00d_1def, false), (0xe004_1def, false)] {
+        let fake = Fake::new(0);
+        let root = fake.root(0x08, port(ROOT_PORT).word(0, id));
+        fake.below(root, 0, FakeFunction::endpoint().express(0));
+        assert_eq!(groups(&fake).len(), if apart { 2 } else { 1 }, "{id:#x}");
+    }
+}
+
+#[test]
+fn what_is_plugged_in_and_claims_to_be_such_a_port_is_not_believed() {
+    // A downstream port right below a link is the worst of switches: all above its port is in it.
+    for (port_type, expected) in [(ROOT_PORT, 2), (DOWNSTREAM, 1)] {
+        let fake = Fake::new(0);
+        let root = fake.root(0x08, port(ROOT_PORT).acs(ACS_FULL));
+        let liar = fake.below(root, 0, port(port_type).word(0, AMPERE));
+        fake.below(liar, 0, FakeFunction::endpoint().express(0));
+        assert_eq!(groups(&fake).len(), expected, "port type {port_type}");
+    }
+}
+
+#[test]
+fn a_root_port_that_has_the_capability_is_believed_that_and_no_more() {
+    let fake = Fake::new(0);
+    let root = fake.root(0x08, port(ROOT_PORT).word(0, AMPERE).acs(ACS_FULL & !1));
+    fake.below(root, 0, FakeFunction::endpoint().express(0));
+    assert_eq!(groups(&fake).len(), 1);
+}
+
+#[test]
+fn functions_that_are_known_to_keep_to_themselves_are_apart() {
+    for (ids, count) in [([I350, I350], 2), ([I350, 0x1525_8086], 1), ([AMPERE, AMPERE], 1)] {
+        let fake = Fake::new(0);
+        for (devfn, id) in [0x08, 0x09].into_iter().zip(ids) {
+            fake.root(devfn, FakeFunction::endpoint().multi_function().express(0).word(0, id));
+        }
+        assert_eq!(groups(&fake).len(), count, "{ids:x?}");
+    }
+}
