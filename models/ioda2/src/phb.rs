@@ -190,10 +190,11 @@ impl Phb3 {
         self.lock().and_then(|state| state.freezes.first(pe))
     }
 
-    /// Whether a CPU's access at this address reaches a device.
+    /// Whether a CPU's access at this address reaches a device. It pushes what was stored before it.
     pub fn admits(&self, at: Pa, write: bool) -> bool {
         let Some(mut state) = self.lock() else { return false };
         let _memory = self.accessing_memory();
+        state.do_posted(true, self.around());
         state.admits(at.get(), write, self.around())
     }
 

@@ -1,12 +1,15 @@
 //! Stores that take effect later: kills of TCEs, and invalidations of the RTC.
 //!
-//! They wait in their order, and are done when their time has come, when there are too many of them, or when a register is loaded.
+//! They wait in their order, and are done when their time has come, when there are too many of them, when a register is loaded, or when a CPU's
+//! access to a device comes after them.
 //!
 //! Observed: skiboot hw/phb3.c, phb3_pci_msi_check_q: a load of any register makes what was under way before it visible. Linux 4.20, pnv_pci_phb3_tce_invalidate:
 //! stores to tables are ordered (`mb`) before the kill.
 //! Choice: Linux waits for nothing after a kill on PHB3; skiboot waits on PHB4 (hw/phb4.c, phb4_tce_kill) for the kill, then for reads under way. Here a kill is
 //! complete when a load of 64 bits from any register has been answered: then the entries are gone, and no access that used them is still under way. TCE_KILL reads as
 //! zero then, and DMARD_SYNC, once started, as complete.
+//! Choice: a CPU's access to a device passes the bridge behind the stores that came before it, so that a device that is told of a mapping finds it: Linux 4.20,
+//! pnv_ioda2_tce_build, kills after it made entries valid, and neither it nor a driver waits before the doorbell. Accesses under way are not waited for.
 //! Choice: a kill by entry names the TCE that translates the address, whatever its page size.
 
 use portcullis_types::trace::Value;

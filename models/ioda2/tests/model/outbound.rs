@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use model_bus::{Mmio, Width};
 use model_ioda2::{Cause, ConfigTarget, Transaction, clause};
-use portcullis_types::Pa;
+use portcullis_types::{Access, Pa};
 
-use crate::harness::{M32DT, M64BT, Machine, PESTA};
+use crate::harness::{KILL, KILL_ONE, M32DT, M64BT, Machine, PESTA, TABLE};
 
 const M32: u64 = 0x3ff8_0000_0000;
 
@@ -121,4 +121,17 @@ fn configuration_space_is_reached_by_address_and_data() {
     assert_eq!(machine.phb.read(0x130, Width::Bits32), 0xffff_ffff, "frozen");
     machine.phb.write(0x130, Width::Bits32, 1);
     assert_eq!(functions.0.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn a_device_that_is_told_of_a_mapping_finds_it() {
+    let machine = machine();
+    let guarded = machine.phb.guard(Pa::new(M32), Arc::new(Echo::default()));
+    assert_eq!(machine.access(0x100, 0, Access::READ), None, "not there, and cached so");
+    machine.unfreeze();
+    machine.put_be(TABLE, 0x700_0003);
+    // Slow to take effect: after so many kills, some wait for several ticks.
+    (0..8).for_each(|_| machine.store(KILL, KILL_ONE | 1));
+    guarded.write(0, Width::Bits32, 0);
+    assert_eq!(machine.access(0x100, 0, Access::READ), Some(0x700_0000));
 }
