@@ -94,8 +94,6 @@ impl<P: Platform> Translation<P> {
     /// Maps pages from `first` on, one table operation for each run.
     pub(super) fn map(&self, first: Iova, pages: &Pinned, perms: Perms) -> Result<(), DomainMapError> {
         let prot = if self.coherent { Prot::cached(perms) } else { Prot::uncached(perms) };
-        let len_bytes = pages.runs(first).map(|(_, _, len_bytes)| len_bytes).sum();
-        let mut runs = pages.runs(first).map(|(_, pa, len_bytes)| (pa, len_bytes));
-        self.domain.map_runs(first, len_bytes, &mut runs, prot)
+        pages.runs(first).try_for_each(|(iova, pa, len_bytes)| self.domain.map(iova, pa, len_bytes, prot))
     }
 }
