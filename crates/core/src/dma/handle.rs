@@ -16,7 +16,7 @@ use super::{
 };
 use crate::device::Device;
 use crate::domain::{Domain, Kind};
-use crate::iommu::SyncError;
+use crate::iommu::{ReservedKind, SyncError};
 use crate::trace;
 
 /// What a driver uses to give memory to its device and to take it back. From [`Group::dma`](crate::group::Group::dma).
@@ -280,6 +280,8 @@ pub fn compose_msi<P: Platform>(
     let limit = device.dma_limit();
     let same = Iova::new(doorbell.get());
     let (address, new) = match domain.kind() {
+        // Hardware that decodes messages before it translates takes them from a device whose windows are its user's own (`table_group`).
+        Kind::Blocked if decodes(device, same) => (same, false),
         Kind::Blocked => return Err(MsiError::Blocked),
         Kind::Identity if same > limit => return Err(MsiError::NoIova { limit }),
         Kind::Identity => (same, false),
@@ -294,6 +296,12 @@ pub fn compose_msi<P: Platform>(
         trace::say(&**device.platform(), "msi_map", device.name(), &fields);
     }
     Ok(MsiMessage { address, data })
+}
+
+/// Whether hardware takes what `device` writes there for a message.
+fn decodes<P: Platform>(device: &Device<P>, at: Iova) -> bool {
+    let regions = device.reserved_regions();
+    regions.iter().any(|region| region.kind == ReservedKind::Msi && region.range.contains(at))
 }
 
 pub(super) fn bytes(buffer: PaRange) -> u64 {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::support::{Bench, Call, Machine, RAM, STRICT, bench, bench_with, range, region};
-use portcullis_core::device::{Device, DmaMask};
+use portcullis_core::device::{Device, DeviceInfo, DmaMask};
 use portcullis_core::dma::{MsiError, MsiMessage, compose_msi};
 use portcullis_core::domain::{CookieError, Domain, DomainMapError, DomainType, DomainUnmapError};
 use portcullis_core::group::DefaultDomain;
@@ -100,6 +100,19 @@ fn a_blocked_device_gets_no_message() {
     let bench = bench(STRICT);
     let device = bench.member(1, |_| ());
     let blocked = bench.group.blocked_domain();
+    assert_eq!(compose_msi(&device, blocked, ITS, 5), Err(MsiError::Blocked));
+}
+
+#[test]
+fn a_blocked_device_gets_messages_that_hardware_takes_before_it_translates() {
+    let bench = bench(STRICT);
+    let decoded = |info: &mut DeviceInfo| {
+        info.firmware_regions = vec![region(0xfee0_0000, 0xfeef_ffff, ReservedKind::Msi)];
+    };
+    let device = bench.member(1, decoded);
+    let blocked = bench.group.blocked_domain();
+    let message = compose_msi(&device, blocked, Pa::new(0xfee0_0010), 5);
+    assert_eq!(message, Ok(MsiMessage { address: Iova::new(0xfee0_0010), data: 5 }));
     assert_eq!(compose_msi(&device, blocked, ITS, 5), Err(MsiError::Blocked));
 }
 
