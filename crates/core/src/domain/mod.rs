@@ -236,6 +236,20 @@ impl<P: Platform> Domain<P> {
         self.user().ok_or(DomainMapError::NotUsers)?.map(iova, pa, len_bytes, prot)
     }
 
+    /// The same for runs of memory, each with its length, that fill `range` one behind the other: all of them are mapped, or none.
+    ///
+    /// # Errors
+    ///
+    /// As [`DomainMapError`] says; [`MapError::BadLength`](crate::iommu::MapError::BadLength) also if the runs do not fill the range, or pass its end.
+    pub fn map_runs(
+        &self,
+        range: IovaRange,
+        runs: &mut dyn Iterator<Item = (Pa, u64)>,
+        prot: Prot,
+    ) -> Result<(), DomainMapError> {
+        self.user().ok_or(DomainMapError::NotUsers)?.map_runs(range, runs, prot)
+    }
+
     /// For the user of an unmanaged domain: takes every mapping out of `range`. Answers how many bytes were mapped; holes are no
     /// error. What was mapped must stay the user's until [`sync`](Self::sync) has succeeded with the gather.
     ///

@@ -52,7 +52,19 @@ impl<P: Platform> UserSpace<P> {
     }
 
     pub(super) fn map(&self, iova: Iova, pa: Pa, len_bytes: u64, prot: Prot) -> Result<(), DomainMapError> {
-        let range = self.mappable(iova, pa, len_bytes).map_err(DomainMapError::Map)?;
+        let range = IovaRange::new(iova, len_bytes).ok_or(DomainMapError::Map(MapError::BadLength))?;
+        self.holds(range, pa).map_err(DomainMapError::Map)?;
+        self.map_runs(range, &mut core::iter::once((pa, len_bytes)), prot)
+    }
+
+    /// Fills `range` with runs that lie one behind the other: with all of them, or with none. Whether they may be there is looked at once.
+    pub(super) fn map_runs(
+        &self,
+        range: IovaRange,
+        runs: &mut dyn Iterator<Item = (Pa, u64)>,
+        prot: Prot,
+    ) -> Result<(), DomainMapError> {
+        self.fits(range).map_err(DomainMapError::Map)?;
         let mut state = self.state.lock();
         if let Some(reserved) =
             state.bound.iter().map(|bound| bound.range).chain(state.window).find(|held| held.overlaps(range))
@@ -65,26 +77,65 @@ impl<P: Platform> UserSpace<P> {
         // Noted before it is so, so that no device is attached in between for which the range is reserved.
         state.mapped.insert(range);
         drop(state);
-        self.hw.map(iova, pa, len_bytes, prot).map_err(|error| {
+        self.fill(range, runs, prot).map_err(|(done, error)| {
             let mut gather = Gather::new();
             gather.add(range, self.granule, true);
+            let taken_back = done.is_none_or(|done| self.hw.unmap(done, &mut gather).is_ok());
             // What was mapped for a moment must be forgotten before the range can be mapped again.
-            if self.hw.sync(&mut gather).is_ok() {
+            if taken_back && self.hw.sync(&mut gather).is_ok() {
                 self.state.lock().mapped.remove(range);
             }
             DomainMapError::Map(error)
         })
     }
 
-    fn mappable(&self, iova: Iova, pa: Pa, len_bytes: u64) -> Result<IovaRange, MapError> {
-        let range = IovaRange::new(iova, len_bytes).ok_or(MapError::BadLength)?;
-        pa.checked_add(len_bytes - 1).ok_or(MapError::BadLength)?;
-        let misaligned = |value: &u64| value & (self.granule.bytes() - 1) != 0;
-        if let Some(value) = [iova.get(), pa.get(), len_bytes].into_iter().find(misaligned) {
-            return Err(MapError::Misaligned { value, granule: self.granule });
+    /// Maps runs over `range`; if one is refused, answers what was mapped before it, too.
+    fn fill(
+        &self,
+        range: IovaRange,
+        runs: &mut dyn Iterator<Item = (Pa, u64)>,
+        prot: Prot,
+    ) -> Result<(), (Option<IovaRange>, MapError)> {
+        // None: the last byte of the range is mapped.
+        let mut next = Some(range.first());
+        let done = |next: Option<Iova>| match next {
+            Some(next) => next.checked_sub(1).and_then(|last| IovaRange::from_ends(range.first(), last)),
+            None => Some(range),
+        };
+        for (pa, len_bytes) in runs {
+            let refused = |error| (done(next), error);
+            let run = next.and_then(|at| IovaRange::new(at, len_bytes)).filter(|run| range.covers(*run));
+            let run = run.ok_or(refused(MapError::BadLength))?;
+            self.holds(run, pa).map_err(refused)?;
+            self.hw.map(run.first(), pa, len_bytes, prot).map_err(refused)?;
+            next = if run.last() == range.last() { None } else { run.last().checked_add(1) };
         }
-        within(self.hw.aperture(), range).map_err(MapError::OutsideAperture)?;
-        Ok(range)
+        if next.is_none() { Ok(()) } else { Err((done(next), MapError::BadLength)) }
+    }
+
+    /// That a range has whole pages and lies where the hardware translates.
+    fn fits(&self, range: IovaRange) -> Result<(), MapError> {
+        let granule = self.granule;
+        if let Some(at) = [Some(range.first()), range.last().checked_add(1)]
+            .into_iter()
+            .flatten()
+            .find(|at| !at.is_aligned(granule.bytes()))
+        {
+            return Err(MapError::Misaligned { value: at.get(), granule });
+        }
+        within(self.hw.aperture(), range).map_err(MapError::OutsideAperture)
+    }
+
+    /// That a run of whole pages lies in memory from `pa` on.
+    fn holds(&self, run: IovaRange, pa: Pa) -> Result<(), MapError> {
+        let granule = self.granule;
+        let len_bytes = run.len_bytes().ok_or(MapError::BadLength)?;
+        pa.checked_add(len_bytes - 1).ok_or(MapError::BadLength)?;
+        let misaligned = |value: &u64| !value.is_multiple_of(granule.bytes());
+        match [run.first().get(), pa.get(), len_bytes].into_iter().find(misaligned) {
+            Some(value) => Err(MapError::Misaligned { value, granule }),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn unmap(&self, range: IovaRange, gather: &mut Gather) -> Result<u64, DomainUnmapError> {

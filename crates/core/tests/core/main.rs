@@ -4,6 +4,7 @@
 mod bus;
 mod dma;
 mod domain;
+mod domain_runs;
 mod fault;
 mod group;
 mod history;

@@ -106,7 +106,7 @@ impl<P: Platform> Type1<P> {
     /// Maps everything in a new domain, and then attaches the group.
     fn fill(&self, translation: &Translation<P>, member: &Member<P>) -> Result<(), Errno> {
         for mapping in self.mappings.all() {
-            let mapped = translation.map(mapping.range.first(), &mapping.pages, mapping.perms);
+            let mapped = translation.map(mapping.range, &mapping.pages, mapping.perms);
             mapped.map_err(|error| error.errno())?;
         }
         member.group.attach_as(member.owner, &translation.domain).map_err(|error| error.errno())

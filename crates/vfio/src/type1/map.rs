@@ -67,7 +67,7 @@ impl<P: Platform> Type1<P> {
     fn map_pages(&mut self, wanted: &Wanted, pages: Pinned) -> Result<(), Errno> {
         let &Wanted { range, vaddr, perms, .. } = wanted;
         let mut each = self.translations.iter();
-        let mapped = each.try_for_each(|translation| translation.map(range.first(), &pages, perms));
+        let mapped = each.try_for_each(|translation| translation.map(range, &pages, perms));
         let Err(error) = mapped else {
             let fields = [
                 ("iova", Value::Addr(range.first().get())),
@@ -91,9 +91,10 @@ impl<P: Platform> Type1<P> {
 }
 
 impl<P: Platform> Translation<P> {
-    /// Maps pages from `first` on, one table operation for each run.
-    pub(super) fn map(&self, first: Iova, pages: &Pinned, perms: Perms) -> Result<(), DomainMapError> {
+    /// Maps pages over `range`, one table operation for each run.
+    pub(super) fn map(&self, range: IovaRange, pages: &Pinned, perms: Perms) -> Result<(), DomainMapError> {
         let prot = if self.coherent { Prot::cached(perms) } else { Prot::uncached(perms) };
-        pages.runs(first).try_for_each(|(iova, pa, len_bytes)| self.domain.map(iova, pa, len_bytes, prot))
+        let mut runs = pages.runs(range.first()).map(|(_, pa, len_bytes)| (pa, len_bytes));
+        self.domain.map_runs(range, &mut runs, prot)
     }
 }
