@@ -36,7 +36,7 @@ pub(crate) enum Command {
     /// Boot a machine, move data through its IOMMU, and verify every byte.
     #[command(after_help = EXIT_CODES)]
     Run {
-        /// What to do; all there are, if it is left out.
+        /// What to do; all that the default machine can do, if it is left out.
         #[arg(value_parser = PossibleValuesParser::new(workload::names()))]
         workload: Option<String>,
         /// What to do it with; a built-in sample, if it is left out.
@@ -116,9 +116,9 @@ impl WorkArguments {
 /// How a run is to be done and shown.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RunOptions {
-    /// The machine: a built-in one, or a device tree in a file.
-    #[arg(long, value_name = "NAME|FILE.dtb", value_parser = machine_choice, default_value = machines::DEFAULT)]
-    pub(crate) machine: MachineChoice,
+    /// The machine: a built-in one, or a device tree in a file [default: arm; power8 for `run spapr`].
+    #[arg(long, value_name = "NAME|FILE.dtb", value_parser = machine_choice)]
+    pub(crate) machine: Option<MachineChoice>,
     /// Decides everything that hardware is free to decide; the same number gives the same run.
     #[arg(long, value_name = "N", value_parser = seed, default_value = "1")]
     pub(crate) seed: u64,

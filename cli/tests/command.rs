@@ -226,8 +226,36 @@ fn verbose_shows_each_change_of_ownership_and_who_stood_in_the_way() {
 fn every_machine_hands_its_disk_to_user_space() {
     for line in succeeds(&["machines"]).lines() {
         let name = line.split_whitespace().next().expect("a name on each line");
-        succeeds(&["run", "vfio", "--machine", name]);
+        // There users make their own windows.
+        if name != "power8" {
+            succeeds(&["run", "vfio", "--machine", name]);
+        }
     }
+    let refused = portcullis(&["run", "vfio", "--machine", "power8"]);
+    assert!(text(&refused.stderr).contains("run spapr"), "{}", text(&refused.stderr));
+}
+
+#[test]
+fn a_file_is_read_by_a_driver_that_makes_its_own_windows() {
+    let folder = Folder::new("spapr");
+    let file = folder.file("file", &(0..70_003u32).map(|at| (at % 251) as u8).collect::<Vec<_>>());
+    let json: serde_json::Value =
+        serde_json::from_str(&succeeds(&["run", "spapr", &file, "--json"])).expect("JSON");
+    assert_eq!(
+        (&json["machine"], &json["bytes"], &json["equal"]),
+        (&"power8".into(), &70_003.into(), &true.into())
+    );
+    let spapr = &json["counters"]["spapr"];
+    assert_eq!(
+        (&spapr["shapes"], &spapr["levels_refused"], &spapr["groups"]),
+        (&7.into(), &3.into(), &2.into())
+    );
+    let table = succeeds(&["run", "spapr", &file]);
+    for word in ["windows", "7 shapes", "sharing", "freezes", "TCE kills", "equal"] {
+        assert!(table.contains(word), "{word} is missing in\n{table}");
+    }
+    let refused = portcullis(&["run", "spapr", "--machine", "arm"]);
+    assert!(text(&refused.stderr).contains("power8"), "{}", text(&refused.stderr));
 }
 
 #[test]

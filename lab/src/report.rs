@@ -72,6 +72,29 @@ pub struct Counters {
     /// What handing a device to user space took; none for work without that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vfio: Option<VfioCounters>,
+    /// What a user did who makes his own windows; none for work without that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spapr: Option<SpaprCounters>,
+}
+
+/// What a user did who makes his own windows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct SpaprCounters {
+    /// Windows that he made.
+    pub windows: u64,
+    /// Of these, tables of different page sizes and numbers of levels.
+    pub shapes: u64,
+    /// Windows with one level too many that were tried, all of them refused.
+    pub levels_refused: u64,
+    /// Pages that were reached through windows by being tried.
+    pub reached: u64,
+    /// Groups that shared the windows at one time.
+    pub groups: u64,
+    /// Entries and endpoints that the bridge was told to forget. Counted by the model.
+    pub kills: u64,
+    /// Freezes of endpoints by accesses that were tried and must not be. Counted by the model.
+    pub freezes: u64,
 }
 
 /// What handing a device to user space took.

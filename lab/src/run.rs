@@ -10,7 +10,7 @@ use crate::input::Input;
 use crate::machines::{self, MachineChoice};
 use crate::report::Report;
 use crate::trace;
-use crate::workload::{self, dma, sva, vfio};
+use crate::workload::{self, dma, spapr, sva, vfio};
 
 /// What is to be run.
 pub struct RunRequest {
@@ -77,8 +77,9 @@ pub fn run(request: RunRequest) -> Result<Report, RunError> {
             progress: request.progress.as_deref(),
         })?;
         (outcome.counters, outcome.digest, outcome.elapsed_ns)
-    } else if workload == vfio::NAME {
-        let outcome = vfio::run(&vfio::Job {
+    } else if workload == vfio::NAME || workload == spapr::NAME {
+        let run = if workload == vfio::NAME { vfio::run } else { spapr::run };
+        let outcome = run(&vfio::Job {
             spec,
             device_tree,
             input: &input,

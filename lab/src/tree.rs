@@ -2,12 +2,17 @@
 
 use portcullis::core::iommu::ReservedRegion;
 use portcullis::core::sva::DeviceSvaFacts;
+use portcullis::smmuv3::Smmu;
 use portcullis::types::PaRange;
 
-use crate::boot::{BootRequest, Endpoint, FixedDevice, HostBridge, Standing, System, Unit};
+use crate::boot::{BootRequest, Endpoint, FixedDevice, Hardware, HostBridge, Standing, System, Unit};
 use crate::error::RunError;
 use crate::machine::{DiskContent, Machine, MachineSpec};
+use crate::platform::{LabPlatform, RegisterWindow};
 use crate::trace;
+
+/// An SMMUv3 that is up.
+type Driven = Smmu<LabPlatform, RegisterWindow>;
 
 /// A part of a machine, and what is below it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,21 +60,26 @@ fn unit(unit: &Unit) -> MachineTree {
     let iommu = unit.unit.iommu();
     let capabilities = iommu.capabilities();
     let sizes: Vec<String> = capabilities.page_sizes.iter().map(|size| size.to_string()).collect();
-    let stage = if unit.smmu.uses_stage2() { "stage 2" } else { "stage 1" };
-    let own = if unit.lines.is_some() { "messages" } else { "wires" };
-    let mut details = vec![
-        format!("SMMUv3, {stage}, addresses {}", capabilities.aperture),
-        format!("pages {}", sizes.join(", ")),
-        stream_table(unit),
-        format!("interrupts by {own}"),
-    ];
-    details.extend(services(unit));
+    let pages = format!("pages {}", sizes.join(", "));
+    let details = match &unit.driver {
+        Hardware::Smmu(smmu) => {
+            let stage = if smmu.uses_stage2() { "stage 2" } else { "stage 1" };
+            let own = if unit.lines.is_some() { "messages" } else { "wires" };
+            let what = format!("SMMUv3, {stage}, addresses {}", capabilities.aperture);
+            let mut details = vec![what, pages, stream_table(smmu), format!("interrupts by {own}")];
+            details.extend(services(smmu));
+            details
+        }
+        Hardware::Phb3(..) => {
+            vec![format!("PHB3, IODA2, the kernel's window {}", capabilities.aperture), pages]
+        }
+    };
     leaf(format!("IOMMU {}", iommu.name()), details)
 }
 
 /// What it has of what sharing processes' memory takes.
-fn services(unit: &Unit) -> Option<String> {
-    let features = unit.smmu.features();
+fn services(smmu: &Driven) -> Option<String> {
+    let features = smmu.features();
     let pasids = (features.substream_bits > 0).then(|| format!("{}-bit PASIDs", features.substream_bits));
     let named = [
         (features.ats, "ATS"),
@@ -85,10 +95,10 @@ fn services(unit: &Unit) -> Option<String> {
 }
 
 /// The stream table: its shape, and how much memory it takes by now.
-fn stream_table(unit: &Unit) -> String {
-    let shape = unit.smmu.stream_table_shape();
+fn stream_table(smmu: &Driven) -> String {
+    let shape = smmu.stream_table_shape();
     let levels = if shape.split.is_some() { "two-level" } else { "linear" };
-    let bytes = unit.smmu.table_bytes().stream_table;
+    let bytes = smmu.table_bytes().stream_table;
     format!("{levels} stream table for {}-bit stream ids, {} KiB", shape.stream_bits, bytes.div_ceil(1024))
 }
 

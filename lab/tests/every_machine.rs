@@ -6,6 +6,7 @@ use model_smmuv3::Policy;
 use portcullis::core::domain::FlushMode;
 use portcullis_lab::RunError;
 use portcullis_lab::input::Opened;
+use portcullis_lab::machine::spec::BridgeKind;
 use portcullis_lab::machine::{MachineSpec, builtin};
 use portcullis_lab::trace::Memory;
 use portcullis_lab::workload::dma::{Job, Outcome, run};
@@ -36,6 +37,17 @@ fn go(
 
 fn with_policy(mut spec: MachineSpec, policy: Policy) -> MachineSpec {
     spec.smmus.iter_mut().for_each(|smmu| smmu.config.policy = policy);
+    let (stale, eager) = (Policy::stale(), Policy::eager());
+    let alike = match policy {
+        policy if policy == stale => model_ioda2::Policy::stale(),
+        policy if policy == eager => model_ioda2::Policy::eager(),
+        _ => model_ioda2::Policy::hostile(),
+    };
+    for bridge in &mut spec.host_bridges {
+        if let BridgeKind::Phb3(phb) = &mut bridge.kind {
+            phb.config.policy = alike;
+        }
+    }
     spec
 }
 
@@ -87,6 +99,9 @@ fn one_seed_is_one_trace_to_the_byte() {
         let first = trace(11);
         assert!(first.len() > 100, "{}: {} events", spec.name, first.len());
         assert_eq!(first, trace(11), "{}", spec.name);
-        assert_ne!(first, trace(12), "{}: the seed decides nothing", spec.name);
+        // What a PHB3's dice decide, no event tells.
+        if spec.phb3s().next().is_none() {
+            assert_ne!(first, trace(12), "{}: the seed decides nothing", spec.name);
+        }
     }
 }

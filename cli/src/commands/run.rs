@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use portcullis_lab::{Input, Report, RunRequest, SvaOptions, VfioOptions, workload};
+use portcullis_lab::{Input, MachineChoice, Report, RunRequest, SvaOptions, VfioOptions, workload};
 
 use crate::args::{RunOptions, WorkArguments};
 use crate::failure::{self, Failure};
@@ -10,7 +10,7 @@ use crate::output::events::Events;
 use crate::output::progress::Progress;
 use crate::output::{self, report};
 
-/// Runs `workload`, or each one if none is named, and shows each result as soon as it is verified.
+/// Runs `workload`, or each one that the default machine can do if none is named, and shows each result as soon as it is verified.
 ///
 /// The trace file, if one is asked for, covers all of it, and appears also when the work went wrong: that is when it is wanted.
 pub(crate) fn run(
@@ -32,7 +32,7 @@ pub(crate) fn run(
 /// Every workload on its sample. One that fails is reported and does not keep the others from running.
 fn each(options: &RunOptions, events: &Events) -> Result<(), Failure> {
     let mut first = None;
-    for (count, name) in workload::names().into_iter().enumerate() {
+    for (count, name) in workload::unnamed().into_iter().enumerate() {
         if count > 0 && !options.json {
             output::print("\n")?;
         }
@@ -58,7 +58,10 @@ fn one(
     let request = RunRequest {
         workload: name.to_owned(),
         input: file.map_or(Input::Sample, |path| Input::File(path.to_owned())),
-        machine: options.machine.clone(),
+        machine: options
+            .machine
+            .clone()
+            .unwrap_or_else(|| MachineChoice::Name(workload::default_machine(name).into())),
         sva,
         vfio,
         seed: options.seed,

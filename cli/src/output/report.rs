@@ -1,7 +1,7 @@
 //! A report as a table for people, or as a line of JSON for scripts.
 
 use portcullis_lab::Report;
-use portcullis_lab::report::{SvaCounters, VfioCounters};
+use portcullis_lab::report::{SpaprCounters, SvaCounters, VfioCounters};
 
 use super::{columns, grouped};
 use crate::failure::Failure;
@@ -42,6 +42,7 @@ pub(crate) fn table(report: &Report) -> String {
         None => rows.extend([row("maps", grouped(counters.maps)), row("unmaps", grouped(counters.unmaps))]),
     }
     rows.extend(counters.vfio.iter().flat_map(handing_over));
+    rows.extend(counters.spapr.iter().flat_map(own_windows));
     rows.extend([
         row("commands", grouped(counters.commands)),
         row("invalidations", grouped(counters.invalidations)),
@@ -113,6 +114,25 @@ fn handing_over(vfio: &VfioCounters) -> Vec<[String; 2]> {
                 grouped(vfio.maps_refused)
             ),
         ),
+    ]
+}
+
+/// What a user did who makes his own windows.
+fn own_windows(spapr: &SpaprCounters) -> Vec<[String; 2]> {
+    vec![
+        row(
+            "windows",
+            format!(
+                "{}, of {} shapes; {} with a level too many refused",
+                grouped(spapr.windows),
+                grouped(spapr.shapes),
+                grouped(spapr.levels_refused)
+            ),
+        ),
+        row("reached", format!("{} pages at the ends of windows", grouped(spapr.reached))),
+        row("sharing", format!("{} groups", grouped(spapr.groups))),
+        row("freezes", format!("{}, all by accesses that were tried", grouped(spapr.freezes))),
+        row("TCE kills", grouped(spapr.kills)),
     ]
 }
 

@@ -64,6 +64,11 @@ impl IdMap {
         self.mask
     }
 
+    /// Every requester id is itself at `target`.
+    pub(crate) fn same(target: usize) -> Self {
+        Self { mask: u32::MAX, entries: [IdMapEntry { first: 0, count: 0x1_0000, target, base: 0 }].into() }
+    }
+
     /// The map in `property` of `host` with the mask in `mask_property`; none without `property`.
     ///
     /// `resolve` finds a target by its phandle, and says what is wrong with it otherwise.

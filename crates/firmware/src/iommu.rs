@@ -1,6 +1,6 @@
 //! IOMMUs, and who is behind them.
 //!
-//! Spec: binding iommu/iommu.txt; binding iommu/arm,smmu-v3.yaml.
+//! Spec: binding iommu/iommu.txt; binding iommu/arm,smmu-v3.yaml. For a PHB3 see `phb3`.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -12,6 +12,7 @@ use crate::address::{cpu_ranges, is_dma_coherent, required_cpu_ranges};
 use crate::error::{FirmwareError, PropertyFault};
 use crate::interrupt::{Interrupt, interrupts};
 use crate::msi::{MsiControllers, MsiTarget};
+use crate::phb3;
 use crate::tree::Node;
 
 /// More cells than this no IOMMU's specifier has.
@@ -22,6 +23,8 @@ const MAX_SPECIFIER_CELLS: u32 = 8;
 pub enum IommuKind {
     /// `arm,smmu-v3`.
     SmmuV3,
+    /// `ibm,ioda2-phb`: a PHB3, which is the host bridge and the IOMMU of what is below it.
+    Phb3,
     /// One that is not known here. Devices behind it are behind an IOMMU nevertheless.
     Other,
 }
@@ -98,6 +101,9 @@ impl IommuNode {
         node: Node<'_, '_>,
         controllers: MsiControllers<'_>,
     ) -> Result<Option<Self>, FirmwareError> {
+        if phb3::is_one(node)? {
+            return Self::of_phb3(node).map(Some);
+        }
         let is_smmu = node.is_compatible(dt::ARM_SMMU_V3)?;
         let cells = node.u32(dt::IOMMU_CELLS)?;
         if !is_smmu && cells.is_none() {
@@ -127,6 +133,24 @@ impl IommuNode {
     }
 }
 
+impl IommuNode {
+    /// A PHB3: sources are requester ids. Its devices and its own accesses snoop, as everything does on POWER.
+    fn of_phb3(node: Node<'_, '_>) -> Result<Self, FirmwareError> {
+        Ok(Self {
+            path: node.path(),
+            phandle: node.phandle(),
+            compatible: node.texts(dt::COMPATIBLE)?.into_iter().map(String::from).collect(),
+            kind: IommuKind::Phb3,
+            cells: 1,
+            registers: required_cpu_ranges(node)?,
+            interrupts: Vec::new(),
+            msi: Vec::new(),
+            dma_coherent: true,
+            enabled: node.is_enabled()?,
+        })
+    }
+}
+
 /// The IOMMUs of a machine by phandle.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Iommus<'m>(pub(crate) &'m [IommuNode]);
@@ -139,6 +163,11 @@ impl Iommus<'_> {
             Some(_) => PropertyFault::WrongNode(phandle),
             None => PropertyFault::NoSuchPhandle(phandle),
         })
+    }
+
+    /// The IOMMU that is the node at this path.
+    pub(crate) fn at(self, path: &str) -> Option<usize> {
+        self.0.iter().position(|iommu| iommu.path == path)
     }
 
     /// Finds an IOMMU for an entry of an `iommu-map`, which has room for one cell.

@@ -42,6 +42,7 @@ mod machine;
 mod meaningless;
 mod msi;
 mod pci;
+mod phb3;
 mod reserved;
 mod tree;
 
@@ -53,5 +54,6 @@ pub use iommu::{IommuKind, IommuNode, Stream, Translation};
 pub use machine::{Machine, Unsupported};
 pub use meaningless::{Meaningless, WhyMeaningless};
 pub use msi::{MsiController, MsiControllerKind, MsiTarget};
-pub use pci::{DmaRange, ExternalPorts, PciHost, PciMsi};
+pub use pci::{DmaRange, ExternalPorts, PciConfig, PciHost, PciMsi};
+pub use phb3::Phb3Host;
 pub use reserved::{DeviceRef, IommuAddresses, ReservedMemory, ReservedUse};

@@ -10,6 +10,7 @@ use portcullis_types::{Pa, PaRange};
 
 use crate::address::{cpu_ranges, required_cpu_ranges};
 use crate::error::{FirmwareError, PropertyFault};
+use crate::phb3;
 use crate::tree::Node;
 
 /// Offset of GITS_TRANSLATER in an ITS: the second 64 KiB frame, register 0x40.
@@ -29,6 +30,8 @@ pub enum MsiControllerKind {
     Its,
     /// A message frame of a GICv2m: any device that can write to it can raise any of its interrupts.
     V2mFrame,
+    /// A PHB3, which takes messages inside: what they mean, and for which devices, is in a table of the kernel's.
+    Phb3,
     /// By a binding that is not known here.
     Other,
 }
@@ -60,12 +63,12 @@ pub struct MsiTarget {
 }
 
 impl MsiController {
-    /// The address that messages are written to; none for a kind that is not known.
+    /// The address that messages are written to; none for a kind that is not known, or that has a whole region for them.
     pub fn doorbell(&self) -> Option<Pa> {
         let offset = match self.kind {
             MsiControllerKind::Its => GITS_TRANSLATER,
             MsiControllerKind::V2mFrame => V2M_SETSPI,
-            MsiControllerKind::Other => return None,
+            MsiControllerKind::Phb3 | MsiControllerKind::Other => return None,
         };
         let frame = *self.registers.first()?;
         let doorbell = frame.first().checked_add(offset)?;
@@ -74,7 +77,9 @@ impl MsiController {
 
     /// Reads a controller; none if the node is something else.
     pub(crate) fn read(node: Node<'_, '_>) -> Result<Option<Self>, FirmwareError> {
-        let kind = if node.is_compatible(dt::ARM_GIC_V3_ITS)? {
+        let kind = if phb3::is_one(node)? {
+            MsiControllerKind::Phb3
+        } else if node.is_compatible(dt::ARM_GIC_V3_ITS)? {
             MsiControllerKind::Its
         } else if node.is_compatible(dt::ARM_GIC_V2M_FRAME)? {
             MsiControllerKind::V2mFrame
@@ -85,7 +90,7 @@ impl MsiController {
         };
         let registers = match kind {
             MsiControllerKind::Other => cpu_ranges(node)?,
-            MsiControllerKind::Its | MsiControllerKind::V2mFrame => required_cpu_ranges(node)?,
+            _ => required_cpu_ranges(node)?,
         };
         Ok(Some(Self {
             path: node.path(),
@@ -99,11 +104,15 @@ impl MsiController {
 }
 
 fn msi_cells(node: Node<'_, '_>, kind: MsiControllerKind) -> Result<u32, FirmwareError> {
+    if kind == MsiControllerKind::Phb3 {
+        // The requester id, though no property says so.
+        return Ok(1);
+    }
     let cells = node.u32(dt::MSI_CELLS)?.unwrap_or(0);
     let possible = match kind {
         MsiControllerKind::Its => cells == 1,
         MsiControllerKind::V2mFrame => cells == 0,
-        MsiControllerKind::Other => cells <= 1,
+        _ => cells <= 1,
     };
     if possible { Ok(cells) } else { Err(node.fault(dt::MSI_CELLS, PropertyFault::Value(cells.into()))) }
 }
@@ -120,6 +129,11 @@ impl MsiControllers<'_> {
             Some(_) => PropertyFault::WrongNode(phandle),
             None => PropertyFault::NoSuchPhandle(phandle),
         })
+    }
+
+    /// The controller that is the node at this path.
+    pub(crate) fn at(self, path: &str) -> Option<usize> {
+        self.0.iter().position(|controller| controller.path == path)
     }
 
     /// Where the messages of a device that is not PCI's go: its `msi-parent`.

@@ -17,9 +17,10 @@ use crate::error::{FirmwareError, PropertyFault};
 use crate::idmap::IdMap;
 use crate::iommu::{Iommus, Translation};
 use crate::msi::{MsiControllers, MsiTarget};
+use crate::phb3::{self, Phb3Host};
 use crate::tree::Node;
 
-/// A PCI host bridge whose configuration space is an ECAM.
+/// A PCI host bridge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PciHost {
     /// Where firmware says it is: `/pcie@10000000`.
@@ -28,8 +29,8 @@ pub struct PciHost {
     pub segment: u16,
     /// The numbers of its buses. Fewer than `bus-range` says if the ECAM has no room for all.
     pub buses: RangeInclusive<u8>,
-    /// Where its configuration space is, from the first bus on.
-    pub ecam: PaRange,
+    /// How its configuration space is reached.
+    pub config: PciConfig,
     /// What the CPU reaches through it.
     pub windows: Vec<HostWindow>,
     /// What its functions reach through it, as they say it and as it is beyond; none if nothing limits them.
@@ -44,6 +45,15 @@ pub struct PciHost {
     pub ats_supported: bool,
     /// Which of its ports lead out of the machine.
     pub external: ExternalPorts,
+}
+
+/// How the configuration space of a host bridge is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PciConfig {
+    /// By an ECAM: where it is, from the first bus on.
+    Ecam(PaRange),
+    /// By the registers of a PHB3.
+    Phb3(Phb3Host),
 }
 
 /// Which ports of a host bridge lead out of the machine, so that everything below is what somebody plugged in.
@@ -108,6 +118,26 @@ impl PciHost {
         controllers: MsiControllers<'_>,
     ) -> Result<Option<Self>, FirmwareError> {
         let Some(above) = node.parent() else { return Ok(None) };
+        if phb3::is_one(node)? && node.is_enabled()? {
+            let host = Phb3Host::read(node)?;
+            let (Some(iommu), Some(controller)) = (iommus.at(&node.path()), controllers.at(&node.path()))
+            else {
+                return Ok(None);
+            };
+            return Ok(Some(Self {
+                path: node.path(),
+                segment: host.segment,
+                buses: bus_range(node)?,
+                windows: PciCells::read(node, above)?.windows(node, above)?,
+                dma_ranges: None,
+                dma_coherent: true,
+                iommu_map: Some(IdMap::same(iommu)),
+                msi: PciMsi::Parent(controller),
+                ats_supported: false,
+                external: external_ports(node)?,
+                config: PciConfig::Phb3(host),
+            }));
+        }
         if !node.is_compatible(dt::PCI_HOST_ECAM_GENERIC)? || !node.is_enabled()? {
             return Ok(None);
         }
@@ -118,7 +148,7 @@ impl PciHost {
             path: node.path(),
             segment: segment(node)?.unwrap_or(place),
             buses: buses(node, ecam)?,
-            ecam,
+            config: PciConfig::Ecam(ecam),
             windows: cells.windows(node, above)?,
             dma_ranges: cells.dma_ranges(node)?,
             dma_coherent: is_dma_coherent(node)?,
@@ -136,18 +166,19 @@ fn segment(node: Node<'_, '_>) -> Result<Option<u16>, FirmwareError> {
     u16::try_from(segment).map(Some).map_err(|_| node.fault(dt::LINUX_PCI_DOMAIN, fault))
 }
 
+fn bus_range(node: Node<'_, '_>) -> Result<RangeInclusive<u8>, FirmwareError> {
+    let Some(mut cells) = node.cells(dt::BUS_RANGE)? else { return Ok(0..=0xff) };
+    cells.exactly(2)?;
+    let (first, last) = (cells.u32()?, cells.u32()?);
+    let small = u8::try_from(first).ok().zip(u8::try_from(last).ok()).filter(|(a, b)| a <= b);
+    let (first, last) = small.ok_or_else(|| node.fault(dt::BUS_RANGE, PropertyFault::Value(last.into())))?;
+    Ok(first..=last)
+}
+
 /// Choice: an ECAM that has no room for all of `bus-range` ends the buses, as in Linux (`pci_ecam_create`). Functions beyond cannot be
 /// found, so nobody attaches them to anything.
 fn buses(node: Node<'_, '_>, ecam: PaRange) -> Result<RangeInclusive<u8>, FirmwareError> {
-    let (first, last) = match node.cells(dt::BUS_RANGE)? {
-        None => (0, 0xff),
-        Some(mut cells) => {
-            cells.exactly(2)?;
-            let (first, last) = (cells.u32()?, cells.u32()?);
-            let small = u8::try_from(first).ok().zip(u8::try_from(last).ok()).filter(|(a, b)| a <= b);
-            small.ok_or_else(|| node.fault(dt::BUS_RANGE, PropertyFault::Value(last.into())))?
-        }
-    };
+    let (first, last) = bus_range(node)?.into_inner();
     let room = ecam.len_bytes().map_or(u64::MAX, |len_bytes| len_bytes / ECAM_BYTES_PER_BUS);
     let Some(further) = room.checked_sub(1) else {
         let len_bytes = ecam.len_bytes().unwrap_or_default();

@@ -154,6 +154,21 @@ pub const PCI_HOST_ECAM_GENERIC: &str = "pci-host-ecam-generic";
 /// A bus whose devices need nothing of it. Spec: Devicetree Specification 0.4, 4.5 "simple-bus Compatible Value".
 pub const SIMPLE_BUS: &str = "simple-bus";
 
+/// A PHB3, with all that IODA2 says. Observed: skiboot hw/phb3.c, `phb3_probe_pbcq`.
+pub const IBM_IODA2_PHB: &str = "ibm,ioda2-phb";
+/// The number by which firmware knows a bridge, two cells. Observed: skiboot core/pci.c, `pci_add_nodes`.
+pub const IBM_OPAL_PHBID: &str = "ibm,opal-phbid";
+/// How many partitionable endpoints a bridge has. Observed: skiboot hw/phb3.c, `phb3_add_properties`.
+pub const IBM_OPAL_NUM_PES: &str = "ibm,opal-num-pes";
+/// The endpoint that is for nobody. Observed: skiboot hw/phb3.c, `phb3_add_properties`.
+pub const IBM_OPAL_RESERVED_PE: &str = "ibm,opal-reserved-pe";
+/// First and count of a bridge's message interrupts. Observed: skiboot hw/phb3.c, `phb3_add_properties`.
+pub const IBM_OPAL_MSI_RANGES: &str = "ibm,opal-msi-ranges";
+/// Page sizes of TCE tables, as powers of two. Observed: skiboot hw/phb3.c, `phb3_add_properties`.
+pub const IBM_SUPPORTED_TCE_SIZES: &str = "ibm,supported-tce-sizes";
+/// Window 0 can pass addresses as they are. Observed: skiboot hw/phb3.c, `phb3_init_hw`.
+pub const IBM_32_BIT_BYPASS_SUPPORTED: &str = "ibm,32-bit-bypass-supported";
+
 /// The first cell of an address on a PCI bus.
 ///
 /// Spec: PCI Bus Binding to Open Firmware 2.1, 2.2.1.1 "Numerical Representation" (phys.hi).

@@ -11,7 +11,7 @@ use portcullis::firmware::{DeviceRef, PlatformDevice, Stream};
 use portcullis::types::SourceId;
 
 use super::pci::{gaps, reserved};
-use super::smmu::Unit;
+use super::unit::Unit;
 use super::{Standing, System};
 use crate::error::RunError;
 use crate::platform::LabPlatform;

@@ -1,7 +1,7 @@
 //! Message-signalled interrupts: which event of which device is which line, and which lines have signalled.
 //!
 //! A kernel has an interrupt controller driver here. The lab maps events at the ITS models directly, and takes from them what is pending
-//! whenever somebody asks for a line.
+//! whenever somebody asks for a line. For what a PHB3 needs see `messages`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +11,7 @@ use portcullis::firmware::{self, MsiTarget};
 use portcullis::nvme;
 use portcullis::types::{Pa, SourceId};
 
+use super::messages::Messages;
 use crate::error::RunError;
 
 /// The first interrupt number that a message can mean. Spec: GICv3 IHI 0069 H, 2.2 "INTIDs" (LPIs).
@@ -19,8 +20,8 @@ const FIRST_LPI: u32 = 8192;
 /// The interrupts of a machine.
 #[derive(Debug)]
 pub struct Interrupts {
-    /// By index in the firmware's list: the doorbell, and the controller behind it. None for a kind that the lab has no model of.
-    controllers: Vec<Option<(Pa, Arc<Its>)>>,
+    /// By index in the firmware's list. None for a kind that the lab has no model of, and for a host bridge that is not up.
+    controllers: Mutex<Vec<Option<Controller>>>,
     state: Mutex<State>,
 }
 
@@ -42,12 +43,48 @@ impl core::fmt::Debug for Handler {
     }
 }
 
+/// What takes messages.
+#[derive(Clone, Debug)]
+enum Controller {
+    /// An ITS, and its doorbell.
+    Its(Pa, Arc<Its>),
+    /// A PHB3.
+    Bridge(Arc<Messages>),
+}
+
+impl Controller {
+    /// `event` of a device means interrupt `number`: where the device is to write, and what.
+    fn map(&self, device: u32, event: u32, number: u32) -> Result<(Pa, u32), String> {
+        match self {
+            Self::Its(doorbell, its) => {
+                its.map(SourceId(device), event, number).map_err(|error| error.to_string())?;
+                Ok((*doorbell, event))
+            }
+            Self::Bridge(messages) => messages.map(device, event, number).map_err(String::from),
+        }
+    }
+
+    fn discard(&self, device: u32, event: u32) {
+        match self {
+            Self::Its(_, its) => drop(its.discard(SourceId(device), event)),
+            Self::Bridge(messages) => messages.discard(device, event),
+        }
+    }
+
+    fn take_pending(&self) -> Option<u32> {
+        match self {
+            Self::Its(_, its) => its.take_pending(),
+            Self::Bridge(messages) => messages.take_pending(),
+        }
+    }
+}
+
 /// One event of one device.
 #[derive(Clone, Debug)]
 pub struct Line {
     interrupts: Arc<Interrupts>,
     lpi: u32,
-    /// Where the device is to write, as memory sees it.
+    /// Where the device is to write, as memory sees it; where a host bridge takes messages, as the bus sees it, which no IOMMU translates.
     pub doorbell: Pa,
     /// What it is to write.
     pub data: u32,
@@ -58,9 +95,26 @@ impl Interrupts {
         let model = |controller: &firmware::MsiController| {
             let base = controller.registers.first()?.first();
             let (_, its) = itses.iter().find(|(at, _)| *at == base)?;
-            Some((controller.doorbell()?, its.clone()))
+            Some(Controller::Its(controller.doorbell()?, its.clone()))
         };
-        Self { controllers: firmware.msi_controllers.iter().map(model).collect(), state: Mutex::default() }
+        let controllers = firmware.msi_controllers.iter().map(model).collect();
+        Self { controllers: Mutex::new(controllers), state: Mutex::default() }
+    }
+
+    /// The host bridge at `path` is up.
+    pub(super) fn add_bridge(&self, path: &str, messages: &Arc<Messages>, firmware: &firmware::Machine) {
+        let index = firmware.msi_controllers.iter().position(|controller| controller.path == path);
+        if let Some(index) = index {
+            self.controllers()[index] = Some(Controller::Bridge(messages.clone()));
+        }
+    }
+
+    fn controllers(&self) -> MutexGuard<'_, Vec<Option<Controller>>> {
+        self.controllers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn controller(&self, target: MsiTarget) -> Option<Controller> {
+        self.controllers().get(target.controller).cloned().flatten()
     }
 
     /// A line for `event` of the device that `target` speaks of.
@@ -71,8 +125,8 @@ impl Interrupts {
     pub fn line(self: &Arc<Self>, device: &str, target: MsiTarget, event: u32) -> Result<Line, RunError> {
         let refused =
             |what: &str| RunError::refused(device, what, "give its messages an arm,gic-v3-its with one cell");
-        let controller = self.controllers.get(target.controller).and_then(Option::as_ref);
-        let (doorbell, its) = controller
+        let controller = self
+            .controller(target)
             .ok_or_else(|| refused("its interrupt controller is none that the lab has a model of"))?;
         let device_id = target
             .device_id
@@ -82,15 +136,14 @@ impl Interrupts {
             state.given += 1;
             FIRST_LPI + state.given - 1
         };
-        its.map(SourceId(device_id), event, lpi).map_err(|error| refused(&error.to_string()))?;
-        Ok(Line { interrupts: self.clone(), lpi, doorbell: *doorbell, data: event })
+        let (doorbell, data) = controller.map(device_id, event, lpi).map_err(|error| refused(&error))?;
+        Ok(Line { interrupts: self.clone(), lpi, doorbell, data })
     }
 
     /// From now on `event` of the device that `target` speaks of means nothing.
     pub fn forget(&self, target: MsiTarget, event: u32) {
-        let controller = self.controllers.get(target.controller).and_then(Option::as_ref);
-        if let (Some((_, its)), Some(device_id)) = (controller, target.device_id) {
-            its.discard(SourceId(device_id), event);
+        if let (Some(controller), Some(device_id)) = (self.controller(target), target.device_id) {
+            controller.discard(device_id, event);
         }
     }
 
@@ -106,8 +159,8 @@ impl Interrupts {
     /// Notes what has arrived. Answers who is to be called.
     fn collect(&self, state: &mut State) -> Vec<Handler> {
         let mut called = Vec::new();
-        for (_, its) in self.controllers.iter().flatten() {
-            while let Some(arrived) = its.take_pending() {
+        for controller in self.controllers().iter().flatten() {
+            while let Some(arrived) = controller.take_pending() {
                 match state.handlers.get(&arrived) {
                     Some(handler) => called.push(handler.clone()),
                     None => drop(state.pending.insert(arrived)),

@@ -9,7 +9,9 @@
 //! | `cpus` | what all CPUs can do, and the kernel's choices |
 //! | `drivers` | drivers that are bound |
 //! | `irq` | interrupts that are messages |
-//! | `smmu` | an IOMMU |
+//! | `messages` | those of a PHB3 |
+//! | `unit` | an IOMMU |
+//! | `smmu`, `phb3` | what its kind needs |
 //! | `pci` | what is below a host bridge |
 //! | `fixed` | devices that firmware tells of |
 //! | `sharing` | devices that get processes' memory |
@@ -20,9 +22,12 @@ mod cpus;
 mod drivers;
 mod fixed;
 mod irq;
+mod messages;
 mod pci;
+mod phb3;
 mod sharing;
 mod smmu;
+mod unit;
 
 use std::sync::Arc;
 
@@ -31,7 +36,6 @@ use model_devices::its::Its;
 use portcullis::core::device::Device;
 use portcullis::core::domain::FlushMode;
 use portcullis::core::group::{DefaultDomain, Group};
-use portcullis::core::iommu::Iommu;
 use portcullis::core::pasid::MmPasids;
 use portcullis::firmware;
 use portcullis::hal::Platform;
@@ -41,9 +45,10 @@ pub use cpus::CpuSet;
 pub use drivers::{Binding, Bound, unbind};
 pub use fixed::FixedDevice;
 pub use irq::{Interrupts, Line};
+pub use messages::Messages;
 pub use pci::{Endpoint, HostBridge};
 pub use sharing::{Sharer, Why, why};
-pub use smmu::{OwnLines, Unit};
+pub use unit::{Hardware, OwnLines, Unit};
 
 use crate::error::RunError;
 use crate::machine::Machine;
@@ -93,6 +98,10 @@ pub struct BootRequest<'a> {
     pub bus: &'a Arc<Bus>,
     /// The machine's interrupt controllers, by the addresses of their registers.
     pub itses: Vec<(Pa, Arc<Its>)>,
+    /// The machine's PHB3s, by the addresses of their registers.
+    pub phbs: Vec<(Pa, Arc<model_ioda2::Phb3>)>,
+    /// Whether the kernel's devices may go around a PHB3's translation, by its window 1.
+    pub bypass: bool,
     /// The machine's CPUs, and the kernel's page size.
     pub cpus: CpuSet,
     /// The flattened device tree.
@@ -111,6 +120,8 @@ impl<'a> BootRequest<'a> {
         Self {
             bus: &machine.bus,
             itses: machine.interrupt_controllers(),
+            phbs: machine.bridges(),
+            bypass: false,
             cpus: CpuSet { cpus: machine.cpus.clone(), page: machine.spec.page },
             device_tree,
             sink,
@@ -134,6 +145,7 @@ impl System {
         let platform = Arc::new(LabPlatform::new(request.bus.clone(), request.sink, request.tamper));
         let interrupts = Arc::new(Interrupts::new(&firmware, request.itses));
         let cpu_facts = request.cpus.facts();
+        let chip = phb3::Chip { bridges: request.phbs, bypass: request.bypass };
         let mut system = Self {
             platform,
             firmware,
@@ -146,7 +158,7 @@ impl System {
             interrupts,
         };
         for index in 0..system.firmware.iommus.len() {
-            let unit = smmu::bring_up(&system, cpu_facts, index)?;
+            let unit = unit::bring_up(&system, cpu_facts, &chip, index)?;
             system.units.extend(unit);
         }
         for index in 0..system.firmware.pci_hosts.len() {
@@ -168,7 +180,7 @@ impl System {
         let group = Group::new(self.platform.clone(), iommu, id, DefaultDomain::Dma(mode));
         let group = group.map_err(|error| {
             let what = format!("no domain for a group: {error:?}");
-            RunError::wrong(unit.smmu.name(), what, "give the machine more memory")
+            RunError::wrong(unit.name(), what, "give the machine more memory")
         })?;
         Ok(Arc::new(group))
     }

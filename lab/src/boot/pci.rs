@@ -7,31 +7,37 @@ use portcullis::core::bus::{Driver, Place};
 use portcullis::core::device::DeviceInfo;
 use portcullis::core::domain::FlushMode;
 use portcullis::core::group::Group;
-use portcullis::core::iommu::{Iommu, RegionSource, ReservedKind, ReservedRegion};
+use portcullis::core::iommu::{RegionSource, ReservedKind, ReservedRegion};
 use portcullis::firmware::{
-    DeviceRef, Machine, MsiControllerKind, MsiTarget, PciHost, ReservedUse, Translation,
+    DeviceRef, Machine, MsiControllerKind, MsiTarget, PciConfig, PciHost, ReservedUse, Translation,
 };
-use portcullis::pci::{self, Bdf, Ecam, Space, Topology};
+use portcullis::pci::{self, Bdf, ConfigAccess, Ecam, Space, Topology};
 use portcullis::types::{Iova, IovaRange, Perms, Prot, SourceId};
 
 use super::drivers::{Binding, Bound, Port, unbind};
-use super::smmu::Unit;
+use super::phb3::Phb3Config;
+use super::unit::{Hardware, Unit};
 use super::{Standing, System};
 use crate::error::RunError;
-use crate::platform::{LabPlatform, RegisterWindow};
+use crate::platform::LabPlatform;
 
 /// A host bridge and what is below it.
-#[derive(Debug)]
 pub struct HostBridge {
     /// Its index in the firmware's list.
     pub index: usize,
     /// Its configuration space.
-    pub config: Arc<Ecam<RegisterWindow>>,
+    pub config: Arc<dyn ConfigAccess + Send + Sync>,
     /// What enumeration found.
     pub topology: Topology,
     /// Every function, bridges included, in the topology's order.
     pub endpoints: Vec<Endpoint>,
     pub(super) groups: Vec<Arc<Group<LabPlatform>>>,
+}
+
+impl core::fmt::Debug for HostBridge {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("HostBridge").field("topology", &self.topology).finish_non_exhaustive()
+    }
 }
 
 /// A function, and where it stands.
@@ -79,7 +85,10 @@ impl Endpoint {
 /// Brings up host bridge `index` of the firmware's list.
 pub(super) fn bring_up(system: &System, index: usize, mode: FlushMode) -> Result<HostBridge, RunError> {
     let host = &system.firmware.pci_hosts[index];
-    let config = Arc::new(Ecam::new(system.platform.registers(host.ecam), host.buses.clone()));
+    let config: Arc<dyn ConfigAccess + Send + Sync> = match &host.config {
+        PciConfig::Ecam(ecam) => Arc::new(Ecam::new(system.platform.registers(*ecam), host.buses.clone())),
+        PciConfig::Phb3(phb) => Arc::new(Phb3Config::new(system.platform.registers(phb.registers))),
+    };
     let bridge =
         pci::HostBridge { segment: host.segment, buses: host.buses.clone(), windows: host.windows.clone() };
     let topology = pci::enumerate(&*config, &bridge);
@@ -89,8 +98,10 @@ pub(super) fn bring_up(system: &System, index: usize, mode: FlushMode) -> Result
     for members in found.topology.groups() {
         let mut builder =
             GroupBuilder { system, index, mode, topology: &found.topology, groups: Vec::new(), next_id };
-        for (&function, ids) in members.iter().zip(found.topology.distinct_ids(&members)) {
-            standings[function] = Some(builder.place(function, &ids)?);
+        let ids = found.topology.distinct_ids(&members);
+        builder.join(&members, &ids)?;
+        for (&function, ids) in members.iter().zip(&ids) {
+            standings[function] = Some(builder.place(function, ids)?);
         }
         next_id = builder.next_id;
         let groups = builder.groups;
@@ -155,6 +166,24 @@ impl<'a> GroupBuilder<'a> {
         Ok(Standing::Behind { device, group })
     }
 
+    /// Functions that must be together are one PE of a PHB3, before any of them is known to it.
+    fn join(&self, members: &[usize], ids: &[Vec<Bdf>]) -> Result<(), RunError> {
+        for unit in &self.system.units {
+            let Hardware::Phb3(phb, _) = &unit.driver else { continue };
+            let covered =
+                members.iter().zip(ids).filter_map(|(&function, ids)| self.covering(function, ids).ok());
+            let own = covered.filter(|(other, _)| other.index == unit.index);
+            let sources: Vec<SourceId> = own.flat_map(|(_, sources)| sources).collect();
+            if !sources.is_empty() {
+                phb.assign(&sources).map_err(|error| {
+                    let what = format!("no PE for {sources:?}: {error:?}");
+                    RunError::wrong(unit.name(), what, "run with -v to see what led to it")
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     /// The IOMMU that covers a function, and who the function is there.
     fn covering(&self, function: usize, ids: &[Bdf]) -> Result<(&'a Unit, Vec<SourceId>), &'static str> {
         let system = self.system;
@@ -181,7 +210,7 @@ impl<'a> GroupBuilder<'a> {
     }
 
     fn group_for(&mut self, unit: &Unit) -> Result<Arc<Group<LabPlatform>>, RunError> {
-        let same = |group: &&Arc<Group<LabPlatform>>| group.iommu().name() == unit.smmu.name();
+        let same = |group: &&Arc<Group<LabPlatform>>| group.iommu().name() == unit.name();
         if let Some(group) = self.groups.iter().find(same) {
             return Ok(group.clone());
         }
@@ -207,10 +236,11 @@ impl<'a> GroupBuilder<'a> {
         }
         let function = Machine::pci_function(self.index, at);
         info.firmware_regions = reserved(&self.system.firmware, &function);
-        // An ITS tells devices apart, so that none can raise another's interrupts.
+        // An ITS tells devices apart, and a PHB3 PEs, so that none can raise another's interrupts.
         let kind =
             |target: MsiTarget| Some(self.system.firmware.msi_controllers.get(target.controller)?.kind);
-        info.isolated_interrupts = host.msi_target(at).and_then(kind) == Some(MsiControllerKind::Its);
+        let kind = host.msi_target(at).and_then(kind);
+        info.isolated_interrupts = matches!(kind, Some(MsiControllerKind::Its | MsiControllerKind::Phb3));
         info
     }
 }

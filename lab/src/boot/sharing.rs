@@ -17,7 +17,7 @@ use portcullis::firmware::ExternalPorts;
 use portcullis::pci::{AddressServices, HostTrust, PasidPermissions};
 use portcullis::types::SizeLg2;
 
-use super::smmu::Unit;
+use super::unit::Unit;
 use super::{Endpoint, FixedDevice, HostBridge, Standing, System};
 use crate::error::RunError;
 use crate::platform::LabPlatform;

@@ -3,9 +3,9 @@
 //! Not here: anything that a driver does (`boot`).
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use model_bus::{Bus, BusOptions, Caches, Fabric, Stores, Translator, Untranslated};
+use model_bus::{Bus, BusOptions, Caches, Fabric, Mmio, Stores, Translator, Untranslated, Width};
 use model_cpu::{Cpus, TlbPolicy};
 use model_devices::accelerator::{AcceleratorOptions, PcieAccelerator, PlatformAccelerator};
 use model_devices::its::Its;
@@ -13,12 +13,13 @@ use model_devices::nvme::{FileMedium, Medium, MemoryMedium, Nvme, NvmeOptions};
 use model_devices::pcie::{
     Acs, BridgeOptions, Host, PciBus, PortKind, Rid, RidMap, RidRange, RootComplex, RootLayout, Window,
 };
+use model_ioda2::{self as ioda2, ConfigTarget, Phb3};
 use model_smmuv3::Smmu;
 use portcullis::types::{Pa, PaRange, SourceId};
 
 use super::broadcast::Ear;
 use super::fdt::{ACCELERATOR_BYTES, FRAME_BYTES};
-use super::spec::{AcceleratorSpec, HostBridgeSpec, MachineSpec, Plugged};
+use super::spec::{AcceleratorSpec, BridgeKind, HostBridgeSpec, MachineSpec, Phb3Spec, Plugged};
 use crate::error::RunError;
 use crate::input::Opened;
 use crate::trace::SharedSink;
@@ -36,6 +37,8 @@ pub struct Machine {
     pub smmus: Vec<Arc<Smmu>>,
     /// The ITSes, in the spec's order.
     pub itses: Vec<Arc<Its>>,
+    /// The PHB3s, in the order of [`MachineSpec::phb3s`].
+    pub phbs: Vec<Arc<Phb3>>,
     /// The disks, in the order of [`MachineSpec::disks`].
     pub disks: Vec<Arc<Nvme>>,
     /// The accelerators on PCIe, in the order of [`MachineSpec::pcie_accelerators`].
@@ -112,6 +115,7 @@ impl Machine {
             cpus,
             smmus: Vec::new(),
             itses: Vec::new(),
+            phbs: Vec::new(),
             disks: Vec::new(),
             pcie_accelerators: Vec::new(),
             accelerators: Vec::new(),
@@ -193,9 +197,11 @@ impl Machine {
             }
             None => RidMap::offset(0),
         };
-        let translator: Arc<dyn Translator> = match spec.smmu {
-            Some((smmu, _)) => self.smmus[smmu].clone(),
-            None => Arc::new(Untranslated),
+        let phb = spec.phb3().map(|phb| self.add_phb3(phb, sink)).transpose()?;
+        let translator: Arc<dyn Translator> = match (&phb, spec.smmu) {
+            (Some(phb), _) => phb.clone(),
+            (None, Some((smmu, _))) => self.smmus[smmu].clone(),
+            (None, None) => Arc::new(Untranslated),
         };
         let host = Host {
             translator,
@@ -206,9 +212,16 @@ impl Machine {
         };
         let window = |cpu: PaRange| Window { cpu, pci_first: cpu.first().get() };
         let windows = [Some(spec.window_32), spec.window_64].into_iter().flatten().map(window).collect();
-        let layout = RootLayout { ecam: spec.ecam.first(), buses: 0..=spec.last_bus, windows };
-        let root = RootComplex::new(layout, host);
-        root.connect(&self.bus).map_err(|error| self.trouble(error))?;
+        let root = match (&spec.kind, phb) {
+            (BridgeKind::Phb3(own), Some(phb)) => self.root_of_phb3(spec, own, &phb, host)?,
+            (BridgeKind::Ecam(ecam), _) => {
+                let layout = RootLayout { ecam: ecam.first(), buses: 0..=spec.last_bus, windows };
+                let root = RootComplex::new(layout, host);
+                root.connect(&self.bus).map_err(|error| self.trouble(error))?;
+                root
+            }
+            (BridgeKind::Phb3(_), None) => return Err(self.trouble("a PHB3 without its model")),
+        };
         for slot in &spec.slots {
             let devfn = slot.device << 3;
             match slot.what {
@@ -226,6 +239,35 @@ impl Machine {
             }
         }
         Ok(())
+    }
+
+    fn add_phb3(&mut self, spec: &Phb3Spec, sink: &SharedSink) -> Result<Arc<Phb3>, RunError> {
+        let seed = self.seed ^ spec.base.get();
+        let phb = Arc::new(Phb3::new(spec.config.clone(), self.fabric(true), seed, sink.clone()));
+        let ends = [(spec.base, Phb3::REGISTER_BYTES), (spec.config.doorbell, ioda2::Config::DOORBELL_BYTES)];
+        if ends.into_iter().any(|(first, bytes)| PaRange::new(first, bytes).is_none()) {
+            return Err(self.trouble("a PHB3's registers wrap"));
+        }
+        phb.connect(&self.bus, spec.base).map_err(|error| self.trouble(error))?;
+        self.phbs.push(phb.clone());
+        Ok(phb)
+    }
+
+    /// The root complex of a PHB3: configuration space by the bridge's registers, windows through the bridge.
+    fn root_of_phb3(
+        &self,
+        spec: &HostBridgeSpec,
+        own: &Phb3Spec,
+        phb: &Arc<Phb3>,
+        host: Host,
+    ) -> Result<Arc<RootComplex>, RunError> {
+        let layout = RootLayout { ecam: Pa::new(0), buses: 0..=spec.last_bus, windows: Vec::new() };
+        let root = RootComplex::new(layout, host);
+        phb.set_config_target(Arc::new(Below(Arc::downgrade(&root))));
+        let through = Arc::new(Through { root: root.clone(), pci_first: own.pci_first });
+        let guarded = phb.guard(spec.window_32.first(), through);
+        self.bus.add_registers("m32", spec.window_32, guarded).map_err(|error| self.trouble(error))?;
+        Ok(root)
     }
 
     fn add_disk(
@@ -256,6 +298,11 @@ impl Machine {
         self.spec.itses.iter().map(|its| its.base).zip(self.itses.iter().cloned()).collect()
     }
 
+    /// The PHB3s by the addresses of their registers, as boot takes them.
+    pub fn bridges(&self) -> Vec<(Pa, Arc<Phb3>)> {
+        self.spec.phb3s().map(|phb| phb.base).zip(self.phbs.iter().cloned()).collect()
+    }
+
     /// Memory, for hardware that snoops the CPUs' caches or does not.
     fn fabric(&self, coherent: bool) -> Arc<dyn Fabric> {
         if coherent { self.bus.clone() } else { self.bus.non_snooping() }
@@ -263,6 +310,37 @@ impl Machine {
 
     fn trouble(&self, error: impl core::fmt::Display) -> RunError {
         RunError::bad_input(&self.spec.name, error, "its parts must not overlap: change the device tree")
+    }
+}
+
+/// Configuration space below a PHB3. The root complex owns the bridge, not the other way round.
+struct Below(Weak<RootComplex>);
+
+impl ConfigTarget for Below {
+    fn read(&self, rid: u16, offset: u16, width: Width) -> u64 {
+        self.0.upgrade().map_or(u64::MAX, |root| root.read_config(Rid(rid), offset.into(), width))
+    }
+
+    fn write(&self, rid: u16, offset: u16, width: Width, value: u64) {
+        if let Some(root) = self.0.upgrade() {
+            root.write_config(Rid(rid), offset.into(), width, value);
+        }
+    }
+}
+
+/// Memory below a PHB3, by the CPU's window.
+struct Through {
+    root: Arc<RootComplex>,
+    pci_first: u64,
+}
+
+impl Mmio for Through {
+    fn read(&self, offset: u64, width: Width) -> u64 {
+        self.root.read_memory(self.pci_first.wrapping_add(offset), width)
+    }
+
+    fn write(&self, offset: u64, width: Width, value: u64) {
+        self.root.write_memory(self.pci_first.wrapping_add(offset), width, value);
     }
 }
 

@@ -5,7 +5,8 @@ use model_smmuv3::{Config, HardwareUpdate, StallModel};
 use portcullis::types::{Iova, IovaRange, Pa, PaRange, SizeLg2, SourceId};
 
 use super::spec::{
-    AcceleratorSpec, HostBridgeSpec, ItsSpec, MachineSpec, Plugged, ReservedSpec, Slot, SmmuSpec,
+    AcceleratorSpec, BridgeKind, HostBridgeSpec, ItsSpec, MachineSpec, Phb3Spec, Plugged, ReservedSpec, Slot,
+    SmmuSpec,
 };
 
 /// The machine of a run that names none.
@@ -24,6 +25,7 @@ pub fn all() -> Vec<MachineSpec> {
         arm_stall_forced(),
         arm_noncoherent(),
         arm_small(),
+        power8(),
     ]
 }
 
@@ -133,7 +135,7 @@ fn arm_small() -> MachineSpec {
         with_smmu("arm-small", "64 streams, 36 bits, 4 KiB pages, short queues", Config::small());
     let bridge = &mut machine.host_bridges[0];
     bridge.last_bus = 0;
-    bridge.ecam = memory(0x3f00_0000, 0x3f0f_ffff);
+    bridge.kind = BridgeKind::Ecam(memory(0x3f00_0000, 0x3f0f_ffff));
     bridge.window_64 = None;
     bridge.ats = false;
     bridge.slots.retain(|slot| matches!(slot.what, Plugged::Disk | Plugged::Accelerator));
@@ -141,6 +143,41 @@ fn arm_small() -> MachineSpec {
     let small = CpuFeatures { pa_bits: 36, asid_bits: 8, ..CpuFeatures::COMMON };
     machine.cpus = vec![CpuFeatures { granule_16k: false, granule_64k: false, ..small }; 2];
     machine
+}
+
+/// A PHB3 with two root ports, each with a disk. The addresses are those of a POWER8.
+///
+/// The CPUs are the lab's own, which are Arm's: that shows in processes' tables, which IODA2 has nothing to do with.
+fn power8() -> MachineSpec {
+    let doorbell = Pa::new(0x3_fffe_4010_0000);
+    let port = |device| Slot { device, what: Plugged::PortWithDisk { acs: true } };
+    MachineSpec {
+        name: "power8".into(),
+        summary: "a POWER8 host bridge, PHB3, that translates by TCEs (IODA2); the CPUs are Arm's".into(),
+        ram: memory(0x1000_0000, 0x4fff_ffff),
+        cpus: vec![CpuFeatures::COMMON; 2],
+        page: SizeLg2::KIB_64,
+        smmus: Vec::new(),
+        itses: Vec::new(),
+        host_bridges: vec![HostBridgeSpec {
+            kind: BridgeKind::Phb3(Phb3Spec {
+                base: Pa::new(0x3_fffe_4000_0000),
+                pci_first: 0x8000_0000,
+                config: model_ioda2::Config::new(doorbell),
+            }),
+            last_bus: 7,
+            // All of M32 but its last 64 KiB, which are messages.
+            window_32: memory(0x3_fe00_0000_0000, 0x3_fe00_7ffe_ffff),
+            window_64: None,
+            coherent: true,
+            ats: false,
+            smmu: None,
+            its: None,
+            slots: vec![port(0), port(1)],
+        }],
+        accelerators: Vec::new(),
+        reserved: Vec::new(),
+    }
 }
 
 /// A machine with one SMMU in front of one host bridge and one accelerator. The addresses are those of QEMU's `virt`, which people know.
@@ -159,7 +196,7 @@ fn with_smmu(name: &str, summary: &str, config: Config) -> MachineSpec {
         }],
         itses: vec![ItsSpec { base: Pa::new(0x0808_0000) }],
         host_bridges: vec![HostBridgeSpec {
-            ecam: memory(0x40_1000_0000, 0x40_107f_ffff),
+            kind: BridgeKind::Ecam(memory(0x40_1000_0000, 0x40_107f_ffff)),
             last_bus: 7,
             window_32: memory(0x1000_0000, 0x3eff_ffff),
             window_64: Some(memory(0x80_0000_0000, 0x80_ffff_ffff)),

@@ -5,7 +5,7 @@
 use portcullis::types::{Pa, PaRange};
 use vm_fdt::{Error, FdtWriter};
 
-use super::spec::{AcceleratorSpec, HostBridgeSpec, MachineSpec, Plugged, Slot};
+use super::spec::{AcceleratorSpec, BridgeKind, HostBridgeSpec, MachineSpec, Phb3Spec, Plugged, Slot};
 
 const GIC: u32 = 1;
 const FIRST_ITS: u32 = 0x10;
@@ -17,6 +17,9 @@ pub(crate) const ACCELERATOR_BYTES: u64 = 0x1_0000;
 
 /// Size of the register frames of an SMMUv3 and of an ITS.
 pub(crate) const FRAME_BYTES: u64 = 0x2_0000;
+
+/// Size of the registers of a PHB3.
+const PHB3_BYTES: u64 = 0x1000;
 
 /// PCI `phys.hi` codes of 32-bit and 64-bit memory space. Spec: IEEE 1275 PCI bus binding, 2.2.1.1 "Numerical Representation".
 const SPACE_32: u32 = 0x0200_0000;
@@ -34,7 +37,10 @@ pub fn emit(spec: &MachineSpec) -> Result<Vec<u8>, Error> {
     fdt.property_string("model", &spec.name)?;
     fdt.property_u32("#address-cells", 2)?;
     fdt.property_u32("#size-cells", 2)?;
-    fdt.property_u32("interrupt-parent", GIC)?;
+    let with_gic = spec.phb3s().next().is_none();
+    if with_gic {
+        fdt.property_u32("interrupt-parent", GIC)?;
+    }
 
     let memory = fdt.begin_node(&format!("memory@{:x}", spec.ram.first()))?;
     fdt.property_string("device_type", "memory")?;
@@ -42,7 +48,9 @@ pub fn emit(spec: &MachineSpec) -> Result<Vec<u8>, Error> {
     fdt.end_node(memory)?;
 
     reserved_memory(&mut fdt, spec)?;
-    interrupt_controller(&mut fdt, spec)?;
+    if with_gic {
+        interrupt_controller(&mut fdt, spec)?;
+    }
     for (index, smmu) in spec.smmus.iter().enumerate() {
         let node = fdt.begin_node(&format!("iommu@{:x}", smmu.base))?;
         fdt.property_string("compatible", "arm,smmu-v3")?;
@@ -63,7 +71,10 @@ pub fn emit(spec: &MachineSpec) -> Result<Vec<u8>, Error> {
         fdt.end_node(node)?;
     }
     for (index, bridge) in spec.host_bridges.iter().enumerate() {
-        host_bridge(&mut fdt, spec, index, bridge)?;
+        match &bridge.kind {
+            BridgeKind::Ecam(ecam) => host_bridge(&mut fdt, spec, index, bridge, *ecam)?,
+            BridgeKind::Phb3(phb) => phb3(&mut fdt, index, bridge, phb)?,
+        }
     }
     spec.accelerators.iter().try_for_each(|device| accelerator(&mut fdt, device))?;
     fdt.end_node(root)?;
@@ -128,13 +139,14 @@ fn host_bridge(
     spec: &MachineSpec,
     index: usize,
     bridge: &HostBridgeSpec,
+    ecam: PaRange,
 ) -> Result<(), Error> {
-    let node = fdt.begin_node(&format!("pcie@{:x}", bridge.ecam.first()))?;
+    let node = fdt.begin_node(&format!("pcie@{:x}", ecam.first()))?;
     fdt.property_string("compatible", "pci-host-ecam-generic")?;
     fdt.property_string("device_type", "pci")?;
     fdt.property_u32("#address-cells", 3)?;
     fdt.property_u32("#size-cells", 2)?;
-    fdt.property_array_u32("reg", &reg(bridge.ecam))?;
+    fdt.property_array_u32("reg", &reg(ecam))?;
     fdt.property_array_u32("bus-range", &[0, u32::from(bridge.last_bus)])?;
     fdt.property_u32("linux,pci-domain", index_u32(index))?;
     let mut ranges = window(SPACE_32, bridge.window_32).to_vec();
@@ -164,6 +176,28 @@ fn host_bridge(
             function_node(fdt, index, *slot)?;
         }
     }
+    fdt.end_node(node)
+}
+
+/// A PHB3. Observed: skiboot hw/phb3.c, `phb3_add_properties`, `phb3_probe_pbcq`; include/phb3.h, for the numbers.
+fn phb3(fdt: &mut FdtWriter, index: usize, bridge: &HostBridgeSpec, phb: &Phb3Spec) -> Result<(), Error> {
+    let registers = PaRange::new(phb.base, PHB3_BYTES).into_iter().flat_map(reg);
+    let node = fdt.begin_node(&format!("pciex@{:x}", phb.base))?;
+    fdt.property_string_list("compatible", ["ibm,power8-pciex", "ibm,ioda2-phb"].map(String::from).to_vec())?;
+    fdt.property_string("device_type", "pciex")?;
+    fdt.property_array_u32("reg", &registers.collect::<Vec<_>>())?;
+    fdt.property_u32("#address-cells", 3)?;
+    fdt.property_u32("#size-cells", 2)?;
+    fdt.property_array_u32("bus-range", &[0, u32::from(bridge.last_bus)])?;
+    let [_, _, _, cpu_hi, cpu_lo, len_hi, len_lo] = window(SPACE_32, bridge.window_32);
+    let [pci_hi, pci_lo] = cells(phb.pci_first);
+    fdt.property_array_u32("ranges", &[SPACE_32, pci_hi, pci_lo, cpu_hi, cpu_lo, len_hi, len_lo])?;
+    fdt.property_array_u32("ibm,opal-phbid", &[0, index_u32(index)])?;
+    fdt.property_u32("ibm,opal-num-pes", 256)?;
+    fdt.property_u32("ibm,opal-reserved-pe", 255)?;
+    // The last 8 of its interrupts are lines.
+    fdt.property_array_u32("ibm,opal-msi-ranges", &[0x1000, 0x7f8])?;
+    fdt.property_array_u32("ibm,supported-tce-sizes", &[12, 16, 24, 28])?;
     fdt.end_node(node)
 }
 

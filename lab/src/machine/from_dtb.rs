@@ -8,13 +8,16 @@ use std::path::Path;
 use model_cpu::CpuFeatures;
 use model_smmuv3::Config;
 use portcullis::firmware::{
-    IdMap, IommuKind, Machine, MsiControllerKind, PciHost, PciMsi, PlatformDevice, Stream,
+    IdMap, IommuKind, Machine, MsiControllerKind, PciConfig, PciHost, PciMsi, Phb3Host, PlatformDevice,
+    Stream,
 };
 use portcullis::pci::Space;
 use portcullis::types::{Pa, PaRange, SizeLg2, SourceId};
 
 use super::builtin::shares;
-use super::spec::{AcceleratorSpec, HostBridgeSpec, ItsSpec, MachineSpec, Plugged, Slot, SmmuSpec};
+use super::spec::{
+    AcceleratorSpec, BridgeKind, HostBridgeSpec, ItsSpec, MachineSpec, Phb3Spec, Plugged, Slot, SmmuSpec,
+};
 use crate::error::RunError;
 
 /// No device tree is larger. Spec: none; QEMU's are 1 MiB, most of it padding.
@@ -74,16 +77,24 @@ fn whole_chunks(range: PaRange) -> Option<PaRange> {
 /// The first part of a machine that lies where no address reaches.
 fn beyond(spec: &MachineSpec) -> Option<Pa> {
     let bridges = spec.host_bridges.iter().flat_map(|bridge| {
-        [Some(bridge.ecam), Some(bridge.window_32), bridge.window_64].into_iter().flatten()
+        let ecam = match bridge.kind {
+            BridgeKind::Ecam(ecam) => Some(ecam),
+            BridgeKind::Phb3(_) => None,
+        };
+        [ecam, Some(bridge.window_32), bridge.window_64].into_iter().flatten()
     });
     let ranges = bridges.chain([spec.ram]).map(PaRange::last);
     let frames = spec.smmus.iter().map(|smmu| smmu.base).chain(spec.itses.iter().map(|its| its.base));
+    let frames = frames.chain(spec.phb3s().map(|phb| phb.base));
     ranges.chain(frames).find(|at| at.get() >> ADDRESS_BITS != 0)
 }
 
 /// What the lab plugs into the first host bridge: trees do not list what can be found by looking.
 const SLOTS: [Slot; 2] =
     [Slot { device: 1, what: Plugged::Disk }, Slot { device: 3, what: Plugged::Accelerator }];
+
+/// Where a PHB3's messages go, from its registers.
+const MESSAGES_OFFSET: u64 = 0x10_0000;
 
 /// What platform accelerators are compatible with. Spec: docs/accelerator.md.
 const ACCELERATOR: &str = "portcullis,accelerator";
@@ -95,7 +106,11 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn refused(&self, what: impl core::fmt::Display) -> RunError {
-        RunError::refused(&self.name, what, "the lab models SMMUv3, GICv3 ITS and pci-host-ecam-generic")
+        RunError::refused(
+            &self.name,
+            what,
+            "the lab models SMMUv3, GICv3 ITS, pci-host-ecam-generic and PHB3",
+        )
     }
 
     fn spec(&self) -> Result<MachineSpec, RunError> {
@@ -151,7 +166,8 @@ impl Reader<'_> {
                 node.compatible.join(", ")
             ))),
         };
-        self.machine.iommus.iter().map(iommu).collect()
+        let bridges = |node: &&portcullis::firmware::IommuNode| node.kind != IommuKind::Phb3;
+        self.machine.iommus.iter().filter(bridges).map(iommu).collect()
     }
 
     fn itses(&self) -> Vec<ItsSpec> {
@@ -173,8 +189,14 @@ impl Reader<'_> {
         if *host.buses.start() != 0 {
             return Err(self.refused(format!("{}: its buses do not begin at 0", host.path)));
         }
-        let buses = u64::from(*host.buses.end()) + 1;
-        let ecam = PaRange::new(host.ecam.first(), buses << 20).filter(|ecam| host.ecam.covers(*ecam));
+        let kind = match &host.config {
+            PciConfig::Ecam(all) => {
+                let buses = u64::from(*host.buses.end()) + 1;
+                let ecam = PaRange::new(all.first(), buses << 20).filter(|ecam| all.covers(*ecam));
+                BridgeKind::Ecam(ecam.unwrap_or(*all))
+            }
+            PciConfig::Phb3(phb) => return self.phb3(index, host, phb, window_32),
+        };
         let its = match &host.msi {
             PciMsi::None => None,
             PciMsi::Parent(controller) => Some((*controller, 0)),
@@ -182,7 +204,7 @@ impl Reader<'_> {
         };
         let its = its.map(|(controller, base)| (self.its_index(controller), base));
         Ok(HostBridgeSpec {
-            ecam: ecam.unwrap_or(host.ecam),
+            kind,
             last_bus: *host.buses.end(),
             window_32,
             window_64: window(Space::Memory64),
@@ -191,6 +213,32 @@ impl Reader<'_> {
             smmu: host.iommu_map.as_ref().map(|map| self.single(host, map)).transpose()?,
             its: its.and_then(|(its, base)| Some((its?, base))),
             slots: if index == 0 { SLOTS.to_vec() } else { Vec::new() },
+        })
+    }
+
+    /// A PHB3. Its messages go somewhere behind its registers, where the model takes them: no tree says where inside the real one that is.
+    fn phb3(
+        &self,
+        index: usize,
+        host: &PciHost,
+        phb: &Phb3Host,
+        window_32: PaRange,
+    ) -> Result<HostBridgeSpec, RunError> {
+        let base = phb.registers.first();
+        let doorbell = base.checked_add(MESSAGES_OFFSET);
+        let doorbell = doorbell.ok_or_else(|| self.refused(format!("{}: no room behind it", host.path)))?;
+        let of_window = host.windows.iter().find(|window| window.cpu_first == window_32.first());
+        let pci_first = of_window.map_or(0, |window| window.bus_first);
+        Ok(HostBridgeSpec {
+            kind: BridgeKind::Phb3(Phb3Spec { base, pci_first, config: model_ioda2::Config::new(doorbell) }),
+            last_bus: *host.buses.end(),
+            window_32,
+            window_64: None,
+            coherent: true,
+            ats: false,
+            smmu: None,
+            its: None,
+            slots: if index == 0 { vec![SLOTS[0]] } else { Vec::new() },
         })
     }
 

@@ -3,6 +3,7 @@
 //! Not here: the models (`build`), the device tree (`fdt`), the machines that come with the lab (`builtin`).
 
 use model_cpu::CpuFeatures;
+use model_ioda2 as ioda2;
 use model_smmuv3 as smmuv3;
 use portcullis::types::{IovaRange, Pa, PaRange, SizeLg2, SourceId};
 
@@ -49,11 +50,11 @@ pub struct ItsSpec {
     pub base: Pa,
 }
 
-/// A PCIe host bridge with ECAM.
+/// A PCIe host bridge.
 #[derive(Clone, Debug)]
 pub struct HostBridgeSpec {
-    /// Where configuration space is, 1 MiB for each bus from 0 on.
-    pub ecam: PaRange,
+    /// How configuration space is reached, and what else comes with that.
+    pub kind: BridgeKind,
     /// The highest bus number.
     pub last_bus: u8,
     /// 32-bit memory window.
@@ -64,12 +65,32 @@ pub struct HostBridgeSpec {
     pub coherent: bool,
     /// Whether it passes on what devices with an ATC say.
     pub ats: bool,
-    /// The SMMU in front of memory, and the StreamID of requester id 0. None: its devices reach memory untranslated.
+    /// The SMMU in front of memory, and the StreamID of requester id 0. None: its devices reach memory untranslated, or by the bridge itself.
     pub smmu: Option<(usize, u32)>,
     /// The ITS, and the DeviceID of requester id 0.
     pub its: Option<(usize, u32)>,
     /// What is plugged in.
     pub slots: Vec<Slot>,
+}
+
+/// What kind of host bridge it is.
+#[derive(Clone, Debug)]
+pub enum BridgeKind {
+    /// One with an ECAM: 1 MiB of configuration space for each bus from 0 on.
+    Ecam(PaRange),
+    /// A PHB3, which is the IOMMU of its devices and takes their messages.
+    Phb3(Phb3Spec),
+}
+
+/// A POWER8 PHB3.
+#[derive(Clone, Debug)]
+pub struct Phb3Spec {
+    /// Where its registers are (4 KiB).
+    pub base: Pa,
+    /// What the first address of the bridge's 32-bit window is on the bus.
+    pub pci_first: u64,
+    /// What the hardware is like.
+    pub config: ioda2::Config,
 }
 
 /// What sits at a device number of a host bridge's root bus.
@@ -130,7 +151,22 @@ impl Plugged {
     }
 }
 
+impl HostBridgeSpec {
+    /// The PHB3 that it is, if it is one.
+    pub fn phb3(&self) -> Option<&Phb3Spec> {
+        match &self.kind {
+            BridgeKind::Phb3(phb) => Some(phb),
+            BridgeKind::Ecam(_) => None,
+        }
+    }
+}
+
 impl MachineSpec {
+    /// Its PHB3s, in the order of its host bridges.
+    pub fn phb3s(&self) -> impl Iterator<Item = &Phb3Spec> {
+        self.host_bridges.iter().filter_map(HostBridgeSpec::phb3)
+    }
+
     /// The slots with a disk: host bridge, and slot.
     pub fn disks(&self) -> impl Iterator<Item = (usize, Slot)> + '_ {
         self.slots().filter(|(_, slot)| slot.what.has_disk())

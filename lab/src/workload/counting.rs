@@ -24,6 +24,11 @@ pub(super) fn add_smmu_counters(counters: &mut Counters, machine: &Machine, plat
         devices += named("ATC_INV");
         stalls += counted.stalls;
     }
+    for phb in &machine.phbs {
+        let counted = phb.counters();
+        counters.invalidations +=
+            counted.kills_one + counted.kills_pe + counted.kills_all + counted.rtc_invalidations;
+    }
     if let Some(sva) = &mut counters.sva {
         (sva.tlb_invalidations, sva.atc_invalidations, sva.stalls) = (translations, devices, stalls);
     }

@@ -7,14 +7,13 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model_devices::nvme::Nvme as Disk;
-use model_smmuv3::Smmu;
 use portcullis::core::bus::{BindError, ConfigureError, Driver};
 use portcullis::core::device::{Device, DmaMask};
 use portcullis::core::dma::{DmaHandle, MsiMessage};
 use portcullis::firmware::MsiTarget;
 use portcullis::hal::{BlockLayout, DmaMemory};
 use portcullis::nvme::{Config, Direction, Interrupts, Nvme, Request, Vector};
-use portcullis::pci::{Bdf, Ecam, Message, MsixCapability, MsixTable, set_bus_master};
+use portcullis::pci::{Bdf, ConfigAccess, Message, MsixCapability, MsixTable, set_bus_master};
 use portcullis::types::{Pa, PaRange};
 use sha2::{Digest, Sha256};
 
@@ -22,7 +21,6 @@ use super::TRY_VERBOSE;
 use crate::boot::{self, Bound, Endpoint, HostBridge, Line, Standing, System};
 use crate::error::RunError;
 use crate::input::{Measure, Opened, hex};
-use crate::machine::{Machine, MachineSpec};
 use crate::platform::{LabPlatform, RegisterWindow};
 
 /// The driver's name.
@@ -36,13 +34,6 @@ const IN_FLIGHT: usize = 8;
 const COMPLETION_BYTES: u64 = 16;
 
 type Driven = Nvme<LabPlatform, RegisterWindow>;
-
-/// The model in front of a disk, by the disk's index.
-pub(super) fn smmu_before_disk(spec: &MachineSpec, machine: &Machine, disk: usize) -> Option<Arc<Smmu>> {
-    let (bridge, _) = spec.disks().nth(disk)?;
-    let (smmu, _) = spec.host_bridges[bridge].smmu?;
-    machine.smmus.get(smmu).cloned()
-}
 
 /// A function by its name.
 ///
@@ -66,7 +57,7 @@ pub(super) struct KernelDisk {
 struct Stop {
     nvme: Arc<Mutex<Option<Driven>>>,
     name: String,
-    config: Arc<Ecam<RegisterWindow>>,
+    config: Arc<dyn ConfigAccess + Send + Sync>,
     at: Bdf,
     msix: MsixCapability,
     interrupts: Arc<boot::Interrupts>,

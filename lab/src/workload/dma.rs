@@ -16,7 +16,8 @@ use std::time::Instant;
 use portcullis::core::domain::FlushMode;
 
 use super::counting::add_smmu_counters;
-use super::disk::{KernelDisk, smmu_before_disk};
+use super::disk::KernelDisk;
+use super::front::Front;
 use super::proof::{Watch, no_errors, nothing_left, with_testimony};
 use super::witness::Witness;
 use crate::boot::{BootRequest, Standing, System};
@@ -100,7 +101,7 @@ fn work(
     let mut watch = Watch::new(machine, witness);
     let kernels = KernelDisk::bind(&system, disk_name, &machine.disks[0])?;
     let disk = kernels.device().clone();
-    watch.device(&system, &disk, smmu_before_disk(&job.spec, machine, 0));
+    watch.device(&system, &disk, Front::of_disk(&job.spec, machine, 0));
     watch.check_direct(&disk)?;
     watch.touch_mapped(&disk)?;
     let start = Instant::now();

@@ -3,14 +3,26 @@
 mod counting;
 mod disk;
 pub mod dma;
+mod front;
 mod proof;
+pub mod spapr;
 pub mod sva;
 pub mod vfio;
 mod witness;
 
 const TRY_VERBOSE: &str = "run with -v to see what led to it";
 
-/// The workloads' names, in the order in which a run without a name does them.
+/// The workloads' names.
 pub fn names() -> Vec<&'static str> {
+    vec![dma::NAME, sva::NAME, vfio::NAME, spapr::NAME]
+}
+
+/// The workloads that a run without a name does, in its order: those that the default machine can do.
+pub fn unnamed() -> Vec<&'static str> {
     vec![dma::NAME, sva::NAME, vfio::NAME]
+}
+
+/// The machine for a workload of this name, if none is named.
+pub fn default_machine(workload: &str) -> &'static str {
+    if workload == spapr::NAME { spapr::MACHINE } else { crate::machines::DEFAULT }
 }

@@ -12,15 +12,14 @@
 //!
 //! Not here: the work (`dma`), knowing what was unmapped (`witness`).
 
-use std::sync::Arc;
-
-use model_bus::{Outcome, Request, StallState, Translator};
-use model_smmuv3::Smmu;
+use model_bus::{Outcome, Request, StallState};
 use portcullis::core::device::Device;
 use portcullis::core::iommu::ReservedKind;
+use portcullis::core::table_group::Freeze;
 use portcullis::types::{Access, Iova, IovaRange, SourceId};
 
 use super::TRY_VERBOSE;
+use super::front::Front;
 use super::witness::Witness;
 use crate::boot::{Endpoint, Standing, System};
 use crate::error::RunError;
@@ -42,7 +41,7 @@ pub(super) struct Watch<'a> {
     machine: &'a Machine,
     witness: &'a Witness,
     /// The model in front of the device.
-    smmu: Option<Arc<Smmu>>,
+    front: Option<Front>,
     source: Option<SourceId>,
     /// The other devices behind the same model.
     neighbours: Vec<SourceId>,
@@ -69,7 +68,7 @@ impl<'a> Watch<'a> {
         Self {
             machine,
             witness,
-            smmu: None,
+            front: None,
             source: None,
             neighbours: Vec::new(),
             direct: Vec::new(),
@@ -78,13 +77,13 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// From now on watches `device`, which is behind `smmu`.
-    pub(super) fn device(&mut self, system: &System, device: &Device<LabPlatform>, smmu: Option<Arc<Smmu>>) {
+    /// From now on watches `device`, which is behind `front`.
+    pub(super) fn device(&mut self, system: &System, device: &Device<LabPlatform>, front: Option<Front>) {
         let regions = device.reserved_regions().into_iter();
         let direct = |kind| matches!(kind, ReservedKind::Direct | ReservedKind::DirectRelaxable);
         self.direct = regions.filter(|region| direct(region.kind)).map(|region| region.range).collect();
         self.source = device.sources().first().copied();
-        self.smmu = smmu;
+        self.front = front;
         let behind = |endpoint: &'_ Endpoint| match &endpoint.standing {
             Standing::Behind { device: other, .. } if other.iommu().name() == device.iommu().name() => {
                 other.sources().first().copied()
@@ -105,14 +104,8 @@ impl<'a> Watch<'a> {
     }
 
     fn access_as(&self, source: SourceId, at: Iova, access: Access) -> Option<(Outcome, u64)> {
-        let smmu = self.smmu.as_ref()?;
         let request = Request { source, pasid: None, iova: at, len_bytes: 1, access };
-        let mut to = 0;
-        let outcome = smmu.access(&request, &mut |passage| {
-            to = passage.pa.get();
-            Ok(())
-        });
-        Some((outcome, to))
+        Some(self.front.as_ref()?.access(&request))
     }
 
     /// Tries every page that was unmapped since the last call and is not mapped again, and the last byte.
@@ -144,7 +137,8 @@ impl<'a> Watch<'a> {
         self.must_abort(system, what, at);
     }
 
-    /// The device's group is blocked: tries these addresses. Each must be aborted, and none recorded: that is what a blocked stream's entry says.
+    /// The device's group is blocked: tries these addresses. Each must be aborted, and none recorded: that is what a blocked stream's entry says. A PHB3
+    /// records.
     pub(super) fn probe_blocked(&mut self, system: &System, at: impl Iterator<Item = u64>) {
         let Some(source) = self.source else { return };
         self.service(system);
@@ -154,7 +148,9 @@ impl<'a> Watch<'a> {
                 self.try_one(system, "an address of a blocked device", source, at, access);
             }
         }
-        self.probes.silent += self.probes.tried - before;
+        if !self.freezes() {
+            self.probes.silent += self.probes.tried - before;
+        }
         self.settle(system);
     }
 
@@ -199,27 +195,29 @@ impl<'a> Watch<'a> {
     }
 
     fn try_one(&mut self, system: &System, what: &'static str, source: SourceId, at: Iova, access: Access) {
+        let frozen = self.front.as_ref().is_some_and(|front| front.is_frozen(source));
         let Some((outcome, _)) = self.witness.expecting(|| self.access_as(source, at, access)) else {
             return;
         };
         let outcome = self.ended(system, outcome);
         self.probes.tried += 1;
+        self.probes.silent += u64::from(frozen);
         if outcome == Outcome::Aborted {
             self.probes.aborted += 1;
         } else {
             self.probes.through.get_or_insert((what, at));
         }
-        if self.probes.tried.is_multiple_of(FAULTS_IN_FLIGHT) {
+        if self.freezes() || self.probes.tried.is_multiple_of(FAULTS_IN_FLIGHT) {
             self.settle(system);
         }
     }
 
     /// What became of an access that was held back, once software has answered; of any other, what became of it at once.
     fn ended(&mut self, system: &System, outcome: Outcome) -> Outcome {
-        let (Outcome::Stalled(stall), Some(smmu)) = (outcome, self.smmu.clone()) else { return outcome };
+        let (Outcome::Stalled(stall), Some(front)) = (outcome, self.front.clone()) else { return outcome };
         for _ in 0..STALL_ROUNDS {
             self.settle(system);
-            match smmu.stalled(stall) {
+            match front.stalled(stall) {
                 StallState::Aborted => return Outcome::Aborted,
                 StallState::Ignored => return Outcome::Ignored,
                 StallState::Waiting | StallState::Retry => {}
@@ -232,6 +230,33 @@ impl<'a> Watch<'a> {
     fn settle(&mut self, system: &System) {
         self.machine.bus.settle(64);
         self.service(system);
+        self.thaw(system);
+    }
+
+    /// Somebody else has seen accesses refused that must not be: so many that are recorded, and so many that a freeze kept silent.
+    pub(super) fn note_refused(&mut self, system: &System, recorded: u64, silent: u64) {
+        self.service(system);
+        self.probes.tried += recorded + silent;
+        self.probes.aborted += recorded + silent;
+        self.probes.silent += silent;
+    }
+
+    fn freezes(&self) -> bool {
+        self.front.as_ref().is_some_and(Front::freezes)
+    }
+
+    /// Unfreezes what was frozen by being tried, as who recovers a device does. What no device has stays frozen.
+    fn thaw(&self, system: &System) {
+        let Some(front) = self.front.as_ref().filter(|front| front.freezes()) else { return };
+        let tried = self.source.iter().chain(&self.neighbours);
+        for &source in tried.filter(|&&source| front.is_frozen(source)) {
+            let groups = system.units.iter().filter_map(|unit| unit.unit.iommu().table_group(source));
+            for group in groups {
+                let Some(eeh) = group.eeh() else { continue };
+                // One that stays frozen shows in the count of what was recorded.
+                let _ = eeh.unfreeze(Freeze::Io).and_then(|()| eeh.unfreeze(Freeze::Dma));
+            }
+        }
     }
 
     /// What firmware keeps for the device must lead to the memory of the same address.
@@ -289,7 +314,7 @@ impl<'a> Watch<'a> {
 /// [`RunError::Wrong`]: one does.
 pub(super) fn no_errors(system: &System) -> Result<(), RunError> {
     match system.units.iter().flat_map(|unit| unit.errors()).next() {
-        Some(error) => Err(RunError::wrong("SMMU", format!("it reports an error: {error:?}"), TRY_VERBOSE)),
+        Some(error) => Err(RunError::wrong("IOMMU", format!("it reports an error: {error:?}"), TRY_VERBOSE)),
         None => Ok(()),
     }
 }
@@ -304,10 +329,13 @@ pub(super) fn nothing_left(
     platform: &LabPlatform,
     witness: &Witness,
 ) -> Result<(), RunError> {
-    let complaints: Vec<_> = machine.smmus.iter().flat_map(|smmu| smmu.take_unpredictable()).collect();
-    if !complaints.is_empty() {
-        let what = format!("the driver did {} things that the book forbids", complaints.len());
-        return Err(RunError::wrong("SMMU", what, TRY_VERBOSE));
+    let of_smmus: usize = machine.smmus.iter().map(|smmu| smmu.take_unpredictable().len()).sum();
+    let of_bridges: usize = machine.phbs.iter().map(|phb| phb.take_unpredictable().len()).sum();
+    for (what, count) in [("SMMU", of_smmus), ("PHB3", of_bridges)] {
+        if count > 0 {
+            let said = format!("the driver did {count} things that the book forbids");
+            return Err(RunError::wrong(what, said, TRY_VERBOSE));
+        }
     }
     let left = [
         ("uses of freed memory", machine.bus.cpu().ram().freed_use_count() as u64),

@@ -81,6 +81,10 @@ impl Statements {
 impl Seen {
     fn note_model(&mut self, event: &Event<'_>) {
         match event.name {
+            "pe_freeze" if !self.expecting => {
+                let (kind, at) = (word(event, "cause"), number(event, "addr").unwrap_or(0));
+                self.faults.add(kind.clone(), || format!("{kind} at {at:#x}"));
+            }
             // A stall is a question, not a fault.
             "event_record" if !self.expecting && number(event, "w1").unwrap_or(0) & STALL == 0 => {
                 let kind = word(event, "kind");
@@ -128,7 +132,7 @@ impl Seen {
                     None if all => gone.append(&mut users.live),
                     None => {}
                 }
-                users.unmaps += number(event, "mappings").unwrap_or(0);
+                users.unmaps += number(event, "mappings").unwrap_or(1);
             }
             "vfio_msix" => users.doorbells.extend(number(event, "address")),
             "vfio_unset_container" => gone.append(&mut users.live),
@@ -238,7 +242,7 @@ impl Sink for Witness {
         if event.source == "vfio" {
             self.seen().note_user(event);
         }
-        if event.source == "model.smmuv3" {
+        if matches!(event.source, "model.smmuv3" | "model.ioda2") {
             self.seen().note_model(event);
         }
         if self.next.listening() {

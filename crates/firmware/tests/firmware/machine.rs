@@ -2,8 +2,8 @@
 
 use crate::trees::{self, Node, machine};
 use portcullis_firmware::{
-    DeviceRef, GicKind, IdMapEntry, IommuKind, Machine, MsiControllerKind, MsiTarget, PciMsi, ReservedUse,
-    Translation,
+    DeviceRef, GicKind, IdMapEntry, IommuKind, Machine, MsiControllerKind, MsiTarget, PciConfig, PciMsi,
+    ReservedUse, Translation,
 };
 use portcullis_spec::pcie::{Bdf, Space};
 use portcullis_types::{Iova, IovaRange, Pa, PaRange, SourceId};
@@ -89,7 +89,7 @@ fn a_host_bridge_is_read_with_its_windows() {
     let machine = read(machine());
     let [host] = &machine.pci_hosts[..] else { panic!("one host bridge") };
     assert_eq!((host.path.as_str(), host.segment, host.buses.clone()), ("/pcie@10000000", 1, 0..=0x0f));
-    assert_eq!(host.ecam, pa(0x40_1000_0000, 0x100_0000));
+    assert_eq!(host.config, PciConfig::Ecam(pa(0x40_1000_0000, 0x100_0000)));
     assert!(host.dma_coherent);
     let windows: Vec<_> = host
         .windows

@@ -3,6 +3,7 @@
 mod broken_blobs;
 mod broken_properties;
 mod machine;
+mod phb3;
 mod qemu;
 mod sharing;
 mod trees;

@@ -3,7 +3,7 @@
 //! `data/qemu-virt-7.2.dtb` was written by `qemu-system-aarch64 -M virt,iommu=smmuv3,gic-version=3,dumpdtb=FILE -cpu cortex-a57
 //! -m 256 -nic none` and re-packed by `dtc`, which takes out the padding.
 
-use portcullis_firmware::{IommuKind, Machine, MsiTarget, Translation};
+use portcullis_firmware::{IommuKind, Machine, MsiTarget, PciConfig, Translation};
 use portcullis_spec::pcie::{Bdf, Space};
 use portcullis_types::{Pa, PaRange, SourceId};
 
@@ -30,7 +30,10 @@ fn its_smmu_is_found() {
 fn its_functions_are_all_behind_the_smmu_by_their_requester_ids() {
     let machine = machine();
     let host = &machine.pci_hosts[0];
-    assert_eq!((host.segment, host.buses.clone(), host.ecam), (0, 0..=255, pa(0x40_1000_0000, 0x1000_0000)));
+    assert_eq!(
+        (host.segment, host.buses.clone(), host.config.clone()),
+        (0, 0..=255, PciConfig::Ecam(pa(0x40_1000_0000, 0x1000_0000)))
+    );
     for id in [0, 0x0008, 0x1234, 0xffff] {
         let function = Bdf::from_requester_id(id);
         let source = SourceId(id.into());

@@ -63,7 +63,7 @@ pub(super) fn by_firmware(system: &System) -> Result<u64, RunError> {
 /// # Errors
 ///
 /// [`RunError::Wrong`]: one was not.
-pub(super) fn by_a_user(system: &System, place: &Place<LabPlatform>) -> Result<u64, RunError> {
+pub(in crate::workload) fn by_a_user(system: &System, place: &Place<LabPlatform>) -> Result<u64, RunError> {
     let mut refused = 0;
     let owner = place.group.ownership().owner;
     for device in place.group.devices() {

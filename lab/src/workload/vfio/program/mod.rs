@@ -12,47 +12,28 @@
 //! | `sys` | system calls, memory |
 //! | `uapi` | VFIO by numbers and bytes |
 //! | `nvme` | the disk |
+//! | `drive` | the disk through VFIO: opened, read, closed |
 //!
 //! # Addresses
 //!
 //! It maps queues low and data high in what the kernel says can be mapped. A buffer moves to an address of its own after each round, from the
 //! very last one downwards, so that many addresses are used, left, and never used again.
 
-mod nvme;
-mod sys;
-mod uapi;
+pub(in crate::workload) mod drive;
+pub(in crate::workload) mod nvme;
+pub(in crate::workload) mod sys;
+pub(in crate::workload) mod uapi;
 
-use sha2::{Digest, Sha256};
-
-use crate::input::hex;
 use crate::vfio::Instructions;
-use nvme::{CONTROL_BYTES, Controller, IN_FLIGHT, Registers, Shared};
+pub(super) use drive::Told;
+use drive::{Drive, PIECE_BYTES, not_open};
+use nvme::{CONTROL_BYTES, IN_FLIGHT, Shared};
 pub(super) use sys::Failed;
 use sys::{Errno, Sys};
-use uapi::IommuInfo;
+use uapi::{IommuInfo, TYPE1V2};
 
-/// How much is read by one command.
-const PIECE_BYTES: u64 = 128 << 10;
 /// The lowest address that is used.
 const LOWEST: u64 = 0x1_0000;
-/// So much of the registers is used: the controller's, and the doorbells of two pairs of queues.
-const REGISTER_BYTES: u64 = 0x2000;
-
-/// What came of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Told {
-    /// SHA-256 of what arrived, in hexadecimal.
-    pub(super) digest: String,
-    /// A block in bytes.
-    pub(super) block_bytes: u64,
-    /// How many reads were made.
-    pub(super) commands: u64,
-    /// How often an event file was signalled.
-    pub(super) signals: u64,
-    /// Whether registers were mapped, or reached through the file.
-    pub(super) mapped_registers: bool,
-}
-
 /// A program that runs.
 pub(super) struct Program<'a> {
     sys: Sys<'a>,
@@ -64,25 +45,14 @@ pub(super) struct Program<'a> {
     data: [Shared; IN_FLIGHT],
     /// How many places for data were used.
     places: u64,
-    driven: Option<Driven>,
-    /// Pieces that are in flight: where from, how many bytes.
-    in_flight: Vec<(u64, u64)>,
-    hash: Sha256,
-}
-
-/// A device that is open.
-struct Driven {
-    device: u64,
-    events: [u64; 2],
-    mapped: Option<(u64, u64)>,
-    controller: Controller,
+    drive: Option<Drive>,
 }
 
 impl<'a> Program<'a> {
     /// Opens a container and the group, and puts the one into the other.
     pub(super) fn join(cpu: &'a dyn Instructions, group: u32) -> Result<Self, Failed> {
         let sys = Sys::new(cpu)?;
-        let container = sys.open_container()?;
+        let container = sys.open_container(TYPE1V2)?;
         let path = format!("/dev/vfio/{group}");
         let group = sys.open(&path)?.map_err(|errno| errno.on(&format!("opening {path}")))?;
         if !sys.is_viable(group)? {
@@ -99,9 +69,7 @@ impl<'a> Program<'a> {
             control: nowhere,
             data: [nowhere; IN_FLIGHT],
             places: 0,
-            driven: None,
-            in_flight: Vec::new(),
-            hash: Sha256::new(),
+            drive: None,
         })
     }
 
@@ -115,9 +83,10 @@ impl<'a> Program<'a> {
     }
 
     /// For a user of a group that the kernel uses: that he does not get it.
+    #[cfg(test)]
     pub(super) fn must_be_refused(cpu: &dyn Instructions, group: u32) -> Result<(), Failed> {
         let sys = Sys::new(cpu)?;
-        let container = sys.open_container()?;
+        let container = sys.open_container(TYPE1V2)?;
         let group =
             sys.open(&format!("/dev/vfio/{group}"))?.map_err(|errno| errno.on("opening the group"))?;
         if sys.is_viable(group)? {
@@ -131,15 +100,10 @@ impl<'a> Program<'a> {
 
     /// Gives the container its IOMMU, and asks which addresses can be used.
     pub(super) fn set_iommu(&mut self) -> Result<(), Failed> {
-        self.sys.set_iommu(self.container).map_err(|errno| errno.on("setting the IOMMU"))?;
+        self.sys.set_iommu(self.container, TYPE1V2).map_err(|errno| errno.on("setting the IOMMU"))?;
         self.coherent = self.sys.is_coherent(self.container).map_err(|errno| errno.on("coherence"))?;
         self.info = self.sys.iommu_info(self.container)?;
         Ok(())
-    }
-
-    /// The addresses that can be used, first to last.
-    pub(super) fn ranges(&self) -> &[(u64, u64)] {
-        &self.info.ranges
     }
 
     fn page(&self) -> u64 {
@@ -203,23 +167,7 @@ impl<'a> Program<'a> {
             self.data[slot].iova = self.place_high()?;
             self.map(self.data[slot], PIECE_BYTES)?;
         }
-        let device = self.sys.open_device(self.group, name)?;
-        self.sys.reset_device(device)?;
-        let bar = self.sys.region(device, 0)?;
-        let area = bar.areas.iter().copied().find(|&(at, len)| at == 0 && len >= REGISTER_BYTES);
-        let (registers, mapped) = match area {
-            Some((_, len)) => {
-                let at = self.sys.map_file(device, bar.offset, len).map_err(|errno| errno.on("registers"))?;
-                (Registers::Mapped(at), Some((at, len)))
-            }
-            None => (Registers::File { fd: device, offset: bar.offset }, None),
-        };
-        let event = || self.sys.event_file().map_err(|errno| errno.on("an event file"));
-        let events = [event()?, event()?];
-        self.sys.set_msix(device, &events)?;
-        self.sys.enable_bus_master(device)?;
-        let controller = Controller::start(&self.sys, registers, self.control, self.coherent, events)?;
-        self.driven = Some(Driven { device, events, mapped, controller });
+        self.drive = Some(Drive::open(&self.sys, self.group, name, self.control, self.coherent)?);
         Ok(())
     }
 
@@ -254,36 +202,14 @@ impl<'a> Program<'a> {
 
     /// Has the disk read what comes next: as many pieces as there are buffers. Nothing is waited for.
     pub(super) fn submit(&mut self, done: u64, total: u64) -> Result<(), Failed> {
-        let Self { driven, sys, data, in_flight, .. } = self;
-        let driven = driven.as_mut().ok_or(Failed("the device is not open".into()))?;
-        let block = driven.controller.block_bytes;
-        for (slot, from) in (0..IN_FLIGHT).zip((0..).map(|piece| done + piece * PIECE_BYTES)) {
-            if from >= total {
-                break;
-            }
-            let wanted = (total - from).min(PIECE_BYTES);
-            let bytes = wanted.next_multiple_of(block);
-            driven.controller.submit_read(sys, slot, from, bytes, data[slot])?;
-            in_flight.push((from, wanted));
-        }
-        Ok(())
+        let Self { drive, sys, data, .. } = self;
+        drive.as_mut().ok_or_else(not_open)?.submit(sys, done, total, data)
     }
 
     /// Waits for what is in flight, takes it, and moves a buffer to another address. Answers how many bytes are done.
     pub(super) fn collect(&mut self) -> Result<u64, Failed> {
-        let pieces = core::mem::take(&mut self.in_flight);
-        let Self { driven, sys, data, hash, .. } = self;
-        let driven = driven.as_mut().ok_or(Failed("the device is not open".into()))?;
-        driven.controller.wait_reads(sys, pieces.len())?;
-        let mut bytes = vec![0; usize::try_from(PIECE_BYTES).unwrap_or(0)];
-        let mut done = 0;
-        for (buffer, &(from, wanted)) in data.iter().zip(&pieces) {
-            let piece = &mut bytes[..usize::try_from(wanted).unwrap_or(0)];
-            driven.controller.take(sys, buffer.va, wanted)?;
-            sys.load(buffer.va, piece)?;
-            hash.update(&*piece);
-            done = from + wanted;
-        }
+        let Self { drive, sys, data, .. } = self;
+        let done = drive.as_mut().ok_or_else(not_open)?.collect(sys, data)?;
         let slot = usize::try_from(self.places).unwrap_or(0) % IN_FLIGHT;
         self.sys.unmap_dma(self.container, self.data[slot].iova, PIECE_BYTES)?;
         self.data[slot].iova = self.place_high()?;
@@ -293,16 +219,7 @@ impl<'a> Program<'a> {
 
     /// Stops the disk, and takes everything back that was mapped for it. It stays open. Answers what came of it.
     pub(super) fn stop(&mut self) -> Result<Told, Failed> {
-        let driven = self.driven.as_mut().ok_or(Failed("the device is not open".into()))?;
-        driven.controller.stop(&self.sys)?;
-        self.sys.no_msix(driven.device)?;
-        let told = Told {
-            digest: hex(&core::mem::take(&mut self.hash).finalize()),
-            block_bytes: driven.controller.block_bytes,
-            commands: driven.controller.commands,
-            signals: driven.controller.signals,
-            mapped_registers: driven.mapped.is_some(),
-        };
+        let told = self.drive.as_mut().ok_or_else(not_open)?.stop(&self.sys)?;
         self.sys.unmap_dma(self.container, self.control.iova, CONTROL_BYTES)?;
         let rest = self.sys.unmap_all(self.container)?;
         match rest == PIECE_BYTES * IN_FLIGHT as u64 {
@@ -314,12 +231,8 @@ impl<'a> Program<'a> {
     /// Closes the device, lets the group go, and closes the rest.
     pub(super) fn leave(mut self) -> Result<(), Failed> {
         let on = |errno: Errno| errno.on("closing");
-        if let Some(Driven { device, events, mapped, .. }) = self.driven.take() {
-            if let Some((at, len)) = mapped {
-                self.sys.unmap(at, len).map_err(|errno| errno.on("unmapping registers"))?;
-            }
-            self.sys.close(device).map_err(on)?;
-            events.into_iter().try_for_each(|event| self.sys.close(event)).map_err(on)?;
+        if let Some(drive) = self.drive.take() {
+            drive.close(&self.sys)?;
         }
         self.sys.unset_container(self.group).map_err(|errno| errno.on("letting the group go"))?;
         self.sys.close(self.group).and_then(|()| self.sys.close(self.container)).map_err(on)

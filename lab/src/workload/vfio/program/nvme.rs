@@ -7,7 +7,7 @@
 use super::sys::{Failed, Sys};
 
 /// The smallest page that a controller knows, which is what queues and lists are cut into here.
-pub(super) const PAGE: u64 = 4096;
+pub(in crate::workload) const PAGE: u64 = 4096;
 
 const CAP: u64 = 0x00;
 const CC: u64 = 0x14;
@@ -23,13 +23,13 @@ const LOOK_AGAIN_NS: u64 = 10_000;
 
 /// Memory that the device reaches: where the program has it, and where the device has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Shared {
-    pub(super) va: u64,
-    pub(super) iova: u64,
+pub(in crate::workload) struct Shared {
+    pub(in crate::workload) va: u64,
+    pub(in crate::workload) iova: u64,
 }
 
 impl Shared {
-    pub(super) const fn page(self, number: u64) -> Self {
+    pub(in crate::workload) const fn page(self, number: u64) -> Self {
         Self { va: self.va + number * PAGE, iova: self.iova + number * PAGE }
     }
 }
@@ -46,13 +46,13 @@ mod page {
 }
 
 /// How much memory queues and lists take: a multiple of every page size of a kernel.
-pub(super) const CONTROL_BYTES: u64 = 0x1_0000;
+pub(in crate::workload) const CONTROL_BYTES: u64 = 0x1_0000;
 /// How many commands may be in flight.
-pub(super) const IN_FLIGHT: usize = 8;
+pub(in crate::workload) const IN_FLIGHT: usize = 8;
 
 /// How registers are reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Registers {
+pub(in crate::workload) enum Registers {
     /// They are mapped here.
     Mapped(u64),
     /// Through the device's file, from this offset on.
@@ -107,7 +107,7 @@ struct Queue {
 
 /// A controller that is at work.
 #[derive(Debug)]
-pub(super) struct Controller {
+pub(in crate::workload) struct Controller {
     registers: Registers,
     stride: u64,
     limit_ns: u64,
@@ -116,11 +116,11 @@ pub(super) struct Controller {
     admin: Queue,
     io: Queue,
     /// A block in bytes.
-    pub(super) block_bytes: u64,
+    pub(in crate::workload) block_bytes: u64,
     /// How many reads were submitted.
-    pub(super) commands: u64,
+    pub(in crate::workload) commands: u64,
     /// How often its event files were signalled.
-    pub(super) signals: u64,
+    pub(in crate::workload) signals: u64,
 }
 
 /// A command, without its id: opcode, namespace, two addresses, dwords 10 to 12.
@@ -128,7 +128,7 @@ struct Command(u8, u32, [u64; 2], [u32; 3]);
 
 impl Controller {
     /// Resets the controller and brings it up with its queues in `control`; `events` are signalled by vectors 0 and 1.
-    pub(super) fn start(
+    pub(in crate::workload) fn start(
         sys: &Sys<'_>,
         registers: Registers,
         control: Shared,
@@ -225,7 +225,7 @@ impl Controller {
     }
 
     /// Reads `bytes`, whole blocks, from the block at byte `from` on, into `data`. `slot` is its own while it is in flight.
-    pub(super) fn submit_read(
+    pub(in crate::workload) fn submit_read(
         &mut self,
         sys: &Sys<'_>,
         slot: usize,
@@ -255,7 +255,7 @@ impl Controller {
     }
 
     /// Waits for as many reads as that.
-    pub(super) fn wait_reads(&mut self, sys: &Sys<'_>, count: usize) -> Result<(), Failed> {
+    pub(in crate::workload) fn wait_reads(&mut self, sys: &Sys<'_>, count: usize) -> Result<(), Failed> {
         (0..count).try_for_each(|_| self.wait_one(sys, true))
     }
 
@@ -336,7 +336,7 @@ impl Controller {
     }
 
     /// Stops the controller in good order.
-    pub(super) fn stop(&mut self, sys: &Sys<'_>) -> Result<(), Failed> {
+    pub(in crate::workload) fn stop(&mut self, sys: &Sys<'_>) -> Result<(), Failed> {
         self.do_admin(sys, Command(0x00, 0, [0, 0], [1, 0, 0]))?;
         self.do_admin(sys, Command(0x04, 0, [0, 0], [1, 0, 0]))?;
         self.registers.write32(sys, CC, 0)?;
@@ -349,7 +349,7 @@ impl Controller {
     }
 
     /// Before the program reads what the device has written.
-    pub(super) fn take(&self, sys: &Sys<'_>, va: u64, len: u64) -> Result<(), Failed> {
+    pub(in crate::workload) fn take(&self, sys: &Sys<'_>, va: u64, len: u64) -> Result<(), Failed> {
         self.give(sys, va, len)
     }
 }

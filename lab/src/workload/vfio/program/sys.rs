@@ -33,7 +33,7 @@ const SCRATCH_BYTES: u64 = 0x1_0000;
 
 /// The program's last words.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) struct Failed(pub(super) String);
+pub(in crate::workload) struct Failed(pub(in crate::workload) String);
 
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -49,30 +49,30 @@ impl From<Signal> for Failed {
 
 /// An error number, positive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Errno(pub(super) i64);
+pub(in crate::workload) struct Errno(pub(in crate::workload) i64);
 
 impl Errno {
-    pub(super) const EPERM: Self = Self(1);
-    pub(super) const EFAULT: Self = Self(14);
-    pub(super) const EBUSY: Self = Self(16);
-    pub(super) const EEXIST: Self = Self(17);
-    pub(super) const EINVAL: Self = Self(22);
+    pub(in crate::workload) const EPERM: Self = Self(1);
+    pub(in crate::workload) const EFAULT: Self = Self(14);
+    pub(in crate::workload) const EBUSY: Self = Self(16);
+    pub(in crate::workload) const EEXIST: Self = Self(17);
+    pub(in crate::workload) const EINVAL: Self = Self(22);
 
     /// What went wrong, when what was asked for is not given.
-    pub(super) fn on(self, what: &str) -> Failed {
+    pub(in crate::workload) fn on(self, what: &str) -> Failed {
         Failed(format!("{what}: errno {}", self.0))
     }
 }
 
 /// The program's ways out.
-pub(super) struct Sys<'a> {
+pub(in crate::workload) struct Sys<'a> {
     cpu: &'a dyn Instructions,
     scratch: u64,
 }
 
 impl<'a> Sys<'a> {
     /// With some memory for arguments.
-    pub(super) fn new(cpu: &'a dyn Instructions) -> Result<Self, Failed> {
+    pub(in crate::workload) fn new(cpu: &'a dyn Instructions) -> Result<Self, Failed> {
         let mut sys = Self { cpu, scratch: 0 };
         sys.scratch = sys.map_memory(SCRATCH_BYTES).map_err(|errno| errno.on("memory for arguments"))?;
         Ok(sys)
@@ -85,53 +85,53 @@ impl<'a> Sys<'a> {
 
     // --- memory -----------------------------------------------------------------------------------------------------------------
 
-    pub(super) fn map_memory(&self, len: u64) -> Result<u64, Errno> {
+    pub(in crate::workload) fn map_memory(&self, len: u64) -> Result<u64, Errno> {
         self.call(MMAP, [0, len, READ_WRITE, PRIVATE_ANONYMOUS, u64::MAX, 0])
     }
 
-    pub(super) fn map_read_only(&self, len: u64) -> Result<u64, Errno> {
+    pub(in crate::workload) fn map_read_only(&self, len: u64) -> Result<u64, Errno> {
         self.call(MMAP, [0, len, READ_ONLY, PRIVATE_ANONYMOUS, u64::MAX, 0])
     }
 
-    pub(super) fn map_file(&self, fd: u64, offset: u64, len: u64) -> Result<u64, Errno> {
+    pub(in crate::workload) fn map_file(&self, fd: u64, offset: u64, len: u64) -> Result<u64, Errno> {
         self.call(MMAP, [0, len, READ_WRITE, SHARED, fd, offset])
     }
 
-    pub(super) fn unmap(&self, at: u64, len: u64) -> Result<(), Errno> {
+    pub(in crate::workload) fn unmap(&self, at: u64, len: u64) -> Result<(), Errno> {
         self.call(MUNMAP, [at, len, 0, 0, 0, 0]).map(drop)
     }
 
-    pub(super) fn load(&self, at: u64, into: &mut [u8]) -> Result<(), Failed> {
+    pub(in crate::workload) fn load(&self, at: u64, into: &mut [u8]) -> Result<(), Failed> {
         Ok(self.cpu.load(at, into)?)
     }
 
-    pub(super) fn store(&self, at: u64, from: &[u8]) -> Result<(), Failed> {
+    pub(in crate::workload) fn store(&self, at: u64, from: &[u8]) -> Result<(), Failed> {
         Ok(self.cpu.store(at, from)?)
     }
 
-    pub(super) fn load32(&self, at: u64) -> Result<u32, Failed> {
+    pub(in crate::workload) fn load32(&self, at: u64) -> Result<u32, Failed> {
         let mut bytes = [0; 4];
         self.load(at, &mut bytes)?;
         Ok(u32::from_le_bytes(bytes))
     }
 
-    pub(super) fn store32(&self, at: u64, word: u32) -> Result<(), Failed> {
+    pub(in crate::workload) fn store32(&self, at: u64, word: u32) -> Result<(), Failed> {
         self.store(at, &word.to_le_bytes())
     }
 
     /// Bytes that a device reads or writes, if it does not snoop caches.
-    pub(super) fn flush(&self, at: u64, len: u64) -> Result<(), Failed> {
+    pub(in crate::workload) fn flush(&self, at: u64, len: u64) -> Result<(), Failed> {
         Ok(self.cpu.clean_and_invalidate(at, len)?)
     }
 
-    pub(super) fn barrier(&self) {
+    pub(in crate::workload) fn barrier(&self) {
         self.cpu.barrier();
     }
 
     // --- files ------------------------------------------------------------------------------------------------------------------
 
     /// Puts bytes where arguments lie.
-    pub(super) fn put(&self, bytes: &[u8]) -> Result<u64, Failed> {
+    pub(in crate::workload) fn put(&self, bytes: &[u8]) -> Result<u64, Failed> {
         if bytes.len() as u64 > SCRATCH_BYTES {
             return Err(Failed("an argument is too long".into()));
         }
@@ -139,28 +139,33 @@ impl<'a> Sys<'a> {
         Ok(self.scratch)
     }
 
-    pub(super) fn open(&self, path: &str) -> Result<Result<u64, Errno>, Failed> {
+    pub(in crate::workload) fn open(&self, path: &str) -> Result<Result<u64, Errno>, Failed> {
         let at = self.put(format!("{path}\0").as_bytes())?;
         Ok(self.call(OPENAT, [AT_FDCWD, at, 2, 0, 0, 0]))
     }
 
-    pub(super) fn close(&self, fd: u64) -> Result<(), Errno> {
+    pub(in crate::workload) fn close(&self, fd: u64) -> Result<(), Errno> {
         self.call(CLOSE, [fd, 0, 0, 0, 0, 0]).map(drop)
     }
 
-    pub(super) fn ioctl(&self, fd: u64, request: u64, argument: u64) -> Result<u64, Errno> {
+    pub(in crate::workload) fn ioctl(&self, fd: u64, request: u64, argument: u64) -> Result<u64, Errno> {
         self.call(IOCTL, [fd, request, argument, 0, 0, 0])
     }
 
     /// The same with bytes, which the kernel may change.
-    pub(super) fn ask(&self, fd: u64, request: u64, bytes: &mut [u8]) -> Result<Result<u64, Errno>, Failed> {
+    pub(in crate::workload) fn ask(
+        &self,
+        fd: u64,
+        request: u64,
+        bytes: &mut [u8],
+    ) -> Result<Result<u64, Errno>, Failed> {
         let at = self.put(bytes)?;
         let answer = self.ioctl(fd, request, at);
         self.load(at, bytes)?;
         Ok(answer)
     }
 
-    pub(super) fn read_file(&self, fd: u64, offset: u64, into: &mut [u8]) -> Result<(), Failed> {
+    pub(in crate::workload) fn read_file(&self, fd: u64, offset: u64, into: &mut [u8]) -> Result<(), Failed> {
         let len = into.len() as u64;
         match self.call(PREAD64, [fd, self.scratch, len, offset, 0, 0]) {
             Ok(done) if done == len => self.load(self.scratch, into),
@@ -169,7 +174,7 @@ impl<'a> Sys<'a> {
         }
     }
 
-    pub(super) fn write_file(&self, fd: u64, offset: u64, from: &[u8]) -> Result<(), Failed> {
+    pub(in crate::workload) fn write_file(&self, fd: u64, offset: u64, from: &[u8]) -> Result<(), Failed> {
         let at = self.put(from)?;
         match self.call(PWRITE64, [fd, at, from.len() as u64, offset, 0, 0]) {
             Ok(done) if done == from.len() as u64 => Ok(()),
@@ -180,12 +185,12 @@ impl<'a> Sys<'a> {
 
     // --- events and time --------------------------------------------------------------------------------------------------------
 
-    pub(super) fn event_file(&self) -> Result<u64, Errno> {
+    pub(in crate::workload) fn event_file(&self) -> Result<u64, Errno> {
         self.call(EVENTFD2, [0, NONBLOCK, 0, 0, 0, 0])
     }
 
     /// Waits until an event file has been signalled; answers how often, 0 if the time was over before.
-    pub(super) fn wait(&self, fd: u64, limit_ns: u64) -> Result<u64, Failed> {
+    pub(in crate::workload) fn wait(&self, fd: u64, limit_ns: u64) -> Result<u64, Failed> {
         let number = u32::try_from(fd).map_err(|_| Failed("no number of a file".into()))?;
         let mut list = number.to_ne_bytes().to_vec();
         list.extend(POLLIN.to_ne_bytes());
@@ -202,7 +207,7 @@ impl<'a> Sys<'a> {
         Ok(u64::from_ne_bytes(count))
     }
 
-    pub(super) fn now_ns(&self) -> Result<u64, Failed> {
+    pub(in crate::workload) fn now_ns(&self) -> Result<u64, Failed> {
         let clock = self.call(CLOCK_GETTIME, [1, self.scratch, 0, 0, 0, 0]);
         clock.map_err(|errno| errno.on("looking at the clock"))?;
         let mut bytes = [0; 16];
@@ -211,7 +216,7 @@ impl<'a> Sys<'a> {
         Ok(word(&bytes[..8]) * NS + word(&bytes[8..]))
     }
 
-    pub(super) fn sleep_ns(&self, ns: u64) -> Result<(), Failed> {
+    pub(in crate::workload) fn sleep_ns(&self, ns: u64) -> Result<(), Failed> {
         let at = self.put(&timespec(ns))?;
         self.call(NANOSLEEP, [at, 0, 0, 0, 0, 0]).map(drop).map_err(|errno| errno.on("sleeping"))
     }

@@ -20,7 +20,9 @@ const IOMMU_GET_INFO: u64 = 0x3b70;
 const IOMMU_MAP_DMA: u64 = 0x3b71;
 const IOMMU_UNMAP_DMA: u64 = 0x3b72;
 
-const TYPE1V2: u64 = 3;
+/// The kinds of containers.
+pub(in crate::workload) const TYPE1V2: u64 = 3;
+pub(in crate::workload) const SPAPR_TCE_V2: u64 = 7;
 const DMA_CC: u64 = 4;
 const MAP_READ_WRITE: u32 = 3;
 const UNMAP_ALL: u32 = 2;
@@ -31,40 +33,40 @@ const MEMORY_AND_MASTER: u16 = 0b110;
 
 /// What the IOMMU of a container can map.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct IommuInfo {
+pub(in crate::workload) struct IommuInfo {
     /// Bits of page sizes.
-    pub(super) page_sizes: u64,
+    pub(in crate::workload) page_sizes: u64,
     /// First to last.
-    pub(super) ranges: Vec<(u64, u64)>,
+    pub(in crate::workload) ranges: Vec<(u64, u64)>,
     /// How many more mappings there can be.
-    pub(super) available: u32,
+    pub(in crate::workload) available: u32,
 }
 
 /// A region of a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Region {
-    pub(super) size: u64,
+pub(in crate::workload) struct Region {
+    pub(in crate::workload) size: u64,
     /// Where it is in the device's file.
-    pub(super) offset: u64,
+    pub(in crate::workload) offset: u64,
     /// Which parts can be mapped: where they begin, and how long they are.
-    pub(super) areas: Vec<(u64, u64)>,
+    pub(in crate::workload) areas: Vec<(u64, u64)>,
 }
 
-fn words32(words: &[u32]) -> Vec<u8> {
+pub(in crate::workload) fn words32(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
 
-fn request(head: &[u32], rest: &[u64]) -> Vec<u8> {
+pub(in crate::workload) fn request(head: &[u32], rest: &[u64]) -> Vec<u8> {
     let mut bytes = words32(head);
     bytes.extend(rest.iter().flat_map(|word| word.to_ne_bytes()));
     bytes
 }
 
-fn word(bytes: &[u8], at: usize) -> u32 {
+pub(in crate::workload) fn word(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).map_or(0, |four| u32::from_ne_bytes(four.try_into().unwrap_or([0; 4])))
 }
 
-fn double(bytes: &[u8], at: usize) -> u64 {
+pub(in crate::workload) fn double(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..at + 8).map_or(0, |eight| u64::from_ne_bytes(eight.try_into().unwrap_or([0; 8])))
 }
 
@@ -88,48 +90,52 @@ fn chain(bytes: &[u8], first: u32) -> Result<Vec<(u16, usize)>, Failed> {
 impl Sys<'_> {
     // --- containers and groups --------------------------------------------------------------------------------------------------
 
-    /// Opens a container, and sees that it is what this program speaks.
-    pub(super) fn open_container(&self) -> Result<u64, Failed> {
+    /// Opens a container, and sees that it can be of this kind.
+    pub(in crate::workload) fn open_container(&self, kind: u64) -> Result<u64, Failed> {
         let fd = self.open("/dev/vfio/vfio")?.map_err(|errno| errno.on("opening /dev/vfio/vfio"))?;
         match self.ioctl(fd, GET_API_VERSION, 0) {
             Ok(0) => {}
             other => return Err(Failed(format!("the interface's version is {other:?}"))),
         }
-        match self.ioctl(fd, CHECK_EXTENSION, TYPE1V2) {
+        match self.ioctl(fd, CHECK_EXTENSION, kind) {
             Ok(1) => Ok(fd),
-            other => Err(Failed(format!("type 1 version 2: {other:?}"))),
+            other => Err(Failed(format!("containers of kind {kind}: {other:?}"))),
         }
     }
 
     /// Whether nobody stands in a user's way.
-    pub(super) fn is_viable(&self, group: u64) -> Result<bool, Failed> {
+    pub(in crate::workload) fn is_viable(&self, group: u64) -> Result<bool, Failed> {
         let mut status = words32(&[8, 0]);
         self.ask(group, GROUP_GET_STATUS, &mut status)?.map_err(|errno| errno.on("the group's status"))?;
         Ok(word(&status, 4) & 1 != 0)
     }
 
-    pub(super) fn set_container(&self, group: u64, container: u64) -> Result<Result<u64, Errno>, Failed> {
+    pub(in crate::workload) fn set_container(
+        &self,
+        group: u64,
+        container: u64,
+    ) -> Result<Result<u64, Errno>, Failed> {
         let number = u32::try_from(container).map_err(|_| Failed("no number of a file".into()))?;
         self.ask(group, GROUP_SET_CONTAINER, &mut number.to_ne_bytes())
     }
 
-    pub(super) fn unset_container(&self, group: u64) -> Result<(), Errno> {
+    pub(in crate::workload) fn unset_container(&self, group: u64) -> Result<(), Errno> {
         self.ioctl(group, GROUP_UNSET_CONTAINER, 0).map(drop)
     }
 
-    pub(super) fn set_iommu(&self, container: u64) -> Result<(), Errno> {
-        self.ioctl(container, SET_IOMMU, TYPE1V2).map(drop)
+    pub(in crate::workload) fn set_iommu(&self, container: u64, kind: u64) -> Result<(), Errno> {
+        self.ioctl(container, SET_IOMMU, kind).map(drop)
     }
 
     /// Whether devices of the container snoop caches.
-    pub(super) fn is_coherent(&self, container: u64) -> Result<bool, Errno> {
+    pub(in crate::workload) fn is_coherent(&self, container: u64) -> Result<bool, Errno> {
         self.ioctl(container, CHECK_EXTENSION, DMA_CC).map(|answer| answer == 1)
     }
 
     // --- type 1 -----------------------------------------------------------------------------------------------------------------
 
     /// What can be mapped: asked twice, first to learn how long the answer is.
-    pub(super) fn iommu_info(&self, container: u64) -> Result<IommuInfo, Failed> {
+    pub(in crate::workload) fn iommu_info(&self, container: u64) -> Result<IommuInfo, Failed> {
         let mut short = words32(&[24, 0, 0, 0, 0, 0]);
         let on = |errno: Errno| errno.on("what can be mapped");
         self.ask(container, IOMMU_GET_INFO, &mut short)?.map_err(on)?;
@@ -158,7 +164,7 @@ impl Sys<'_> {
     }
 
     /// Maps with these flags.
-    pub(super) fn map_dma_as(
+    pub(in crate::workload) fn map_dma_as(
         &self,
         container: u64,
         flags: u32,
@@ -171,7 +177,7 @@ impl Sys<'_> {
     }
 
     /// Maps for reading and writing.
-    pub(super) fn map_dma(
+    pub(in crate::workload) fn map_dma(
         &self,
         container: u64,
         va: u64,
@@ -182,7 +188,7 @@ impl Sys<'_> {
     }
 
     /// Takes a mapping away: all of it, and nothing else.
-    pub(super) fn unmap_dma(&self, container: u64, iova: u64, len: u64) -> Result<(), Failed> {
+    pub(in crate::workload) fn unmap_dma(&self, container: u64, iova: u64, len: u64) -> Result<(), Failed> {
         let mut bytes = request(&[24, 0], &[iova, len]);
         self.ask(container, IOMMU_UNMAP_DMA, &mut bytes)?.map_err(|errno| errno.on("unmapping"))?;
         match double(&bytes, 16) {
@@ -192,7 +198,7 @@ impl Sys<'_> {
     }
 
     /// Takes everything away. Answers how many bytes that was.
-    pub(super) fn unmap_all(&self, container: u64) -> Result<u64, Failed> {
+    pub(in crate::workload) fn unmap_all(&self, container: u64) -> Result<u64, Failed> {
         let mut bytes = request(&[24, UNMAP_ALL], &[0, 0]);
         self.ask(container, IOMMU_UNMAP_DMA, &mut bytes)?.map_err(|errno| errno.on("unmapping all"))?;
         Ok(double(&bytes, 16))
@@ -200,14 +206,14 @@ impl Sys<'_> {
 
     // --- devices ----------------------------------------------------------------------------------------------------------------
 
-    pub(super) fn open_device(&self, group: u64, name: &str) -> Result<u64, Failed> {
+    pub(in crate::workload) fn open_device(&self, group: u64, name: &str) -> Result<u64, Failed> {
         let mut bytes = format!("{name}\0").into_bytes();
         let opened = self.ask(group, GROUP_GET_DEVICE_FD, &mut bytes)?;
         opened.map_err(|errno| errno.on(&format!("opening device {name}")))
     }
 
     /// Resets the device, if it can be. It has to be a PCI function.
-    pub(super) fn reset_device(&self, device: u64) -> Result<(), Failed> {
+    pub(in crate::workload) fn reset_device(&self, device: u64) -> Result<(), Failed> {
         let mut bytes = words32(&[24, 0, 0, 0, 0, 0]);
         self.ask(device, DEVICE_GET_INFO, &mut bytes)?.map_err(|errno| errno.on("what the device is"))?;
         let flags = word(&bytes, 4);
@@ -220,7 +226,7 @@ impl Sys<'_> {
         Ok(())
     }
 
-    pub(super) fn region(&self, device: u64, number: u32) -> Result<Region, Failed> {
+    pub(in crate::workload) fn region(&self, device: u64, number: u32) -> Result<Region, Failed> {
         let on = |errno: Errno| errno.on("where a region is");
         let mut bytes = request(&[32, 0, number, 0], &[0, 0]);
         self.ask(device, DEVICE_GET_REGION_INFO, &mut bytes)?.map_err(on)?;
@@ -242,7 +248,7 @@ impl Sys<'_> {
     }
 
     /// From now on MSI-X vectors from 0 on signal these event files.
-    pub(super) fn set_msix(&self, device: u64, events: &[u64]) -> Result<(), Failed> {
+    pub(in crate::workload) fn set_msix(&self, device: u64, events: &[u64]) -> Result<(), Failed> {
         let mut info = words32(&[16, 0, MSIX, 0]);
         self.ask(device, DEVICE_GET_IRQ_INFO, &mut info)?.map_err(|errno| errno.on("how many interrupts"))?;
         let count = word(&info, 12);
@@ -259,14 +265,14 @@ impl Sys<'_> {
     }
 
     /// No vector signals anything from now on.
-    pub(super) fn no_msix(&self, device: u64) -> Result<(), Failed> {
+    pub(in crate::workload) fn no_msix(&self, device: u64) -> Result<(), Failed> {
         // No data, a count of 0.
         let set = self.ask(device, DEVICE_SET_IRQS, &mut words32(&[20, 0b10_0001, MSIX, 0, 0]))?;
         set.map(drop).map_err(|errno| errno.on("taking interrupts out of use"))
     }
 
     /// Lets the device send requests.
-    pub(super) fn enable_bus_master(&self, device: u64) -> Result<(), Failed> {
+    pub(in crate::workload) fn enable_bus_master(&self, device: u64) -> Result<(), Failed> {
         let config = self.region(device, CONFIG)?;
         let mut command = [0; 2];
         self.read_file(device, config.offset + COMMAND, &mut command)?;

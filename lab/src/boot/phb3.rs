@@ -1,0 +1,141 @@
+//! Bringing up a PHB3: what firmware (OPAL) does for a kernel on POWER8, then the driver, then interrupts.
+//!
+//! Firmware's part is the control register and configuration space; the rest of it, the chip's side and the link, the model has out of reset.
+//!
+//! Observed: skiboot hw/phb3.c, `phb3_init_hw` (Init_87), `phb3_pcicfg_read32`.
+//! Not here: interrupts' table (`messages`).
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use model_ioda2 as model;
+use portcullis::core::iommu::Iommu;
+use portcullis::core::iopf::FaultQueue;
+use portcullis::core::sva::SvaUnit;
+use portcullis::core::unit::IommuUnit;
+use portcullis::firmware::{PciConfig, PciHost};
+use portcullis::hal::Registers;
+use portcullis::ioda2::{Config, M32, Phb3};
+use portcullis::pci::{Bdf, ConfigAccess, Space};
+use portcullis::types::Pa;
+
+use super::System;
+use super::messages::Messages;
+use super::unit::{Hardware, Unit};
+use crate::error::RunError;
+use crate::platform::RegisterWindow;
+
+/// Bytes of registers. Observed: skiboot hw/phb3.c, `phb3_probe_pbcq`.
+const REGISTER_BYTES: u64 = 0x1000;
+
+/// PHB_CONTROL, and what skiboot stores there for entries of 128 bytes. Observed: skiboot hw/phb3.c, Init_87.
+const CONTROL: usize = 0x810;
+const CONTROL_IVE_128: u64 = 0xf3a8_0edb_0000_0000;
+/// What it stores besides where window 0 can pass addresses as they are.
+const CONTROL_BYPASS_32: u64 = 0x0010_0000_0000_0000;
+
+/// What is around the bridges.
+#[derive(Debug, Default)]
+pub(super) struct Chip {
+    /// Who presents interrupts, by the addresses of the bridges' registers.
+    pub(super) bridges: Vec<(Pa, Arc<model::Phb3>)>,
+    /// Whether the kernel's devices may go around translation.
+    pub(super) bypass: bool,
+}
+
+/// Brings up the PHB3 that is IOMMU `index` of the firmware's list.
+pub(super) fn bring_up(system: &System, chip: &Chip, index: usize) -> Result<Unit, RunError> {
+    let System { platform, firmware, interrupts, pasids, .. } = system;
+    let node = &firmware.iommus[index];
+    let is_host = |host: &&PciHost| host.path == node.path;
+    let host = firmware.pci_hosts.iter().find(is_host);
+    let Some((host, PciConfig::Phb3(own))) = host.map(|host| (host, &host.config)) else {
+        return Err(RunError::bad_input(&node.path, "a PHB3 that is no host bridge", "correct the tree"));
+    };
+    if own.registers.len_bytes().is_none_or(|len| len < REGISTER_BYTES) {
+        let what = format!("a PHB3 has 4 KiB of registers, and {} is less", own.registers);
+        return Err(RunError::bad_input(&node.path, what, "correct the tree, or name a built-in machine"));
+    }
+    let found = chip.bridges.iter().find(|(at, _)| *at == own.registers.first());
+    let (_, model) = found.ok_or_else(|| {
+        RunError::refused(&node.path, "the lab has no model there", "name a built-in machine")
+    })?;
+    let registers = platform.registers(own.registers);
+    let naples = if own.bypass_32 { CONTROL_BYPASS_32 } else { 0 };
+    registers.write64(CONTROL, CONTROL_IVE_128 | naples);
+
+    let end = firmware.memory.iter().filter_map(|range| range.last().checked_add(1)).max();
+    let mut config = Config::new(node.path.clone());
+    config.page_sizes = own.page_sizes;
+    config.cpu_page = system.cpus.page;
+    config.m32 = m32(host);
+    config.bypass_end = end.filter(|_| chip.bypass);
+    config.identity_end = end.filter(|_| chip.bypass && own.bypass_32);
+    let wrong = |what: String| RunError::wrong(&node.path, what, "run with -v to see its registers");
+    let phb = Phb3::probe(platform.clone(), registers.clone(), config)
+        .map_err(|error| wrong(format!("probing the PHB3 failed: {error}")))?;
+    let messages = Messages::new(platform.clone(), registers, model.clone(), phb.clone())
+        .ok_or_else(|| wrong("no memory for the table of its interrupts".into()))?;
+    interrupts.add_bridge(&node.path, &messages, firmware);
+    let driver: Arc<dyn Iommu<_>> = phb.clone();
+    let driver = match platform.tamper() {
+        Some(tamper) => tamper.between_core_and(driver),
+        None => driver,
+    };
+    let unit = Arc::new(IommuUnit::new(platform.clone(), driver));
+    let sva = SvaUnit::new(unit.clone(), pasids.clone(), Arc::new(FaultQueue::new()));
+    Ok(Unit { index, driver: Hardware::Phb3(phb, messages), unit, sva, lines: None })
+}
+
+/// The M32 window. Firmware takes the last 64 KiB off it, which are messages.
+fn m32(host: &PciHost) -> Option<M32> {
+    let window = host.windows.iter().find(|window| window.space == Space::Memory32)?;
+    let bytes = window.size_bytes.checked_next_power_of_two()?;
+    Some(M32 { cpu_first: window.cpu_first, pci_first: window.bus_first, bytes })
+}
+
+/// PHB_CONFIG_DATA and PHB_CONFIG_ADDRESS. Observed: skiboot include/phb3-regs.h.
+const CONFIG_DATA: usize = 0x130;
+const CONFIG_ADDRESS: usize = 0x140;
+/// PPC bit 0 of the address: it is on.
+const ENABLE: u64 = 1 << 63;
+/// Where bus, device and function lie in it: PPC bits 4 to 19.
+const BDFN_SHIFT: u32 = 44;
+/// Where the register's number lies: PPC bits 20 to 31, without the lowest two.
+const REGISTER_SHIFT: u32 = 32;
+
+/// Configuration space below a PHB3, by its registers.
+///
+/// Choice: accesses name PE 0, in which no device is: whoever recovers a frozen device has to reach its configuration space. Skiboot does it in a harder way, past
+/// the freeze (ASB).
+#[derive(Debug)]
+pub(super) struct Phb3Config(Mutex<RegisterWindow>);
+
+impl Phb3Config {
+    pub(super) fn new(registers: RegisterWindow) -> Self {
+        Self(Mutex::new(registers))
+    }
+
+    /// The registers, with the address set.
+    fn at(&self, at: Bdf, offset: u16) -> MutexGuard<'_, RegisterWindow> {
+        let registers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let function = u64::from(at.requester_id()) << BDFN_SHIFT;
+        let register = u64::from(offset & 0xffc) << REGISTER_SHIFT;
+        registers.write64(CONFIG_ADDRESS, ENABLE | function | register);
+        registers
+    }
+}
+
+impl ConfigAccess for Phb3Config {
+    fn read32(&self, at: Bdf, offset: u16) -> u32 {
+        if !offset.is_multiple_of(4) || offset > 0xffc {
+            return u32::MAX;
+        }
+        self.at(at, offset).read32(CONFIG_DATA)
+    }
+
+    fn write32(&self, at: Bdf, offset: u16, value: u32) {
+        if offset.is_multiple_of(4) && offset <= 0xffc {
+            self.at(at, offset).write32(CONFIG_DATA, value);
+        }
+    }
+}

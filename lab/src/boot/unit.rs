@@ -1,0 +1,133 @@
+//! An IOMMU that firmware tells of: brought up, serviced, shut down.
+//!
+//! Not here: what differs (`smmu`, `phb3`).
+
+use std::sync::Arc;
+
+use portcullis::core::iommu::GlobalError;
+use portcullis::core::sva::{CpuFacts, Serviced, SvaUnit};
+use portcullis::core::unit::IommuUnit;
+use portcullis::firmware::IommuKind;
+use portcullis::ioda2::Phb3;
+use portcullis::pgtable::arm::HardwareUpdate;
+use portcullis::smmuv3::Smmu;
+
+use super::irq::Line;
+use super::messages::Messages;
+use super::phb3::Chip;
+use super::{System, phb3, smmu};
+use crate::error::RunError;
+use crate::platform::{LabPlatform, RegisterWindow};
+
+/// An IOMMU that is up.
+#[derive(Debug)]
+pub struct Unit {
+    /// Its index in the firmware's list.
+    pub index: usize,
+    /// Its driver.
+    pub driver: Hardware,
+    /// Its devices.
+    pub unit: Arc<IommuUnit<LabPlatform>>,
+    /// Its devices that share processes' memory. Its queue of page requests has workers as whoever services it calls them.
+    pub sva: Arc<SvaUnit<LabPlatform>>,
+    /// Its own interrupts, if they are messages.
+    pub lines: Option<OwnLines>,
+}
+
+/// The driver of an IOMMU, and what belongs to that kind alone.
+#[derive(Debug)]
+pub enum Hardware {
+    /// An SMMUv3.
+    Smmu(Arc<Smmu<LabPlatform, RegisterWindow>>),
+    /// A PHB3, and who takes its messages.
+    Phb3(Arc<Phb3<LabPlatform, RegisterWindow>>, Arc<Messages>),
+}
+
+/// An IOMMU's own interrupts.
+#[derive(Clone, Debug)]
+pub struct OwnLines {
+    /// There are events.
+    pub events: Line,
+    /// There is an error.
+    pub errors: Line,
+    /// There are page requests.
+    pub page_requests: Line,
+}
+
+/// Brings up IOMMU `index` of the firmware's list. None for one that is not enabled: what is behind it is not used.
+pub(super) fn bring_up(
+    system: &System,
+    cpus: Option<CpuFacts>,
+    chip: &Chip,
+    index: usize,
+) -> Result<Option<Unit>, RunError> {
+    let node = &system.firmware.iommus[index];
+    if !node.enabled {
+        return Ok(None);
+    }
+    match node.kind {
+        IommuKind::SmmuV3 => smmu::bring_up(system, cpus, index).map(Some),
+        IommuKind::Phb3 => phb3::bring_up(system, chip, index).map(Some),
+        IommuKind::Other => {
+            let what = format!("no driver for an IOMMU that is {}", node.compatible.join(", "));
+            Err(RunError::refused(
+                &node.path,
+                what,
+                "use a machine whose IOMMUs are arm,smmu-v3 or ibm,ioda2-phb",
+            ))
+        }
+    }
+}
+
+impl Unit {
+    /// Reads events and page requests, whether or not their interrupts came, and brings them where they belong. Page requests are not yet
+    /// handled then: that is for workers.
+    pub fn service(&self) -> Serviced {
+        for lines in self.lines.iter() {
+            lines.events.take();
+            lines.page_requests.take();
+        }
+        self.sva.service()
+    }
+
+    /// Whether an interrupt says that there is something to service. An IOMMU whose interrupts are wires is looked at each time.
+    pub fn signals(&self) -> bool {
+        self.lines.as_ref().is_none_or(|lines| lines.events.take() | lines.page_requests.take())
+    }
+
+    /// Which marks it sets by itself in entries of processes' tables.
+    pub fn marks(&self) -> HardwareUpdate {
+        let Hardware::Smmu(smmu) = &self.driver else { return HardwareUpdate::None };
+        let features = smmu.features();
+        match (features.access_flag, features.dirty_state) {
+            (true, true) => HardwareUpdate::AccessAndDirty,
+            (true, false) => HardwareUpdate::Access,
+            (false, _) => HardwareUpdate::None,
+        }
+    }
+
+    /// Looks at the IOMMU's errors.
+    pub fn errors(&self) -> Vec<GlobalError> {
+        self.unit.handle_errors()
+    }
+
+    /// Its name: where firmware says it is.
+    pub fn name(&self) -> &str {
+        self.unit.iommu().name()
+    }
+
+    pub(super) fn shut_down(&self) -> Result<(), RunError> {
+        let down = match &self.driver {
+            Hardware::Smmu(smmu) => smmu.teardown(),
+            Hardware::Phb3(phb, messages) => {
+                let down = phb.teardown();
+                messages.shut_down();
+                down
+            }
+        };
+        down.map_err(|error| {
+            let what = format!("it did not shut down: {error:?}");
+            RunError::wrong(self.name(), what, "run with -v to see what it was told")
+        })
+    }
+}

@@ -1,0 +1,41 @@
+//! A disk in the hands of a user who makes his own windows.
+
+use std::sync::Arc;
+
+use portcullis_lab::RunError;
+use portcullis_lab::input::Opened;
+use portcullis_lab::machine::{MachineSpec, builtin};
+use portcullis_lab::trace::Memory;
+use portcullis_lab::workload::spapr::{MACHINE, run};
+use portcullis_lab::workload::vfio::{Job, Outcome};
+
+fn power8() -> MachineSpec {
+    builtin::find(MACHINE).unwrap()
+}
+
+fn go(spec: MachineSpec, bytes: usize, seed: u64) -> Result<Outcome, RunError> {
+    let input = Opened::beginning_of_sample(bytes);
+    run(&Job {
+        spec,
+        device_tree: None,
+        input: &input,
+        seed,
+        unsafe_interrupts: false,
+        kill: false,
+        sink: Arc::new(Memory::default()),
+        tamper: None,
+        progress: None,
+    })
+}
+
+#[test]
+fn a_user_reads_inputs_of_every_size_through_windows_of_his_own() {
+    for bytes in [0, 1, 511, 512, 4096, 4097, 1_100_000] {
+        let outcome = go(power8(), bytes, 1).unwrap_or_else(|error| panic!("{bytes} bytes: {error}"));
+        let (vfio, spapr) = (outcome.counters.vfio.unwrap(), outcome.counters.spapr.unwrap());
+        assert!(vfio.user_bytes >= bytes as u64 && vfio.maps == vfio.unmaps, "{bytes}: {vfio:?}");
+        // 4K pages by 1 to 3 levels, 64K and 16M ones by 1 and 2; the next of each is refused.
+        assert_eq!((spapr.shapes, spapr.levels_refused, spapr.groups), (7, 3, 2), "{bytes}: {spapr:?}");
+        assert!(spapr.freezes > 0 && outcome.counters.probes == outcome.counters.probes_blocked);
+    }
+}
