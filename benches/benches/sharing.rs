@@ -24,7 +24,7 @@ use model_smmuv3::{Policy, StallModel};
 use portcullis::core::mm::ProcessMemory;
 use portcullis::core::sva::{Bond, DeviceSvaFacts, NoSwitches, SvaDevice};
 use portcullis::types::{Access, Iova, IovaRange, Pa, Perms, SourceId};
-use portcullis_lab::boot::{BootRequest, Standing, System};
+use portcullis_lab::boot::{BootRequest, Hardware, Standing, System};
 use portcullis_lab::machine::{DiskContent, Machine, builtin, fdt};
 use portcullis_lab::platform::LabPlatform;
 use portcullis_lab::process::{Kernel, Mapping, Process, Source};
@@ -386,7 +386,7 @@ fn large_unmap() -> bool {
     let device = yard.devices(&BY_STALL).swap_remove(0);
     let process = yard.process();
     let bond = device.bind(&mm(&process)).expect("it can be bound");
-    let smmu = &yard.system.units[0].smmu;
+    let Hardware::Smmu(smmu) = &yard.system.units[0].driver else { panic!("the machine has an SMMU") };
     let commands = |len_bytes: u64| {
         let range = map(&process, len_bytes);
         for at in (0..len_bytes).step_by(8 * 0x1000) {
