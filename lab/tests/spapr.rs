@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use model_ioda2::Policy;
 use portcullis_lab::RunError;
 use portcullis_lab::input::Opened;
+use portcullis_lab::machine::spec::BridgeKind;
 use portcullis_lab::machine::{MachineSpec, builtin};
 use portcullis_lab::trace::Memory;
 use portcullis_lab::workload::spapr::{MACHINE, run};
@@ -38,4 +40,24 @@ fn a_user_reads_inputs_of_every_size_through_windows_of_his_own() {
         assert_eq!((spapr.shapes, spapr.levels_refused, spapr.groups), (7, 3, 2), "{bytes}: {spapr:?}");
         assert!(spapr.freezes > 0 && outcome.counters.probes == outcome.counters.probes_blocked);
     }
+}
+
+#[test]
+fn every_policy_that_a_bridge_may_have_is_borne() {
+    for policy in [Policy::stale(), Policy::eager(), Policy::hostile()] {
+        for seed in 2..5 {
+            let mut spec = power8();
+            let BridgeKind::Phb3(phb) = &mut spec.host_bridges[0].kind else { panic!("power8 has a PHB3") };
+            phb.config.policy = policy;
+            go(spec, 40_000, seed).unwrap_or_else(|error| panic!("{policy:?}, seed {seed}: {error}"));
+        }
+    }
+}
+
+#[test]
+fn a_machine_with_one_disk_has_one_group_in_its_windows() {
+    let mut spec = power8();
+    spec.host_bridges[0].slots.truncate(1);
+    let spapr = go(spec, 5000, 1).unwrap().counters.spapr.unwrap();
+    assert_eq!((spapr.shapes, spapr.groups), (7, 1));
 }
