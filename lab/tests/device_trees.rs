@@ -217,3 +217,13 @@ fn a_damaged_tree_is_an_error_or_runs_and_never_a_crash() {
     }
     assert!(refused > 20, "only {refused} were refused");
 }
+
+#[test]
+fn a_tree_with_a_phb3_runs_and_its_windows_are_users() {
+    let tree = fdt::emit(&builtin::find("power8").unwrap()).unwrap();
+    let report = run_on("power8-dma", &tree).unwrap();
+    assert!(report.equal && report.counters.probes > 0);
+    let report = work_on("spapr", SvaOptions::default(), "power8-spapr", &tree).unwrap();
+    let spapr = report.counters.spapr.unwrap();
+    assert_eq!((report.equal, spapr.shapes, spapr.levels_refused), (true, 7, 3));
+}

@@ -99,24 +99,20 @@ impl Bench {
     /// Takes the group, uses it, and gives it back; and again if that was refused. Answers what allocation has failed, if one has.
     fn round(&self) -> Option<String> {
         let user = Arc::new(0u8);
-        let mut failed = None;
-        match self.group.claim_group(Owner::of(&user)) {
-            Ok(()) => {
-                failed = self.use_it().err();
-                match self.group.release_group(Owner::of(&user)).unwrap() {
-                    Released::Free => {}
-                    Released::Blocked(stuck) => {
-                        assert!(!self.reaches(AROUND | self.machine.spec.ram.first().get()), "blocked");
-                        self.thaw();
-                        failed = Some(format!("{stuck:?}"));
-                        self.group.detach().unwrap();
-                    }
-                    other @ Released::Held(_) => panic!("{other:?}"),
-                }
-            }
-            Err(error) => failed = Some(format!("{error:?}")),
+        if let Err(error) = self.group.claim_group(Owner::of(&user)) {
+            return Some(format!("{error:?}"));
         }
-        failed
+        let failed = self.use_it().err();
+        match self.group.release_group(Owner::of(&user)).unwrap() {
+            Released::Free => failed,
+            Released::Blocked(stuck) => {
+                assert!(!self.reaches(AROUND | self.machine.spec.ram.first().get()), "blocked");
+                self.thaw();
+                self.group.detach().unwrap();
+                Some(format!("{stuck:?}"))
+            }
+            other @ Released::Held(_) => panic!("{other:?}"),
+        }
     }
 
     fn thaw(&self) {

@@ -140,7 +140,8 @@ impl Reader<'_> {
             host_bridges,
             accelerators: self.accelerators()?,
             cpus: vec![CpuFeatures::COMMON; 2],
-            page: SizeLg2::KIB_4,
+            // Observed: Linux on POWER8 is built for pages of 64 KiB.
+            page: if self.has_phb3() { SizeLg2::KIB_64 } else { SizeLg2::KIB_4 },
             reserved: Vec::new(),
         };
         match beyond(&spec) {
@@ -150,6 +151,10 @@ impl Reader<'_> {
             }
             None => Ok(spec),
         }
+    }
+
+    fn has_phb3(&self) -> bool {
+        self.machine.iommus.iter().any(|node| node.kind == IommuKind::Phb3)
     }
 
     fn smmus(&self) -> Result<Vec<SmmuSpec>, RunError> {
