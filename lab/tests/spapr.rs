@@ -2,11 +2,16 @@
 
 use std::sync::Arc;
 
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use model_bus::Width;
 use model_ioda2::Policy;
+use portcullis::types::Pa;
 use portcullis_lab::RunError;
 use portcullis_lab::input::Opened;
 use portcullis_lab::machine::spec::BridgeKind;
 use portcullis_lab::machine::{MachineSpec, builtin};
+use portcullis_lab::platform::Tamper;
+use portcullis_lab::tamper::Hands;
 use portcullis_lab::trace::Memory;
 use portcullis_lab::workload::spapr::{MACHINE, run};
 use portcullis_lab::workload::vfio::{Job, Outcome};
@@ -16,6 +21,15 @@ fn power8() -> MachineSpec {
 }
 
 fn go(spec: MachineSpec, bytes: usize, seed: u64) -> Result<Outcome, RunError> {
+    go_wrong(spec, bytes, seed, None)
+}
+
+fn go_wrong(
+    spec: MachineSpec,
+    bytes: usize,
+    seed: u64,
+    tamper: Option<Arc<dyn Tamper>>,
+) -> Result<Outcome, RunError> {
     let input = Opened::beginning_of_sample(bytes);
     run(&Job {
         spec,
@@ -25,7 +39,7 @@ fn go(spec: MachineSpec, bytes: usize, seed: u64) -> Result<Outcome, RunError> {
         unsafe_interrupts: false,
         kill: false,
         sink: Arc::new(Memory::default()),
-        tamper: None,
+        tamper,
         progress: None,
     })
 }
@@ -60,4 +74,49 @@ fn a_machine_with_one_disk_has_one_group_in_its_windows() {
     spec.host_bridges[0].slots.truncate(1);
     let spapr = go(spec, 5000, 1).unwrap().counters.spapr.unwrap();
     assert_eq!((spapr.shapes, spapr.groups), (7, 1));
+}
+
+/// Registers of the machine's PHB3: kills, and the way to tables on the chip.
+const TCE_KILL: u64 = 0x3_fffe_4000_0210;
+const IODA_ADDR: u64 = 0x3_fffe_4000_0220;
+const IODA_DATA: u64 = 0x3_fffe_4000_0228;
+
+/// A CPU whose stores to some registers are gone.
+struct Losing {
+    /// Whether this store is lost: register, value, and which table on the chip is selected.
+    lost: fn(u64, u64, u64) -> bool,
+    selected: AtomicU64,
+    /// How many were.
+    count: AtomicU64,
+}
+
+impl Tamper for Losing {
+    fn write_register(&self, hands: Hands<'_>, at: Pa, width: Width, value: u64) {
+        if at.get() == IODA_ADDR {
+            self.selected.store(value >> 48 & 0x1f, Relaxed);
+        }
+        if (self.lost)(at.get(), value, self.selected.load(Relaxed)) {
+            self.count.fetch_add(1, Relaxed);
+        } else {
+            hands.write_register(at, width, value);
+        }
+    }
+}
+
+fn caught(lost: fn(u64, u64, u64) -> bool) -> String {
+    let losing = Arc::new(Losing { lost, selected: AtomicU64::new(0), count: AtomicU64::new(0) });
+    let outcome = go_wrong(power8(), 5000, 1, Some(losing.clone()));
+    assert!(losing.count.load(Relaxed) > 0, "nothing was lost");
+    outcome.expect_err("a run that must not verify").to_string()
+}
+
+#[test]
+fn a_driver_whose_kills_are_lost_does_not_verify() {
+    caught(|at, _, _| at == TCE_KILL);
+}
+
+#[test]
+fn a_driver_whose_windows_never_close_does_not_verify() {
+    let said = caught(|at, value, selected| at == IODA_DATA && selected == 9 && value == 0);
+    assert!(said.contains("isolation"), "{said}");
 }
