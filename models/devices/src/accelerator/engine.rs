@@ -147,12 +147,25 @@ impl Engine {
         let Ok(mut turn) = self.turn.try_lock() else { return false };
         let mut worked = self.memory.step();
         worked |= self.registers().settle();
+        // Most steps of a machine find nothing here, and are not to cost much.
+        if self.is_at_rest(&turn.works) {
+            return worked;
+        }
         let mut order: Vec<usize> = (0..turn.works.len()).collect();
         turn.chance.shuffle(&mut order);
         for queue in order {
             worked |= self.attend(&mut turn.works[queue], queue, true);
         }
         worked
+    }
+
+    /// Every queue is off, and what it did before has been dropped.
+    fn is_at_rest(&self, works: &[Work]) -> bool {
+        let registers = self.registers();
+        works.iter().zip(&registers.queues).all(|(work, queue)| {
+            let found = queue.snapshot();
+            found.state == QueueState::Off && found.generation == work.generation
+        })
     }
 
     /// Does what a queue's state asks for; jobs only if `run`.
