@@ -67,7 +67,7 @@ fn two_mib() -> bool {
     const TURNS: u32 = 20;
     let bench = Bench::new();
     bench.memory.scatter();
-    let mut ours = || {
+    let ours = || {
         for _ in 0..TURNS {
             bench.map(black_box(0x4000_0000), VA, TWO_MIB).expect("nothing is there");
             bench.unmap(0x4000_0000, TWO_MIB);
@@ -91,7 +91,7 @@ fn two_mib() -> bool {
         }
     };
     let best = (0..200).fold((f64::INFINITY, f64::INFINITY), |best, _| {
-        (best.0.min(nanoseconds(&mut ours)), best.1.min(nanoseconds(&mut alone)))
+        (best.0.min(nanoseconds(ours)), best.1.min(nanoseconds(&mut alone)))
     });
     let (ours, alone) = (best.0 / f64::from(TURNS), best.1 / f64::from(TURNS));
     println!("map + unmap 2 MiB of user memory, scattered pages: {ours:.0} ns");
