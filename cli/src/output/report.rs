@@ -43,11 +43,11 @@ pub(crate) fn table(report: &Report) -> String {
     }
     rows.extend(counters.vfio.iter().flat_map(handing_over));
     rows.extend(counters.spapr.iter().flat_map(own_windows));
-    rows.extend([
-        row("commands", grouped(counters.commands)),
-        row("invalidations", grouped(counters.invalidations)),
-        row("syncs", grouped(counters.syncs)),
-    ]);
+    // Not every IOMMU has a queue of commands.
+    let queued = |name, count| (counters.commands > 0).then(|| row(name, grouped(count)));
+    rows.extend(queued("commands", counters.commands));
+    rows.push(row("invalidations", grouped(counters.invalidations)));
+    rows.extend(queued("syncs", counters.syncs));
     if counters.sva.is_none() {
         rows.push(row("interrupts", grouped(counters.interrupts)));
         rows.push(row("faults", grouped(counters.faults)));
