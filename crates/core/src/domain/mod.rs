@@ -240,7 +240,7 @@ impl<P: Platform> Domain<P> {
     ///
     /// # Errors
     ///
-    /// As [`DomainMapError`] says; [`MapError::BadLength`](crate::iommu::MapError::BadLength) also if the runs do not fill the range, or pass its end.
+    /// As [`DomainMapError`] says; `MapError::BadLength` also if the runs do not fill the range, or pass its end.
     pub fn map_runs(
         &self,
         range: IovaRange,
