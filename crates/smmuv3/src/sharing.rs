@@ -427,11 +427,7 @@ impl<P: Platform, R: Registers> SvaIommu<P> for Smmu<P, R> {
         if self.hardware.is_off() {
             return 0;
         }
-        let mut stalled = 0;
-        while let Some(request) = self.hardware.stalls.next() {
-            to(Drained::Request(request));
-            stalled += 1;
-        }
+        let stalled = self.hardware.stalls.tell(&mut |request| to(Drained::Request(request)));
         stalled + self.hardware.drain_page_requests(to)
     }
 

@@ -30,6 +30,8 @@ pub(crate) struct Asker {
 pub(crate) struct Stalls<P: Platform> {
     askers: Lock<P, BTreeMap<u32, Asker>>,
     waiting: Lock<P, Waiting>,
+    /// Held by who tells of them, until the last is told: who drains next finds none on its way.
+    telling: Lock<P, ()>,
     most: usize,
 }
 
@@ -66,6 +68,7 @@ impl<P: Platform> Stalls<P> {
         Self {
             askers: Lock::<P, BTreeMap<u32, Asker>>::new(BTreeMap::new()),
             waiting: Lock::<P, Waiting>::new(Waiting::default()),
+            telling: Lock::<P, ()>::new(()),
             most: most.max(1),
         }
     }
@@ -106,8 +109,15 @@ impl<P: Platform> Stalls<P> {
         }
     }
 
+    /// Tells of the stalled transactions that wait for it, the oldest first, and answers how many. On return none is still being told of by somebody else:
+    /// an unbind relies on it that whatever came before has reached its queue.
+    pub(crate) fn tell(&self, to: &mut dyn FnMut(PageRequest)) -> usize {
+        let _turn = self.telling.lock();
+        core::iter::from_fn(|| self.next()).map(to).count()
+    }
+
     /// The stalled transaction that has waited longest to be told of.
-    pub(crate) fn next(&self) -> Option<PageRequest> {
+    fn next(&self) -> Option<PageRequest> {
         self.waiting.lock().untold.pop_front()
     }
 
@@ -200,6 +210,30 @@ mod tests {
         stalls.ignore(&[0x1234]);
         assert!(stalls.next().is_some() && stalls.next().is_some() && stalls.next().is_none());
         assert!(!take(&STALL));
+    }
+
+    #[test]
+    fn part_22_who_drains_waits_for_what_another_is_telling() {
+        extern crate std;
+        use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
+        let stalls = Stalls::<Fake>::new(8);
+        stalls.listen(&[0x1234], STALLING);
+        assert_eq!(stalls.take(&STALL, 7), Taken::Kept);
+        let (begun, told) = (AtomicBool::new(false), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                stalls.tell(&mut |_| {
+                    begun.store(true, SeqCst);
+                    std::thread::sleep(core::time::Duration::from_millis(50));
+                    told.store(true, SeqCst);
+                })
+            });
+            while !begun.load(SeqCst) {
+                std::thread::yield_now();
+            }
+            assert_eq!(stalls.tell(&mut |_| ()), 0);
+            assert!(told.load(SeqCst), "the other one's has arrived");
+        });
     }
 
     #[test]
