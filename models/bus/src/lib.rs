@@ -20,6 +20,7 @@
 mod bus;
 mod cache;
 mod cpu;
+mod dice;
 mod heap;
 mod index;
 mod map;
@@ -32,6 +33,7 @@ mod transaction;
 
 pub use bus::{Bus, BusOptions};
 pub use cpu::{Caches, CpuMemory, Stores};
+pub use dice::Dice;
 pub use heap::{FreeError, Heap, HeapUse, POISON};
 pub use map::{Doorbell, Occupied};
 pub use port::{DmaError, Moved, Port, Traffic, Untranslated};

@@ -284,7 +284,7 @@ impl Phb3 {
         if state.dice.one_in(policy.evict_one_in) || state.cache.len() > policy.entries {
             let spare = state.cache.len().saturating_sub(policy.entries).max(1);
             for _ in 0..spare {
-                let pick = state.dice.next();
+                let pick = state.dice.next_bits();
                 state.cache.evict(pick);
             }
         }

@@ -50,32 +50,3 @@ impl Default for Policy {
         Self::stale()
     }
 }
-
-/// The dice: SplitMix64. One seed, one run.
-#[derive(Clone, Debug)]
-pub(crate) struct Dice(u64);
-
-impl Dice {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number from 0 to `most`, both included.
-    pub(crate) fn up_to(&mut self, most: u32) -> u32 {
-        let range = u64::from(most) + 1;
-        u32::try_from(self.next() % range).unwrap_or(most)
-    }
-
-    /// True once in `n` times; never if `n` is 0.
-    pub(crate) fn one_in(&mut self, n: u32) -> bool {
-        n != 0 && self.up_to(n - 1) == 0
-    }
-}

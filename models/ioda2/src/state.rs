@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use model_bus::Fabric;
+use model_bus::{Dice, Fabric};
 use portcullis_types::trace::{Event, Sink, Value};
 
 use crate::cache::TceCache;
@@ -11,7 +11,6 @@ use crate::counters::Counters;
 use crate::flights::Flights;
 use crate::freeze::Freezes;
 use crate::message::{Interrupt, Ivc};
-use crate::policy::Dice;
 use crate::posted::Posted;
 use crate::registers::Registers;
 use crate::rtc::Rtc;

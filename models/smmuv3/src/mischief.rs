@@ -58,7 +58,7 @@ impl State {
         }
         if evict {
             self.mischief.evict = self.some_time(policy.evict_one_in);
-            let pick = self.dice.next();
+            let pick = self.dice.next_bits();
             self.caches.tlb.evict(pick);
             self.micro.clear();
         }

@@ -3,7 +3,7 @@
 use core::ops::RangeInclusive;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use model_bus::Fabric;
+use model_bus::{Dice, Fabric};
 use portcullis_types::trace::{Event as TraceEvent, Sink, Value};
 
 use crate::atc::AtcInvalidations;
@@ -16,7 +16,6 @@ use crate::downstream::Outgoing;
 use crate::engine::{Caches, Engine, Setup};
 use crate::event::Record;
 use crate::micro::Micro;
-use crate::policy::Dice;
 use crate::registers::Registers;
 use crate::stall::Stalls;
 use crate::strict::Notes;
