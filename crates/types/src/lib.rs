@@ -8,9 +8,13 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "mutants")]
+extern crate std;
+
 mod access;
 mod addr;
 mod id;
+pub mod mutant;
 mod page;
 mod prot;
 mod range;
