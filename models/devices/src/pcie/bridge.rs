@@ -3,7 +3,10 @@
 //! A [`Bridge`] passes configuration requests down to the buses in its range, memory requests down to the addresses in its windows, and
 //! its functions' requests up if Bus Master Enable is set.
 //!
-//! Spec: PCIe 6.0, 7.5.1.3 "Type 1 Configuration Space Header".
+//! While software holds Secondary Bus Reset, what is below is in reset and the link is down: nothing gets there, and Data Link Layer Link Active says so. It is up
+//! at once when software lets go.
+//!
+//! Spec: PCIe 6.0, 7.5.1.3 "Type 1 Configuration Space Header", 7.5.1.3.13 "Bridge Control Register", 6.6.1 "Conventional Reset".
 //! Not here: peer-to-peer traffic between the functions below; all requests go up to the IOMMU, as with ACS redirection on.
 
 use std::sync::Arc;
@@ -11,7 +14,9 @@ use std::sync::Arc;
 use model_bus::Width;
 
 use super::bar::Bar;
-use super::capability::{ARI_FORWARDING, Acs, DEVICE_CONTROL_2, PortKind, express};
+use super::capability::{
+    ARI_FORWARDING, Acs, DEVICE_CONTROL_2, LINK_ACTIVE, LINK_STATUS, PortKind, express,
+};
 use super::config::{ConfigBuilder, ConfigSpace, Identity};
 use super::function::Function;
 use super::pci_bus::PciBus;
@@ -87,11 +92,25 @@ impl Bridge {
         config.read16(EXPRESS + DEVICE_CONTROL_2) & ARI_FORWARDING != 0
     }
 
+    /// Whether the link below a bridge is up: there is somebody, and he is not held in reset.
+    pub(crate) fn link_is_up(config: &ConfigSpace) -> bool {
+        config.read16(EXPRESS + LINK_STATUS) & LINK_ACTIVE != 0
+    }
+
+    /// Somebody was plugged in below, or taken out; or a reset begins or ends.
+    pub(crate) fn train_link(config: &ConfigSpace, somebody: bool) {
+        let held = config.read16(BRIDGE_CONTROL) & SECONDARY_RESET != 0;
+        let active = if somebody && !held { LINK_ACTIVE } else { 0 };
+        config.update16(EXPRESS + LINK_STATUS, |status| status & !LINK_ACTIVE | active);
+    }
+
     /// Whether a bridge passes a memory request down.
     pub(crate) fn forwards(config: &ConfigSpace, address: u64, len_bytes: u64) -> bool {
         let Some(last) = address.checked_add(len_bytes.saturating_sub(1)) else { return false };
         let inside = |(base, end): (u64, u64)| base <= address && last <= end;
-        config.memory_enabled() && (inside(memory_window(config)) || inside(prefetchable_window(config)))
+        config.memory_enabled()
+            && Self::link_is_up(config)
+            && (inside(memory_window(config)) || inside(prefetchable_window(config)))
     }
 }
 
@@ -131,13 +150,17 @@ impl Function for Bridge {
 
     fn config_written(&self, offset: usize) {
         let wrote_control = (0x3c..0x40).contains(&offset);
-        if wrote_control && self.config.read16(BRIDGE_CONTROL) & SECONDARY_RESET != 0 {
-            self.below.reset();
+        if wrote_control {
+            self.below.train_link();
+            if self.config.read16(BRIDGE_CONTROL) & SECONDARY_RESET != 0 {
+                self.below.reset();
+            }
         }
     }
 
     fn reset(&self) {
         self.config.reset();
         self.below.reset();
+        self.below.train_link();
     }
 }

@@ -32,11 +32,17 @@ pub(crate) const INITIATE_RESET: u16 = 1 << 15;
 pub(crate) const DEVICE_CONTROL_2: usize = 0x28;
 pub(crate) const ARI_FORWARDING: u16 = 1 << 5;
 
+/// `Link Status`, from the capability's start, and its Data Link Layer Link Active. Spec: PCIe 6.0, 7.5.3.8 "Link Status Register".
+pub(crate) const LINK_STATUS: usize = 0x12;
+pub(crate) const LINK_ACTIVE: u16 = 1 << 13;
+
 /// PCI Express. Spec: PCIe 6.0, 7.5.3 "PCI Express Capability Structure".
 pub(crate) fn express(config: &mut ConfigBuilder, kind: PortKind) -> usize {
     const ROLE_BASED_ERRORS: u32 = 1 << 15;
     const FUNCTION_LEVEL_RESET: u32 = 1 << 28;
     const GEN3_X4: u32 = 3 | 4 << 4;
+    // Every port that leads down and is faster than 5 GT/s has it: 7.5.3.6 "Link Capabilities Register".
+    const REPORTS_LINK_ACTIVE: u32 = 1 << 20;
     let at = config.capability(0x10, 0x3c);
     config.set16(at + 0x02, 2 | kind.code() << 4);
     let resettable = if kind == PortKind::RootPort { 0 } else { FUNCTION_LEVEL_RESET };
@@ -45,9 +51,10 @@ pub(crate) fn express(config: &mut ConfigBuilder, kind: PortKind) -> usize {
     config.clearable16(at + 0x0a, 0x000f);
     if kind != PortKind::IntegratedEndpoint {
         config.set32(at + 0x0c, GEN3_X4).allow16(at + 0x10, 0x0fc3);
-        config.set16(at + 0x12, GEN3_X4 as u16);
+        config.set16(at + LINK_STATUS, GEN3_X4 as u16);
     }
     if kind == PortKind::RootPort {
+        config.set32(at + 0x0c, GEN3_X4 | REPORTS_LINK_ACTIVE);
         config.set32(at + 0x24, 1 << 5).allow16(at + DEVICE_CONTROL_2, ARI_FORWARDING);
     }
     at

@@ -78,6 +78,7 @@ impl PciBus {
         }
         functions.insert(devfn, function);
         drop(functions);
+        self.train_link();
         self.say("plug", devfn);
         Ok(())
     }
@@ -88,6 +89,7 @@ impl PciBus {
         if let Some(requester) = function.requester() {
             requester.disconnect();
         }
+        self.train_link();
         self.say("unplug", devfn);
         Some(function)
     }
@@ -119,7 +121,10 @@ impl PciBus {
     /// The function at `devfn` of `bus`, if this bus, whose number is `here`, or one below is it.
     pub(crate) fn find_function(&self, here: u8, bus: u8, devfn: u8) -> Option<Arc<dyn Function>> {
         if here == bus {
-            return self.function(devfn).filter(|_| self.above.is_empty() || self.reaches(devfn));
+            return self.function(devfn).filter(|_| self.reaches(devfn));
+        }
+        if !self.reaches(0) {
+            return None;
         }
         let functions = self.all();
         let mut behind = functions.iter().filter_map(|function| {
@@ -130,10 +135,18 @@ impl PciBus {
         behind.next()?
     }
 
-    /// Whether a link carries configuration requests to `devfn`: to device 0, or to every one with ARI forwarding.
+    /// Whether configuration requests get to `devfn`: on a root bus they do; a link that is up carries them to device 0, or to every one with ARI forwarding.
     /// Spec: PCIe 6.0, 7.3.1 "Device Number".
     fn reaches(&self, devfn: u8) -> bool {
-        devfn < 8 || self.above.first().is_none_or(|bridge| Bridge::forwards_ari(bridge))
+        let Some(bridge) = self.above.first() else { return true };
+        Bridge::link_is_up(bridge) && (devfn < 8 || Bridge::forwards_ari(bridge))
+    }
+
+    /// Lets the bridge above see whether there is anybody.
+    pub(crate) fn train_link(&self) {
+        if let Some(bridge) = self.above.first() {
+            Bridge::train_link(bridge, !self.slots().is_empty());
+        }
     }
 
     /// Who answers for `len_bytes` bytes at `address`, here or below.

@@ -172,10 +172,33 @@ fn a_function_level_reset_takes_everything_back() {
 }
 
 #[test]
-fn a_secondary_bus_reset_reaches_what_is_behind_the_bridge() {
+fn a_secondary_bus_reset_reaches_what_is_behind_the_bridge_and_keeps_the_link_down_while_it_lasts() {
     let disk = DiskRig::new(vec![0; 512]);
     disk.enable();
-    disk.rig.write_config(Rid::new(0, 8), 0x3e, Width::Bits16, 0x40);
-    assert_eq!(disk.rig.read_config(DISK, 4, Width::Bits16), 0);
-    assert_eq!(disk.rig.read_config(Rid::new(0, 8), 4, Width::Bits16), 6);
+    let port = Rid::new(0, 8);
+    // Link Capabilities bit 20, Link Status bit 13.
+    let link = || disk.rig.read_config(port, 0x40 + 0x12, Width::Bits16) & 0x2000;
+    assert_eq!(disk.rig.read_config(port, 0x40 + 0x0c, Width::Bits32) & 0x10_0000, 0x10_0000);
+    assert_eq!(link(), 0x2000);
+    disk.rig.write_config(port, 0x3e, Width::Bits16, 0x40);
+    assert_eq!(link(), 0);
+    assert_eq!(disk.rig.read_config(DISK, 0, Width::Bits32), 0xffff_ffff);
+    assert_eq!(disk.rig.read32(BAR), 0xffff_ffff);
+    disk.rig.write_config(DISK, 4, Width::Bits16, 6);
+    disk.rig.write_config(port, 0x3e, Width::Bits16, 0);
+    assert_eq!((link(), disk.rig.read_config(DISK, 4, Width::Bits16)), (0x2000, 0));
+    assert_eq!(disk.rig.read_config(DISK, 0x10, Width::Bits32), 4);
+    assert_eq!(disk.rig.read_config(port, 4, Width::Bits16), 6);
+}
+
+#[test]
+fn a_link_with_nobody_at_its_end_is_down() {
+    let rig = Rig::new();
+    let port = rig.add_port();
+    let link = || rig.read_config(Rid::new(0, 8), 0x40 + 0x12, Width::Bits16) & 0x2000;
+    assert_eq!(link(), 0);
+    port.secondary().plug(0, disk(&rig)).unwrap();
+    assert_eq!(link(), 0x2000);
+    port.secondary().unplug(0);
+    assert_eq!(link(), 0);
 }
