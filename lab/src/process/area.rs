@@ -10,12 +10,16 @@ use std::sync::Arc;
 use portcullis::types::{Pa, Perms};
 
 use super::file::File;
+use super::frame::HUGE_PAGE;
 
 /// What an area's pages hold before anybody changed them.
 #[derive(Clone, Debug)]
 pub enum Source {
     /// Zeroes, and each process has its own.
     Anonymous,
+    /// Zeroes, each process has its own, and each piece of [`HUGE_PAGE`] bytes of it is one piece of RAM, on a multiple of that. All of it is there from
+    /// the beginning (`huge`).
+    Huge,
     /// Zeroes at first, and a process shares them with those it forks.
     SharedAnonymous,
     /// A file from an offset on, and each process has its own changes. The offset is a multiple of the page size.
@@ -55,6 +59,11 @@ pub(super) struct Area {
 }
 
 impl Source {
+    /// What areas of it begin, end and are cut on multiples of, in a kernel with pages of so many bytes.
+    pub(super) const fn unit(&self, page_bytes: u64) -> u64 {
+        if matches!(self, Self::Huge) { HUGE_PAGE.bytes() } else { page_bytes }
+    }
+
     fn advanced(&self, by_bytes: u64) -> Self {
         let mut source = self.clone();
         if let Self::Private { offset_bytes, .. } | Self::Shared { offset_bytes, .. } = &mut source {
@@ -69,7 +78,7 @@ impl Source {
     /// Whether `next` is what comes `len_bytes` bytes after `self`. Stacks stay apart.
     fn continues(&self, len_bytes: u64, next: &Self) -> bool {
         match (self, next) {
-            (Self::Anonymous, Self::Anonymous) => true,
+            (Self::Anonymous, Self::Anonymous) | (Self::Huge, Self::Huge) => true,
             (
                 Self::Private { file, offset_bytes },
                 Self::Private { file: next_file, offset_bytes: next_offset },
@@ -110,17 +119,19 @@ impl Areas {
         (area.end > start).then_some(last)
     }
 
-    /// Where `len` bytes may lie: as high as possible between `low` and `high`, and `gap` bytes from the bottom of each stack.
-    pub(super) fn place(&self, len: u64, low: u64, high: u64, gap: u64) -> Option<u64> {
+    /// Where `len` bytes may lie on a multiple of `unit`, a power of two: as high as possible between `low` and `high`, and `gap` bytes from the bottom of each
+    /// stack.
+    pub(super) fn place(&self, len: u64, unit: u64, low: u64, high: u64, gap: u64) -> Option<u64> {
+        let below = |ceiling: u64| ceiling.checked_sub(len).map(|at| at & !(unit - 1));
         let mut ceiling = high;
         for (&start, area) in self.0.range(..high).rev() {
-            if area.end.checked_add(len).is_some_and(|top| top <= ceiling) {
+            if below(ceiling).is_some_and(|at| at >= area.end) {
                 break;
             }
-            let below = if matches!(area.source, Source::Stack { .. }) { gap } else { 0 };
-            ceiling = start.saturating_sub(below).min(ceiling);
+            let gap = if matches!(area.source, Source::Stack { .. }) { gap } else { 0 };
+            ceiling = start.saturating_sub(gap).min(ceiling);
         }
-        ceiling.checked_sub(len).filter(|&at| at >= low)
+        below(ceiling).filter(|&at| at >= low)
     }
 
     /// Puts an area where there is none.
@@ -149,6 +160,12 @@ impl Areas {
             at = area.end;
         }
         None
+    }
+
+    /// Whether an area that is cut at `at` would be left with a piece of a huge page.
+    pub(super) fn cuts_huge(&self, at: u64) -> bool {
+        let area = self.find(at).filter(|(_, area)| matches!(area.source, Source::Huge));
+        area.is_some() && !at.is_multiple_of(HUGE_PAGE.bytes())
     }
 
     /// The areas in `start..end`.
@@ -311,12 +328,12 @@ mod tests {
     #[test]
     fn a_place_is_the_highest_that_is_free_and_keeps_away_from_stacks() {
         let mut areas = areas(&[(0x8000, 0x9000, R)]);
-        assert_eq!(areas.place(0x1000, 0x1000, 0xa000, 0x2000), Some(0x9000));
-        assert_eq!(areas.place(0x2000, 0x1000, 0xa000, 0x2000), Some(0x6000));
+        assert_eq!(areas.place(0x1000, 0x1000, 0x1000, 0xa000, 0x2000), Some(0x9000));
+        assert_eq!(areas.place(0x2000, 0x1000, 0x1000, 0xa000, 0x2000), Some(0x6000));
         areas.insert(0x5000, Area { end: 0x6000, perms: RW, source: Source::Stack { limit_bytes: 0 } });
-        assert_eq!(areas.place(0x2000, 0x1000, 0xa000, 0x2000), Some(0x6000));
-        assert_eq!(areas.place(0x3000, 0, 0xa000, 0x2000), Some(0));
-        assert_eq!(areas.place(0x3000, 0x1000, 0xa000, 0x2000), None);
+        assert_eq!(areas.place(0x2000, 0x1000, 0x1000, 0xa000, 0x2000), Some(0x6000));
+        assert_eq!(areas.place(0x3000, 0x1000, 0, 0xa000, 0x2000), Some(0));
+        assert_eq!(areas.place(0x3000, 0x1000, 0x1000, 0xa000, 0x2000), None);
     }
 
     #[test]

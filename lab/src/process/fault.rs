@@ -214,6 +214,7 @@ impl Process {
             Source::Anonymous | Source::SharedAnonymous | Source::Stack { .. } | Source::Registers { .. } => {
                 (Need::Zeroes, None)
             }
+            Source::Huge => unreachable!("huge pages are there from the beginning"),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Pages of RAM. A frame goes back when the last who holds it lets go.
 //!
+//! A huge page is a block of RAM that is cut into frames ([`Frames::huge`]). It goes back as a whole, with the last of them.
+//!
 //! Zeroed frames can be stocked ([`Frames::stock`]), as a kernel does when it has nothing else to do: then a fault neither waits for the zeroing
 //! nor for the barrier that makes the zeroes visible. Frames that go back are not stocked again: who still reaches one is to be caught.
 
@@ -21,11 +23,25 @@ pub(super) struct Frames {
     stock: Arc<Mutex<Vec<Frame>>>,
 }
 
+/// The size of a huge page: that of a POWER8's CPUs.
+pub const HUGE_PAGE: SizeLg2 = match SizeLg2::new(24) {
+    Some(size) => size,
+    None => panic!("16 MiB are fewer than 64 bits"),
+};
+
+/// A huge page, whoever has parts of it.
+struct Block {
+    platform: Arc<LabPlatform>,
+    at: Pa,
+}
+
 /// One page of RAM.
 pub(super) struct FrameOwner {
     platform: Arc<LabPlatform>,
     size: SizeLg2,
     at: Pa,
+    /// The huge page that it is a part of, and that goes back with the last.
+    part_of: Option<Arc<Block>>,
     /// How many of its holders are pins.
     pins: AtomicUsize,
 }
@@ -95,8 +111,21 @@ impl Frames {
 
     fn fresh(&self) -> Option<Frame> {
         let at = self.platform.alloc_buffer(layout(self.size))?;
+        Some(self.frame(at, None))
+    }
+
+    fn frame(&self, at: Pa, part_of: Option<Arc<Block>>) -> Frame {
         let platform = self.platform.clone();
-        Some(Arc::new(FrameOwner { platform, size: self.size, at, pins: AtomicUsize::new(0) }))
+        Arc::new(FrameOwner { platform, size: self.size, at, part_of, pins: AtomicUsize::new(0) })
+    }
+
+    /// The frames of a huge page of zeroes, one behind the other, visible to hardware after the next write barrier; none if there is no memory in one piece.
+    pub(super) fn huge(&self) -> Option<Vec<Frame>> {
+        let at = self.platform.alloc_buffer(layout(HUGE_PAGE))?;
+        let block = Arc::new(Block { platform: self.platform.clone(), at });
+        let parts = 0..HUGE_PAGE.bytes() >> self.size.get();
+        let frame = |part| self.frame(Pa::new(at.get() + (part << self.size.get())), Some(block.clone()));
+        Some(parts.map(frame).collect())
     }
 
     fn stocked_frames(&self) -> MutexGuard<'_, Vec<Frame>> {
@@ -111,6 +140,11 @@ fn layout(size: SizeLg2) -> BlockLayout {
 impl FrameOwner {
     pub(super) fn at(&self) -> Pa {
         self.at
+    }
+
+    /// Whether it is a part of a huge page.
+    pub(super) fn is_part(&self) -> bool {
+        self.part_of.is_some()
     }
 
     pub(super) fn pin_count(&self) -> usize {
@@ -152,6 +186,14 @@ impl Drop for PinnedFrame {
 
 impl Drop for FrameOwner {
     fn drop(&mut self) {
-        self.platform.free_buffer(self.at, layout(self.size));
+        if self.part_of.is_none() {
+            self.platform.free_buffer(self.at, layout(self.size));
+        }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        self.platform.free_buffer(self.at, layout(HUGE_PAGE));
     }
 }

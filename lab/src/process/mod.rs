@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `kernel` | what processes share; the register values that a table goes with |
 //! | `frame` | pages of RAM with as many owners as hold them |
+//! | `huge` | pages of 16 MiB
 //! | `file` | files and their cached pages |
 //! | `area` | which addresses are what: splitting, merging, room for more |
 //! | `process` | making, forking, mapping, unmapping, protecting, ending |
@@ -43,6 +44,7 @@ mod error;
 mod fault;
 mod file;
 mod frame;
+mod huge;
 mod kernel;
 mod listeners;
 mod marks;
@@ -56,6 +58,7 @@ mod user;
 pub use area::Source;
 pub use error::{MmError, UserError};
 pub use file::{Backing, File, RealFile};
+pub use frame::HUGE_PAGE;
 pub(crate) use kernel::marks_of;
 pub use kernel::{Kernel, KernelError, KernelOptions};
 pub use pin::Pinned;

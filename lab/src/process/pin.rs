@@ -109,8 +109,10 @@ impl Process {
 
     /// Copies of all pages that are pinned and not everybody's, for a fork.
     pub(super) fn copies_of_pinned(&self, state: &State) -> Result<Vec<(u64, Page)>, MmError> {
-        let pinned =
-            state.pages.iter().filter(|(_, page)| page.shared.is_none() && page.frame.pin_count() > 0);
+        let pinned = state
+            .pages
+            .iter()
+            .filter(|(_, page)| page.shared.is_none() && page.frame.pin_count() > 0 && !page.frame.is_part());
         let copies = pinned.map(|(&number, page)| {
             let frame = self.kernel.frames().copy(&page.frame).ok_or(MmError::NoMemory)?;
             Ok((number, Page::new(frame, None)))

@@ -115,9 +115,11 @@ impl Page {
         Self { frame, shared, mapped: None, doubtful: false }
     }
 
-    /// Whether the process may write the page as it is: nobody else holds it. Who has it pinned holds it for the process (`pin`).
+    /// Whether the process may write the page as it is: nobody else holds it. Who has it pinned holds it for the process (`pin`). Huge pages are never
+    /// shared (`huge`).
     pub(super) fn is_own(&self) -> bool {
-        self.shared.is_none() && Arc::strong_count(&self.frame) == 1 + self.frame.pin_count()
+        let alone = || Arc::strong_count(&self.frame) == 1 + self.frame.pin_count();
+        self.shared.is_none() && (self.frame.is_part() || alone())
     }
 }
 
@@ -218,25 +220,27 @@ impl Process {
         self.state().exiting
     }
 
-    /// Maps something. Nothing is read, and no memory is taken, until it is touched.
+    /// Maps something. Nothing is read, and no memory is taken, until it is touched; but huge pages are taken at once.
     ///
     /// # Errors
     ///
     /// [`MmError::Exited`], [`BadRange`](MmError::BadRange), [`Occupied`](MmError::Occupied), [`NoSpace`](MmError::NoSpace),
-    /// [`Unsupported`](MmError::Unsupported), [`ReadOnlyFile`](MmError::ReadOnlyFile).
+    /// [`Unsupported`](MmError::Unsupported), [`ReadOnlyFile`](MmError::ReadOnlyFile), [`NoMemory`](MmError::NoMemory).
     pub fn map(&self, mapping: &Mapping) -> Result<IovaRange, MmError> {
         check_perms(mapping.perms)?;
-        let page = self.kernel.page_bytes();
-        let len = mapping.len_bytes.checked_next_multiple_of(page).filter(|&len| len > 0);
+        let unit = mapping.source.unit(self.kernel.page_bytes());
+        let len = mapping.len_bytes.checked_next_multiple_of(unit).filter(|&len| len > 0);
         let len = len.ok_or(MmError::BadRange)?;
         let source = self.check_source(mapping, len)?;
+        let huge = if matches!(source, Source::Huge) { self.huge_frames(len)? } else { Vec::new() };
         if let Source::Shared { file, .. } = &source {
             file.add_mapper(&self.me);
         }
         let mut state = self.live()?;
         let start = match mapping.at {
             Some(at) => {
-                let range = IovaRange::new(at, len).ok_or(MmError::BadRange)?;
+                let range = IovaRange::new(at, len).filter(|range| range.is_aligned(unit));
+                let range = range.ok_or(MmError::BadRange)?;
                 let (start, end) = self.ends(range)?;
                 state
                     .areas
@@ -245,10 +249,12 @@ impl Process {
             }
             None => {
                 let gap = self.stack_gap();
-                state.areas.place(len, self.lowest(), state.top, gap).ok_or(MmError::NoSpace)
+                state.areas.place(len, unit, self.lowest(), state.top, gap).ok_or(MmError::NoSpace)
             }
         }?;
         state.areas.insert(start, Area { end: start + len, perms: mapping.perms, source });
+        let first = start / self.kernel.page_bytes();
+        state.pages.extend((first..).zip(huge.into_iter().map(|frame| Page::new(frame, None))));
         IovaRange::new(Iova::new(start), len).ok_or(MmError::BadRange)
     }
 
@@ -291,6 +297,7 @@ impl Process {
     pub fn unmap(&self, range: IovaRange) -> Result<(), MmError> {
         let (start, end) = self.ends(range)?;
         let mut state = self.live()?;
+        state.areas.check_cuts(start, end)?;
         state.areas.remove(start, end);
         let taken = self.take_out(&mut state, range);
         let frames = self.drop_pages(&mut state, start, end);
@@ -307,6 +314,7 @@ impl Process {
         check_perms(perms)?;
         let (start, end) = self.ends(range)?;
         let mut state = self.live()?;
+        state.areas.check_cuts(start, end)?;
         if let Some(hole) = state.areas.first_hole(start, end) {
             return Err(MmError::NotMapped(Iova::new(hole)));
         }
@@ -329,7 +337,7 @@ impl Process {
     }
 
     /// Another process with the same areas and, for now, the same pages; whoever writes one that is not shared gets its own. Of pages that are pinned
-    /// it has copies at once, and of registers nothing.
+    /// or huge it has copies at once, and of registers nothing.
     ///
     /// # Errors
     ///
@@ -339,7 +347,8 @@ impl Process {
         let child = Self::with(&self.kernel, state.areas.forked(), state.top)?;
         // Copies last: nobody writes the pinned pages by the process's table any more.
         let prepared = self.take_writes_out(&mut state).map_err(MmError::NotForked);
-        let copies = match prepared.and_then(|()| self.copies_of_pinned(&state)) {
+        let copies = prepared.and_then(|()| self.copies_of_pinned(&state));
+        let copies = match copies.and_then(|pinned| Ok((pinned, self.copies_of_huge(&state)?))) {
             Ok(copies) => copies,
             Err(error) => {
                 drop(state);
@@ -350,7 +359,8 @@ impl Process {
         let copy = |page: &Page| Page::new(page.frame.clone(), page.shared.clone());
         let mut pages: BTreeMap<u64, Page> =
             state.pages.iter().map(|(&number, page)| (number, copy(page))).collect();
-        pages.extend(copies);
+        let (pinned, huge) = copies;
+        pages.extend(pinned.into_iter().chain(huge));
         child.state().pages = pages;
         child.note_files(&child.state());
         Ok(child)

@@ -14,7 +14,7 @@ use portcullis::vfio::{Caller, Errno, File, UserMemory};
 use super::files::{EventCount, OpenFile};
 use super::task::Task;
 use crate::platform::LabPlatform;
-use crate::process::{Mapping, MmError, Source};
+use crate::process::{HUGE_PAGE, Mapping, MmError, Source};
 
 const EVENTFD2: u64 = 19;
 const IOCTL: u64 = 29;
@@ -37,6 +37,9 @@ const PROT_WRITE: u64 = 2;
 const MAP_SHARED: u64 = 1;
 const MAP_PRIVATE: u64 = 2;
 const MAP_ANONYMOUS: u64 = 0x20;
+const MAP_HUGETLB: u64 = 0x4_0000;
+/// The size of huge pages lies here, as log2; 0 for the usual one, which is the only one.
+const MAP_HUGE_SHIFT: u32 = 26;
 const EFD_NONBLOCK: u64 = 0o4000;
 const POLLIN: u16 = 1;
 const POLLNVAL: u16 = 0x20;
@@ -231,13 +234,26 @@ fn perms(prot: u64) -> Result<Perms, Errno> {
     Ok(perms)
 }
 
+/// What memory of no file is meant; none if it is a file's.
+fn anonymous(flags: u64) -> Result<Option<Source>, Errno> {
+    let (kind, size) = (flags & ((1 << MAP_HUGE_SHIFT) - 1), flags >> MAP_HUGE_SHIFT);
+    match (kind, size) {
+        (_, 0) if kind == MAP_PRIVATE | MAP_ANONYMOUS => Ok(Some(Source::Anonymous)),
+        _ if kind == MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB => {
+            let known = size == 0 || size == u64::from(HUGE_PAGE.get());
+            if known { Ok(Some(Source::Huge)) } else { Err(Errno::Einval) }
+        }
+        _ => Ok(None),
+    }
+}
+
 fn mmap(task: &Task, [at, len_bytes, prot, flags, file, offset]: [u64; 6]) -> Result<u64, Errno> {
     let perms = perms(prot)?;
     if at != 0 || len_bytes == 0 {
         return Err(Errno::Einval);
     }
-    if flags == MAP_PRIVATE | MAP_ANONYMOUS {
-        let mapping = Mapping { at: None, len_bytes, perms, source: Source::Anonymous };
+    if let Some(source) = anonymous(flags)? {
+        let mapping = Mapping { at: None, len_bytes, perms, source };
         return task.process.map(&mapping).map(|range| range.first().get()).map_err(errno);
     }
     if flags != MAP_SHARED {

@@ -4,6 +4,7 @@
 mod bench;
 mod ends;
 mod failure;
+mod huge;
 mod maps;
 mod marks;
 mod order;
