@@ -41,6 +41,8 @@ pub(crate) const ROOMS: &[Room] = &[
     room("models/devices", &["crates/types", "crates/spec", "models/bus"]),
     room("models/cpu", &["crates/types", "crates/spec", "models/bus"]),
     room("models/ioda2", &["crates/types", "models/bus"]),
+    // Hardware that others wrote, behind the platform seam.
+    room("backends/qemu", &["crates/types", "crates/hal"]),
     // Where both sides meet.
     room("lab", BOTH_SIDES),
     room("cli", &["crates/types", "lab"]),
@@ -85,6 +87,7 @@ const BOTH_SIDES: &[&str] = &[
     "models/devices",
     "models/cpu",
     "models/ioda2",
+    "backends/qemu",
 ];
 
 const BOTH_SIDES_AND_LAB: &[&str] = &[
@@ -107,6 +110,7 @@ const BOTH_SIDES_AND_LAB: &[&str] = &[
     "models/devices",
     "models/cpu",
     "models/ioda2",
+    "backends/qemu",
     "lab",
 ];
 
