@@ -1,6 +1,7 @@
 //! The project's own commands: `cargo xtask test` and its kin.
 //!
-//! Each command is a file; a check of `test` is a [`stage::Stage`]. Nothing here reads standard input, and nothing is installed.
+//! Each command is a file; a check of `test` is a [`stage::Stage`]. Nothing here reads standard input, and nothing is installed that was
+//! not asked for (`qemu`).
 //!
 //! Not here: what is tested. That is in the crates.
 
@@ -8,6 +9,7 @@ mod bare;
 mod bench;
 mod deny;
 mod metadata;
+mod qemu;
 mod rooms;
 mod rules;
 mod shell;
@@ -20,6 +22,8 @@ const USAGE: &str = "\
 cargo xtask COMMAND
 
   test [STAGE...]   every check that CI runs, or only the stages named
+      --with-qemu       installs Debian's QEMU for the tests that want one
+      --with-qemu=11    makes a Debian tree with QEMU 11 in target/qemu-11, too
   bench [ARG...]    the figures, each with its peer in the same run; arguments go to the benches
   stages            the stages of `test`, one to a line";
 

@@ -4,14 +4,16 @@ use core::time::Duration;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use crate::qemu::Found;
+
 /// One check.
 pub(crate) struct Stage {
     /// The word that chooses it on the command line.
     pub(crate) name: &'static str,
     /// What it asks, for people.
     pub(crate) about: &'static str,
-    /// Does it.
-    pub(crate) check: fn() -> Result<Passed, String>,
+    /// Does it, with the QEMUs that there are.
+    pub(crate) check: fn(&Found) -> Result<Passed, String>,
 }
 
 /// How a stage that did not fail went.
@@ -29,9 +31,9 @@ impl Passed {
 }
 
 /// Runs every stage, also after a failure, then prints one line for each. Fails if any did.
-pub(crate) fn run_all<'a>(stages: impl Iterator<Item = &'a Stage>) -> ExitCode {
+pub(crate) fn run_all<'a>(stages: impl Iterator<Item = &'a Stage>, qemus: &Found) -> ExitCode {
     let start = Instant::now();
-    let results: Vec<_> = stages.map(run_one).collect();
+    let results: Vec<_> = stages.map(|stage| run_one(stage, qemus)).collect();
     println!("\n== summary");
     for (stage, outcome, took) in &results {
         println!("{}", line(stage.name, outcome, *took));
@@ -44,10 +46,10 @@ pub(crate) fn run_all<'a>(stages: impl Iterator<Item = &'a Stage>) -> ExitCode {
 
 type Outcome = Result<Passed, String>;
 
-fn run_one(stage: &Stage) -> (&Stage, Outcome, Duration) {
+fn run_one<'a>(stage: &'a Stage, qemus: &Found) -> (&'a Stage, Outcome, Duration) {
     println!("\n== {}: {}", stage.name, stage.about);
     let start = Instant::now();
-    let outcome = (stage.check)();
+    let outcome = (stage.check)(qemus);
     let took = start.elapsed();
     println!("{}", line(stage.name, &outcome, took));
     (stage, outcome, took)

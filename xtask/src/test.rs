@@ -2,20 +2,22 @@
 
 use std::process::ExitCode;
 
+use crate::qemu::Wish;
 use crate::shell::{self, answers, cargo};
 use crate::stage::{Passed, Stage, run_all};
-use crate::{bare, deny, rules};
+use crate::{bare, deny, qemu, rules};
 
 /// Every stage, cheap and telling ones first.
-const STAGES: [Stage; 8] = [
-    Stage { name: "fmt", about: "every file is formatted", check: formatting },
-    Stage { name: "rules", about: "each room uses only what it may", check: rules::check },
-    Stage { name: "clippy", about: "no lint speaks, in any target", check: clippy },
-    Stage { name: "no_std", about: "what is embedded builds without std", check: bare::check },
-    Stage { name: "tests", about: "every test passes", check: tests },
-    Stage { name: "doctest", about: "every example in the documentation runs", check: doc_tests },
-    Stage { name: "doc", about: "the documentation builds without a warning", check: documentation },
-    Stage { name: "deny", about: "licences, sources and bans of dependencies", check: deny::check },
+const STAGES: [Stage; 9] = [
+    Stage { name: "fmt", about: "every file is formatted", check: |_| formatting() },
+    Stage { name: "rules", about: "each room uses only what it may", check: |_| rules::check() },
+    Stage { name: "clippy", about: "no lint speaks, in any target", check: |_| clippy() },
+    Stage { name: "no_std", about: "what is embedded builds without std", check: |_| bare::check() },
+    Stage { name: "tests", about: "every test passes", check: |_| tests() },
+    Stage { name: "qemu", about: "what runs on QEMU's hardware passes there", check: qemu::tests },
+    Stage { name: "doctest", about: "every example in the documentation runs", check: |_| doc_tests() },
+    Stage { name: "doc", about: "the documentation builds without a warning", check: |_| documentation() },
+    Stage { name: "deny", about: "licences, sources and bans of dependencies", check: |_| deny::check() },
 ];
 
 /// The stages that are named, or all, in the order in which they run.
@@ -29,10 +31,27 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Stage>, String> {
         .collect())
 }
 
-/// Runs the stages that are named, or all, and answers the exit code: 0 all passed, 1 one failed, 2 no such stage.
-pub(crate) fn run(names: &[String]) -> ExitCode {
-    match chosen(names) {
-        Ok(stages) => run_all(stages.into_iter()),
+/// What `arguments` ask for: which QEMU, and the names of stages.
+fn parsed(arguments: &[String]) -> Result<(Wish, Vec<&'static Stage>), String> {
+    let mut wish = Wish::Found;
+    let mut names = Vec::new();
+    for argument in arguments {
+        match Wish::from_flag(argument) {
+            Some(flag) => wish = flag?,
+            None => names.push(argument.clone()),
+        }
+    }
+    Ok((wish, chosen(&names)?))
+}
+
+/// Runs the stages that are named, or all, and answers the exit code: 0 all passed, 1 one failed, 2 no such stage or flag.
+pub(crate) fn run(arguments: &[String]) -> ExitCode {
+    match parsed(arguments) {
+        Ok((wish, stages)) => {
+            let wanted = stages.iter().any(|stage| stage.name == "qemu");
+            let found = if wanted { qemu::prepare(wish) } else { qemu::Found::default() };
+            run_all(stages.into_iter(), &found)
+        }
         Err(what) => {
             eprintln!("xtask test: {what}");
             ExitCode::from(2)
@@ -69,10 +88,12 @@ fn clippy() -> Result<Passed, String> {
     Ok(Passed::PLAIN)
 }
 
-/// Every test but those in the documentation. Nextest where it is installed: it runs each test in a process of its own.
+/// Every test but those in the documentation and those on QEMU. Nextest where it is installed: it runs each test in a process of its own.
 fn tests() -> Result<Passed, String> {
     if answers(cargo().args(["nextest", "--version"])) {
-        shell::run(cargo().args(["nextest", "run", "--workspace", "--no-fail-fast"]).args(NEXTEST_OUTPUT))?;
+        let others = format!("not test(/{}/)", qemu::TESTS);
+        let run = ["nextest", "run", "--workspace", "--no-fail-fast", "-E", &others];
+        shell::run(cargo().args(run).args(NEXTEST_OUTPUT))?;
         return Ok(Passed::Done("with cargo nextest".into()));
     }
     shell::run(cargo().args([
@@ -83,6 +104,9 @@ fn tests() -> Result<Passed, String> {
         "--bins",
         "--tests",
         "--examples",
+        "--",
+        "--skip",
+        qemu::TESTS,
     ]))?;
     Ok(Passed::Done("with cargo test: cargo nextest is not installed".into()))
 }
@@ -110,6 +134,15 @@ mod tests {
     #[test]
     fn no_name_means_every_stage() {
         assert_eq!(chosen(&[]).unwrap().len(), STAGES.len());
+    }
+
+    #[test]
+    fn a_flag_may_stand_among_the_stages() {
+        let arguments = ["fmt", "--with-qemu=11", "doc"].map(String::from);
+        let (wish, stages) = parsed(&arguments).unwrap();
+        assert_eq!((wish, stages.len()), (Wish::Tree, 2));
+        assert_eq!(parsed(&[]).unwrap().0, Wish::Found);
+        assert!(parsed(&["--with-qemu=3".into()]).is_err() && parsed(&["--with".into()]).is_err());
     }
 
     #[test]
