@@ -6,7 +6,7 @@
 //! hinted run ever has a hole.
 
 use portcullis_hal::TableMemory;
-use portcullis_types::{Iova, Pa};
+use portcullis_types::{Iova, Pa, mutant};
 
 use crate::ledger::{NONE, Need, ROOT, Slot, State};
 use crate::shape::{Shape, Span};
@@ -147,7 +147,7 @@ impl<F: Format> PageTable<F> {
         } else if self.in_run(mem, inner) {
             self.drop_hints(mem, inner);
         }
-        if visible {
+        if visible && !mutant!("split-shown-before-it-is-filled") {
             mem.write_barrier();
         }
         self.store(mem, at, self.format.table(self.ledger.get(child).at));

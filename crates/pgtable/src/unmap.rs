@@ -5,7 +5,7 @@
 //! range is counted by the ledger and zeroed in one run; its words are not read.
 
 use portcullis_hal::TableMemory;
-use portcullis_types::{Iova, IovaRange, SizeLg2};
+use portcullis_types::{Iova, IovaRange, SizeLg2, mutant};
 
 use crate::ledger::{NONE, ROOT, Slot, State};
 use crate::shape::{Shape, Span};
@@ -153,7 +153,7 @@ impl<F: Format> PageTable<F> {
         let table = self.ledger.get_mut(slot);
         table.live = table.live.saturating_sub(1);
         gone.out.retired.push(self.ledger.retire(child));
-        gone.out.tables = true;
+        gone.out.tables = !mutant!("cut-off-tables-not-told");
         self.recent = (0, NONE);
     }
 
@@ -203,7 +203,7 @@ impl<F: Format> PageTable<F> {
         let run = 1usize << info.run_lg2;
         let hinted = |nth: usize| mem.load(self.ledger.entry_at(slot, nth)) & self.shape.run_bit != 0;
         let cuts = |nth: usize| nth & (run - 1) != 0 && nth < info.entries() && hinted(nth);
-        if cuts(index) || cuts(end) {
+        if cuts(index) || cuts(end) && !mutant!("hint-kept-beside-a-hole") {
             return false;
         }
         let (leaves, words) = self.count(mem, slot, index, end);
@@ -241,7 +241,8 @@ impl<F: Format> PageTable<F> {
         if gone.tell.is_some() {
             self.zero_one_by_one(mem, slot, index..end, span.first, gone);
         } else {
-            self.store_run(mem, self.ledger.entry_at(slot, index), 0, 0, end - index);
+            let count = (end - index).saturating_sub(usize::from(mutant!("unmap-leaves-the-last-page")));
+            self.store_run(mem, self.ledger.entry_at(slot, index), 0, 0, count);
         }
         let table = self.ledger.get_mut(slot);
         table.live = table.live.saturating_sub(words);

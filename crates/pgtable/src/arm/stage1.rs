@@ -15,7 +15,7 @@
 //! Spec: Arm ARM DDI 0487 M.a, D8.3.1.2 "VMSAv8-64 Block descriptor and Page descriptor formats", D8.4 "Memory access
 //! control".
 
-use portcullis_types::{Cacheability, Pa, PageSizes, Perms, Prot};
+use portcullis_types::{Cacheability, Pa, PageSizes, Perms, Prot, mutant};
 
 use super::{
     ACCESS_FLAG, Base, CONTIGUOUS, Config, ConfigError, HardwareUpdate, INNER_SHAREABLE, OUTER_SHAREABLE,
@@ -113,8 +113,9 @@ impl Format for Stage1 {
             Cacheability::Uncached => (UNCACHED, OUTER_SHAREABLE),
             Cacheability::Device => (DEVICE, OUTER_SHAREABLE),
         };
-        let mut word = index << 2 | self.0.shareability(shareability) | ACCESS_FLAG | NOT_GLOBAL;
-        if !perms.contains(Perms::WRITE) {
+        let mut word = index << 2 | self.0.shareability(shareability) | ACCESS_FLAG;
+        word |= if mutant!("leaf-of-every-asid") { 0 } else { NOT_GLOBAL };
+        if !perms.contains(Perms::WRITE) && !mutant!("read-only-leaf-is-writable") {
             word |= READ_ONLY;
         } else if self.keeps_dirty() {
             word |= DIRTY_BIT_MODIFIER;

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use portcullis_hal::TableMemory;
-use portcullis_types::Pa;
+use portcullis_types::{Pa, mutant};
 
 use super::entry::TceRaw;
 use super::shape::TceShape;
@@ -74,7 +74,9 @@ impl Levels {
             if child == NONE {
                 child = self.make(mem, height == 1)?;
                 // Its zeroes are there before anything leads to them.
-                mem.write_barrier();
+                if !mutant!("tce-level-shown-before-its-zeroes") {
+                    mem.write_barrier();
+                }
                 let entry = Pa::new(self.get(slot).at.get() + 8 * place as u64);
                 mem.store(entry, TceRaw::level(self.get(child).at).word());
                 self.all[slot as usize].children[place] = child;
@@ -96,7 +98,9 @@ impl Levels {
         let at = mem.alloc(layout)?;
         let view = if last && self.views {
             let Some(view) = mem.alloc(layout) else {
-                mem.free(at, layout);
+                if !mutant!("tce-level-lost-for-want-of-a-view") {
+                    mem.free(at, layout);
+                }
                 return None;
             };
             Some(view)

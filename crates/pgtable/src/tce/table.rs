@@ -1,7 +1,7 @@
 //! A table: mapping, unmapping, exchanging.
 
 use portcullis_hal::TableMemory;
-use portcullis_types::{Pa, Perms};
+use portcullis_types::{Pa, Perms, mutant};
 
 use super::entry::{TceEntry, TceRaw};
 use super::levels::{Levels, ROOT, Slot};
@@ -92,7 +92,8 @@ impl TceTable {
         self.prepare(mem, first, count)?;
         for (index, run) in self.runs(first, count) {
             let at = self.last_level(index);
-            let taken = (0..run).find(|entry| mem.load(Pa::new(at + 8 * entry)) != 0);
+            let looked_at = if mutant!("tce-map-looks-at-the-first-entry") { 1 } else { run };
+            let taken = (0..looked_at).find(|entry| mem.load(Pa::new(at + 8 * entry)) != 0);
             if let Some(taken) = taken {
                 return Err(TceMapError::Mapped(index + taken));
             }
@@ -159,7 +160,7 @@ impl TceTable {
                 }
             }
         }
-        if found > 0 {
+        if found > 0 && !mutant!("tce-unmap-without-barrier") {
             mem.write_barrier();
         }
         found
