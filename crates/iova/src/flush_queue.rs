@@ -15,6 +15,7 @@ use alloc::collections::VecDeque;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use portcullis_hal::{Lock, Platform};
+use portcullis_types::mutant;
 
 /// When a flush is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,5 +135,6 @@ impl<P: Platform, T> FlushQueue<P, T> {
 }
 
 fn pop_covered<T>(list: &mut VecDeque<Entry<T>>, number: u64) -> Option<T> {
-    list.pop_front_if(|entry| entry.pushed_at < number).map(|entry| entry.what)
+    list.pop_front_if(|entry| entry.pushed_at < number || mutant!("flush-covers-what-came-later"))
+        .map(|entry| entry.what)
 }

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use core::mem;
 
 use portcullis_hal::{Lock, Platform};
+use portcullis_types::mutant;
 
 /// The sizes that are kept: 2^0 to 2^5 pages.
 pub(crate) const ORDERS: usize = 6;
@@ -44,7 +45,8 @@ impl Pair {
 
     /// A range that ends at or below `limit`, the latest first.
     fn take(&mut self, order: u32, limit: u64) -> Option<u64> {
-        let fits = |&first: &u64| first + ((1 << order) - 1) <= limit;
+        let fits =
+            |&first: &u64| first + ((1 << order) - 1) <= limit || mutant!("kept-range-beyond-the-limit");
         for magazine in [&mut self.loaded, &mut self.spare] {
             if let Some(at) = magazine.iter().rposition(fits) {
                 return Some(magazine.swap_remove(at));
@@ -92,7 +94,7 @@ impl<P: Platform> Magazines<P> {
             let mut depot = self.depot[order as usize].lock();
             if depot.len() < DEPOT {
                 depot.push(full);
-            } else {
+            } else if !mutant!("depot-overflow-dropped") {
                 no_room = full;
             }
         }

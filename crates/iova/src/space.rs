@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use portcullis_hal::{Lock, Platform};
-use portcullis_types::{Iova, IovaRange, SizeLg2};
+use portcullis_types::{Iova, IovaRange, SizeLg2, mutant};
 
 use crate::RangeSet;
 use crate::ledger::{self, Ledger};
@@ -225,7 +225,11 @@ impl<P: Platform> IovaSpace<P> {
             let large = &mut self.tree.lock().large;
             large.get(&first) == Some(&pages) && large.remove(&first).is_some()
         };
-        if was_live { Ok(Retired(range)) } else { Err(FreeError::NotAllocated(range)) }
+        if was_live || mutant!("freed-twice") {
+            Ok(Retired(range))
+        } else {
+            Err(FreeError::NotAllocated(range))
+        }
     }
 
     /// Makes a retired range free. Hardware must have forgotten it.
@@ -285,7 +289,9 @@ impl<P: Platform> IovaSpace<P> {
             let (first, pages) = self.pages(part);
             tree.free.take(first, first + (pages - 1));
         }
-        tree.reserved.insert(range);
+        if !mutant!("reservation-not-noted") {
+            tree.reserved.insert(range);
+        }
         Ok(parts)
     }
 
@@ -297,7 +303,9 @@ impl<P: Platform> IovaSpace<P> {
             let Some(part) = aligned else { continue };
             let mut held = RangeSet::new();
             held.insert(part);
-            tree.reserved.gaps(part).into_iter().for_each(|gap| held.remove(gap));
+            if !mutant!("unreserve-frees-what-others-hold") {
+                tree.reserved.gaps(part).into_iter().for_each(|gap| held.remove(gap));
+            }
             tree.reserved.remove(part);
             for held in held.iter() {
                 let (first, pages) = self.pages(held);
