@@ -33,6 +33,7 @@ use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use lock_api::{Mutex, RawMutex};
 use portcullis_hal::lock_api;
+use portcullis_types::mutant;
 
 /// The ASIDs of a machine's CPUs.
 pub struct AsidSpace<M> {
@@ -241,7 +242,7 @@ impl<M: RawMutex> AsidSpace<M> {
         let mut state = self.state.lock();
         let left = context.pins.load(SeqCst).checked_sub(1).ok_or(NotPinned)?;
         context.pins.store(left, SeqCst);
-        if left == 0 {
+        if left == 0 || mutant!("first-unpin-frees-the-asid") {
             clear(&mut state.pinned, index(context.id.load(SeqCst)));
             state.pinned_count -= 1;
         }
@@ -295,6 +296,9 @@ impl<M: RawMutex> AsidSpace<M> {
     fn roll_over(&self, state: &mut State) {
         self.generation.fetch_add(GENERATION, SeqCst);
         state.used.copy_from_slice(&state.pinned);
+        if mutant!("rollover-forgets-pinned-asids") {
+            state.used.fill(0);
+        }
         set(&mut state.used, 0);
         state.cursor = 1;
         for (active, cpu) in self.active.iter().zip(&mut state.cpus) {
@@ -304,7 +308,7 @@ impl<M: RawMutex> AsidSpace<M> {
                 cpu.reserved = running;
             }
             set(&mut state.used, index(cpu.reserved));
-            cpu.flush_pending = true;
+            cpu.flush_pending = !mutant!("rollover-without-flush");
         }
     }
 

@@ -27,7 +27,7 @@ use core::ops::RangeInclusive;
 
 use lock_api::{Mutex, RawMutex};
 use portcullis_hal::lock_api;
-use portcullis_types::{IovaRange, Pasid};
+use portcullis_types::{IovaRange, Pasid, mutant};
 
 use crate::id_map::{ChooseIdError, IdMap};
 use crate::iommu::SyncError;
@@ -168,7 +168,9 @@ fn drop_reference<M: RawMutex, T>(
     pasid: Pasid,
 ) -> Dropped {
     let entry = entries.get_mut(pasid.get()).expect("the caller saw it in use");
-    if let Some(left) = NonZeroU32::new(entry.references.get() - 1) {
+    if let Some(left) = NonZeroU32::new(entry.references.get() - 1)
+        && (entry.active || !mutant!("pasid-freed-under-a-bond"))
+    {
         entry.references = left;
         return Dropped::Held;
     }

@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 
 use portcullis_hal::{Lock, Platform};
 use portcullis_iova::RangeSet;
-use portcullis_types::{Iova, IovaRange, Pa, Perms, Prot, SizeLg2};
+use portcullis_types::{Iova, IovaRange, Pa, Perms, Prot, SizeLg2, mutant};
 
 use super::MsiError;
 use crate::iommu::{Gather, HwDomain, MapError};
@@ -75,7 +75,9 @@ impl<P: Platform> MsiPages<P> {
         }
         let range = take().ok_or(MsiError::NoIova { limit })?;
         state.map(hw, granule, doorbell, range.first()).map(|iova| (iova, true)).map_err(|error| {
-            give_back(range);
+            if !mutant!("refused-doorbell-keeps-its-address") {
+                give_back(range);
+            }
             MsiError::Map(error)
         })
     }
@@ -129,7 +131,8 @@ impl State {
         doorbell: Pa,
         iova: Iova,
     ) -> Result<Iova, MapError> {
-        let pa = doorbell.align_down(granule.bytes());
+        let mask = if mutant!("doorbell-page-of-another-size") { 4096 } else { granule.bytes() };
+        let pa = doorbell.align_down(mask);
         hw.map(iova, pa, granule.bytes(), Prot::device(Perms::WRITE))?;
         self.pages.push(Page { pa, iova });
         Ok(Iova::new(iova.get() + doorbell.offset_in(granule.bytes())))

@@ -10,7 +10,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use portcullis_hal::Platform;
 use portcullis_types::trace::Value;
-use portcullis_types::{Iova, IovaRange, PaRange, SizeLg2};
+use portcullis_types::{Iova, IovaRange, PaRange, SizeLg2, mutant};
 
 use super::handle::{bytes, physical};
 use super::space::When;
@@ -180,7 +180,11 @@ impl<P: Platform> DmaHandle<P> {
         plan.runs
             .iter()
             .try_for_each(|&(at, pages)| space.map(Iova::new(taken.first().get() + at), pages, prot))
-            .inspect_err(|_| space.abandon(taken))
+            .inspect_err(|_| {
+                if !mutant!("failed-list-keeps-its-addresses") {
+                    space.abandon(taken)
+                }
+            })
     }
 
     /// Takes a list of buffers back from the device.

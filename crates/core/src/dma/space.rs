@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use portcullis_hal::{BlockLayout, Platform};
 use portcullis_iova::{AllocError, FlushBounds, FlushQueue, IovaSpace, Prefer, Retired};
-use portcullis_types::{Iova, IovaRange, Pa, PaRange, Prot, SizeLg2};
+use portcullis_types::{Iova, IovaRange, Pa, PaRange, Prot, SizeLg2, mutant};
 
 use super::{DmaMapError, DmaStats, DmaUnmapError, MsiError, MsiPages};
 use crate::domain::{FlushMode, Prepared};
@@ -131,7 +131,7 @@ impl<P: Platform> DmaSpace<P> {
         debug_assert!(retired.is_ok(), "taken a moment ago");
         let Ok(retired) = retired else { return };
         let mut gather = Gather::new();
-        if self.hw.unmap(range, &mut gather).is_err() {
+        if !mutant!("failed-map-leaves-what-was-mapped") && self.hw.unmap(range, &mut gather).is_err() {
             self.iova.restore(retired);
             return;
         }
@@ -203,6 +203,10 @@ impl<P: Platform> DmaSpace<P> {
             }
             Err(error) => {
                 self.counters.failed_syncs.fetch_add(1, Relaxed);
+                if mutant!("reclaimed-though-the-sync-failed") {
+                    self.iova.release(waiting.range);
+                    return Ok(());
+                }
                 self.counters.quarantined.fetch_add(1, Relaxed);
                 waiting.quarantined = true;
                 let _ = self.waiting.push(&self.platform, waiting);
@@ -272,7 +276,9 @@ impl<P: Platform> DmaSpace<P> {
     ) -> Result<Prepared, AttachError> {
         let mut prepared = Prepared::default();
         let done = self.reserve(regions, windows, &mut prepared).and_then(|()| {
-            let mut direct = regions.iter().filter(|region| region.kind.is_direct());
+            let direct =
+                |region: &&ReservedRegion| region.kind.is_direct() && !mutant!("direct-regions-not-mapped");
+            let mut direct = regions.iter().filter(direct);
             direct.try_for_each(|region| self.map_direct(region, &mut prepared))
         });
         match done {
@@ -295,6 +301,7 @@ impl<P: Platform> DmaSpace<P> {
         prepared: &mut Prepared,
     ) -> Result<(), AttachError> {
         let regions = regions.iter().filter(|region| region.kind.binds_dma_api()).map(|region| region.range);
+        let windows = if mutant!("bridge-windows-handed-out") { &[] } else { windows };
         for range in regions.chain(windows.iter().copied()) {
             let parts = self.iova.reserve(range).map_err(|_| AttachError::Reserved(range))?;
             prepared.reserved.extend(parts);

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use portcullis_hal::{Lock, Platform};
 use portcullis_iova::RangeSet;
-use portcullis_types::{Iova, IovaRange, Pa, Prot, SizeLg2};
+use portcullis_types::{Iova, IovaRange, Pa, Prot, SizeLg2, mutant};
 
 use super::{CookieError, DomainMapError, DomainUnmapError};
 use crate::dma::{MsiError, MsiPages};
@@ -68,6 +68,7 @@ impl<P: Platform> UserSpace<P> {
         let mut state = self.state.lock();
         if let Some(reserved) =
             state.bound.iter().map(|bound| bound.range).chain(state.window).find(|held| held.overlaps(range))
+            && !mutant!("user-maps-over-reserved-regions")
         {
             return Err(DomainMapError::Reserved(reserved));
         }
@@ -80,6 +81,7 @@ impl<P: Platform> UserSpace<P> {
         self.fill(range, runs, prot).map_err(|(done, error)| {
             let mut gather = Gather::new();
             gather.add(range, self.granule, true);
+            let done = done.filter(|_| !mutant!("failed-runs-stay-mapped"));
             let taken_back = done.is_none_or(|done| self.hw.unmap(done, &mut gather).is_ok());
             // What was mapped for a moment must be forgotten before the range can be mapped again.
             if taken_back && self.hw.sync(&mut gather).is_ok() {
@@ -201,6 +203,7 @@ impl<P: Platform> UserSpace<P> {
         if decoded {
             return if same <= limit { Ok((same, false)) } else { Err(MsiError::NoIova { limit }) };
         }
+        let window = window.or(mutant!("doorbell-without-a-cookie").then(|| self.hw.aperture()));
         let window = window.ok_or(MsiError::NoCookie)?;
         self.msi.in_window(&*self.hw, self.granule, doorbell, limit, window)
     }

@@ -33,8 +33,8 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use portcullis_hal::{Lock, Platform};
-use portcullis_types::Pasid;
 use portcullis_types::trace::Value;
+use portcullis_types::{Pasid, mutant};
 
 pub use default_type::{DefaultDomain, DefaultType, DefaultTypeError, UnknownWord};
 pub use error::{GroupError, Left};
@@ -188,7 +188,9 @@ impl<P: Platform> Group<P> {
             let ReservedRegion { range, source, .. } = region;
             return Err(GroupError::Direct { device: device.name().into(), range, source });
         }
-        let domain = state.current.clone();
+        let joined =
+            if mutant!("newcomer-gets-the-default-domain") { &state.default } else { &state.current };
+        let domain = joined.clone();
         let refused = |error| GroupError::Attach { device: device.name().into(), error };
         // Where there is no default domain yet, a device is left as it is, which is blocked, whatever firmware does with it.
         let ready = (state.kind.is_some() || !state.at_rest()).then(|| domain.prepare(device));

@@ -5,6 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use portcullis_hal::Platform;
+use portcullis_types::mutant;
 use portcullis_types::trace::Value;
 
 use super::{Group, GroupError, Left, State};
@@ -21,7 +22,8 @@ impl<P: Platform> Group<P> {
             state.members.iter().filter(|device| !is_in(device, domain)).cloned().collect();
         let prepared = self.prepare_all(&moving, domain)?;
         let target = domain.target();
-        for (at, device) in moving.iter().enumerate() {
+        let count = if mutant!("one-device-of-the-group-moves") { 1 } else { moving.len() };
+        for (at, device) in moving.iter().enumerate().take(count) {
             if let Err(error) = self.iommu.attach(device.sources(), &target) {
                 self.say(device, domain, "refused");
                 return Err(self.go_back(&moving, at, error, domain, prepared));
@@ -56,6 +58,7 @@ impl<P: Platform> Group<P> {
                 Ok(prepared) => done.push(prepared),
                 Err(error) => {
                     // Last first, so that each finds what it left.
+                    let done = if mutant!("failed-preparation-not-undone") { Vec::new() } else { done };
                     let undo: Vec<_> = devices.iter().zip(done).collect();
                     undo.into_iter().rev().for_each(|(device, prepared)| domain.unprepare(device, prepared));
                     return Err(GroupError::Attach { device: device.name().into(), error });
@@ -78,7 +81,7 @@ impl<P: Platform> Group<P> {
         let mut undo = Vec::with_capacity(prepared.len());
         for (at, (device, prepared)) in moving.iter().zip(prepared).enumerate() {
             let went = match error {
-                _ if at < failed => self.take_back(device),
+                _ if at < failed && !mutant!("failed-move-leaves-the-first-moved") => self.take_back(device),
                 AttachError::LeftBlocked(_) if at == failed => Err(Left::Blocked),
                 _ => Ok(()),
             };

@@ -4,6 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use portcullis_hal::Platform;
+use portcullis_types::mutant;
 use portcullis_types::trace::Value;
 
 use super::moving::is_in;
@@ -51,7 +52,7 @@ impl<P: Platform> Group<P> {
         if state.kind.is_none() {
             return Err(UseError::NoDefaultDomain);
         }
-        if let Some(owner) = state.ledger.owner() {
+        if let Some(owner) = state.ledger.owner().filter(|_| !mutant!("driver-bound-in-a-users-group")) {
             return Err(UseError::Owned(owner));
         }
         if state.ledger.count() > 0 {
@@ -149,7 +150,9 @@ impl<P: Platform> Group<P> {
         if let Some((device, ReservedRegion { range, source, .. })) = firmwares {
             return Err(ClaimError::Direct { device: device.name().into(), range, source });
         }
-        self.move_all(state, &self.blocked).map_err(ClaimError::Attach)?;
+        if !mutant!("claimed-group-is-not-blocked") {
+            self.move_all(state, &self.blocked).map_err(ClaimError::Attach)?;
+        }
         state.stuck = false;
         Ok(())
     }
@@ -193,6 +196,9 @@ impl<P: Platform> Group<P> {
     /// Takes a group that nobody holds any more to its default domain, or blocks it.
     fn open(&self, state: &mut State<P>) -> Released {
         let default = state.default.clone();
+        if mutant!("released-group-keeps-the-users-domain") {
+            return Released::Free;
+        }
         match self.move_all(state, &default) {
             Ok(()) => Released::Free,
             Err(error) => {
@@ -244,7 +250,11 @@ impl<P: Platform> Group<P> {
 /// That the last claim of `owner`'s leaves no PASID behind that means something of his.
 fn no_pasids<P: Platform>(state: &State<P>, owner: Owner) -> Result<(), ReleaseError> {
     let last = state.ledger.owner() == Some(owner) && state.ledger.count() == 1;
-    if last && !state.pasids.is_empty() { Err(ReleaseError::PasidsInUse) } else { Ok(()) }
+    if last && !state.pasids.is_empty() && !mutant!("released-with-pasids-in-use") {
+        Err(ReleaseError::PasidsInUse)
+    } else {
+        Ok(())
+    }
 }
 
 fn result<T, E>(done: &Result<T, E>) -> &'static str {

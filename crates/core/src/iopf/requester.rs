@@ -7,8 +7,8 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicU64};
 
 use portcullis_hal::{Lock, Platform, wait_for};
-use portcullis_types::Pasid;
 use portcullis_types::trace::{Event, Value};
+use portcullis_types::{Pasid, mutant};
 
 use crate::iopf::state::{Job, Ring, State, Verdict};
 use crate::iopf::{Limits, PageRequest, PageRequestHandler, Responder, ResponseCode, SetHandlerError};
@@ -133,7 +133,7 @@ impl<P: Platform> PageRequester<P> {
     /// Takes a request from the IOMMU's driver. Answers at once what needs no handler. The requests of one source are to be reported
     /// one after the other, in the order in which they came.
     pub fn report(self: &Arc<Self>, request: &PageRequest) -> Reported {
-        if request.is_stop_marker() {
+        if request.is_stop_marker() && !mutant!("stop-marker-taken-for-a-request") {
             return Reported::StopMarker;
         }
         self.tally.requests.fetch_add(1, Relaxed);
@@ -169,7 +169,8 @@ impl<P: Platform> PageRequester<P> {
             if let Some(job) = job {
                 self.run(job, |_| None);
             }
-            self.state.lock().is_flushed(pasid, until).then_some(())
+            let flushed = self.state.lock().is_flushed(pasid, until) || mutant!("flush-waits-for-nobody");
+            flushed.then_some(())
         });
         flushed.map_err(|elapsed| FlushTimeout { waited_ns: elapsed.waited_ns })
     }
@@ -224,7 +225,9 @@ impl<P: Platform> PageRequester<P> {
         }
         loop {
             let Some(last) = self.state.lock().take_unanswered() else { break };
-            self.answer(&last, ResponseCode::Invalid);
+            if !mutant!("removed-device-left-waiting") {
+                self.answer(&last, ResponseCode::Invalid);
+            }
         }
         let quiet = wait_for(&*self.platform, limit_ns, || (!self.state.lock().is_answering()).then_some(()));
         if quiet.is_err() {

@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use portcullis_hal::{Lock, Platform};
-use portcullis_types::Pasid;
+use portcullis_types::{Pasid, mutant};
 
 use crate::iopf::handler::Handlers;
 use crate::iopf::{Handled, PageRequest, PageRequestHandler, PageRequester, ResponseCode};
@@ -190,7 +190,11 @@ impl<P: Platform> State<P> {
     }
 
     pub(super) fn discard_partial(&mut self) -> usize {
-        core::mem::take(&mut self.partial).len()
+        if mutant!("partial-groups-counted-not-emptied") {
+            self.partial.len()
+        } else {
+            core::mem::take(&mut self.partial).len()
+        }
     }
 
     /// Takes a request in.
@@ -204,11 +208,11 @@ impl<P: Platform> State<P> {
         match (welcome, request.is_last()) {
             (true, true) => self.complete(requester, request, limits),
             (true, false) => self.store(request, limits),
-            (false, true) => {
+            (false, true) if !mutant!("request-that-nobody-handles-dropped") => {
                 self.partial.retain(|partial| !partial.groups_with(request));
                 Verdict::Answer(ResponseCode::Invalid)
             }
-            (false, false) => Verdict::Dropped,
+            (false, _) => Verdict::Dropped,
         }
     }
 
@@ -304,7 +308,7 @@ impl<P: Platform> State<P> {
     /// Whether the worker that has `group` is the one to answer. Then it calls [`answered`](Self::answered) when it has.
     pub(super) fn may_answer(&mut self, group: &Group) -> bool {
         let Some(at) = self.place(group) else { return false };
-        let handling = self.running[at].phase == Phase::Handling;
+        let handling = self.running[at].phase == Phase::Handling || mutant!("group-answered-by-two");
         if handling {
             self.running[at].phase = Phase::Answering;
         } else {
@@ -334,7 +338,7 @@ impl<P: Platform> State<P> {
 
     /// Forgets incomplete groups of `pasid`, and answers the first ticket that is not given out yet.
     pub(super) fn start_flush(&mut self, pasid: Option<Pasid>) -> u64 {
-        self.partial.retain(|partial| partial.pasid != pasid);
+        self.partial.retain(|partial| partial.pasid != pasid || mutant!("flush-keeps-partial-groups"));
         self.next_ticket
     }
 

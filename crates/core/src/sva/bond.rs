@@ -23,7 +23,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
 
 use portcullis_hal::{Lock, Platform};
-use portcullis_types::{IovaRange, Pasid, SourceId};
+use portcullis_types::{IovaRange, Pasid, SourceId, mutant};
 
 use super::counted::{Counted, CountedError};
 use super::{
@@ -93,7 +93,7 @@ impl MmListener for Listener {
 
     fn release(&self) -> Result<(), SyncError> {
         self.exited.store(true, Release);
-        self.domain.quiesce()
+        if mutant!("exit-kept-from-hardware") { Ok(()) } else { self.domain.quiesce() }
     }
 }
 
@@ -346,7 +346,7 @@ impl<P: Platform> SvaDevice<P> {
         match attached {
             Ok(()) => Ok(Arc::new(bond)),
             Err(error) => {
-                if self.unmake(&bond).is_err() {
+                if mutant!("refused-bind-keeps-its-pasid") || self.unmake(&bond).is_err() {
                     // Hardware may use the PASID for ever: nothing of the bond is given back.
                     core::mem::forget(bond);
                 }
@@ -381,10 +381,15 @@ impl<P: Platform> SvaDevice<P> {
     fn unmake(&self, bond: &Bond<P>) -> Result<(), UnbindError> {
         let pasid = bond.pasid;
         if let Some(sva) = self.unit.sva() {
-            sva.detach_pasid(self.device.sources(), pasid).map_err(UnbindError::Sync)?;
+            let detached = sva.detach_pasid(self.device.sources(), pasid).map_err(UnbindError::Sync);
+            detached.or_else(
+                |error| if mutant!("unbind-without-hardwares-word") { Ok(()) } else { Err(error) },
+            )?;
         }
         self.unit.service();
-        self.requester.flush(Some(pasid), FLUSH_LIMIT_NS).map_err(UnbindError::Flush)?;
+        if !mutant!("unbind-without-flush") {
+            self.requester.flush(Some(pasid), FLUSH_LIMIT_NS).map_err(UnbindError::Flush)?;
+        }
         drop(self.requester.clear_handler(Some(pasid)));
         let dropped = self.group.drop_pasid(pasid);
         debug_assert!(dropped.is_ok(), "the bond noted it");
