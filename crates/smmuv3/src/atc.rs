@@ -26,7 +26,7 @@ use portcullis_hal::{Platform, Registers};
 use portcullis_spec::smmuv3::command::Command;
 use portcullis_spec::smmuv3::registers::CERROR_ATC_INV_SYNC;
 use portcullis_types::trace::{Event, Value};
-use portcullis_types::{IovaRange, Pasid, SizeLg2};
+use portcullis_types::{IovaRange, Pasid, SizeLg2, mutant};
 
 use crate::hardware::Hardware;
 
@@ -51,7 +51,8 @@ impl AtcSpan {
     /// The smallest run of at least `unit`, the smallest translation unit, that covers `range`.
     pub fn covering(range: IovaRange, unit: SizeLg2) -> Self {
         let first = range.first().get() >> PAGE_LG2;
-        let last = range.last().get() >> PAGE_LG2;
+        let last = if mutant!("device-forgets-the-first-page-only") { range.first() } else { range.last() };
+        let last = last.get() >> PAGE_LG2;
         #[expect(clippy::cast_possible_truncation, reason = "at most 52: the highest bit of a page number")]
         let size_lg2 = ((64 - (first ^ last).leading_zeros()) as u8).max(unit.get().saturating_sub(PAGE_LG2));
         let address = if size_lg2 >= EVERYTHING { 0 } else { first >> size_lg2 << size_lg2 << PAGE_LG2 };
@@ -78,7 +79,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         streams: &[(u32, Option<Pasid>)],
         spans: &[AtcSpan],
     ) -> Result<(), SyncError> {
-        if streams.is_empty() {
+        if streams.is_empty() || mutant!("device-tlb-never-flushed") {
             return Ok(());
         }
         match self.ask_atcs(streams, spans) {

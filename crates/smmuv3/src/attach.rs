@@ -11,8 +11,8 @@ use alloc::vec::Vec;
 use portcullis_core::iommu::{AttachError, SyncError};
 use portcullis_hal::{Platform, Registers};
 use portcullis_spec::smmuv3::command::Command;
-use portcullis_types::Pa;
 use portcullis_types::trace::{Event, Value};
+use portcullis_types::{Pa, mutant};
 
 use crate::entry::{self, STE_VALID, Ste};
 use crate::hardware::Hardware;
@@ -35,12 +35,21 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         let plan = plan(&now, next, STE_VALID, entry::ste_used);
         self.trace_update(stream_id, next, plan.syncs(), plan.is_hitless());
         // What the entry points to is visible before the entry is, also to a fetch between the first store and the first command.
-        self.platform.write_barrier();
+        if !mutant!("entry-shown-before-what-it-points-to") {
+            self.platform.write_barrier();
+        }
         for image in plan.images() {
+            let leaf = !table.is_fresh(stream_id);
+            let forget = || self.run(|batch| batch.add(Command::cfgi_ste(stream_id, leaf)));
+            let early = mutant!("entry-forgotten-before-it-is-written");
+            if early {
+                forget()?;
+            }
             self.write_ste(at, &now, image);
             now = *image;
-            let leaf = !table.is_fresh(stream_id);
-            self.run(|batch| batch.add(Command::cfgi_ste(stream_id, leaf)))?;
+            if !early {
+                forget()?;
+            }
             table.settle(stream_id);
         }
         Ok(())
@@ -64,6 +73,8 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
     }
 
     fn go_back(&self, table: &mut StreamTable<P>, old: &[(u32, Ste)], error: SyncError) -> AttachError {
+        let old =
+            if mutant!("refused-attach-leaves-the-first-streams") { &old[old.len() - 1..] } else { old };
         let back = |table: &mut _| old.iter().try_for_each(|(id, ste)| self.install(table, *id, ste));
         if back(table).is_ok() {
             return AttachError::Sync(error);

@@ -14,6 +14,7 @@ use portcullis_core::iommu::SyncError;
 use portcullis_hal::{Platform, Registers, wait_for};
 use portcullis_spec::smmuv3::command::{Command, Opcode};
 use portcullis_spec::smmuv3::registers::{CMDQ_CONS, CmdqCons};
+use portcullis_types::mutant;
 
 use crate::command_queue::{BATCH, CommandQueue, signal_value};
 
@@ -55,6 +56,9 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
     }
 
     fn wait(&self, ticket: Ticket) -> Result<(), SyncError> {
+        if mutant!("sync-not-waited-for") {
+            return Ok(());
+        }
         let mut last = 0;
         let mut turn = 0u32;
         let mut done = |look: bool| {
@@ -92,7 +96,8 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
 
     /// A sync completed: did everything in its batch?
     fn judge(&self, ticket: Ticket) -> Result<(), SyncError> {
-        if self.failure_count.load(Ordering::Acquire) == ticket.failures_before {
+        let failures = self.failure_count.load(Ordering::Acquire);
+        if failures == ticket.failures_before || mutant!("failed-command-taken-for-done") {
             return Ok(());
         }
         match self.failures.lock().code_for(ticket.first, ticket.sync, ticket.atc) {

@@ -28,8 +28,8 @@ use portcullis_core::iommu::SyncError;
 use portcullis_hal::{BlockLayout, Lock, Platform, Registers, wait_for};
 use portcullis_spec::smmuv3::command::Command;
 use portcullis_spec::smmuv3::registers::CMDQ_PROD;
-use portcullis_types::Pa;
 use portcullis_types::trace::{Event, Value};
+use portcullis_types::{Pa, mutant};
 
 use crate::batch::Batch;
 use crate::counters::Counters;
@@ -222,7 +222,9 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
             let position = first + commands.len() as u64;
             self.write(position, self.sync_command(position));
         }
-        self.platform.write_barrier();
+        if !mutant!("commands-published-without-barrier") {
+            self.platform.write_barrier();
+        }
         self.mark_valid(first..first + count);
         if owner {
             self.publish(first)?;
@@ -236,7 +238,8 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
         loop {
             let first = tail & !OWNED;
             // Acquire: what was seen consumed is not written over before.
-            if first + count - self.head.load(Ordering::Acquire) > self.ring.len() {
+            let room = self.ring.len() << u32::from(mutant!("full-queue-written-over"));
+            if first + count - self.head.load(Ordering::Acquire) > room {
                 return None;
             }
             let next = (first + count) | OWNED;
@@ -321,7 +324,9 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
             }
             position == end
         })?;
-        self.platform.write_barrier();
+        if !mutant!("commands-published-without-barrier") {
+            self.platform.write_barrier();
+        }
         self.registers.write32(CMDQ_PROD, self.ring.index(end));
         self.published.store(end, Ordering::Release);
         Ok(())

@@ -38,7 +38,7 @@ use portcullis_hal::{Lock, Platform, Registers};
 use portcullis_pgtable::Retired;
 use portcullis_spec::smmuv3::command::{Command, TlbiTarget};
 use portcullis_types::trace::{Event, Value};
-use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Pasid, Prot, SizeLg2};
+use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Pasid, Prot, SizeLg2, mutant};
 
 use crate::asids::{Holder, ShareError};
 use crate::atc::AtcSpan;
@@ -260,6 +260,9 @@ impl<P: Platform, R: Registers> Domain<P, R> {
                 retired.into_iter().for_each(|(_, tables)| format.free(tables, &**platform));
                 Ok(Flushed::completed())
             }
+            Err(error) if mutant!("tables-freed-though-the-sync-failed") => {
+                self.settle(retired, Ok(())).and(Err(error))
+            }
             Err(error) => {
                 self.retired.lock().extend(retired);
                 Err(error)
@@ -290,7 +293,7 @@ impl<P: Platform, R: Registers> HwDomain<P> for Domain<P, R> {
         let Some(table) = table.as_mut() else { return Ok(0) };
         let removed = table.unmap(&*self.hardware.platform, range)?;
         let tables = removed.tables || !removed.retired.is_empty();
-        if removed.leaf.is_some() || tables {
+        if (removed.leaf.is_some() || tables) && !mutant!("unmap-without-invalidation") {
             gather.add(range, removed.leaf.unwrap_or(self.hardware.granule), tables);
         }
         if !removed.retired.is_empty() {
@@ -335,7 +338,11 @@ impl<P: Platform, R: Registers> Holder for Domain<P, R> {
             self.hardware.change_cd(&contexts, 0, |cd| entry::with_asid(cd, id)).map_err(ShareError::Sync)?;
         }
         // Nobody makes entries with the old number any more.
-        self.hardware.run(|batch| batch.add(self.hardware.forget_asid(asid))).map_err(ShareError::Sync)?;
+        if !mutant!("asid-given-up-and-not-forgotten") {
+            self.hardware
+                .run(|batch| batch.add(self.hardware.forget_asid(asid)))
+                .map_err(ShareError::Sync)?;
+        }
         self.tag.lock().ids.leaving = None;
         self.hardware.asids.lock().give_back(asid);
         self.hardware.platform.event(&Event {
@@ -370,7 +377,9 @@ impl<P: Platform, R: Registers> Domain<P, R> {
 impl<P: Platform, R: Registers + 'static> Drop for Domain<P, R> {
     fn drop(&mut self) {
         let Some(table) = self.table.get_mut().take() else { return };
-        match self.flush_all() {
+        match self.flush_all().or_else(|error| {
+            if mutant!("tag-reused-though-not-forgotten") { Ok(Flushed::completed()) } else { Err(error) }
+        }) {
             Ok(flushed) => {
                 let _: Flushed = flushed;
                 let ids = self.tag.get_mut().ids;

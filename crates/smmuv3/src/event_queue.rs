@@ -17,8 +17,8 @@ use portcullis_hal::{Lock, Platform, Registers};
 use portcullis_spec::smmuv3::command::{Command, Resume};
 use portcullis_spec::smmuv3::event::{EVENT_WORDS, EventWord0, EventWord1};
 use portcullis_spec::smmuv3::registers::{EVENTQ_CONS, EVENTQ_PROD, QueueIndex};
-use portcullis_types::Pa;
 use portcullis_types::trace::{Event, Value};
+use portcullis_types::{Pa, mutant};
 
 use crate::command_queue::CommandQueue;
 use crate::event;
@@ -89,7 +89,9 @@ impl<P: Platform> EventQueue<P> {
                 if stalls.take(raw, position) != Taken::Unwanted {
                     continue;
                 }
-                resume(commands, raw);
+                if !mutant!("stall-that-nobody-wants-dropped") {
+                    resume(commands, raw);
+                }
                 let record = event::decode(raw);
                 trace(commands, &record);
                 to(&record);

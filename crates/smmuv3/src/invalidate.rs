@@ -10,7 +10,7 @@
 //! NUM, SCALE and TTL all 0 are reserved) is said as a single address instead, which forgets entries of every level.
 
 use portcullis_spec::smmuv3::command::{TG_4K, TG_16K, TG_64K, TG_ANY, TlbiTarget};
-use portcullis_types::{IovaRange, SizeLg2};
+use portcullis_types::{IovaRange, SizeLg2, mutant};
 
 /// One invalidation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,8 @@ pub fn steps(
     let count = ((range.last().get() - range.first().get()) >> stride.get()) + 1;
     let many = if by_range { count > MOST << SCALE_MOST } else { count >= granule.bytes() / 8 };
     let mut at = range.first().get();
-    let mut left = if many { 0 } else { count };
+    let short = u64::from(mutant!("invalidation-a-page-short") && count > 1);
+    let mut left = if many { 0 } else { count - short };
     let all = core::iter::repeat_n(Step::All, usize::from(many));
     all.chain(core::iter::from_fn(move || {
         if left == 0 {
@@ -57,7 +58,7 @@ pub fn steps(
         };
         left -= taken;
         at = at.wrapping_add(taken << stride.get());
-        Some(Step::Target(TlbiTarget { leaf: !tables, ..target }))
+        Some(Step::Target(TlbiTarget { leaf: !tables || mutant!("leaf-hint-though-tables-went"), ..target }))
     }))
 }
 

@@ -36,7 +36,7 @@ use portcullis_spec::smmuv3::command::{Command, Resume};
 use portcullis_spec::smmuv3::page_request::{PageRequestWord0, PageRequestWord1};
 use portcullis_spec::smmuv3::registers::{PRIQ_CONS, PRIQ_PROD, QueueIndex};
 use portcullis_types::trace::{Event, Value};
-use portcullis_types::{Iova, Pa, Pasid, Perms, SourceId};
+use portcullis_types::{Iova, Pa, Pasid, Perms, SourceId, mutant};
 
 use crate::hardware::Hardware;
 use crate::ring::Ring;
@@ -146,7 +146,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
                 *taken += usize::from(self.pass_on(decode(raw), to));
             }
         }
-        if overflowed || lost {
+        if (overflowed || lost) && !mutant!("overflow-kept-from-partial-groups") {
             to(Drained::Overflowed);
         }
         if overflowed {
@@ -175,7 +175,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         self.commands.counters.page_requests.fetch_add(1, Relaxed);
         if self.stalls.asker(request.source.0).is_some() {
             to(Drained::Request(request));
-        } else if request.last {
+        } else if request.last && !mutant!("page-request-of-a-stranger-dropped") {
             let PageRequest { source, pasid, group, .. } = request;
             self.respond(&PageResponse { source, pasid, group, code: ResponseCode::Invalid });
         }

@@ -32,7 +32,7 @@ use portcullis_pgtable::arm::{address_code, granule_code};
 use portcullis_spec::smmuv3::tables::{CD_WORDS, CdWord0, CdWord1, CdWord2, CdWord3, WALK_WRITE_BACK};
 use portcullis_spec::smmuv3::{SHARE_INNER, address_bits};
 use portcullis_types::trace::{Event, Value};
-use portcullis_types::{IovaRange, Pasid, SizeLg2};
+use portcullis_types::{IovaRange, Pasid, SizeLg2, mutant};
 
 use crate::asids::ShareError;
 use crate::atc::AtcSpan;
@@ -97,7 +97,9 @@ impl<P: Platform, R: Registers> Process<P, R> {
         }
         let asid = mm.pin_asid().map_err(ProcessDomainError::Pin)?;
         if let Err(error) = hardware.share_asid(asid) {
-            mm.unpin_asid();
+            if !mutant!("refused-process-stays-pinned") {
+                mm.unpin_asid();
+            }
             return Err(match error {
                 ShareError::NoIds => ProcessDomainError::NoIds,
                 ShareError::Sync(error) => ProcessDomainError::Sync(error),
@@ -155,7 +157,7 @@ impl<P: Platform, R: Registers> Process<P, R> {
         let bound = self.devices.lock().get(&first).cloned();
         let Some(bound) = bound else { return Ok(()) };
         self.hardware.clear_cd(&bound.contexts, bound.pasid.get())?;
-        if *life != Life::Exited {
+        if *life != Life::Exited && !mutant!("pasid-detached-and-not-forgotten") {
             self.hardware.run(|batch| batch.add(self.hardware.forget_asid(self.asid)))?;
             self.hardware.forget_atcs(&bound.atc_streams(), &[AtcSpan::ALL])?;
         }
@@ -204,7 +206,9 @@ impl<P: Platform, R: Registers> Process<P, R> {
             self.hardware.change_cd(&device.contexts, device.pasid.get(), |cd| quiet(cd, forced))?;
         }
         // Ranges are not told one by one when a process exits, not even where the CPUs' broadcasts are heard.
-        self.hardware.run(|batch| batch.add(self.hardware.forget_asid(self.asid)))?;
+        if !mutant!("tlb-remembers-who-exited") {
+            self.hardware.run(|batch| batch.add(self.hardware.forget_asid(self.asid)))?;
+        }
         let streams: Vec<_> = bound.iter().flat_map(|device| device.atc_streams()).collect();
         self.hardware.forget_atcs(&streams, &[AtcSpan::ALL])
     }

@@ -26,6 +26,7 @@ use portcullis_spec::smmuv3::registers::{
 use portcullis_spec::smmuv3::{
     CACHE_NON_CACHEABLE, CACHE_WRITE_BACK, MEM_ATTR_DEVICE_NGNRE, SHARE_INNER, SHARE_NON,
 };
+use portcullis_types::mutant;
 
 use crate::features::ProbeError;
 use crate::hardware::Hardware;
@@ -102,7 +103,9 @@ impl<P: Platform, R: Registers> Bench<'_, P, R> {
 
     /// Everything off, and nobody's traffic passes.
     pub(crate) fn quiesce(&self) -> Result<(), RegisterTimeout> {
-        self.abort_bypass()?;
+        if !mutant!("traffic-passes-while-off") {
+            self.abort_bypass()?;
+        }
         let cr0 = Cr0::from_bits(self.registers.read32(CR0));
         if cr0.smmuen() {
             // Translation first: what it does may still fill the queues.
@@ -132,7 +135,9 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         self.platform.write_barrier();
         let commands = Cr0::new().with_cmdqen(true).with_atschk(self.features.ats);
         bench.set_cr0(commands)?;
-        self.forget_everything().map_err(ProbeError::Sync)?;
+        if !mutant!("caches-of-before-kept-at-reset") {
+            self.forget_everything().map_err(ProbeError::Sync)?;
+        }
         self.registers.write64(EVENTQ_BASE, self.events.ring.base_register());
         self.registers.write32(EVENTQ_PROD, 0);
         self.registers.write32(EVENTQ_CONS, 0);

@@ -7,7 +7,7 @@
 
 use portcullis_hal::{BlockLayout, TableMemory};
 use portcullis_spec::smmuv3::registers::QueueBase;
-use portcullis_types::Pa;
+use portcullis_types::{Pa, mutant};
 
 /// The memory of a queue.
 #[derive(Clone, Copy, Debug)]
@@ -27,8 +27,11 @@ impl Ring {
         Some(Self { base, size_lg2, entry_lg2 })
     }
 
-    const fn layout(size_lg2: u8, entry_lg2: u8) -> BlockLayout {
+    fn layout(size_lg2: u8, entry_lg2: u8) -> BlockLayout {
         let lg2 = size_lg2 + entry_lg2;
+        if mutant!("queue-not-aligned-to-its-size") {
+            return BlockLayout::new(1 << lg2.max(5), 32).expect("32 is a power of two");
+        }
         BlockLayout::naturally_aligned(if lg2 < 5 { 5 } else { lg2 })
     }
 

@@ -30,7 +30,7 @@ use portcullis_core::sva::{
 use portcullis_hal::{Platform, Registers};
 use portcullis_spec::smmuv3::command::Command;
 use portcullis_types::trace::{Event, Value};
-use portcullis_types::{Pasid, SizeLg2, SourceId};
+use portcullis_types::{Pasid, SizeLg2, SourceId, mutant};
 
 use crate::atc::AtcSpan;
 use crate::domain::UseShape;
@@ -255,6 +255,9 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
     /// Spec: SMMUv3 H.a, 4.7.2 "CMD_STALL_TERM": only for a stream whose entry is valid, aborts, and has been forgotten and synced. 4.7.2.1: every
     /// record of such a stall is in the queue by now; those that are still there are to be discarded, as are answers to those that are not.
     pub(crate) fn end_stalls(&self, streams: &[u32]) -> Result<(), SyncError> {
+        if mutant!("stalls-of-a-blocked-device-go-on") {
+            return Ok(());
+        }
         let end = self.events.end(&self.commands);
         self.stalls.end(streams, end);
         self.run(|batch| streams.iter().for_each(|&id| batch.add(Command::stall_term(id))))
@@ -265,7 +268,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
     /// Spec: SMMUv3 H.a, 3.9.2 "Changing ATS configuration", "To disable ATS on an existing STE".
     pub(crate) fn pause_ats(&self, sharing: Option<&mut Sharing<P>>) -> Result<(), SyncError> {
         let Some(sharing) = sharing else { return Ok(()) };
-        if !sharing.pause_ats() {
+        if !sharing.pause_ats() || mutant!("device-remembers-its-old-domain") {
             return Ok(());
         }
         // Without a PASID the command is about all traffic of the stream.

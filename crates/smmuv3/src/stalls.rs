@@ -15,7 +15,7 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use portcullis_core::iopf::{GroupTag, PageRequest};
 use portcullis_hal::{Lock, Platform};
 use portcullis_spec::smmuv3::event::{EVENT_WORDS, EventId, EventWord0, EventWord1};
-use portcullis_types::{Iova, Pasid, Perms, SourceId};
+use portcullis_types::{Iova, Pasid, Perms, SourceId, mutant};
 
 /// A device that asks for pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +123,7 @@ impl<P: Platform> Stalls<P> {
 
     /// Takes the answer to a stall. Answers whether one is due.
     pub(crate) fn answer(&self, stream_id: u32, tag: u16) -> bool {
-        self.waiting.lock().open.remove(&(stream_id, tag))
+        self.waiting.lock().open.remove(&(stream_id, tag)) || mutant!("stall-answered-twice")
     }
 
     /// All stalls of these streams end, those included whose records lie before `end` in the event queue.

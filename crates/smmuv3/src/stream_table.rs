@@ -11,7 +11,7 @@ use alloc::sync::Arc;
 use portcullis_hal::{BlockLayout, Platform};
 use portcullis_spec::smmuv3::registers::{STRTAB_2_LEVEL, STRTAB_LINEAR, StrtabBase, StrtabBaseCfg};
 use portcullis_spec::smmuv3::tables::{L1Std, LEVEL1_BYTES, STE_BYTES};
-use portcullis_types::Pa;
+use portcullis_types::{Pa, mutant};
 
 use crate::config::TableShape;
 
@@ -48,7 +48,8 @@ impl StreamTableShape {
             Some(split) => LEVEL1_BYTES << (self.stream_bits - split),
             None => STE_BYTES << self.stream_bits,
         };
-        BlockLayout::new(bytes.max(64), bytes.max(64))
+        let align = if mutant!("stream-table-not-aligned-to-its-size") { 64 } else { bytes.max(64) };
+        BlockLayout::new(bytes.max(64), align)
     }
 
     const LEAF: BlockLayout = BlockLayout::naturally_aligned(SPLIT + 6);

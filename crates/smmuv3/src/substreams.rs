@@ -16,8 +16,8 @@ use portcullis_core::iommu::SyncError;
 use portcullis_hal::{Lock, Platform, Registers};
 use portcullis_spec::smmuv3::command::Command;
 use portcullis_spec::smmuv3::tables::CD_WORDS;
-use portcullis_types::Pa;
 use portcullis_types::trace::{Event, Value};
+use portcullis_types::{Pa, mutant};
 
 use crate::context::ContextTable;
 use crate::entry::{CD_VALID, Cd, cd_used};
@@ -95,7 +95,9 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         let Some(leaf) = table.cut_if_empty(substream_id) else { return Ok(()) };
         self.platform.write_barrier();
         // If this is not confirmed, the memory stays where the hardware may look for it.
-        self.forget_cd(contexts, substream_id, false)?;
+        if !mutant!("descriptor-table-freed-before-forgotten") {
+            self.forget_cd(contexts, substream_id, false)?;
+        }
         table.give_back(leaf);
         Ok(())
     }
@@ -116,7 +118,9 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         for image in plan.images() {
             table.write(at, &now, image);
             now = *image;
-            self.forget_cd(contexts, substream_id, !table.is_fresh(substream_id))?;
+            if !mutant!("descriptor-changed-and-not-forgotten") {
+                self.forget_cd(contexts, substream_id, !table.is_fresh(substream_id))?;
+            }
             table.settle(substream_id);
         }
         Ok(())

@@ -11,7 +11,7 @@ use portcullis_spec::smmuv3::tables::{
     CD_WORDS, CdWord0, CdWord1, CdWord2, CdWord3, SteWord2, SteWord3, WALK_NON_CACHEABLE, WALK_WRITE_BACK,
 };
 use portcullis_spec::smmuv3::{SHARE_INNER, SHARE_OUTER};
-use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Prot, SizeLg2};
+use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Prot, SizeLg2, mutant};
 
 use crate::entry::Cd;
 use crate::hardware::Hardware;
@@ -179,7 +179,7 @@ pub(crate) fn context<P: Platform, R: Registers>(
         .with_r(true)
         .with_a(true)
         .with_aset(true)
-        .with_asid(asid)
+        .with_asid(if mutant!("asid-a-bit-too-high") { asid << 1 } else { asid })
         .into_bits();
     cd[1] = CdWord1::new().with_ttb0_address(table.root().get()).into_bits();
     cd[2] = CdWord2::new().with_ds(format.config().large).into_bits();

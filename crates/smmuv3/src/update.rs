@@ -17,6 +17,8 @@
 
 use core::array;
 
+use portcullis_types::mutant;
+
 /// The images that lead from one entry to another, in order; each is written, and then forgotten by the hardware.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan<const N: usize> {
@@ -61,6 +63,7 @@ pub fn plan<const N: usize>(
             switched[word] = next[word];
             in_order(now, [staged, switched, *next], true)
         }
+        (Some(_), Some(_)) if mutant!("entry-changed-word-by-word") => in_order(now, [*next; 3], true),
         (Some(_), Some(_)) => {
             let mut broken = *now;
             broken[0] &= !valid;
