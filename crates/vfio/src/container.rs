@@ -10,6 +10,7 @@ use portcullis_core::group::Group;
 use portcullis_core::owner::{Owner, Released};
 use portcullis_hal::Platform;
 use portcullis_spec::vfio::{API_VERSION, CHECK_EXTENSION, GET_API_VERSION, SET_IOMMU, extension};
+use portcullis_types::mutant;
 use portcullis_types::trace::Value;
 
 use crate::Errno;
@@ -99,7 +100,9 @@ impl<P: Platform> Container<P> {
         let mut iommu = self.new_iommu(kind)?;
         for (at, member) in inside.groups.iter().enumerate() {
             if let Err(errno) = iommu.attach(member) {
-                inside.groups[..at].iter().rev().for_each(|member| iommu.detach(member));
+                if !mutant!("refused-iommu-keeps-the-first-groups") {
+                    inside.groups[..at].iter().rev().for_each(|member| iommu.detach(member));
+                }
                 return Err(errno);
             }
         }
@@ -133,7 +136,9 @@ impl<P: Platform> Container<P> {
         if let Some(iommu) = &mut inside.iommu
             && let Err(errno) = iommu.attach(&member)
         {
-            member.release();
+            if !mutant!("refused-join-keeps-the-group") {
+                member.release();
+            }
             return Err(errno);
         }
         inside.groups.push(member);
@@ -148,7 +153,9 @@ impl<P: Platform> Container<P> {
         if let Some(iommu) = &mut inside.iommu {
             iommu.detach(&member);
         }
-        member.release();
+        if !mutant!("group-that-left-is-not-released") {
+            member.release();
+        }
         if inside.groups.is_empty() {
             inside.iommu = None;
         }

@@ -13,7 +13,7 @@ use portcullis_spec::vfio::{
     DEVICE_GET_INFO, DEVICE_GET_IRQ_INFO, DEVICE_GET_REGION_INFO, DEVICE_RESET, DEVICE_SET_IRQS, DeviceInfo,
     IrqInfo, IrqSet, IrqSetFlags, RegionInfo, RegionInfoFlags, SparseArea, SparseMmap,
 };
-use portcullis_types::{PaRange, SizeLg2};
+use portcullis_types::{PaRange, SizeLg2, mutant};
 
 use crate::Errno;
 use crate::chain::Chain;
@@ -185,7 +185,7 @@ impl<P: Platform> DeviceSlot<P> {
     /// Its driver takes it back, whoever has it open.
     pub(crate) fn retire(&self) {
         let mut state = self.state.take();
-        if !state.gone && state.opens > 0 {
+        if !state.gone && state.opens > 0 && !mutant!("device-taken-back-and-not-stopped") {
             self.driver.close();
         }
         state.gone = true;

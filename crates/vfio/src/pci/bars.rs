@@ -7,7 +7,7 @@ use portcullis_pci::Bar;
 use portcullis_spec::pcie::Space;
 use portcullis_spec::pcie::msi::MSIX_ENTRY_BYTES;
 use portcullis_spec::vfio::RegionInfoFlags;
-use portcullis_types::SizeLg2;
+use portcullis_types::{SizeLg2, mutant};
 
 use super::{PciDevice, State};
 use crate::Errno;
@@ -71,7 +71,7 @@ impl<P: Platform> PciDevice<P> {
     pub(super) fn write_bar(&self, state: &State, index: u32, offset: u64, from: &[u8]) -> Result<(), Errno> {
         let (registers, first, table) = self.words(state, index, offset, from.len())?;
         for (at, word) in (first..).step_by(4).zip(from.as_chunks::<4>().0) {
-            if !table.contains(&at) {
+            if !table.contains(&at) || mutant!("user-writes-the-message-table") {
                 registers.write32(at, u32::from_le_bytes(*word));
             }
         }

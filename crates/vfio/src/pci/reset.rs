@@ -10,6 +10,7 @@ use portcullis_pci::{Bar, set_bus_master, set_interrupt_disable, set_memory_spac
 use portcullis_spec::pcie::express::{DEVICE_CONTROL, DeviceControl};
 use portcullis_spec::pcie::header::{COMMAND, VENDOR_ID};
 use portcullis_spec::pcie::{ABSENT, Space};
+use portcullis_types::mutant;
 
 use super::config::bar_offset;
 use super::{PciDevice, State};
@@ -26,7 +27,7 @@ impl<P: Platform> PciDevice<P> {
     /// No requests from now on, and no interrupts.
     pub(super) fn quiesce(&self) {
         let (config, at) = (&*self.parts.config, self.parts.function.at);
-        set_bus_master(config, at, false);
+        set_bus_master(config, at, mutant!("closed-function-sends-on"));
         set_interrupt_disable(config, at, true);
         if let Some(msix) = self.msix {
             msix.disable(config);

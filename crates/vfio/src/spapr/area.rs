@@ -5,7 +5,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use portcullis_types::{Pa, PaRange};
+use portcullis_types::{Pa, PaRange, mutant};
 
 use super::same;
 use crate::Errno;
@@ -104,7 +104,7 @@ impl Areas {
             if (area.vaddr, area.size) != (vaddr, size) {
                 return Err(Errno::Einval);
             }
-            *users += 1;
+            *users += usize::from(!mutant!("memory-registered-twice-counts-once"));
             return Ok(area.clone());
         }
         let area = Arc::new(Area::pin(memory, vaddr, size)?);

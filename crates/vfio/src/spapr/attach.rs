@@ -9,6 +9,7 @@ use portcullis_core::table_group::{
     DmaTable, JoinError, Kind, MAX_WINDOWS, TableGroup, TableGroupInfo, WholeTable, join, kind,
 };
 use portcullis_hal::Platform;
+use portcullis_types::mutant;
 use portcullis_types::trace::Value;
 
 use super::kept::Kept;
@@ -73,7 +74,9 @@ impl<P: Platform> Spapr<P> {
                 error => error.errno(),
             };
             // Windows that hardware did not let go stay with the group, and so does the group with the list.
-            self.keep(Kept::of(tables.clone(), live));
+            if !mutant!("refused-group-stays-taken") {
+                self.keep(Kept::of(tables.clone(), live));
+            }
             return Err(errno);
         }
         self.pending |= self.members.is_empty();

@@ -9,7 +9,7 @@ use portcullis_core::table_group::TableEntry;
 use portcullis_hal::Platform;
 use portcullis_spec::vfio::{MapDma, MapDmaFlags, UnmapDma};
 use portcullis_types::trace::Value;
-use portcullis_types::{Iova, IovaRange, Perms};
+use portcullis_types::{Iova, IovaRange, Perms, mutant};
 
 use super::memory::Allowance;
 use super::windows::Window;
@@ -108,7 +108,9 @@ impl Window {
                 Ok(())
             }
             Err(errno) => {
-                self.undo(wanted, done, &replaced, allowance);
+                if !mutant!("failed-map-stays-half-done") {
+                    self.undo(wanted, done, &replaced, allowance);
+                }
                 Err(errno)
             }
         }

@@ -5,6 +5,7 @@ use alloc::sync::Arc;
 
 use portcullis_hal::Platform;
 use portcullis_spec::vfio::RegisterMemory;
+use portcullis_types::mutant;
 use portcullis_types::trace::Value;
 
 use super::area::Area;
@@ -118,7 +119,7 @@ impl<P: Platform> Spapr<P> {
         self.settle_all();
         let Allowance::Registered(held) = &mut self.allowance else { return Err(Errno::Enoent) };
         // Choice: as was meant. Linux answers success, and the memory stays pinned for ever.
-        if held.get(&vaddr).is_some_and(|held| held.mapped > 0) {
+        if held.get(&vaddr).is_some_and(|held| held.mapped > 0 && !mutant!("unregistered-while-mapped")) {
             return Err(Errno::Ebusy);
         }
         if let Some(registration) = held.remove(&vaddr) {

@@ -15,7 +15,7 @@ use portcullis_core::iommu::{ReservedKind, ReservedRegion};
 use portcullis_hal::Platform;
 use portcullis_iova::RangeSet;
 use portcullis_types::trace::Value;
-use portcullis_types::{IovaRange, PageSizes};
+use portcullis_types::{IovaRange, PageSizes, mutant};
 
 use super::forget::forget;
 use super::{Translation, Type1};
@@ -39,7 +39,10 @@ impl<P: Platform> Type1<P> {
         self.drop_stale()?;
         let forbidden = self.shrunk(group)?;
         let isolated = group.devices().iter().all(|device| device.info().isolated_interrupts);
-        if !isolated && !self.shared.unsafe_interrupts.load(Relaxed) {
+        if !isolated
+            && !mutant!("forgeable-interrupts-let-in")
+            && !self.shared.unsafe_interrupts.load(Relaxed)
+        {
             return Err(Errno::Eperm);
         }
         if !self.join(member) {
@@ -97,7 +100,9 @@ impl<P: Platform> Type1<P> {
             Translation { domain, coherent: is_coherent(group), members: alloc::vec![member.clone()] };
         if let Err(errno) = self.fill(&translation, member) {
             // A device that hardware did not take back may be attached even so: it must find nothing.
-            self.empty(translation.domain);
+            if !mutant!("refused-domain-stays-filled") {
+                self.empty(translation.domain);
+            }
             return Err(errno);
         }
         Ok(translation)

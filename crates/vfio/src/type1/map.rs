@@ -6,7 +6,7 @@ use portcullis_core::domain::DomainMapError;
 use portcullis_hal::Platform;
 use portcullis_spec::vfio::{MapDma, MapDmaFlags};
 use portcullis_types::trace::Value;
-use portcullis_types::{Iova, IovaRange, Perms, Prot};
+use portcullis_types::{Iova, IovaRange, Perms, Prot, mutant};
 
 use super::forget::forget;
 use super::pages::Pinned;
@@ -80,6 +80,7 @@ impl<P: Platform> Type1<P> {
             return Ok(());
         };
         match forget(&self.domains(), &[range]) {
+            Ok(_) if mutant!("refused-map-keeps-its-pins") => drop(pages),
             Ok(proof) => pages.reclaim(&proof),
             // Some of it may have been mapped for a moment, and hardware may know it: the user has to unmap it.
             Err(_) => {

@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use portcullis_types::{Iova, Pa, PaRange};
+use portcullis_types::{Iova, Pa, PaRange, mutant};
 
 use super::forget::Forgotten;
 use crate::Errno;
@@ -35,7 +35,9 @@ impl Pinned {
             match pinned.pin_run(at + done, len_bytes - done) {
                 Ok(bytes) => done += bytes,
                 Err(errno) => {
-                    pinned.let_go(false);
+                    if !mutant!("fault-midway-keeps-what-was-pinned") {
+                        pinned.let_go(false);
+                    }
                     return Err(errno);
                 }
             }
@@ -51,7 +53,9 @@ impl Pinned {
             "at least a page, at most what was asked for"
         );
         if let Err(over) = self.memory.charge(self.page_count_of(bytes)) {
-            self.memory.unpin(run, false);
+            if !mutant!("run-over-the-limit-stays-pinned") {
+                self.memory.unpin(run, false);
+            }
             return Err(over.into());
         }
         self.add(run);
