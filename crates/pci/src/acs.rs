@@ -6,6 +6,7 @@ use portcullis_spec::pcie::Bdf;
 use portcullis_spec::pcie::capability::ExtendedId;
 use portcullis_spec::pcie::express::PortType;
 use portcullis_spec::pcie::extended::{ACS_CAPABILITY, ACS_CONTROL, AcsCapability, AcsControl};
+use portcullis_types::mutant;
 
 use crate::ConfigAccess;
 use crate::quirks::Isolation;
@@ -40,6 +41,9 @@ fn enable(config: &(impl ConfigAccess + ?Sized), at: Bdf, offset: u16) -> Acs {
         .with_completion_redirect(capability.completion_redirect())
         .with_upstream_forwarding(capability.upstream_forwarding());
     config.write16(at, offset + ACS_CONTROL, wanted.into());
+    if mutant!("access-control-not-read-back") {
+        return Acs { capability, control: wanted };
+    }
     Acs { capability, control: AcsControl::from(config.read16(at, offset + ACS_CONTROL)) }
 }
 
@@ -52,7 +56,7 @@ impl Function {
     /// Spec: PCIe 6.0, 6.12.1.1 "ACS Downstream Ports".
     pub fn isolates_below(&self) -> bool {
         let Some(Acs { capability, control }) = self.acs else {
-            return self.isolates_unsaid(Isolation::Below);
+            return self.isolates_unsaid(Isolation::Below) || mutant!("port-without-access-control-trusted");
         };
         let on_where_there = (control.request_redirect() || !capability.request_redirect())
             && (control.completion_redirect() || !capability.completion_redirect())
@@ -61,7 +65,10 @@ impl Function {
             && capability.completion_redirect()
             && capability.upstream_forwarding();
         let complete = self.port == Some(PortType::ROOT_PORT) || all_there;
-        control.source_validation() && !control.direct_translated() && on_where_there && complete
+        control.source_validation()
+            && (!control.direct_translated() || mutant!("way-for-translated-requests-overlooked"))
+            && on_where_there
+            && complete
     }
 
     /// Whether the function's own requests never go to its siblings in the same device.

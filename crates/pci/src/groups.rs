@@ -20,6 +20,7 @@ use alloc::vec::Vec;
 
 use portcullis_spec::pcie::Bdf;
 use portcullis_spec::pcie::express::PortType;
+use portcullis_types::mutant;
 
 use crate::topology::Topology;
 
@@ -70,7 +71,9 @@ impl Topology {
         for (index, function) in self.functions.iter().enumerate() {
             devices.entry(function.at.sibling(0)).or_default().push(index);
         }
-        let isolates = |&function: &usize| self.functions[function].isolates_from_siblings();
+        let isolates = |&function: &usize| {
+            self.functions[function].isolates_from_siblings() || mutant!("functions-of-a-device-kept-apart")
+        };
         for device in devices.values().filter(|functions| !functions.iter().all(isolates)) {
             device.iter().for_each(|&function| sets.join(device[0], function));
         }
@@ -96,6 +99,7 @@ impl Topology {
             Some(PortType::UPSTREAM_PORT) => return,
             Some(PortType::ROOT_PORT | PortType::DOWNSTREAM_PORT) if own.isolates_below() => return,
             // Requests from below this port can turn to every other port of the switch.
+            Some(PortType::DOWNSTREAM_PORT) if mutant!("open-port-of-a-switch-grouped-alone") => function,
             Some(PortType::DOWNSTREAM_PORT) => own.above.unwrap_or(function),
             _ => function,
         };

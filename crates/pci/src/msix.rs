@@ -14,7 +14,7 @@ use portcullis_spec::pcie::msi::{
     CONTROL, MSIX_ENTRY_ADDRESS, MSIX_ENTRY_ADDRESS_UPPER, MSIX_ENTRY_BYTES, MSIX_ENTRY_CONTROL,
     MSIX_ENTRY_DATA, MSIX_PENDING, MSIX_TABLE, MsixControl, MsixLocation, MsixVectorControl,
 };
-use portcullis_types::{Pa, PaRange};
+use portcullis_types::{Pa, PaRange, mutant};
 
 use crate::ConfigAccess;
 use crate::msi::Message;
@@ -159,7 +159,7 @@ impl<R: Registers> MsixTable<R> {
             return Err(MsixFault::Address(message.address));
         }
         // A vector must not change while it is not masked: a function may have read half of it.
-        self.set_masked(vector, true)?;
+        self.set_masked(vector, !mutant!("message-changed-while-not-masked"))?;
         let half = |half: u64| u32::try_from(half & u64::from(u32::MAX)).unwrap_or(u32::MAX);
         self.write(vector, MSIX_ENTRY_ADDRESS, half(message.address))?;
         self.write(vector, MSIX_ENTRY_ADDRESS_UPPER, half(message.address >> 32))?;

@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 use portcullis_spec::pcie::Bdf;
 use portcullis_spec::pcie::express::PortType;
 use portcullis_spec::pcie::header::{self, ClassRevision, Command, HeaderType};
+use portcullis_types::mutant;
 
 use crate::bar;
 use crate::bridge;
@@ -142,6 +143,7 @@ impl<C: ConfigAccess + ?Sized> Scan<'_, C> {
         let quiet = Command::new()
             .with_parity_error_response(kept.parity_error_response())
             .with_serr_enable(kept.serr_enable())
+            .with_bus_master(kept.bus_master() && mutant!("functions-send-on-after-the-scan"))
             .with_interrupt_disable(true);
         write_command(self.config, at, quiet);
     }

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use portcullis_spec::pcie::express::PortType;
 use portcullis_spec::pcie::header::{CLASS_NVME, ClassRevision};
 use portcullis_spec::pcie::{Bdf, Space};
+use portcullis_types::mutant;
 
 use crate::acs::Acs;
 use crate::bar::Bar;
@@ -149,7 +150,7 @@ impl Topology {
     pub fn requester_ids(&self, function: usize) -> Vec<Bdf> {
         let Some(own) = self.functions.get(function) else { return Vec::new() };
         let mut ids = alloc::vec![own.at];
-        ids.extend(&own.aliases);
+        ids.extend(own.aliases.iter().filter(|_| !mutant!("aliases-of-a-function-overlooked")));
         for id in self.bridges_above(function).flat_map(|bridge| self.lent_ids(bridge)).flatten() {
             if !ids.contains(&id) {
                 ids.push(id);
@@ -169,6 +170,7 @@ impl Topology {
         let ends_a_link = function.above.is_some_and(|above| is_link_below(self.functions[above].port));
         match function.port {
             Some(PortType::ROOT_PORT | PortType::UPSTREAM_PORT | PortType::DOWNSTREAM_PORT) => [None, None],
+            Some(PortType::EXPRESS_TO_PCI_BRIDGE) if mutant!("id-of-a-bridge-overlooked") => [None, None],
             Some(PortType::EXPRESS_TO_PCI_BRIDGE) => [None, of_bus],
             None if ends_a_link => [Some(function.at), of_bus],
             _ => [Some(function.at), None],

@@ -41,6 +41,7 @@ use portcullis_core::sva::DeviceSvaFacts;
 use portcullis_hal::Clock;
 use portcullis_spec::pcie::capability::ExtendedId;
 use portcullis_spec::pcie::{ABSENT, Bdf, CONFIG_SPACE_BYTES};
+use portcullis_types::mutant;
 
 pub use ats::{Ats, AtsSwitch};
 pub use error::{Missing, ServiceError};
@@ -125,7 +126,9 @@ impl AddressServices {
         let Ok(pri) = &self.pri else { return Ok(0) };
         let enabled = pri.reset(config).and_then(|()| pri.enable(config, requests));
         enabled.map(NonZeroU32::get).inspect_err(|_| {
-            if let Ok(pasids) = &self.pasids {
+            if let Ok(pasids) = &self.pasids
+                && !mutant!("failed-services-leave-pasids-on")
+            {
                 // It was off, and so is ATS: nothing is in the way.
                 let _ = pasids.disable(config);
             }
@@ -146,7 +149,9 @@ impl AddressServices {
     ) -> Result<(), ServiceError> {
         if let Ok(pri) = &self.pri {
             pri.disable(config);
-            pri.wait_stopped(config, clock, limit_ns)?;
+            if !mutant!("services-off-under-page-requests") {
+                pri.wait_stopped(config, clock, limit_ns)?;
+            }
         }
         if let Ok(ats) = &self.ats {
             ats.disable(config);
