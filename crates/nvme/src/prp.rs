@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 
 use portcullis_core::dma::{DmaHandle, DmaMapError, DmaUnmapError, Segment};
 use portcullis_hal::Platform;
+use portcullis_types::mutant;
 
 use crate::buffer::Buffer;
 use crate::error::NvmeError;
@@ -96,7 +97,8 @@ impl Cutter {
             if !sayable {
                 break;
             }
-            let len_bytes = room.min(limits.page_bytes - inside).min(limits.max_bytes - total);
+            let end = if mutant!("page-list-runs-past-the-segment") { u64::MAX } else { room };
+            let len_bytes = end.min(limits.page_bytes - inside).min(limits.max_bytes - total);
             pages.push(address);
             total += len_bytes;
             ahead.advance(segments, len_bytes);

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 
 use portcullis_core::dma::{DmaHandle, DmaMapError, DmaUnmapError};
 use portcullis_hal::{Platform, Registers, wait_for};
+use portcullis_types::mutant;
 
 use crate::buffer::Buffer;
 use crate::command::{self, Command};
@@ -248,7 +249,8 @@ impl<P: Platform> Queue<P> {
         if slot.uses != completion.command_id >> SLOT_BITS {
             return Err(BadCompletion::Command);
         }
-        let (opcode, mark) = slot.command.take().ok_or(BadCompletion::Command)?;
+        let command = if mutant!("completion-believed-twice") { slot.command } else { slot.command.take() };
+        let (opcode, mark) = command.ok_or(BadCompletion::Command)?;
         self.free.push(index);
         self.fetched = completion.sq_head;
         Ok(Finished { mark, opcode, completion })

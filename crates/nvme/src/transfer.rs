@@ -8,8 +8,8 @@ use alloc::vec::Vec;
 
 use portcullis_core::dma::{self, DmaHandle, SgMapping};
 use portcullis_hal::{Platform, Registers};
-use portcullis_types::PaRange;
 use portcullis_types::trace::{Event, Sink, Value};
+use portcullis_types::{PaRange, mutant};
 
 use crate::command::{Command, opcode};
 use crate::controller::Controller;
@@ -169,7 +169,9 @@ impl<'a, 'r, P: Platform, R: Registers> Transfer<'a, 'r, P, R> {
         self.say_stopped(&error);
         self.fail(error);
         self.stopped = true;
-        self.means.controller.disable().unwrap_or_else(|error| self.fail(error));
+        if !mutant!("buffers-unmapped-under-a-running-disk") {
+            self.means.controller.disable().unwrap_or_else(|error| self.fail(error));
+        }
     }
 
     /// Makes commands until the queue is full or there are none left to make.
@@ -223,7 +225,9 @@ impl<'a, 'r, P: Platform, R: Registers> Transfer<'a, 'r, P, R> {
         }
         self.active[finished.mark].in_flight -= 1;
         let more_to_come = self.error.is_none() && self.current <= finished.mark;
-        if self.active[finished.mark].in_flight == 0 && !more_to_come {
+        let done = self.active[finished.mark].in_flight == 0 && !more_to_come;
+        if done && !mutant!("buffers-stay-mapped-till-the-end") || mutant!("buffers-unmapped-under-commands")
+        {
             self.unmap(finished.mark);
         }
     }
