@@ -20,7 +20,7 @@ use portcullis_spec::ioda2::registers::{
     CONFIG_M32, CONFIG_MSI32, CONFIG_MSI64, GONE, IODA_ADDR, IODA_DATA0, IodaAddress, PHB3_CONFIG,
     RTC_INVALIDATE, RTC_INVALIDATE_ALL, TCE_KILL, TceKill,
 };
-use portcullis_types::Iova;
+use portcullis_types::{Iova, mutant};
 
 use crate::config::Config;
 
@@ -111,7 +111,7 @@ impl<P: Platform, R: Registers> Bridge<P, R> {
     /// Waits until what was written has arrived.
     pub(crate) fn confirm(&self) -> Result<(), SyncError> {
         let last = self.registers.read64(PHB3_CONFIG);
-        if last == self.configured() {
+        if last == self.configured() || mutant!("silent-bridge-taken-for-done") {
             return Ok(());
         }
         Err(SyncError::Timeout { waiting_for: "PHB3_CONFIG", last })

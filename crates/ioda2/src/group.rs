@@ -13,7 +13,7 @@ use portcullis_core::table_group::{
 use portcullis_hal::{Platform, Registers};
 use portcullis_pgtable::tce::MAX_LEVELS;
 use portcullis_spec::ioda2::tables::WINDOW_BIT;
-use portcullis_types::{Iova, IovaRange};
+use portcullis_types::{Iova, IovaRange, mutant};
 
 use crate::domain::NoMemory;
 use crate::pe::{Pe, Place};
@@ -111,8 +111,10 @@ impl<P: Platform, R: Registers> Ownership for Group<P, R> {
 
     fn release_ownership(&self) -> Result<(), OwnershipError> {
         let released = self.phb.with_pe(self.pe, |pe, _| match pe.users_window() {
-            Some(window) => Err(OwnershipError::WindowSet(window)),
-            None => pe.release(&self.phb),
+            Some(window) if !mutant!("released-with-a-users-window") => {
+                Err(OwnershipError::WindowSet(window))
+            }
+            _ => pe.release(&self.phb),
         });
         released.unwrap_or(Err(OwnershipError::Sync(GONE)))
     }
@@ -187,7 +189,12 @@ impl<P: Platform, R: Registers> WholeTable for Group<P, R> {
                 Ok(Err(live)) => return Err(OwnershipError::Live(live)),
                 Err(NoMemory) => return Err(OwnershipError::NoMemory),
             };
-            pe.take_whole(&self.phb, &table).inspect_err(|_| domain.give_back())?;
+            let taken = pe.take_whole(&self.phb, &table);
+            taken.inspect_err(|_| {
+                if !mutant!("failed-take-keeps-the-table") {
+                    domain.give_back()
+                }
+            })?;
             pe.whole = Some(domain);
             Ok(table as Arc<dyn DmaTable>)
         });

@@ -10,6 +10,7 @@ use portcullis_core::iommu::{AttachError, SyncError};
 use portcullis_core::table_group::MAX_WINDOWS;
 use portcullis_hal::{Platform, Registers};
 use portcullis_spec::ioda2::tables::TABLE_TVT;
+use portcullis_types::mutant;
 
 use crate::bridge::Bridge;
 use crate::table::Table;
@@ -159,7 +160,9 @@ impl<P: Platform, R: Registers> Windows<P, R> {
         linked.try_reserve(MAX_WINDOWS).map_err(|_| Refused::NoMemory)?;
         for table in next.beyond(&self.setup) {
             if !table.link(self.pe) {
-                linked.into_iter().for_each(|table: &Arc<Table<P, R>>| table.unlink(self.pe));
+                if !mutant!("refused-window-stays-linked") {
+                    linked.into_iter().for_each(|table: &Arc<Table<P, R>>| table.unlink(self.pe));
+                }
                 return Err(Refused::NoMemory);
             }
             linked.push(table);
@@ -174,7 +177,9 @@ impl<P: Platform, R: Registers> Windows<P, R> {
 
     fn store(&self, bridge: &Bridge<P, R>, setup: &Setup<P, R>) -> Result<(), SyncError> {
         // Tables are complete before anything points to them.
-        bridge.platform.write_barrier();
+        if !mutant!("window-shown-before-its-table") {
+            bridge.platform.write_barrier();
+        }
         let tves = setup.tves();
         for closing in [true, false] {
             for (window, &tve) in (0u16..).zip(&tves) {
@@ -183,7 +188,9 @@ impl<P: Platform, R: Registers> Windows<P, R> {
                 }
             }
         }
-        bridge.kill_pe(self.pe);
+        if !mutant!("window-changed-and-not-killed") {
+            bridge.kill_pe(self.pe);
+        }
         bridge.confirm()
     }
 }
