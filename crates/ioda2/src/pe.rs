@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 
 use portcullis_core::iommu::{AttachError, SyncError};
 use portcullis_hal::{Platform, Registers};
+use portcullis_types::mutant;
 
 use crate::bridge::Bridge;
 use crate::domain::{Domain, NoMemory};
@@ -127,7 +128,11 @@ impl<P: Platform, R: Registers> Pe<P, R> {
             }
             Place::Domain(domain) => {
                 let table = domain.attach().map_err(|NoMemory| Refused::NoMemory)?;
-                let bypass = if domain.kernel { bypass } else { tve::DISABLED };
+                let bypass = if domain.kernel || mutant!("user-keeps-the-way-around") {
+                    bypass
+                } else {
+                    tve::DISABLED
+                };
                 let setup = Setup { tables: [Some(table), None], untranslated: [tve::DISABLED, bypass] };
                 (setup, Failing::Restore)
             }
@@ -158,7 +163,9 @@ impl<P: Platform, R: Registers> Pe<P, R> {
         open: bool,
     ) -> Result<(), SyncError> {
         let number = self.number;
-        let wanted = |member: &Member| if open && member.blocked { NOBODY } else { number };
+        let wanted = |member: &Member| {
+            if open && member.blocked && !mutant!("blocked-member-stays-in-its-pe") { NOBODY } else { number }
+        };
         if self.members.iter().all(|member| member.routed == wanted(member)) {
             return Ok(());
         }
@@ -166,7 +173,9 @@ impl<P: Platform, R: Registers> Pe<P, R> {
         self.members.iter().for_each(|member| store(member, wanted(member)));
         bridge.forget_routes();
         if let Err(error) = bridge.confirm() {
-            self.members.iter().for_each(|member| store(member, member.routed));
+            if !mutant!("refused-route-stays-stored") {
+                self.members.iter().for_each(|member| store(member, member.routed));
+            }
             bridge.forget_routes();
             return Err(error);
         }
@@ -217,7 +226,8 @@ impl<P: Platform, R: Registers> Pe<P, R> {
     ) -> Result<(), SyncError> {
         let gone = |member: &Member| rids.contains(&member.rid);
         self.members.iter().filter(|member| gone(member)).for_each(|member| {
-            routes.set(&*bridge.platform, member.rid, NOBODY);
+            let pe = if mutant!("removed-device-keeps-its-route") { self.number } else { NOBODY };
+            routes.set(&*bridge.platform, member.rid, pe);
         });
         bridge.forget_routes();
         bridge.confirm()?;
