@@ -124,8 +124,9 @@ impl Gic {
 
     /// From now on interrupts of every priority come to this CPU, once it lets them in.
     fn open_interface(&self) {
+        let registers = read_register!("S3_0_C12_C12_5"); // ICC_SRE_EL1
         // SAFETY: registers of the interrupt controller. The vectors are in place.
-        unsafe { write_register!("S3_0_C12_C12_5", read_register!("S3_0_C12_C12_5") | 1) }; // ICC_SRE_EL1.SRE
+        unsafe { write_register!("S3_0_C12_C12_5", registers | 1) };
         cpu::instruction_barrier();
         // SAFETY: as above.
         unsafe {

@@ -24,11 +24,14 @@ extern crate alloc;
 
 mod boot;
 mod cpu;
+mod discovery;
+mod disk;
 mod error;
 mod gic;
 mod heap;
 mod irq;
 mod its;
+mod jobs;
 mod lock;
 mod memory;
 mod mmio;
@@ -80,7 +83,7 @@ fn main(device_tree: Pa) -> ! {
 fn run(device_tree: Pa) -> Result<(), Wrong> {
     let firmware = start_memory(device_tree)?;
     println!("portcullis kernel on {}", firmware.compatible.join(", "));
-    Ok(())
+    jobs::run(discovery::System::discover(firmware)?)
 }
 
 /// Reads the device tree and puts memory into order: pools, and the kernel's own table.
