@@ -10,6 +10,9 @@
 //! translates. Unbind goes the same way back: hardware has forgotten the PASID, what it had queued is reported, every request is answered, and
 //! only then the rest goes, the PASID last. The device's driver has made it stop using the PASID before.
 //!
+//! A bind that hardware does not confirm, nor that it was undone, leaves what hardware may still use: it lingers, and is undone when the device is next bound or
+//! disabled, or by [`SvaDevice::settle`]. Until then the device cannot be disabled, and the PASID is nobody else's.
+//!
 //! Exit may come before, between and after: the listener makes hardware stop walking the table, and what the device still does
 //! fails, until the bond is gone.
 //!
@@ -19,6 +22,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
 
@@ -61,6 +65,8 @@ pub struct SvaDevice<P: Platform> {
     requester: Arc<PageRequester<P>>,
     limits: SvaLimits,
     bonds: Counted<P, MmId, Arc<Bond<P>>>,
+    /// Bonds that nobody has, and hardware may.
+    lingering: Lock<P, Vec<Bond<P>>>,
 }
 
 /// A process that is bound to a device.
@@ -213,6 +219,7 @@ impl<P: Platform> SvaUnit<P> {
             requester,
             limits,
             bonds: Counted::new(platform),
+            lingering: Lock::<P, _>::new(Vec::new()),
         });
         let mut devices = self.devices.lock();
         devices.extend(device.sources().iter().map(|&source| (source, Arc::downgrade(&enabled))));
@@ -305,7 +312,7 @@ impl<P: Platform> SvaDevice<P> {
     ///
     /// # Errors
     ///
-    /// As [`BindError`] says; then nothing has changed.
+    /// As [`BindError`] says; then nothing has changed, or what hardware did not confirm lingers ([`settle`](Self::settle)).
     pub fn bind(self: &Arc<Self>, mm: &Arc<dyn ProcessMemory>) -> Result<Arc<Bond<P>>, BindError> {
         let bond = self.bonds.get(mm.id(), || self.make(mm)).map_err(bind_error)?;
         if bond.exited.load(Acquire) {
@@ -316,7 +323,33 @@ impl<P: Platform> SvaDevice<P> {
         Ok(bond)
     }
 
+    /// Undoes what lingers of binds that hardware did not confirm. Answers that nothing lingers any more; at once, if nothing did.
+    ///
+    /// # Errors
+    ///
+    /// The first bond that could not be undone, as for [`unbind`](Self::unbind). The others were tried as well.
+    pub fn settle(&self) -> Result<(), UnbindError> {
+        let lingering = core::mem::take(&mut *self.lingering.lock());
+        let mut settled = Ok(());
+        for bond in lingering {
+            if let Err(error) = self.unmake(&bond) {
+                settled = settled.and(Err(error));
+                self.lingering.lock().push(bond);
+            }
+        }
+        settled
+    }
+
     fn make(self: &Arc<Self>, mm: &Arc<dyn ProcessMemory>) -> Result<Arc<Bond<P>>, BindError> {
+        let settled = self.settle();
+        if let Err(error) = settled
+            && self.lingering.lock().iter().any(|bond| bond.mm.id() == mm.id())
+        {
+            return Err(match error {
+                UnbindError::Sync(error) => BindError::Attach(AttachPasidError::Sync(error)),
+                _ => BindError::Busy,
+            });
+        }
         let unit = &self.unit;
         let first = Pasid::new(1).expect("20 bits hold 1");
         let pasid = unit.pasids.hold(mm, first..=self.limits.last_pasid).map_err(|error| match error {
@@ -347,8 +380,8 @@ impl<P: Platform> SvaDevice<P> {
             Ok(()) => Ok(Arc::new(bond)),
             Err(error) => {
                 if mutant!("refused-bind-keeps-its-pasid") || self.unmake(&bond).is_err() {
-                    // Hardware may use the PASID for ever: nothing of the bond is given back.
-                    core::mem::forget(bond);
+                    // Hardware may use the PASID: nothing of the bond is given back.
+                    self.lingering.lock().push(bond);
                 }
                 Err(BindError::Attach(error))
             }
@@ -409,9 +442,9 @@ impl<P: Platform> SvaDevice<P> {
     ///
     /// # Errors
     ///
-    /// As [`DisableSvaError`] says: above all while a bond lives. Then the device can still share.
+    /// As [`DisableSvaError`] says: above all while a bond lives or lingers. Then the device can still share.
     pub fn disable(&self) -> Result<(), DisableSvaError> {
-        if !self.bonds.is_empty() {
+        if !self.bonds.is_empty() || self.settle().is_err() || !self.lingering.lock().is_empty() {
             return Err(DisableSvaError::PasidsInUse);
         }
         let sva = self.unit.sva().ok_or(DisableSvaError::NotEnabled)?;

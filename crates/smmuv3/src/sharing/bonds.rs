@@ -246,6 +246,38 @@ fn part_17_a_bind_that_fails_leaves_everything_as_it_was() {
 }
 
 #[test]
+fn part_17_a_bind_that_is_neither_confirmed_nor_undone_lingers_until_it_can_be_undone() {
+    let bench = Bench::new(Machine::Pcie);
+    let (disk, mm) = (bench.disk(), FakeMm::new(0x42));
+    let silent = |on: bool| {
+        let opcodes: &[_] = if on { &[Opcode::CFGI_CD, Opcode::TLBI_NH_ASID] } else { &[] };
+        bench.fake.with(|state| state.illegal = opcodes.to_vec());
+    };
+    let fail = || {
+        silent(true);
+        let failed = disk.0.bind(&memory(&mm)).unwrap_err();
+        assert!(matches!(failed, BindError::Attach(AttachPasidError::Sync(_))), "{failed:?}");
+    };
+    fail();
+    let held = || (bench.pasids.in_use(), mm.pins.load(SeqCst), mm.listener_count());
+    assert_eq!(held(), (1, 1, 2), "hardware may use it; the PASID listens, and the domain");
+    assert!(matches!(disk.0.settle(), Err(UnbindError::Sync(_))));
+    assert_eq!(disk.0.disable(), Err(DisableSvaError::PasidsInUse));
+    assert_eq!(held(), (1, 1, 2));
+    fail();
+    assert_eq!(held(), (1, 1, 2), "the second try did not get further than the first");
+    silent(false);
+    let bond = bind(&disk, &mm);
+    assert_eq!(held(), (1, 1, 2));
+    disk.0.unbind(&bond).unwrap();
+    assert_eq!(held(), (1, 0, 1), "a process keeps its number until it ends");
+    fail();
+    silent(false);
+    disk.0.disable().unwrap();
+    assert_eq!(held(), (1, 0, 1), "disabling settles as well");
+}
+
+#[test]
 fn part_4_requests_reach_their_device_and_an_overflow_ends_what_was_begun() {
     let bench = Bench::new(Machine::Pcie);
     let (disk, mm) = (bench.disk(), FakeMm::new(0x42));
