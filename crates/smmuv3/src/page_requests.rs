@@ -188,6 +188,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             return;
         }
         let stream_id = response.source.0;
+        let mut ticket = None;
         let command = match response.group {
             GroupTag::Prg(index) => {
                 // Whom nobody enabled is answered as the SMMU itself would.
@@ -196,13 +197,17 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
                 let pasid = response.pasid.filter(|_| wants_it).map(Pasid::get);
                 Command::pri_resp(stream_id, pasid, index, code(response.code))
             }
-            GroupTag::Stall(tag) if self.stalls.answer(stream_id, tag) => {
+            GroupTag::Stall { tag, nth } => {
+                ticket = self.stalls.answer(stream_id, tag, nth);
+                if ticket.is_none() {
+                    // Ended, or answered, already.
+                    return;
+                }
                 Command::resume(stream_id, tag, fate(response.code))
             }
-            // Ended, or answered, already.
-            GroupTag::Stall(_) => return,
         };
         let outcome: Result<(), SyncError> = self.commands.submit(&[command]);
+        drop(ticket);
         if outcome.is_err() {
             self.platform.event(&Event {
                 source: "smmuv3",

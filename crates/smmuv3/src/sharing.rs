@@ -27,7 +27,7 @@ use portcullis_core::sva::{
     AttachPasidError, DeviceSvaFacts, DeviceSwitches, DisableSvaError, Drained, EnableSvaError,
     ProcessDomain, ProcessDomainError, Side, SvaIommu, SvaLimits, SvaRefusal,
 };
-use portcullis_hal::{Platform, Registers};
+use portcullis_hal::{Platform, Registers, wait_for};
 use portcullis_spec::smmuv3::command::Command;
 use portcullis_types::trace::{Event, Value};
 use portcullis_types::{Pasid, SizeLg2, SourceId, mutant};
@@ -260,6 +260,11 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         }
         let end = self.events.end(&self.commands);
         self.stalls.end(streams, end);
+        // An answer taken before that must not come after the end: it would be one to a stall that is still to come.
+        let sent = wait_for(&*self.platform, self.config.wait_limit_ns, || {
+            (!self.stalls.is_answering()).then_some(())
+        });
+        sent.map_err(|_| SyncError::Timeout { waiting_for: "answers to stalls", last: 1 })?;
         self.run(|batch| streams.iter().for_each(|&id| batch.add(Command::stall_term(id))))
     }
 

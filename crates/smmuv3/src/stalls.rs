@@ -5,12 +5,13 @@
 //!
 //! The answer goes to the stream that stalled, which may be any of the device's, with the tag of the record: CMD_RESUME for another stream of the same
 //! device would match nothing. There is one answer: a stall that was answered, or ended with all others of its stream (CMD_STALL_TERM),
-//! is not answered again, since hardware may use its tag anew.
+//! is not answered again, since hardware may use its tag anew. So that an answer on its way cannot meet the next stall with its tag, each stall has a number
+//! of the driver's own, and [`Stalls::end`] is followed by a wait for answers that are being sent ([`Stalls::is_answering`]).
 //!
 //! Spec: SMMUv3 H.a, 3.12.2 "Stall model", 4.7.1 "CMD_RESUME", 4.7.2.1 "Notes and usage" (of CMD_STALL_TERM).
 //! Not here: requests of devices with PRI (`page_requests`).
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, VecDeque};
 
 use portcullis_core::iopf::{GroupTag, PageRequest};
 use portcullis_hal::{Lock, Platform};
@@ -35,6 +36,16 @@ pub(crate) struct Stalls<P: Platform> {
     most: usize,
 }
 
+/// An answer that is being sent.
+#[must_use]
+pub(crate) struct Ticket<'a, P: Platform>(&'a Stalls<P>);
+
+impl<P: Platform> Drop for Ticket<'_, P> {
+    fn drop(&mut self) {
+        self.0.waiting.lock().answering -= 1;
+    }
+}
+
 /// What became of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Taken {
@@ -50,8 +61,12 @@ pub(crate) enum Taken {
 struct Waiting {
     /// To be told of, oldest first.
     untold: VecDeque<PageRequest>,
-    /// Stream and tag of every stall that is to be answered.
-    open: BTreeSet<(u32, u16)>,
+    /// Every stall that is to be answered, by stream and tag, with its number.
+    open: BTreeMap<(u32, u16), u32>,
+    /// How many stalls there were, wrapping: the number of the next.
+    count: u32,
+    /// Answers that were taken from `open` and are not yet with hardware.
+    answering: usize,
     /// For streams whose stalls were ended: the position in the event queue behind the last record of one of them.
     ended: BTreeMap<u32, u64>,
 }
@@ -101,8 +116,11 @@ impl<P: Platform> Stalls<P> {
         }
         match request {
             Some(request) if waiting.untold.len() < self.most => {
-                waiting.open.insert((request.source.0, request.group.number()));
-                waiting.untold.push_back(request);
+                let tag = request.group.number();
+                let nth = waiting.count;
+                waiting.count = nth.wrapping_add(1);
+                waiting.open.insert((request.source.0, tag), nth);
+                waiting.untold.push_back(PageRequest { group: GroupTag::Stall { tag, nth }, ..request });
                 Taken::Kept
             }
             _ => Taken::Unwanted,
@@ -121,16 +139,29 @@ impl<P: Platform> Stalls<P> {
         self.waiting.lock().untold.pop_front()
     }
 
-    /// Takes the answer to a stall. Answers whether one is due.
-    pub(crate) fn answer(&self, stream_id: u32, tag: u16) -> bool {
-        self.waiting.lock().open.remove(&(stream_id, tag)) || mutant!("stall-answered-twice")
+    /// Takes the answer to the stall with this number. None if none is due: it was answered, or ended. The answer goes to hardware before the ticket is
+    /// dropped.
+    pub(crate) fn answer(&self, stream_id: u32, tag: u16, nth: u32) -> Option<Ticket<'_, P>> {
+        let mut waiting = self.waiting.lock();
+        if waiting.open.get(&(stream_id, tag)) != Some(&nth) && !mutant!("stall-answered-twice") {
+            return None;
+        }
+        waiting.open.remove(&(stream_id, tag));
+        waiting.answering += 1;
+        Some(Ticket(self))
     }
 
-    /// All stalls of these streams end, those included whose records lie before `end` in the event queue.
+    /// Whether an answer is on its way to hardware.
+    pub(crate) fn is_answering(&self) -> bool {
+        self.waiting.lock().answering > 0
+    }
+
+    /// All stalls of these streams end, those included whose records lie before `end` in the event queue. Answers may be on their way: the
+    /// caller waits for them before hardware may stall these streams again.
     pub(crate) fn end(&self, streams: &[u32], end: u64) {
         let mut waiting = self.waiting.lock();
         waiting.untold.retain(|request| !streams.contains(&request.source.0));
-        waiting.open.retain(|(stream_id, _)| !streams.contains(stream_id));
+        waiting.open.retain(|(stream_id, _), _| !streams.contains(stream_id));
         waiting.ended.extend(streams.iter().map(|&stream_id| (stream_id, end)));
     }
 }
@@ -157,7 +188,7 @@ fn request(raw: &[u64; EVENT_WORDS]) -> Option<PageRequest> {
     Some(PageRequest {
         source: SourceId(word0.stream_id()),
         pasid: Pasid::new(word0.substream_id()),
-        group: GroupTag::Stall(word1.stag()),
+        group: GroupTag::Stall { tag: word1.stag(), nth: 0 },
         last: true,
         wanted: kind | privilege,
         address: Iova::new(raw[2]),
@@ -179,7 +210,7 @@ mod tests {
         let wanted = PageRequest {
             source: SourceId(0x1234),
             pasid: Pasid::new(5),
-            group: GroupTag::Stall(0x42),
+            group: GroupTag::Stall { tag: 0x42, nth: 0 },
             last: true,
             wanted: Perms::WRITE | Perms::PRIVILEGED,
             address: Iova::new(0xdead_b040),
@@ -240,17 +271,32 @@ mod tests {
     fn part_22_a_stall_is_answered_once_and_never_after_it_was_ended() {
         let stalls = Stalls::<Fake>::new(8);
         stalls.listen(&[0x1233, 0x1234], STALLING);
+        let due = |stream_id, tag, nth| stalls.answer(stream_id, tag, nth).is_some();
         assert_eq!(stalls.take(&STALL, 7), Taken::Kept);
-        assert!(!stalls.answer(0x1233, 0x42) && !stalls.answer(0x1234, 0x43));
-        assert!(stalls.answer(0x1234, 0x42) && !stalls.answer(0x1234, 0x42));
+        assert!(!due(0x1233, 0x42, 0) && !due(0x1234, 0x43, 0) && !due(0x1234, 0x42, 1));
+        assert!(due(0x1234, 0x42, 0) && !due(0x1234, 0x42, 0));
         assert_eq!(stalls.take(&STALL, 8), Taken::Kept);
         stalls.end(&[0x1234], 10);
-        assert!(!stalls.answer(0x1234, 0x42));
+        assert!(!due(0x1234, 0x42, 1));
         assert!(stalls.next().is_none());
         let without_substream = [0x0000_1234_0000_0010, STALL[1], 0, 0];
         assert_eq!((stalls.take(&STALL, 9), stalls.take(&without_substream, 9)), (Taken::Over, Taken::Over));
         let fault = [STALL[0], 0x42, 0, 0];
         assert_eq!(stalls.take(&fault, 9), Taken::Unwanted, "what does not wait is told as a fault");
         assert_eq!(stalls.take(&STALL, 10), Taken::Kept, "a new one may have the same tag");
+        assert!(!due(0x1234, 0x42, 1), "a late answer is not the new one's");
+        assert!(due(0x1234, 0x42, 2));
+    }
+
+    #[test]
+    fn part_22_an_answer_is_on_its_way_until_its_ticket_is_dropped() {
+        let stalls = Stalls::<Fake>::new(8);
+        stalls.listen(&[0x1234], STALLING);
+        assert_eq!(stalls.take(&STALL, 7), Taken::Kept);
+        let ticket = stalls.answer(0x1234, 0x42, 0).unwrap();
+        stalls.end(&[0x1234], 10);
+        assert!(stalls.is_answering());
+        drop(ticket);
+        assert!(!stalls.is_answering());
     }
 }

@@ -7,8 +7,13 @@ use portcullis_types::{Iova, Pasid, Perms, SourceId};
 pub enum GroupTag {
     /// The index of a page request group, 9 bits. The device is not stalled, and may ask in parts.
     Prg(u16),
-    /// The tag of a stalled transaction. A group of its own.
-    Stall(u16),
+    /// A stalled transaction. A group of its own.
+    Stall {
+        /// The tag that hardware gave it, which it gives again once this one is answered or ended.
+        tag: u16,
+        /// Which of those with this tag it is, in the driver's own count: a late answer is not taken for another's.
+        nth: u32,
+    },
 }
 
 impl GroupTag {
@@ -16,7 +21,7 @@ impl GroupTag {
     pub const fn number(self) -> u16 {
         match self {
             Self::Prg(index) => index,
-            Self::Stall(tag) => tag,
+            Self::Stall { tag, .. } => tag,
         }
     }
 }
@@ -41,7 +46,7 @@ pub struct PageRequest {
 impl PageRequest {
     /// Whether this request completes its group, and so is to be answered.
     pub const fn is_last(&self) -> bool {
-        self.last || matches!(self.group, GroupTag::Stall(_))
+        self.last || matches!(self.group, GroupTag::Stall { .. })
     }
 
     /// Whether this is no request but the mark that a device puts behind the last one for a PASID: last, and neither read nor write. It
@@ -112,6 +117,8 @@ pub trait Responder: Send + Sync {
 mod tests {
     use super::*;
 
+    const STALL: GroupTag = GroupTag::Stall { tag: 3, nth: 0 };
+
     const REQUEST: PageRequest = PageRequest {
         source: SourceId(1),
         pasid: Pasid::new(7),
@@ -129,14 +136,14 @@ mod tests {
             PageRequest { last: false, ..REQUEST },
             PageRequest { wanted: Perms::READ, ..REQUEST },
             PageRequest { wanted: Perms::WRITE, ..REQUEST },
-            PageRequest { group: GroupTag::Stall(3), ..REQUEST },
+            PageRequest { group: STALL, ..REQUEST },
         ];
         assert!(requests.iter().all(|request| !request.is_stop_marker()));
     }
 
     #[test]
     fn a_stalled_transaction_is_always_a_whole_group() {
-        assert!(PageRequest { group: GroupTag::Stall(3), last: false, ..REQUEST }.is_last());
+        assert!(PageRequest { group: STALL, last: false, ..REQUEST }.is_last());
         assert!(!PageRequest { last: false, ..REQUEST }.is_last());
     }
 
@@ -144,6 +151,6 @@ mod tests {
     fn groups_differ_by_source_and_by_kind_of_tag() {
         assert!(REQUEST.groups_with(&PageRequest { pasid: None, last: false, ..REQUEST }));
         assert!(!REQUEST.groups_with(&PageRequest { source: SourceId(2), ..REQUEST }));
-        assert!(!REQUEST.groups_with(&PageRequest { group: GroupTag::Stall(3), ..REQUEST }));
+        assert!(!REQUEST.groups_with(&PageRequest { group: STALL, ..REQUEST }));
     }
 }

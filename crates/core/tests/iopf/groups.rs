@@ -34,7 +34,7 @@ fn an_answer_goes_to_the_source_the_pasid_and_the_tag_that_asked() {
     bench.handle(1, handler);
     let asked = [
         PageRequest { source: SourceId(0x19), ..last(5, 0x1000) },
-        PageRequest { group: GroupTag::Stall(5), last: false, ..last(0, 0x2000) },
+        PageRequest { group: GroupTag::Stall { tag: 5, nth: 0 }, last: false, ..last(0, 0x2000) },
         PageRequest { pasid: None, ..last(6, 0x3000) },
     ];
     for request in asked {
@@ -59,7 +59,7 @@ fn the_same_index_from_another_source_is_another_group() {
     let (seen, handler) = witness();
     bench.handle(1, handler);
     bench.report(PageRequest { source: SourceId(0x19), ..partial(7, 0x1000) });
-    bench.report(PageRequest { group: GroupTag::Stall(7), ..last(7, 0x2000) });
+    bench.report(PageRequest { group: GroupTag::Stall { tag: 7, nth: 0 }, ..last(7, 0x2000) });
     bench.report(last(7, 0x3000));
     bench.work_all();
     assert_eq!(*seen.lock().unwrap(), [0x2000, 0x3000]);

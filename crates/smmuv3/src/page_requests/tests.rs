@@ -224,16 +224,16 @@ fn part_22_a_stall_becomes_a_request_and_is_answered_at_the_stream_that_stalled(
     for machine in [Machine::Platform, Machine::Forced] {
         let shared = Shared::on(machine);
         // Ac is bit 12, Ab bit 13.
-        for (code, action) in [
-            (ResponseCode::Success, 1 << 12),
-            (ResponseCode::Invalid, 1 << 13),
-            (ResponseCode::Failure, 1 << 13),
+        for (nth, code, action) in [
+            (0, ResponseCode::Success, 1 << 12),
+            (1, ResponseCode::Invalid, 1 << 13),
+            (2, ResponseCode::Failure, 1 << 13),
         ] {
             // F_TRANSLATION of stream 9 (the device's second), substream 5, a stalled write with tag 0x42.
             put_event(&shared.fake, [0x0000_0009_0000_5810, 1 << 31 | 0x42, 0x1234, 0]);
             assert_eq!(shared.smmu.drain_events(&mut |record| panic!("{record:?} is no fault yet")), 1);
             let [Drained::Request(request)] = drain(&shared)[..] else { panic!("one request") };
-            assert_eq!((request.source, request.group), (SourceId(9), GroupTag::Stall(0x42)));
+            assert_eq!((request.source, request.group), (SourceId(9), GroupTag::Stall { tag: 0x42, nth }));
             assert_eq!((request.wanted, request.address), (Perms::WRITE, Iova::new(0x1234)));
             assert_eq!(sent(&shared), Vec::<[u64; 2]>::new(), "nothing is answered before it is handled");
             let PageRequest { source, pasid, group, .. } = request;
@@ -302,4 +302,20 @@ fn part_22_blocking_a_device_ends_its_stalls_after_its_entry_is_in_force() {
     pcie.smmu.attach(&Shared::SOURCES, &portcullis_core::iommu::Target::Blocked).unwrap();
     let illegal = pcie.fake.take_log().iter().any(|command| command.opcode() == Opcode::STALL_TERM);
     assert!(!illegal, "where nothing stalls the command is illegal");
+}
+
+#[test]
+fn part_22_stalls_end_only_when_no_answer_is_on_its_way() {
+    let shared = Shared::on(Machine::Platform);
+    put_event(&shared.fake, [0x0000_0009_0000_5810, 1 << 31 | 0x42, 0x1234, 0]);
+    shared.smmu.drain_events(&mut |record| panic!("{record:?} is no fault yet"));
+    let on_its_way = shared.smmu.hardware.stalls.answer(9, 0x42, 0).expect("it is due");
+    let block = || shared.smmu.attach(&Shared::SOURCES, &portcullis_core::iommu::Target::Blocked);
+    let late = SyncError::Timeout { waiting_for: "answers to stalls", last: 1 };
+    assert_eq!(block(), Err(portcullis_core::iommu::AttachError::LeftBlocked(late)));
+    let ended = || shared.fake.take_log().iter().any(|command| command.opcode() == Opcode::STALL_TERM);
+    assert!(!ended());
+    drop(on_its_way);
+    block().unwrap();
+    assert!(ended());
 }
