@@ -81,7 +81,15 @@ impl Bus {
     ///
     /// As [`Ram::new`] and [`Heap::new`] do.
     pub fn new(options: &BusOptions) -> Arc<Self> {
-        let ram = Arc::new(Ram::new(&options.ram));
+        Self::over(options, Arc::new(Ram::new(&options.ram)))
+    }
+
+    /// A bus over RAM that is there already; `options.ram` does not matter.
+    ///
+    /// # Panics
+    ///
+    /// As [`Heap::new`] does.
+    pub fn over(options: &BusOptions, ram: Arc<Ram>) -> Arc<Self> {
         let heap = Heap::new(ram.clone(), &options.heap);
         Arc::new(Self {
             cpu: CpuMemory::new(ram, heap, options.stores, options.caches, options.seed),

@@ -37,7 +37,7 @@ pub use dice::Dice;
 pub use heap::{FreeError, Heap, HeapUse, POISON};
 pub use map::{Doorbell, Occupied};
 pub use port::{DmaError, Moved, Port, Traffic, Untranslated};
-pub use ram::{FreedUse, Ram, User};
+pub use ram::{FreedUse, Ram, User, Words};
 pub use rng::Chance;
 pub use services::{
     Downstream, Invalidation, InvalidationDone, PageRequest, PageResponse, Stall, StallState,

@@ -3,6 +3,8 @@
 //! A [`Ram`] is a few regions of physical addresses. Storage comes in chunks of 64 KiB when something other than zero
 //! is first written there, so that a machine of many gigabytes costs what is used of it.
 //!
+//! Storage can also be somebody else's, memory that hardware outside of this process reads and writes too ([`Ram::over`]).
+//!
 //! Each 64 bytes carry a mark that says whether the block they belong to was freed ([`Heap`](crate::Heap) sets it). A
 //! use of marked memory is let through and remembered: a [`FreedUse`].
 //!
@@ -14,7 +16,7 @@
 use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use portcullis_types::{Pa, PaRange};
 
@@ -61,15 +63,35 @@ struct Region {
     chunks: Box<[OnceLock<Chunk>]>,
 }
 
+/// Words that are somebody else's: those of one region, in their order.
+pub type Words = dyn AsRef<[AtomicU64]> + Send + Sync;
+
 struct Chunk {
-    words: Box<[AtomicU64]>,
+    storage: Storage,
     freed: [AtomicU64; MARK_WORDS],
+}
+
+enum Storage {
+    Own(Box<[AtomicU64]>),
+    /// From this word on.
+    Shared(Arc<Words>, usize),
 }
 
 impl Chunk {
     fn zeroed() -> Self {
         let words = vec![0; CHUNK_WORDS].into_iter().map(AtomicU64::new).collect();
-        Self { words, freed: [const { AtomicU64::new(0) }; MARK_WORDS] }
+        Self::of(Storage::Own(words))
+    }
+
+    fn of(storage: Storage) -> Self {
+        Self { storage, freed: [const { AtomicU64::new(0) }; MARK_WORDS] }
+    }
+
+    fn words(&self) -> &[AtomicU64] {
+        match &self.storage {
+            Storage::Own(words) => words,
+            Storage::Shared(words, first) => &(**words).as_ref()[*first..*first + CHUNK_WORDS],
+        }
     }
 }
 
@@ -109,6 +131,22 @@ impl Ram {
             freed_uses: Mutex::default(),
             freed_use_count: AtomicUsize::new(0),
         }
+    }
+
+    /// RAM at `range` that is `words`: what they hold is what is there, and who changes them changes it.
+    ///
+    /// # Panics
+    ///
+    /// If the range does not begin and end on multiples of 64 KiB, or has another length than `words`.
+    pub fn over(range: PaRange, words: &Arc<Words>) -> Self {
+        let ram = Self::new(&[range]);
+        let chunks = &ram.regions[0].chunks;
+        assert!((**words).as_ref().len() == chunks.len() * CHUNK_WORDS, "{range} has other words");
+        for (index, chunk) in chunks.iter().enumerate() {
+            let shared = Storage::Shared(words.clone(), index * CHUNK_WORDS);
+            assert!(chunk.set(Chunk::of(shared)).is_ok(), "a new region has no chunks");
+        }
+        ram
     }
 
     /// Where there is RAM.
@@ -194,7 +232,7 @@ impl Ram {
     /// No RAM there, or `at` is no multiple of 8.
     pub fn load(&self, at: Pa) -> Result<u64, BusError> {
         let (region, chunk, word) = self.find_word(at)?;
-        Ok(region.chunks[chunk].get().map_or(0, |chunk| chunk.words[word].load(Ordering::Acquire)))
+        Ok(region.chunks[chunk].get().map_or(0, |chunk| chunk.words()[word].load(Ordering::Acquire)))
     }
 
     /// Stores the bytes of `value` that `mask` has ones for into the word at `at`, a multiple of 8, in one step.
@@ -215,7 +253,7 @@ impl Ram {
     /// No RAM there, or `at` is no multiple of 8.
     pub fn compare_exchange(&self, at: Pa, current: u64, new: u64) -> Result<u64, BusError> {
         let (region, chunk, word) = self.find_word(at)?;
-        let word = &region.chunks[chunk].get_or_init(Chunk::zeroed).words[word];
+        let word = &region.chunks[chunk].get_or_init(Chunk::zeroed).words()[word];
         let (Ok(found) | Err(found)) =
             word.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire);
         Ok(found)
@@ -298,7 +336,7 @@ impl Region {
 
 impl Chunk {
     fn read(&self, within: usize, into: &mut [u8]) {
-        let words = &self.words[within / 8..];
+        let words = &self.words()[within / 8..];
         if within.is_multiple_of(8) {
             let (whole, tail) = into.as_chunks_mut::<8>();
             for (bytes, word) in whole.iter_mut().zip(words) {
@@ -311,7 +349,7 @@ impl Chunk {
             return;
         }
         for piece in pieces(within, into.len()) {
-            let word = self.words[piece.word].load(Ordering::Acquire).to_le_bytes();
+            let word = self.words()[piece.word].load(Ordering::Acquire).to_le_bytes();
             into[piece.run].copy_from_slice(&word[piece.bytes]);
         }
     }
@@ -319,7 +357,7 @@ impl Chunk {
     fn write(&self, within: usize, from: &[u8]) {
         if within.is_multiple_of(8) && from.len().is_multiple_of(8) {
             let (whole, _) = from.as_chunks::<8>();
-            for (bytes, word) in whole.iter().zip(&self.words[within / 8..]) {
+            for (bytes, word) in whole.iter().zip(&self.words()[within / 8..]) {
                 word.store(u64::from_le_bytes(*bytes), Ordering::Release);
             }
             return;
@@ -335,7 +373,7 @@ impl Chunk {
     }
 
     fn store(&self, word: usize, value: u64, mask: u64) {
-        let word = &self.words[word];
+        let word = &self.words()[word];
         if mask == u64::MAX {
             return word.store(value, Ordering::Release);
         }
@@ -390,6 +428,25 @@ mod tests {
         assert_eq!((bytes, ram.storage_bytes()), ([0; 100], 0));
         ram.write(Pa::new(0x1_3fff_ffff), &[7]).unwrap();
         assert_eq!(ram.storage_bytes(), 0x1_0000);
+    }
+
+    #[test]
+    fn memory_of_somebody_elses_is_what_he_sees() {
+        struct Theirs(Box<[AtomicU64]>);
+        impl AsRef<[AtomicU64]> for Theirs {
+            fn as_ref(&self) -> &[AtomicU64] {
+                &self.0
+            }
+        }
+        let theirs = Arc::new(Theirs((0..2 * CHUNK_WORDS as u64).map(AtomicU64::new).collect()));
+        let words: Arc<Words> = theirs.clone();
+        let ram = Ram::over(range(0x4000_0000, 0x2_0000), &words);
+        assert_eq!(ram.load(Pa::new(0x4001_0008)), Ok(CHUNK_WORDS as u64 + 1));
+        ram.write(Pa::new(0x4000_fffc), &[1; 8]).unwrap();
+        assert_eq!(theirs.0[CHUNK_WORDS - 1].load(Ordering::SeqCst), 0x0101_0101_0000_1fff);
+        theirs.0[7].store(9, Ordering::SeqCst);
+        assert_eq!(ram.compare_exchange(Pa::new(0x4000_0038), 9, 8), Ok(9));
+        assert_eq!(theirs.0[7].load(Ordering::SeqCst), 8);
     }
 
     #[test]
