@@ -61,6 +61,6 @@ pub use find::{Arch, Qemu, TREE_VARIABLE, Version};
 pub use machine::Machine;
 pub use options::{DriveContent, MachineOptions};
 pub use platform::QemuPlatform;
-pub use qtest::{ByteOrder, Qtest, QtestError, Width};
+pub use qtest::{ByteOrder, Qtest, QtestError, Step, Width};
 pub use ram::Ram;
 pub use registers::QemuRegisters;

@@ -96,6 +96,27 @@ const LINE_LIMIT: usize = 2 * CHUNK_BYTES + 64;
 /// How much of an answer without meaning is shown.
 const SHOWN: usize = 60;
 
+/// One thing of many to be done in turn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Reads a value.
+    Load(Pa, Width),
+    /// Writes a value.
+    Store(Pa, Width, u64),
+    /// Writes bytes of memory, 4096 at most.
+    Write(Pa, Vec<u8>),
+}
+
+impl Step {
+    fn line(&self) -> String {
+        match self {
+            Self::Load(at, width) => load_line(*at, *width),
+            Self::Store(at, width, value) => store_line(*at, *width, *value),
+            Self::Write(at, bytes) => write_line(*at, bytes),
+        }
+    }
+}
+
 /// A conversation with a QEMU.
 #[derive(Debug)]
 pub struct Qtest {
@@ -146,6 +167,23 @@ impl Qtest {
         Ok(())
     }
 
+    /// Does many things in turn, the questions sent before the answers are read: faster than one by one. Answers what the loads read.
+    pub fn batch(&mut self, steps: &[Step]) -> Result<Vec<u64>, QtestError> {
+        let mut values = Vec::new();
+        for some in steps.chunks(64) {
+            let lines: Vec<String> = some.iter().map(Step::line).collect();
+            self.send(&lines.join("\n"))?;
+            for step in some {
+                let answer = self.answer()?;
+                match step {
+                    Step::Load(..) => values.push(number(&answer).ok_or_else(|| nonsense(&answer))?),
+                    Step::Store(..) | Step::Write(..) => empty(answer)?,
+                }
+            }
+        }
+        Ok(values)
+    }
+
     /// Reads memory.
     pub fn read(&mut self, at: Pa, into: &mut [u8]) -> Result<(), QtestError> {
         for (index, part) in into.chunks_mut(CHUNK_BYTES).enumerate() {
@@ -160,8 +198,7 @@ impl Qtest {
     pub fn write(&mut self, at: Pa, from: &[u8]) -> Result<(), QtestError> {
         for (index, part) in from.chunks(CHUNK_BYTES).enumerate() {
             let at = at.get().wrapping_add((index * CHUNK_BYTES) as u64);
-            let hex: String = part.iter().map(|byte| format!("{byte:02x}")).collect();
-            self.ask(&format!("write {at:#x} {:#x} 0x{hex}", part.len())).and_then(empty)?;
+            self.ask(&write_line(Pa::new(at), part)).and_then(empty)?;
         }
         Ok(())
     }
@@ -233,6 +270,11 @@ pub(crate) fn load_line(at: Pa, width: Width) -> String {
 
 pub(crate) fn store_line(at: Pa, width: Width, value: u64) -> String {
     format!("write{} {:#x} {:#x}", width.letter(), at.get(), width.cut(value))
+}
+
+fn write_line(at: Pa, bytes: &[u8]) -> String {
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("write {:#x} {:#x} 0x{hex}", at.get(), bytes.len())
 }
 
 fn io_error(error: io::Error) -> QtestError {

@@ -152,3 +152,18 @@ fn a_line_that_never_ends_is_cut() {
     drop(qtest);
     peer.join().unwrap();
 }
+
+#[test]
+fn a_batch_asks_in_turn_and_answers_what_its_loads_read() {
+    let (mut qtest, peer) = peer(&["OK\n", "OK 0x07\n", "IRQ raise 3\nOK\n", "OK 0x08\n"], close);
+    let steps = [
+        Step::Store(AT, Width::Bits32, 1),
+        Step::Load(AT, Width::Bits32),
+        Step::Write(AT, vec![0xab, 1]),
+        Step::Load(AT, Width::Bits64),
+    ];
+    assert_eq!(qtest.batch(&steps), Ok(vec![7, 8]));
+    let questions =
+        ["writel 0x9050000 0x1", "readl 0x9050000", "write 0x9050000 0x2 0xab01", "readq 0x9050000"];
+    assert_eq!(peer.join().unwrap(), questions);
+}
