@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
-use portcullis_lab::workload::{sva, vfio};
-use portcullis_lab::{DeviceKind, MachineChoice, SvaOptions, VfioOptions, machines, workload};
+use portcullis_lab::workload::{spapr, sva, vfio};
+use portcullis_lab::{DeviceKind, MachineChoice, SvaOptions, VfioOptions, Windows, machines, workload};
 
 /// What the help says of exit codes.
 const EXIT_CODES: &str = "\
@@ -72,13 +72,36 @@ pub(crate) struct WorkArguments {
     /// With `run sva`: the accelerator, as a PCIe function (ATS, PASID, PRI) or as a platform device (stall) [default: pcie].
     #[arg(long, value_enum)]
     pub(crate) device: Option<Device>,
-    /// With `run sva`: the process kills itself right after it has given its job, while a fault is under way. With `run vfio`: the process is
-    /// killed while the disk reads.
+    /// With `run sva`: the process kills itself right after it has given its job, while a fault is under way. With `run vfio` and `run spapr`: the
+    /// process is killed while the disk reads.
     #[arg(long)]
     pub(crate) kill: bool,
     /// With `run vfio`: user space may have a disk whose interrupts are not isolated from those of others.
     #[arg(long)]
     pub(crate) unsafe_interrupts: bool,
+    /// With `run spapr`: the page size of the windows that FILE is read through [default: each of them, one after the other].
+    #[arg(long, value_enum, value_name = "PAGE")]
+    pub(crate) window: Option<Page>,
+    /// With `run spapr`: the levels of the windows' tables [default: the most that can be].
+    #[arg(long, value_name = "N")]
+    pub(crate) levels: Option<u32>,
+    /// With `run spapr`: a container of version 1, which has the default window only.
+    #[arg(long, conflicts_with_all = ["window", "levels"])]
+    pub(crate) v1: bool,
+}
+
+/// Page sizes of windows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Page {
+    /// 4 KiB.
+    #[value(name = "4k")]
+    K4,
+    /// 64 KiB.
+    #[value(name = "64k")]
+    K64,
+    /// 16 MiB.
+    #[value(name = "16m")]
+    M16,
 }
 
 /// The forms of the accelerator.
@@ -93,23 +116,41 @@ pub(crate) enum Device {
 impl WorkArguments {
     /// What the lab is to be told; an error, in words, if another workload, or each there is, is to be run with them.
     pub(crate) fn options(self, workload: Option<&str>) -> Result<(SvaOptions, VfioOptions), String> {
-        let given: [(bool, &str, &[&str]); 3] = [
+        let given: [(bool, &str, &[&str]); 6] = [
             (self.device.is_some(), "--device", &[sva::NAME]),
-            (self.kill, "--kill", &[sva::NAME, vfio::NAME]),
+            (self.kill, "--kill", &[sva::NAME, vfio::NAME, spapr::NAME]),
             (self.unsafe_interrupts, "--unsafe-interrupts", &[vfio::NAME]),
+            (self.window.is_some(), "--window", &[spapr::NAME]),
+            (self.levels.is_some(), "--levels", &[spapr::NAME]),
+            (self.v1, "--v1", &[spapr::NAME]),
         ];
         for (_, option, names) in given.into_iter().filter(|(given, ..)| *given) {
             if !workload.is_some_and(|workload| names.contains(&workload)) {
                 let runs: Vec<_> = names.iter().map(|name| format!("`portcullis run {name}`")).collect();
-                return Err(format!("{option} goes with {} only", runs.join(" or ")));
+                return Err(format!("{option} goes with {} only", either(&runs)));
             }
         }
         let device = match self.device.unwrap_or(Device::Pcie) {
             Device::Pcie => DeviceKind::Pcie,
             Device::Platform => DeviceKind::Platform,
         };
-        let vfio = VfioOptions { unsafe_interrupts: self.unsafe_interrupts, kill: self.kill };
+        let page_shift = self.window.map(|page| match page {
+            Page::K4 => 12,
+            Page::K64 => 16,
+            Page::M16 => 24,
+        });
+        let windows = Windows { page_shift, levels: self.levels, version1: self.v1 };
+        let vfio = VfioOptions { unsafe_interrupts: self.unsafe_interrupts, kill: self.kill, windows };
         Ok((SvaOptions { device, kill: self.kill }, vfio))
+    }
+}
+
+/// What there is to choose from, as people say it.
+fn either(choices: &[String]) -> String {
+    match choices.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
+        None => String::new(),
     }
 }
 

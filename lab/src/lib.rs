@@ -36,4 +36,5 @@ pub use input::Input;
 pub use machines::MachineChoice;
 pub use report::Report;
 pub use run::{RunRequest, SvaOptions, VfioOptions, run};
+pub use workload::spapr::Windows;
 pub use workload::sva::DeviceKind;

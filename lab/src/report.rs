@@ -81,6 +81,12 @@ pub struct Counters {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct SpaprCounters {
+    /// The version of his container.
+    pub version: u32,
+    /// How often the input was read, each time through windows of another shape.
+    pub reads: u64,
+    /// The pages of these windows: their sizes, as bits.
+    pub read_page_sizes: u64,
     /// Windows that he made.
     pub windows: u64,
     /// Of these, tables of different page sizes and numbers of levels.

@@ -22,7 +22,7 @@ pub struct RunRequest {
     pub machine: MachineChoice,
     /// How the workload `sva` is to be done. Others do not look at it.
     pub sva: SvaOptions,
-    /// How the workload `vfio` is to be done. Others do not look at it.
+    /// How the workloads `vfio` and `spapr` are to be done. Others do not look at it.
     pub vfio: VfioOptions,
     /// Decides everything that models are free to decide: the same seed gives the same run.
     pub seed: u64,
@@ -41,13 +41,15 @@ pub struct SvaOptions {
     pub kill: bool,
 }
 
-/// How the workload `vfio` is to be done.
+/// How the workloads `vfio` and `spapr` are to be done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VfioOptions {
     /// Whether a user may have a disk that could raise others' interrupts.
     pub unsafe_interrupts: bool,
     /// Whether the process is killed in the middle.
     pub kill: bool,
+    /// What windows the user of `spapr` makes. `vfio` does not look at it.
+    pub windows: spapr::Windows,
 }
 
 /// Runs it.
@@ -78,8 +80,7 @@ pub fn run(request: RunRequest) -> Result<Report, RunError> {
         })?;
         (outcome.counters, outcome.digest, outcome.elapsed_ns)
     } else if workload == vfio::NAME || workload == spapr::NAME {
-        let run = if workload == vfio::NAME { vfio::run } else { spapr::run };
-        let outcome = run(&vfio::Job {
+        let job = vfio::Job {
             spec,
             device_tree,
             input: &input,
@@ -89,7 +90,9 @@ pub fn run(request: RunRequest) -> Result<Report, RunError> {
             sink,
             tamper: None,
             progress: request.progress.as_deref(),
-        })?;
+        };
+        let own_windows = workload == spapr::NAME;
+        let outcome = if own_windows { spapr::run(&job, request.vfio.windows)? } else { vfio::run(&job)? };
         (outcome.counters, Some(outcome.digest), outcome.elapsed_ns)
     } else {
         let outcome = dma::run(&dma::Job {

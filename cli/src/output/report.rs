@@ -119,21 +119,55 @@ fn handing_over(vfio: &VfioCounters) -> Vec<[String; 2]> {
 
 /// What a user did who makes his own windows.
 fn own_windows(spapr: &SpaprCounters) -> Vec<[String; 2]> {
-    vec![
-        row(
-            "windows",
-            format!(
-                "{}, of {} shapes; {} with a level too many refused",
-                grouped(spapr.windows),
-                grouped(spapr.shapes),
-                grouped(spapr.levels_refused)
+    let mut rows = vec![row("container", format!("spapr_tce, version {}", spapr.version))];
+    if spapr.version == 1 {
+        rows.push(row("windows", "the default one".into()));
+    } else {
+        rows.push(row("windows", grouped(spapr.windows)));
+    }
+    if spapr.reads > 0 {
+        let shifts = (0..u64::BITS).filter(|shift| spapr.read_page_sizes >> shift & 1 == 1);
+        let pages: Vec<String> = shifts.map(page).collect();
+        rows.push(row("read through", format!("windows of pages of {}", and(&pages))));
+    }
+    // A user who is killed has tried nothing out before.
+    if spapr.reached > 0 {
+        rows.extend([
+            row(
+                "shapes",
+                format!(
+                    "{}; {} with a level too many refused",
+                    grouped(spapr.shapes),
+                    grouped(spapr.levels_refused)
+                ),
             ),
-        ),
-        row("reached", format!("{} pages at the ends of windows", grouped(spapr.reached))),
-        row("sharing", format!("{} groups", grouped(spapr.groups))),
+            row("reached", format!("{} pages at the ends of windows", grouped(spapr.reached))),
+            row("sharing", format!("{} groups", grouped(spapr.groups))),
+        ]);
+    }
+    rows.extend([
         row("freezes", format!("{}, all by accesses that were tried", grouped(spapr.freezes))),
         row("TCE kills", grouped(spapr.kills)),
-    ]
+    ]);
+    rows
+}
+
+/// A page size, from its log2.
+fn page(shift: u32) -> String {
+    match shift {
+        0..10 => format!("{} bytes", 1u64 << shift),
+        10..20 => format!("{} KiB", 1u64 << (shift - 10)),
+        _ => format!("{} MiB", 1u64 << (shift - 20)),
+    }
+}
+
+/// Several, as people say it.
+fn and(all: &[String]) -> String {
+    match all.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
+        None => String::new(),
+    }
 }
 
 fn row(name: &str, value: String) -> [String; 2] {

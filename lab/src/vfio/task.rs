@@ -15,7 +15,7 @@ use crate::boot::{self, System};
 use crate::platform::LabPlatform;
 use crate::process::{self, KernelError, MmError, Process, UserError};
 
-/// How many pages a process may lock: 64 MiB of 4 KiB pages.
+/// How much a process may lock (`ulimit -l`), if nothing else is said.
 const LOCK_LIMIT_BYTES: u64 = 64 << 20;
 
 /// What a program can do: the instructions of its CPU. There is no other way out of it.
@@ -139,8 +139,17 @@ impl UserKernel {
     ///
     /// As for [`Process::new`].
     pub fn spawn(self: &Arc<Self>) -> Result<Task, MmError> {
+        self.spawn_locking(LOCK_LIMIT_BYTES)
+    }
+
+    /// The same, of which so much may be locked.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Process::new`].
+    pub fn spawn_locking(self: &Arc<Self>, limit_bytes: u64) -> Result<Task, MmError> {
         let process = Process::new(&self.processes)?;
-        let limit_pages = LOCK_LIMIT_BYTES / self.processes.page_bytes();
+        let limit_pages = limit_bytes / self.processes.page_bytes();
         let memory = Arc::new(TaskMemory::new(process.clone(), self.ledger.clone(), limit_pages));
         Ok(Task {
             kernel: self.clone(),

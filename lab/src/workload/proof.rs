@@ -111,8 +111,15 @@ impl<'a> Watch<'a> {
     /// Tries every page that was unmapped since the last call and is not mapped again, and the last byte.
     pub(super) fn probe_unmapped(&mut self, system: &System) {
         let gone = self.witness.take_gone().into_iter();
-        let at = gone.flat_map(|(first, last)| (first..last).step_by(PAGE_BYTES).chain([last]));
+        let at = gone.flat_map(places);
         self.must_abort(system, "an unmapped address", at);
+    }
+
+    /// The same, once the kernel's devices go around translation again: but for addresses with that bit, which lead to memory now.
+    pub(super) fn probe_unmapped_but(&mut self, system: &System, around: u64) {
+        let gone = self.witness.take_gone().into_iter();
+        let at = gone.flat_map(places).filter(|at| at & around == 0);
+        self.must_abort(system, "an address that a dead user had", at);
     }
 
     /// The device has been detached: tries what was mapped until then.
@@ -305,6 +312,13 @@ impl<'a> Watch<'a> {
         }
         Ok(Counters { probes: tried, probes_blocked: aborted, ..Counters::default() })
     }
+}
+
+/// Where a range that is closed is tried: at every page, and its last byte; of one that is larger than 2 MiB, at 64 pages.
+pub(super) fn places((first, last): (u64, u64)) -> impl Iterator<Item = u64> {
+    let part = usize::try_from((last - first) >> 6).unwrap_or(usize::MAX).next_multiple_of(PAGE_BYTES);
+    let step = if last - first >= 2 << 20 { part } else { PAGE_BYTES };
+    (first..last).step_by(step).chain([last])
 }
 
 /// No IOMMU reports an error.

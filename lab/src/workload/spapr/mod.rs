@@ -1,8 +1,8 @@
 //! `spapr`: a disk is handed to a driver in user space that makes its own DMA windows, and back.
 //!
 //! Everything is as in `vfio` but for what the user does (`program`): his container is a spapr_tce one of version 2. He cancels the default window, registers
-//! memory, makes windows with every page size and number of levels that there is (`sweep`), has another group share them, reads the input through two of them, and
-//! removes them. It is proved that
+//! memory, makes windows with every page size and number of levels that there is (`sweep`), has another group share them (`share`), reads the input through two of
+//! them, once for each page size or by those that [`Windows`] names (`reading`), and removes them. It is proved that
 //!
 //! - each mapped page is reached through each window, and leads to the user's bytes;
 //! - what is unmapped, outside of a window, or in a window that was removed, freezes the endpoint, and no byte moves;
@@ -10,30 +10,35 @@
 //! - a second group reaches what is mapped when it joins, and nothing when it has left, while the first still does;
 //! - the kernel's way around translation works before, not while the user has the group, and again afterwards, as does the kernel's window: it reads the disk.
 //!
+//! With a container of version 1 there is the default window alone (`version1`). A user who is killed has the disk at work and everything mapped.
+//!
 //! Not here: what is the same for every user of a group (`vfio`).
 
 mod program;
+mod reading;
+mod share;
 mod sweep;
 mod uapi;
+mod version1;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use model_bus::{Outcome as Became, Request};
 use portcullis::core::bus::Place;
 use portcullis::types::{Access, Iova, SourceId};
 
 use self::program::{Program, SECOND, WINDOW_BYTES};
+use self::reading::Reading;
 use self::uapi::Shape;
-use super::disk::{check_bytes, find};
 use super::front::Front;
 use super::proof::Watch;
 use super::vfio::program::sys::Failed;
+use super::vfio::program::uapi::SPAPR_TCE_V2;
 use super::vfio::{Job, Outcome, Run, Turn, held, run_with};
-use crate::boot::{Standing, System};
+use crate::boot::System;
 use crate::error::RunError;
 use crate::platform::LabPlatform;
-use crate::report::VfioCounters;
+use crate::report::{SpaprCounters, VfioCounters};
 use crate::vfio::UserKernel;
 
 /// The workload's name.
@@ -42,27 +47,64 @@ pub const NAME: &str = "spapr";
 /// The machine of a run that names none.
 pub const MACHINE: &str = "power8";
 
+/// The page sizes of windows, as log2.
+pub const PAGE_SHIFTS: [u32; 3] = [12, 16, 24];
+
+/// What windows the input is read through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Windows {
+    /// log2 of their page size; none for each of [`PAGE_SHIFTS`], one after the other.
+    pub page_shift: Option<u32>,
+    /// The levels of their tables; none for the most that can be.
+    pub levels: Option<u32>,
+    /// Whether the container is of version 1. Then there is the default window alone, and nothing else to choose.
+    pub version1: bool,
+}
+
 /// Does it.
 ///
 /// # Errors
 ///
 /// As [`RunError`] says. An outcome is always a verified one.
-pub fn run(job: &Job<'_>) -> Result<Outcome, RunError> {
+pub fn run(job: &Job<'_>, windows: Windows) -> Result<Outcome, RunError> {
     if job.spec.phb3s().next().is_none() {
         let hint = "choose the machine power8: it has windows that users make";
         return Err(RunError::refused(&job.spec.name, "it has no PHB3", hint));
     }
-    run_with(job, turn, true)
+    if windows.version1 {
+        return run_with(job, &version1::turn, true);
+    }
+    run_with(job, &|run, system, kernel, place, watch| turn(windows, run, system, kernel, place, watch), true)
 }
 
-/// The disk's way to memory, for tries.
-struct Tries<'a> {
+/// What a user's turn is about.
+struct Scene<'a> {
     run: &'a Run<'a>,
+    system: &'a System,
+    kernel: &'a Arc<UserKernel>,
+    place: &'a Place<LabPlatform>,
     front: Front,
     source: SourceId,
 }
 
-impl Tries<'_> {
+impl<'a> Scene<'a> {
+    fn new(
+        run: &'a Run<'a>,
+        system: &'a System,
+        kernel: &'a Arc<UserKernel>,
+        place: &'a Place<LabPlatform>,
+    ) -> Result<Self, RunError> {
+        let front = Front::of_disk(&run.job.spec, run.machine, run.index);
+        let front = front.ok_or_else(|| run.wrong("no IOMMU is in front of it".into()))?;
+        let source = place.device.sources().first().copied();
+        let source = source.ok_or_else(|| run.wrong("it has no requester id".into()))?;
+        Ok(Self { run, system, kernel, place, front, source })
+    }
+
+    fn failed(&self, failed: &Failed) -> RunError {
+        self.run.wrong(format!("the driver in user space failed: {failed}"))
+    }
+
     fn access(&self, source: SourceId, at: u64, access: Access) -> (Became, u64) {
         let request = Request { source, pasid: None, iova: Iova::new(at), len_bytes: 1, access };
         self.run.witness.expecting(|| self.front.access(&request))
@@ -78,137 +120,135 @@ impl Tries<'_> {
         }
     }
 
+    /// An address with which the kernel goes around translation.
+    fn around(&self) -> u64 {
+        SECOND | self.run.job.spec.ram.first().get()
+    }
+
     /// Window 1 without translation leads to the memory of the same address.
     fn bypass(&self) -> Result<(), RunError> {
         let at = self.run.job.spec.ram.first().get();
-        match self.reaches(self.source, "the way around translation", SECOND | at)? {
+        match self.reaches(self.source, "the way around translation", self.around())? {
             to if to == at => Ok(()),
             to => Err(self.run.wrong(format!("the way around translation leads from {at:#x} to {to:#x}"))),
         }
     }
+
+    /// What the turn gave.
+    fn turn(&self, reading: Reading, spapr: SpaprCounters, refused: u64, maps_refused: u64) -> Turn {
+        let counted = self.run.machine.phbs.iter().map(|phb| phb.counters());
+        let (kills, freezes) =
+            counted.fold((0, 0), |(kills, freezes), one| (kills + one.kills(), freezes + one.freezes));
+        let (maps, unmaps) = self.run.witness.users_maps();
+        let counters = VfioCounters {
+            group: self.place.group.id(),
+            calls: self.kernel.calls(),
+            ioctls: self.kernel.ioctls(),
+            maps,
+            unmaps,
+            most_pinned_pages: self.kernel.ledger().most_pinned(),
+            user_bytes: reading.bytes,
+            signals: reading.signals,
+            mapped_registers: reading.told.as_ref().is_some_and(|told| told.mapped_registers),
+            claims_refused: refused,
+            maps_refused,
+            killed: self.run.job.kill,
+        };
+        let SpaprCounters { windows, shapes, levels_refused, reached, groups, version, .. } = spapr;
+        let spapr = SpaprCounters {
+            version,
+            reads: reading.times,
+            read_page_sizes: reading.page_sizes,
+            windows,
+            shapes,
+            levels_refused,
+            reached,
+            groups,
+            kills,
+            freezes,
+        };
+        Turn { told: reading.told, counters, spapr: Some(spapr), elapsed_ns: reading.elapsed_ns }
+    }
 }
 
 fn turn(
+    windows: Windows,
     run: &Run<'_>,
     system: &System,
     kernel: &Arc<UserKernel>,
     place: &Place<LabPlatform>,
     watch: &mut Watch<'_>,
 ) -> Result<Turn, RunError> {
-    let failed = |failed: Failed| run.wrong(format!("the driver in user space failed: {failed}"));
-    let front = Front::of_disk(&run.job.spec, run.machine, run.index);
-    let front = front.ok_or_else(|| run.wrong("no IOMMU is in front of it".into()))?;
-    let source = place.device.sources().first().copied();
-    let source = source.ok_or_else(|| run.wrong("it has no requester id".into()))?;
-    let tries = Tries { run, front, source };
-    let around = SECOND | run.job.spec.ram.first().get();
-    tries.bypass()?;
-
+    let scene = Scene::new(run, system, kernel, place)?;
+    let failed = |failed: Failed| scene.failed(&failed);
+    let shapes = shapes(run, windows);
+    scene.bypass()?;
     let task = kernel.spawn().map_err(|error| run.wrong(format!("no process: {error:?}")))?;
-    let group = place.group.id();
-    let mut program = Program::join(&task, group).map_err(failed)?;
-    watch.probe_blocked(system, [0, 0x5000, around].into_iter());
+    let mut program = Program::join(&task, place.group.id(), SPAPR_TCE_V2).map_err(failed)?;
+    watch.probe_blocked(system, [0, 0x5000, scene.around()].into_iter());
     let mut refused = held::by_a_user(system, place)?;
     let info = program.set_iommu().map_err(failed)?;
-    watch.probe_addresses(system, "an address before there was a window", [0, around].into_iter());
-    let maps_refused = program.register().map_err(failed)?;
+    watch.probe_addresses(system, "an address before there was a window", [0, scene.around()].into_iter());
+    let mut maps_refused = program.register(1 << run.job.spec.page.get()).map_err(failed)?;
 
-    let mut counters = sweep::all(&tries, system, &mut program, watch, info)?;
-    counters.groups = share(&tries, system, kernel, &mut program, watch)?;
+    shapes.iter().try_for_each(|&(queues, _)| can_be(&scene, &mut program, queues))?;
 
-    let queues = Shape { page_shift: 16, bytes: WINDOW_BYTES, levels: 2 };
-    let data = Shape { page_shift: 12, bytes: WINDOW_BYTES, levels: 3 };
-    let more = program.start(run.disk_name, queues, data).map_err(failed)?;
-    refused += held::by_a_user(system, place)?;
-    watch.touch_mapped(&place.device)?;
-    let start = Instant::now();
-    let traffic = || run.machine.disks[run.index].traffic().written_bytes;
-    let before = traffic();
-    let (mut done, total) = (0, run.job.input.measure().bytes);
-    while done < total {
-        done = program.read_on(done, total).map_err(failed)?;
-        watch.service(system);
-        if let Some(progress) = run.job.progress {
-            progress(done, total);
-        }
+    let mut counters = SpaprCounters { version: 2, groups: 1, ..SpaprCounters::default() };
+    if !run.job.kill {
+        sweep::all(&scene, &mut program, watch, info, &mut counters)?;
+        counters.groups = share::share(&scene, &mut program, watch)?;
     }
-    let through = traffic() - before;
-    let elapsed_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-    let told = program.stop().map_err(failed)?;
-    check_bytes(run.job.input, told.digest.clone(), through, told.block_bytes, told.commands)?;
-    watch.probe_unmapped(system);
-    watch.probe_addresses(system, "an address of a window that is gone", [0, around].into_iter());
+    let mut reading = Reading::new(shapes.len());
+    for (queues, data) in shapes {
+        maps_refused += program.start(run.disk_name, queues, data).map_err(failed)?;
+        refused += held::by_a_user(system, place)?;
+        watch.touch_mapped(&place.device)?;
+        if run.job.kill {
+            reading.begin_and_die(&scene, &mut program, &task, watch)?;
+            break;
+        }
+        reading.read(&scene, &mut program, watch, queues.page_shift)?;
+        watch.probe_unmapped(system);
+        let gone = [0, scene.around()].into_iter();
+        watch.probe_addresses(system, "an address of a window that is gone", gone);
+    }
     counters.windows = program.windows;
-    program.leave().map_err(failed)?;
+    if !run.job.kill {
+        program.leave().map_err(failed)?;
+    }
     drop(task);
-    tries.bypass()?;
-
-    let counted = run.machine.phbs.iter().map(|phb| phb.counters());
-    (counters.kills, counters.freezes) =
-        counted.fold((0, 0), |(kills, freezes), one| (kills + one.kills(), freezes + one.freezes));
-    let (maps, unmaps) = run.witness.users_maps();
-    let vfio = VfioCounters {
-        group,
-        calls: kernel.calls(),
-        ioctls: kernel.ioctls(),
-        maps,
-        unmaps,
-        most_pinned_pages: kernel.ledger().most_pinned(),
-        user_bytes: through,
-        signals: told.signals,
-        mapped_registers: told.mapped_registers,
-        claims_refused: refused,
-        maps_refused: maps_refused + more,
-        killed: false,
-    };
-    Ok(Turn { told: Some(told), counters: vfio, spapr: Some(counters), elapsed_ns })
+    watch.probe_unmapped_but(system, SECOND);
+    scene.bypass()?;
+    Ok(scene.turn(reading, counters, refused, maps_refused))
 }
 
-/// Another group of the bridge joins and leaves. Answers how many shared the windows; one where the machine has no other disk.
-fn share(
-    tries: &Tries<'_>,
-    system: &System,
-    kernel: &Arc<UserKernel>,
-    program: &mut Program<'_>,
-    watch: &mut Watch<'_>,
-) -> Result<u64, RunError> {
-    let run = tries.run;
-    let failed = |failed: Failed| run.wrong(format!("sharing windows: {failed}"));
-    let spec = &run.job.spec;
-    let other = spec.disks().enumerate().find(|(index, _)| *index != run.index);
-    let Some((_, (bridge, slot))) = other else { return Ok(1) };
-    let name = spec.device_name(bridge, slot);
-    let (_, endpoint) = find(system, &name)?;
-    let Standing::Behind { device, group } = &endpoint.standing else { return Ok(1) };
-    let place = Place { device: device.clone(), group: group.clone() };
-    let source = device.sources().first().copied().ok_or_else(|| run.wrong(format!("{name} has no id")))?;
-    run.bind_vfio(system, kernel, &place)?;
+/// That there can be such a window at all; who asked for it is told.
+fn can_be(scene: &Scene<'_>, program: &mut Program<'_>, shape: Shape) -> Result<(), RunError> {
+    let failed = |failed: Failed| scene.failed(&failed);
+    if let Some(start) = program.create(shape).map_err(failed)? {
+        return program.remove(start).map_err(failed);
+    }
+    let Shape { page_shift, levels, .. } = shape;
+    let what = format!(
+        "a window of 1 GiB in pages of {} by {levels} levels is refused (EINVAL): there is no such table",
+        sweep::page_name(page_shift)
+    );
+    Err(RunError::refused(&scene.run.job.spec.name, what, "choose other --levels: 1 always can be"))
+}
 
-    let shape = Shape { page_shift: 16, bytes: WINDOW_BYTES, levels: 1 };
-    let start = program.create(shape).map_err(failed)?.ok_or_else(|| run.wrong("no window".into()))?;
-    let at = start + 0x30_0000;
-    let mapped = program.map_marked(at, 0x1_0000, 0x5a).map_err(failed)?;
-    mapped.map_err(|errno| failed(errno.on("mapping")))?;
-    program.add(group.id()).map_err(failed)?;
-    let ways = [tries.source, source].map(|source| tries.reaches(source, "a page of a shared window", at));
-    let [Ok(one), Ok(other)] = ways else {
-        return Err(run.wrong("a shared window leads one group nowhere".into()));
+/// The windows to read through, two at a time: for the disk's queues and for data. Of a user who is killed the two are of different kinds.
+fn shapes(run: &Run<'_>, windows: Windows) -> Vec<(Shape, Shape)> {
+    let cpu_page = u32::from(run.job.spec.page.get());
+    let shape = |page_shift: u32| {
+        let of = |levels| Shape { page_shift, bytes: WINDOW_BYTES, levels };
+        let most = (1..=sweep::TRIED_LEVELS).rev().find(|&levels| sweep::possible(of(levels), cpu_page));
+        let most = most.unwrap_or(0);
+        of(windows.levels.unwrap_or(most))
     };
-    if one != other {
-        return Err(run.wrong(format!("a shared window leads to {one:#x} and to {other:#x}")));
+    let pages = windows.page_shift.map_or(PAGE_SHIFTS.to_vec(), |page| vec![page]);
+    let each: Vec<Shape> = pages.into_iter().map(shape).collect();
+    match (run.job.kill, each.first(), each.last()) {
+        (true, Some(&first), Some(&last)) => vec![(first, last)],
+        _ => each.into_iter().map(|shape| (shape, shape)).collect(),
     }
-    program.drop_last().map_err(failed)?;
-    // The kernel's window is open to it again, in which nothing is mapped.
-    watch.probe_neighbours(system);
-    if tries.access(source, at, Access::READ).0 == Became::Done {
-        return Err(run.wrong(format!("a group that has left reaches {at:#x} of the windows")));
-    }
-    watch.note_refused(system, 1, 0);
-    watch.probe_neighbours(system);
-    tries.reaches(tries.source, "a page of a window that another group has left", at)?;
-    program.unmap(at, 0x1_0000).map_err(failed)?;
-    watch.probe_unmapped(system);
-    program.remove(start).map_err(failed)?;
-    run.unbind_vfio(system, &place)?;
-    Ok(2)
 }

@@ -9,6 +9,7 @@ const GET_INFO: u64 = 0x3b70;
 const MAP_DMA: u64 = 0x3b71;
 const UNMAP_DMA: u64 = 0x3b72;
 const ENABLE: u64 = 0x3b73;
+const DISABLE: u64 = 0x3b74;
 const REGISTER_MEMORY: u64 = 0x3b75;
 const UNREGISTER_MEMORY: u64 = 0x3b76;
 const CREATE: u64 = 0x3b77;
@@ -63,6 +64,11 @@ impl Sys<'_> {
     /// What version 1 has in place of registering.
     pub(super) fn enable_v1(&self, container: u64) -> Result<u64, Errno> {
         self.ioctl(container, ENABLE, 0)
+    }
+
+    /// Its contrary.
+    pub(super) fn disable_v1(&self, container: u64) -> Result<u64, Errno> {
+        self.ioctl(container, DISABLE, 0)
     }
 
     pub(super) fn register(&self, container: u64, va: u64, len: u64) -> Result<Result<(), Errno>, Failed> {

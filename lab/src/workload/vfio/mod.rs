@@ -39,7 +39,7 @@ use super::TRY_VERBOSE;
 use super::disk::{KernelDisk, check_bytes, find, not_bound};
 use super::dma::{add_core_counters, add_model_counters};
 use super::front::Front;
-use super::proof::{Watch, no_errors, nothing_left, with_testimony};
+use super::proof::{Watch, no_errors, nothing_left, places, with_testimony};
 use super::witness::Witness;
 use crate::boot::{BootRequest, System, unbind};
 use crate::error::RunError;
@@ -55,9 +55,6 @@ pub const NAME: &str = "vfio";
 
 /// The bit of addresses with which a PHB3's kernel goes around translation. Observed: skiboot include/phb3.h, TVEs by PPC bit 4.
 const AROUND: u64 = 1 << 59;
-
-/// Pages are probed at this distance.
-const PROBE_BYTES: usize = 4096;
 
 /// What to do.
 pub struct Job<'a> {
@@ -102,11 +99,11 @@ pub fn run(job: &Job<'_>) -> Result<Outcome, RunError> {
         let what = "its containers are not of type 1: users make their own windows";
         return Err(RunError::refused(&job.spec.name, what, "use `run spapr`, or choose another machine"));
     }
-    run_with(job, |run, system, kernel, place, watch| run.user_turn(system, kernel, place, watch), false)
+    run_with(job, &|run, system, kernel, place, watch| run.user_turn(system, kernel, place, watch), false)
 }
 
 /// The same with something else done by the user. With `bypass`, the kernel's devices may go around translation where hardware can.
-pub(super) fn run_with(job: &Job<'_>, user: UserTurn, bypass: bool) -> Result<Outcome, RunError> {
+pub(super) fn run_with(job: &Job<'_>, user: UserTurn<'_>, bypass: bool) -> Result<Outcome, RunError> {
     let device_tree = match &job.device_tree {
         Some(tree) => tree.clone(),
         None => fdt::emit(&job.spec)
@@ -134,13 +131,18 @@ pub(super) struct Run<'a> {
     pub(super) index: usize,
     pub(super) disk_name: &'a str,
     pub(super) witness: &'a Arc<Witness>,
-    user: UserTurn,
+    user: UserTurn<'a>,
     bypass: bool,
 }
 
 /// What the process does once the group can be had, and what is tried meanwhile.
-pub(super) type UserTurn =
-    fn(&Run<'_>, &System, &Arc<UserKernel>, &Place<LabPlatform>, &mut Watch<'_>) -> Result<Turn, RunError>;
+pub(super) type UserTurn<'a> = &'a dyn Fn(
+    &Run<'_>,
+    &System,
+    &Arc<UserKernel>,
+    &Place<LabPlatform>,
+    &mut Watch<'_>,
+) -> Result<Turn, RunError>;
 
 /// What a user's turn gave.
 pub(super) struct Turn {
@@ -378,12 +380,14 @@ impl Run<'_> {
     /// The group is the kernel's again: whatever a user ever used is closed, and where doorbells were mapped for him too.
     fn probe_everything(&self, system: &System, watch: &mut Watch<'_>) {
         let ranges = self.witness.users_ranges();
-        let pages =
-            ranges.into_iter().flat_map(|(first, last)| (first..last).step_by(PROBE_BYTES).chain([last]));
+        let mut pages: Vec<u64> = ranges.into_iter().flat_map(places).collect();
+        // Where a user was again and again, one try is enough.
+        pages.sort_unstable();
+        pages.dedup();
         let doorbells = self.witness.users_doorbells();
         // What the kernel may go around translation with is closed with the disk's detachment alone.
         let around = |at: &u64| self.bypass && at & AROUND != 0;
-        let tried = pages.chain(doorbells).filter(|at| !around(at));
+        let tried = pages.into_iter().chain(doorbells).filter(|at| !around(at));
         watch.probe_addresses(system, "an address that a user had", tried);
     }
 

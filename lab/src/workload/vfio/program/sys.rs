@@ -24,6 +24,9 @@ const READ_WRITE: u64 = 3;
 const READ_ONLY: u64 = 1;
 const SHARED: u64 = 1;
 const PRIVATE_ANONYMOUS: u64 = 0x22;
+const HUGETLB: u64 = 0x4_0000;
+/// log2 of a huge page's size lies here.
+const HUGE_SHIFT: u32 = 26;
 const NONBLOCK: u64 = 0o4000;
 const POLLIN: u16 = 1;
 const NS: u64 = 1_000_000_000;
@@ -54,6 +57,7 @@ pub(in crate::workload) struct Errno(pub(in crate::workload) i64);
 impl Errno {
     pub(in crate::workload) const EPERM: Self = Self(1);
     pub(in crate::workload) const EFAULT: Self = Self(14);
+    pub(in crate::workload) const ENOMEM: Self = Self(12);
     pub(in crate::workload) const EBUSY: Self = Self(16);
     pub(in crate::workload) const EEXIST: Self = Self(17);
     pub(in crate::workload) const EINVAL: Self = Self(22);
@@ -91,6 +95,12 @@ impl<'a> Sys<'a> {
 
     pub(in crate::workload) fn map_read_only(&self, len: u64) -> Result<u64, Errno> {
         self.call(MMAP, [0, len, READ_ONLY, PRIVATE_ANONYMOUS, u64::MAX, 0])
+    }
+
+    /// Memory in pages of 2^`page_shift` bytes, huge ones.
+    pub(in crate::workload) fn map_huge(&self, len: u64, page_shift: u32) -> Result<u64, Errno> {
+        let flags = PRIVATE_ANONYMOUS | HUGETLB | u64::from(page_shift) << HUGE_SHIFT;
+        self.call(MMAP, [0, len, READ_WRITE, flags, u64::MAX, 0])
     }
 
     pub(in crate::workload) fn map_file(&self, fd: u64, offset: u64, len: u64) -> Result<u64, Errno> {

@@ -22,6 +22,7 @@ const IOMMU_UNMAP_DMA: u64 = 0x3b72;
 
 /// The kinds of containers.
 pub(in crate::workload) const TYPE1V2: u64 = 3;
+pub(in crate::workload) const SPAPR_TCE: u64 = 2;
 pub(in crate::workload) const SPAPR_TCE_V2: u64 = 7;
 const DMA_CC: u64 = 4;
 const MAP_READ_WRITE: u32 = 3;
