@@ -249,7 +249,7 @@ impl<'a> Program<'a> {
         let control_len = CONTROL_BYTES.next_multiple_of(queue_page);
         let control = Shared { va: self.memory(queue_page).0, iova: first + control_len };
         // What completions of an earlier reading left must not be taken for new ones.
-        self.sys.store(control.va, &[0; CONTROL_BYTES as usize])?;
+        self.sys.store(control.va, &vec![0; usize::try_from(CONTROL_BYTES).unwrap_or(0)])?;
         self.map(control, control_len)?;
         let (base, len) = self.memory(data_page);
         let base = if len == SMALL_BYTES { base + CONTROL_BYTES } else { base + HUGE };
