@@ -47,6 +47,11 @@ pub(crate) const ROOMS: &[Room] = &[
     room("lab", BOTH_SIDES),
     room("cli", &["crates/types", "lab"]),
     room("checks", BOTH_SIDES_AND_LAB),
+    // The models against QEMU's: no driver may be in between.
+    room(
+        "checks/differential",
+        &["crates/types", "models/bus", "models/smmuv3", "models/ioda2", "backends/qemu"],
+    ),
     room("benches", BOTH_SIDES_AND_LAB),
     room("xtask", &[]),
 ];

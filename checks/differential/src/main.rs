@@ -1,0 +1,57 @@
+//! `cargo xtask differential`: our SMMUv3 against QEMU's, for as long as is wanted.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use portcullis_differential::run::{self, Options};
+
+const USAGE: &str = "\
+differential [--seed N] [--accesses N] [--least N]
+
+  --seed N       what decides everything (1)
+  --accesses N   how many accesses must agree (100000)
+  --least N      how many of each kind of descriptor, fault and configuration there must be among them (200)";
+
+fn main() -> ExitCode {
+    let (options, least) = match arguments() {
+        Ok(arguments) => arguments,
+        Err(what) => {
+            eprintln!("differential: {what}\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let start = Instant::now();
+    match run::run(options) {
+        Ok(tally) => {
+            println!("seed {:#x}, {:.1} s\n{tally}", options.seed, start.elapsed().as_secs_f64());
+            let short = tally.short(least);
+            short.iter().for_each(|cell| println!("fewer than {least}: {cell}"));
+            if short.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(failure) => {
+            eprintln!("differential: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn arguments() -> Result<(Options, u64), String> {
+    let mut options = Options { seed: 1, accesses: 100_000 };
+    let mut least = 200;
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let place = match word.as_str() {
+            "--seed" => &mut options.seed,
+            "--accesses" => &mut options.accesses,
+            "--least" => &mut least,
+            other => return Err(format!("what is `{other}`?")),
+        };
+        let value = words.next().ok_or_else(|| format!("{word} wants a number"))?;
+        *place = number(&value).ok_or_else(|| format!("`{value}` is no number"))?;
+    }
+    Ok((options, least))
+}
+
+fn number(text: &str) -> Option<u64> {
+    text.strip_prefix("0x").map_or_else(|| text.parse().ok(), |hex| u64::from_str_radix(hex, 16).ok())
+}
