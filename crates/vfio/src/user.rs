@@ -1,6 +1,7 @@
 //! The process that calls: its memory, its open files, its limit.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use portcullis_hal::Platform;
 use portcullis_types::{PaRange, SizeLg2};
@@ -69,6 +70,16 @@ pub trait UserMemory: Send + Sync {
 
     /// Takes [`charge`](Self::charge) back.
     fn uncharge(&self, page_count: u64);
+
+    /// Whether so many bytes more of the kernel's own memory may be taken for this process, for a list that its calls make longer. Asked before each
+    /// time; if not, the call fails (ENOMEM), and nothing has changed.
+    ///
+    /// # Errors
+    ///
+    /// They may not.
+    fn may_grow(&self, _bytes: usize) -> Result<(), OverLimit> {
+        Ok(())
+    }
 }
 
 /// What is signalled to when an interrupt comes: an eventfd.
@@ -119,6 +130,15 @@ pub(crate) fn read_head<const N: usize>(
     let mut bytes = [0; N];
     memory.copy_in(at, &mut bytes[..head_bytes])?;
     Ok(bytes)
+}
+
+/// Has `list` have room for `more`, so that adding them cannot fail. ENOMEM, and nothing changed, if there is none.
+pub(crate) fn room<T>(memory: &dyn UserMemory, list: &mut Vec<T>, more: usize) -> Result<(), Errno> {
+    if list.capacity() - list.len() >= more {
+        return Ok(());
+    }
+    memory.may_grow(more.saturating_mul(size_of::<T>()))?;
+    list.try_reserve(more).map_err(|_| Errno::Enomem)
 }
 
 /// The address `offset_bytes` further on.

@@ -9,7 +9,7 @@ use portcullis_types::{Pa, PaRange, mutant};
 
 use super::same;
 use crate::Errno;
-use crate::user::UserMemory;
+use crate::user::{UserMemory, room};
 
 /// Memory of a process that is pinned.
 pub(crate) struct Area {
@@ -29,6 +29,11 @@ impl Area {
         while done < size {
             match memory.pin(vaddr + done, size - done, true) {
                 Ok(run) => {
+                    if let Err(errno) = room(&**memory, &mut area.runs, 1) {
+                        memory.unpin(run, false);
+                        area.let_go(false);
+                        return Err(errno);
+                    }
                     area.add(done, run);
                     done += run.len_bytes().unwrap_or(u64::MAX);
                 }
@@ -107,6 +112,7 @@ impl Areas {
             *users += usize::from(!mutant!("memory-registered-twice-counts-once"));
             return Ok(area.clone());
         }
+        room(&**memory, &mut self.0, 1)?;
         let area = Arc::new(Area::pin(memory, vaddr, size)?);
         self.0.push((area.clone(), 1));
         Ok(area)

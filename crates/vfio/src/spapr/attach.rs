@@ -12,7 +12,9 @@ use portcullis_hal::Platform;
 use portcullis_types::mutant;
 use portcullis_types::trace::Value;
 
+use super::eeh::hand_back;
 use super::kept::Kept;
+use super::pages::Dues;
 use super::windows::{Window, unset, window_errno};
 use super::{Attached, Spapr, Version, table_group};
 use crate::Errno;
@@ -89,9 +91,10 @@ impl<P: Platform> Spapr<P> {
         if self.version == Version::V2 {
             return Err(Errno::Einval);
         }
+        let dues = Dues::new()?;
         let table = whole.take_table().map_err(|error| error.errno())?;
         let window = table.spec().window;
-        self.windows[window] = Some(Window::new(table, None));
+        self.windows[window] = Some(Window::new(table, None, dues));
         Ok(())
     }
 
@@ -108,12 +111,15 @@ impl<P: Platform> Spapr<P> {
         }
         let Attached { tables, .. } = self.members.remove(at);
         let shared: Vec<_> = self.windows.iter().flatten().map(|window| window.table.clone()).collect();
-        let mut kept = Kept::of(tables, if last { Vec::new() } else { shared });
+        let mut kept = Kept::of(tables.clone(), if last { Vec::new() } else { shared });
         if last {
             kept.inherit(core::mem::take(&mut self.windows), core::mem::take(&mut self.allowance));
             (self.owner, self.pending) = (None, false);
         }
         let left = self.keep(kept);
+        if !left {
+            hand_back(&*tables);
+        }
         self.say("vfio_detach", member, if left { "refused" } else { "ok" });
     }
 

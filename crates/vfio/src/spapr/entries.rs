@@ -1,7 +1,7 @@
 //! Maps and unmaps: all of a range, or nothing.
 //!
-//! What could be refused is looked at first; table memory is made before the first entry changes. An entry that cannot be made after all takes those
-//! before it back, with what was there.
+//! What could be refused is looked at first; table memory is made before the first entry changes, and room for what an entry puts out before it does. An entry
+//! that cannot be made after all takes those before it back, with what was there.
 
 use alloc::vec::Vec;
 
@@ -16,7 +16,7 @@ use super::windows::Window;
 use super::{Spapr, Version};
 use crate::Errno;
 use crate::trace::say;
-use crate::user::{UserMemory, read};
+use crate::user::{UserMemory, read, room};
 
 /// What is to be mapped.
 struct Wanted {
@@ -48,7 +48,7 @@ impl<P: Platform> Spapr<P> {
         }
         window.table.prepare(range).map_err(|error| error.errno())?;
         let wanted = Wanted { range, vaddr, count: size >> window.page().get(), perms };
-        window.map(&wanted, allowance)?;
+        window.map(memory, &wanted, allowance)?;
         let fields = [("iova", Value::Addr(iova)), ("len", Value::Dec(size)), ("vaddr", Value::Addr(vaddr))];
         say(&*self.shared.platform, "vfio_map", &fields);
         Ok(0)
@@ -88,10 +88,19 @@ fn within(window: &Window, iova: u64, size: u64, vaddr: u64) -> Result<Option<Io
 }
 
 impl Window {
-    fn map(&mut self, wanted: &Wanted, allowance: &mut Allowance) -> Result<(), Errno> {
+    fn map(
+        &mut self,
+        memory: &dyn UserMemory,
+        wanted: &Wanted,
+        allowance: &mut Allowance,
+    ) -> Result<(), Errno> {
         let mut done = 0;
         let mut replaced = Vec::new();
         let mapped = (0..wanted.count).try_for_each(|index| {
+            // Each entry that is put back makes one page due, and so does each that is not.
+            let so_far = usize::try_from(index + 1).map_err(|_| Errno::Enomem)?;
+            self.dues.room(memory, so_far)?;
+            room(memory, &mut replaced, 1)?;
             self.map_one(wanted, index, allowance, &mut replaced)?;
             done += 1;
             Ok(())
@@ -133,10 +142,7 @@ impl Window {
                 Ok(())
             }
             Err(errno) => {
-                // It was never in the table.
-                let mut unused = super::pages::Dues::default();
-                allowance.due(TableEntry { perms: Perms::READ, ..new }, page, &mut unused);
-                allowance.settle(&mut unused);
+                allowance.unused(new, page);
                 Err(errno)
             }
         }

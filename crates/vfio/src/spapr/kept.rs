@@ -84,11 +84,11 @@ fn release(group: &dyn TableGroup) -> Result<(), Errno> {
 
 impl Allowance {
     /// Whose memory it is.
-    fn memory(&self) -> Option<&Arc<dyn UserMemory>> {
+    pub(super) fn memory(&self) -> Option<&Arc<dyn UserMemory>> {
         match self {
             Self::None => None,
             Self::Paid { memory, .. } => Some(memory),
-            Self::Registered(held) => held.values().next().map(|registration| registration.area.memory()),
+            Self::Registered(held) => held.iter().next().map(|registration| registration.area.memory()),
         }
     }
 
@@ -96,7 +96,7 @@ impl Allowance {
     fn held_pages(&self) -> u64 {
         match self {
             Self::None | Self::Paid { .. } => 0,
-            Self::Registered(held) => held.values().map(|registration| registration.area.page_count()).sum(),
+            Self::Registered(held) => held.iter().map(|registration| registration.area.page_count()).sum(),
         }
     }
 }

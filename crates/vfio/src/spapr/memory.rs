@@ -1,7 +1,7 @@
 //! What may be mapped. Version 1: anything, once the whole window of 32 bits is paid for. Version 2: what is registered.
 
-use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use portcullis_hal::Platform;
 use portcullis_spec::vfio::RegisterMemory;
@@ -13,7 +13,7 @@ use super::{Areas, Spapr, Version};
 use crate::Errno;
 use crate::trace::say;
 use crate::turns::Turns;
-use crate::user::{UserMemory, read};
+use crate::user::{UserMemory, read, room};
 
 /// What may be mapped.
 #[derive(Default)]
@@ -23,14 +23,55 @@ pub(super) enum Allowance {
     None,
     /// Anything of this memory, for which so many pages are charged; none while disabled.
     Paid { memory: Arc<dyn UserMemory>, pages: Option<u64> },
-    /// What is registered, by the process's address.
-    Registered(BTreeMap<u64, Registration>),
+    /// What is registered.
+    Registered(Registrations),
 }
 
 /// Registered memory, and how many entries of this container's windows map it, those included that hardware has not confirmed to have forgotten.
 pub(super) struct Registration {
     pub(super) area: Arc<Area>,
     pub(super) mapped: u64,
+}
+
+/// Registered memory of one container, by the process's address. No two pieces overlap.
+#[derive(Default)]
+pub(super) struct Registrations(Vec<Registration>);
+
+impl Registrations {
+    fn place(&self, vaddr: u64) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&vaddr, |held| held.area.vaddr)
+    }
+
+    /// What begins there.
+    fn get(&self, vaddr: u64) -> Option<&Registration> {
+        self.place(vaddr).ok().map(|at| &self.0[at])
+    }
+
+    /// The same, to be counted.
+    pub(super) fn get_mut(&mut self, vaddr: u64) -> Option<&mut Registration> {
+        self.place(vaddr).ok().map(|at| &mut self.0[at])
+    }
+
+    /// What begins there, or last before.
+    pub(super) fn at_or_before(&self, vaddr: u64) -> Option<&Registration> {
+        let behind = self.0.partition_point(|held| held.area.vaddr <= vaddr);
+        self.0.get(behind.checked_sub(1)?)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Registration> {
+        self.0.iter()
+    }
+
+    /// Adds what is not there. There is room.
+    fn insert(&mut self, registration: Registration) {
+        if let Err(at) = self.place(registration.area.vaddr) {
+            self.0.insert(at, registration);
+        }
+    }
+
+    fn remove(&mut self, vaddr: u64) -> Option<Registration> {
+        self.place(vaddr).ok().map(|at| self.0.remove(at))
+    }
 }
 
 impl Allowance {
@@ -49,7 +90,7 @@ impl Allowance {
             Self::Paid { memory, pages } => memory.uncharge(pages.unwrap_or(0)),
             Self::Registered(held) => {
                 let mut areas = areas.take();
-                held.values().for_each(|registration| areas.unregister(&registration.area));
+                held.iter().for_each(|registration| areas.unregister(&registration.area));
             }
         }
     }
@@ -90,19 +131,24 @@ impl<P: Platform> Spapr<P> {
         }
         vaddr.checked_add(size - 1).ok_or(Errno::Einval)?;
         let held = match &self.allowance {
-            Allowance::Registered(held) => held.get(&vaddr),
+            Allowance::Registered(held) => held.get(vaddr),
             Allowance::None | Allowance::Paid { .. } => None,
         };
         if held.is_some_and(|held| held.area.size == size) {
             return Err(Errno::Ebusy);
         }
+        let mut first = Registrations::default();
+        let held = match &mut self.allowance {
+            Allowance::Registered(held) => held,
+            Allowance::None | Allowance::Paid { .. } => &mut first,
+        };
+        room(&**memory, &mut held.0, 1)?;
         let area = self.shared.areas.take().register(memory, vaddr, size)?;
-        self.own(memory);
-        let registration = Registration { area, mapped: 0 };
-        match &mut self.allowance {
-            Allowance::Registered(held) => drop(held.insert(vaddr, registration)),
-            allowance => *allowance = Allowance::Registered(BTreeMap::from([(vaddr, registration)])),
+        held.insert(Registration { area, mapped: 0 });
+        if !first.0.is_empty() {
+            self.allowance = Allowance::Registered(first);
         }
+        self.own(memory);
         self.say_memory("vfio_register", vaddr, size);
         Ok(0)
     }
@@ -114,15 +160,15 @@ impl<P: Platform> Spapr<P> {
         }
         let RegisterMemory { vaddr, size, .. } = asked(memory, arg)?;
         let Allowance::Registered(held) = &self.allowance else { return Err(Errno::Enoent) };
-        held.get(&vaddr).filter(|held| held.area.size == size).ok_or(Errno::Enoent)?;
+        held.get(vaddr).filter(|held| held.area.size == size).ok_or(Errno::Enoent)?;
         // What hardware had not confirmed may be all that still has it.
         self.settle_all();
         let Allowance::Registered(held) = &mut self.allowance else { return Err(Errno::Enoent) };
         // Choice: as was meant. Linux answers success, and the memory stays pinned for ever.
-        if held.get(&vaddr).is_some_and(|held| held.mapped > 0 && !mutant!("unregistered-while-mapped")) {
+        if held.get(vaddr).is_some_and(|held| held.mapped > 0 && !mutant!("unregistered-while-mapped")) {
             return Err(Errno::Ebusy);
         }
-        if let Some(registration) = held.remove(&vaddr) {
+        if let Some(registration) = held.remove(vaddr) {
             self.shared.areas.take().unregister(&registration.area);
         }
         self.say_memory("vfio_unregister", vaddr, size);

@@ -9,6 +9,7 @@ use portcullis_types::{Pa, PaRange, Perms, SizeLg2, mutant};
 
 use super::memory::Allowance;
 use crate::Errno;
+use crate::user::{UserMemory, room};
 
 /// What is to be let go when hardware has confirmed that it has forgotten it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,16 +39,40 @@ impl Due {
     }
 }
 
+/// Room that a list keeps when it is empty.
+const KEPT: usize = 64;
+
 /// All that is due, each entry once.
-#[derive(Default)]
 #[must_use = "dropped, pages stay pinned"]
 pub(super) struct Dues(Vec<Due>);
 
 impl Dues {
+    /// With room for one, so that what is due can always be noted: if not more at a time, then one after the other.
+    pub(super) fn new() -> Result<Self, Errno> {
+        let mut list = Vec::new();
+        list.try_reserve(1).map_err(|_| Errno::Enomem)?;
+        Ok(Self(list))
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
+    /// Gives back what a large map has needed.
+    fn trim(&mut self) {
+        if self.0.capacity() > KEPT
+            && let Ok(small) = Self::new()
+        {
+            *self = small;
+        }
+    }
+
+    /// Has room for so many more.
+    pub(super) fn room(&mut self, memory: &dyn UserMemory, more: usize) -> Result<(), Errno> {
+        room(memory, &mut self.0, more)
+    }
+
+    /// There is room.
     fn add(&mut self, due: Due) {
         if !self.0.last_mut().is_some_and(|last| last.join(due)) {
             self.0.push(due);
@@ -77,8 +102,8 @@ impl Allowance {
 
     fn registered(&self, vaddr: u64, page: SizeLg2) -> Result<(u64, Pa), Errno> {
         let Self::Registered(held) = self else { return Err(Errno::Eperm) };
-        let (&area, registration) = held.range(..=vaddr).next_back().ok_or(Errno::Einval)?;
-        Ok((area, registration.area.page(vaddr, page.bytes()).ok_or(Errno::Einval)?))
+        let area = &held.at_or_before(vaddr).ok_or(Errno::Einval)?.area;
+        Ok((area.vaddr, area.page(vaddr, page.bytes()).ok_or(Errno::Einval)?))
     }
 
     /// The page of an entry, counted or pinned for it.
@@ -98,45 +123,57 @@ impl Allowance {
         }
         let (area, pa) = self.registered(vaddr, page)?;
         if let Self::Registered(held) = self
-            && let Some(registration) = held.get_mut(&area)
+            && let Some(registration) = held.get_mut(area)
         {
             registration.mapped += u64::from(!mutant!("entry-of-registered-memory-not-counted"));
         }
         Ok(pa)
     }
 
-    /// Notes what an entry had, whose page may be let go when hardware has forgotten it.
+    /// Lets go at once what was acquired for an entry that never was in a table.
+    pub(super) fn unused(&mut self, entry: TableEntry, page: SizeLg2) {
+        if let Some(due) = self.due_of(TableEntry { perms: Perms::READ, ..entry }, page) {
+            self.settle_one(due);
+        }
+    }
+
+    /// Notes what an entry had, whose page may be let go when hardware has forgotten it. There is room.
     pub(super) fn due(&self, entry: TableEntry, page: SizeLg2, dues: &mut Dues) {
-        let due = match self {
-            Self::None => return,
+        self.due_of(entry, page).into_iter().for_each(|due| dues.add(due));
+    }
+
+    fn due_of(&self, entry: TableEntry, page: SizeLg2) -> Option<Due> {
+        Some(match self {
+            Self::None => return None,
             Self::Paid { memory, .. } => {
                 let pinned = page.max(memory.page_size()).bytes();
                 let pages = PaRange::new(entry.pa.align_down(pinned), pinned).expect("it was pinned");
                 Due::Pins { pages, dirty: entry.perms.contains(Perms::WRITE) }
             }
             Self::Registered(held) => {
-                let area = held.range(..=entry.user).next_back();
-                let area = area.filter(|(_, registration)| registration.area.contains(entry.user));
-                let (&area, _) = area.expect("registered memory stays while entries map it");
-                Due::Uses { area, count: 1 }
+                let held = held.at_or_before(entry.user).filter(|held| held.area.contains(entry.user));
+                let held = held.expect("registered memory stays while entries map it");
+                Due::Uses { area: held.area.vaddr, count: 1 }
             }
-        };
-        dues.add(due);
+        })
     }
 
     /// Lets go what is due: hardware has confirmed.
     pub(super) fn settle(&mut self, dues: &mut Dues) {
-        for due in core::mem::take(&mut dues.0) {
-            match (due, &mut *self) {
-                (Due::Pins { pages, dirty }, Self::Paid { memory, .. }) => memory.unpin(pages, dirty),
-                (Due::Uses { area, count }, Self::Registered(held)) => {
-                    if let Some(registration) = held.get_mut(&area) {
-                        registration.mapped -= count;
-                    }
+        dues.0.drain(..).for_each(|due| self.settle_one(due));
+        dues.trim();
+    }
+
+    fn settle_one(&mut self, due: Due) {
+        match (due, &mut *self) {
+            (Due::Pins { pages, dirty }, Self::Paid { memory, .. }) => memory.unpin(pages, dirty),
+            (Due::Uses { area, count }, Self::Registered(held)) => {
+                if let Some(registration) = held.get_mut(area) {
+                    registration.mapped -= count;
                 }
-                (Due::Pins { .. } | Due::Uses { .. }, _) => {
-                    unreachable!("an allowance stays of its kind while something is mapped")
-                }
+            }
+            (Due::Pins { .. } | Due::Uses { .. }, _) => {
+                unreachable!("an allowance stays of its kind while something is mapped")
             }
         }
     }

@@ -31,8 +31,12 @@ pub(super) struct Window {
 }
 
 impl Window {
-    pub(super) fn new(table: Arc<dyn DmaTable>, charged: Option<(Arc<dyn UserMemory>, u64)>) -> Self {
-        Self { table, charged, gather: Gather::new(), dues: Dues::default(), closing: false }
+    pub(super) fn new(
+        table: Arc<dyn DmaTable>,
+        charged: Option<(Arc<dyn UserMemory>, u64)>,
+        dues: Dues,
+    ) -> Self {
+        Self { table, charged, gather: Gather::new(), dues, closing: false }
     }
 
     pub(super) fn page(&self) -> SizeLg2 {
@@ -54,14 +58,17 @@ impl Window {
         Ok(old)
     }
 
-    /// Takes out what is mapped in `range`; its pages are due then.
-    pub(super) fn clear(&mut self, range: IovaRange, allowance: &Allowance) -> Result<(), Errno> {
+    /// Takes out what is mapped in `range`; its pages are due then, or, where there is no room to note so many, let go already.
+    pub(super) fn clear(&mut self, range: IovaRange, allowance: &mut Allowance) -> Result<(), Errno> {
         let mut next = Some(range.first());
         while let Some(from) = next
             && self.table.live() > 0
             && let Some((iova, _)) = self.table.next(from)
             && range.contains(iova)
         {
+            if allowance.memory().is_some_and(|memory| self.dues.room(&**memory, 1).is_err()) {
+                self.flush(allowance)?;
+            }
             if let Some(old) = self.exchange(iova, None)? {
                 allowance.due(old, self.page(), &mut self.dues);
             }
@@ -176,6 +183,8 @@ impl<P: Platform> Spapr<P> {
         }
         let first = self.members.first().and_then(|held| held.tables.tables()).ok_or(Errno::Eperm)?;
         let bytes = first.table_bytes(spec).map_err(|error| error.errno())?;
+        let mut dues = Dues::new()?;
+        dues.room(&**owner, 1)?;
         let pages = bytes.div_ceil(owner.page_size().bytes());
         owner.charge(pages)?;
         let table = first.create_table(spec).map_err(|error| {
@@ -185,7 +194,7 @@ impl<P: Platform> Spapr<P> {
             error.errno()
         })?;
         let start = table.range().first();
-        let mut window = Window::new(table, Some((owner.clone(), pages)));
+        let mut window = Window::new(table, Some((owner.clone(), pages)), dues);
         let set = self.groups().try_for_each(|group| set(group, &window.table));
         if let Err(errno) = set {
             if window.close(groups(&self.members), &mut self.allowance).is_err() {
@@ -254,7 +263,7 @@ impl<P: Platform> Spapr<P> {
     /// Takes everything out of a window, which stays.
     pub(super) fn empty(&mut self, number: usize) -> Result<(), Errno> {
         let Some(window) = &mut self.windows[number] else { return Ok(()) };
-        window.clear(window.table.range(), &self.allowance)?;
+        window.clear(window.table.range(), &mut self.allowance)?;
         window.flush(&mut self.allowance)
     }
 

@@ -3,10 +3,12 @@
 pub(crate) mod container;
 pub(crate) mod eeh;
 pub(crate) mod entries;
+mod every_allocation;
 pub(crate) mod faults;
 pub(crate) mod groups;
 mod histories;
 pub(crate) mod memory;
+mod threads;
 pub(crate) mod version1;
 pub(crate) mod windows;
 

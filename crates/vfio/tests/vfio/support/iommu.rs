@@ -48,8 +48,10 @@ impl Hardware {
         self.plan.lock().unwrap().push((call, pass, fail));
     }
 
-    pub(crate) fn fail_no_more(&self) {
-        self.plan.lock().unwrap().clear();
+    /// Answers how many failures were still to come.
+    pub(crate) fn fail_no_more(&self) -> usize {
+        let plan = core::mem::take(&mut *self.plan.lock().unwrap());
+        plan.iter().filter(|(_, _, left)| *left > 0).count()
     }
 
     pub(super) fn fails(&self, call: Call) -> bool {

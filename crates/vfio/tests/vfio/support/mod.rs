@@ -22,7 +22,7 @@ use portcullis_core::unit::IommuUnit;
 use portcullis_types::{Iova, IovaRange, PageSizes, Perms, Prot, SourceId};
 use portcullis_vfio::pci::{PciDevice, PciParts};
 use portcullis_vfio::{Errno, Registered, Vfio};
-pub(crate) use process::{Event, NOWHERE, PAGE, Process, SCRATCH};
+pub(crate) use process::{Ask, Event, NOWHERE, PAGE, Process, SCRATCH};
 pub(crate) use spapr::{power, power_alone};
 pub(crate) use windows::{FakeTable, FakeTableGroup, Offer};
 

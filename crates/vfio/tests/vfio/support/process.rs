@@ -30,6 +30,36 @@ struct State {
     pins: BTreeMap<u64, usize>,
     locked: u64,
     pin_calls: usize,
+    /// What is asked for next, and refused once: after so many times.
+    refuse: Option<(Ask, usize)>,
+}
+
+/// What a process's memory may refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// More of the kernel's memory for a list.
+    Grow,
+    /// More locked pages.
+    Charge,
+    /// A page.
+    Pin,
+}
+
+impl State {
+    /// Whether this is the one that is refused.
+    fn refuses(&mut self, ask: Ask) -> bool {
+        match &mut self.refuse {
+            Some((refused, 0)) if *refused == ask => {
+                self.refuse = None;
+                true
+            }
+            Some((refused, left)) if *refused == ask => {
+                *left -= 1;
+                false
+            }
+            _ => false,
+        }
+    }
 }
 
 /// The memory of a process.
@@ -49,6 +79,23 @@ impl Memory {
         for page in (0..len).step_by(PAGE as usize) {
             state.pages.insert(at + page, Page { pa: pa + page, writable });
         }
+    }
+
+    /// Refuses one thing, after so many times.
+    pub(crate) fn refuse(&self, ask: Ask, after: usize) {
+        self.state.lock().unwrap().refuse = Some((ask, after));
+    }
+
+    /// Refuses nothing any more. Answers whether something was.
+    pub(crate) fn refuse_no_more(&self) -> bool {
+        self.state.lock().unwrap().refuse.take().is_none()
+    }
+
+    /// Whether everything that tables map is pinned, at one moment.
+    pub(crate) fn holds_what_is_mapped(&self) -> bool {
+        let state = self.state.lock().unwrap();
+        let tables = self.hardware.tables();
+        tables.iter().flat_map(|table| table.mapped()).all(|(_, pa, _)| state.pins.contains_key(&pa))
     }
 
     pub(crate) fn pinned(&self) -> usize {
@@ -97,6 +144,9 @@ impl UserMemory for Memory {
         assert!(at.is_multiple_of(PAGE) && len_bytes.is_multiple_of(PAGE) && len_bytes > 0, "whole pages");
         let mut state = self.state.lock().unwrap();
         state.pin_calls += 1;
+        if state.refuses(Ask::Pin) {
+            return Err(UserFault);
+        }
         let usable = |page: &Page| page.writable || !write;
         let first = *state.pages.get(&at).filter(|page| usable(page)).ok_or(UserFault)?;
         let most = len_bytes.min(self.batch.load(SeqCst) * PAGE);
@@ -127,7 +177,7 @@ impl UserMemory for Memory {
 
     fn charge(&self, page_count: u64) -> Result<(), OverLimit> {
         let mut state = self.state.lock().unwrap();
-        if state.locked + page_count > self.limit.load(SeqCst) {
+        if state.refuses(Ask::Charge) || state.locked + page_count > self.limit.load(SeqCst) {
             return Err(OverLimit);
         }
         state.locked += page_count;
@@ -137,6 +187,10 @@ impl UserMemory for Memory {
     fn uncharge(&self, page_count: u64) {
         let mut state = self.state.lock().unwrap();
         state.locked = state.locked.checked_sub(page_count).expect("what was charged");
+    }
+
+    fn may_grow(&self, _: usize) -> Result<(), OverLimit> {
+        if self.state.lock().unwrap().refuses(Ask::Grow) { Err(OverLimit) } else { Ok(()) }
     }
 }
 
