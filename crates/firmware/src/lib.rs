@@ -23,6 +23,8 @@
 //! | device id of an MSI | the cell after a controller's phandle in `msi-parent`, the third and the fourth cell of `msi-map` |
 //! | [`ReservedUse::Direct`] | `iommu-addresses` that equal the region's `reg` |
 //!
+//! Where there is no device tree, [`acpi`] reads ACPI's tables; so far DMAR, which no [`Machine`] comes from yet.
+//!
 //! Spec: Devicetree Specification 0.4; the bindings cited in `spec::dt`.
 //! Not here: PCI enumeration (`pci`), building devices and groups of it (the embedder, with `core`).
 #![no_std]
@@ -30,6 +32,7 @@
 
 extern crate alloc;
 
+pub mod acpi;
 mod address;
 mod blob;
 mod cells;

@@ -1,0 +1,18 @@
+//! ACPI tables: what firmware says where there is no device tree.
+//!
+//! | file | what |
+//! |---|---|
+//! | `table` | the header that every table begins with |
+//! | `bytes` | reading little-endian words, and never beyond the end |
+//! | [`dmar`] | which VT-d unit is who's, and what memory firmware keeps for itself |
+//!
+//! Nothing is copied: what is read borrows the table.
+//!
+//! Spec: ACPI 6.5, 5.2.6 "System Description Table Header".
+//! Not here: finding tables (the embedder has RSDP and XSDT), AML.
+
+mod bytes;
+pub mod dmar;
+mod table;
+
+pub use table::{Table, TableFault};
