@@ -80,10 +80,11 @@ fn reserved_memory_that_is_also_ram_is_told_and_kept() {
 fn translation_requests_pass_the_ports_that_are_named_and_chips_own_devices_need_none() {
     let unit = drhd(1, 0, UNIT, &[]);
     let passes = |structures: &[Vec<u8>], path: &[(u8, u8)]| {
-        read(&[&[unit.clone()], structures].concat()).passes_translation_requests(&function(0, 0, path))
+        read(&[core::slice::from_ref(&unit), structures].concat())
+            .passes_translation_requests(&function(0, 0, path))
     };
     let port = atsr(0, 0, &[bridge(0, &[(1, 0)])]);
-    assert!(passes(std::slice::from_ref(&port), &[(1, 0), (0, 0)]) && !passes(&[port], &[(2, 0), (0, 0)]));
+    assert!(passes(core::slice::from_ref(&port), &[(1, 0), (0, 0)]) && !passes(&[port], &[(2, 0), (0, 0)]));
     assert!(passes(&[atsr(1, 0, &[])], &[(2, 0), (0, 0)]));
     assert!(!passes(&[atsr(1, 7, &[])], &[(2, 0), (0, 0)]), "another segment");
     assert!(!passes(&[], &[(2, 0), (0, 0)]) && passes(&[], &[(2, 0)]));
@@ -93,8 +94,8 @@ fn translation_requests_pass_the_ports_that_are_named_and_chips_own_devices_need
 fn affinities_devices_of_the_name_space_and_properties_are_kept() {
     let own = entry(5, 3, 0xfa, &[(0x1f, 7)]);
     let read = read(&[
-        drhd(1, 0, UNIT, std::slice::from_ref(&own)),
-        rmrr(0, 0x1000, 0x1fff, std::slice::from_ref(&own)),
+        drhd(1, 0, UNIT, core::slice::from_ref(&own)),
+        rmrr(0, 0x1000, 0x1fff, core::slice::from_ref(&own)),
         rhsa(UNIT, 5),
         andd(3, b"\\_SB.I2C0\0"),
         satc(1, 0, &[endpoint(0, &[(5, 0)])]),
