@@ -1,6 +1,6 @@
 //! PEs that freeze: what a user can do with those of his container. Each call is for all of them, in the order in which they joined.
 
-use portcullis_core::table_group::{Eeh, EehError, ErrorInjection, Freeze, PeState, Reset};
+use portcullis_core::table_group::{Eeh, EehError, ErrorInjection, Freeze, PeState, Reset, TableGroup};
 use portcullis_hal::Platform;
 use portcullis_spec::vfio::{EehPeOp, eeh_op};
 
@@ -30,6 +30,17 @@ impl<P: Platform> Spapr<P> {
             answer = if answer == 0 { state } else { answer };
         }
         Ok(answer)
+    }
+}
+
+/// A group goes back to the platform, whose drivers must find its devices alive: a reset that its user has not ended is ended, and what is stopped goes on.
+///
+/// Observed: Linux 6.x, `eeh_dev_release`, `eeh_pe_change_owner`.
+pub(super) fn hand_back(group: &dyn TableGroup) {
+    let Some(pe) = group.eeh() else { return };
+    // What hardware refuses stays as it is: stopped.
+    if pe.reset(Reset::Deactivate).is_ok() && pe.state() != PeState::Normal {
+        let _ = pe.unfreeze(Freeze::Io).and_then(|()| pe.unfreeze(Freeze::Dma));
     }
 }
 

@@ -4,6 +4,7 @@ use crate::support::{Call, power, structure};
 use portcullis_vfio::Errno;
 
 const EEH_PE_OP: u32 = 0x3b79;
+const UNSET_CONTAINER: u32 = 0x3b69;
 
 #[test]
 pub(crate) fn a_frozen_pe_is_recovered_step_by_step() {
@@ -51,6 +52,18 @@ fn an_operation_is_for_every_group_and_the_state_is_the_first_that_is_not_normal
     assert_eq!(process.eeh(container, 2), Ok(0));
     assert_eq!(process.eeh(container, 4), Ok(4));
     assert_eq!((first.done(), second.done()), (vec!["unfreeze Io".into()], vec!["unfreeze Io".into()]));
+}
+
+#[test]
+fn a_group_that_its_user_leaves_stopped_goes_back_alive() {
+    let (world, [first, second]) = power();
+    let (process, container, group) = world.tce_user(7);
+    process.join_to(container, 8).unwrap();
+    first.freeze_now();
+    process.ioctl(group, UNSET_CONTAINER, 0).unwrap();
+    assert_eq!(first.done(), ["reset Deactivate", "unfreeze Io", "unfreeze Dma"]);
+    assert_eq!(second.done(), [""; 0], "it stays");
+    assert_eq!(process.eeh(container, 4), Ok(0));
 }
 
 fn inject(argsz: u32, flags: u32, kind: u32, func: u32) -> Vec<u8> {
