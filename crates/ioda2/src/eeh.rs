@@ -1,20 +1,43 @@
-//! Frozen PEs: their state, freezing and unfreezing them, and errors made on purpose.
+//! Frozen PEs: their state, freezing and unfreezing them, resets, and errors made on purpose.
 //!
-//! Not here: resets. They go by the slot and the root port, which belong to whoever has the PCI bus.
+//! A reset begins with the PE frozen, so that nobody reaches devices that come and go, and nothing that they do on the way counts. It is over when the slot's reset
+//! is; the PE stays frozen until it is ended. Ended, devices are set up before anything reaches them, errors that were to be made are forgotten, and the PE goes on.
+//! Windows and TCEs are the bridge's and not touched.
+//!
+//! Observed: Linux 6.x, `eeh_pe_reset`, `pnv_eeh_reset` (frozen until it ends; ending does nothing in hardware); `eeh_pe_configure`.
+//! Choice: between beginning and end the state is "reset", as PAPR has it. Linux on this hardware tells of a PE that is stopped.
+//! Choice: devices are set up when a reset ends, too, so that a user who forgets to configure them finds them whole.
+//! Not here: how devices are reset ([`Slot`], the embedder's), what errors are made of (`inject`).
+//!
+//! # Locking
+//!
+//! The lock of the PEs is not held while a slot is reset, which takes its time. Resets of one PE exclude each other by what the slot does.
 
-use portcullis_core::table_group::{Eeh, EehError, ErrorInjection, Freeze, PeState, Reset};
+use alloc::sync::Arc;
+
+use portcullis_core::iommu::SyncError;
+use portcullis_core::table_group::{Eeh, EehError, ErrorInjection, Freeze, PeState, Reset, Slot};
 use portcullis_hal::{Platform, Registers};
-use portcullis_spec::ioda2::registers::{
-    ERR_INJ_ADDR, ERR_INJ_CTL, ERR_INJ_INBOUND, ERR_INJ_MASK, ERR_INJ_READ, ERR_INJ_WRITE,
-};
-use portcullis_spec::ioda2::tables::{PestA, PestB, TABLE_PESTA, TABLE_PESTB, WINDOW_BIT};
+use portcullis_spec::ioda2::tables::{PestA, PestB, TABLE_PESTA, TABLE_PESTB};
+use portcullis_types::SourceId;
 
 use crate::group::Group;
+use crate::inject;
+use crate::pe::Pe;
+use crate::phb3::{AssignError, Phb3};
 
-/// Which functions are reads by a device, from and to. Observed: Linux 7.3, `EEH_ERR_FUNC_DMA_RD_ADDR` and on.
-const DMA_READ: core::ops::RangeInclusive<u32> = 12..=15;
-/// Which are writes. Observed: Linux 7.3, `EEH_ERR_FUNC_DMA_WR_ADDR` and on.
-const DMA_WRITE: core::ops::RangeInclusive<u32> = 16..=19;
+impl<P: Platform, R: Registers> Phb3<P, R> {
+    /// Says how the devices of this source's PE are reset. It stays so until the PE's last device is removed.
+    ///
+    /// # Errors
+    ///
+    /// [`AssignError::Unknown`]; then nothing has changed.
+    pub fn set_slot(&self, source: SourceId, slot: Arc<dyn Slot>) -> Result<(), AssignError> {
+        let unknown = AssignError::Unknown(source);
+        let number = self.pe_of(source).ok_or(unknown)?;
+        self.with_pe(number, |pe, _| pe.slot = Some(slot)).ok_or(unknown)
+    }
+}
 
 impl<P: Platform, R: Registers> Group<P, R> {
     fn pest(&self, what: Freeze) -> u64 {
@@ -23,6 +46,34 @@ impl<P: Platform, R: Registers> Group<P, R> {
 
     fn confirm(&self) -> Result<(), EehError> {
         self.phb.bridge.confirm().map_err(EehError::Sync)
+    }
+
+    fn on_pe<T>(&self, act: impl FnOnce(&mut Pe<P, R>) -> T) -> Result<T, EehError> {
+        let gone = EehError::Sync(SyncError::Failed { code: 0 });
+        self.phb.with_pe(self.pe, |pe, _| act(pe)).ok_or(gone)
+    }
+
+    fn slot(&self) -> Result<Option<Arc<dyn Slot>>, EehError> {
+        self.on_pe(|pe| pe.slot.clone())
+    }
+
+    fn begin(&self, reset: impl FnOnce(&dyn Slot) -> Result<(), SyncError>) -> Result<(), EehError> {
+        let slot = self.slot()?.ok_or(EehError::Unsupported)?;
+        self.freeze(Freeze::Io)?;
+        self.freeze(Freeze::Dma)?;
+        inject::clear(&self.phb.bridge);
+        self.on_pe(|pe| pe.in_reset = true)?;
+        reset(&*slot).map_err(EehError::Sync)
+    }
+
+    fn end(&self) -> Result<(), EehError> {
+        if !self.on_pe(|pe| pe.in_reset)? {
+            return Ok(());
+        }
+        self.configure()?;
+        self.unfreeze(Freeze::Io)?;
+        self.unfreeze(Freeze::Dma)?;
+        self.on_pe(|pe| pe.in_reset = false)
     }
 }
 
@@ -37,6 +88,9 @@ impl<P: Platform, R: Registers> Eeh for Group<P, R> {
     fn state(&self) -> PeState {
         if self.phb.bridge.is_gone() {
             return PeState::Unavailable;
+        }
+        if self.on_pe(|pe| pe.in_reset).unwrap_or(false) {
+            return PeState::Reset;
         }
         let io = PestA::from_bits(self.pest(Freeze::Io)).frozen();
         let dma = PestB::from_bits(self.pest(Freeze::Dma)).stopped();
@@ -57,38 +111,34 @@ impl<P: Platform, R: Registers> Eeh for Group<P, R> {
         self.confirm()
     }
 
+    /// Forgets errors that were to be made, too: they would freeze it again.
     fn unfreeze(&self, what: Freeze) -> Result<(), EehError> {
+        inject::clear(&self.phb.bridge);
+        let half = u64::from(what == Freeze::Dma);
+        self.phb.with_routes(|routes| routes.forget_state(&*self.phb.bridge.platform, self.pe, half));
         self.phb.bridge.ioda_write(table(what), self.pe.into(), 0);
         self.confirm()?;
         self.phb.reported.lock().forget(self.pe);
         Ok(())
     }
 
-    fn reset(&self, _: Reset) -> Result<(), EehError> {
-        Err(EehError::Unsupported)
-    }
-
-    fn configure(&self) -> Result<(), EehError> {
-        // Nothing was reset.
-        Ok(())
-    }
-
-    /// Only into DMA. Observed: skiboot hw/phb3.c, `phb3_err_inject_dma`.
-    fn inject(&self, error: ErrorInjection) -> Result<(), EehError> {
-        let access = match error.function {
-            function if DMA_READ.contains(&function) => ERR_INJ_READ,
-            function if DMA_WRITE.contains(&function) => ERR_INJ_WRITE,
-            _ => return Err(EehError::Unsupported),
-        };
-        let wide = error.address >> WINDOW_BIT == 1;
-        if error.address >> WINDOW_BIT > 1 || wide != error.wide {
-            return Err(EehError::BadAddress(error.address));
+    fn reset(&self, reset: Reset) -> Result<(), EehError> {
+        match reset {
+            Reset::Hot => self.begin(|slot| slot.hot_reset()),
+            Reset::Fundamental => self.begin(|slot| slot.fundamental_reset()),
+            Reset::Deactivate => self.end(),
         }
-        let registers = &self.phb.bridge.registers;
-        registers.write64(ERR_INJ_CTL, 0);
-        registers.write64(ERR_INJ_ADDR, error.address);
-        registers.write64(ERR_INJ_MASK, error.mask);
-        registers.write64(ERR_INJ_CTL, ERR_INJ_INBOUND | access);
-        self.confirm()
+    }
+
+    /// Does nothing where nobody can reset the devices.
+    fn configure(&self) -> Result<(), EehError> {
+        match self.slot()? {
+            Some(slot) => slot.set_up().map_err(EehError::Sync),
+            None => Ok(()),
+        }
+    }
+
+    fn inject(&self, error: ErrorInjection) -> Result<(), EehError> {
+        self.on_pe(|pe| inject::inject(&self.phb.bridge, pe, error))?
     }
 }

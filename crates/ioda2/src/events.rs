@@ -1,4 +1,8 @@
 //! Fault records: PEs that are frozen, each reported once until it is unfrozen.
+//!
+//! That a PE is frozen is on the chip; what was wrong the bridge writes to the PEST in memory. The two are put together.
+//!
+//! Observed: skiboot hw/phb3.c, `phb3_read_phb_status`: bit 0 of PESTA and PESTB is of the chip, the rest of memory.
 
 use portcullis_core::iommu::{FaultReason, FaultRecord};
 use portcullis_hal::{Platform, Registers};
@@ -41,12 +45,22 @@ impl<P: Platform, R: Registers> Phb3<P, R> {
         let fresh = |&pe: &u8| frozen[usize::from(pe / 64)] & !before[usize::from(pe / 64)] & bit(pe) != 0;
         let mut count = 0;
         for pe in (0..=u8::MAX).filter(fresh) {
-            let a = self.bridge.ioda_read(TABLE_PESTA, pe.into());
-            let b = self.bridge.ioda_read(TABLE_PESTB, pe.into());
+            let [a, b] = self.particulars(pe);
+            let a = a | self.bridge.ioda_read(TABLE_PESTA, pe.into());
+            let b = b | self.bridge.ioda_read(TABLE_PESTB, pe.into());
             to(&decode(pe, a, b));
             count += 1;
         }
         count
+    }
+}
+
+impl<P: Platform, R: Registers> Phb3<P, R> {
+    /// What memory says of a PE's first error.
+    fn particulars(&self, pe: u8) -> [u64; 2] {
+        let mem = &*self.bridge.platform;
+        mem.read_barrier();
+        self.with_routes(|routes| routes.state(mem, pe)).unwrap_or_default()
     }
 }
 

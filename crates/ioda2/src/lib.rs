@@ -28,7 +28,7 @@
 //! Only the kernel's own domains leave the way around translation open (window 1), and only where the embedder gave the end of memory for it.
 //!
 //! There is no book: `portcullis_spec::ioda2` says what was observed where.
-//! Not here: TCE tables (`pgtable::tce`), firmware's part (XSCOM, link, error masks), interrupts (IVT), resets of slots.
+//! Not here: TCE tables (`pgtable::tce`), firmware's part (XSCOM, link, error masks), interrupts (IVT), resets of slots (`core::table_group::Slot`).
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -41,8 +41,10 @@ mod domain;
 mod eeh;
 mod events;
 mod group;
+mod inject;
 mod pe;
 mod phb3;
+mod root_port;
 mod routes;
 mod setup;
 mod table;
@@ -56,5 +58,6 @@ pub use bringup::ProbeError;
 pub use config::{Config, M32};
 pub use events::decode as decode_freeze;
 pub use phb3::{AssignError, Phb3};
+pub use root_port::RootPort;
 pub use routes::{NOBODY, NOBODYS_MMIO};
 pub use table::KILL_ONE_BY_ONE;

@@ -9,6 +9,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use portcullis_core::iommu::{AttachError, SyncError};
+use portcullis_core::table_group::Slot;
 use portcullis_hal::{Platform, Registers};
 use portcullis_types::mutant;
 
@@ -69,6 +70,10 @@ pub(crate) struct Pe<P: Platform, R: Registers + 'static> {
     pub(crate) members: Vec<Member>,
     /// The segments of M32 that hold its devices' registers.
     pub(crate) segments: Vec<u8>,
+    /// How its devices are reset; none if nobody can without others.
+    pub(crate) slot: Option<Arc<dyn Slot>>,
+    /// Whether its devices were reset and that was not ended.
+    pub(crate) in_reset: bool,
     pub(crate) windows: Windows<P, R>,
     pub(crate) place: Place<P, R>,
     /// Whether it was taken by [`Ownership`](portcullis_core::table_group::Ownership), and where the platform had it then.
@@ -85,6 +90,8 @@ impl<P: Platform, R: Registers> Pe<P, R> {
             number,
             members: Vec::new(),
             segments: Vec::new(),
+            slot: None,
+            in_reset: false,
             windows: Windows::new(number),
             place: Place::Blocked,
             held: None,

@@ -170,6 +170,11 @@ impl<P: Platform, R: Registers> Phb3<P, R> {
         Some(act(pes.get_mut(&number)?, routes.as_ref()?))
     }
 
+    /// Calls `act` with the tables in memory; none if the bridge was shut down.
+    pub(crate) fn with_routes<T>(&self, act: impl FnOnce(&Routes) -> T) -> Option<T> {
+        self.state.lock().routes.as_ref().map(act)
+    }
+
     fn place_of(&self, target: &Target<P>) -> Result<Place<P, R>, AttachError> {
         match target {
             Target::Blocked => Ok(Place::Blocked),

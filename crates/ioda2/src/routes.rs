@@ -1,6 +1,6 @@
 //! The tables in memory by which a bridge tells PEs: request id to PE (RTT), which PEs freeze together (PELT-V), and the room for their states.
 
-use portcullis_hal::{BlockLayout, TableMemory};
+use portcullis_hal::{Barriers, BlockLayout, TableMemory};
 use portcullis_spec::ioda2::tables::{PE_COUNT, PELTV_LG2, PEST_LG2, RTT_LG2};
 use portcullis_types::Pa;
 
@@ -58,6 +58,21 @@ impl Routes {
         let byte = &mut bytes[place(offset)];
         *byte = if together { *byte | mask } else { *byte & !mask };
         mem.store(at, u64::from_le_bytes(bytes));
+    }
+
+    /// The two words of a PE's state that the bridge wrote, big-endian.
+    pub(crate) fn state(&self, mem: &impl TableMemory, pe: u8) -> [u64; 2] {
+        [0, 1].map(|half| u64::from_be_bytes(mem.load(self.state_at(pe, half)).to_le_bytes()))
+    }
+
+    /// Forgets one of them, which is of a PE that is frozen: the bridge writes nothing there before it goes on.
+    pub(crate) fn forget_state(&self, mem: &(impl TableMemory + Barriers), pe: u8, half: u64) {
+        mem.store(self.state_at(pe, half), 0);
+        mem.write_barrier();
+    }
+
+    fn state_at(&self, pe: u8, half: u64) -> Pa {
+        Pa::new(self.pest.get() + 16 * u64::from(pe) + 8 * half)
     }
 
     /// Gives the memory back. The bridge no longer uses it.

@@ -46,6 +46,8 @@ pub(crate) struct State {
     routes: BTreeMap<u16, u8>,
     /// What was written to the TCE kill register.
     pub(crate) kills: Vec<u64>,
+    /// What was written to the register that resets the slot, and when.
+    pub(crate) resets: Vec<(u64, u64)>,
     /// Reads that answer still, before all answer ones.
     pub(crate) answers_left: Option<usize>,
     /// A request id whose PE is looked up whenever a window opens, and what was found.
@@ -94,6 +96,11 @@ impl Fake {
 
     pub(crate) fn register(&self, offset: usize) -> u64 {
         self.state().registers.get(&offset).copied().unwrap_or(0)
+    }
+
+    /// Hardware's own change of a register.
+    pub(crate) fn poke(&self, offset: usize, value: u64) {
+        self.state().registers.insert(offset, value);
     }
 
     pub(crate) fn entry(&self, table: u8, index: usize) -> u64 {
@@ -270,6 +277,11 @@ impl Registers for Fake {
             },
             0x208 if value >> 63 != 0 => state.routes.clear(),
             0x210 => state.kill(value),
+            0x808 => {
+                let now_ns = self.time.load(SeqCst);
+                state.resets.push((value, now_ns));
+                state.registers.insert(offset, value);
+            }
             _ => drop(state.registers.insert(offset, value)),
         }
     }

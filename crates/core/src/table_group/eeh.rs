@@ -1,4 +1,12 @@
 //! Freezing and recovering: what can be asked of a group whose hardware stops it at the first error (EEH).
+//!
+//! A reset has three steps, each asked for by itself: it begins ([`Reset::Hot`] or [`Reset::Fundamental`]), with everything stopped; it ends
+//! ([`Reset::Deactivate`]), and devices are reached again; their configuration is written again ([`Eeh::configure`]). Devices come back as they were
+//! after enumeration: they send no requests and no messages. Windows and tables stay.
+//!
+//! The driver of an IOMMU knows nothing of the bus below. Whoever has that gives it a [`Slot`].
+
+use core::fmt;
 
 use crate::iommu::SyncError;
 use crate::owner::Errno;
@@ -77,6 +85,32 @@ impl EehError {
     }
 }
 
+/// A way to reset the devices of one group, and no others.
+pub trait Slot: Send + Sync + fmt::Debug {
+    /// Resets them by their link. On return the link is up, and they can be configured.
+    ///
+    /// # Errors
+    ///
+    /// The link or a device did not come back.
+    fn hot_reset(&self) -> Result<(), SyncError>;
+
+    /// Resets them by the slot's own signal; by their link where the slot has none.
+    ///
+    /// # Errors
+    ///
+    /// As for [`hot_reset`](Self::hot_reset).
+    fn fundamental_reset(&self) -> Result<(), SyncError> {
+        self.hot_reset()
+    }
+
+    /// Makes their configuration, and that of bridges on the way to them, what it was after enumeration. They send nothing then. May be called at any time.
+    ///
+    /// # Errors
+    ///
+    /// A device does not answer.
+    fn set_up(&self) -> Result<(), SyncError>;
+}
+
 /// What can be asked of a group that freezes.
 pub trait Eeh {
     /// How it is.
@@ -96,14 +130,15 @@ pub trait Eeh {
     /// As [`EehError`] says.
     fn unfreeze(&self, what: Freeze) -> Result<(), EehError>;
 
-    /// Resets its devices: begins, or ends what was begun.
+    /// Resets its devices: begins, or ends what was begun. Ending what was not begun does nothing. A reset that fails leaves the group stopped, and may be
+    /// tried again.
     ///
     /// # Errors
     ///
-    /// As [`EehError`] says.
+    /// [`EehError::Unsupported`]: nobody can reset these devices without others.
     fn reset(&self, reset: Reset) -> Result<(), EehError>;
 
-    /// Sets the bridges in front of its devices up again after a reset.
+    /// Sets its devices and the bridges in front of them up again after a reset.
     ///
     /// # Errors
     ///

@@ -45,7 +45,7 @@ use core::fmt;
 
 use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Perms, SizeLg2};
 
-pub use eeh::{Eeh, EehError, ErrorInjection, Freeze, PeState, Reset};
+pub use eeh::{Eeh, EehError, ErrorInjection, Freeze, PeState, Reset, Slot};
 pub use error::{EntryError, OwnershipError, TableError, WindowError};
 pub use share::{JoinError, join, leave};
 

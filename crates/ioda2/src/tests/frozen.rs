@@ -5,6 +5,7 @@ use portcullis_core::table_group::{EehError, ErrorInjection, Freeze, PeState, Re
 use portcullis_types::Access;
 
 use super::*;
+use crate::config::M32;
 use crate::events::decode;
 
 fn drained(bridge: &Bridge) -> std::vec::Vec<FaultRecord> {
@@ -72,7 +73,7 @@ fn a_group_is_stopped_and_goes_on_half_by_half() {
 }
 
 #[test]
-fn errors_are_made_in_dma_only() {
+fn errors_are_made_in_dma() {
     let machine = Machine::new(&[DISK], |_| ());
     let group = machine.table_group(DISK);
     let eeh = group.eeh().unwrap();
@@ -85,6 +86,63 @@ fn errors_are_made_in_dma_only() {
     assert_eq!(registers(), [0x8400_0000_0000_0000, BYPASS, 0]);
     error.wide = false;
     assert_eq!(eeh.inject(error), Err(EehError::BadAddress(BYPASS)));
-    error.function = 0;
-    assert_eq!(eeh.inject(error), Err(EehError::Unsupported));
+    assert_eq!(registers(), [0x8400_0000_0000_0000, BYPASS, 0], "refused, nothing has changed");
+    // What is to happen is forgotten when the PE goes on.
+    eeh.unfreeze(Freeze::Io).unwrap();
+    assert_eq!(registers(), [0; 3]);
+}
+
+const LOADS: [u32; 2] = [0, 1];
+const STORES: [u32; 2] = [6, 7];
+
+#[test]
+fn errors_are_made_in_a_pes_own_memory_and_nowhere_else() {
+    const CPU: u64 = 0x3fe0_0000_0000;
+    let m32 = |config: &mut Config| {
+        config.m32 = Some(M32 { cpu_first: Pa::new(CPU), pci_first: 0x8000_0000, bytes: 0x8000_0000 });
+    };
+    let machine = Machine::new(&[DISK, CARD], m32);
+    let group = machine.table_group(DISK);
+    let eeh = group.eeh().unwrap();
+    let registers = || [0x2b0, 0x2b8, 0x2c0].map(|offset| machine.fake.register(offset));
+    let of = |function, address, mask| ErrorInjection { wide: false, function, address, mask };
+    assert_eq!(eeh.inject(of(0, CPU, 0)), Err(EehError::Unsupported), "no memory is its own");
+    machine.bridge.assign_m32(source(DISK), 3..=4).unwrap();
+    machine.bridge.assign_m32(source(CARD), 5..=5).unwrap();
+    // Segments are 8 MiB. The mask is made to keep the error in the segment.
+    for (functions, access) in [(LOADS, 0x4800_0000_0000_0000), (STORES, 0x4400_0000_0000_0000)] {
+        for function in functions {
+            eeh.inject(of(function, CPU + 0x0200_1000, 0xf000)).unwrap();
+            assert_eq!(registers(), [access, CPU + 0x0200_1000, 0x0000_ffff_ff80_f000]);
+            // Another's, below the window, and in nobody's: its own first segment.
+            for elsewhere in [CPU + 0x0280_0000, 0x1000, 0, CPU + 0x7fff_0000, u64::MAX] {
+                eeh.inject(of(function, elsewhere, 0)).unwrap();
+                assert_eq!(registers(), [access, CPU + 0x0180_0000, 0x0000_ffff_ff80_0000], "{elsewhere:#x}");
+            }
+        }
+    }
+    let wide = ErrorInjection { wide: true, ..of(0, CPU + 0x0200_1000, 0) };
+    assert_eq!(eeh.inject(wide), Err(EehError::Unsupported), "nobody has memory above 4 GiB");
+    // I/O space, and what there is not.
+    for function in [2, 3, 8, 9, 20, u32::MAX] {
+        assert_eq!(eeh.inject(of(function, CPU + 0x0200_1000, 0)), Err(EehError::Unsupported), "{function}");
+    }
+}
+
+#[test]
+fn errors_are_made_in_a_pes_own_configuration_space_and_nowhere_else() {
+    let machine = Machine::new(&[DISK, CARD], |_| ());
+    let group = machine.table_group(CARD);
+    let eeh = group.eeh().unwrap();
+    let registers = || [0x2b0, 0x2b8, 0x2c0].map(|offset| machine.fake.register(offset));
+    let of = |function, address, mask| ErrorInjection { wide: false, function, address, mask };
+    for (function, access) in [(4, 0x1800 << 48), (5, 0x1800 << 48), (10, 0x1400 << 48), (11, 0x1400 << 48)] {
+        // Bus 1, device 2, function 0: PPC bits 4 to 19. A register, in the bits after these.
+        eeh.inject(of(function, 0x0011_0010_0000_0000, 0x0000_0ffc_0000_0000)).unwrap();
+        assert_eq!(registers(), [access, 0x0011_0010_0000_0000, 0x0fff_fffc_0000_0000]);
+        for elsewhere in [0x0000_8000_0000_0000, 0, u64::MAX] {
+            eeh.inject(of(function, elsewhere, 0)).unwrap();
+            assert_eq!(registers(), [access, 0x0011_0000_0000_0000, 0x0fff_f000_0000_0000]);
+        }
+    }
 }

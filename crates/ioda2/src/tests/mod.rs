@@ -6,6 +6,7 @@ mod bringup;
 mod domains;
 mod frozen;
 mod ownership;
+mod resets;
 mod windows;
 
 use alloc::sync::Arc;

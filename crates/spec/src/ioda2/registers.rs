@@ -59,10 +59,30 @@ pub const ERR_INJ_ADDR: usize = 0x2b8;
 pub const ERR_INJ_MASK: usize = 0x2c0;
 /// PPC bit 0 of [`ERR_INJ_CTL`]: into what devices do. Observed: skiboot, `PHB_PAPR_ERR_INJ_CTL_INB`.
 pub const ERR_INJ_INBOUND: u64 = 1 << 63;
+/// PPC bit 1: into what CPUs do with memory. Observed: skiboot, `PHB_PAPR_ERR_INJ_CTL_OUTB`.
+pub const ERR_INJ_OUTBOUND: u64 = 1 << 62;
+/// PPC bit 3: into what CPUs do with configuration space. Observed: skiboot, `PHB_PAPR_ERR_INJ_CTL_CFG`.
+pub const ERR_INJ_CONFIG: u64 = 1 << 60;
+/// PPC bits 16:63 of [`ERR_INJ_ADDR`] and [`ERR_INJ_MASK`]: the CPU's address of a device's memory. Observed: skiboot, `PHB_PAPR_ERR_INJ_ADDR_MMIO`, and hw/phb3.c,
+/// `phb3_err_inject_mem32`.
+pub const ERR_INJ_MMIO_BITS: u64 = 0x0000_ffff_ffff_ffff;
+/// PPC bits 4:19 of both: bus, device and function. Observed: skiboot, `PHB_PAPR_ERR_INJ_MASK_CFG_ALL`.
+pub const ERR_INJ_FUNCTION_BITS: u64 = 0x0fff_f000_0000_0000;
+/// Where those begin.
+pub const ERR_INJ_FUNCTION_SHIFT: u32 = 44;
 /// PPC bit 4: into reads. Observed: skiboot, `PHB_PAPR_ERR_INJ_CTL_RD`.
 pub const ERR_INJ_READ: u64 = 1 << 59;
 /// PPC bit 5: into writes. Observed: skiboot, `PHB_PAPR_ERR_INJ_CTL_WR`.
 pub const ERR_INJ_WRITE: u64 = 1 << 58;
+
+/// How the link below the root port is. Observed: skiboot, `PHB_PCIE_DLP_TRAIN_CTL`.
+pub const TRAIN_CTL: usize = 0x640;
+/// PPC bit 23 of it: the link is up. Observed: skiboot, `PHB_PCIE_DLP_TC_DL_LINKACT`.
+pub const TRAIN_LINK_ACTIVE: u64 = 1 << 40;
+/// Resets of what is below. Observed: skiboot, `PHB_RESET`.
+pub const RESET: usize = 0x808;
+/// PPC bit 2 of it: the slot is not held in reset; clear while it is (PERST). Observed: skiboot hw/phb3.c, `phb3_freset`.
+pub const RESET_RELEASED: u64 = 1 << 61;
 
 /// What the bridge is. Observed: skiboot, `PHB_VERSION`; QEMU answers 0x0000_00a3_0000_0005 for Venice DD2.0.
 pub const VERSION: usize = 0x800;
