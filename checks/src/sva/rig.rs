@@ -168,7 +168,8 @@ impl Rig {
             cpu_first: Pa::new(WINDOW),
             size_bytes: WINDOW_BYTES,
         };
-        let bridge = pci::HostBridge { segment: 0, buses: 0..=LAST_BUS, windows: vec![window] };
+        let bridge =
+            pci::HostBridge { segment: 0, buses: 0..=LAST_BUS, windows: vec![window], segment_bytes: 1 };
         let topology = pci::enumerate(&*config, &bridge);
         let trust = HostTrust { ats_supported: true, ..HostTrust::default() };
         for (function, model) in models.iter().enumerate().take(topology.functions.len()) {

@@ -13,6 +13,9 @@
 //! nothing down. A 64-bit register right below the host bridge may also go above 4 GiB if there is no room below. What is larger than any host
 //! window is refused first, so that it does not keep what is beside it from being placed.
 //!
+//! Where the host bridge tells devices apart by address ([`HostBridge::segment_bytes`]), windows of bridges and what lies right below the host bridge take whole
+//! segments: what two bridges lead to never lies in one.
+//!
 //! Spec: PCIe 6.0, 7.5.1.2.1 "Base Address Registers (Offset 10h - 24h)", 7.5.1.3 "Type 1 Configuration Space Header".
 
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -123,7 +126,8 @@ pub(crate) fn assign(config: &(impl ConfigAccess + ?Sized), host: &HostBridge, t
     for (index, function) in topology.functions.iter().enumerate() {
         below.entry(function.above).or_default().push(index);
     }
-    let mut assign = Assign { config, topology, windows, packages, below };
+    let segment = if host.segment_bytes.is_power_of_two() { host.segment_bytes } else { 1 };
+    let mut assign = Assign { config, topology, windows, packages, below, segment };
     assign.pack();
     let items = assign.wanted(None);
     assign.place_all(items);
@@ -174,6 +178,8 @@ struct Assign<'a, C: ?Sized> {
     packages: Vec<Packages>,
     /// What is right below each bridge, and below the host bridge.
     below: BTreeMap<Option<usize>, Vec<usize>>,
+    /// What memory windows and what is right below the host bridge are multiples of.
+    segment: u64,
 }
 
 impl<C: ConfigAccess + ?Sized> Assign<'_, C> {
@@ -187,7 +193,7 @@ impl<C: ConfigAccess + ?Sized> Assign<'_, C> {
             let mut wanted = self.wanted(Some(bridge));
             for window in WINDOWS {
                 let items = wanted.extract_if(.., |item| item.into == window).collect();
-                let (package, refused) = Package::pack(items, window.unit());
+                let (package, refused) = Package::pack(items, window.unit().max(self.segment_of(window)));
                 self.packages[bridge][window.index()] = package;
                 refused.iter().for_each(|item| self.refuse(item));
             }
@@ -207,6 +213,10 @@ impl<C: ConfigAccess + ?Sized> Assign<'_, C> {
         possible
     }
 
+    fn segment_of(&self, window: Window) -> u64 {
+        if window == Window::Io { 1 } else { self.segment }
+    }
+
     fn fits_alone(&self, item: &Item) -> bool {
         let suits = |free: &&Free| free.rank(item).is_some();
         self.windows.iter().filter(suits).any(|free| Free::new(free.window).place(item).is_some())
@@ -220,7 +230,9 @@ impl<C: ConfigAccess + ?Sized> Assign<'_, C> {
             Space::Memory32 | Space::Memory64 => Window::Memory,
         };
         let anywhere = space == Space::Memory64 && (above.is_none() || into == Window::Prefetchable);
-        Item { function, what: What::Bar(bar), size: size_bytes, align: size_bytes, into, anywhere }
+        let unit = if above.is_none() { self.segment_of(into) } else { 1 };
+        let size = align_up(size_bytes, unit).unwrap_or(size_bytes);
+        Item { function, what: What::Bar(bar), size, align: size_bytes.max(unit), into, anywhere }
     }
 
     /// What a bridge's window wants; none if it has nothing to hold.

@@ -14,4 +14,9 @@ pub struct HostBridge {
     pub buses: RangeInclusive<u8>,
     /// What the CPU reaches through it. They do not overlap.
     pub windows: Vec<HostWindow>,
+    /// Who is told apart by his addresses below 4 GiB: registers right below the host bridge, and windows of bridges, begin and end there at multiples of this, a
+    /// power of two. 1 where they are not told apart so.
+    ///
+    /// Observed: Linux 6.x, `pnv_pci_window_alignment`: the segments of a PHB's M32.
+    pub segment_bytes: u64,
 }

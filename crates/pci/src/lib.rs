@@ -5,6 +5,8 @@
 //! what is above it, where its registers are, and what was wrong. [`Topology::groups`] says who cannot be kept apart from whom,
 //! [`Topology::requester_ids`] as whom a function's requests arrive, also where it does not use its own id ([`AliasQuirk`]).
 //!
+//! [`Below`] resets what is below a bridge and sets it up again.
+//!
 //! [`AddressServices`] are ATS, page requests and PASIDs of a function: what it has of them, why not the others, and how they are turned on and off.
 //!
 //! # Who may do what, when
@@ -47,6 +49,7 @@ mod msix;
 mod name;
 mod problem;
 mod quirks;
+mod reset;
 mod scan;
 mod services;
 mod topology;
@@ -71,6 +74,7 @@ pub use name::{FunctionName, NotAName};
 pub use portcullis_spec::pcie::{Bdf, HostWindow, Space};
 pub use problem::{BarFault, Fault, Problem};
 pub use quirks::{ALIASES, Alias, AliasQuirk, ISOLATING, Isolation};
+pub use reset::{Below, ResetError};
 pub use services::{
     AddressServices, Ats, AtsSwitch, HostTrust, Missing, PasidPermissions, Pasids, Pri, SavedServices,
     ServiceError,

@@ -12,6 +12,7 @@
 //! | `messages` | those of a PHB3 |
 //! | `unit` | an IOMMU |
 //! | `smmu`, `phb3` | what its kind needs |
+//! | `slot` | how a PHB3's devices are reset |
 //! | `pci` | what is below a host bridge |
 //! | `fixed` | devices that firmware tells of |
 //! | `sharing` | devices that get processes' memory |
@@ -26,6 +27,7 @@ mod messages;
 mod pci;
 mod phb3;
 mod sharing;
+mod slot;
 mod smmu;
 mod unit;
 

@@ -15,7 +15,7 @@ use portcullis::pci::{self, Bdf, ConfigAccess, Ecam, Space, Topology};
 use portcullis::types::{Iova, IovaRange, Perms, Prot, SourceId};
 
 use super::drivers::{Binding, Bound, Port, unbind};
-use super::phb3::Phb3Config;
+use super::phb3::{self, Phb3Config};
 use super::unit::{Hardware, Unit};
 use super::{Standing, System};
 use crate::error::RunError;
@@ -89,8 +89,12 @@ pub(super) fn bring_up(system: &System, index: usize, mode: FlushMode) -> Result
         PciConfig::Ecam(ecam) => Arc::new(Ecam::new(system.platform.registers(*ecam), host.buses.clone())),
         PciConfig::Phb3(phb) => Arc::new(Phb3Config::new(system.platform.registers(phb.registers))),
     };
-    let bridge =
-        pci::HostBridge { segment: host.segment, buses: host.buses.clone(), windows: host.windows.clone() };
+    let bridge = pci::HostBridge {
+        segment: host.segment,
+        buses: host.buses.clone(),
+        windows: host.windows.clone(),
+        segment_bytes: phb3::segment_bytes(host),
+    };
     let topology = pci::enumerate(&*config, &bridge);
     let mut found = HostBridge { index, config, topology, endpoints: Vec::new(), groups: Vec::new() };
     let mut standings: Vec<Option<Standing>> = found.topology.functions.iter().map(|_| None).collect();
@@ -107,6 +111,7 @@ pub(super) fn bring_up(system: &System, index: usize, mode: FlushMode) -> Result
         let groups = builder.groups;
         found.groups.extend(groups);
     }
+    phb3::know_devices(system, host, &found)?;
     let standings =
         standings.into_iter().map(|standing| standing.unwrap_or(Standing::Uncovered("it is in no group")));
     found.endpoints = standings

@@ -3,8 +3,11 @@
 //! Firmware's part is the control register and configuration space; the rest of it, the chip's side and the link, the model has out of reset.
 //!
 //! Observed: skiboot hw/phb3.c, `phb3_init_hw` (Init_87), `phb3_pcicfg_read32`.
+//! After enumeration the bridge is told which segments of M32 hold whose registers, and how devices are reset (`slot`).
+//!
 //! Not here: interrupts' table (`messages`).
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model_ioda2 as model;
@@ -12,14 +15,16 @@ use portcullis::core::iommu::Iommu;
 use portcullis::core::iopf::FaultQueue;
 use portcullis::core::sva::SvaUnit;
 use portcullis::core::unit::IommuUnit;
-use portcullis::firmware::{PciConfig, PciHost};
+use portcullis::firmware::{PciConfig, PciHost, Translation};
 use portcullis::hal::Registers;
 use portcullis::ioda2::{Config, M32, Phb3};
 use portcullis::pci::{Bdf, ConfigAccess, Space};
-use portcullis::types::Pa;
+use portcullis::types::{Pa, SourceId};
 
 use super::System;
 use super::messages::Messages;
+use super::pci::HostBridge;
+use super::slot::BusSlot;
 use super::unit::{Hardware, Unit};
 use crate::error::RunError;
 use crate::platform::RegisterWindow;
@@ -91,6 +96,72 @@ fn m32(host: &PciHost) -> Option<M32> {
     let window = host.windows.iter().find(|window| window.space == Space::Memory32)?;
     let bytes = window.size_bytes.checked_next_power_of_two()?;
     Some(M32 { cpu_first: window.cpu_first, pci_first: window.bus_first, bytes })
+}
+
+/// Segments of M32.
+const SEGMENTS: u64 = 256;
+
+/// What a segment of M32 holds below this host bridge; 1 where it has none.
+pub(super) fn segment_bytes(host: &PciHost) -> u64 {
+    let is_phb = matches!(host.config, PciConfig::Phb3(_));
+    m32(host).filter(|_| is_phb).map_or(1, |m32| m32.bytes / SEGMENTS)
+}
+
+/// Tells a PHB3 of the devices below it: whose registers are in which segments of M32, and how they are reset.
+pub(super) fn know_devices(system: &System, host: &PciHost, found: &HostBridge) -> Result<(), RunError> {
+    let Some(unit) = system.units.iter().find(|unit| unit.name() == host.path) else { return Ok(()) };
+    let Hardware::Phb3(phb, _) = &unit.driver else { return Ok(()) };
+    let groups = found.topology.groups();
+    let source = |group: &[usize]| {
+        group.iter().find_map(|&function| match host.translation(found.topology.functions[function].at) {
+            Translation::Behind { iommu, source } if iommu == unit.index => Some(source),
+            _ => None,
+        })
+    };
+    let sources: Vec<Option<SourceId>> = groups.iter().map(|group| source(group)).collect();
+    let wrong = |error| {
+        RunError::wrong(
+            unit.name(),
+            format!("a device is unknown to it: {error:?}"),
+            "run with -v to see why",
+        )
+    };
+    for (segment, group) in segments(host, found, &groups) {
+        // What several share freezes with nobody.
+        if let Some(source) = group.and_then(|group| sources[group]) {
+            phb.assign_m32(source, segment..=segment).map_err(wrong)?;
+        }
+    }
+    for (group, source) in groups.iter().zip(sources) {
+        let slot = BusSlot::of(&system.platform, found, group, || phb.root_port());
+        if let (Some(slot), Some(source)) = (slot, source) {
+            phb.set_slot(source, Arc::new(slot)).map_err(wrong)?;
+        }
+    }
+    Ok(())
+}
+
+/// The segments in which there are registers, and of which group; none if of several.
+fn segments(host: &PciHost, found: &HostBridge, groups: &[Vec<usize>]) -> BTreeMap<u8, Option<usize>> {
+    let mut owners = BTreeMap::new();
+    let Some(m32) = m32(host) else { return owners };
+    let bytes = segment_bytes(host);
+    for (group, &function) in
+        groups.iter().enumerate().flat_map(|(at, group)| group.iter().map(move |one| (at, one)))
+    {
+        for bar in found.topology.functions[function].bars.iter().filter(|bar| bar.space != Space::Io) {
+            let Some(placed) = bar.placed.filter(|placed| placed.bus_address >= m32.pci_first) else {
+                continue;
+            };
+            let first = placed.bus_address - m32.pci_first;
+            for segment in first / bytes..=(first + (bar.size_bytes - 1)) / bytes {
+                let Ok(segment) = u8::try_from(segment) else { continue };
+                let owner = owners.entry(segment).or_insert(Some(group));
+                *owner = owner.filter(|other| *other == group);
+            }
+        }
+    }
+    owners
 }
 
 /// PHB_CONFIG_DATA and PHB_CONFIG_ADDRESS. Observed: skiboot include/phb3-regs.h.

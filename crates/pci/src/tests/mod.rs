@@ -8,6 +8,7 @@ mod groups;
 mod hostile;
 mod interrupts;
 mod placing;
+mod resets;
 mod services;
 
 use alloc::vec::Vec;
@@ -35,5 +36,6 @@ pub(crate) fn host() -> HostBridge {
             window(Space::Memory32, false, 0x1000_0000, 0x7000_0000, 0x2eff_0000),
             window(Space::Memory64, false, 0x80_0000_0000, 0x80_0000_0000, 0x80_0000_0000),
         ]),
+        segment_bytes: 1,
     }
 }

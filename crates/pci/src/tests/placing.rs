@@ -238,3 +238,45 @@ fn a_bridge_that_is_16_bits_wide_gets_no_io_above_64_kib() {
         }
     }
 }
+
+#[test]
+fn no_two_bridges_lead_into_one_segment_of_a_host_bridge() {
+    const SEGMENT: u64 = 0x80_0000;
+    let host = HostBridge {
+        windows: Vec::from([window(Space::Memory32, false, 0x8000_0000, 0x8000_0000, 0x7fff_0000)]),
+        segment_bytes: SEGMENT,
+        ..host()
+    };
+    let fake = Fake::new(0);
+    let port = fake.root(0x00, FakeFunction::bridge().express(ROOT_PORT).bar32(0, 0x1000));
+    let up = fake.below(port, 0, FakeFunction::bridge().express(UPSTREAM));
+    let left = fake.below(up, 0x00, FakeFunction::bridge().express(DOWNSTREAM));
+    let a = fake.below(left, 0, FakeFunction::endpoint().bar64(0, 0x4000, false).bar64(2, 0x2000, true));
+    let right = fake.below(up, 0x08, FakeFunction::bridge().express(DOWNSTREAM));
+    let b = fake.below(right, 0, FakeFunction::endpoint().bar32(0, 0x100).bar32(1, 0x100_0000));
+    let c = fake.root(0x10, FakeFunction::endpoint().bar32(0, 0x100));
+    let d = fake.root(0x18, FakeFunction::endpoint().bar32(0, 0x100).bar32(1, 0x100));
+    let topology = enumerate(&fake, &host);
+    assert_eq!(topology.problems, []);
+    check_routing(&fake, &topology, &host, &[port, up, left, a, right, b, c, d]);
+    let segments = |function: usize| -> Vec<u64> {
+        let placed =
+            topology.functions[function].bars.iter().map(|bar| (bar.placed.unwrap(), bar.size_bytes));
+        let of = |(at, size): (crate::Placed, u64)| {
+            at.bus_address / SEGMENT..=(at.bus_address + size - 1) / SEGMENT
+        };
+        placed.flat_map(of).collect()
+    };
+    for one in 0..8 {
+        let shared = segments(one)
+            .into_iter()
+            .find(|at| (0..8).any(|other| other != one && segments(other).contains(at)));
+        assert_eq!(shared, None, "function {one}");
+    }
+    // The memory window of each bridge.
+    for bridge in [port, up, left, right] {
+        let word = fake.raw(bridge, 0x20);
+        let (base, limit) = (u64::from(word & 0xfff0) << 16, u64::from(word & 0xfff0_0000) | 0xf_ffff);
+        assert!(base.is_multiple_of(SEGMENT) && (limit + 1).is_multiple_of(SEGMENT), "{word:#x}");
+    }
+}

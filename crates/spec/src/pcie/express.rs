@@ -12,6 +12,10 @@ pub const DEVICE_CAPABILITIES: u16 = 0x04;
 pub const DEVICE_CONTROL: u16 = 0x08;
 /// Offset of [`DeviceStatus`], 16 bits.
 pub const DEVICE_STATUS: u16 = 0x0a;
+/// Offset of [`LinkCapabilities`], 32 bits. Not in endpoints of the root complex.
+pub const LINK_CAPABILITIES: u16 = 0x0c;
+/// Offset of [`LinkStatus`], 16 bits. It has bits that are cleared by writing ones.
+pub const LINK_STATUS: u16 = 0x12;
 /// Offset of [`DeviceCapabilities2`], 32 bits, version 2 and later.
 pub const DEVICE_CAPABILITIES_2: u16 = 0x24;
 /// Offset of [`DeviceControl2`], 16 bits, version 2 and later.
@@ -159,6 +163,37 @@ pub struct DeviceStatus {
     pub transactions_pending: bool,
     #[bits(10)]
     __: u16,
+}
+
+/// What a link can do, as far as it is used here.
+///
+/// Spec: PCIe 6.0, 7.5.3.6 "Link Capabilities Register (Offset 0Ch)".
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub struct LinkCapabilities {
+    /// Bits 3:0: the highest speed, 1 for 2.5 GT/s, 2 for 5 GT/s, and on.
+    #[bits(4)]
+    pub max_speed: u8,
+    #[bits(16)]
+    __: u16,
+    /// Bit 20: the port says whether the link is up.
+    pub reports_link_active: bool,
+    #[bits(11)]
+    __: u16,
+}
+
+/// How a link is, as far as it is used here.
+///
+/// Spec: PCIe 6.0, 7.5.3.8 "Link Status Register (Offset 12h)".
+#[bitfield(u16)]
+#[derive(PartialEq, Eq)]
+pub struct LinkStatus {
+    #[bits(13)]
+    __: u16,
+    /// Bit 13: the link is up.
+    pub link_active: bool,
+    #[bits(2)]
+    __: u8,
 }
 
 /// What a function can do, continued.

@@ -3,7 +3,7 @@
 use super::capability::{ExtendedHeader, ExtendedId, Header, Id};
 use super::express::{
     Capabilities, DeviceCapabilities, DeviceCapabilities2, DeviceControl, DeviceControl2, DeviceStatus,
-    PortType,
+    LinkCapabilities, LinkStatus, PortType,
 };
 use super::extended::{
     AcsCapability, AcsControl, AriCapability, AtsCapability, AtsControl, PasidCapability, PasidControl,
@@ -153,6 +153,13 @@ fn express_fields_lie_where_the_book_has_them() {
         unsupported_request: true, with_unsupported_request => 0x0008;
         aux_power: true, with_aux_power => 0x0010;
         transactions_pending: true, with_transactions_pending => 0x0020;
+    });
+    fields!(u32 LinkCapabilities {
+        max_speed: 0xf, with_max_speed => 0x0000_000f;
+        reports_link_active: true, with_reports_link_active => 0x0010_0000;
+    });
+    fields!(u16 LinkStatus {
+        link_active: true, with_link_active => 0x2000;
     });
     fields!(u32 DeviceCapabilities2 {
         ari_forwarding: true, with_ari_forwarding => 0x0000_0020;

@@ -80,7 +80,7 @@ impl Disk {
             cpu_first: Pa::new(BAR_PA),
             size_bytes: 0x100_0000,
         };
-        let bridge = HostBridge { segment: 0, buses: 0..=0, windows: vec![window] };
+        let bridge = HostBridge { segment: 0, buses: 0..=0, windows: vec![window], segment_bytes: 1 };
         let topology = enumerate(self, &bridge);
         assert_eq!(topology.problems, []);
         let trust = HostTrust { ats_supported: true, ..HostTrust::default() };
