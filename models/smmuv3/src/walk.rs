@@ -324,9 +324,12 @@ impl Engine<'_> {
             limits: found.limits,
             contiguous,
         };
-        // A group larger than the table or the address space cannot be.
+        let last = found.output | ((1 << group_lg2) - 1);
+        // A group larger than the table or the address space cannot be; one that ends beyond the output size has entries that are
+        // Address size faults, which a translation of the whole must not hide.
         if !contiguous
             || group_lg2 > tables.input_bits
+            || last >> tables.output_bits != 0
             || !self.group_agrees(tables, &found, entries, walker, asked)
         {
             return alone;

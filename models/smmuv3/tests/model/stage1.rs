@@ -377,6 +377,20 @@ fn a_contiguous_group_is_one_translation() {
 }
 
 #[test]
+fn a_contiguous_group_that_ends_beyond_the_output_size_hides_no_fault() {
+    let machine = Machine::stage1(plain());
+    // IPS=0: 32 bits. Sixteen blocks of 1 GiB from 0 on, of which four are below that.
+    machine.words(CD, &[0x0001_6200_c000_0019]);
+    let group: Vec<u64> = (0..16u64).map(|i| 0x0010_0000_0000_0f41 | i << 30).collect();
+    machine.words(L1 + 16 * 8, &group);
+    assert_eq!(machine.read(1, 0x4_c000_0000), Got::At(0xc000_0000));
+    assert_eq!(machine.read(1, 0x5_0000_0000), Got::Abort, "also when its neighbour is cached");
+    assert_eq!(machine.event()[0], 0x0000_0001_0000_0011);
+    assert_eq!(machine.read(1, 0x4_0000_0000), Got::At(0));
+    machine.assert_clean();
+}
+
+#[test]
 fn entries_of_a_contiguous_group_that_differ_are_noted() {
     let entry = |i: u64| (0x0010_0000_0031_0000 + i * 0x1000) | PAGE;
     // One without the hint; one that leads elsewhere; one read-only; one not there.
