@@ -33,7 +33,8 @@ impl Engine<'_> {
             Some(split) => self.second_level(asked, split)?,
         };
         // "Fetch of STE caused external abort, or the address was out of range." A failed fetch is not cached.
-        let failed = Refusal::recorded(Event::SteFetch(*asked, at));
+        // "FetchAddr bits [55:OAS] are RES0 if OAS is smaller than 56."
+        let failed = Refusal::recorded(Event::SteFetch(*asked, self.truncate(at)));
         if at >> self.config.oas() != 0 {
             return Err(failed);
         }

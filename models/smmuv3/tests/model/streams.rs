@@ -211,7 +211,8 @@ fn a_second_level_beyond_the_address_size_is_a_failed_fetch() {
     let machine = two_level(7);
     machine.words(0x6_0008, &[0x0001_0000_0000_0007]);
     assert_eq!(machine.read(0x45, 0), Got::Abort);
-    assert_eq!(machine.event(), [0x0000_0045_0000_0003, 0, 0, 0x0001_0000_0000_0140]);
+    // FetchAddr[55:OAS] are RES0.
+    assert_eq!(machine.event(), [0x0000_0045_0000_0003, 0, 0, 0x140]);
 }
 
 #[test]
