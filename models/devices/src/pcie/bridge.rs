@@ -14,9 +14,7 @@ use std::sync::Arc;
 use model_bus::Width;
 
 use super::bar::Bar;
-use super::capability::{
-    ARI_FORWARDING, Acs, DEVICE_CONTROL_2, LINK_ACTIVE, LINK_STATUS, PortKind, express,
-};
+use super::capability::{ARI_FORWARDING, Acs, DEVICE_CONTROL_2, LINK_ACTIVE, LINK_STATUS, PortKind, express};
 use super::config::{ConfigBuilder, ConfigSpace, Identity};
 use super::function::Function;
 use super::pci_bus::PciBus;
