@@ -9,6 +9,7 @@ mod bare;
 mod bench;
 mod deny;
 mod metadata;
+mod mutants;
 mod qemu;
 mod rooms;
 mod rules;
@@ -24,6 +25,9 @@ cargo xtask COMMAND
   test [STAGE...]   every check that CI runs, or only the stages named
       --with-qemu       installs Debian's QEMU for the tests that want one
       --with-qemu=11    makes a Debian tree with QEMU 11 in target/qemu-11, too
+  mutants [NAME...] re-made bugs, each of which its tests must catch; all of them, or those named
+      --sample N --seed S   N of them, drawn
+      --list                says what they are, and runs nothing
   bench [ARG...]    the figures, each with its peer in the same run; arguments go to the benches
   stages            the stages of `test`, one to a line";
 
@@ -35,6 +39,7 @@ fn main() -> ExitCode {
     };
     match command.as_str() {
         "test" => test::run(rest),
+        "mutants" => mutants::run(rest),
         "bench" => bench::run(rest),
         "stages" => test::list(),
         "help" | "--help" | "-h" => {

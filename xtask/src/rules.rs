@@ -2,7 +2,7 @@
 //!
 //! Checked here: each room uses only the rooms it may ([`ROOMS`]), in its tests too; an embedded room ships only outside crates
 //! that are on the list ([`EMBEDDABLE`]); every embedded room says `no_std` and forbids unsafe code; the golden words are typed by
-//! hand, and take nothing from `spec`, which they are there to judge.
+//! hand, and take nothing from `spec`, which they are there to judge; every mutant in the code stands in a list, and the other way round.
 //!
 //! Not here: whether an outside crate really does without std. The `no_std` stage builds it.
 
@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::metadata::{Dependency, Package, Workspace};
+use crate::mutants;
 use crate::rooms::{EMBEDDABLE, ROOMS};
 use crate::shell::root;
 use crate::stage::Passed;
@@ -28,10 +29,15 @@ pub(crate) fn check() -> Result<Passed, String> {
     broken.extend(workspace.embedded().flat_map(|package| broken_attributes(&workspace.room(package))));
     let golden = sources(&root().join(GOLDEN))?;
     broken.extend(golden.iter().filter_map(|file| names_spec(file)));
+    let (mutants, disagreements) = mutants::check_hooks(&root(), &embedded_sources(&workspace)?)?;
+    broken.extend(disagreements);
     broken.iter().for_each(|line| println!("{line}"));
     let arrows: usize = workspace.packages.iter().map(|package| package.dependencies.len()).sum();
     match broken.len() {
-        0 => Ok(Passed::Done(format!("{arrows} arrows, {} files of golden words", golden.len()))),
+        0 => Ok(Passed::Done(format!(
+            "{arrows} arrows, {} files of golden words, {mutants} mutants",
+            golden.len()
+        ))),
         count => Err(format!("{count} broken")),
     }
 }
@@ -83,6 +89,15 @@ fn broken_attributes(folder: &str) -> Vec<String> {
         .filter(|attribute| !lines.contains(attribute))
         .map(|attribute| format!("{folder}/src/lib.rs: `{attribute}` is missing"))
         .collect()
+}
+
+/// The Rust sources of what is embedded.
+fn embedded_sources(workspace: &Workspace) -> Result<Vec<PathBuf>, String> {
+    let mut all = Vec::new();
+    for package in workspace.embedded() {
+        all.extend(sources(&root().join(workspace.room(package)).join("src"))?);
+    }
+    Ok(all)
 }
 
 /// The Rust sources under `folder`.
