@@ -97,6 +97,8 @@ pub struct SpaprCounters {
     pub reached: u64,
     /// Groups that shared the windows at one time.
     pub groups: u64,
+    /// Resets by which he recovered an endpoint that was stopped.
+    pub resets: u64,
     /// Entries and endpoints that the bridge was told to forget. Counted by the model.
     pub kills: u64,
     /// Freezes of endpoints by accesses that were tried and must not be. Counted by the model.

@@ -6,6 +6,7 @@
 //!
 //! - each mapped page is reached through each window, and leads to the user's bytes;
 //! - what is unmapped, outside of a window, or in a window that was removed, freezes the endpoint, and no byte moves;
+//! - an endpoint that was stopped is reset and set up again, and its old window works (`freeze`);
 //! - one level too many is refused as impossible (EINVAL), and so is all else that must be;
 //! - a second group reaches what is mapped when it joins, and nothing when it has left, while the first still does;
 //! - the kernel's way around translation works before, not while the user has the group, and again afterwards, as does the kernel's window: it reads the disk.
@@ -14,6 +15,7 @@
 //!
 //! Not here: what is the same for every user of a group (`vfio`).
 
+mod freeze;
 mod program;
 mod reading;
 mod share;
@@ -154,7 +156,7 @@ impl<'a> Scene<'a> {
             maps_refused,
             killed: self.run.job.kill,
         };
-        let SpaprCounters { windows, shapes, levels_refused, reached, groups, version, .. } = spapr;
+        let SpaprCounters { windows, shapes, levels_refused, reached, groups, resets, version, .. } = spapr;
         let spapr = SpaprCounters {
             version,
             reads: reading.times,
@@ -164,6 +166,7 @@ impl<'a> Scene<'a> {
             levels_refused,
             reached,
             groups,
+            resets,
             kills,
             freezes,
         };
@@ -197,6 +200,7 @@ fn turn(
     if !run.job.kill {
         sweep::all(&scene, &mut program, watch, info, &mut counters)?;
         counters.groups = share::share(&scene, &mut program, watch)?;
+        counters.resets = freeze::recover(&scene, &mut program, watch)?;
     }
     let mut reading = Reading::new(shapes.len());
     for (queues, data) in shapes {

@@ -209,6 +209,18 @@ impl<'a> Program<'a> {
         self.sys.eeh(self.container, eeh::GET_STATE)?.map_err(|errno| errno.on("an endpoint's state"))
     }
 
+    /// Has something done with them.
+    pub(super) fn eeh(&self, op: u32) -> Result<(), Failed> {
+        let done = self.sys.eeh(self.container, op)?;
+        done.map(drop).map_err(|errno| errno.on(&format!("operation {op} on an endpoint")))
+    }
+
+    /// Has an error made in what a device or a CPU does.
+    pub(super) fn inject(&self, function: u32, address: u64, mask: u64) -> Result<(), Failed> {
+        let made = self.sys.inject(self.container, function, address, mask)?;
+        made.map(drop).map_err(|errno| errno.on("having an error made"))
+    }
+
     /// Unfreezes them.
     pub(super) fn thaw(&self) -> Result<(), Failed> {
         for op in [eeh::ENABLE, eeh::UNFREEZE_IO, eeh::UNFREEZE_DMA] {

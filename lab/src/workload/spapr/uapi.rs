@@ -24,6 +24,11 @@ pub(super) mod eeh {
     pub(in super::super) const UNFREEZE_IO: u32 = 2;
     pub(in super::super) const UNFREEZE_DMA: u32 = 3;
     pub(in super::super) const GET_STATE: u32 = 4;
+    pub(in super::super) const RESET_DEACTIVATE: u32 = 5;
+    pub(in super::super) const RESET_HOT: u32 = 6;
+    pub(in super::super) const RESET_FUNDAMENTAL: u32 = 7;
+    pub(in super::super) const CONFIGURE: u32 = 8;
+    pub(in super::super) const INJECT: u32 = 9;
 }
 
 /// What windows there can be.
@@ -110,6 +115,18 @@ impl Sys<'_> {
     pub(super) fn eeh(&self, container: u64, op: u32) -> Result<Result<u64, Errno>, Failed> {
         let mut bytes = words32(&[40, 0, op]);
         bytes.resize(40, 0);
+        self.ask(container, EEH_PE_OP, &mut bytes)
+    }
+
+    /// Has an error made in what `function` says, in the window of 32 bits.
+    pub(super) fn inject(
+        &self,
+        container: u64,
+        function: u32,
+        address: u64,
+        mask: u64,
+    ) -> Result<Result<u64, Errno>, Failed> {
+        let mut bytes = request(&[40, 0, eeh::INJECT, 0, 0, function], &[address, mask]);
         self.ask(container, EEH_PE_OP, &mut bytes)
     }
 }
