@@ -142,6 +142,10 @@ impl LabPlatform {
         self.take_block(layout, &self.tables)
     }
 
+    pub(crate) fn alloc_buffers(&self, layout: BlockLayout) -> Option<Pa> {
+        self.take_block(layout, &self.buffers)
+    }
+
     pub(crate) fn free_tables(&self, first: Pa, layout: BlockLayout) {
         self.give_back(first, layout, &self.tables);
     }
@@ -205,7 +209,10 @@ impl TableMemory for LabPlatform {
 
 impl DmaMemory for LabPlatform {
     fn alloc_buffer(&self, layout: BlockLayout) -> Option<Pa> {
-        self.take_block(layout, &self.buffers)
+        match &self.tamper {
+            Some(tamper) => tamper.alloc_buffer(Hands(self), layout),
+            None => self.alloc_buffers(layout),
+        }
     }
 
     fn free_buffer(&self, first: Pa, layout: BlockLayout) {

@@ -60,6 +60,11 @@ impl Hands<'_> {
         self.0.free_tables(first, layout);
     }
 
+    /// Takes memory for buffers.
+    pub fn alloc_buffer(&self, layout: BlockLayout) -> Option<Pa> {
+        self.0.alloc_buffers(layout)
+    }
+
     /// Reads a register. Nobody there: all ones, as from a host bridge.
     pub fn read_register(&self, at: Pa, width: Width) -> u64 {
         self.0.bus().read_register(at, width).unwrap_or(u64::MAX)
@@ -106,6 +111,11 @@ pub trait Tamper: Send + Sync {
     /// Table memory is given back.
     fn free(&self, hands: Hands<'_>, first: Pa, layout: BlockLayout) {
         hands.free(first, layout);
+    }
+
+    /// An allocation of memory for buffers: coherent ones, and processes' pages.
+    fn alloc_buffer(&self, hands: Hands<'_>, layout: BlockLayout) -> Option<Pa> {
+        hands.alloc_buffer(layout)
     }
 
     /// A read of a register.

@@ -1,10 +1,11 @@
-//! A group behind a PHB3 is taken and given back, over and over, and with every allocation failing once.
+//! A group behind a PHB3 is taken and given back, over and over, and with every allocation of memory for tables and buffers failing once.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
 
 use model_bus::{Outcome, Request, Translator};
 use portcullis::core::device::Device;
+use portcullis::core::dma::Direction;
 use portcullis::core::group::Group;
 use portcullis::core::iommu::Gather;
 use portcullis::core::owner::{Owner, Released};
@@ -21,16 +22,26 @@ const DISK: SourceId = SourceId(0x100);
 const AROUND: u64 = 0x0800_0000_0000_0000;
 const AT: u64 = 0x30_0000;
 
-/// Table memory is refused once, after so many allocations; never at `u64::MAX`.
+/// Memory for tables or buffers is refused once, after so many allocations; never at `u64::MAX`.
 struct Failing(AtomicU64);
 
-impl Tamper for Failing {
-    fn alloc(&self, hands: Hands<'_>, layout: BlockLayout) -> Option<Pa> {
+impl Failing {
+    fn refuses(&self) -> bool {
         let left = self.0.load(Relaxed);
         if left != u64::MAX {
             self.0.store(left.wrapping_sub(1), Relaxed);
         }
-        if left == 0 { None } else { hands.alloc(layout) }
+        left == 0
+    }
+}
+
+impl Tamper for Failing {
+    fn alloc(&self, hands: Hands<'_>, layout: BlockLayout) -> Option<Pa> {
+        if self.refuses() { None } else { hands.alloc(layout) }
+    }
+
+    fn alloc_buffer(&self, hands: Hands<'_>, layout: BlockLayout) -> Option<Pa> {
+        if self.refuses() { None } else { hands.alloc_buffer(layout) }
     }
 }
 
@@ -96,8 +107,26 @@ impl Bench {
         used
     }
 
-    /// Takes the group, uses it, and gives it back; and again if that was refused. Answers what allocation has failed, if one has.
+    /// What the kernel does with its window: buffers, and memory of its own. An error is that of an allocation, after which all is as before.
+    fn kernel_uses_it(&self) -> Result<(), String> {
+        let told = |error: &dyn core::fmt::Debug| format!("{error:?}");
+        let dma = self.group.dma(&self.device).unwrap();
+        let buffer = dma.alloc_coherent(0x1_0000).map_err(|error| told(&error))?;
+        let mapped = dma.map_single(self.machine.spec.ram.first(), 0x1_0000, Direction::Bidirectional);
+        let mapped = mapped.map_err(|error| told(&error));
+        let done = mapped.map(|mapped| dma.unmap_single(mapped).unwrap());
+        dma.free_coherent(buffer).unwrap();
+        done
+    }
+
+    /// Takes the group, uses it, and gives it back; and again if that was refused. Before and after, the kernel uses it. Answers what allocation has failed, if one has.
     fn round(&self) -> Option<String> {
+        let before = self.kernel_uses_it().err();
+        let during = self.hand_over();
+        before.or(during).or(self.kernel_uses_it().err())
+    }
+
+    fn hand_over(&self) -> Option<String> {
         let user = Arc::new(0u8);
         if let Err(error) = self.group.claim_group(Owner::of(&user)) {
             return Some(format!("{error:?}"));
@@ -175,8 +204,8 @@ fn with_any_allocation_failing_a_group_comes_back_and_nothing_is_left() {
             None => break,
         }
     }
-    // The user's table, a level of it, and the kernel's table on the way back.
-    assert!(failures.len() >= 3, "{failures:#?}");
+    // The user's table, a level of it, and the kernel's table on the way back; a coherent buffer before and after.
+    assert!(failures.len() >= 5, "{failures:#?}");
     assert!(failures.iter().any(|failed| failed.contains("NoMemory")), "{failures:#?}");
     bench.done();
 }
