@@ -247,13 +247,27 @@ fn a_file_is_read_by_a_driver_that_makes_its_own_windows() {
     );
     let spapr = &json["counters"]["spapr"];
     assert_eq!(
-        (&spapr["shapes"], &spapr["levels_refused"], &spapr["groups"]),
-        (&7.into(), &3.into(), &2.into())
+        (&spapr["shapes"], &spapr["levels_refused"], &spapr["groups"], &spapr["reads"]),
+        (&7.into(), &3.into(), &2.into(), &3.into())
     );
     let table = succeeds(&["run", "spapr", &file]);
-    for word in ["windows", "7 shapes", "sharing", "freezes", "TCE kills", "equal"] {
+    for word in ["version 2", "pages of 4 KiB, 64 KiB and 16 MiB", "sharing", "freezes", "TCE kills", "equal"]
+    {
         assert!(table.contains(word), "{word} is missing in\n{table}");
     }
+    let one = succeeds(&["run", "spapr", &file, "--window", "16m", "--levels", "1"]);
+    assert!(one.contains("pages of 16 MiB") && !one.contains("4 KiB"), "{one}");
+    let old = succeeds(&["run", "spapr", &file, "--v1"]);
+    assert!(old.contains("version 1") && old.contains("pages of 4 KiB"), "{old}");
+    for arguments in [&["--kill"][..], &["--kill", "--v1"], &["--kill", "--window", "64k"]] {
+        let killed = succeeds(&[&["run", "spapr", &file], arguments].concat());
+        assert!(
+            killed.contains("after the process was killed") && !killed.contains("read through"),
+            "{killed}"
+        );
+    }
+    let refused = fails(4, &["run", "spapr", &file, "--window", "64k", "--levels", "3"]);
+    assert!(refused.contains("pages of 64 KiB by 3 levels") && refused.contains("EINVAL"), "{refused}");
     let refused = portcullis(&["run", "spapr", "--machine", "arm"]);
     assert!(text(&refused.stderr).contains("power8"), "{}", text(&refused.stderr));
 }
@@ -271,6 +285,14 @@ fn what_only_sva_understands_is_refused_elsewhere() {
         let said = fails(2, arguments);
         assert!(said.contains("portcullis run sva"), "{said}");
     }
+    for arguments in
+        [&["run", "vfio", "--window", "4k"][..], &["run", "dma", "--v1"], &["run", "--levels", "1"]]
+    {
+        assert!(fails(2, arguments).contains("portcullis run spapr"));
+    }
+    let both = fails(2, &["run", "spapr", "--v1", "--window", "4k"]);
+    assert!(both.contains("--v1") && both.contains("--window"), "{both}");
+    assert!(fails(2, &["run", "spapr", "--window", "2m"]).contains("16m"));
     for arguments in [&["run", "dma", "--unsafe-interrupts"][..], &["run", "--unsafe-interrupts"]] {
         assert!(fails(2, arguments).contains("portcullis run vfio"));
     }

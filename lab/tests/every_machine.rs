@@ -99,7 +99,7 @@ fn one_seed_is_one_trace_to_the_byte() {
         let first = trace(11);
         assert!(first.len() > 100, "{}: {} events", spec.name, first.len());
         assert_eq!(first, trace(11), "{}", spec.name);
-        // What a PHB3's dice decide, no event tells.
+        // What a PHB3's dice decide, no event of this workload tells. Those of `spapr` tell where processes are.
         if spec.phb3s().next().is_none() {
             assert_ne!(first, trace(12), "{}: the seed decides nothing", spec.name);
         }

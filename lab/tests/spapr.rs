@@ -30,13 +30,14 @@ struct Asked {
     windows: Windows,
     kill: bool,
     tamper: Option<Arc<dyn Tamper>>,
+    sink: Arc<Memory>,
 }
 
 fn go_on(
     spec: MachineSpec,
     bytes: usize,
     seed: u64,
-    Asked { windows, kill, tamper }: Asked,
+    Asked { windows, kill, tamper, sink }: Asked,
 ) -> Result<Outcome, RunError> {
     let input = Opened::beginning_of_sample(bytes);
     let job = Job {
@@ -46,7 +47,7 @@ fn go_on(
         seed,
         unsafe_interrupts: false,
         kill,
-        sink: Arc::new(Memory::default()),
+        sink,
         tamper,
         progress: None,
     };
@@ -121,7 +122,7 @@ fn a_user_who_is_killed_leaves_nothing_pinned_and_his_group_to_the_kernel() {
     let version1 = Windows { version1: true, ..Windows::default() };
     for windows in kinds.into_iter().chain([Windows::default(), version1]) {
         for seed in 1..4 {
-            let outcome = go_on(power8(), 700_000, seed, Asked { windows, kill: true, tamper: None });
+            let outcome = go_on(power8(), 700_000, seed, Asked { windows, kill: true, ..Asked::default() });
             let outcome = outcome.unwrap_or_else(|error| panic!("{windows:?}, seed {seed}: {error}"));
             let (vfio, spapr) = (outcome.counters.vfio.unwrap(), outcome.counters.spapr.unwrap());
             assert!(vfio.killed && vfio.most_pinned_pages > 0 && vfio.maps > vfio.unmaps, "{vfio:?}");
@@ -148,7 +149,28 @@ fn a_machine_with_one_disk_has_one_group_in_its_windows() {
     let mut spec = power8();
     spec.host_bridges[0].slots.truncate(1);
     let spapr = go(spec, 5000, 1).unwrap().counters.spapr.unwrap();
-    assert_eq!((spapr.shapes, spapr.groups), (7, 1));
+    assert_eq!((spapr.shapes, spapr.groups, spapr.resets), (7, 1, 2));
+}
+
+#[test]
+fn one_seed_is_one_trace_and_another_puts_processes_elsewhere() {
+    let trace = |seed| {
+        let mut spec = power8();
+        let BridgeKind::Phb3(phb) = &mut spec.host_bridges[0].kind else { panic!("power8 has a PHB3") };
+        phb.config.policy = Policy::hostile();
+        let asked = by(16, 2);
+        let sink = asked.sink.clone();
+        go_on(spec, 30_000, seed, asked).unwrap();
+        // Owners are places in this computer's memory, which differ.
+        let told = |line: String| {
+            line.split(' ').filter(|word| !word.starts_with("owner=")).collect::<Vec<_>>().join(" ")
+        };
+        sink.lines().into_iter().map(told).collect::<Vec<_>>()
+    };
+    let first = trace(11);
+    assert!(first.len() > 100, "{} events", first.len());
+    assert_eq!(first, trace(11));
+    assert_ne!(first, trace(12), "the seed decides nothing");
 }
 
 /// Registers of the machine's PHB3: kills, and the way to tables on the chip.
