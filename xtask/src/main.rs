@@ -8,6 +8,7 @@
 mod bare;
 mod bench;
 mod deny;
+mod differential;
 mod metadata;
 mod mutants;
 mod qemu;
@@ -28,6 +29,8 @@ cargo xtask COMMAND
   mutants [NAME...] re-made bugs, each of which its tests must catch; all of them, or those named
       --sample N --seed S   N of them, drawn
       --list                says what they are, and runs nothing
+  differential [--seed N] [--accesses N]
+                    our models against QEMU 11's, input by input; what was compared, counted
   bench [ARG...]    the figures, each with its peer in the same run; arguments go to the benches
   stages            the stages of `test`, one to a line";
 
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     match command.as_str() {
         "test" => test::run(rest),
         "mutants" => mutants::run(rest),
+        "differential" => differential::run(rest),
         "bench" => bench::run(rest),
         "stages" => test::list(),
         "help" | "--help" | "-h" => {

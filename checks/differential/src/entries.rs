@@ -117,11 +117,11 @@ pub fn cd(halves: [Option<&Tables>; 2], asid: u16, privileged: bool, dice: &mut 
     words[0] |= size_code(bits, dice) << 32;
     // AFFD, WXN and UWXN (nothing for data), ASET.
     words[0] |= u64::from(dice.one_in(5)) << 35 | noise(dice, 3 << 36) | noise(dice, 1 << 47);
-    // PAN counts for privileged accesses only.
-    words[0] |= if privileged { 0 } else { noise(dice, 1 << 40) };
-    // TBI0 and TBI1.
+    // PAN counts for privileged accesses only, and QEMU does not know it.
+    words[0] |= if privileged && !dice.one_in(16) { 0 } else { noise(dice, 1 << 40) };
+    // TBI0 and TBI1. QEMU takes one for the other.
     let tbi = u64::from(dice.one_in(3));
-    words[0] |= tbi << 38 | tbi << 39;
+    words[0] |= tbi << 38 | if dice.one_in(16) { tbi ^ 1 } else { tbi } << 39;
     words[0] |= half(halves[0], 0, dice) | half(halves[1], 1, dice) << 16;
     for (word, tables) in [(1, halves[0]), (2, halves[1])] {
         if let Some(tables) = tables {
@@ -144,29 +144,74 @@ fn half(tables: Option<&Tables>, index: usize, dice: &mut Dice) -> u64 {
     u64::from(64 - tables.shape.input_bits) | code << 6 | noise(dice, 0x3f << 8)
 }
 
-/// Spoils an entry in one way.
+/// Sets `bits` bits from `low` on.
+fn set(word: &mut u64, low: u32, bits: u32, value: u64) {
+    let mask = (1 << bits) - 1;
+    *word = *word & !(mask << low) | (value & mask) << low;
+}
+
+/// Spoils an entry in one way. What tables it has stay tables of the same levels, as long as it is a valid one.
 pub fn spoil_ste(words: &mut [u64; 8], dice: &mut Dice) {
-    let set = |word: &mut u64, low: u32, bits: u32, value: u64| {
-        let mask = (1 << bits) - 1;
-        *word = *word & !(mask << low) | (value & mask) << low;
-    };
-    match dice.up_to(9) {
+    match dice.up_to(14) {
         0 => words[0] &= !1,
         1 => set(&mut words[2], 46, 2, 3),
-        2 => set(&mut words[2], 32, 6, u64::from(dice.up_to(63))),
-        3 => set(&mut words[2], 38, 2, u64::from(dice.up_to(3))),
+        2 => {
+            let wanted = other_size(words[2] >> 32 & 0x3f, dice);
+            set(&mut words[2], 32, 6, wanted);
+        }
+        3 => {
+            let wanted = other_start(words[2], dice);
+            set(&mut words[2], 38, 2, wanted);
+        }
         4 => words[3] |= 1 << (44 + dice.up_to(7)),
         5 => set(&mut words[2], 52, 1, 1),
         6 => set(&mut words[2], 57, 1, 1),
         7 => set(&mut words[1], 27, 1, 1),
         8 => set(&mut words[2], 48, 3, u64::from(dice.up_to(7))),
+        // S2HD, S2HA.
+        9 => set(&mut words[2], 55, 2, u64::from(1 + dice.up_to(2))),
+        // S2PTW.
+        10 => set(&mut words[2], 54, 1, 1),
+        // S1CDMax.
+        11 => set(&mut words[0], 59, 5, u64::from(1 + dice.up_to(30))),
+        // S1ContextPtr beyond the output size.
+        12 => words[0] |= 1 << (44 + dice.up_to(7)),
         // A fetch that meets nothing.
         _ => set(&mut words[0], 6, 46, 0x6000_0000 >> 6 | u64::from(dice.up_to(255))),
     }
 }
 
+/// A TxSZ that is out of range, or one that takes in less.
+fn other_size(now: u64, dice: &mut Dice) -> u64 {
+    match u64::from(dice.up_to(63)) {
+        wanted @ (0..=11 | 40..) => wanted,
+        wanted => (now + wanted % 4).min(39),
+    }
+}
+
+/// An S2SL0 that does not go with S2T0SZ.
+fn other_start(word: u64, dice: &mut Dice) -> u64 {
+    let wanted = u64::from(dice.up_to(3));
+    let granule = Granule::ALL.into_iter().find(|any| any.code0() == word >> 46 & 3).unwrap_or(Granule::Kib4);
+    let first = if granule == Granule::Kib4 { 2 } else { 3 };
+    let shift = u64::from(granule.shift(first - i8::try_from(wanted).unwrap_or(0)));
+    let input_bits = 64 - (word >> 32 & 0x3f);
+    let goes = (shift + 1..=shift + u64::from(granule.stride()) + 3).contains(&input_bits);
+    if goes { 3 } else { wanted }
+}
+
+/// A T0SZ or T1SZ for the same level of the root, or one that is out of range.
+fn other_half(now: u64, granule: Option<Granule>, dice: &mut Dice) -> u64 {
+    let Some(granule) = granule else { return 63 };
+    let start =
+        |size: u64| (64 - size).saturating_sub(1 + u64::from(granule.bits())) / u64::from(granule.stride());
+    let wanted = other_size(now, dice);
+    if (16..=39).contains(&wanted) && start(wanted) != start(now) { 63 } else { wanted }
+}
+
 /// Spoils a context descriptor in one way.
 pub fn spoil_cd(words: &mut [u64; 8], dice: &mut Dice) {
+    let word = words[0];
     let bit = match dice.up_to(14) {
         0 => return words[0] &= !(1 << 31),
         1 => return words[0] &= !(1 << 46),
@@ -175,12 +220,18 @@ pub fn spoil_cd(words: &mut [u64; 8], dice: &mut Dice) {
         4 => 42,
         5 => return words[0] &= !(1 << 41),
         6 => 15,
-        7 => return words[0] = words[0] & !0x3f | u64::from(dice.up_to(63)),
-        8 => return words[0] = words[0] & !0x3f_0000 | u64::from(dice.up_to(63)) << 16,
+        7 => {
+            let granule = Granule::ALL.into_iter().find(|any| any.code0() == word >> 6 & 3);
+            return set(&mut words[0], 0, 6, other_half(word & 0x3f, granule, dice));
+        }
+        8 => {
+            let granule = Granule::ALL.into_iter().find(|any| any.code1() == word >> 22 & 3);
+            return set(&mut words[0], 16, 6, other_half(word >> 16 & 0x3f, granule, dice));
+        }
         9 => return words[0] |= 0xc0,
         10 => return words[0] &= !0xc0_0000,
-        11 => return words[1] |= 1 << (32 + dice.up_to(15)),
-        12 => return words[2] |= 1 << (32 + dice.up_to(15)),
+        11 => return words[1] |= 1 << (44 + dice.up_to(7)),
+        12 => return words[2] |= 1 << (44 + dice.up_to(7)),
         13 => 14,
         _ => 30,
     };

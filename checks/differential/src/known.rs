@@ -58,6 +58,16 @@ impl Context<'_> {
         self.steps().iter().any(|step| of(step).contains(&kind))
     }
 
+    /// Whether the first level of the stream table has no entry for the id, and QEMU may think otherwise.
+    fn stream_is_bad(&self) -> bool {
+        let Some(split) = self.case.setup.split() else { return false };
+        // The first word that is read is the first level's.
+        let Some(&(_, first)) = self.ours.walked.first() else { return false };
+        let span = first & 0x1f;
+        let lower = u64::from(self.access.stream) & ((1 << split) - 1);
+        span > 11 || span > u64::from(split) + 1 || span != 0 && lower >> (span - 1) != 0
+    }
+
     fn ours_fault(&self) -> Option<u8> {
         self.ours.answer.fault()
     }
@@ -88,6 +98,7 @@ pub enum Remedy {
 }
 
 const BAD_STREAM: u8 = 0x02;
+const STE_FETCH: u8 = 0x03;
 const BAD_STE: u8 = 0x04;
 const CD_FETCH: u8 = 0x09;
 const WALK_ABORT: u8 = 0x0b;
@@ -229,6 +240,72 @@ pub const ROWS: &[Row] = &[
         qemu: "says stage 1, and gives the address of the table, where stage 2's own walk for a stage 1 table meets nothing",
         clause: "7.3.12 \"F_WALK_EABT\": \"Translation of an IPA for Stage 1 descriptor fetch - S2 == 1 ... and S2 descriptor fetch PA\"",
         remedy: Remedy::Correct(find_abort),
+    },
+    Row {
+        name: "FetchAddr beyond the output size",
+        qemu: "gives all bits of the address of an STE that cannot be fetched",
+        clause: "7.3.4 \"F_STE_FETCH\": \"FetchAddr bits [55:OAS] are RES0 if OAS is smaller than 56\"",
+        remedy: Remedy::Correct(cut_fetch_address),
+    },
+    Row {
+        name: "RECINVSID",
+        qemu: "records C_BAD_STREAMID though CR2.RECINVSID is 0",
+        clause: "7.3.3 \"C_BAD_STREAMID\": \"Recorded when SMMU_(*_)CR2.RECINVSID == 1\"",
+        remedy: Remedy::Explain(record_of_bad_streams),
+    },
+    Row {
+        name: "S1ContextPtr beyond the output size",
+        qemu: "does not look whether S1ContextPtr is in range, and tries to fetch the CD",
+        clause: "5.2.2 \"Validity of STE\": S1ContextPtr out of range",
+        remedy: Remedy::Explain(context_pointer),
+    },
+    Row {
+        name: "S1CDMax",
+        qemu: "calls an entry bad for S1CDMax, though there are no substreams, or no stage 1",
+        clause: "5.2 \"STE, Stream Table Entry\", S1CDMax: RES0 where SMMU_IDR1.SSIDSIZE is 0, and IGNORED where stage 1 is off",
+        remedy: Remedy::Explain(contexts_max),
+    },
+    Row {
+        name: "S2HA and S2HD",
+        qemu: "does not look at S2HA and S2HD, though it has no hardware updates",
+        clause: "5.2.2 \"Validity of STE\": S2HA or S2HD set where SMMU_IDR0.HTTU does not have it",
+        remedy: Remedy::Explain(hardware_updates),
+    },
+    Row {
+        name: "S2PTW",
+        qemu: "does not know S2PTW",
+        clause: "5.2 \"STE, Stream Table Entry\", S2PTW: \"CD fetch or stage 1 table walk to Device-mapped stage 2 address: stage 2 Permission fault\"",
+        remedy: Remedy::Explain(protected_walk),
+    },
+    Row {
+        name: "PAN",
+        qemu: "does not know PAN",
+        clause: "5.4 \"CD, Context Descriptor\", PAN",
+        remedy: Remedy::Explain(privileged_access_never),
+    },
+    Row {
+        name: "TBI1",
+        qemu: "takes TBI0 for TBI1",
+        clause: "5.4 \"CD, Context Descriptor\", TBI0, TBI1",
+        remedy: Remedy::Explain(other_top_byte),
+    },
+    Row {
+        name: "IPS above 5",
+        qemu: "ends where a CD says IPS 6 or 7",
+        clause: "5.4 \"CD, Context Descriptor\", IPS: the effective size is capped by OAS",
+        remedy: Remedy::Avoid,
+    },
+    Row {
+        name: "S2AA64",
+        qemu: "ends where an entry says S2AA64 0",
+        clause: "5.2.2 \"Validity of STE\": S2AA64 selects a table format that is not there",
+        remedy: Remedy::Avoid,
+    },
+    Row {
+        name: "back to one level",
+        qemu: "goes on with a two-level stream table when STRTAB_BASE_CFG.FMT is set to linear again",
+        clause: "6.3.25 \"SMMU_STRTAB_BASE_CFG\", FMT",
+        remedy: Remedy::Avoid,
     },
 ];
 
@@ -418,9 +495,11 @@ fn limits_on_the_way(context: &Context<'_>, theirs: &Answer) -> bool {
     let limits = |step: &Step| {
         step.table.stage == Stage::One && step.table.level < 3 && step.raw & 3 == 3 && step.raw >> 62 & 1 == 1
     };
+    let refused =
+        |record: &Record| record[0] & 0xff == u64::from(PERMISSION) && !stage2(record) && class(record) == 2;
+    let unrecorded = words(context).is_some_and(|(_, cd)| cd >> 45 & 1 == 0) && silent(theirs);
     context.access.write
-        && theirs.fault() == Some(PERMISSION)
-        && theirs.records.first().is_some_and(|record| !stage2(record) && class(record) == 2)
+        && (unrecorded || theirs.records.first().is_some_and(refused))
         && context.steps().iter().any(limits)
 }
 
@@ -478,13 +557,7 @@ fn start_against_input(context: &Context<'_>, _: &Answer) -> bool {
 }
 
 fn spans(context: &Context<'_>, _: &Answer) -> bool {
-    let Some(split) = context.case.setup.split() else { return false };
-    // The first word that is read is the first level's.
-    let Some(&(_, first)) = context.ours.walked.first() else { return false };
-    let span = first & 0x1f;
-    let lower = u64::from(context.access.stream) & ((1 << split) - 1);
-    let bad = span > 11 || span > u64::from(split) + 1 || span != 0 && lower >> (span - 1) != 0;
-    context.ours_fault() == Some(BAD_STREAM) && bad
+    context.ours_fault() == Some(BAD_STREAM) && context.stream_is_bad()
 }
 
 fn find_abort(context: &Context<'_>, answer: &mut Answer) -> bool {
@@ -503,4 +576,62 @@ fn find_abort(context: &Context<'_>, answer: &mut Answer) -> bool {
             record[3] = ours[3];
         }
     })
+}
+
+fn cut_fetch_address(_: &Context<'_>, answer: &mut Answer) -> bool {
+    change(answer, |record| {
+        if record[0] & 0xff == u64::from(STE_FETCH) {
+            record[3] &= (1 << 44) - 1;
+        }
+    })
+}
+
+fn record_of_bad_streams(context: &Context<'_>, theirs: &Answer) -> bool {
+    // As with "spans", an id may also be bad in another way, or not at all, to QEMU.
+    context.case.setup.cr2 & 2 == 0
+        && silent(&context.ours.answer)
+        && (theirs.fault() == Some(BAD_STREAM) || context.stream_is_bad())
+}
+
+/// The entry's and the descriptor's first words.
+fn words(context: &Context<'_>) -> Option<([u64; 8], u64)> {
+    context.stream().map(|stream| (stream.ste, stream.cd.map_or(0, |cd| cd[0])))
+}
+
+fn context_pointer(context: &Context<'_>, _: &Answer) -> bool {
+    let beyond = |(ste, _): ([u64; 8], u64)| ste[0] & 0x000f_f000_0000_0000 != 0;
+    context.ours_fault() == Some(BAD_STE) && context.config() & 1 == 1 && words(context).is_some_and(beyond)
+}
+
+fn contexts_max(context: &Context<'_>, theirs: &Answer) -> bool {
+    theirs.fault() == Some(BAD_STE) && words(context).is_some_and(|(ste, _)| ste[0] >> 59 != 0)
+}
+
+fn hardware_updates(context: &Context<'_>, _: &Answer) -> bool {
+    let set = |(ste, _): ([u64; 8], u64)| ste[2] >> 55 & 3 != 0;
+    context.ours_fault() == Some(BAD_STE) && context.config() >= 6 && words(context).is_some_and(set)
+}
+
+fn protected_walk(context: &Context<'_>, _: &Answer) -> bool {
+    let Some((ste, _)) = words(context) else { return false };
+    let refused =
+        |record: &Record| record[0] & 0xff == u64::from(PERMISSION) && stage2(record) && class(record) < 2;
+    let ours = &context.ours.answer;
+    let unrecorded = ste[2] >> 58 & 1 == 0 && silent(ours);
+    context.config() == 7
+        && ste[2] >> 54 & 1 == 1
+        && (unrecorded || ours.records.first().is_some_and(refused))
+}
+
+fn privileged_access_never(context: &Context<'_>, _: &Answer) -> bool {
+    let Some((_, cd)) = words(context) else { return false };
+    let open = |step: &Step| step.table.stage == Stage::One && step.raw >> 6 & 1 == 1;
+    let ours = &context.ours.answer;
+    let refused = context.ours_fault() == Some(PERMISSION) || silent(ours);
+    context.case.privileged && cd >> 40 & 1 == 1 && refused && context.steps().iter().any(open)
+}
+
+fn other_top_byte(context: &Context<'_>, _: &Answer) -> bool {
+    let Some((_, cd)) = words(context) else { return false };
+    (cd >> 38 ^ cd >> 39) & 1 == 1 && context.access.address >> 55 & 1 == 1
 }

@@ -28,7 +28,7 @@ pub const TABLES_END: u64 = 0x4700_0000;
 /// What devices read and write.
 pub const DATA: u64 = 0x4800_0000;
 /// The end of what devices read and write.
-pub const DATA_END: u64 = 0x4a00_0000;
+pub const DATA_END: u64 = 0x4880_0000;
 
 /// Whether nothing answers in all of `len` bytes at `at`, on either machine.
 pub fn is_nowhere(at: u64, len: u64) -> bool {

@@ -35,16 +35,16 @@ pub fn lay(form: Form, streams: &[Stream], image: &mut Image, dice: &mut Dice) -
 }
 
 fn linear(lg2: u32, streams: &[Stream], image: &mut Image, dice: &mut Dice) -> Setup {
-    let table_base = if dice.one_in(80) { NOWHERE } else { STREAMS };
+    let table_base = base(lg2 + 6, dice);
     for stream in streams.iter().filter(|stream| stream.id >> lg2 == 0) {
         image.set_all(STREAMS + u64::from(stream.id) * 64, &stream.ste);
     }
-    Setup { table_base, table_config: lg2, cr2: RECORD_BAD_STREAMS }
+    Setup { table_base, table_config: lg2, cr2: cr2(dice) }
 }
 
 fn two_level(lg2: u32, streams: &[Stream], image: &mut Image, dice: &mut Dice) -> Setup {
     let split = [6, 8, 10][usize::try_from(dice.up_to(2)).unwrap_or(0)];
-    let table_base = if dice.one_in(80) { NOWHERE } else { STREAMS };
+    let table_base = base((lg2.saturating_sub(split) + 3).max(6), dice);
     // The second level begins behind 2^(16 - 6) entries of the first.
     let mut free = STREAMS + (8 << 10);
     let mut second = BTreeMap::new();
@@ -59,12 +59,27 @@ fn two_level(lg2: u32, streams: &[Stream], image: &mut Image, dice: &mut Dice) -
                 1 => u64::from(dice.up_to(13)),
                 _ => u64::from(split) + 1,
             };
-            let pointer = if dice.one_in(24) { NOWHERE } else { at };
+            let pointer = match dice.up_to(47) {
+                0 | 1 => NOWHERE,
+                2 => at | 1 << (44 + dice.up_to(7)),
+                _ => at,
+            };
             image.set(STREAMS + u64::from(upper) * 8, pointer | span);
             at
         });
         image.set_all(at + u64::from(lower) * 64, &stream.ste);
     }
     assert!(free <= STREAMS_END, "the stream table is too large");
-    Setup { table_base, table_config: lg2 | split << 6 | 1 << 16, cr2: RECORD_BAD_STREAMS }
+    Setup { table_base, table_config: lg2 | split << 6 | 1 << 16, cr2: cr2(dice) }
+}
+
+/// QEMU takes RECINVSID for set.
+fn cr2(dice: &mut Dice) -> u32 {
+    if dice.one_in(16) { 0 } else { RECORD_BAD_STREAMS }
+}
+
+/// STRTAB_BASE for a table of 2^`lg2` bytes. At times its low bits are set, which count as 0.
+fn base(lg2: u32, dice: &mut Dice) -> u64 {
+    let low = if dice.one_in(16) { dice.next_bits() & ((1 << lg2) - 64) } else { 0 };
+    (if dice.one_in(80) { NOWHERE } else { STREAMS }) | low
 }

@@ -194,7 +194,7 @@ impl Tables {
     /// A table descriptor that is unusual in one way or none.
     fn quirk(&self, word: u64, dice: &mut Dice) -> u64 {
         let size_lg2 = self.shape.granule.bits();
-        match dice.up_to(63) {
+        match dice.up_to(47) {
             // Nothing answers there. Behind a stage 2, nothing may be mapped there, either.
             0..=5 => 0x6000_0003 + (u64::from(dice.up_to(255)) << 20 >> size_lg2 << size_lg2),
             // Beyond what may be output.
@@ -233,9 +233,9 @@ fn leaf_bits(shape: &Shape, level: i8, privileged: bool, dice: &mut Dice) -> u64
     }
     match dice.up_to(31) {
         0 | 1 => raw & !3 | u64::from(dice.up_to(1)) << 1,
-        2 | 3 if level == 3 => raw & !3 | 1,
-        4 => raw & !AF,
-        5 => raw & !AF & !0xc0 | permissions(shape.stage, privileged, dice),
+        2..=4 if level == 3 => raw & !3 | 1,
+        5 => raw & !AF,
+        6 => raw & !AF & !0xc0 | permissions(shape.stage, privileged, dice),
         _ => raw,
     }
 }
@@ -254,7 +254,7 @@ fn permissions(stage: Stage, privileged: bool, dice: &mut Dice) -> u64 {
 
 /// The descriptor with its address, which is beyond what may be output now and then.
 fn with_address(raw: u64, output: u64, shape: &Shape, dice: &mut Dice) -> u64 {
-    if !dice.one_in(16) {
+    if !dice.one_in(12) {
         return raw | output & ADDRESS;
     }
     let beyond = (shape.output_bits + dice.up_to(47u32.saturating_sub(shape.output_bits))).min(47);

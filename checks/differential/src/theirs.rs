@@ -124,6 +124,22 @@ impl Theirs {
         Self::start_with(&qemu, "iommu=smmuv3")
     }
 
+    /// A machine for a test; none where there is no QEMU that is new enough, which is said on standard error.
+    ///
+    /// # Panics
+    ///
+    /// If there is one, and it does not start.
+    pub fn for_test() -> Option<Self> {
+        let qemus = portcullis_qemu::testing::qemus(Arch::Aarch64);
+        let Some(qemu) =
+            qemus.iter().filter(|qemu| qemu.version() >= OLDEST).max_by_key(|qemu| qemu.version())
+        else {
+            eprintln!("skipped: QEMU {OLDEST} or later is wanted");
+            return None;
+        };
+        Some(Self::start_with(qemu, "iommu=smmuv3").unwrap_or_else(|error| panic!("{error}")))
+    }
+
     /// Starts a machine of this QEMU with these machine properties.
     ///
     /// # Errors

@@ -1,0 +1,18 @@
+//! `cargo xtask differential`: our models against QEMU's, for as long as is wanted.
+
+use std::process::ExitCode;
+
+use crate::shell;
+
+/// Runs it, optimised: it is made to be run long. `arguments` are its own.
+pub(crate) fn run(arguments: &[String]) -> ExitCode {
+    let mut command = shell::cargo();
+    command.args(["run", "--release", "--quiet", "--package", "portcullis-differential", "--"]).args(arguments);
+    match shell::run(&mut command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(what) => {
+            eprintln!("xtask differential: {what}");
+            ExitCode::FAILURE
+        }
+    }
+}
