@@ -45,8 +45,21 @@ pub(crate) const ROOMS: &[Room] = &[
     room("backends/qemu", &["crates/types", "crates/hal"]),
     // Where both sides meet.
     room("lab", BOTH_SIDES),
-    room("cli", &["crates/types", "lab"]),
+    room("cli", &["crates/types", "lab", "checks/simulator"]),
     room("checks", BOTH_SIDES_AND_LAB),
+    room(
+        "checks/simulator",
+        &[
+            "crates/portcullis",
+            "models/bus",
+            "models/smmuv3",
+            "models/cpu",
+            "models/ioda2",
+            "models/devices",
+            "lab",
+            "checks",
+        ],
+    ),
     // The models against QEMU's: no driver may be in between.
     room(
         "checks/differential",

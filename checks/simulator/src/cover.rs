@@ -1,0 +1,148 @@
+//! Which operations met which faults, and which never can.
+
+use core::fmt;
+
+use crate::fault::FaultKind;
+use crate::life::OpKind;
+
+/// How often each operation was done, and how often each fault fired while it was under way, in lives that went well.
+#[derive(Clone, Debug)]
+pub struct Coverage {
+    done: [u64; OpKind::COUNT],
+    refused: [u64; OpKind::COUNT],
+    skipped: [u64; OpKind::COUNT],
+    met: [[u64; FaultKind::COUNT]; OpKind::COUNT],
+}
+
+impl Default for Coverage {
+    fn default() -> Self {
+        Self {
+            done: [0; OpKind::COUNT],
+            refused: [0; OpKind::COUNT],
+            skipped: [0; OpKind::COUNT],
+            met: [[0; FaultKind::COUNT]; OpKind::COUNT],
+        }
+    }
+}
+
+impl Coverage {
+    pub(crate) fn meet(&mut self, op: OpKind, fault: FaultKind) {
+        self.met[op as usize][fault as usize] += 1;
+    }
+
+    pub(crate) fn did(&mut self, op: OpKind) {
+        self.done[op as usize] += 1;
+    }
+
+    pub(crate) fn was_refused(&mut self, op: OpKind) {
+        self.refused[op as usize] += 1;
+    }
+
+    pub(crate) fn skip(&mut self, op: OpKind) {
+        self.skipped[op as usize] += 1;
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        let sum =
+            |into: &mut [u64], from: &[u64]| into.iter_mut().zip(from).for_each(|(sum, more)| *sum += more);
+        sum(&mut self.done, &other.done);
+        sum(&mut self.refused, &other.refused);
+        sum(&mut self.skipped, &other.skipped);
+        self.met.iter_mut().zip(&other.met).for_each(|(into, from)| sum(into, from));
+    }
+
+    /// How often an operation succeeded, was refused, and had nothing to do.
+    pub fn of(&self, op: OpKind) -> (u64, u64, u64) {
+        (self.done[op as usize], self.refused[op as usize], self.skipped[op as usize])
+    }
+
+    /// How often a fault fired in an operation, and was survived.
+    pub fn met(&self, op: OpKind, fault: FaultKind) -> u64 {
+        self.met[op as usize][fault as usize]
+    }
+
+    /// How often a fault fired in any.
+    pub fn fired(&self, fault: FaultKind) -> u64 {
+        OpKind::ALL.into_iter().map(|op| self.met(op, fault)).sum()
+    }
+
+    /// Pairs that can meet: those that have, and all of them.
+    pub fn pairs(&self) -> (usize, usize) {
+        let possible = OpKind::ALL
+            .into_iter()
+            .flat_map(|op| FaultKind::ALL.into_iter().map(move |fault| (op, fault)))
+            .filter(|&(op, fault)| impossible(op, fault).is_none());
+        possible.fold((0, 0), |(met, all), (op, fault)| (met + usize::from(self.met(op, fault) > 0), all + 1))
+    }
+}
+
+/// The matrix: a line for each operation, a column for each fault; `-` where they cannot meet, `.` where they have not.
+impl fmt::Display for Coverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<16} {:>9} {:>8}", "operation", "done", "refused")?;
+        (0..FaultKind::COUNT).try_for_each(|column| write!(f, " {:>5}", column + 1))?;
+        writeln!(f)?;
+        for op in OpKind::ALL {
+            let (done, refused, _) = self.of(op);
+            write!(f, "{:<16} {done:>9} {refused:>8}", op.name())?;
+            for fault in FaultKind::ALL {
+                match (self.met(op, fault), impossible(op, fault)) {
+                    (0, Some(_)) => write!(f, " {:>5}", "-")?,
+                    (0, None) => write!(f, " {:>5}", ".")?,
+                    (count, _) => write!(f, " {:>5}", short(count))?,
+                }
+            }
+            writeln!(f)?;
+        }
+        let names = FaultKind::ALL
+            .iter()
+            .enumerate()
+            .map(|(column, fault)| format!("{} {}", column + 1, fault.name()));
+        writeln!(f, "faults: {}", names.collect::<Vec<_>>().join(", "))?;
+        let (met, all) = self.pairs();
+        write!(f, "pairs met: {met} of {all} that can meet")
+    }
+}
+
+fn short(count: u64) -> String {
+    match count {
+        0..10_000 => count.to_string(),
+        10_000..1_000_000 => format!("{}k", count / 1000),
+        _ => format!("{}M", count / 1_000_000),
+    }
+}
+
+/// Why an operation and a fault cannot meet; none if they can.
+pub fn impossible(op: OpKind, fault: FaultKind) -> Option<&'static str> {
+    use FaultKind as F;
+    let needs = op.needs();
+    match fault {
+        F::AllocationFails if !needs.memory => Some("it takes no memory"),
+        F::CommandError | F::LateSync | F::NoSync if !needs.commands => Some("it queues no commands"),
+        F::MessageLost if !needs.commands && !needs.events => Some("the SMMU has nothing to say"),
+        F::EventOverflow if !needs.refusals => Some("no access is refused in it"),
+        F::AtcSlow | F::AtcTwice | F::AtcNever if !needs.atc => Some("it invalidates no ATC"),
+        F::PageOverflow
+        | F::WrongPasid
+        | F::WrongGroup
+        | F::NoLast
+        | F::NoCredits
+        | F::AfterStop
+        | F::Flood
+            if op != OpKind::PageRequest =>
+        {
+            Some("devices send these by an operation of their own")
+        }
+        F::ForgedTranslated if op != OpKind::Translated => {
+            Some("devices send these by an operation of their own")
+        }
+        F::DmaAfterUnbind | F::DmaToFreed if !matches!(op, OpKind::Dma | OpKind::SharedDma) => {
+            Some("devices do that by an operation of their own")
+        }
+        F::DmaAfterReset if op != OpKind::Reset => Some("a reset is an operation of its own"),
+        F::BitFlip if op != OpKind::FlipBit => Some("a flip is an operation of its own"),
+        F::UserDies if op != OpKind::Die && op != OpKind::Exit => Some("a death is an operation of its own"),
+        F::LyingFirmware if op != OpKind::Add => Some("firmware is asked when a device comes"),
+        _ => None,
+    }
+}

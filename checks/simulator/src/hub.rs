@@ -1,0 +1,275 @@
+//! Where everything of a life meets: the bus, the shadow, the faults, the trace, and the turns that others get while somebody works.
+//!
+//! One thread plays everybody. Its schedule is this: at every store, barrier, register access and wait of a driver a counter goes down, and where it
+//! reaches zero somebody else gets a turn ([`Turns`]): a device that moves bytes, or another CPU. How far the counter counts is drawn from the seed.
+//!
+//! # Locks
+//!
+//! Each is held for a few lines and never while anything else is called.
+
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use model_bus::{Bus, Chance, Passage, TranslatedRequest};
+use portcullis::types::PaRange;
+use portcullis::types::trace::Event;
+
+use crate::fault::{Faults, Tap};
+use crate::oracle::{Seen, Shadow, SpaceId, Token, Wrong};
+use crate::promise::Promise;
+use crate::trace::Trace;
+
+/// Where a driver is when somebody else gets a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// It has stored a word.
+    Store,
+    /// It has passed a barrier.
+    Barrier,
+    /// It has written a register.
+    Register,
+    /// It waits.
+    Wait,
+}
+
+/// Who gets turns.
+pub(crate) trait Turns: Send + Sync {
+    /// A device does something, or another CPU.
+    fn turn(&self, place: Place);
+    /// An entry may be changing: look whether hardware sees the old one or the new one.
+    fn watch(&self);
+}
+
+/// A lock that is never poisoned: who panics ends the life.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where everything meets.
+pub(crate) struct Hub {
+    pub(crate) bus: Arc<Bus>,
+    pub(crate) faults: Faults,
+    /// Decides what happens in turns. Seeded anew for each operation, so that an operation that is left out changes no other.
+    pub(crate) chance: Mutex<Chance>,
+    shadow: Mutex<Shadow>,
+    trace: Mutex<Trace>,
+    wrong: AtomicBool,
+    first_wrong: Mutex<Option<Wrong>>,
+    taps: Vec<Tap>,
+    countdown: AtomicU32,
+    /// The most hooks that pass between two turns.
+    span: AtomicU32,
+    in_turn: AtomicBool,
+    watching: AtomicBool,
+    turns: Mutex<Option<Weak<dyn Turns>>>,
+    accesses: AtomicU64,
+    translated: AtomicU64,
+    waits: AtomicU32,
+    /// For whom a buffer is that is allocated now.
+    arriving: Mutex<Option<(SpaceId, Token)>>,
+}
+
+/// An operation that waits more often than that waits for ever.
+const MOST_WAITS: u32 = 2_000_000;
+
+impl Hub {
+    /// `registers` says where each SMMU has its registers.
+    pub(crate) fn new(bus: Arc<Bus>, registers: &[u64], lines: bool) -> Arc<Self> {
+        Arc::new(Self {
+            bus,
+            faults: Faults::default(),
+            chance: Mutex::new(Chance::new(0)),
+            shadow: Mutex::default(),
+            trace: Mutex::new(Trace::new(lines)),
+            wrong: AtomicBool::new(false),
+            first_wrong: Mutex::new(None),
+            taps: registers.iter().map(|&at| Tap::new(at)).collect(),
+            countdown: AtomicU32::new(0),
+            span: AtomicU32::new(0),
+            in_turn: AtomicBool::new(false),
+            watching: AtomicBool::new(false),
+            turns: Mutex::new(None),
+            accesses: AtomicU64::new(0),
+            translated: AtomicU64::new(0),
+            waits: AtomicU32::new(0),
+            arriving: Mutex::new(None),
+        })
+    }
+
+    /// Looks at the shadow, or changes it.
+    pub(crate) fn shadow<T>(&self, work: impl FnOnce(&mut Shadow) -> T) -> T {
+        work(&mut locked(&self.shadow))
+    }
+
+    /// Looks at the trace, or adds to it.
+    pub(crate) fn trace<T>(&self, work: impl FnOnce(&mut Trace) -> T) -> T {
+        work(&mut locked(&self.trace))
+    }
+
+    /// Objects. The first objection is the one that counts.
+    pub(crate) fn object(&self, wrong: Wrong) {
+        if self.wrong.swap(true, Relaxed) {
+            return;
+        }
+        self.trace(|trace| trace.say(|| format!("        {}: {}", wrong.promise, wrong.what)));
+        *locked(&self.first_wrong) = Some(wrong);
+    }
+
+    /// Objects if there is something to object to.
+    pub(crate) fn judged(&self, result: Result<(), Wrong>) {
+        if let Err(wrong) = result {
+            self.object(wrong);
+        }
+    }
+
+    /// Objects unless something holds.
+    pub(crate) fn hold(&self, promise: Promise, holds: bool, what: impl FnOnce() -> String) {
+        self.shadow(|shadow| shadow.check(promise));
+        if !holds {
+            self.object(Wrong::new(promise, what()));
+        }
+    }
+
+    pub(crate) fn is_wrong(&self) -> bool {
+        self.wrong.load(Relaxed)
+    }
+
+    pub(crate) fn first_wrong(&self) -> Option<Wrong> {
+        locked(&self.first_wrong).clone()
+    }
+
+    /// How many accesses were let through.
+    pub(crate) fn accesses(&self) -> u64 {
+        self.accesses.load(Relaxed)
+    }
+
+    /// A number below `bound`, for what happens in a turn.
+    pub(crate) fn below(&self, bound: u64) -> u64 {
+        locked(&self.chance).below(usize::try_from(bound).unwrap_or(usize::MAX)) as u64
+    }
+
+    /// Lets somebody else have a turn about every `span` hooks; never, for 0.
+    pub(crate) fn give_turns(&self, to: Weak<dyn Turns>, span: u32) {
+        *locked(&self.turns) = Some(to);
+        self.span.store(span, Relaxed);
+    }
+
+    /// Nobody has turns any more.
+    pub(crate) fn dismantle(&self) {
+        *locked(&self.turns) = None;
+        self.span.store(0, Relaxed);
+    }
+
+    /// An operation begins: what happens in turns meanwhile is decided by `salt` alone.
+    pub(crate) fn begin(&self, salt: u64) {
+        *locked(&self.chance) = Chance::new(salt);
+        self.waits.store(0, Relaxed);
+        let span = self.span.load(Relaxed);
+        let first = if span == 0 { 0 } else { 1 + self.below(span.into()) };
+        self.countdown.store(u32::try_from(first).unwrap_or(1), Relaxed);
+    }
+
+    /// An operation has returned: hardware that was held back goes on.
+    pub(crate) fn end(&self) {
+        self.taps.iter().for_each(|tap| tap.release(&self.bus));
+    }
+
+    /// From now on each store is looked at; or no more.
+    pub(crate) fn watch(&self, watch: bool) {
+        self.watching.store(watch, Relaxed);
+    }
+
+    fn who(&self) -> Option<Arc<dyn Turns>> {
+        locked(&self.turns).as_ref().and_then(Weak::upgrade)
+    }
+
+    /// A driver has come to a place where others may get a turn.
+    pub(crate) fn turn(&self, place: Place) {
+        if self.watching.load(Relaxed)
+            && let Some(who) = self.who()
+        {
+            who.watch();
+        }
+        let left = self.countdown.load(Relaxed);
+        if left == 0 {
+            return;
+        }
+        self.countdown.store(left - 1, Relaxed);
+        if left > 1 || self.in_turn.swap(true, Relaxed) {
+            return;
+        }
+        let next = 1 + self.below(self.span.load(Relaxed).into());
+        self.countdown.store(u32::try_from(next).unwrap_or(1), Relaxed);
+        if let Some(who) = self.who() {
+            who.turn(place);
+        }
+        self.in_turn.store(false, Relaxed);
+    }
+
+    /// A driver is about to wait for one turn of the bus.
+    pub(crate) fn relaxed(&self) {
+        self.taps.iter().for_each(|tap| tap.waited(&self.bus));
+        let waits = self.waits.fetch_add(1, Relaxed);
+        assert!(waits < MOST_WAITS, "a wait without end");
+    }
+
+    /// A register of an SMMU is about to be written. Answers what hardware gets; none if nothing now.
+    pub(crate) fn register_written(&self, unit: usize, offset: usize, value: u64) -> Option<u64> {
+        let (passes, batch) = self.taps[unit].written(&self.bus, &self.faults, offset, value);
+        if batch.flushes > 0 {
+            self.shadow(Shadow::told_to_flush);
+        }
+        passes
+    }
+
+    /// Whether the entry of a stream says that it is valid, as an SMMU would see it now.
+    pub(crate) fn stream_is_valid(&self, unit: usize, stream: u32) -> bool {
+        self.taps[unit].stream_is_valid(&self.bus, stream)
+    }
+
+    /// Says for whom buffers are that are allocated from now on. Answers for whom they were.
+    pub(crate) fn arriving(&self, whose: Option<(SpaceId, Token)>) -> Option<(SpaceId, Token)> {
+        core::mem::replace(&mut *locked(&self.arriving), whose)
+    }
+
+    /// A buffer was allocated.
+    pub(crate) fn buffer(&self, first: u64, len_bytes: u64) {
+        let whose = *locked(&self.arriving);
+        if let Some((space, token)) = whose {
+            self.shadow(|shadow| shadow.arrives(space, token, first, len_bytes));
+        }
+    }
+
+    /// Memory is about to go back to the heap.
+    pub(crate) fn freed(&self, range: PaRange) {
+        let freed = self.shadow(|shadow| shadow.freed(range.first().get(), range.last().get()));
+        self.judged(freed);
+    }
+
+    /// An access is let through: is it one that somebody was granted?
+    pub(crate) fn judge(&self, seen: &Seen) {
+        let judged = self.shadow(|shadow| shadow.judge(seen));
+        self.judged(judged);
+    }
+
+    /// Notes an access that is let through.
+    pub(crate) fn let_through(&self, source: u32, iova: u64, pa: u64) {
+        self.accesses.fetch_add(1, Relaxed);
+        self.trace(|trace| trace.note(&[u64::from(source), iova, pa]));
+    }
+
+    /// Notes an access by translated address that is let through.
+    pub(crate) fn translated(&self, request: &TranslatedRequest, passage: Passage) {
+        self.translated.fetch_add(1, Relaxed);
+        self.let_through(request.source.0, request.at.get(), passage.pa.get());
+    }
+
+    pub(crate) fn events_are_kept(&self) -> bool {
+        false
+    }
+
+    /// An event of core or a driver.
+    pub(crate) fn event(&self, event: &Event<'_>) {
+        let _ = event;
+    }
+}

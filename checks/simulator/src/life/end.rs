@@ -1,0 +1,82 @@
+//! The end of a life: everybody gives everything back, and then everything must be back.
+
+use model_bus::Bus;
+
+use super::world::World;
+use super::{Done, OpKind};
+use crate::hub::locked;
+use crate::oracle::Wrong;
+use crate::promise::Promise;
+
+impl World {
+    /// Everybody gives everything back.
+    pub(super) fn end(&self) {
+        self.hub.faults.disarm();
+        self.during(OpKind::Teardown, || {
+            self.give_back();
+            Done::Done
+        });
+        self.hub.end();
+        if !self.hub.is_wrong() {
+            self.take_down();
+        }
+    }
+
+    fn give_back(&self) {
+        self.end_sharing();
+        (0..self.units.len()).for_each(|unit| drop(self.serve(unit)));
+        let devices = u8::try_from(self.devices.len()).expect("few devices");
+        for device in 0..devices {
+            self.flush(device);
+        }
+        for user in 0..3 {
+            self.die(user);
+        }
+        for device in 0..devices {
+            self.unbind_driver(device);
+            self.detach(device, 0);
+            self.remove(device);
+        }
+        for domain in 0..6 {
+            self.drop_domain(domain);
+        }
+        let units = &self.units;
+        let stranded = core::mem::take(&mut *locked(&self.stranded));
+        for device in stranded {
+            let unit = units.iter().find(|unit| unit.unit.iommu().name() == device.iommu().name());
+            let gone = unit.map(|unit| unit.unit.remove_device(&device));
+            self.hub.hold(Promise::NoLeak, matches!(gone, Some(Ok(()))), || {
+                format!("{} is not forgotten, though nothing is wrong any more: {gone:?}", device.name())
+            });
+        }
+        let left: Vec<usize> =
+            (0..self.devices.len()).filter(|&index| self.device(index).is_some()).collect();
+        self.hub.hold(Promise::NoLeak, left.is_empty(), || format!("devices {left:?} do not leave"));
+    }
+
+    /// Groups and SMMUs go, and then the heap must be empty.
+    fn take_down(&self) {
+        for group in &self.groups {
+            let count = group.group.ownership().count;
+            self.hub.hold(Promise::NoLeak, count == 0, || {
+                format!("group {} is still held, {count} times", group.group.id())
+            });
+            let stats = group.group.default_domain().dma_stats();
+            let _flushed = group.group.default_domain().poll();
+            self.hub.hold(Promise::NoLeak, stats.quarantined == 0, || {
+                format!("addresses are kept back: {stats:?}")
+            });
+        }
+        for unit in &self.units {
+            let down = unit.driver.teardown();
+            self.hub.hold(Promise::NoLeak, down.is_ok(), || format!("teardown: {down:?}"));
+        }
+    }
+}
+
+/// After everything that held something has been dropped: is something still out?
+pub(super) fn what_is_out(bus: &Bus) -> Option<Wrong> {
+    let live = bus.cpu().heap().live();
+    let what = || format!("{} blocks are still out: {:x?}", live.len(), &live[..live.len().min(4)]);
+    (!live.is_empty()).then(|| Wrong::new(Promise::NoLeak, what()))
+}

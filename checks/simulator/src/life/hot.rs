@@ -1,0 +1,175 @@
+//! Devices that come and go.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use portcullis::core::group::GroupError;
+
+use super::Done;
+use super::world::World;
+use crate::fault::FaultKind;
+use crate::hub::locked;
+use crate::oracle::{Grant, Way};
+use crate::promise::Promise;
+
+impl World {
+    /// At boot every device comes.
+    pub(super) fn all_devices_come(&self) {
+        for index in 0..self.devices.len() {
+            let came = self.come(index);
+            self.hub.hold(Promise::Service, came == Done::Done, || {
+                format!("device {index} does not come at boot")
+            });
+        }
+    }
+
+    /// A device comes.
+    pub(super) fn add(&self, device: u8) -> Done {
+        let index = self.device_index(device);
+        if self.device(index).is_some() { Done::Skipped } else { self.come(index) }
+    }
+
+    /// What firmware works in is mapped 1:1 in a kernel's space.
+    pub(super) fn firmware_mapped(&self, index: usize, space: usize) {
+        if let Some(page) = self.firmware_page(&self.devices[index].spec) {
+            let last = page + self.granule() - 1;
+            // Mapped for a device that may not come after all: nobody promises that it can be reached.
+            let grant = Grant {
+                first: page,
+                last,
+                pa: page,
+                read: true,
+                owed_read: false,
+                write: true,
+                since: self.step(),
+            };
+            self.hub.shadow(|shadow| shadow.grant_over(space, grant));
+        }
+    }
+
+    fn come(&self, index: usize) -> Done {
+        let group = self.group_of(index);
+        let unit = &self.units[group.unit].unit;
+        let before = self.before(None);
+        let mut info = self.info(index);
+        if self.hub.faults.fires(FaultKind::LyingFirmware) {
+            // Firmware says that it has a source that is another's.
+            let taken = self
+                .devices
+                .iter()
+                .enumerate()
+                .find(|(other, _)| *other != index && self.device(*other).is_some());
+            if let Some((_, other)) = taken {
+                info.sources.extend(other.engine.sources.first());
+            }
+        }
+        let lies = info.sources.len() > self.devices[index].spec.sources.len();
+        let device = match unit.add_device(info) {
+            Ok(device) => {
+                self.hub.hold(Promise::Isolation, !lies, || "a device was given another's source".to_owned());
+                device
+            }
+            Err(error) => {
+                if !lies {
+                    self.excuse(&before, &error);
+                }
+                return Done::Refused;
+            }
+        };
+        let (space, lazy) = {
+            let inner = locked(&group.inner);
+            (inner.space, inner.lazy)
+        };
+        let to = self.current(group, space);
+        let _ = lazy;
+        if to == Way::Space(space) {
+            self.firmware_mapped(index, space);
+        }
+        self.hub.shadow(|shadow| shadow.begin_move(index, to));
+        self.hub.watch(true);
+        let end = group.group.add_device(&device);
+        self.hub.watch(false);
+        let at = if end.is_ok() { to } else { Way::Blocked };
+        self.hub.shadow(|shadow| {
+            shadow.end_move(index, at);
+            shadow.know(index, end.is_ok());
+        });
+        match end {
+            Ok(()) => {
+                *locked(&self.devices[index].device) = Some(device);
+                Done::Done
+            }
+            Err(error) => {
+                if let GroupError::Attach { .. } = error {
+                    self.excuse(&before, &error);
+                }
+                let gone = unit.remove_device(&device);
+                if gone.is_err() {
+                    self.excuse(&before, &gone);
+                    // Core says that it stays known, and blocked; hardware may be asked again later.
+                    self.stranded(device);
+                }
+                Done::Refused
+            }
+        }
+    }
+
+    /// A device that core could not forget: tried again at the end.
+    fn stranded(
+        &self,
+        device: std::sync::Arc<portcullis::core::device::Device<crate::machine::SimPlatform>>,
+    ) {
+        locked(&self.stranded).push(device);
+    }
+
+    /// Where a group's devices are when they come.
+    fn current(&self, group: &super::world::GroupState, default: usize) -> Way {
+        use std::sync::Arc;
+        let current = group.group.current_domain();
+        if Arc::ptr_eq(&current, &group.group.default_domain()) {
+            return Way::Space(default);
+        }
+        let domains = locked(&self.domains);
+        let users = domains.iter().flatten().find(|state| Arc::ptr_eq(&state.domain, &current));
+        users.map_or(Way::Blocked, |state| Way::Space(state.space))
+    }
+
+    /// A device is taken away.
+    pub(super) fn remove(&self, device: u8) -> Done {
+        let index = self.device_index(device);
+        let state = &self.devices[index];
+        let Some(device) = self.device(index) else { return Done::Skipped };
+        let shares = self.sharing.as_ref().is_some_and(|sharing| sharing.shares(index));
+        if state.bound.load(Relaxed) || shares {
+            return Done::Skipped;
+        }
+        let group = self.group_of(index);
+        let before = self.before(None);
+        self.hub.shadow(|shadow| shadow.begin_move(index, Way::Blocked));
+        self.hub.watch(true);
+        let left = group.group.remove_device(&device);
+        self.hub.watch(false);
+        let was = self.hub.shadow(|shadow| shadow.way(index));
+        let at = if left.is_ok() { Way::Blocked } else { was };
+        self.hub.shadow(|shadow| shadow.end_move(index, at));
+        if let Err(error) = left {
+            let claimed = locked(&group.inner).ledger.claims.contains(&index);
+            let fits = !matches!(error, GroupError::Held) || claimed;
+            self.hub.hold(Promise::OneOwner, fits, || {
+                format!("a device that nobody holds does not leave: {error:?}")
+            });
+            self.excuse(&before, &error);
+            return Done::Refused;
+        }
+        let claimed = locked(&group.inner).ledger.claims.contains(&index);
+        self.hub
+            .hold(Promise::OneOwner, !claimed, || format!("device {index} is a user's, and was taken away"));
+        *locked(&state.device) = None;
+        self.hub.shadow(|shadow| shadow.know(index, false));
+        if let Err(error) = self.units[group.unit].unit.remove_device(&device) {
+            self.excuse(&before, &error);
+            self.stranded(device);
+            return Done::Refused;
+        }
+        Done::Done
+    }
+}

@@ -1,0 +1,326 @@
+//! A life: a machine, a plan, and one operation after the other under the oracle's eyes.
+//!
+//! | file | what |
+//! |---|---|
+//! | `op`, `plan` | operations as values; drawing them |
+//! | `world` | the machine and what everybody has |
+//! | `dma`, `own`, `user`, `hot`, `device`, `sva` | what operations do |
+//! | `turn` | what happens in the middle of them |
+//! | `end` | teardown, and what must be true then |
+
+mod device;
+mod dma;
+mod end;
+mod hot;
+mod op;
+mod own;
+mod plan;
+mod sva;
+mod turn;
+mod user;
+mod world;
+
+use core::fmt::Debug;
+use core::sync::atomic::Ordering::Relaxed;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+pub use op::OpKind;
+pub(crate) use op::{Op, Pick};
+pub(crate) use plan::{Step, draw};
+pub(crate) use world::World;
+
+use portcullis::core::dma::DmaHandle;
+
+use crate::hub::{Turns, locked};
+use crate::machine::{SimPlatform, Spec, forget_held};
+use crate::options::{MachineKind, Summary};
+use crate::oracle::Wrong;
+use crate::promise::Promise;
+
+/// What became of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Done {
+    /// There was nothing to do it with.
+    Skipped,
+    /// It succeeded.
+    Done,
+    /// It was refused, or failed.
+    Refused,
+}
+
+/// How things were before an operation.
+pub(crate) struct Before {
+    fired: u64,
+    unconfirmed: u64,
+    nested: u64,
+    blocks: usize,
+    failed_syncs: u64,
+    live: u64,
+}
+
+/// What a life came to.
+pub(crate) struct Report {
+    pub(crate) summary: Summary,
+    /// What was wrong, and in which step of the plan.
+    pub(crate) wrong: Option<(Wrong, u64)>,
+    pub(crate) lines: Vec<String>,
+}
+
+/// How a life is to be lived.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner {
+    pub(crate) seed: u64,
+    pub(crate) machine: MachineKind,
+    /// Whether a trace is to be read.
+    pub(crate) lines: bool,
+}
+
+/// Lives a life.
+pub(crate) fn live(manner: Manner, plan: &[Step]) -> Report {
+    let spec = Spec::draw(manner.seed, manner.machine);
+    let world = match catch_unwind(|| World::new(manner.seed, spec, manner.lines)) {
+        Ok(Ok(world)) => world,
+        Ok(Err(error)) => return unborn(error),
+        Err(panic) => return unborn(words(&*panic)),
+    };
+    let mut at = 0;
+    let lived = catch_unwind(AssertUnwindSafe(|| world.live(manner.seed, plan, &mut at)));
+    if let Err(panic) = lived {
+        forget_held();
+        world.hub.object(Wrong::new(Promise::Alive, format!("a panic: {}", words(&*panic))));
+    }
+    let mut report = world.report(at);
+    world.dismantle();
+    let bus = world.bus.clone();
+    // What hardware never confirmed about a process's memory may be kept for ever.
+    let excused = world.sharing.is_some() && world.doubted();
+    drop(world);
+    if report.wrong.is_none() && !excused {
+        report.wrong = end::what_is_out(&bus).map(|wrong| (wrong, at));
+    }
+    report
+}
+
+fn unborn(error: String) -> Report {
+    forget_held();
+    let wrong = Wrong::new(Promise::Service, format!("the machine does not boot: {error}"));
+    Report { summary: Summary::default(), wrong: Some((wrong, 0)), lines: Vec::new() }
+}
+
+fn words(panic: &(dyn core::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.into())).unwrap_or_else(|| "?".into())
+}
+
+/// Stirs the place of an operation in its plan into a life's seed.
+fn salt(seed: u64, index: u32) -> u64 {
+    crate::trace::mix(seed, u64::from(index) + 1)
+}
+
+impl World {
+    fn live(self: &Arc<Self>, seed: u64, plan: &[Step], at: &mut u64) {
+        let turns: Arc<dyn Turns> = self.clone();
+        self.hub.give_turns(Arc::downgrade(&turns), self.spec.span);
+        self.hub.begin(salt(seed, u32::MAX));
+        self.all_devices_come();
+        for step in plan {
+            *at = u64::from(step.index);
+            self.hub.begin(salt(seed, step.index));
+            self.one(step);
+            if self.hub.is_wrong() {
+                return;
+            }
+        }
+        *at += 1;
+        self.hub.begin(salt(seed, u32::MAX - 1));
+        self.end();
+    }
+
+    /// Does one operation of the plan.
+    fn one(&self, step: &Step) {
+        if let Op::Arm { fault, n } = step.op {
+            self.hub.faults.arm(fault, u32::from(n));
+            self.hub.trace(|trace| {
+                trace.say(|| format!("{:>6}  arm {} at its chance {n}", step.index, fault.name()))
+            });
+            return;
+        }
+        let Some(kind) = step.op.kind() else { return };
+        let fired = self.hub.faults.count();
+        let done = self.during(kind, || self.apply(&step.op));
+        self.hub.end();
+        let now_ns = self.bus.now_ns();
+        self.hub.trace(|trace| {
+            if done != Done::Skipped {
+                trace.note(&[u64::from(step.index), done as u64, now_ns]);
+                trace.say(|| format!("{:>6}  {:?}: {done:?}", step.index, step.op));
+            }
+        });
+        if self.hub.faults.count() > fired {
+            self.hub.trace(|trace| trace.say(|| "        a fault fired in it".into()));
+        }
+        self.look_after(kind);
+    }
+
+    /// Counts an operation, and lets faults that fire know in which one they did.
+    fn during(&self, kind: OpKind, work: impl FnOnce() -> Done) -> Done {
+        let outer = self.hub.faults.begin(kind);
+        let done = work();
+        self.hub.faults.end(outer);
+        let mut coverage = locked(&self.coverage);
+        match done {
+            Done::Skipped => coverage.skip(kind),
+            Done::Done => coverage.did(kind),
+            Done::Refused => coverage.was_refused(kind),
+        }
+        drop(coverage);
+        if done != Done::Skipped {
+            self.hub.shadow(|shadow| shadow.step = self.steps.fetch_add(1, Relaxed) + 1);
+        }
+        done
+    }
+
+    fn apply(&self, op: &Op) -> Done {
+        match *op {
+            Op::Map { device, slot, pages, offset, direction } => {
+                self.map(device, slot, pages, offset, direction)
+            }
+            Op::Scatter { device, slot, count, shape, direction } => {
+                self.scatter(device, slot, count, shape, direction)
+            }
+            Op::Unmap { slot } => self.unmap(slot),
+            Op::Coherent { device, slot, bytes } => self.coherent(device, slot, bytes),
+            Op::FreeCoherent { slot } => self.free_coherent(slot),
+            Op::Flush { device } => self.flush(device),
+            Op::Poll { device, micros } => self.poll(device, micros),
+            Op::Message { device } => self.message(device),
+            Op::BindDriver { device } => self.bind_driver(device),
+            Op::UnbindDriver { device } => self.unbind_driver(device),
+            Op::Claim { device, user, whole } => self.claim(device, user, whole),
+            Op::Release { device, user, whole } => self.release(device, user, whole),
+            Op::NewDomain { domain, device } => self.new_domain(domain, device),
+            Op::DropDomain { domain } => self.drop_domain(domain),
+            Op::UserMap { domain, page, pages, perms, runs } => {
+                self.user_map(domain, page, pages, perms, runs)
+            }
+            Op::UserUnmap { domain, page, pages, sync } => self.user_unmap(domain, page, pages, sync),
+            Op::UserSync { domain } => self.user_sync(domain),
+            Op::Attach { device, domain, user } => self.attach(device, domain, user),
+            Op::Detach { device, user } => self.detach(device, user),
+            Op::SetType { device, lazy } => self.set_type(device, lazy),
+            Op::Remove { device } => self.remove(device),
+            Op::Add { device } => self.add(device),
+            Op::Dma { device, source, pick, write, offset, len } => {
+                self.device_access(device, source, pick, write, offset, len)
+            }
+            Op::Step { turns } => {
+                (0..turns).for_each(|_| drop(self.bus.step()));
+                Done::Done
+            }
+            Op::Serve { unit } => self.serve(usize::from(unit) % self.units.len()),
+            Op::Die { user } => self.die(user),
+            Op::Spawn { process } => self.spawn(process),
+            Op::ProcessMap { process, area, pages } => self.process_map(process, area, pages),
+            Op::ProcessUnmap { process, area, page, pages } => self.process_unmap(process, area, page, pages),
+            Op::Protect { process, area, page, pages, perms } => self.protect(process, area, page, pages, perms),
+            Op::Touch { process, area, page, write } => self.touch(process, area, page, write),
+            Op::Fork { process, child } => self.fork(process, child),
+            Op::Exit { process } => self.exit(process),
+            Op::Bind { device, process, bond } => self.bind(device, process, bond),
+            Op::Unbind { bond } => self.unbind(bond),
+            Op::Enable { device } => self.enable(device),
+            Op::Disable { device } => self.disable(device),
+            Op::SharedDma { bond, area, page, write, offset } => self.shared_dma(bond, area, page, write, offset),
+            Op::PageRequest { device, bits, count } => self.page_requests(device, bits, count),
+            Op::Translated { device, pick, write } => self.forge_translated(device, pick, write),
+            _ => Done::Skipped,
+        }
+    }
+
+    /// What is looked at after every operation: cheap things.
+    fn look_after(&self, kind: OpKind) {
+        self.look_at_judge();
+        let uses = self.bus.cpu().ram().freed_use_count();
+        if uses > 0 {
+            let first = self.bus.cpu().ram().freed_uses().into_iter().next();
+            let what = format!("hardware used memory that was freed, in {}: {first:?}", kind.name());
+            self.hub.object(Wrong::new(Promise::Reclaim, what));
+        }
+    }
+
+    fn step(&self) -> u64 {
+        self.steps.load(Relaxed)
+    }
+
+    fn before(&self, dma: Option<&DmaHandle<SimPlatform>>) -> Before {
+        let stats = dma.map(DmaHandle::stats).unwrap_or_default();
+        Before {
+            fired: self.hub.faults.count(),
+            unconfirmed: self.hub.faults.unconfirmed(),
+            nested: self.nested.load(Relaxed),
+            blocks: self.bus.cpu().heap().used().live_blocks,
+            failed_syncs: stats.failed_syncs,
+            live: stats.live,
+        }
+    }
+
+    /// Whether somebody else did something in the middle.
+    fn crowded(&self, before: &Before) -> bool {
+        self.nested.load(Relaxed) > before.nested
+    }
+
+    /// An error that blames hardware or memory must have a fault behind it.
+    fn excuse(&self, before: &Before, error: &dyn Debug) {
+        if self.hub.faults.count() > before.fired {
+            return;
+        }
+        let text = format!("{error:?}");
+        const BLAMES: [&str; 8] = [
+            "Sync(",
+            "Timeout",
+            "NoMemory",
+            "NoTableMemory",
+            "CorruptTable",
+            "NotFlushed",
+            "LeftBlocked",
+            "Failed",
+        ];
+        let blames = BLAMES.iter().any(|word| text.contains(word));
+        self.hub.hold(Promise::Service, !blames, || format!("nothing was wrong, and yet: {text}"));
+    }
+
+    /// An operation has failed: no memory is out that was not before. What hardware did not confirm may be kept.
+    fn unwound(&self, before: &Before, doubt: bool, error: &dyn Debug) {
+        let blocks = self.bus.cpu().heap().used().live_blocks;
+        let unconfirmed = doubt || self.hub.faults.unconfirmed() > before.unconfirmed;
+        let kept = blocks > before.blocks && !unconfirmed && !self.crowded(before);
+        self.hub.hold(Promise::Unwind, !kept, || {
+            format!(
+                "it failed ({error:?}), and {} blocks of memory are out more than before",
+                blocks - before.blocks
+            )
+        });
+    }
+
+    fn report(&self, at: u64) -> Report {
+        let mut summary = Summary {
+            steps: self.steps.load(Relaxed),
+            lives: 1,
+            accesses: self.hub.accesses(),
+            refused: self.refused.load(Relaxed),
+            ..Summary::default()
+        };
+        summary.checked = self.hub.shadow(|shadow| shadow.checked);
+        summary.coverage = locked(&self.coverage).clone();
+        self.hub.faults.coverage(|met| summary.coverage.add(met));
+        summary.hash = self.hub.trace(|trace| trace.hash());
+        let wrong = self.hub.first_wrong().map(|wrong| (wrong, at));
+        Report { summary, wrong, lines: self.hub.trace(crate::trace::Trace::take_lines) }
+    }
+}
+
+/// Which machine a seed draws.
+pub(crate) fn kind_of(seed: u64, wanted: MachineKind) -> MachineKind {
+    Spec::draw(seed, wanted).kind
+}

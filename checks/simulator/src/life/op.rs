@@ -1,0 +1,408 @@
+//! Operations as values: what a plan consists of, so that some of them can be left out and the rest done again.
+//!
+//! Everything is named by small numbers (a device, a slot, a domain), taken modulo what there is. An operation whose objects are not there does
+//! nothing and counts as skipped.
+
+use crate::fault::FaultKind;
+
+/// Which addresses a device tries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pick {
+    /// Some address that is mapped, from this one on.
+    Live(u16),
+    /// An address that was unmapped, this many unmaps ago.
+    Stale(u8),
+    /// Right behind, or before, something that is mapped.
+    Edge(u16),
+    /// Any.
+    Wild(u64),
+    /// The address of a page of memory.
+    Physical(u16),
+}
+
+/// An operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Op {
+    /// A driver gives a buffer to its device.
+    Map { device: u8, slot: u8, pages: u8, offset: u16, direction: u8 },
+    /// A driver gives a list of buffers to its device.
+    Scatter { device: u8, slot: u8, count: u8, shape: u32, direction: u8 },
+    /// A driver takes back what it gave.
+    Unmap { slot: u8 },
+    /// A driver shares a buffer with its device for long.
+    Coherent { device: u8, slot: u8, bytes: u16 },
+    /// It shares it no more.
+    FreeCoherent { slot: u8 },
+    /// A domain of the DMA API is flushed.
+    Flush { device: u8 },
+    /// Time passes, and a domain of the DMA API is polled.
+    Poll { device: u8, micros: u16 },
+    /// A driver asks where its device must write an interrupt.
+    Message { device: u8 },
+    /// A driver is bound to a device.
+    BindDriver { device: u8 },
+    /// It is unbound.
+    UnbindDriver { device: u8 },
+    /// A user claims a device, or its whole group.
+    Claim { device: u8, user: u8, whole: bool },
+    /// A user gives it back.
+    Release { device: u8, user: u8, whole: bool },
+    /// A domain for somebody who maps by himself.
+    NewDomain { domain: u8, device: u8 },
+    /// It is dropped.
+    DropDomain { domain: u8 },
+    /// Its user maps pages.
+    UserMap { domain: u8, page: u16, pages: u8, perms: u8, runs: u8 },
+    /// Its user unmaps pages.
+    UserUnmap { domain: u8, page: u16, pages: u8, sync: bool },
+    /// Its user has hardware forget.
+    UserSync { domain: u8 },
+    /// A group is attached to a domain, for a user or for nobody.
+    Attach { device: u8, domain: u8, user: u8 },
+    /// A group is taken back.
+    Detach { device: u8, user: u8 },
+    /// A group gets another default domain.
+    SetType { device: u8, lazy: bool },
+    /// A device is taken away.
+    Remove { device: u8 },
+    /// It comes back.
+    Add { device: u8 },
+    /// A device moves bytes.
+    Dma { device: u8, source: u8, pick: Pick, write: bool, offset: u16, len: u8 },
+    /// Time passes.
+    Step { turns: u8 },
+    /// Interrupts of an SMMU are served.
+    Serve { unit: u8 },
+    /// A device is reset while it works.
+    Reset { device: u8 },
+    /// Another SMMU is brought up, and turned off again.
+    Probe { shape: u8 },
+    /// A process begins.
+    Spawn { process: u8 },
+    /// A process maps memory.
+    ProcessMap { process: u8, area: u8, pages: u8 },
+    /// A process unmaps some.
+    ProcessUnmap { process: u8, area: u8, page: u8, pages: u8 },
+    /// A process changes permissions.
+    Protect { process: u8, area: u8, page: u8, pages: u8, perms: u8 },
+    /// A process reads or writes.
+    Touch { process: u8, area: u8, page: u8, write: bool },
+    /// A process forks.
+    Fork { process: u8, child: u8 },
+    /// A process exits.
+    Exit { process: u8 },
+    /// A process is bound to a device.
+    Bind { device: u8, process: u8, bond: u8 },
+    /// A bond is given back.
+    Unbind { bond: u8 },
+    /// A device starts to share.
+    Enable { device: u8 },
+    /// A device shares no more.
+    Disable { device: u8 },
+    /// A device works in a process's memory, faulting where it must.
+    SharedDma { bond: u8, area: u8, page: u8, write: bool, offset: u16 },
+    /// A device sends page requests that nobody should.
+    PageRequest { device: u8, bits: u64, count: u8 },
+    /// A device sends accesses by addresses that it says were translated.
+    Translated { device: u8, pick: Pick, write: bool },
+    /// A bit of a table flips.
+    FlipBit { domain: u8, bits: u64 },
+    /// A user dies with everything that he has.
+    Die { user: u8 },
+    /// A fault is armed: it fires at its `n`-th chance.
+    Arm { fault: FaultKind, n: u16 },
+}
+
+/// An operation's kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum OpKind {
+    /// See [`Op::Map`], and so on.
+    Map,
+    /// Scatter list.
+    Scatter,
+    /// Unmap a buffer or list.
+    Unmap,
+    /// Coherent buffer.
+    Coherent,
+    /// Free it.
+    FreeCoherent,
+    /// Flush a DMA domain.
+    Flush,
+    /// Poll a lazy domain.
+    Poll,
+    /// Compose a message.
+    Message,
+    /// Bind a driver.
+    BindDriver,
+    /// Unbind it.
+    UnbindDriver,
+    /// Claim.
+    Claim,
+    /// Release.
+    Release,
+    /// New unmanaged domain.
+    NewDomain,
+    /// Drop it.
+    DropDomain,
+    /// Map in it.
+    UserMap,
+    /// Unmap in it.
+    UserUnmap,
+    /// Sync it.
+    UserSync,
+    /// Attach a group.
+    Attach,
+    /// Detach it.
+    Detach,
+    /// Another default domain.
+    SetType,
+    /// Remove a device.
+    Remove,
+    /// Add it.
+    Add,
+    /// DMA.
+    Dma,
+    /// Time passes.
+    Step,
+    /// Serve interrupts.
+    Serve,
+    /// Reset a device.
+    Reset,
+    /// Probe an SMMU and tear it down.
+    Probe,
+    /// A process begins.
+    Spawn,
+    /// It maps.
+    ProcessMap,
+    /// It unmaps.
+    ProcessUnmap,
+    /// It protects.
+    Protect,
+    /// It touches.
+    Touch,
+    /// It forks.
+    Fork,
+    /// It exits.
+    Exit,
+    /// It is bound.
+    Bind,
+    /// It is unbound.
+    Unbind,
+    /// A device starts to share.
+    Enable,
+    /// It stops.
+    Disable,
+    /// It works in a process's memory.
+    SharedDma,
+    /// Forged page requests.
+    PageRequest,
+    /// Forged translated accesses.
+    Translated,
+    /// A flipped bit.
+    FlipBit,
+    /// A user dies.
+    Die,
+    /// The end of a life.
+    Teardown,
+}
+
+/// What an operation can touch, and so which faults it can meet.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Needs {
+    /// It may take memory for tables or buffers.
+    pub(crate) memory: bool,
+    /// It may queue commands.
+    pub(crate) commands: bool,
+    /// It may invalidate an ATC.
+    pub(crate) atc: bool,
+    /// An access may be refused in it.
+    pub(crate) refusals: bool,
+    /// The SMMU may have something to tell in it.
+    pub(crate) events: bool,
+}
+
+impl OpKind {
+    /// How many there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// All of them, in their order.
+    pub const ALL: [Self; 44] = [
+        Self::Map,
+        Self::Scatter,
+        Self::Unmap,
+        Self::Coherent,
+        Self::FreeCoherent,
+        Self::Flush,
+        Self::Poll,
+        Self::Message,
+        Self::BindDriver,
+        Self::UnbindDriver,
+        Self::Claim,
+        Self::Release,
+        Self::NewDomain,
+        Self::DropDomain,
+        Self::UserMap,
+        Self::UserUnmap,
+        Self::UserSync,
+        Self::Attach,
+        Self::Detach,
+        Self::SetType,
+        Self::Remove,
+        Self::Add,
+        Self::Dma,
+        Self::Step,
+        Self::Serve,
+        Self::Reset,
+        Self::Probe,
+        Self::Spawn,
+        Self::ProcessMap,
+        Self::ProcessUnmap,
+        Self::Protect,
+        Self::Touch,
+        Self::Fork,
+        Self::Exit,
+        Self::Bind,
+        Self::Unbind,
+        Self::Enable,
+        Self::Disable,
+        Self::SharedDma,
+        Self::PageRequest,
+        Self::Translated,
+        Self::FlipBit,
+        Self::Die,
+        Self::Teardown,
+    ];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Map => "map",
+            Self::Scatter => "scatter",
+            Self::Unmap => "unmap",
+            Self::Coherent => "coherent",
+            Self::FreeCoherent => "free-coherent",
+            Self::Flush => "flush",
+            Self::Poll => "poll",
+            Self::Message => "message",
+            Self::BindDriver => "bind-driver",
+            Self::UnbindDriver => "unbind-driver",
+            Self::Claim => "claim",
+            Self::Release => "release",
+            Self::NewDomain => "new-domain",
+            Self::DropDomain => "drop-domain",
+            Self::UserMap => "user-map",
+            Self::UserUnmap => "user-unmap",
+            Self::UserSync => "user-sync",
+            Self::Attach => "attach",
+            Self::Detach => "detach",
+            Self::SetType => "set-type",
+            Self::Remove => "remove",
+            Self::Add => "add",
+            Self::Dma => "dma",
+            Self::Step => "step",
+            Self::Serve => "serve",
+            Self::Reset => "reset",
+            Self::Probe => "probe",
+            Self::Spawn => "spawn",
+            Self::ProcessMap => "mmap",
+            Self::ProcessUnmap => "munmap",
+            Self::Protect => "mprotect",
+            Self::Touch => "touch",
+            Self::Fork => "fork",
+            Self::Exit => "exit",
+            Self::Bind => "bind",
+            Self::Unbind => "unbind",
+            Self::Enable => "enable",
+            Self::Disable => "disable",
+            Self::SharedDma => "shared-dma",
+            Self::PageRequest => "page-request",
+            Self::Translated => "translated",
+            Self::FlipBit => "flip-bit",
+            Self::Die => "die",
+            Self::Teardown => "teardown",
+        }
+    }
+
+    /// What it can touch.
+    pub(crate) const fn needs(self) -> Needs {
+        let none = Needs { memory: false, commands: false, atc: false, refusals: false, events: false };
+        match self {
+            Self::Map | Self::Scatter | Self::Coherent => Needs { memory: true, commands: true, ..none },
+            Self::Message => Needs { memory: true, ..none },
+            Self::Unmap | Self::FreeCoherent | Self::Flush | Self::Poll => Needs { commands: true, ..none },
+            Self::UnbindDriver | Self::UserSync => Needs { commands: true, ..none },
+            Self::UserMap | Self::UserUnmap => Needs { memory: true, commands: true, ..none },
+            Self::Claim | Self::Release | Self::Attach | Self::Detach | Self::Die => {
+                Needs { commands: true, ..none }
+            }
+            Self::NewDomain | Self::Spawn | Self::ProcessMap => Needs { memory: true, ..none },
+            Self::DropDomain | Self::Remove | Self::Reset | Self::Teardown => {
+                Needs { commands: true, ..none }
+            }
+            Self::SetType | Self::Add | Self::Probe => Needs { memory: true, commands: true, ..none },
+            Self::Dma | Self::Translated => Needs { refusals: true, events: true, ..none },
+            Self::ProcessUnmap | Self::Protect | Self::Touch | Self::Fork | Self::Exit | Self::Unbind => {
+                Needs { commands: true, atc: true, ..none }
+            }
+            Self::Bind | Self::Enable => Needs { memory: true, commands: true, ..none },
+            Self::Disable => Needs { commands: true, atc: true, ..none },
+            Self::SharedDma => Needs { commands: true, refusals: true, events: true, ..none },
+            Self::PageRequest => Needs { commands: true, events: true, ..none },
+            Self::Serve => Needs { commands: true, events: true, ..none },
+            Self::BindDriver | Self::Step | Self::FlipBit => none,
+        }
+    }
+}
+
+impl Op {
+    /// Its kind; none for the arming of a fault, which nobody sees.
+    pub(crate) const fn kind(&self) -> Option<OpKind> {
+        Some(match self {
+            Self::Map { .. } => OpKind::Map,
+            Self::Scatter { .. } => OpKind::Scatter,
+            Self::Unmap { .. } => OpKind::Unmap,
+            Self::Coherent { .. } => OpKind::Coherent,
+            Self::FreeCoherent { .. } => OpKind::FreeCoherent,
+            Self::Flush { .. } => OpKind::Flush,
+            Self::Poll { .. } => OpKind::Poll,
+            Self::Message { .. } => OpKind::Message,
+            Self::BindDriver { .. } => OpKind::BindDriver,
+            Self::UnbindDriver { .. } => OpKind::UnbindDriver,
+            Self::Claim { .. } => OpKind::Claim,
+            Self::Release { .. } => OpKind::Release,
+            Self::NewDomain { .. } => OpKind::NewDomain,
+            Self::DropDomain { .. } => OpKind::DropDomain,
+            Self::UserMap { .. } => OpKind::UserMap,
+            Self::UserUnmap { .. } => OpKind::UserUnmap,
+            Self::UserSync { .. } => OpKind::UserSync,
+            Self::Attach { .. } => OpKind::Attach,
+            Self::Detach { .. } => OpKind::Detach,
+            Self::SetType { .. } => OpKind::SetType,
+            Self::Remove { .. } => OpKind::Remove,
+            Self::Add { .. } => OpKind::Add,
+            Self::Dma { .. } => OpKind::Dma,
+            Self::Step { .. } => OpKind::Step,
+            Self::Serve { .. } => OpKind::Serve,
+            Self::Reset { .. } => OpKind::Reset,
+            Self::Probe { .. } => OpKind::Probe,
+            Self::Spawn { .. } => OpKind::Spawn,
+            Self::ProcessMap { .. } => OpKind::ProcessMap,
+            Self::ProcessUnmap { .. } => OpKind::ProcessUnmap,
+            Self::Protect { .. } => OpKind::Protect,
+            Self::Touch { .. } => OpKind::Touch,
+            Self::Fork { .. } => OpKind::Fork,
+            Self::Exit { .. } => OpKind::Exit,
+            Self::Bind { .. } => OpKind::Bind,
+            Self::Unbind { .. } => OpKind::Unbind,
+            Self::Enable { .. } => OpKind::Enable,
+            Self::Disable { .. } => OpKind::Disable,
+            Self::SharedDma { .. } => OpKind::SharedDma,
+            Self::PageRequest { .. } => OpKind::PageRequest,
+            Self::Translated { .. } => OpKind::Translated,
+            Self::FlipBit { .. } => OpKind::FlipBit,
+            Self::Die { .. } => OpKind::Die,
+            Self::Arm { .. } => return None,
+        })
+    }
+}

@@ -1,0 +1,204 @@
+//! A plan: the operations of a life, drawn with weights that are drawn first. It looks at nothing but the seed.
+
+use model_bus::Chance;
+
+use super::op::{Op, Pick};
+use crate::fault::FaultKind;
+use crate::options::MachineKind;
+
+/// An operation, and its place in the plan that was drawn: what is left out changes no number behind it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Step {
+    pub(crate) index: u32,
+    pub(crate) op: Op,
+}
+
+/// Ways to draw an operation; each has a weight of its own.
+type Draw = fn(&Dice<'_>) -> Op;
+
+struct Dice<'a>(&'a Chance);
+
+impl Dice<'_> {
+    fn below(&self, bound: usize) -> u64 {
+        self.0.below(bound) as u64
+    }
+
+    fn byte(&self, bound: usize) -> u8 {
+        u8::try_from(self.below(bound)).expect("bounds of bytes fit")
+    }
+
+    fn word(&self, bound: usize) -> u16 {
+        u16::try_from(self.below(bound)).expect("bounds of words fit")
+    }
+
+    fn flag(&self) -> bool {
+        self.0.once_in(2)
+    }
+
+    fn pick(&self) -> Pick {
+        match self.below(16) {
+            0..9 => Pick::Live(self.word(1 << 16)),
+            9..12 => Pick::Stale(self.byte(8)),
+            12 | 13 => Pick::Edge(self.word(1 << 16)),
+            14 => Pick::Wild(self.0.next()),
+            _ => Pick::Physical(self.word(1 << 12)),
+        }
+    }
+}
+
+const DEVICES: usize = 8;
+const SLOTS: usize = 32;
+const DOMAINS: usize = 6;
+const USERS: usize = 3;
+const PROCESSES: usize = 4;
+const BONDS: usize = 12;
+
+/// What every machine does: how often, on average, and how.
+const PLAIN: [(u32, Draw); 27] = [
+    (60, |d| Op::Map {
+        device: d.byte(DEVICES),
+        slot: d.byte(SLOTS),
+        pages: 1 + if d.0.once_in(8) { d.byte(16) } else { d.byte(3) },
+        offset: if d.0.once_in(3) { d.word(4096) } else { 0 },
+        direction: d.byte(3),
+    }),
+    (20, |d| Op::Scatter {
+        device: d.byte(DEVICES),
+        slot: d.byte(SLOTS),
+        count: 1 + d.byte(6),
+        shape: u32::try_from(d.0.next() >> 32).expect("32 bits"),
+        direction: d.byte(3),
+    }),
+    (60, |d| Op::Unmap { slot: d.byte(SLOTS) }),
+    (12, |d| Op::Coherent { device: d.byte(DEVICES), slot: d.byte(SLOTS), bytes: 1 + d.word(20_000) }),
+    (12, |d| Op::FreeCoherent { slot: d.byte(SLOTS) }),
+    (4, |d| Op::Flush { device: d.byte(DEVICES) }),
+    (6, |d| Op::Poll { device: d.byte(DEVICES), micros: d.word(12_000) }),
+    (3, |d| Op::Message { device: d.byte(DEVICES) }),
+    (8, |d| Op::BindDriver { device: d.byte(DEVICES) }),
+    (2, |d| Op::UnbindDriver { device: d.byte(DEVICES) }),
+    (5, |d| Op::Claim { device: d.byte(DEVICES), user: d.byte(USERS), whole: d.flag() }),
+    (4, |d| Op::Release { device: d.byte(DEVICES), user: d.byte(USERS), whole: d.flag() }),
+    (4, |d| Op::NewDomain { domain: d.byte(DOMAINS), device: d.byte(DEVICES) }),
+    (2, |d| Op::DropDomain { domain: d.byte(DOMAINS) }),
+    (40, |d| Op::UserMap {
+        domain: d.byte(DOMAINS),
+        page: d.word(1024),
+        pages: 1 + d.byte(if d.0.once_in(6) { 40 } else { 4 }),
+        perms: d.byte(3),
+        runs: 1 + d.byte(3),
+    }),
+    (40, |d| Op::UserUnmap {
+        domain: d.byte(DOMAINS),
+        page: d.word(1024),
+        pages: 1 + d.byte(if d.0.once_in(3) { 100 } else { 6 }),
+        sync: !d.0.once_in(3),
+    }),
+    (8, |d| Op::UserSync { domain: d.byte(DOMAINS) }),
+    (8, |d| Op::Attach { device: d.byte(DEVICES), domain: d.byte(DOMAINS), user: d.byte(USERS + 1) }),
+    (5, |d| Op::Detach { device: d.byte(DEVICES), user: d.byte(USERS + 1) }),
+    (1, |d| Op::SetType { device: d.byte(DEVICES), lazy: d.flag() }),
+    (1, |d| Op::Remove { device: d.byte(DEVICES) }),
+    (3, |d| Op::Add { device: d.byte(DEVICES) }),
+    (500, |d| Op::Dma {
+        device: d.byte(DEVICES),
+        source: d.byte(2),
+        pick: d.pick(),
+        write: d.flag(),
+        offset: d.word(4096),
+        len: 1 + d.byte(64),
+    }),
+    (16, |d| Op::Step { turns: 1 + d.byte(16) }),
+    (8, |d| Op::Serve { unit: d.byte(2) }),
+    (1, |d| Op::Die { user: d.byte(USERS) }),
+    (1, |d| Op::Reset { device: d.byte(DEVICES) }),
+];
+
+/// What machines with processes do besides.
+const SHARED: [(u32, Draw); 14] = [
+    (4, |d| Op::Spawn { process: d.byte(PROCESSES) }),
+    (8, |d| Op::ProcessMap { process: d.byte(PROCESSES), area: d.byte(4), pages: 1 + d.byte(8) }),
+    (20, |d| Op::ProcessUnmap {
+        process: d.byte(PROCESSES),
+        area: d.byte(4),
+        page: d.byte(8),
+        pages: 1 + d.byte(4),
+    }),
+    (12, |d| Op::Protect {
+        process: d.byte(PROCESSES),
+        area: d.byte(4),
+        page: d.byte(8),
+        pages: 1 + d.byte(4),
+        perms: d.byte(3),
+    }),
+    (20, |d| Op::Touch { process: d.byte(PROCESSES), area: d.byte(4), page: d.byte(8), write: d.flag() }),
+    (4, |d| Op::Fork { process: d.byte(PROCESSES), child: d.byte(PROCESSES) }),
+    (2, |d| Op::Exit { process: d.byte(PROCESSES) }),
+    (16, |d| Op::Bind { device: d.byte(DEVICES), process: d.byte(PROCESSES), bond: d.byte(BONDS) }),
+    (8, |d| Op::Unbind { bond: d.byte(BONDS) }),
+    (4, |d| Op::Enable { device: d.byte(DEVICES) }),
+    (1, |d| Op::Disable { device: d.byte(DEVICES) }),
+    (300, |d| Op::SharedDma {
+        bond: d.byte(BONDS),
+        area: d.byte(4),
+        page: d.byte(9),
+        write: d.flag(),
+        offset: d.word(4096),
+    }),
+    (6, |d| Op::PageRequest { device: d.byte(DEVICES), bits: d.0.next(), count: 1 + d.byte(32) }),
+    (4, |d| Op::Translated { device: d.byte(DEVICES), pick: d.pick(), write: d.flag() }),
+];
+
+/// Faults that operations arm; the others happen by operations of their own.
+const ARMED: [FaultKind; 9] = [
+    FaultKind::AllocationFails,
+    FaultKind::CommandError,
+    FaultKind::LateSync,
+    FaultKind::NoSync,
+    FaultKind::MessageLost,
+    FaultKind::AtcSlow,
+    FaultKind::AtcTwice,
+    FaultKind::AtcNever,
+    FaultKind::LyingFirmware,
+];
+
+/// Weights that are drawn: each about what it is on average, and now and then nothing, so that some lives do without.
+fn weigh(chance: &Chance, table: &[(u32, Draw)], into: &mut Vec<(u64, Draw)>) {
+    let mut sum = into.last().map_or(0, |(sum, _)| *sum);
+    for &(average, draw) in table {
+        let scale = [0, 1, 2, 4, 4, 4, 8, 12][chance.below(8)];
+        sum += u64::from(average) * scale;
+        into.push((sum, draw));
+    }
+}
+
+/// The plan of a life: at most `most` operations.
+pub(crate) fn draw(seed: u64, kind: MachineKind, faults: bool, most: usize) -> Vec<Step> {
+    let chance = Chance::new(seed ^ 0x91a4_5eed);
+    let mut weights = Vec::new();
+    weigh(&chance, &PLAIN, &mut weights);
+    if kind == MachineKind::Sva {
+        weigh(&chance, &SHARED, &mut weights);
+    }
+    let total = weights.last().map_or(1, |(sum, _)| *sum).max(1);
+    let arm_one_in = if faults { [40, 100, 300, 1000][chance.below(4)] } else { usize::MAX };
+    let dice = Dice(&chance);
+    let op = |_: usize| {
+        if faults && chance.once_in(arm_one_in) {
+            return arm(&dice);
+        }
+        let at = dice.below(usize::try_from(total).unwrap_or(usize::MAX));
+        let place = weights.partition_point(|(sum, _)| *sum <= at);
+        (weights[place.min(weights.len() - 1)].1)(&dice)
+    };
+    (0..most).map(op).zip(0..).map(|(op, index)| Step { index, op }).collect()
+}
+
+fn arm(dice: &Dice<'_>) -> Op {
+    let fault = ARMED[dice.0.below(ARMED.len())];
+    let n = match fault {
+        FaultKind::AllocationFails => 1 + if dice.0.once_in(4) { dice.word(40) } else { dice.word(5) },
+        _ => 1 + dice.word(4),
+    };
+    Op::Arm { fault, n }
+}

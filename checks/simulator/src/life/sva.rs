@@ -1,0 +1,486 @@
+//! Processes that share their memory with devices: they map, unmap, protect, fork and exit while devices work in their memory.
+//!
+//! What devices reach there is judged by `checks::sva`, against processes' own tables.
+
+use std::sync::{Arc, Mutex};
+
+use model_bus::{Outcome, PageRequest, Translator};
+use model_cpu::Cpus;
+use portcullis::core::iopf::FaultQueue;
+use portcullis::core::pasid::MmPasids;
+use portcullis::core::sva::{Bond, DeviceSwitches, NoSwitches, SvaDevice, SvaUnit};
+use portcullis::hal::Platform;
+use portcullis::types::{Iova, IovaRange, Pasid, Perms};
+use portcullis_checks::sva::judge::Judge;
+use portcullis_checks::sva::shadow::Shadow;
+use portcullis_checks::sva::watched::Watched;
+use portcullis_lab::boot::CpuSet;
+use portcullis_lab::platform::LabPlatform;
+use portcullis_lab::process::{Kernel, Mapping, Source};
+use portcullis_lab::trace;
+
+use super::world::{Unit, World};
+use super::{Done, Pick};
+use crate::fault::FaultKind;
+use crate::hub::locked;
+use crate::machine::{Form, Shared, SimPlatform, Switch};
+use crate::oracle::Wrong;
+use crate::promise::Promise;
+
+type Mutexes = <SimPlatform as Platform>::Mutex;
+type Bonded = Arc<Bond<SimPlatform>>;
+
+/// What a machine has besides, where processes share.
+pub(super) struct Sharing {
+    pub(super) judge: Arc<Judge>,
+    kernel: Arc<Kernel>,
+    cpus: Arc<Cpus>,
+    unit: Arc<SvaUnit<SimPlatform>>,
+    pasids: Arc<MmPasids<Mutexes>>,
+    processes: Mutex<Vec<Option<Process>>>,
+    bonds: Mutex<Vec<Option<BondState>>>,
+    devices: Vec<Mutex<Option<Arc<SvaDevice<SimPlatform>>>>>,
+}
+
+#[derive(Clone)]
+struct Process {
+    watched: Watched,
+    areas: [Option<IovaRange>; AREAS],
+}
+
+#[derive(Clone)]
+struct BondState {
+    device: usize,
+    bond: Bonded,
+    areas: [Option<IovaRange>; AREAS],
+}
+
+const AREAS: usize = 4;
+const PROCESSES: usize = 4;
+const BONDS: usize = 12;
+
+impl Sharing {
+    /// The judge in front of an SMMU's model.
+    pub(super) fn judge(bus: &Arc<model_bus::Bus>, behind: Arc<dyn Translator>) -> Arc<Judge> {
+        Judge::new(behind, Shadow::new(bus.clone()), true)
+    }
+
+    /// The processes' kernel, and core's side of sharing.
+    pub(super) fn new(
+        bus: &Arc<model_bus::Bus>,
+        cpus: &Arc<Cpus>,
+        set: &CpuSet,
+        judge: Arc<Judge>,
+        unit: &Arc<Unit>,
+        devices: usize,
+        seed: u64,
+    ) -> Result<Self, String> {
+        let options = set.kernel_options(seed).ok_or("the CPUs do not have the page size")?;
+        let own = Arc::new(LabPlatform::new(bus.clone(), trace::shared(None), None));
+        let kernel = Kernel::new(own, cpus.clone(), options).map_err(|error| format!("kernel: {error:?}"))?;
+        let pasids = Arc::new(MmPasids::new());
+        let unit = SvaUnit::new(unit.clone(), pasids.clone(), Arc::new(FaultQueue::new()));
+        Ok(Self {
+            judge,
+            kernel,
+            cpus: cpus.clone(),
+            unit,
+            pasids,
+            processes: Mutex::new((0..PROCESSES).map(|_| None).collect()),
+            bonds: Mutex::new((0..BONDS).map(|_| None).collect()),
+            devices: (0..devices).map(|_| Mutex::new(None)).collect(),
+        })
+    }
+
+    /// Takes what hardware has queued, and has every group answered.
+    pub(super) fn serve(&self) {
+        self.unit.service();
+        while self.unit.queue().work() {}
+    }
+
+    pub(super) fn dismantle(&self) {
+        self.cpus.dismantle();
+    }
+
+    fn process(&self, process: u8) -> Option<Process> {
+        locked(&self.processes)[usize::from(process) % PROCESSES].clone()
+    }
+
+    fn bond(&self, bond: u8) -> Option<BondState> {
+        locked(&self.bonds)[usize::from(bond) % BONDS].clone()
+    }
+
+    pub(super) fn shares(&self, device: usize) -> bool {
+        locked(&self.devices[device]).is_some()
+    }
+}
+
+impl World {
+    fn turn_of_waiting(&self) {
+        self.bus.step();
+        if let Some(sharing) = &self.sharing {
+            sharing.serve();
+        }
+    }
+
+    pub(super) fn look_at_judge(&self) {
+        if let Some(line) = self.sharing.as_ref().and_then(|sharing| sharing.judge.wrongs().into_iter().next()) {
+            self.hub.object(Wrong::from_line(&line));
+        }
+    }
+
+    /// A process begins.
+    pub(super) fn spawn(&self, process: u8) -> Done {
+        let Some(sharing) = &self.sharing else { return Done::Skipped };
+        if sharing.process(process).is_some() {
+            return Done::Skipped;
+        }
+        let Ok(watched) = Watched::new(&sharing.kernel, &sharing.judge) else { return Done::Refused };
+        let areas = [0u64, 1, 2, 3].map(|_| watched.map_zeroes(8 * sharing.kernel.page_bytes()).ok());
+        locked(&sharing.processes)[usize::from(process) % PROCESSES] = Some(Process { watched, areas });
+        Done::Done
+    }
+
+    /// Some pages of an area of a process.
+    fn part(&self, process: u8, area: u8, page: u8, pages: u8) -> Option<(Watched, IovaRange)> {
+        let sharing = self.sharing.as_ref()?;
+        let process = sharing.process(process)?;
+        let area = process.areas[usize::from(area) % AREAS]?;
+        let size = sharing.kernel.page_bytes();
+        let first = area.first().get() + u64::from(page) % 8 * size;
+        let last = (first + u64::from(pages.max(1)) * size - 1).min(area.last().get());
+        Some((process.watched, IovaRange::from_ends(Iova::new(first), Iova::new(last))?))
+    }
+
+    /// A process maps where it has unmapped.
+    pub(super) fn process_map(&self, process: u8, area: u8, pages: u8) -> Done {
+        let Some((watched, range)) = self.part(process, area, 0, pages) else { return Done::Skipped };
+        let mapping = Mapping {
+            at: Some(range.first()),
+            len_bytes: range.last().get() - range.first().get() + 1,
+            perms: Perms::READ_WRITE,
+            source: Source::Anonymous,
+        };
+        if watched.map(&mapping).is_ok() { Done::Done } else { Done::Refused }
+    }
+
+    /// A process unmaps.
+    pub(super) fn process_unmap(&self, process: u8, area: u8, page: u8, pages: u8) -> Done {
+        let Some((watched, range)) = self.part(process, area, page, pages) else { return Done::Skipped };
+        if watched.unmap(range).is_ok() { Done::Done } else { Done::Refused }
+    }
+
+    /// A process changes permissions.
+    pub(super) fn protect(&self, process: u8, area: u8, page: u8, pages: u8, perms: u8) -> Done {
+        let Some((watched, range)) = self.part(process, area, page, pages) else { return Done::Skipped };
+        let perms = [Perms::READ, Perms::empty(), Perms::READ_WRITE][usize::from(perms) % 3];
+        if watched.protect(range, perms).is_ok() { Done::Done } else { Done::Refused }
+    }
+
+    /// A process reads or writes.
+    pub(super) fn touch(&self, process: u8, area: u8, page: u8, write: bool) -> Done {
+        let Some((watched, range)) = self.part(process, area, page, 1) else { return Done::Skipped };
+        let touched = if write {
+            watched.write(range.first(), &[0x11; 16]).is_ok()
+        } else {
+            watched.read(range.first(), 16).is_ok()
+        };
+        if touched { Done::Done } else { Done::Refused }
+    }
+
+    /// A process forks.
+    pub(super) fn fork(&self, process: u8, child: u8) -> Done {
+        let Some(sharing) = &self.sharing else { return Done::Skipped };
+        let Some(parent) = sharing.process(process) else { return Done::Skipped };
+        if sharing.process(child).is_some() {
+            return Done::Skipped;
+        }
+        let Ok(watched) = parent.watched.fork() else { return Done::Refused };
+        let process = Process { watched, areas: parent.areas };
+        locked(&sharing.processes)[usize::from(child) % PROCESSES] = Some(process);
+        Done::Done
+    }
+
+    /// A process exits, whatever devices do in its memory.
+    pub(super) fn exit(&self, process: u8) -> Done {
+        let Some(sharing) = &self.sharing else { return Done::Skipped };
+        let taken = locked(&sharing.processes)[usize::from(process) % PROCESSES].take();
+        let Some(Process { watched, .. }) = taken else { return Done::Skipped };
+        let bound = locked(&sharing.bonds).iter().flatten().any(|bond| bond.bond.mm().id() == watched.id());
+        if bound {
+            self.hub.faults.fired(FaultKind::UserDies);
+        }
+        watched.exit();
+        Done::Done
+    }
+
+    /// A device starts to share.
+    pub(super) fn enable(&self, device: u8) -> Done {
+        let index = self.device_index(device);
+        let Some(sharing) = &self.sharing else { return Done::Skipped };
+        let state = &self.devices[index];
+        let Some(device) = self.device(index) else { return Done::Skipped };
+        if state.engine.form == Form::Plain || sharing.shares(index) || self.group_of(index).members.len() > 1 {
+            return Done::Skipped;
+        }
+        let before = self.before(None);
+        let switches: Arc<dyn DeviceSwitches> = match state.engine.form {
+            Form::Pcie => Arc::new(Switch(state.engine.clone())),
+            _ => Arc::new(NoSwitches),
+        };
+        match sharing.unit.enable(&device, &self.group_of(index).group, &state.engine.facts(), switches) {
+            Ok(shared) => {
+                *locked(&sharing.devices[index]) = Some(shared);
+                Done::Done
+            }
+            Err(error) => {
+                self.excuse(&before, &error);
+                Done::Refused
+            }
+        }
+    }
+
+    /// A device shares no more.
+    pub(super) fn disable(&self, device: u8) -> Done {
+        let index = self.device_index(device);
+        let Some(sharing) = &self.sharing else { return Done::Skipped };
+        let Some(shared) = locked(&sharing.devices[index]).clone() else { return Done::Skipped };
+        let before = self.before(None);
+        let bonds = locked(&sharing.bonds).iter().flatten().filter(|bond| bond.device == index).count();
+        match shared.disable() {
+            Ok(()) => {
+                self.hub.hold(Promise::OneAnswer, bonds == 0, || format!("device {index} was disabled with {bonds} bonds"));
+                *locked(&sharing.devices[index]) = None;
+                Done::Done
+            }
+            Err(error) => {
+                if bonds == 0 && !self.doubted() {
+                    self.excuse(&before, &error);
+                    self.hub.hold(Promise::Service, self.hub.faults.count() > before.fired, || {
+                        format!("device {index} has no bonds, and is not disabled: {error:?}")
+                    });
+                }
+                Done::Refused
+            }
+        }
+    }
+
+    /// Whether hardware has ever not confirmed something in this life: bonds may be kept for ever.
+    pub(super) fn doubted(&self) -> bool {
+        self.hub.faults.unconfirmed() > 0
+    }
+
+    /// A process is bound to a device.
+    pub(super) fn bind(&self, device: u8, process: u8, bond: u8) -> Done {
+        let index = self.device_index(device);
+        let Some(sharing) = &self.sharing else { return Done::Skipped };
+        let Some(shared) = locked(&sharing.devices[index]).clone() else { return Done::Skipped };
+        let Some(process) = sharing.process(process) else { return Done::Skipped };
+        if sharing.bond(bond).is_some() {
+            return Done::Skipped;
+        }
+        let before = self.before(None);
+        match shared.bind(&process.watched.memory()) {
+            Ok(bound) => {
+                let told = sharing.judge.shadow(|shadow| shadow.bound(index, bound.pasid(), process.watched.id()));
+                if let Err(line) = told {
+                    self.hub.object(Wrong::from_line(&line));
+                }
+                self.hub.shadow(|shadow| shadow.check(Promise::NoReuse));
+                let state = BondState { device: index, bond: bound, areas: process.areas };
+                locked(&sharing.bonds)[usize::from(bond) % BONDS] = Some(state);
+                Done::Done
+            }
+            Err(error) => {
+                if !self.doubted() {
+                    self.excuse(&before, &error);
+                    self.unwound(&before, false, &error);
+                }
+                Done::Refused
+            }
+        }
+    }
+
+    /// A bond is given back, once its device has stopped.
+    pub(super) fn unbind(&self, bond: u8) -> Done {
+        let Some(sharing) = &self.sharing else { return Done::Skipped };
+        let Some(state) = sharing.bond(bond) else { return Done::Skipped };
+        let (index, pasid) = (state.device, state.bond.pasid());
+        let others = locked(&sharing.bonds)
+            .iter()
+            .flatten()
+            .filter(|other| other.device == index && other.bond.pasid() == pasid)
+            .count();
+        if others == 1 {
+            self.devices[index].engine.stop(pasid, &mut || self.turn_of_waiting());
+        }
+        let before = self.before(None);
+        match state.bond.device().clone().unbind(&state.bond) {
+            Ok(()) => {
+                locked(&sharing.bonds)[usize::from(bond) % BONDS] = None;
+                if sharing.judge.shadow(|shadow| shadow.unbound(index, pasid)) {
+                    (0..16).for_each(|_| drop(self.bus.step()));
+                    let pending = sharing.judge.pending(index, Some(pasid));
+                    self.hub.hold(Promise::OneAnswer, pending.is_empty() || self.lies(), || {
+                        format!("device {index} was unbound from {pasid:?}, and waits for {pending:?}")
+                    });
+                    self.nothing_means(index, pasid);
+                }
+                Done::Done
+            }
+            Err(error) => {
+                if !self.doubted() && !self.lies() {
+                    self.excuse(&before, &error);
+                }
+                Done::Refused
+            }
+        }
+    }
+
+    /// Whether devices of this life have sent page requests that nobody should.
+    fn lies(&self) -> bool {
+        self.forged.load(core::sync::atomic::Ordering::Relaxed) > 0
+    }
+
+    /// After the last unbind the PASID means nothing to hardware.
+    fn nothing_means(&self, device: usize, pasid: Pasid) {
+        self.hub.faults.fired_in(super::OpKind::SharedDma, FaultKind::DmaAfterUnbind);
+        let engine = &self.devices[device].engine;
+        let one = crate::machine::Move {
+            source: engine.sources[0],
+            pasid: Some(pasid),
+            iova: 0x10_0000_0000,
+            len: 8,
+            write: false,
+        };
+        let outcome = engine.access(&one);
+        self.hub.hold(Promise::Isolation, outcome != Outcome::Done, || {
+            format!("device {device} reached something by {pasid:?}, from which it is unbound")
+        });
+        if let Outcome::Stalled(_) = outcome {
+            self.hub.object(Wrong::new(Promise::OneAnswer, format!("{pasid:?} means nothing, and an access was held back")));
+        }
+    }
+
+    /// A device works in a process's memory.
+    pub(super) fn shared_dma(&self, bond: u8, area: u8, page: u8, write: bool, offset: u16) -> Done {
+        let Some(sharing) = &self.sharing else { return Done::Skipped };
+        let Some(state) = sharing.bond(bond) else { return Done::Skipped };
+        let Some(area) = state.areas[usize::from(area) % AREAS] else { return Done::Skipped };
+        let size = sharing.kernel.page_bytes();
+        let iova = area.first().get() + u64::from(page) * size + u64::from(offset) % size & !7;
+        let engine = &self.devices[state.device].engine;
+        let done = engine.work(state.bond.pasid(), iova, write, &mut || self.turn_of_waiting());
+        self.hub.trace(|trace| trace.note(&[iova, done as u64]));
+        self.pages_were_lost();
+        match done {
+            Shared::Done => Done::Done,
+            Shared::Refused | Shared::Waits => Done::Refused,
+        }
+    }
+
+    fn pages_were_lost(&self) {
+        let lost = self.units[0].model.counters().page_requests_lost;
+        let seen = self.pages_lost.swap(lost, core::sync::atomic::Ordering::Relaxed);
+        if lost > seen {
+            self.hub.faults.fired_in(super::OpKind::PageRequest, FaultKind::PageOverflow);
+        }
+    }
+
+    /// A device sends page requests that nobody should.
+    pub(super) fn page_requests(&self, device: u8, bits: u64, count: u8) -> Done {
+        let index = self.device_index(device);
+        let Some(sharing) = &self.sharing else { return Done::Skipped };
+        let engine = &self.devices[index].engine;
+        if engine.form != Form::Pcie || !engine.ats_is_on() {
+            return Done::Skipped;
+        }
+        let bound = locked(&sharing.bonds).iter().flatten().find(|bond| bond.device == index).map(|bond| bond.bond.pasid());
+        let pasid = bound.or(Pasid::new(1));
+        let page = bits & 0xffff_f000;
+        let group = u16::try_from(0x100 | bits >> 40 & 0xff).expect("9 bits");
+        let plain = engine.page_request(pasid, page, group, bits & 1 == 0);
+        self.forged.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+        let (kind, requests): (FaultKind, Vec<PageRequest>) = match bits >> 33 & 7 {
+            0 | 1 => (FaultKind::WrongPasid, vec![PageRequest { pasid: Pasid::new(0x7777), ..plain }]),
+            2 => (FaultKind::WrongGroup, vec![plain, PageRequest { write: true, ..plain }]),
+            3 => (FaultKind::NoLast, (0..count).map(|_| PageRequest { last: false, ..plain }).collect()),
+            4 => {
+                let many = (0..200u16).map(|n| PageRequest { group: 0x100 | n & 0xff, ..plain });
+                (FaultKind::NoCredits, many.collect())
+            }
+            5 | 6 => {
+                let marker = PageRequest { read: false, write: false, ..plain };
+                (FaultKind::AfterStop, vec![marker, plain])
+            }
+            _ => {
+                let flood = (0..2000u64).map(|n| PageRequest {
+                    iova: Iova::new(page + (n << 12)),
+                    group: u16::try_from(0x100 | n & 0xff).expect("9 bits"),
+                    last: n & 3 == 3,
+                    ..plain
+                });
+                (FaultKind::Flood, flood.collect())
+            }
+        };
+        self.hub.faults.fired(kind);
+        requests.iter().for_each(|request| engine.send(request));
+        (0..8).for_each(|_| self.turn_of_waiting());
+        self.pages_were_lost();
+        Done::Done
+    }
+
+    /// A device without ATS sends accesses by addresses that nobody gave it.
+    pub(super) fn forge_translated(&self, device: u8, pick: Pick, write: bool) -> Done {
+        let index = self.device_index(device);
+        let engine = &self.devices[index].engine;
+        if engine.ats_is_on() {
+            return Done::Skipped;
+        }
+        let at = match pick {
+            Pick::Live(page) | Pick::Edge(page) | Pick::Physical(page) => locked(&self.pool).some(u64::from(page)),
+            Pick::Stale(back) => locked(&self.pool).some(u64::from(back)),
+            Pick::Wild(bits) => bits & 0xffff_ffff_f000,
+        };
+        self.hub.faults.fired(FaultKind::ForgedTranslated);
+        let outcome = engine.access_translated(None, at, write);
+        self.hub.hold(Promise::Isolation, outcome != Outcome::Done, || {
+            format!("device {index} has no ATS, and reached {at:#x} by an address that it made up")
+        });
+        Done::Refused
+    }
+
+    /// Everybody stops, and everything is given back.
+    pub(super) fn end_sharing(&self) {
+        let Some(sharing) = &self.sharing else { return };
+        for _ in 0..32 {
+            self.turn_of_waiting();
+        }
+        let (doubted, lies) = (self.doubted(), self.lies());
+        for bond in 0..u8::try_from(BONDS).expect("few bonds") {
+            let done = self.unbind(bond);
+            if done == Done::Refused && !doubted && !lies {
+                self.hub.object(Wrong::new(Promise::NoLeak, format!("bond {bond} cannot be given back")));
+            }
+        }
+        for process in 0..u8::try_from(PROCESSES).expect("few processes") {
+            self.exit(process);
+        }
+        for index in 0..self.devices.len() {
+            let pending = sharing.judge.pending(index, None);
+            self.hub.hold(Promise::OneAnswer, pending.is_empty() || doubted, || {
+                format!("device {index} waits for {pending:?}, and nothing is left to be done")
+            });
+            self.disable(u8::try_from(index).expect("few devices"));
+        }
+        let used = sharing.pasids.in_use();
+        self.hub.hold(Promise::NoLeak, used == 0 || doubted || lies, || format!("{used} PASIDs are still in use"));
+        let frames = sharing.judge.shadow(|shadow| shadow.freed_in_doubt());
+        self.hub.hold(Promise::Reclaim, frames.is_empty(), || {
+            format!("{frames:?} went to another use, and hardware never confirmed")
+        });
+        let of_cpus = sharing.cpus.unpredictable();
+        self.hub.hold(Promise::Book, of_cpus.is_empty(), || format!("forbidden to a CPU: {:?}", of_cpus.first()));
+        self.look_at_judge();
+    }
+}

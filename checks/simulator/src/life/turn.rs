@@ -1,0 +1,82 @@
+//! What happens in the middle of an operation: a device moves bytes where the operation is at work.
+
+use model_bus::Request;
+use model_smmuv3::Outlook;
+use portcullis::types::{Access, Iova, SourceId};
+
+use super::world::World;
+use crate::hub::{Place, Turns, locked};
+use crate::oracle::{Seen, Wrong};
+use crate::promise::Promise;
+
+impl Turns for World {
+    fn turn(&self, _: Place) {
+        let (kind, bits) = (self.hub.below(8), self.hub.below(1 << 32));
+        let device = usize::try_from(bits >> 8).unwrap_or(0) % self.devices.len();
+        let write = bits & 1 == 0;
+        let low = u16::try_from(bits >> 16 & 0xffff).expect("16 bits");
+        match kind {
+            // What an operation takes away is what is worth trying.
+            0..4 => {
+                if let Some((device, iova)) = self.hub.shadow(|shadow| shadow.some_leaving(bits)) {
+                    let _either_way = self.access(device, u8::from(write), iova, 8, write);
+                }
+            }
+            4 | 5 => {
+                if let Some(iova) = self.live_address(device, low, low) {
+                    let _granted = self.access(device, 0, iova, 8, write);
+                }
+            }
+            6 => {
+                let stale = locked(&self.stale).front().copied();
+                if let Some(stale) = stale {
+                    let _refused = self.access(stale.device, 0, stale.iova, 8, write);
+                }
+            }
+            _ => drop(self.bus.step()),
+        }
+    }
+
+    /// What hardware would see of every source that is being moved, if it looked now and had nothing cached.
+    fn watch(&self) {
+        for (index, device) in self.devices.iter().enumerate() {
+            let Some((now, next)) = self.hub.shadow(|shadow| shadow.moving(index)) else { continue };
+            let addresses = [now, next].map(|way| self.hub.shadow(|shadow| shadow.an_address(way)));
+            for iova in addresses.into_iter().flatten() {
+                for source in &device.engine.sources {
+                    self.look_at_entry(device.spec.unit, *source, iova);
+                }
+            }
+        }
+    }
+}
+
+impl World {
+    fn look_at_entry(&self, unit: usize, source: SourceId, iova: u64) {
+        let request =
+            Request { source, pasid: None, iova: Iova::new(iova), len_bytes: 4, access: Access::READ };
+        self.hub.shadow(|shadow| shadow.check(Promise::Hitless));
+        match self.units[unit].model.outlook(&request) {
+            Outlook::Allowed(pa) => {
+                let seen = Seen { source: source.0, iova, len: 4, pa: pa.get(), write: false };
+                if let Err(wrong) = self.hub.shadow(|shadow| shadow.judge(&seen)) {
+                    self.hub
+                        .object(Wrong::new(Promise::Hitless, format!("hardware would see: {}", wrong.what)));
+                }
+            }
+            Outlook::Refused(Some(kind)) => {
+                // An entry that is not there at all, as before a device is known, is no mixture.
+                let known = self.hub.shadow(|shadow| shadow.was_attached(source.0));
+                let mixed = matches!(
+                    kind.name(),
+                    "C_BAD_STE" | "C_BAD_CD" | "F_STE_FETCH" | "F_CD_FETCH" | "F_WALK_EABT"
+                );
+                if mixed && known && self.hub.stream_is_valid(unit, source.0) {
+                    let what = format!("{source} would meet {} in the middle of a change", kind.name());
+                    self.hub.object(Wrong::new(Promise::Hitless, what));
+                }
+            }
+            Outlook::Refused(None) => {}
+        }
+    }
+}

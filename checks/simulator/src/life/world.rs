@@ -1,0 +1,409 @@
+//! A life's world: the machine, the drivers on it, and what everybody has.
+//!
+//! Operations take what they work on out of its place, work without any lock of ours, and put back what is left, so that another operation may
+//! happen in the middle of one: it finds the place empty and does nothing.
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use model_bus::{Bus, BusError, BusOptions, Doorbell, Downstream, Fabric, Translator};
+use model_cpu::{CpuFeatures, Cpus, TlbPolicy};
+use model_smmuv3::Smmu as Model;
+use portcullis::core::device::{Device, DeviceInfo, DmaMask};
+use portcullis::core::dma::{Coherent, DmaHandle, Mapping, SgMapping};
+use portcullis::core::domain::{Domain, FlushMode};
+use portcullis::core::group::{DefaultDomain, Group};
+use portcullis::core::iommu::{Gather, Iommu, RegionSource, ReservedKind, ReservedRegion};
+use portcullis::core::unit::IommuUnit;
+use portcullis::smmuv3::Smmu;
+use portcullis::types::{Iova, IovaRange, Pa, PaRange, Prot, SourceId};
+use portcullis_lab::boot::CpuSet;
+use portcullis_lab::trace;
+
+use super::sva::Sharing;
+use crate::cover::Coverage;
+use crate::hub::{Hub, locked};
+use crate::machine::{DeviceSpec, Engine, Form, Pool, Root, SimPlatform, SimRegisters, Spec};
+use crate::options::MachineKind;
+use crate::oracle::{Gate, Ledger, SpaceId, Token, Way};
+
+pub(super) type Unit = IommuUnit<SimPlatform>;
+
+/// An SMMU, from all sides.
+pub(super) struct UnitState {
+    pub(super) model: Arc<Model>,
+    pub(super) driver: Arc<Smmu<SimPlatform, SimRegisters>>,
+    pub(super) unit: Arc<Unit>,
+}
+
+/// A device.
+pub(super) struct DeviceState {
+    pub(super) spec: DeviceSpec,
+    pub(super) engine: Arc<Engine>,
+    /// As core knows it; none while it is not there.
+    pub(super) device: Mutex<Option<Arc<Device<SimPlatform>>>>,
+    /// Whether an ordinary driver is bound.
+    pub(super) bound: AtomicBool,
+}
+
+/// A group.
+pub(super) struct GroupState {
+    pub(super) unit: usize,
+    pub(super) group: Arc<Group<SimPlatform>>,
+    pub(super) members: Vec<usize>,
+    pub(super) inner: Mutex<GroupInner>,
+}
+
+pub(super) struct GroupInner {
+    /// The space of its default domain.
+    pub(super) space: SpaceId,
+    pub(super) lazy: bool,
+    pub(super) ledger: Ledger,
+    /// Messages' pages, by address.
+    pub(super) doorbell: Option<u64>,
+}
+
+/// What a driver has given to its device.
+pub(super) enum Slot {
+    Empty,
+    /// Somebody is at it.
+    Busy,
+    Single {
+        device: usize,
+        space: SpaceId,
+        mapping: Mapping,
+        pages: (u64, u64),
+    },
+    List {
+        device: usize,
+        space: SpaceId,
+        list: SgMapping,
+        pages: Vec<(u64, u64)>,
+        ranges: Vec<(u64, u64)>,
+    },
+    Shared {
+        device: usize,
+        space: SpaceId,
+        buffer: Coherent,
+    },
+}
+
+/// A domain whose user maps by himself.
+pub(super) struct UserDomain {
+    pub(super) unit: usize,
+    pub(super) space: SpaceId,
+    pub(super) domain: Arc<Domain<SimPlatform>>,
+    pub(super) inner: Mutex<UserInner>,
+}
+
+#[derive(Default)]
+pub(super) struct UserInner {
+    /// Somebody is at it.
+    pub(super) busy: bool,
+    pub(super) gather: Gather,
+    pub(super) tokens: Vec<Token>,
+    /// The memory behind each page, by the page's number.
+    pub(super) pages: BTreeMap<u64, u64>,
+    /// Memory that is unmapped and may still be reached.
+    pub(super) waiting: Vec<u64>,
+    /// A map failed and its undoing was not confirmed: these pages count as mapped.
+    pub(super) ghosts: Vec<(u64, u64)>,
+}
+
+/// Memory that may still be reached through a space.
+pub(super) struct Quarantined {
+    pub(super) space: SpaceId,
+    pub(super) token: Token,
+    pub(super) pages: Vec<(u64, u64)>,
+}
+
+/// An address that was unmapped, or may have been.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stale {
+    pub(super) device: usize,
+    pub(super) iova: u64,
+    pub(super) freed: bool,
+}
+
+/// The world.
+pub(crate) struct World {
+    pub(super) spec: Spec,
+    pub(super) hub: Arc<Hub>,
+    pub(super) bus: Arc<Bus>,
+    pub(super) platform: Arc<SimPlatform>,
+    pub(super) units: Vec<UnitState>,
+    pub(super) devices: Vec<DeviceState>,
+    pub(super) groups: Vec<GroupState>,
+    /// The way down from the SMMUs.
+    _root: Arc<Root>,
+    pub(super) slots: Mutex<Vec<Slot>>,
+    pub(super) domains: Mutex<Vec<Option<Arc<UserDomain>>>>,
+    pub(super) pool: Mutex<Pool>,
+    pub(super) quarantine: Mutex<Vec<Quarantined>>,
+    pub(super) stale: Mutex<VecDeque<Stale>>,
+    /// Processes, where they share.
+    pub(super) sharing: Option<Sharing>,
+    /// How many page requests were forged, and how many had been lost when it was last looked.
+    pub(super) forged: AtomicU64,
+    pub(super) pages_lost: AtomicU64,
+    /// Devices that hardware would not let go.
+    pub(super) stranded: Mutex<Vec<Arc<Device<SimPlatform>>>>,
+    pub(super) coverage: Mutex<Coverage>,
+    pub(super) steps: AtomicU64,
+    /// Events that each SMMU had lost when it was last looked at.
+    pub(super) events_lost: Vec<AtomicU64>,
+    pub(super) refused: AtomicU64,
+    /// Operations of another CPU that came in between.
+    pub(super) nested: AtomicU64,
+}
+
+pub(super) const SLOTS: usize = 32;
+pub(super) const DOMAINS: usize = 6;
+/// Where RAM begins, and how much of it the heap has.
+const RAM: u64 = 0x4000_0000;
+const HEAP_BYTES: u64 = 0x0400_0000;
+/// Pages of drivers' and users' memory.
+const POOL_PAGES: u64 = 192;
+/// Pages that firmware works in lie behind those.
+const FIRMWARE_PAGES: u64 = 8;
+/// The doorbell of all interrupts: a page of its own.
+pub(super) const DOORBELL: u64 = 0x0808_0000;
+
+struct Bell;
+
+impl Doorbell for Bell {
+    fn ring(&self, _: u64, _: &[u8], _: Option<SourceId>) -> Result<(), BusError> {
+        Ok(())
+    }
+}
+
+fn range(first: u64, len_bytes: u64) -> PaRange {
+    PaRange::new(Pa::new(first), len_bytes).expect("ranges of the machine do not wrap")
+}
+
+impl World {
+    /// A machine that has booted, without devices.
+    ///
+    /// # Errors
+    ///
+    /// What does not come up, though nothing is in its way.
+    pub(crate) fn new(seed: u64, spec: Spec, lines: bool) -> Result<Arc<Self>, String> {
+        let granule = spec.granule.bytes();
+        let pool_bytes = ((POOL_PAGES + FIRMWARE_PAGES) * granule).next_multiple_of(0x1_0000);
+        let (heap, pool_first) = (range(RAM, HEAP_BYTES), RAM + HEAP_BYTES);
+        let mut options = BusOptions::new(range(RAM, HEAP_BYTES + pool_bytes), seed);
+        options.heap = vec![heap];
+        let bus = Bus::new(&options);
+        let taken = |error: model_bus::Occupied| error.to_string();
+        bus.add_doorbell("doorbell", range(DOORBELL, 0x1_0000), Arc::new(Bell)).map_err(taken)?;
+        let registers: Vec<u64> = spec.units.iter().map(|unit| unit.registers).collect();
+        let hub = Hub::new(bus.clone(), &registers, lines);
+        let platform = SimPlatform::new(hub.clone());
+        let shared = spec.kind == MachineKind::Sva;
+        let set = shared.then(|| {
+            let cpus = Cpus::new(bus.clone(), &[CpuFeatures::COMMON; 2], TlbPolicy::seeded(seed));
+            CpuSet { cpus, page: spec.granule }
+        });
+        let mut units = Vec::new();
+        let mut gates: Vec<Arc<dyn Translator>> = Vec::new();
+        let mut judge = None;
+        for (index, unit) in spec.units.iter().enumerate() {
+            let fabric: Arc<dyn Fabric> = bus.clone();
+            let model = Arc::new(Model::new(unit.model.clone(), fabric, seed ^ index as u64, trace::shared(None)));
+            bus.add_registers("smmu", range(unit.registers, 0x2_0000), model.clone()).map_err(taken)?;
+            bus.add_clocked(model.clone());
+            let behind: Arc<dyn Translator> = match &set {
+                Some(_) => judge.insert(Sharing::judge(&bus, model.clone())).clone(),
+                None => model.clone(),
+            };
+            gates.push(Gate::new(hub.clone(), behind));
+            let window = platform.registers(index, range(unit.registers, 0x2_0000));
+            let mut config = unit.driver.clone();
+            config.cpus = set.as_ref().and_then(CpuSet::facts);
+            let driver = Smmu::probe(platform.clone(), window, config).map_err(|error| format!("probe: {error:?}"))?;
+            let as_core: Arc<dyn Iommu<SimPlatform>> = driver.clone();
+            let unit = Arc::new(IommuUnit::new(platform.clone(), as_core));
+            units.push(UnitState { model, driver, unit });
+        }
+        let sharing = match (set, judge) {
+            (Some(set), Some(judge)) => {
+                let count = spec.devices.len();
+                Some(Sharing::new(&bus, &set.cpus, &set, judge, &units[0].unit, count, seed)?)
+            }
+            _ => None,
+        };
+        let mut groups = Vec::new();
+        for (index, &(unit, lazy)) in spec.groups.iter().enumerate() {
+            let mode = if lazy { FlushMode::Lazy } else { FlushMode::Strict };
+            let id = u32::try_from(index).expect("few groups");
+            let group =
+                Group::new(platform.clone(), units[unit].unit.iommu().clone(), id, DefaultDomain::Dma(mode))
+                    .map_err(|error| format!("group: {error:?}"))?;
+            let members =
+                (0..spec.devices.len()).filter(|&device| spec.devices[device].group == index).collect();
+            let space = hub.shadow(|shadow| shadow.add_space());
+            let inner = GroupInner { space, lazy, ledger: Ledger::default(), doorbell: None };
+            groups.push(GroupState { unit, group: Arc::new(group), members, inner: Mutex::new(inner) });
+        }
+        let devices = spec.devices.iter().enumerate().map(|(index, device)| {
+            hub.shadow(|shadow| shadow.add_device(&device.sources));
+            let gate = gates[device.unit].clone();
+            let engine = Engine::new(&device.sources, device.form, gate, bus.clone(), hub.clone());
+            if let Some(sharing) = &sharing {
+                sharing.judge.know(index, &engine.sources);
+            }
+            if device.form == Form::Pcie {
+                bus.add_clocked(engine.clone());
+            }
+            DeviceState { spec: device.clone(), engine, device: Mutex::new(None), bound: AtomicBool::new(false) }
+        });
+        let devices: Vec<DeviceState> = devices.collect();
+        let root = Arc::new(Root(devices.iter().map(|device| device.engine.clone()).collect()));
+        let down: Arc<dyn Downstream> = root.clone();
+        gates.iter().for_each(|gate| gate.connect(Arc::downgrade(&down)));
+        let spec_units = spec.units.clone();
+        let slots = (0..SLOTS).map(|_| Slot::Empty).collect();
+        let pool = Pool::new(pool_first, granule, POOL_PAGES);
+        Ok(Arc::new(Self {
+            spec,
+            hub,
+            bus,
+            platform,
+            units,
+            devices,
+            groups,
+            _root: root,
+            slots: Mutex::new(slots),
+            domains: Mutex::new((0..DOMAINS).map(|_| None).collect()),
+            pool: Mutex::new(pool),
+            quarantine: Mutex::default(),
+            stale: Mutex::default(),
+            sharing,
+            forged: AtomicU64::new(0),
+            pages_lost: AtomicU64::new(0),
+            stranded: Mutex::default(),
+            coverage: Mutex::default(),
+            steps: AtomicU64::new(0),
+            events_lost: spec_units.iter().map(|_| AtomicU64::new(0)).collect(),
+            refused: AtomicU64::new(0),
+            nested: AtomicU64::new(0),
+        }))
+    }
+
+    pub(super) fn granule(&self) -> u64 {
+        self.spec.granule.bytes()
+    }
+
+    pub(super) fn device_index(&self, device: u8) -> usize {
+        usize::from(device) % self.devices.len()
+    }
+
+    /// A device as core knows it; none while it is not there.
+    pub(super) fn device(&self, index: usize) -> Option<Arc<Device<SimPlatform>>> {
+        locked(&self.devices[index].device).clone()
+    }
+
+    pub(super) fn group_of(&self, device: usize) -> &GroupState {
+        &self.groups[self.devices[device].spec.group]
+    }
+
+    /// The DMA API of a device whose ordinary driver is bound, and the space that it fills.
+    pub(super) fn dma(&self, index: usize) -> Option<(DmaHandle<SimPlatform>, SpaceId, bool)> {
+        if !self.devices[index].bound.load(Relaxed) {
+            return None;
+        }
+        let device = self.device(index)?;
+        let group = self.group_of(index);
+        let inner = locked(&group.inner);
+        Some((group.group.dma(&device)?, inner.space, inner.lazy))
+    }
+
+    /// The page that firmware works in for a device.
+    pub(super) fn firmware_page(&self, spec: &DeviceSpec) -> Option<u64> {
+        spec.direct.map(|page| RAM + HEAP_BYTES + (POOL_PAGES + page) * self.granule())
+    }
+
+    /// What the bus tells core of a device.
+    pub(super) fn info(&self, index: usize) -> DeviceInfo {
+        let spec = &self.devices[index].spec;
+        let sources: Vec<SourceId> = spec.sources.iter().map(|&source| SourceId(source)).collect();
+        let mut info = DeviceInfo::new(&format!("device{index}"), &sources);
+        info.pci = spec.pci;
+        info.max_segment_bytes = spec.max_segment.max(self.granule());
+        info.segment_boundary = spec.boundary;
+        info.isolated_interrupts = true;
+        let region = |first: u64, last: u64, kind| ReservedRegion {
+            range: IovaRange::from_ends(Iova::new(first), Iova::new(last)).expect("in order"),
+            kind,
+            prot: Prot::cached(portcullis::types::Perms::READ_WRITE),
+            source: RegionSource::DeviceTree,
+        };
+        if let Some((first, last)) = spec.reserved {
+            info.firmware_regions.push(region(first, last, ReservedKind::Reserved));
+        }
+        if let Some(page) = self.firmware_page(spec) {
+            let kind = if spec.relaxable { ReservedKind::DirectRelaxable } else { ReservedKind::Direct };
+            info.firmware_regions.push(region(page, page + self.granule() - 1, kind));
+        }
+        info
+    }
+
+    pub(super) fn mask(&self, index: usize) -> DmaMask {
+        DmaMask::new(self.devices[index].spec.mask_bits).unwrap_or(DmaMask::BITS_64)
+    }
+
+    /// Notes that an address is mapped no more.
+    pub(super) fn note_stale(&self, device: usize, iova: u64, freed: bool) {
+        let mut stale = locked(&self.stale);
+        if stale.len() == 8 {
+            stale.pop_back();
+        }
+        stale.push_front(Stale { device, iova, freed });
+    }
+
+    /// Gives memory back that nobody can reach any more.
+    pub(super) fn reclaim(&self) {
+        let mut quarantine = locked(&self.quarantine);
+        if quarantine.is_empty() {
+            return;
+        }
+        let hub = &self.hub;
+        let mut pool = locked(&self.pool);
+        quarantine.retain(|one| {
+            let waits = hub.shadow(|shadow| shadow.waits(one.space, one.token));
+            if !waits {
+                one.pages.iter().for_each(|&(first, count)| pool.give(first, count));
+            }
+            waits
+        });
+    }
+
+    /// Keeps memory that may still be reached.
+    pub(super) fn keep(&self, space: SpaceId, token: Token, pages: Vec<(u64, u64)>) {
+        locked(&self.quarantine).push(Quarantined { space, token, pages });
+    }
+
+    /// The members of a group that are there, each with the way it has now.
+    pub(super) fn members(&self, group: &GroupState) -> Vec<(usize, Way)> {
+        let there = group.members.iter().copied().filter(|&member| self.device(member).is_some());
+        there.map(|member| (member, self.hub.shadow(|shadow| shadow.way(member)))).collect()
+    }
+
+    /// Whether the event queue lost something since `lost` were lost.
+    pub(super) fn events_were_lost(&self, unit: usize, lost: u64) {
+        let seen = self.events_lost[unit].swap(lost, Relaxed);
+        if lost > seen {
+            self.hub.faults.fired_in(crate::life::OpKind::Dma, crate::fault::FaultKind::EventOverflow);
+        }
+    }
+
+    /// Lets go of everything that holds everything else.
+    pub(crate) fn dismantle(&self) {
+        self.hub.dismantle();
+        if let Some(sharing) = &self.sharing {
+            sharing.dismantle();
+        }
+        self.bus.dismantle();
+    }
+}

@@ -1,0 +1,20 @@
+//! The machine: models, the drivers' view of them, and devices that go where they are told.
+//!
+//! | file | what |
+//! |---|---|
+//! | `spec` | what a machine is like, drawn from a seed |
+//! | `platform`, `lock` | the CPU that drivers run on |
+//! | `engine` | devices |
+//! | `pool` | memory that drivers and users give to devices |
+
+pub(crate) mod engine;
+mod lock;
+pub(crate) mod platform;
+mod pool;
+mod spec;
+
+pub(crate) use engine::{Engine, Form, Move, Root, Shared, Switch};
+pub(crate) use lock::forget_held;
+pub(crate) use platform::{SimPlatform, SimRegisters};
+pub(crate) use pool::Pool;
+pub(crate) use spec::{DeviceSpec, Spec};

@@ -1,0 +1,220 @@
+//! A CPU of the machine, as the drivers see it: the `hal` seams over the models' bus.
+//!
+//! Everything that a driver does to the world passes here. Most of it is a place where others get their turn: a device moves bytes between two stores
+//! of an unmap, another CPU does something while this one waits. And some of it fails, if a fault is armed.
+//!
+//! Not here: what is done in such a turn (`life::turn`), which faults there are (`fault`).
+
+use core::fmt;
+use std::sync::Arc;
+
+use model_bus::{Bus, BusError, Width};
+use portcullis::hal::{Barriers, BlockLayout, Clock, DmaMemory, Platform, Registers, TableMemory};
+use portcullis::types::trace::{Event, Sink};
+use portcullis::types::{Pa, PaRange};
+
+use super::lock::SimMutex;
+use crate::hub::{Hub, Place};
+
+/// A CPU.
+pub(crate) struct SimPlatform {
+    hub: Arc<Hub>,
+    bus: Arc<Bus>,
+}
+
+impl fmt::Debug for SimPlatform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SimPlatform")
+    }
+}
+
+/// An access of ours to what is no RAM: on silicon an abort of the CPU.
+fn in_ram<T>(result: Result<T, BusError>) -> T {
+    result.unwrap_or_else(|error| panic!("the CPU reached for memory at {}, where none is", error.at))
+}
+
+impl SimPlatform {
+    pub(crate) fn new(hub: Arc<Hub>) -> Arc<Self> {
+        let bus = hub.bus.clone();
+        Arc::new(Self { hub, bus })
+    }
+
+    /// The registers of SMMU `unit` in `window`.
+    pub(crate) fn registers(self: &Arc<Self>, unit: usize, window: PaRange) -> SimRegisters {
+        SimRegisters { platform: self.clone(), unit, window }
+    }
+
+    fn take(&self, layout: BlockLayout) -> Option<Pa> {
+        if self.hub.faults.allocation_fails(&self.hub) {
+            return None;
+        }
+        self.bus.cpu().alloc(layout.size_bytes(), layout.align_bytes())
+    }
+
+    fn give(&self, first: Pa, layout: BlockLayout) {
+        let range = PaRange::new(first, layout.size_bytes()).expect("a block of RAM does not wrap");
+        self.hub.freed(range);
+        if let Err(error) = self.bus.cpu().free(first, layout.size_bytes()) {
+            panic!("freeing {layout:?} at {first}: {error}");
+        }
+    }
+}
+
+impl TableMemory for SimPlatform {
+    fn alloc(&self, layout: BlockLayout) -> Option<Pa> {
+        self.take(layout)
+    }
+
+    fn free(&self, first: Pa, layout: BlockLayout) {
+        self.give(first, layout);
+    }
+
+    fn load(&self, at: Pa) -> u64 {
+        in_ram(self.bus.cpu().load64(at))
+    }
+
+    fn store(&self, at: Pa, word: u64) {
+        in_ram(self.bus.cpu().store64(at, word));
+        self.hub.turn(Place::Store);
+    }
+
+    fn compare_exchange(&self, at: Pa, current: u64, new: u64) -> Result<u64, u64> {
+        let found = in_ram(self.bus.cpu().compare_exchange(at, current, new));
+        if found == current { Ok(found) } else { Err(found) }
+    }
+
+    fn store_run(&self, at: Pa, first: u64, step: u64, count: usize) {
+        in_ram(self.bus.cpu().store_run(at, first, step, count));
+        self.hub.turn(Place::Store);
+    }
+
+    fn clean_table(&self, at: Pa, len_bytes: u64) {
+        in_ram(self.bus.cpu().clean(at, len_bytes));
+    }
+}
+
+impl DmaMemory for SimPlatform {
+    fn alloc_buffer(&self, layout: BlockLayout) -> Option<Pa> {
+        let first = self.take(layout)?;
+        self.hub.buffer(first.get(), layout.size_bytes());
+        Some(first)
+    }
+
+    fn free_buffer(&self, first: Pa, layout: BlockLayout) {
+        self.give(first, layout);
+    }
+
+    fn read(&self, at: Pa, into: &mut [u8]) {
+        in_ram(self.bus.cpu().read(at, into));
+    }
+
+    fn write(&self, at: Pa, from: &[u8]) {
+        in_ram(self.bus.cpu().write(at, from));
+    }
+
+    fn read32(&self, at: Pa) -> u32 {
+        in_ram(self.bus.cpu().load32(at))
+    }
+
+    fn write32(&self, at: Pa, word: u32) {
+        in_ram(self.bus.cpu().store32(at, word));
+    }
+
+    fn clean(&self, at: Pa, len_bytes: u64) {
+        in_ram(self.bus.cpu().clean(at, len_bytes));
+    }
+
+    fn invalidate(&self, at: Pa, len_bytes: u64) {
+        in_ram(self.bus.cpu().invalidate(at, len_bytes));
+    }
+}
+
+impl Barriers for SimPlatform {
+    fn write_barrier(&self) {
+        self.bus.cpu().write_barrier();
+        self.hub.turn(Place::Barrier);
+    }
+
+    fn read_barrier(&self) {
+        self.bus.cpu().read_barrier();
+    }
+
+    fn full_barrier(&self) {
+        self.bus.cpu().full_barrier();
+        self.hub.turn(Place::Barrier);
+    }
+}
+
+impl Clock for SimPlatform {
+    fn now_ns(&self) -> u64 {
+        self.bus.now_ns()
+    }
+
+    fn relax(&self) {
+        self.hub.relaxed();
+        self.bus.step();
+        self.hub.turn(Place::Wait);
+    }
+}
+
+impl Sink for SimPlatform {
+    fn listening(&self) -> bool {
+        self.hub.events_are_kept()
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        self.hub.event(event);
+    }
+}
+
+impl Platform for SimPlatform {
+    type Mutex = SimMutex;
+}
+
+/// A window of an SMMU's registers.
+#[derive(Clone, Debug)]
+pub(crate) struct SimRegisters {
+    platform: Arc<SimPlatform>,
+    unit: usize,
+    window: PaRange,
+}
+
+impl SimRegisters {
+    fn at(&self, offset: usize) -> Pa {
+        let at = self.window.first().checked_add(offset as u64).filter(|&at| self.window.contains(at));
+        at.unwrap_or_else(|| panic!("register {offset:#x} is outside its window {}", self.window))
+    }
+
+    fn read(&self, offset: usize, width: Width) -> u64 {
+        self.platform.bus.read_register(self.at(offset), width).unwrap_or(u64::MAX)
+    }
+
+    fn write(&self, offset: usize, width: Width, value: u64) {
+        let at = self.at(offset);
+        let passes = self.platform.hub.register_written(self.unit, offset, value);
+        if let Some(value) = passes {
+            let _gone = self.platform.bus.write_register(at, width, value);
+        }
+        self.platform.hub.turn(Place::Register);
+    }
+}
+
+impl Registers for SimRegisters {
+    fn read32(&self, offset: usize) -> u32 {
+        #[expect(clippy::cast_possible_truncation, reason = "a 32-bit read")]
+        let value = self.read(offset, Width::Bits32) as u32;
+        value
+    }
+
+    fn write32(&self, offset: usize, value: u32) {
+        self.write(offset, Width::Bits32, value.into());
+    }
+
+    fn read64(&self, offset: usize) -> u64 {
+        self.read(offset, Width::Bits64)
+    }
+
+    fn write64(&self, offset: usize, value: u64) {
+        self.write(offset, Width::Bits64, value);
+    }
+}

@@ -1,0 +1,566 @@
+//! The shadow: who may reach which byte, told by those who ask for it and by nothing that is under test.
+//!
+//! A [`Shadow`] has spaces (a domain's addresses) and devices (where each is attached). A space has *live* grants, grants that are *leaving* (an unmap
+//! has begun, its invalidation has not completed), and pages that are *arriving* (a map has begun, and its address may not be known yet). An
+//! access that was let through must be one of these.
+//!
+//! Not here: processes' memory (`checks::sva`), who asks (`oracle::gate`).
+
+use std::collections::BTreeMap;
+
+use super::wrong::Wrong;
+use crate::promise::Promise;
+
+/// A device, by its number in the machine.
+pub(crate) type DeviceIndex = usize;
+/// A space, by its number.
+pub(crate) type SpaceId = usize;
+/// What was begun and is to be ended.
+pub(crate) type Token = u64;
+
+/// A run of pages that somebody may reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Grant {
+    /// The first address.
+    pub(crate) first: u64,
+    /// The last one.
+    pub(crate) last: u64,
+    /// Where `first` goes.
+    pub(crate) pa: u64,
+    /// Reading is allowed: was asked for, or comes with writing, as a table of stage 1 cannot say it otherwise.
+    pub(crate) read: bool,
+    /// Reading was asked for.
+    pub(crate) owed_read: bool,
+    /// Writing is allowed.
+    pub(crate) write: bool,
+    /// Since which step.
+    pub(crate) since: u64,
+}
+
+impl Grant {
+    fn part(self, first: u64, last: u64) -> Self {
+        Self { first, last, pa: self.pa + (first - self.first), ..self }
+    }
+
+    fn allows(&self, seen: &Seen) -> bool {
+        let last = seen.iova + (u64::from(seen.len) - 1);
+        self.first <= seen.iova
+            && last <= self.last
+            && self.pa + (seen.iova - self.first) == seen.pa
+            && if seen.write { self.write } else { self.read }
+    }
+
+    fn last_pa(&self) -> u64 {
+        self.pa + (self.last - self.first)
+    }
+}
+
+/// An access that a model lets through.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    pub(crate) source: u32,
+    pub(crate) iova: u64,
+    pub(crate) len: u32,
+    pub(crate) pa: u64,
+    pub(crate) write: bool,
+}
+
+/// Until when a grant that was taken away may still be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Until {
+    /// The operation returns.
+    Return,
+    /// A flush succeeds. `bound_ns`: if somebody polls, it has to have by then.
+    Flush { since_ns: u64, bound: bool },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Leaving {
+    token: Token,
+    grant: Grant,
+    until: Until,
+    /// How often hardware had been told to forget everything when the unmap began.
+    flushes: u64,
+    /// Its memory has gone to another use.
+    dead: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Arriving {
+    token: Token,
+    pa: u64,
+    last_pa: u64,
+    read: bool,
+    write: bool,
+    /// The operation has ended without success, and hardware did not confirm that it forgot.
+    kept: bool,
+    /// Its memory has gone back to the heap.
+    dead: bool,
+}
+
+/// A domain's addresses.
+#[derive(Debug, Default)]
+struct Space {
+    live: BTreeMap<u64, Grant>,
+    leaving: Vec<Leaving>,
+    arriving: Vec<Arriving>,
+    /// Whole flushes that hardware was told of.
+    flushes: u64,
+    /// Somebody has flipped bits of its tables: what is reached through it is nobody's promise.
+    tainted: bool,
+}
+
+/// Where a device is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Nowhere.
+    Blocked,
+    /// To a space.
+    Space(SpaceId),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Attachment {
+    now: Way,
+    /// Where it is going, while an operation moves it.
+    next: Option<Way>,
+    /// Core knows it.
+    known: bool,
+}
+
+/// All of it.
+#[derive(Debug, Default)]
+pub(crate) struct Shadow {
+    devices: Vec<Attachment>,
+    sources: BTreeMap<u32, DeviceIndex>,
+    spaces: Vec<Space>,
+    free_spaces: Vec<SpaceId>,
+    tokens: Token,
+    pub(crate) step: u64,
+    pub(crate) checked: [u64; Promise::ALL.len()],
+}
+
+/// A lazy flush is due after so long.
+const LAZY_NS: u64 = 10_000_000;
+
+impl Shadow {
+    pub(crate) fn add_device(&mut self, sources: &[u32]) -> DeviceIndex {
+        self.devices.push(Attachment { now: Way::Blocked, next: None, known: false });
+        let index = self.devices.len() - 1;
+        self.sources.extend(sources.iter().map(|&source| (source, index)));
+        index
+    }
+
+    pub(crate) fn add_space(&mut self) -> SpaceId {
+        match self.free_spaces.pop() {
+            Some(id) => {
+                self.spaces[id] = Space::default();
+                id
+            }
+            None => {
+                self.spaces.push(Space::default());
+                self.spaces.len() - 1
+            }
+        }
+    }
+
+    /// A domain is gone: nothing is attached to it, and its number may be another's.
+    pub(crate) fn remove_space(&mut self, space: SpaceId) {
+        self.spaces[space] = Space::default();
+        self.free_spaces.push(space);
+    }
+
+    pub(crate) fn check(&mut self, promise: Promise) {
+        self.checked[promise as usize] += 1;
+    }
+
+    fn token(&mut self) -> Token {
+        self.tokens += 1;
+        self.tokens
+    }
+
+    /// Where a device is attached, as far as its last operation said.
+    pub(crate) fn way(&self, device: DeviceIndex) -> Way {
+        self.devices[device].now
+    }
+
+    /// An operation begins that takes a device somewhere.
+    pub(crate) fn begin_move(&mut self, device: DeviceIndex, to: Way) {
+        self.devices[device].next = Some(to);
+    }
+
+    /// It has returned: the device is there.
+    pub(crate) fn end_move(&mut self, device: DeviceIndex, at: Way) {
+        (self.devices[device].now, self.devices[device].next) = (at, None);
+        self.check(Promise::OneOwner);
+    }
+
+    /// Pages are about to be mapped, nobody knows where yet.
+    pub(crate) fn begin_map(
+        &mut self,
+        space: SpaceId,
+        pages: &[(u64, u64)],
+        read: bool,
+        write: bool,
+    ) -> Token {
+        let token = self.token();
+        let arriving = pages.iter().map(|&(pa, len)| Arriving {
+            token,
+            pa,
+            last_pa: pa + (len - 1),
+            read,
+            write,
+            kept: false,
+            dead: false,
+        });
+        self.spaces[space].arriving.extend(arriving);
+        token
+    }
+
+    /// The map that was begun takes memory of its own.
+    pub(crate) fn arrives(&mut self, space: SpaceId, token: Token, pa: u64, len: u64) {
+        let one = Arriving {
+            token,
+            pa,
+            last_pa: pa + (len - 1),
+            read: true,
+            write: true,
+            kept: false,
+            dead: false,
+        };
+        self.spaces[space].arriving.push(one);
+    }
+
+    /// The map has returned. If it failed and hardware did not confirm that it forgot (`doubt`), the pages may be reached until a flush.
+    ///
+    /// # Errors
+    ///
+    /// Memory that may still be reached has gone back to the heap.
+    pub(crate) fn end_map(&mut self, space: SpaceId, token: Token, doubt: bool) -> Result<(), Wrong> {
+        self.check(Promise::Unwind);
+        let arriving = &mut self.spaces[space].arriving;
+        if !doubt {
+            arriving.retain(|one| one.token != token);
+            return Ok(());
+        }
+        arriving.iter_mut().filter(|one| one.token == token).for_each(|one| one.kept = true);
+        match arriving.iter().find(|one| one.token == token && one.dead) {
+            Some(one) => {
+                let what =
+                    format!("memory was freed that hardware did not confirm to have forgotten: {one:x?}");
+                Err(Wrong::new(Promise::Reclaim, what))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// A range is mapped.
+    ///
+    /// # Errors
+    ///
+    /// Hardware may still use the addresses for something else.
+    pub(crate) fn grant(&mut self, space: SpaceId, grant: Grant) -> Result<(), Wrong> {
+        self.check(Promise::NoReuse);
+        let Space { live, leaving, flushes, .. } = &mut self.spaces[space];
+        let overlaps = |held: &Grant| held.first <= grant.last && held.last >= grant.first;
+        if let Some((_, held)) = live.range(..=grant.last).next_back().filter(|(_, held)| overlaps(held)) {
+            let what = format!("{grant:x?} was handed out in space {space} over {held:x?}, which is in use");
+            return Err(Wrong::new(Promise::NoReuse, what));
+        }
+        if !leaving.is_empty() {
+            // What hardware was told to forget altogether since then is forgotten: an allocator may flush by itself.
+            leaving.retain(|one| match one.until {
+                Until::Flush { .. } => !(overlaps(&one.grant) && *flushes > one.flushes),
+                Until::Return => true,
+            });
+            if let Some(held) = leaving.iter().find(|one| overlaps(&one.grant)) {
+                let what =
+                    format!("{grant:x?} was handed out in space {space} before {held:x?} was forgotten");
+                return Err(Wrong::new(Promise::NoReuse, what));
+            }
+        }
+        live.insert(grant.first, grant);
+        Ok(())
+    }
+
+    /// Puts a grant in over what is leaving: a user may map where he has unmapped and not synced.
+    pub(crate) fn grant_over(&mut self, space: SpaceId, grant: Grant) {
+        self.spaces[space].live.insert(grant.first, grant);
+    }
+
+    /// What is live in `first..=last`.
+    pub(crate) fn live_in(&self, space: SpaceId, first: u64, last: u64) -> Vec<Grant> {
+        let live = &self.spaces[space].live;
+        let before =
+            live.range(..first).next_back().map(|(_, grant)| *grant).filter(|grant| grant.last >= first);
+        before.into_iter().chain(live.range(first..=last).map(|(_, grant)| *grant)).collect()
+    }
+
+    /// Any grant of a space, for who looks for something to do.
+    pub(crate) fn some_live(&self, space: SpaceId, pick: u64) -> Option<Grant> {
+        let live = &self.spaces[space].live;
+        live.range(pick..).next().or_else(|| live.iter().next()).map(|(_, grant)| *grant)
+    }
+
+    /// An unmap of ranges, by their first and last addresses, begins.
+    pub(crate) fn begin_unmap(&mut self, space: SpaceId, ranges: &[(u64, u64)]) -> Token {
+        let token = self.token();
+        ranges.iter().for_each(|&(first, last)| self.leave(space, token, first, last));
+        token
+    }
+
+    fn leave(&mut self, space: SpaceId, token: Token, first: u64, last: u64) {
+        let hit = self.live_in(space, first, last);
+        let Space { live, leaving, flushes, .. } = &mut self.spaces[space];
+        for grant in hit {
+            live.remove(&grant.first);
+            if grant.first < first {
+                live.insert(grant.first, grant.part(grant.first, first - 1));
+            }
+            if grant.last > last {
+                live.insert(last + 1, grant.part(last + 1, grant.last));
+            }
+            let grant = grant.part(grant.first.max(first), grant.last.min(last));
+            leaving.push(Leaving { token, grant, until: Until::Return, flushes: *flushes, dead: false });
+        }
+    }
+
+    /// The unmap has returned with success, and said that hardware has forgotten.
+    pub(crate) fn end_unmap(&mut self, space: SpaceId, token: Token) {
+        self.spaces[space].leaving.retain(|one| one.token != token);
+        self.check(Promise::Reclaim);
+    }
+
+    /// The unmap has returned, and hardware may still remember: until a flush, which must come in time if `bound`.
+    pub(crate) fn linger(&mut self, space: SpaceId, token: Token, now_ns: u64, bound: bool) {
+        let until = Until::Flush { since_ns: now_ns, bound };
+        self.spaces[space]
+            .leaving
+            .iter_mut()
+            .filter(|one| one.token == token)
+            .for_each(|one| one.until = until);
+    }
+
+    /// The unmap was refused: everything is as before.
+    pub(crate) fn undo_unmap(&mut self, space: SpaceId, token: Token) {
+        let Space { live, leaving, .. } = &mut self.spaces[space];
+        leaving.retain(|one| {
+            let back = one.token == token;
+            if back {
+                live.insert(one.grant.first, one.grant);
+            }
+            !back
+        });
+        self.check(Promise::Unwind);
+    }
+
+    /// A flush of the whole space has succeeded that began when the newest token was `before`.
+    pub(crate) fn flushed(&mut self, space: SpaceId, before: Token) {
+        let Space { leaving, arriving, .. } = &mut self.spaces[space];
+        leaving.retain(|one| one.token > before || one.until == Until::Return);
+        arriving.retain(|one| one.token > before || !one.kept);
+        self.check(Promise::Reclaim);
+    }
+
+    /// A sync of just these addresses has succeeded.
+    pub(crate) fn synced(&mut self, space: SpaceId, tokens: &[Token]) {
+        self.spaces[space].leaving.retain(|one| !tokens.contains(&one.token));
+        self.check(Promise::Reclaim);
+    }
+
+    /// The newest token: what was begun until now.
+    pub(crate) fn newest(&self) -> Token {
+        self.tokens
+    }
+
+    /// Somebody has polled at `now_ns`: what waited too long has been flushed.
+    pub(crate) fn polled(&mut self, space: SpaceId, now_ns: u64) {
+        let leaving = &mut self.spaces[space].leaving;
+        let late = |one: &Leaving| matches!(one.until, Until::Flush { since_ns, bound: true } if now_ns > since_ns + LAZY_NS);
+        leaving.retain(|one| !late(one));
+        self.check(Promise::Reclaim);
+    }
+
+    /// Hardware was told to forget everything of some domains: which, only their driver knows.
+    pub(crate) fn told_to_flush(&mut self) {
+        self.spaces.iter_mut().for_each(|space| space.flushes += 1);
+    }
+
+    /// An address that is being taken away from some device.
+    pub(crate) fn some_leaving(&self, pick: u64) -> Option<(DeviceIndex, u64)> {
+        let device = usize::try_from(pick >> 3).unwrap_or(0) % self.devices.len().max(1);
+        let order = (0..self.devices.len()).map(|offset| (device + offset) % self.devices.len());
+        let mut found = order.filter_map(|index| {
+            let Way::Space(space) = self.devices[index].now else { return None };
+            let leaving = &self.spaces[space].leaving;
+            let one = leaving.get(usize::try_from(pick >> 13).unwrap_or(0) % leaving.len().max(1))?;
+            Some((index, one.grant.first))
+        });
+        found.next()
+    }
+
+    /// Where a device that is being moved comes from and goes to; none if it is not.
+    pub(crate) fn moving(&self, device: DeviceIndex) -> Option<(Way, Way)> {
+        let Attachment { now, next, .. } = self.devices[device];
+        Some((now, next?))
+    }
+
+    /// An address that is granted in a space.
+    pub(crate) fn an_address(&self, way: Way) -> Option<u64> {
+        let Way::Space(space) = way else { return None };
+        self.spaces[space].live.keys().next().copied()
+    }
+
+    /// Whether a source's device was attached somewhere, or blocked, before the move that is under way.
+    pub(crate) fn was_attached(&self, source: u32) -> bool {
+        self.sources.get(&source).is_some_and(|&device| self.devices[device].known)
+    }
+
+    /// Core knows a device; or no more.
+    pub(crate) fn know(&mut self, device: DeviceIndex, known: bool) {
+        self.devices[device].known = known;
+    }
+
+    /// Whether something that was begun with a token may still be reached.
+    pub(crate) fn waits(&self, space: SpaceId, token: Token) -> bool {
+        let Space { leaving, arriving, .. } = &self.spaces[space];
+        leaving.iter().any(|one| one.token == token) || arriving.iter().any(|one| one.token == token)
+    }
+
+    /// Whether something unmapped may still be reached in a space.
+    pub(crate) fn lingers(&self, space: SpaceId) -> bool {
+        let Space { leaving, arriving, .. } = &self.spaces[space];
+        !leaving.is_empty() || arriving.iter().any(|one| one.kept)
+    }
+
+    /// Whether anything that may still be reached by somebody lies in this memory.
+    pub(crate) fn reaches(&self, first: u64, last: u64) -> bool {
+        self.spaces.iter().any(|space| {
+            let leaving =
+                space.leaving.iter().any(|one| one.grant.pa <= last && one.grant.last_pa() >= first);
+            leaving || space.arriving.iter().any(|one| one.pa <= last && one.last_pa >= first)
+        })
+    }
+
+    /// Memory goes back to the heap.
+    ///
+    /// # Errors
+    ///
+    /// Somebody may reach it, and not only because an unmap of it is under way.
+    pub(crate) fn freed(&mut self, first: u64, last: u64) -> Result<(), Wrong> {
+        self.check(Promise::Reclaim);
+        for (id, space) in self.spaces.iter_mut().enumerate() {
+            if let Some(one) =
+                space.leaving.iter_mut().find(|one| one.grant.pa <= last && one.grant.last_pa() >= first)
+            {
+                // From here on it is another's: the slack is over.
+                one.dead = true;
+            }
+            let mut arriving = space.arriving.iter_mut().filter(|one| one.pa <= last && one.last_pa >= first);
+            if let Some(one) = arriving.next() {
+                one.dead = true;
+                if !one.kept {
+                    continue;
+                }
+                let what =
+                    format!("memory {first:#x}..={last:#x} was freed, and space {id} may reach it: {one:x?}");
+                return Err(Wrong::new(Promise::Reclaim, what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Somebody flips bits in the tables of a space.
+    pub(crate) fn taint(&mut self, space: SpaceId) {
+        self.spaces[space].tainted = true;
+    }
+
+    pub(crate) fn is_tainted(&self, space: SpaceId) -> bool {
+        self.spaces[space].tainted
+    }
+
+    /// Whether an access must be let through: it is granted, and nothing changes at this moment.
+    pub(crate) fn expects(&self, source: u32, iova: u64, len: u32, write: bool) -> bool {
+        let Some(&device) = self.sources.get(&source) else { return false };
+        let Attachment { now: Way::Space(space), next: None, .. } = self.devices[device] else {
+            return false;
+        };
+        let space = &self.spaces[space];
+        let grant = space.live.range(..=iova).next_back().map(|(_, grant)| *grant);
+        let last = iova + (u64::from(len) - 1);
+        !space.tainted
+            && grant
+                .is_some_and(|grant| grant.last >= last && if write { grant.write } else { grant.owed_read })
+    }
+
+    /// Whether an access that a model lets through is one that somebody was granted.
+    ///
+    /// # Errors
+    ///
+    /// It is not.
+    pub(crate) fn judge(&mut self, seen: &Seen) -> Result<(), Wrong> {
+        self.check(Promise::Isolation);
+        let Some(&device) = self.sources.get(&seen.source) else {
+            return Err(Wrong::new(
+                Promise::Isolation,
+                format!("nobody has source {:#x}: {seen:x?}", seen.source),
+            ));
+        };
+        let Attachment { now, next, .. } = self.devices[device];
+        if self.grants(now, seen) || next.is_some_and(|next| self.grants(next, seen)) {
+            return Ok(());
+        }
+        Err(self.objection(device, now, seen))
+    }
+
+    fn grants(&self, way: Way, seen: &Seen) -> bool {
+        let Way::Space(space) = way else { return false };
+        let Space { live, leaving, arriving, tainted, .. } = &self.spaces[space];
+        let last_pa = seen.pa + (u64::from(seen.len) - 1);
+        let lives = live.range(..=seen.iova).next_back().is_some_and(|(_, grant)| grant.allows(seen));
+        lives
+            || leaving.iter().any(|one| !one.dead && one.grant.allows(seen))
+            || arriving.iter().any(|one| {
+                !one.dead
+                    && one.pa <= seen.pa
+                    && last_pa <= one.last_pa
+                    && if seen.write { one.write } else { one.read }
+            })
+            || *tainted
+    }
+
+    fn objection(&self, device: DeviceIndex, now: Way, seen: &Seen) -> Wrong {
+        let Way::Space(space) = now else {
+            let what = format!("device {device} is blocked, and reached memory: {seen:x?}");
+            return Wrong::new(Promise::Isolation, what);
+        };
+        let Space { live, leaving, .. } = &self.spaces[space];
+        let there = live
+            .range(..=seen.iova)
+            .next_back()
+            .map(|(_, grant)| *grant)
+            .filter(|grant| grant.last >= seen.iova);
+        let dead = leaving.iter().find(|one| one.dead && one.grant.allows(seen));
+        match (there, dead) {
+            (_, Some(dead)) => {
+                let what = format!(
+                    "device {device} reached memory that went to another use: {seen:x?}, {:x?}",
+                    dead.grant
+                );
+                Wrong::new(Promise::Reclaim, what)
+            }
+            (Some(grant), None) => {
+                let what = format!(
+                    "device {device} reached what it was not granted: {seen:x?}; there is {grant:x?}"
+                );
+                Wrong::new(Promise::Isolation, what)
+            }
+            (None, None) => {
+                let what = format!(
+                    "device {device} reached an address that is not mapped in space {space}: {seen:x?}"
+                );
+                Wrong::new(Promise::Isolation, what)
+            }
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! From a life in which a promise was broken to the shortest one that can be found in which it still is.
+//!
+//! Operations are left out in ever smaller runs, as long as the same promise is broken without them. The machine stays what it is.
+
+use std::time::{Duration, Instant};
+
+use crate::life::{self, Manner, Step};
+use crate::options::{Objection, Options};
+use crate::oracle::Wrong;
+
+/// How long a trace may be made shorter.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Tells an objection, with a short trace.
+pub(crate) fn told(options: &Options, manner: Manner, plan: &[Step], wrong: Wrong, at: u64) -> Objection {
+    let end = plan.partition_point(|step| u64::from(step.index) <= at);
+    let mut short = plan[..end].to_vec();
+    if options.shrink {
+        short = shrink(manner, short, &wrong);
+    }
+    let again = life::live(Manner { lines: true, ..manner }, &short);
+    let mut lines = again.lines;
+    if again.wrong.is_none() {
+        lines.push("(it does not show by these operations alone)".into());
+    }
+    let replay = format!(
+        "portcullis sim --seed {:#x} --steps {} --machine {}{}",
+        manner.seed,
+        end.max(1) + 1,
+        options.machine.name(),
+        if options.faults { "" } else { " --no-faults" }
+    );
+    let Wrong { promise, what } = wrong;
+    Objection { promise, step: at, what, seed: manner.seed, trace: lines, replay }
+}
+
+/// Whether the same promise is broken by this plan.
+fn still(manner: Manner, plan: &[Step], wrong: &Wrong) -> bool {
+    let report = life::live(manner, plan);
+    report.wrong.is_some_and(|(found, _)| found.promise == wrong.promise)
+}
+
+fn shrink(manner: Manner, mut plan: Vec<Step>, wrong: &Wrong) -> Vec<Step> {
+    let began = Instant::now();
+    let mut run = plan.len().div_ceil(2).max(1);
+    while began.elapsed() < PATIENCE {
+        let mut at = 0;
+        let mut shorter = false;
+        while at < plan.len() && began.elapsed() < PATIENCE {
+            let without: Vec<Step> =
+                plan[..at].iter().chain(&plan[(at + run).min(plan.len())..]).copied().collect();
+            if without.len() < plan.len() && still(manner, &without, wrong) {
+                plan = without;
+                shorter = true;
+            } else {
+                at += run;
+            }
+        }
+        match (run, shorter) {
+            (1, false) => break,
+            (1, true) => {}
+            _ => run = run.div_ceil(2),
+        }
+    }
+    plan
+}
