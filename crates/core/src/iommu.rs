@@ -28,7 +28,7 @@ use core::fmt;
 use portcullis_hal::Platform;
 use portcullis_types::{Access, Iova, IovaRange, Pa, PageSizes, Pasid, Prot, SizeLg2, SourceId};
 
-use crate::sva::SvaIommu;
+use crate::sva::{ProcessDomain, SvaIommu};
 use crate::table_group::TableGroup;
 
 /// One IOMMU.
@@ -109,6 +109,8 @@ pub enum Target<P: Platform> {
     Identity,
     /// A translation.
     Domain(Arc<dyn HwDomain<P>>),
+    /// A process's memory, by the process's own addresses: for everything that carries no PASID.
+    Process(Arc<dyn ProcessDomain>),
 }
 
 impl<P: Platform> Clone for Target<P> {
@@ -117,6 +119,7 @@ impl<P: Platform> Clone for Target<P> {
             Self::Blocked => Self::Blocked,
             Self::Identity => Self::Identity,
             Self::Domain(domain) => Self::Domain(domain.clone()),
+            Self::Process(domain) => Self::Process(domain.clone()),
         }
     }
 }
@@ -127,6 +130,7 @@ impl<P: Platform> fmt::Debug for Target<P> {
             Self::Blocked => "Blocked",
             Self::Identity => "Identity",
             Self::Domain(_) => "Domain",
+            Self::Process(_) => "Process",
         })
     }
 }
@@ -483,6 +487,8 @@ pub enum AttachError {
     PasidsInUse,
     /// A user has windows there, or has the table. EBUSY.
     WindowsInUse,
+    /// The process whose memory it was to be has exited. ESRCH.
+    Exited,
     /// The domain maps addresses that are reserved for this device. EINVAL.
     Reserved(IovaRange),
     /// A region that the device needs mapped 1:1 could not be. The errno of the map error.

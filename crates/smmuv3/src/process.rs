@@ -14,6 +14,11 @@
 //! disabled (EPD0), and unless the hardware always stalls, faults are neither recorded nor stalled any more: the device's
 //! accesses end quickly and quietly. All of this is in one word, so the hardware sees the old descriptor or the new one.
 //!
+//! # Without a PASID
+//!
+//! A device can be attached to a process as a whole: then the process's descriptor is the one for traffic without a SubstreamID, in a table that the device's
+//! entry is led to. The device is in `devices` from before that until after its entry leads elsewhere; exit quiesces this descriptor as any other.
+//!
 //! Spec: SMMUv3 H.a, 5.4 "CD, Context Descriptor"; 3.17 "TLB tagging, VMIDs, ASIDs and participation in broadcast TLB maintenance".
 //! Not here: which devices may (`sharing`), ASIDs (`asids`).
 
@@ -24,7 +29,7 @@ use alloc::vec::Vec;
 use core::any::Any;
 use core::fmt;
 
-use portcullis_core::iommu::SyncError;
+use portcullis_core::iommu::{AttachError, SyncError};
 use portcullis_core::mm::{ProcessMemory, ProcessTable};
 use portcullis_core::sva::{AttachPasidError, ProcessDomain, ProcessDomainError};
 use portcullis_hal::{Lock, Platform, Registers};
@@ -36,7 +41,8 @@ use portcullis_types::{IovaRange, Pasid, SizeLg2, mutant};
 
 use crate::asids::ShareError;
 use crate::atc::AtcSpan;
-use crate::entry::Cd;
+use crate::context::ContextTable;
+use crate::entry::{self, Cd, Features1, Ste};
 use crate::features::Features;
 use crate::hardware::Hardware;
 use crate::invalidate::{Step, steps};
@@ -67,6 +73,7 @@ enum Life {
 /// A device for which a PASID means this process.
 struct Bound<P: Platform> {
     contexts: Arc<Contexts<P>>,
+    /// 0 for a device that is attached as a whole.
     pasid: Pasid,
     ats: bool,
 }
@@ -166,10 +173,49 @@ impl<P: Platform, R: Registers> Process<P, R> {
         Ok(())
     }
 
+    /// The entry with which all traffic of these streams leads here, and the table that it points to. From now on the device is known here, until it is
+    /// [forgotten](Self::forget_table).
+    ///
+    /// Spec: SMMUv3 H.a, 5.2 "STE, Stream Table Entry", S1CDMax: with 0 there is one descriptor, and a SubstreamID is an error.
+    pub(crate) fn entry(&self, streams: &[u32]) -> Result<(Ste, Arc<Contexts<P>>), AttachError> {
+        let hardware = &self.hardware;
+        let shape = hardware.context_shape(Some(0));
+        let table = ContextTable::new(hardware.platform.clone(), shape, hardware.coherent());
+        let mut table = table.ok_or(AttachError::NoMemory)?;
+        let forced = hardware.features.stall_forced;
+        let mut cd = self.cd;
+        cd[0] = CdWord0::from_bits(cd[0]).with_s(forced).into_bits();
+        if !table.store_unreachable(0, &cd) {
+            return Err(AttachError::NoMemory);
+        }
+        let ste = entry::stage1(hardware.world(), table.root(), shape, Features1::default());
+        let contexts = Arc::new(Contexts::new(streams.to_vec(), table));
+        let life = self.life.lock();
+        if *life != Life::Lives {
+            return Err(AttachError::Exited);
+        }
+        let whole = Pasid::new(0).expect("20 bits hold 0");
+        let bound = Bound { contexts: contexts.clone(), pasid: whole, ats: false };
+        match self.devices.lock().entry(streams.first().copied().unwrap_or(0)) {
+            Entry::Occupied(_) => return Err(AttachError::PasidsInUse),
+            Entry::Vacant(place) => drop(place.insert(Arc::new(bound))),
+        }
+        Ok((ste, contexts))
+    }
+
     /// Forgets a device that is gone.
     pub(crate) fn forget(&self, first: u32) {
         let _life = self.life.lock();
         self.devices.lock().remove(&first);
+    }
+
+    /// The same for a device that was attached as a whole, if it is still by this table that it is known.
+    pub(crate) fn forget_table(&self, first: u32, contexts: &Arc<Contexts<P>>) {
+        let _life = self.life.lock();
+        let mut devices = self.devices.lock();
+        if devices.get(&first).is_some_and(|bound| Arc::ptr_eq(&bound.contexts, contexts)) {
+            devices.remove(&first);
+        }
     }
 
     fn bound(&self) -> Vec<Arc<Bound<P>>> {
@@ -361,3 +407,5 @@ pub(crate) fn quiet(mut cd: Cd, stall_forced: bool) -> Cd {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod whole;

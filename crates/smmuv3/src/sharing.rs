@@ -41,7 +41,7 @@ use crate::process::{Part, Process};
 use crate::smmu::Smmu;
 use crate::stalls::Asker;
 use crate::stream_table::StreamTable;
-use crate::streams::distinct;
+use crate::streams::{Attachment, distinct};
 
 /// A device that shares processes' memory.
 pub(crate) struct Sharing<P: Platform> {
@@ -221,12 +221,12 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             Err(AttachError::Sync(error)) => return Err(AttachError::Sync(error)),
             Err(error) => {
                 attachment.keep();
-                let blocked = crate::streams::Attachment::Blocked;
-                map.attach_all(streams, &blocked).into_iter().for_each(crate::streams::Attachment::keep);
+                let blocked = Attachment::Blocked;
+                map.attach_all(streams, &blocked).into_iter().for_each(Attachment::keep);
                 return Err(error);
             }
         };
-        replaced.iter().for_each(crate::streams::Attachment::cut_off);
+        replaced.iter().for_each(Attachment::cut_off);
         // Dropping a domain may wait for the hardware: under no lock.
         drop(configuration);
         drop(replaced);
@@ -307,6 +307,10 @@ impl<P: Platform, R: Registers> SvaIommu<P> for Smmu<P, R> {
             }
             if !map.are_one_device(&streams) {
                 return Err(EnableSvaError::NotOneDevice);
+            }
+            let attached = streams.first().and_then(|&first| map.get(first)).map(|stream| &stream.attached);
+            if matches!(attached, Some(Attachment::Process { .. })) {
+                return Err(EnableSvaError::Process);
             }
             map.share(Sharing {
                 streams: streams.clone(),

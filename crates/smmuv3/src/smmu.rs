@@ -9,7 +9,7 @@ use portcullis_core::iommu::{
     AddDeviceError, AttachError, Capabilities, DomainError, FaultRecord, GlobalError, HwDomain, Iommu,
     RegionSource, ReservedKind, ReservedRegion, SyncError, Target,
 };
-use portcullis_core::sva::SvaIommu;
+use portcullis_core::sva::{ProcessDomain, SvaIommu};
 use portcullis_hal::{Lock, Platform, Registers};
 use portcullis_types::trace::{Event, Value};
 use portcullis_types::{Iova, IovaRange, Pa, Perms, Prot, SizeLg2, SourceId};
@@ -25,6 +25,7 @@ use crate::event_queue::EventQueue;
 use crate::features::{Features, IdRegisters, ProbeError};
 use crate::hardware::Hardware;
 use crate::page_requests::PageRequestQueue;
+use crate::process::Process;
 use crate::reset::Bench;
 use crate::sharing::Sharing;
 use crate::stream_table::{StreamTable, StreamTableShape};
@@ -164,6 +165,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         configuration.table.free();
         let (streams, sharing) = configuration.streams.take_all();
         drop(configuration);
+        streams.values().for_each(|stream| self.let_go(&stream.attached));
         sharing.into_values().for_each(|sharing| drop(sharing.abandon::<R>()));
         drop(streams);
         self.hardware.commands.free();
@@ -212,12 +214,44 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         let domain = match target {
             Target::Blocked => return Ok((entry::abort(), Attachment::Blocked)),
             Target::Identity => return self.identity_for(streams, how),
+            Target::Process(process) => return self.process_for(process, streams, how),
             Target::Domain(domain) => domain,
         };
         let ours = domain.as_any().downcast_ref::<Domain<P, R>>().filter(|ours| ours.is_of(&self.hardware));
         let ours = ours.ok_or(AttachError::ForeignDomain)?;
         let (ste, contexts) = ours.entry(streams, how).ok_or(AttachError::NoMemory)?;
         Ok((ste, Attachment::Domain { domain: domain.clone(), contexts }))
+    }
+
+    /// The entry with which all traffic goes to a process's memory, which knows the streams from now on.
+    fn process_for(
+        &self,
+        process: &Arc<dyn ProcessDomain>,
+        streams: &[u32],
+        how: UseShape,
+    ) -> Result<(Ste, Attachment<P>), AttachError> {
+        if how.substream_bits.is_some() {
+            // A device that shares has PASIDs for that.
+            return Err(AttachError::Unsupported);
+        }
+        let ours = self.ours(process).ok_or(AttachError::ForeignDomain)?;
+        let (ste, contexts) = ours.entry(streams)?;
+        Ok((ste, Attachment::Process { process: process.clone(), contexts }))
+    }
+
+    /// The process, if it is one of this SMMU's.
+    fn ours<'a>(&self, process: &'a Arc<dyn ProcessDomain>) -> Option<&'a Process<P, R>> {
+        let process = process.as_any().downcast_ref::<Process<P, R>>();
+        process.filter(|process| process.is_of(&self.hardware))
+    }
+
+    /// After nothing leads to `attached` any more, and under no lock that a process's exit could wait for: its process forgets the streams.
+    fn let_go(&self, attached: &Attachment<P>) {
+        if let Attachment::Process { process, contexts } = attached
+            && let (Some(process), Some(&first)) = (self.ours(process), contexts.streams.first())
+        {
+            process.forget_table(first, contexts);
+        }
     }
 
     /// The entry with which traffic passes, unless it has a PASID, for which there is a table if the device shares.
@@ -248,6 +282,49 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             return Err(AttachError::PasidsInUse);
         }
         Ok(sharing.shape())
+    }
+
+    /// Makes `ste` the entry of streams, which leads to `attachment`.
+    fn lead(&self, ids: &[u32], ste: &Ste, attachment: &Attachment<P>) -> Result<(), AttachError> {
+        let mut configuration = self.configuration.lock();
+        let Configuration { table, streams, gone } = &mut *configuration;
+        if *gone {
+            return Err(AttachError::Unsupported);
+        }
+        if let Some(&unknown) = ids.iter().find(|&&id| !streams.contains(id)) {
+            return Err(AttachError::UnknownSource(SourceId(unknown)));
+        }
+        let blocks = matches!(attachment, Attachment::Blocked);
+        // One that does not answer can still be blocked: an entry that aborts lets nothing through.
+        if let Err(error) = self.hardware.pause_ats(streams.sharing(ids))
+            && !blocks
+        {
+            self.resume_ats(streams, ids);
+            return Err(AttachError::Sync(error));
+        }
+        let outcome = self.hardware.install_all(table, ids, ste);
+        let old = match outcome {
+            Ok(()) => streams.attach_all(ids, attachment),
+            Err(AttachError::Sync(error)) => {
+                self.resume_ats(streams, ids);
+                return Err(AttachError::Sync(error));
+            }
+            Err(error) => {
+                // The hardware may go on reading the old entries' tables, or the new ones'.
+                attachment.clone().keep();
+                streams.attach_all(ids, &Attachment::Blocked).into_iter().for_each(Attachment::keep);
+                return Err(error);
+            }
+        };
+        old.iter().for_each(Attachment::cut_off);
+        self.resume_ats(streams, ids);
+        let stalled = blocks && streams.sharing(ids).is_some_and(|sharing| sharing.stalls());
+        let ended = if stalled { self.hardware.end_stalls(ids) } else { Ok(()) };
+        // Dropping a domain may wait for the hardware: under no lock.
+        drop(configuration);
+        old.iter().for_each(|old| self.let_go(old));
+        drop(old);
+        ended.map_err(AttachError::LeftBlocked)
     }
 
     /// Lets a device that shares translate again, if its entry leads somewhere.
@@ -341,6 +418,7 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
         // Dropping a domain may wait for the hardware: under no lock.
         drop(configuration);
         drop(sharing.map(Sharing::abandon::<R>));
+        removed.iter().for_each(|stream| self.let_go(&stream.attached));
         drop(removed);
         Ok(())
     }
@@ -353,44 +431,13 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
         let ids = distinct(sources);
         let how = self.use_shape(&ids, target)?;
         let (ste, attachment) = self.entry_for(target, &ids, how)?;
-        let mut configuration = self.configuration.lock();
-        let Configuration { table, streams, gone } = &mut *configuration;
-        if *gone {
-            return Err(AttachError::Unsupported);
+        let done = self.lead(&ids, &ste, &attachment);
+        match done {
+            // If hardware may have seen the new entry, a process must go on telling it of changes.
+            Ok(()) | Err(AttachError::LeftBlocked(_)) => {}
+            Err(_) => self.let_go(&attachment),
         }
-        if let Some(&unknown) = ids.iter().find(|&&id| !streams.contains(id)) {
-            return Err(AttachError::UnknownSource(SourceId(unknown)));
-        }
-        let blocks = matches!(target, Target::Blocked);
-        // One that does not answer can still be blocked: an entry that aborts lets nothing through.
-        if let Err(error) = self.hardware.pause_ats(streams.sharing(&ids))
-            && !blocks
-        {
-            self.resume_ats(streams, &ids);
-            return Err(AttachError::Sync(error));
-        }
-        let outcome = self.hardware.install_all(table, &ids, &ste);
-        let old = match outcome {
-            Ok(()) => streams.attach_all(&ids, &attachment),
-            Err(AttachError::Sync(error)) => {
-                self.resume_ats(streams, &ids);
-                return Err(AttachError::Sync(error));
-            }
-            Err(error) => {
-                // The hardware may go on reading the old entries' tables, or the new ones'.
-                attachment.keep();
-                streams.attach_all(&ids, &Attachment::Blocked).into_iter().for_each(Attachment::keep);
-                return Err(error);
-            }
-        };
-        old.iter().for_each(Attachment::cut_off);
-        self.resume_ats(streams, &ids);
-        let stalled = blocks && streams.sharing(&ids).is_some_and(|sharing| sharing.stalls());
-        let ended = if stalled { self.hardware.end_stalls(&ids) } else { Ok(()) };
-        // Dropping a domain may wait for the hardware: under no lock.
-        drop(configuration);
-        drop(old);
-        ended.map_err(AttachError::LeftBlocked)?;
+        done?;
         self.hardware.platform.event(&Event {
             source: "smmuv3",
             name: "attach",
@@ -438,6 +485,7 @@ fn target_name<P: Platform>(target: &Target<P>) -> &'static str {
         Target::Blocked => "blocked",
         Target::Identity => "identity",
         Target::Domain(_) => "domain",
+        Target::Process(_) => "process",
     }
 }
 

@@ -9,6 +9,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use portcullis_core::iommu::{AddDeviceError, HwDomain, Target};
+use portcullis_core::sva::ProcessDomain;
 use portcullis_hal::Platform;
 use portcullis_types::{SourceId, mutant};
 
@@ -31,6 +32,13 @@ pub(crate) enum Attachment<P: Platform> {
         /// Dropped only after the hardware uses it no longer.
         contexts: Option<Arc<Contexts<P>>>,
     },
+    /// Its traffic is translated by a process's own table. The process knows the device until it is told to [forget](crate::process::Process::forget_table) it.
+    Process {
+        /// Dropped only after the hardware uses it no longer.
+        process: Arc<dyn ProcessDomain>,
+        /// Dropped only after the hardware uses it no longer.
+        contexts: Arc<Contexts<P>>,
+    },
 }
 
 impl<P: Platform> Attachment<P> {
@@ -40,6 +48,7 @@ impl<P: Platform> Attachment<P> {
             Self::Blocked => Target::Blocked,
             Self::Identity { .. } => Target::Identity,
             Self::Domain { domain, .. } => Target::Domain(domain.clone()),
+            Self::Process { process, .. } => Target::Process(process.clone()),
         }
     }
 
@@ -48,6 +57,7 @@ impl<P: Platform> Attachment<P> {
         match self {
             Self::Blocked => None,
             Self::Identity { contexts } | Self::Domain { contexts, .. } => contexts.as_ref(),
+            Self::Process { contexts, .. } => Some(contexts),
         }
     }
 
@@ -56,6 +66,9 @@ impl<P: Platform> Attachment<P> {
         match (self, other) {
             (Self::Blocked, Self::Blocked) | (Self::Identity { .. }, Self::Identity { .. }) => true,
             (Self::Domain { domain: one, .. }, Self::Domain { domain: other, .. }) => Arc::ptr_eq(one, other),
+            (Self::Process { process: one, .. }, Self::Process { process: other, .. }) => {
+                Arc::ptr_eq(one, other)
+            }
             _ => false,
         }
     }
@@ -80,6 +93,9 @@ impl<P: Platform> Clone for Attachment<P> {
             Self::Identity { contexts } => Self::Identity { contexts: contexts.clone() },
             Self::Domain { domain, contexts } => {
                 Self::Domain { domain: domain.clone(), contexts: contexts.clone() }
+            }
+            Self::Process { process, contexts } => {
+                Self::Process { process: process.clone(), contexts: contexts.clone() }
             }
         }
     }

@@ -65,7 +65,7 @@ impl<P: Platform> DmaHandle<P> {
     pub(super) fn space(&self) -> Option<&DmaSpace<P>> {
         match self.domain.kind() {
             Kind::Dma(space) => Some(space),
-            Kind::Blocked | Kind::Identity | Kind::Unmanaged(_) => None,
+            Kind::Blocked | Kind::Identity | Kind::Unmanaged(_) | Kind::Process(_) => None,
         }
     }
 
@@ -282,7 +282,8 @@ pub fn compose_msi<P: Platform>(
     let (address, new) = match domain.kind() {
         // Hardware that decodes messages before it translates takes them from a device whose windows are its user's own (`table_group`).
         Kind::Blocked if decodes(device, same) => (same, false),
-        Kind::Blocked => return Err(MsiError::Blocked),
+        // A process has no doorbells.
+        Kind::Blocked | Kind::Process(_) => return Err(MsiError::Blocked),
         Kind::Identity if same > limit => return Err(MsiError::NoIova { limit }),
         Kind::Identity => (same, false),
         Kind::Dma(space) => {

@@ -2,7 +2,8 @@
 //!
 //! A [`Domain`] blocks, passes addresses as they are, or translates them. Translations are filled either by the DMA API
 //! ([`DomainType::Dma`]) or by a user, a VFIO container say ([`DomainType::Unmanaged`]), with [`Domain::map`], [`Domain::unmap`] and
-//! [`Domain::sync`].
+//! [`Domain::sync`]. A translation that nobody fills is a process's own memory ([`DomainType::Process`]), whose table its CPUs walk, too:
+//! [`SvaUnit::domain`](crate::sva::SvaUnit::domain) makes one.
 //!
 //! Before a group attaches its devices, the domain is made ready for each: reserved regions are kept free of mappings, direct regions
 //! are mapped 1:1. An attach that fails undoes that.
@@ -30,6 +31,7 @@ pub(crate) use prepare::Prepared;
 use crate::dma::{DmaSpace, DmaStats};
 use crate::fault::FaultHandler;
 use crate::iommu::{DomainError, Flushed, Gather, HwDomain, Iommu, MapError, SyncError, Target, UnmapError};
+use crate::sva::ProcessSpace;
 use user::UserSpace;
 
 /// What kind of domain.
@@ -43,6 +45,8 @@ pub enum DomainType {
     Dma(FlushMode),
     /// Translated, for a user who maps what he likes.
     Unmanaged,
+    /// Translated by a process's own table.
+    Process,
 }
 
 /// When a domain of the DMA API makes hardware forget an unmapped streaming buffer.
@@ -68,6 +72,7 @@ pub(crate) enum Kind<P: Platform> {
     Identity,
     Dma(DmaSpace<P>),
     Unmanaged(UserSpace<P>),
+    Process(ProcessSpace<P>),
 }
 
 impl<P: Platform> fmt::Debug for Domain<P> {
@@ -129,7 +134,7 @@ impl<P: Platform> Domain<P> {
     ///
     /// # Errors
     ///
-    /// As [`DomainError`] says.
+    /// As [`DomainError`] says: [`DomainError::Unsupported`] for [`DomainType::Process`], which is made of a process.
     pub fn new(
         platform: Arc<P>,
         iommu: Arc<dyn Iommu<P>>,
@@ -140,9 +145,19 @@ impl<P: Platform> Domain<P> {
             DomainType::Identity => Kind::Identity,
             DomainType::Dma(mode) => Kind::Dma(DmaSpace::new(platform, iommu.new_kernel_domain()?, mode)?),
             DomainType::Unmanaged => Kind::Unmanaged(UserSpace::new(iommu.new_domain()?)?),
+            DomainType::Process => return Err(DomainError::Unsupported),
         };
+        Ok(Self::of_kind(iommu, kind))
+    }
+
+    fn of_kind(iommu: Arc<dyn Iommu<P>>, kind: Kind<P>) -> Arc<Self> {
         let handler = Lock::<P, _>::new(None);
-        Ok(Arc::new(Self { iommu, kind, handler, faults: AtomicU64::new(0) }))
+        Arc::new(Self { iommu, kind, handler, faults: AtomicU64::new(0) })
+    }
+
+    /// The memory of a process, for devices behind `iommu`.
+    pub(crate) fn of_process(iommu: Arc<dyn Iommu<P>>, process: ProcessSpace<P>) -> Arc<Self> {
+        Self::of_kind(iommu, Kind::Process(process))
     }
 
     /// What kind of domain it is.
@@ -152,6 +167,7 @@ impl<P: Platform> Domain<P> {
             Kind::Identity => DomainType::Identity,
             Kind::Dma(space) => DomainType::Dma(space.mode()),
             Kind::Unmanaged(_) => DomainType::Unmanaged,
+            Kind::Process(_) => DomainType::Process,
         }
     }
 
@@ -162,7 +178,7 @@ impl<P: Platform> Domain<P> {
                 space.make_lazy();
                 true
             }
-            Kind::Blocked | Kind::Identity | Kind::Unmanaged(_) => false,
+            Kind::Blocked | Kind::Identity | Kind::Unmanaged(_) | Kind::Process(_) => false,
         }
     }
 
@@ -197,24 +213,25 @@ impl<P: Platform> Domain<P> {
             Kind::Dma(_) | Kind::Unmanaged(_) => {
                 Target::Domain(self.hw().expect("these kinds translate").clone())
             }
+            Kind::Process(process) => Target::Process(process.domain().clone()),
         }
     }
 
-    /// The translation; none if addresses are not translated.
+    /// The translation that is filled by calls; none if there is none.
     pub(crate) fn hw(&self) -> Option<&Arc<dyn HwDomain<P>>> {
         match &self.kind {
-            Kind::Blocked | Kind::Identity => None,
+            Kind::Blocked | Kind::Identity | Kind::Process(_) => None,
             Kind::Dma(space) => Some(space.hw()),
             Kind::Unmanaged(space) => Some(space.hw()),
         }
     }
 
-    /// Which addresses can be mapped; none if addresses are not translated.
+    /// Which addresses can be mapped; none if none can.
     pub fn aperture(&self) -> Option<IovaRange> {
         Some(self.hw()?.aperture())
     }
 
-    /// In which sizes; none if addresses are not translated.
+    /// In which sizes; none if nothing can be mapped.
     pub fn page_sizes(&self) -> Option<PageSizes> {
         Some(self.hw()?.page_sizes())
     }
@@ -222,7 +239,7 @@ impl<P: Platform> Domain<P> {
     fn user(&self) -> Option<&UserSpace<P>> {
         match &self.kind {
             Kind::Unmanaged(space) => Some(space),
-            Kind::Blocked | Kind::Identity | Kind::Dma(_) => None,
+            Kind::Blocked | Kind::Identity | Kind::Dma(_) | Kind::Process(_) => None,
         }
     }
 
@@ -270,10 +287,11 @@ impl<P: Platform> Domain<P> {
         space.hw().sync(gather).map_err(DomainSyncError::Sync)
     }
 
-    /// What `iova` becomes, as the table says; the same address where it is not translated, none where nothing gets through.
+    /// What `iova` becomes, as the table says; the same address where it is not translated, none where nothing gets through. Of a process's memory only the
+    /// process knows: none.
     pub fn lookup(&self, iova: Iova) -> Option<Pa> {
         match &self.kind {
-            Kind::Blocked => None,
+            Kind::Blocked | Kind::Process(_) => None,
             Kind::Identity => Some(Pa::new(iova.get())),
             Kind::Dma(_) | Kind::Unmanaged(_) => Some(self.hw()?.lookup(iova)?.0),
         }
@@ -287,7 +305,7 @@ impl<P: Platform> Domain<P> {
     pub fn poll(&self) -> Result<(), SyncError> {
         match &self.kind {
             Kind::Dma(space) => space.poll(),
-            Kind::Blocked | Kind::Identity | Kind::Unmanaged(_) => Ok(()),
+            Kind::Blocked | Kind::Identity | Kind::Unmanaged(_) | Kind::Process(_) => Ok(()),
         }
     }
 
@@ -295,7 +313,7 @@ impl<P: Platform> Domain<P> {
     pub fn dma_stats(&self) -> DmaStats {
         match &self.kind {
             Kind::Dma(space) => space.stats(),
-            Kind::Blocked | Kind::Identity | Kind::Unmanaged(_) => DmaStats::default(),
+            Kind::Blocked | Kind::Identity | Kind::Unmanaged(_) | Kind::Process(_) => DmaStats::default(),
         }
     }
 

@@ -35,10 +35,13 @@ impl<P: Platform> Domain<P> {
         let regions = device.reserved_regions();
         match &self.kind {
             // Firmware's own accesses to the region would be cut off.
-            Kind::Blocked => match regions.iter().find(|region| region.kind == ReservedKind::Direct) {
-                Some(direct) => Err(AttachError::Reserved(direct.range)),
-                None => Ok(Prepared::default()),
-            },
+            // Choice: other regions do not bind a process, whose addresses are where they are, with or without a PASID.
+            Kind::Blocked | Kind::Process(_) => {
+                match regions.iter().find(|region| region.kind == ReservedKind::Direct) {
+                    Some(direct) => Err(AttachError::Reserved(direct.range)),
+                    None => Ok(Prepared::default()),
+                }
+            }
             Kind::Identity if !self.iommu.capabilities().identity => Err(AttachError::Unsupported),
             Kind::Identity => Ok(Prepared::default()),
             Kind::Dma(space) => space.prepare(&regions, &device.info().bridge_windows),
@@ -50,7 +53,7 @@ impl<P: Platform> Domain<P> {
     pub(crate) fn unprepare(&self, device: &Device<P>, prepared: Prepared) {
         match &self.kind {
             Kind::Dma(space) => space.unprepare(prepared),
-            Kind::Blocked | Kind::Identity | Kind::Unmanaged(_) => self.released(device),
+            Kind::Blocked | Kind::Identity | Kind::Unmanaged(_) | Kind::Process(_) => self.released(device),
         }
     }
 

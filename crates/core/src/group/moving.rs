@@ -134,6 +134,7 @@ impl<P: Platform> Group<P> {
             DomainType::Dma(FlushMode::Strict) => "dma",
             DomainType::Dma(FlushMode::Lazy) => "dma_fq",
             DomainType::Unmanaged => "unmanaged",
+            DomainType::Process => "process",
         };
         let fields = [
             ("group", Value::Dec(self.id.into())),

@@ -15,6 +15,8 @@ pub enum Errno {
     Eperm,
     /// No such file.
     Enoent,
+    /// No such process.
+    Esrch,
     /// The hardware did not do it.
     Eio,
     /// No such address.
@@ -57,6 +59,7 @@ impl Errno {
         match self {
             Self::Eperm => 1,
             Self::Enoent => 2,
+            Self::Esrch => 3,
             Self::Eio => 5,
             Self::Enxio => 6,
             Self::Ebadf => 9,
@@ -192,6 +195,7 @@ impl AttachError {
             Self::Sync(_) | Self::LeftBlocked(_) => Errno::Eio,
             Self::PasidsInUse | Self::WindowsInUse => Errno::Ebusy,
             Self::Direct { error, .. } => error.errno(),
+            Self::Exited => Errno::Esrch,
         }
     }
 }

@@ -13,6 +13,8 @@
 //! A bind that hardware does not confirm, nor that it was undone, leaves what hardware may still use: it lingers, and is undone when the device is next bound or
 //! disabled, or by [`SvaDevice::settle`]. Until then the device cannot be disabled, and the PASID is nobody else's.
 //!
+//! A device that has no PASIDs can be given to a process as a whole: [`SvaUnit::domain`] is the process's memory as a domain that groups are attached to.
+//!
 //! Exit may come before, between and after: the listener makes hardware stop walking the table, and what the device still does
 //! fails, until the bond is gone.
 //!
@@ -35,6 +37,7 @@ use super::{
     ProcessDomain, ProcessDomainError, SvaIommu, SvaLimits,
 };
 use crate::device::Device;
+use crate::domain::Domain;
 use crate::group::{Group, PasidError};
 use crate::iommu::{Iommu, SyncError};
 use crate::iopf::{
@@ -84,6 +87,28 @@ struct SharedProcess {
     domain: Arc<dyn ProcessDomain>,
     listener: ListenerId,
     exited: Arc<AtomicBool>,
+}
+
+/// The memory of a process as a domain of its own: shared as for a bond, for as long as the domain lives.
+pub(crate) struct ProcessSpace<P: Platform> {
+    unit: Arc<SvaUnit<P>>,
+    mm: Arc<dyn ProcessMemory>,
+    /// None only while it is dropped.
+    process: Option<Arc<SharedProcess>>,
+}
+
+impl<P: Platform> ProcessSpace<P> {
+    pub(crate) fn domain(&self) -> &Arc<dyn ProcessDomain> {
+        &self.process.as_ref().expect("it lives").domain
+    }
+}
+
+impl<P: Platform> Drop for ProcessSpace<P> {
+    fn drop(&mut self) {
+        // Before the count goes back: the last who gives it back has the driver's domain for himself.
+        drop(self.process.take());
+        self.unit.unshare(&self.mm);
+    }
 }
 
 /// What the process tells.
@@ -225,6 +250,23 @@ impl<P: Platform> SvaUnit<P> {
         devices.extend(device.sources().iter().map(|&source| (source, Arc::downgrade(&enabled))));
         drop(devices);
         Ok(enabled)
+    }
+
+    /// The memory of a process as a domain: a group that is attached to it uses the process's own addresses for everything, without a PASID, and has nothing else. For a
+    /// device without PASIDs that is handed to one process as a whole. Its faults are nobody's to resolve: what the process has not made present, the device does
+    /// not reach.
+    ///
+    /// # Errors
+    ///
+    /// As [`BindError`] says; then nothing has changed.
+    pub fn domain(self: &Arc<Self>, mm: &Arc<dyn ProcessMemory>) -> Result<Arc<Domain<P>>, BindError> {
+        let process = self.share(mm)?;
+        let exited = process.exited.load(Acquire);
+        let space = ProcessSpace { unit: self.clone(), mm: mm.clone(), process: Some(process) };
+        if exited {
+            return Err(BindError::Exited);
+        }
+        Ok(Domain::of_process(self.unit.iommu().clone(), space))
     }
 
     /// Takes what hardware has queued, faults and page requests, and brings it where it belongs. Called by the embedder when the event or

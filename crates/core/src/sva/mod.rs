@@ -31,6 +31,7 @@ use core::fmt;
 use portcullis_hal::Platform;
 use portcullis_types::{IovaRange, Pasid, SourceId};
 
+pub(crate) use bond::ProcessSpace;
 pub use bond::{BindError, Bond, EnableError, Serviced, SvaDevice, SvaUnit, UnbindError};
 pub use facts::{CpuFacts, DeviceSvaFacts, Side, SvaLimits, SvaRefusal};
 
@@ -167,6 +168,8 @@ pub enum EnableSvaError {
     Enabled,
     /// These are some of a device's sources, or sources of several, or they are attached to different things. EINVAL.
     NotOneDevice,
+    /// It is attached to a process as a whole, and has no PASIDs besides. EBUSY.
+    Process,
     /// No memory for a table. ENOMEM.
     NoMemory,
     /// The hardware did not confirm. EIO.

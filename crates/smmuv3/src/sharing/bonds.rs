@@ -7,8 +7,9 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering::SeqCst;
 
 use portcullis_core::device::{Device, DeviceInfo};
-use portcullis_core::domain::FlushMode;
-use portcullis_core::group::{DefaultDomain, Group, PasidError};
+use portcullis_core::dma::{MsiError, compose_msi};
+use portcullis_core::domain::{DomainType, FlushMode};
+use portcullis_core::group::{DefaultDomain, Group, GroupError, PasidError};
 use portcullis_core::iommu::Iommu;
 use portcullis_core::iopf::FaultQueue;
 use portcullis_core::pasid::MmPasids;
@@ -311,4 +312,59 @@ fn part_16_disabling_waits_for_bonds_and_then_the_device_is_as_before() {
     let refused = bench.unit.enable(&net, &disk.2, &poor, FakeSwitches::new(&bench.fake)).unwrap_err();
     let missing = SvaRefusal::NoPasids(Side::Device);
     assert_eq!(refused, EnableError::Driver(EnableSvaError::Refused(missing)));
+}
+
+#[test]
+fn a_group_is_given_to_a_process_as_a_whole_and_taken_back_with_everything_it_held() {
+    let bench = Bench::new(Machine::Pcie);
+    let device = bench.iommu.add_device(DeviceInfo::new("disk", &Shared::SOURCES)).unwrap();
+    let driver: Arc<dyn Iommu<Fake>> = bench.smmu.clone();
+    let group = Group::new(bench.fake.clone(), driver, 1, DefaultDomain::Dma(FlushMode::Strict)).unwrap();
+    group.add_device(&device).unwrap();
+    let (before, mm) = (bench.fake.live_bytes(), FakeMm::new(0x42));
+
+    let domain = bench.unit.domain(&memory(&mm)).unwrap();
+    group.attach(&domain).unwrap();
+    assert_eq!((domain.domain_type(), domain.aperture()), (DomainType::Process, None));
+    assert_eq!(cd(&bench.fake, 8, 0).unwrap()[1], 0x1_2345_6000, "the process's own table");
+    assert_eq!((mm.listener_count(), mm.pins.load(SeqCst)), (1, 1));
+    let doorbell = portcullis_types::Pa::new(0x809_0040);
+    assert_eq!(compose_msi(&device, &domain, doorbell, 0), Err(MsiError::Blocked));
+    bench.fake.take_log();
+    mm.change(IovaRange::new(Iova::new(0x5000), 0x1000).unwrap()).unwrap();
+    assert_eq!(bench.fake.take_log().first().map(|c| c.opcode()), Some(Opcode::TLBI_NH_VA));
+
+    group.detach().unwrap();
+    drop(domain);
+    assert_eq!((mm.listener_count(), mm.pins.load(SeqCst)), (0, 0));
+    assert_eq!(bench.fake.live_bytes(), before);
+
+    // One that exits while it has the group: the group is where it was, and reaches nothing.
+    let domain = bench.unit.domain(&memory(&mm)).unwrap();
+    group.attach(&domain).unwrap();
+    mm.exit().unwrap();
+    assert_eq!(cd(&bench.fake, 8, 0).unwrap()[0] >> 14 & 1, 1, "EPD0");
+    assert_eq!(bench.unit.domain(&memory(&mm)).unwrap_err(), BindError::Exited);
+    group.detach().unwrap();
+    let late = group.attach(&domain);
+    let exited = GroupError::Attach { device: "disk".into(), error: AttachError::Exited };
+    assert_eq!(late, Err(exited));
+    drop(domain);
+    assert_eq!((bench.fake.live_bytes(), mm.pins.load(SeqCst)), (before, 0));
+}
+
+#[test]
+fn a_process_that_is_bound_by_pasid_and_given_a_group_has_one_domain_for_both() {
+    let bench = Bench::new(Machine::Pcie);
+    let device = bench.disk();
+    let mm = FakeMm::new(0x42);
+    let bond = bind(&device, &mm);
+    let domain = bench.unit.domain(&memory(&mm)).unwrap();
+    // Whoever keeps PASIDs listens, too.
+    assert_eq!((mm.listener_count(), mm.pins.load(SeqCst)), (2, 1));
+    device.0.unbind(&bond).unwrap();
+    drop(bond);
+    assert_eq!((mm.listener_count(), mm.pins.load(SeqCst)), (1, 1), "the domain holds it");
+    drop(domain);
+    assert_eq!((mm.listener_count(), mm.pins.load(SeqCst)), (0, 0));
 }

@@ -296,6 +296,7 @@ impl Iommu<Machine> for FakeIommu {
         match target {
             Target::Blocked => place("blocked"),
             Target::Identity => place("identity"),
+            Target::Process(_) => return Err(AttachError::Unsupported),
             Target::Domain(domain) => {
                 let own = domain.as_any().downcast_ref::<FakeDomain>().ok_or(AttachError::ForeignDomain)?;
                 place(&format!("domain{}", own.number));
