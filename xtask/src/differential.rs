@@ -7,7 +7,9 @@ use crate::shell;
 /// Runs it, optimised: it is made to be run long. `arguments` are its own.
 pub(crate) fn run(arguments: &[String]) -> ExitCode {
     let mut command = shell::cargo();
-    command.args(["run", "--release", "--quiet", "--package", "portcullis-differential", "--"]).args(arguments);
+    command
+        .args(["run", "--release", "--quiet", "--package", "portcullis-differential", "--"])
+        .args(arguments);
     match shell::run(&mut command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(what) => {
