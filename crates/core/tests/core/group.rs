@@ -137,6 +137,22 @@ fn a_refused_attach_takes_back_what_was_made_ready_for_every_member() {
 }
 
 #[test]
+fn a_member_that_cannot_be_made_ready_takes_back_what_was_made_ready_for_those_before_it() {
+    let bench = bench(STRICT);
+    for source in 1..4u64 {
+        bench.member(source as u32, |info| {
+            info.firmware_regions =
+                vec![region(source << 12, (source << 12) + 0xfff, ReservedKind::Reserved)];
+        });
+    }
+    let user = user(&bench);
+    user.map(Iova::new(0x3000), Pa::new(RAM), 0x1000, Prot::cached(Perms::READ)).unwrap();
+    let error = AttachError::Reserved(range(0x3000, 0x3fff));
+    assert_eq!(bench.group.attach(&user), Err(GroupError::Attach { device: "dev3".into(), error }));
+    user.map(Iova::new(0x1000), Pa::new(RAM), 0x2000, Prot::cached(Perms::READ)).unwrap();
+}
+
+#[test]
 fn a_device_that_joins_gets_the_groups_current_domain() {
     let bench = four_members();
     let user = user(&bench);
