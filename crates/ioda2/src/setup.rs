@@ -141,7 +141,9 @@ impl<P: Platform, R: Registers> Windows<P, R> {
             Failing::Restore | Failing::Undo => self.store(bridge, &before).is_ok(),
         };
         if back {
-            next.beyond(&before).for_each(|table| table.unlink(self.pe));
+            if !mutant!("refused-window-stays-linked") {
+                next.beyond(&before).for_each(|table| table.unlink(self.pe));
+            }
             self.forgotten();
             return Refused::Sync(error);
         }
@@ -160,9 +162,7 @@ impl<P: Platform, R: Registers> Windows<P, R> {
         linked.try_reserve(MAX_WINDOWS).map_err(|_| Refused::NoMemory)?;
         for table in next.beyond(&self.setup) {
             if !table.link(self.pe) {
-                if !mutant!("refused-window-stays-linked") {
-                    linked.into_iter().for_each(|table: &Arc<Table<P, R>>| table.unlink(self.pe));
-                }
+                linked.into_iter().for_each(|table: &Arc<Table<P, R>>| table.unlink(self.pe));
                 return Err(Refused::NoMemory);
             }
             linked.push(table);
@@ -177,9 +177,7 @@ impl<P: Platform, R: Registers> Windows<P, R> {
 
     fn store(&self, bridge: &Bridge<P, R>, setup: &Setup<P, R>) -> Result<(), SyncError> {
         // Tables are complete before anything points to them.
-        if !mutant!("window-shown-before-its-table") {
-            bridge.platform.write_barrier();
-        }
+        bridge.platform.write_barrier();
         let tves = setup.tves();
         for closing in [true, false] {
             for (window, &tve) in (0u16..).zip(&tves) {

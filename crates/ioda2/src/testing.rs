@@ -30,7 +30,7 @@ pub(crate) struct Fake {
     /// So many allocations succeed still.
     pub(crate) allocations_left: AtomicUsize,
     pub(crate) allocations: AtomicUsize,
-    /// Words were stored and no barrier passed since.
+    /// Words were stored, or zeroes by a new block, and no barrier passed since.
     unsettled: AtomicBool,
     state: Mutex<State>,
 }
@@ -50,6 +50,8 @@ pub(crate) struct State {
     pub(crate) resets: Vec<(u64, u64)>,
     /// Reads that answer still, before all answer ones.
     pub(crate) answers_left: Option<usize>,
+    /// So many reads answer ones, and then all answer again.
+    pub(crate) reads_missed: usize,
     /// A request id whose PE is looked up whenever a window opens, and what was found.
     pub(crate) watched: Option<u16>,
     pub(crate) seen: Vec<u8>,
@@ -247,6 +249,10 @@ impl Registers for Fake {
             Some(left) => *left -= 1,
             None => {}
         }
+        if state.reads_missed > 0 {
+            state.reads_missed -= 1;
+            return u64::MAX;
+        }
         if offset == 0x228 {
             return state.selected().map_or(0, |(table, index)| state.tables[&table][index]);
         }
@@ -267,6 +273,11 @@ impl Registers for Fake {
         match offset {
             0x228 => match state.selected() {
                 Some((table, index)) => {
+                    let opens = table == 9 && value != 0;
+                    assert!(
+                        !opens || !self.unsettled.load(SeqCst),
+                        "a window opens before its table is there"
+                    );
                     if let Some(rid) = state.watched.filter(|_| table == 9 && value != 0) {
                         let pe = self.route(&mut state, rid);
                         state.seen.push(pe);
@@ -291,6 +302,7 @@ impl TableMemory for Fake {
     fn alloc(&self, layout: BlockLayout) -> Option<Pa> {
         self.allocations.fetch_add(1, SeqCst);
         let left = self.allocations_left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1));
+        self.unsettled.store(true, SeqCst);
         left.ok().and_then(|_| self.arena.alloc(layout))
     }
 

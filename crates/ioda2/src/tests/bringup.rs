@@ -70,6 +70,7 @@ fn a_pe_is_in_its_own_row_of_the_pelt_v_and_its_members_in_the_rtt() {
     assert_eq!(fake.load(Pa::new(peltv + 64)).to_le_bytes(), [0x20, 0, 0, 0, 0, 0, 0, 0]);
     bridge.remove_device(&[source(CARD)]).unwrap();
     assert_eq!(fake.load(Pa::new(peltv + 64)), 0);
+    assert_eq!(fake.load(Pa::new(rtt + 2 * u64::from(CARD))).to_le_bytes()[..2], [0, 255], "nobody's");
     assert_eq!(bridge.pe_of(source(CARD)), None);
 }
 

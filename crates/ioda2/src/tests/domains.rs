@@ -2,6 +2,7 @@
 
 use portcullis_core::dma::Direction;
 use portcullis_core::iommu::{AttachError, Gather, MapError};
+use portcullis_hal::TableMemory;
 
 use super::*;
 use crate::table::KILL_ONE_BY_ONE;
@@ -120,6 +121,40 @@ fn a_bridge_that_does_not_answer_proves_nothing() {
     drop(domain);
     bridge.teardown().unwrap();
     assert_eq!(fake.live_bytes(), 0);
+}
+
+#[test]
+fn a_window_that_is_not_confirmed_goes_back_and_its_table_is_nobodys() {
+    let (fake, bridge) = two_in_a_pe(|_| ());
+    let [before, next] = [(); 2].map(|()| bridge.new_domain().unwrap());
+    let both = [source(DISK), source(CARD)];
+    bridge.attach(&both, &target(&before)).unwrap();
+    before.map(Iova::new(0x3000), Pa::new(0x8000), 0x1000, READ_WRITE).unwrap();
+    fake.state().reads_missed = 1;
+    assert!(matches!(bridge.attach(&both, &target(&next)), Err(AttachError::Sync(_))));
+    assert_eq!(fake.access(DISK, 0x3000, true), Some(0x8000));
+    let kept = fake.live_bytes();
+    drop(next);
+    assert!(fake.live_bytes() <= kept, "nothing reads the table that was refused");
+}
+
+#[test]
+fn a_route_that_is_not_confirmed_goes_back() {
+    let (fake, bridge) = two_in_a_pe(|_| ());
+    let domain = bridge.new_domain().unwrap();
+    let rtt = fake.register(0x168) & !(1 << 63);
+    let route = |rid: u16| {
+        let at = rtt + 2 * u64::from(rid);
+        fake.load(Pa::new(at & !7)) >> (8 * (at & 7)) & 0xffff
+    };
+    let routes = || [DISK, CARD].map(route);
+    let before = routes();
+    // The one that stays blocked would go to nobody.
+    fake.state().reads_missed = 1;
+    assert!(matches!(bridge.attach(&[source(DISK)], &target(&domain)), Err(AttachError::Sync(_))));
+    assert_eq!(routes(), before);
+    bridge.attach(&[source(DISK)], &target(&domain)).unwrap();
+    assert_ne!(routes(), before);
 }
 
 #[test]

@@ -181,3 +181,19 @@ fn a_bridge_without_tables_on_demand_hands_its_table_over_whole_if_nothing_is_ma
     assert_eq!(machine.reach(DISK, mapping.iova().get()), Some(0x123_4000));
     dma.unmap_single(mapping).unwrap();
 }
+
+#[test]
+fn a_table_that_could_not_be_taken_over_is_the_kernels_to_map() {
+    let machine = Machine::new(&[DISK], |config| config.tables_on_demand = false);
+    let (group, device) = &machine.groups[0];
+    let dma = group.dma(device).unwrap();
+    let tables = machine.table_group(DISK);
+    let Ok(Kind::Whole(whole)) = table_group::kind(&*tables) else { panic!("one table for good") };
+    group.claim_group(user()).unwrap();
+    machine.fake.state().reads_missed = 1;
+    assert!(matches!(whole.take_table(), Err(OwnershipError::Sync(_))));
+    assert_eq!(group.release_group(user()), Ok(Released::Free));
+    let mapping = dma.map_single(Pa::new(0x123_4000), 0x1000, Direction::FromDevice).unwrap();
+    assert_eq!(machine.reach(DISK, mapping.iova().get()), Some(0x123_4000));
+    dma.unmap_single(mapping).unwrap();
+}
