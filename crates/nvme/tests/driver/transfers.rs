@@ -63,6 +63,17 @@ fn a_long_transfer_is_cut_at_what_the_controller_takes() {
 }
 
 #[test]
+fn a_request_stays_mapped_until_its_last_command_has_finished() {
+    let rig = Rig::new(Quirks { mdts: 3, slow: true, ..Quirks::default() });
+    let mut nvme = rig.start(&Config::default()).unwrap();
+    let buffer = rig.buffer(0x1_9000);
+    nvme.read(0, &[buffer]).unwrap();
+    assert_eq!(rig.bytes(buffer), rig.disk(0, 0x1_9000));
+    let state = rig.controller.state();
+    assert_eq!((state.commands.len(), state.faults), (4, 0));
+}
+
+#[test]
 fn a_list_longer_than_a_page_goes_on_in_the_next() {
     let rig = Rig::new(Quirks::default());
     let config = Config { max_transfer_bytes: 6 << 20, queue_depth: 1, ..Config::default() };

@@ -2,7 +2,9 @@
 
 use crate::fake::{Quirks, Rig};
 use portcullis_core::dma::DmaUnmapError;
-use portcullis_nvme::{BadCompletion, BadIdentity, Config, Interrupt, NvmeError, Unsupported, Wait};
+use portcullis_nvme::{
+    BadCompletion, BadIdentity, Config, Direction, Interrupt, NvmeError, Request, Unsupported, Wait,
+};
 
 /// One command of one block, by a driver that has come up.
 fn read_one(quirks: Quirks) -> (Rig, NvmeError) {
@@ -46,6 +48,24 @@ fn a_completion_that_makes_no_sense_is_not_believed() {
     assert_eq!(mangled(|words| words[3] ^= 0x400), BadCompletion::Command);
     assert_eq!(mangled(|words| words[2] |= 0xffff), BadCompletion::Head);
     assert_eq!(mangled(|words| words[2] += 3), BadCompletion::Head);
+}
+
+#[test]
+fn a_completion_that_comes_twice_is_not_believed() {
+    std::thread_local! {
+        static FIRST: core::cell::Cell<Option<u32>> = const { core::cell::Cell::new(None) };
+    }
+    let again = |words: &mut [u32; 4]| {
+        let first = FIRST.get().unwrap_or(words[3] & 0xffff);
+        FIRST.set(Some(first));
+        words[3] = words[3] & !0xffff | first;
+    };
+    let rig = Rig::new(Quirks { mangle: Some(again), ..Quirks::default() });
+    let mut nvme = rig.start(&Config::default()).unwrap();
+    let buffers = [(); 2].map(|()| [rig.buffer(0x200)]);
+    let requests = buffers.each_ref().map(|buffers| Request { direction: Direction::Read, lba: 0, buffers });
+    let error = nvme.transfer(&requests).unwrap_err();
+    assert!(matches!(error, NvmeError::BadCompletion { why: BadCompletion::Command, .. }), "{error}");
 }
 
 #[test]

@@ -37,6 +37,8 @@ pub(crate) struct Quirks {
     pub(crate) silent_vector: Option<u16>,
     /// Commands on queue 1 are fetched and never completed.
     pub(crate) drops_io: bool,
+    /// It does one I/O command each time it works, and not all that there are.
+    pub(crate) slow: bool,
     /// It works as soon as a doorbell rings, and not first when the CPU waits.
     pub(crate) eager: bool,
     /// It refuses this admin opcode.
@@ -157,6 +159,9 @@ impl Controller {
             let words =
                 core::array::from_fn(|at| u32::from_le_bytes(bytes[4 * at..4 * at + 4].try_into().unwrap()));
             self.execute(state, queue, &words);
+            if state.quirks.slow && queue != 0 {
+                return;
+            }
         }
     }
 
