@@ -180,14 +180,17 @@ fn there_is_no_hint_where_it_could_not_be_taken_off() {
 
 #[test]
 fn a_hinted_run_never_has_a_hole_for_hardware() {
-    let (mut table, tables) = page_table(16, 32, 16);
-    let words = tables.live_words();
-    let first = words[BOTTOM].0 + 16 * 8;
-    assert_eq!(words[BOTTOM].1[16] & HINT, HINT);
-    tables.watch(Some(Box::new(move |load| {
-        let run: Vec<u64> = (0..16).map(|nth| load(first + 8 * nth)).collect();
-        let holes = run.contains(&0);
-        assert!(!(holes && run.iter().any(|word| word & HINT != 0)), "{run:x?}");
-    })));
-    assert_eq!(table.unmap(&tables, range(18 << 12, 2 << 12)).unwrap().bytes, 2 << 12);
+    // In the middle of the run, from its beginning, up to its end.
+    for page in [18, 16, 30] {
+        let (mut table, tables) = page_table(16, 32, 16);
+        let words = tables.live_words();
+        let first = words[BOTTOM].0 + 16 * 8;
+        assert_eq!(words[BOTTOM].1[16] & HINT, HINT);
+        tables.watch(Some(Box::new(move |load| {
+            let run: Vec<u64> = (0..16).map(|nth| load(first + 8 * nth)).collect();
+            let holes = run.contains(&0);
+            assert!(!(holes && run.iter().any(|word| word & HINT != 0)), "{run:x?}");
+        })));
+        assert_eq!(table.unmap(&tables, range(page << 12, 2 << 12)).unwrap().bytes, 2 << 12);
+    }
 }

@@ -160,7 +160,7 @@ impl TceTable {
                 }
             }
         }
-        if found > 0 && !mutant!("tce-unmap-without-barrier") {
+        if found > 0 {
             mem.write_barrier();
         }
         found
