@@ -208,6 +208,20 @@ mod tests {
     }
 
     #[test]
+    fn the_table_is_aligned_to_its_size_for_every_size() {
+        for wish in [TableShape::Auto, TableShape::Linear] {
+            for bits in 0..=16 {
+                let fake = Fake::new();
+                let table = table(&fake, bits, wish);
+                let entry_bytes = if table.shape.split.is_some() { 8 } else { 64 };
+                let entries = 1u64 << (bits - table.shape.split.unwrap_or(0));
+                let base = table.base_register() & 0x00ff_ffff_ffff_ffc0;
+                assert!(base.is_multiple_of((entry_bytes * entries).max(64)), "{bits} {wish:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_second_level_appears_with_its_first_stream() {
         let fake = Fake::new();
         let mut table = table(&fake, 16, TableShape::Auto);

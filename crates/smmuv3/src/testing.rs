@@ -57,6 +57,14 @@ pub(crate) struct State {
     pub(crate) asleep: bool,
     /// Words that were stored and not cleaned since: hardware that does not snoop would read what was there before.
     pub(crate) dirty: std::collections::BTreeSet<u64>,
+    /// Words that were stored with no write barrier since.
+    on_their_way: std::collections::BTreeSet<u64>,
+    /// Where an entry lies that is to be stored only when nothing else is on its way.
+    pub(crate) entry: Option<core::ops::Range<u64>>,
+    /// It was stored while something was.
+    pub(crate) entry_came_early: bool,
+    /// A command that is illegal, once.
+    pub(crate) illegal_once: Option<Command>,
     /// Fetching commands is aborted.
     pub(crate) fetch_aborts: bool,
     /// Devices do not answer ATC invalidations: the sync behind one fails, once.
@@ -179,6 +187,14 @@ impl State {
         self.registers.insert(register, value);
     }
 
+    fn note_store(&mut self, at: u64) {
+        self.dirty.insert(at);
+        if let Some(entry) = self.entry.as_ref().filter(|entry| entry.contains(&at)) {
+            self.entry_came_early |= self.on_their_way.iter().any(|word| !entry.contains(word));
+        }
+        self.on_their_way.insert(at);
+    }
+
     fn consume(&mut self, memory: &impl TableMemory) -> bool {
         let enabled = Cr0::from_bits(self.get(CR0) as u32).cmdqen();
         let error = (self.get(GERROR) ^ self.get(GERRORN)) & 1 != 0;
@@ -193,7 +209,10 @@ impl State {
         let command = Command([memory.load(Pa::new(at)), memory.load(Pa::new(at + 8))]);
         let code = if self.fetch_aborts {
             CERROR_ABT
-        } else if self.illegal.contains(&command.opcode()) || command.opcode().name().is_none() {
+        } else if self.illegal.contains(&command.opcode())
+            || command.opcode().name().is_none()
+            || self.illegal_once.take_if(|illegal| *illegal == command).is_some()
+        {
             CERROR_ILL
         } else if command.opcode() == Opcode::SYNC && core::mem::take(&mut self.atc_unanswered) {
             CERROR_ATC_INV_SYNC
@@ -258,13 +277,23 @@ impl Registers for Fake {
     }
 }
 
+/// A block that holds one of this layout, and where in it that begins.
+fn skewed(layout: BlockLayout) -> (BlockLayout, u64) {
+    let (size, align) = (layout.size_bytes(), layout.align_bytes());
+    let skew = if size > align { align } else { 0 };
+    (BlockLayout::new(size + skew, align).expect("a power of two"), skew)
+}
+
 impl TableMemory for Fake {
+    /// Aligned as it is asked for and no more, so that who needs more than that finds out.
     fn alloc(&self, layout: BlockLayout) -> Option<Pa> {
-        self.arena.alloc(layout)
+        let (whole, skew) = skewed(layout);
+        Some(Pa::new(self.arena.alloc(whole)?.get() + skew))
     }
 
     fn free(&self, first: Pa, layout: BlockLayout) {
-        self.arena.free(first, layout);
+        let (whole, skew) = skewed(layout);
+        self.arena.free(Pa::new(first.get() - skew), whole);
     }
 
     fn load(&self, at: Pa) -> u64 {
@@ -273,7 +302,7 @@ impl TableMemory for Fake {
 
     fn store(&self, at: Pa, word: u64) {
         self.stumble();
-        self.state.lock().unwrap().dirty.insert(at.get());
+        self.state.lock().unwrap().note_store(at.get());
         self.arena.store(at, word);
     }
 
@@ -328,6 +357,7 @@ impl DmaMemory for Fake {
 impl Barriers for Fake {
     fn write_barrier(&self) {
         self.stumble();
+        self.state.lock().unwrap().on_their_way.clear();
         core::sync::atomic::fence(SeqCst);
     }
 

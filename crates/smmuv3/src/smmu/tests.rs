@@ -255,6 +255,34 @@ fn an_attach_that_is_not_confirmed_goes_back_or_blocks() {
 }
 
 #[test]
+fn a_stream_that_is_refused_takes_those_before_it_back() {
+    let fake = Fake::new();
+    let smmu = probe(&fake);
+    let both = [SourceId(8), SourceId(9)];
+    smmu.add_device("disk", &both).unwrap();
+    fake.with(|state| state.illegal_once = Some(Command::cfgi_ste(9, true)));
+    let error = smmu.attach(&both, &Target::Identity).unwrap_err();
+    assert!(matches!(error, AttachError::Sync(SyncError::Failed { code: 1 })), "{error:?}");
+    let configuration = smmu.configuration.lock();
+    for id in [8, 9] {
+        let at = configuration.table.entry(id).unwrap();
+        assert_eq!(portcullis_hal::TableMemory::load(&*fake, at), 1, "{id} is valid, and aborts");
+    }
+}
+
+#[test]
+fn what_an_entry_points_to_is_visible_before_the_entry_is() {
+    let fake = Fake::new();
+    let smmu = probe(&fake);
+    smmu.add_device("disk", &[SourceId(8)]).unwrap();
+    let domain = smmu.new_domain().unwrap();
+    let at = smmu.configuration.lock().table.entry(8).unwrap().get();
+    fake.with(|state| state.entry = Some(at..at + 64));
+    smmu.attach(&[SourceId(8)], &Target::Domain(domain)).unwrap();
+    assert!(!fake.with(|state| state.entry_came_early));
+}
+
+#[test]
 fn a_refused_invalidation_undoes_the_attach() {
     let fake = Fake::new();
     let smmu = probe(&fake);
