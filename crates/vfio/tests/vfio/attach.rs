@@ -187,6 +187,18 @@ fn doorbells_get_mapped_in_their_window_for_devices_to_write() {
 }
 
 #[test]
+fn a_doorbells_page_is_as_large_as_the_domains_smallest() {
+    let mut world = bare(range(0, (1 << 40) - 1), PageSizes::from_bits(0x1_0000));
+    world.add(7, 1, |_| ()).unwrap();
+    let (_process, _, _) = world.user(3);
+    let device = &world.devices[0];
+    let domain = device.domain().unwrap();
+    let message = compose_msi(device, &domain, Pa::new(0x808_5040), 5).unwrap();
+    assert_eq!(message.address, Iova::new(0x800_5040));
+    assert_eq!(world.hardware.last_domain().find(0x800_0000).map(|found| found.0), Some(0x808_0000));
+}
+
+#[test]
 fn where_hardware_decodes_a_doorbell_there_is_no_window() {
     let mut world = bare(range(0, (1 << 39) - 1), SIZES);
     world.iommu.regions.lock().unwrap().push(region(0xfee0_0000, 0xfeef_ffff, ReservedKind::Msi));

@@ -294,6 +294,14 @@ pub(crate) fn a_function_that_cannot_be_reset_is_not() {
 }
 
 #[test]
+fn a_function_that_cannot_be_reset_sends_nothing_before_its_user_says_so() {
+    let (world, process, device) = open_without_reset();
+    assert_eq!(world.disk.config(4) & 4, 0);
+    process.pwrite(device, CONFIG + 4, &[6, 0]).unwrap();
+    assert_eq!(world.disk.config(4) & 4, 4);
+}
+
+#[test]
 pub(crate) fn a_function_that_does_not_come_back_from_a_reset_is_an_error() {
     let (world, process, device) = open();
     world.disk.set_config(0, u32::MAX);
