@@ -2,7 +2,7 @@
 //! structure's fields and reserved bits must make it up with no bit left over and none used twice.
 
 use portcullis_checks::golden::smmuv3::{CD, COMMANDS, EVENTS, L1CD, L1STD, PRI_REQUEST, REGISTERS, STE};
-use portcullis_checks::golden::{Field, Table, vmsa};
+use portcullis_checks::golden::{Field, Table, ioda2, vmsa};
 
 fn mask_of(field: &Field) -> u64 {
     (field.lsb..=field.msb).fold(0, |mask, bit| mask | 1 << (bit % 64))
@@ -35,6 +35,7 @@ fn whole(table: &Table) {
 fn fields_and_reserved_bits_make_up_each_structure() {
     [&STE, &CD, &L1STD, &L1CD, &PRI_REQUEST].into_iter().for_each(whole);
     REGISTERS.iter().for_each(|register| whole(&register.table));
+    ioda2::TABLES.iter().for_each(whole);
 }
 
 #[test]

@@ -9,6 +9,7 @@
 //! Not here: what the fields do.
 
 mod accessor;
+pub mod ioda2;
 pub mod scenes;
 pub mod smmuv3;
 pub mod vmsa;
