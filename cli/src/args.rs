@@ -154,12 +154,24 @@ fn either(choices: &[String]) -> String {
     }
 }
 
+/// What a machine is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum On {
+    /// Strict models.
+    Models,
+    /// QEMU's `virt`: an SMMUv3 and an NVMe disk that are not ours.
+    Qemu,
+}
+
 /// How a run is to be done and shown.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RunOptions {
     /// The machine: a built-in one, or a device tree in a file [default: arm; power8 for `run spapr`].
     #[arg(long, value_name = "NAME|FILE.dtb", value_parser = machine_choice)]
     pub(crate) machine: Option<MachineChoice>,
+    /// What the machine is made of [default: models, strict ones of ours].
+    #[arg(long, value_enum, value_name = "WHAT", conflicts_with = "machine")]
+    pub(crate) on: Option<On>,
     /// Decides everything that hardware is free to decide; the same number gives the same run.
     #[arg(long, value_name = "N", value_parser = seed, default_value = "1")]
     pub(crate) seed: u64,

@@ -16,6 +16,8 @@ pub enum MachineChoice {
     Name(String),
     /// One that a flattened device tree describes.
     Dtb(PathBuf),
+    /// QEMU's `virt`: hardware that is no model of ours. Only [`run`](crate::run()) can do with it.
+    Qemu,
 }
 
 /// A built-in machine.
@@ -47,6 +49,10 @@ pub fn choose(choice: &MachineChoice) -> Result<(MachineSpec, Option<Vec<u8>>), 
             Some(spec) => Ok((spec, None)),
             None => Err(RunError::refused(name, "there is no such machine", "see `portcullis machines`")),
         },
+        MachineChoice::Qemu => {
+            let hint = "see `portcullis machines`";
+            Err(RunError::refused("QEMU", "its machine is not made of models that could be shown", hint))
+        }
         MachineChoice::Dtb(path) => {
             let (spec, tree) = from_dtb::read(path)?;
             Ok((spec, Some(tree)))

@@ -1,6 +1,6 @@
 //! The `hal` seams over the models' bus: what a kernel would write for its hardware.
 //!
-//! A [`LabPlatform`] is a CPU of a machine. Every turn of a polling loop ([`Clock::relax`]) lets the models work, so hardware is
+//! A [`LabPlatform`] is a CPU of a machine, of models or of QEMU's (`machine::qemu`), which is behind the same bus. Every turn of a polling loop ([`Clock::relax`]) lets the models work, so hardware is
 //! neither faster nor slower than it is asked to be, and a run is decided by its seed alone.
 //!
 //! A [`Tamper`] may stand between and falsify what passes (`tamper`).
@@ -26,6 +26,7 @@ pub struct LabPlatform {
     tamper: Option<Arc<dyn Tamper>>,
     tables: Usage,
     buffers: Usage,
+    register_accesses: AtomicU64,
 }
 
 /// How much memory is given out, and the most that ever was.
@@ -58,7 +59,8 @@ impl fmt::Debug for LabPlatform {
 impl LabPlatform {
     /// A CPU on `bus` that says what happens to `sink`.
     pub fn new(bus: Arc<Bus>, sink: SharedSink, tamper: Option<Arc<dyn Tamper>>) -> Self {
-        Self { bus, sink, tamper, tables: Usage::default(), buffers: Usage::default() }
+        let (tables, buffers) = Default::default();
+        Self { bus, sink, tamper, tables, buffers, register_accesses: AtomicU64::new(0) }
     }
 
     /// The bus.
@@ -79,6 +81,11 @@ impl LabPlatform {
     /// How many bytes of coherent buffers are given out.
     pub fn live_buffer_bytes(&self) -> u64 {
         self.buffers.live_bytes.load(Relaxed)
+    }
+
+    /// How often a register was read or written.
+    pub fn register_accesses(&self) -> u64 {
+        self.register_accesses.load(Relaxed)
     }
 
     /// The registers in `window`, as this CPU reaches them.
@@ -291,6 +298,7 @@ pub struct RegisterWindow {
 
 impl RegisterWindow {
     fn read(&self, offset: usize, width: Width) -> u64 {
+        self.platform.register_accesses.fetch_add(1, Relaxed);
         let (at, hands) = (self.at(offset), Hands(&self.platform));
         match &self.platform.tamper {
             Some(tamper) => tamper.read_register(hands, at, width),
@@ -299,6 +307,7 @@ impl RegisterWindow {
     }
 
     fn write(&self, offset: usize, width: Width, value: u64) {
+        self.platform.register_accesses.fetch_add(1, Relaxed);
         let (at, hands) = (self.at(offset), Hands(&self.platform));
         match &self.platform.tamper {
             Some(tamper) => tamper.write_register(hands, at, width, value),

@@ -27,6 +27,9 @@ pub struct Report {
     pub counters: Counters,
     /// How long the work took on this computer.
     pub elapsed_ns: u64,
+    /// What the hardware behind this run cannot show, and the models can; nothing for models.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_shown: Vec<&'static str>,
 }
 
 impl Report {
@@ -40,7 +43,7 @@ impl Report {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Counters {
-    /// Bytes that the device wrote to memory through the IOMMU. Counted by the device's port.
+    /// Bytes that the device wrote to memory through the IOMMU. Counted by the device's port, which QEMU's has not: 0 there.
     pub device_wrote_bytes: u64,
     /// Bytes that the device read from memory through the IOMMU. Counted by the device's port.
     pub device_read_bytes: u64,
@@ -48,13 +51,13 @@ pub struct Counters {
     pub maps: u64,
     /// Mappings taken away by the DMA API.
     pub unmaps: u64,
-    /// Commands that the SMMU consumed. Counted by the model.
+    /// Commands that the SMMU consumed. Counted by the model; on QEMU, commands that the driver gave.
     pub commands: u64,
     /// Of these, invalidations of translations or configuration.
     pub invalidations: u64,
     /// Of these, syncs.
     pub syncs: u64,
-    /// Interrupts that arrived as MSIs through the IOMMU. Counted by the ITS.
+    /// Interrupts that arrived as MSIs through the IOMMU. Counted by the ITS; on QEMU, when they were taken from memory.
     pub interrupts: u64,
     /// Faults that nobody asked for.
     pub faults: u64,
@@ -62,9 +65,11 @@ pub struct Counters {
     pub probes: u64,
     /// Of these, those that the IOMMU blocked and reported. A run in which one was let through is no report but an error.
     pub probes_blocked: u64,
+    /// How often a register was read or written: of IOMMUs, devices, and configuration space.
+    pub register_accesses: u64,
     /// The most memory that page tables, queues and stream tables took at one time, in bytes.
     pub table_bytes: u64,
-    /// How much memory of this computer the machine's memory took, in bytes: what was touched of it.
+    /// How much memory of this computer the machine's memory took, in bytes: what was touched of it. 0 on QEMU, where nobody counts.
     pub memory_bytes: u64,
     /// What sharing a process's memory took; none for work without a process.
     #[serde(skip_serializing_if = "Option::is_none")]

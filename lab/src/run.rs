@@ -7,6 +7,7 @@ use portcullis::types::trace::Sink;
 
 use crate::error::RunError;
 use crate::input::Input;
+use crate::machine::qemu;
 use crate::machines::{self, MachineChoice};
 use crate::report::Report;
 use crate::trace;
@@ -62,6 +63,9 @@ pub fn run(request: RunRequest) -> Result<Report, RunError> {
         let hint = format!("the workloads are {}", workload::names().join(", "));
         return Err(RunError::refused(&request.workload, "there is no such workload", hint));
     };
+    if request.machine == MachineChoice::Qemu {
+        return run_on_qemu(&request, workload);
+    }
     let (spec, device_tree) = machines::choose(&request.machine)?;
     let input = request.input.open()?;
     let machine = spec.name.clone();
@@ -117,5 +121,45 @@ pub fn run(request: RunRequest) -> Result<Report, RunError> {
         digest: input.measure().digest.clone(),
         counters,
         elapsed_ns,
+        not_shown: Vec::new(),
+    })
+}
+
+/// The same on QEMU's hardware.
+fn run_on_qemu(request: &RunRequest, workload: &'static str) -> Result<Report, RunError> {
+    let input = request.input.open()?;
+    let job = qemu::Job {
+        input: &input,
+        seed: request.seed,
+        sink: trace::shared(request.sink.clone()),
+        tamper: None,
+        progress: request.progress.as_deref(),
+    };
+    if workload == spapr::NAME {
+        let hint = "leave out `--on qemu` to run it on models";
+        return Err(RunError::refused(workload, "it does not run on QEMU's hardware", hint));
+    }
+    let qemu = qemu::find()?;
+    let (counters, digest, elapsed_ns) = match workload {
+        vfio::NAME => {
+            let outcome = vfio::run_on_qemu(&qemu, &job, request.vfio.kill)?;
+            (outcome.counters, outcome.digest, outcome.elapsed_ns)
+        }
+        _ => {
+            let outcome = dma::run_on_qemu(&qemu, &job)?;
+            (outcome.counters, outcome.digest, outcome.elapsed_ns)
+        }
+    };
+    Ok(Report {
+        machine: format!("virt of {qemu}"),
+        workload,
+        seed: request.seed,
+        input: input.name(),
+        bytes: input.measure().bytes,
+        equal: digest == input.measure().digest,
+        digest: input.measure().digest.clone(),
+        counters,
+        elapsed_ns,
+        not_shown: qemu::NOT_SHOWN.to_vec(),
     })
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use portcullis_lab::{Input, MachineChoice, Report, RunRequest, SvaOptions, VfioOptions, workload};
 
-use crate::args::{RunOptions, WorkArguments};
+use crate::args::{On, RunOptions, WorkArguments};
 use crate::failure::{self, Failure};
 use crate::output::events::Events;
 use crate::output::progress::Progress;
@@ -58,10 +58,7 @@ fn one(
     let request = RunRequest {
         workload: name.to_owned(),
         input: file.map_or(Input::Sample, |path| Input::File(path.to_owned())),
-        machine: options
-            .machine
-            .clone()
-            .unwrap_or_else(|| MachineChoice::Name(workload::default_machine(name).into())),
+        machine: machine(name, options),
         sva,
         vfio,
         seed: options.seed,
@@ -73,6 +70,14 @@ fn one(
         progress.clear();
     }
     Ok(outcome?)
+}
+
+fn machine(workload: &str, options: &RunOptions) -> MachineChoice {
+    match (&options.machine, options.on) {
+        (Some(machine), _) => machine.clone(),
+        (None, Some(On::Qemu)) => MachineChoice::Qemu,
+        (None, _) => MachineChoice::Name(workload::default_machine(workload).into()),
+    }
 }
 
 fn show(report: &Report, options: &RunOptions) -> Result<(), Failure> {

@@ -22,20 +22,21 @@ pub(crate) fn table(report: &Report) -> String {
         (false, true) => "equal",
         (false, false) => "DIFFERENT",
     };
+    let device = match report.not_shown.is_empty() {
+        true => format!(
+            "{} bytes written by the device, {} read",
+            grouped(counters.device_wrote_bytes),
+            grouped(counters.device_read_bytes)
+        ),
+        false => "all of it; QEMU's disk does not count its bytes".into(),
+    };
     let mut rows = vec![
         row("machine", format!("{} (seed {})", report.machine, report.seed)),
         row("workload", report.workload.to_string()),
         row("input", report.input.clone()),
         row("bytes", grouped(report.bytes)),
         row("digest", format!("{verdict} (sha256 {digest}…)")),
-        row(
-            "through the IOMMU",
-            format!(
-                "{} bytes written by the device, {} read",
-                grouped(counters.device_wrote_bytes),
-                grouped(counters.device_read_bytes)
-            ),
-        ),
+        row("through the IOMMU", device),
     ];
     match &counters.sva {
         Some(sva) => rows.extend(sharing(sva)),
@@ -57,9 +58,11 @@ pub(crate) fn table(report: &Report) -> String {
             "probes blocked",
             format!("{} of {}", grouped(counters.probes_blocked), grouped(counters.probes)),
         ),
+        row("registers", format!("{} accesses", grouped(counters.register_accesses))),
         row("table memory", format!("{} bytes at most", grouped(counters.table_bytes))),
         row("time", format!("{:.3} s", report.elapsed().as_secs_f64())),
     ]);
+    rows.extend(report.not_shown.iter().map(|what| row("not shown", (*what).into())));
     columns(&rows)
 }
 

@@ -1,17 +1,18 @@
 //! Message-signalled interrupts: which event of which device is which line, and which lines have signalled.
 //!
 //! A kernel has an interrupt controller driver here. The lab maps events at the ITS models directly, and takes from them what is pending
-//! whenever somebody asks for a line. For what a PHB3 needs see `messages`.
+//! whenever somebody asks for a line. For what a PHB3 needs see `messages`; for a machine without these models, `words`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model_devices::its::Its;
-use portcullis::firmware::{self, MsiTarget};
+use portcullis::firmware::{self, MsiControllerKind, MsiTarget};
 use portcullis::nvme;
 use portcullis::types::{Pa, SourceId};
 
 use super::messages::Messages;
+use super::words::MemoryWords;
 use crate::error::RunError;
 
 /// The first interrupt number that a message can mean. Spec: GICv3 IHI 0069 H, 2.2 "INTIDs" (LPIs).
@@ -20,6 +21,8 @@ const FIRST_LPI: u32 = 8192;
 /// The interrupts of a machine.
 #[derive(Debug)]
 pub struct Interrupts {
+    /// Where messages go whose controller nobody attends to.
+    words: Option<Arc<MemoryWords>>,
     /// By index in the firmware's list. None for a kind that the lab has no model of, and for a host bridge that is not up.
     controllers: Mutex<Vec<Option<Controller>>>,
     state: Mutex<State>,
@@ -50,6 +53,8 @@ enum Controller {
     Its(Pa, Arc<Its>),
     /// A PHB3.
     Bridge(Arc<Messages>),
+    /// Nobody: messages are words of memory.
+    Memory(Arc<MemoryWords>),
 }
 
 impl Controller {
@@ -61,6 +66,7 @@ impl Controller {
                 Ok((*doorbell, event))
             }
             Self::Bridge(messages) => messages.map(device, event, number).map_err(String::from),
+            Self::Memory(words) => words.map(device, event, number).map_err(String::from),
         }
     }
 
@@ -68,6 +74,7 @@ impl Controller {
         match self {
             Self::Its(_, its) => drop(its.discard(SourceId(device), event)),
             Self::Bridge(messages) => messages.discard(device, event),
+            Self::Memory(words) => words.discard(device, event),
         }
     }
 
@@ -75,6 +82,7 @@ impl Controller {
         match self {
             Self::Its(_, its) => its.take_pending(),
             Self::Bridge(messages) => messages.take_pending(),
+            Self::Memory(words) => words.take_pending(),
         }
     }
 }
@@ -91,14 +99,34 @@ pub struct Line {
 }
 
 impl Interrupts {
-    pub(super) fn new(firmware: &firmware::Machine, itses: Vec<(Pa, Arc<Its>)>) -> Self {
+    pub(super) fn new(
+        firmware: &firmware::Machine,
+        itses: Vec<(Pa, Arc<Its>)>,
+        words: Option<Arc<MemoryWords>>,
+    ) -> Self {
         let model = |controller: &firmware::MsiController| {
             let base = controller.registers.first()?.first();
             let (_, its) = itses.iter().find(|(at, _)| *at == base)?;
             Some(Controller::Its(controller.doorbell()?, its.clone()))
         };
-        let controllers = firmware.msi_controllers.iter().map(model).collect();
-        Self { controllers: Mutex::new(controllers), state: Mutex::default() }
+        let memory = |controller: &firmware::MsiController| {
+            let words =
+                words.clone().filter(|_| controller.kind == MsiControllerKind::Its && controller.enabled);
+            words.map(Controller::Memory)
+        };
+        let controllers = firmware.msi_controllers.iter();
+        let controllers = controllers.map(|one| model(one).or_else(|| memory(one))).collect();
+        Self { words, controllers: Mutex::new(controllers), state: Mutex::default() }
+    }
+
+    /// How many messages arrived as words of memory.
+    pub fn words_taken(&self) -> u64 {
+        self.words.as_ref().map_or(0, |words| words.taken())
+    }
+
+    /// No device sends any more.
+    pub(super) fn shut_down(&self) {
+        self.words.iter().for_each(|words| words.shut_down());
     }
 
     /// The host bridge at `path` is up.

@@ -10,6 +10,7 @@
 //! | `drivers` | drivers that are bound |
 //! | `irq` | interrupts that are messages |
 //! | `messages` | those of a PHB3 |
+//! | `words` | those that are words of memory |
 //! | `unit` | an IOMMU |
 //! | `smmu`, `phb3` | what its kind needs |
 //! | `slot` | how a PHB3's devices are reset |
@@ -30,6 +31,7 @@ mod sharing;
 mod slot;
 mod smmu;
 mod unit;
+mod words;
 
 use std::sync::Arc;
 
@@ -102,6 +104,8 @@ pub struct BootRequest<'a> {
     pub itses: Vec<(Pa, Arc<Its>)>,
     /// The machine's PHB3s, by the addresses of their registers.
     pub phbs: Vec<(Pa, Arc<model_ioda2::Phb3>)>,
+    /// Whether messages are words of memory, where no model takes them.
+    pub words: bool,
     /// Whether the kernel's devices may go around a PHB3's translation, by its window 1.
     pub bypass: bool,
     /// The machine's CPUs, and the kernel's page size.
@@ -123,6 +127,7 @@ impl<'a> BootRequest<'a> {
             bus: &machine.bus,
             itses: machine.interrupt_controllers(),
             phbs: machine.bridges(),
+            words: machine.qemu.is_some(),
             bypass: false,
             cpus: CpuSet { cpus: machine.cpus.clone(), page: machine.spec.page },
             device_tree,
@@ -145,7 +150,8 @@ impl System {
             RunError::bad_input("device tree", error, "correct the tree, or name a built-in machine")
         })?;
         let platform = Arc::new(LabPlatform::new(request.bus.clone(), request.sink, request.tamper));
-        let interrupts = Arc::new(Interrupts::new(&firmware, request.itses));
+        let words = request.words.then(|| Arc::new(words::MemoryWords::new(platform.clone())));
+        let interrupts = Arc::new(Interrupts::new(&firmware, request.itses, words));
         let cpu_facts = request.cpus.facts();
         let chip = phb3::Chip { bridges: request.phbs, bypass: request.bypass };
         let mut system = Self {
@@ -228,7 +234,9 @@ impl System {
     pub fn shut_down(mut self) -> Result<(), RunError> {
         let detached = self.detach();
         drop(self.groups);
-        self.units.iter().map(Unit::shut_down).fold(detached, Result::and)
+        let down = self.units.iter().map(Unit::shut_down).fold(detached, Result::and);
+        self.interrupts.shut_down();
+        down
     }
 }
 

@@ -19,6 +19,7 @@ use portcullis::types::{Pa, PaRange, SourceId};
 
 use super::broadcast::Ear;
 use super::fdt::{ACCELERATOR_BYTES, FRAME_BYTES};
+use super::qemu;
 use super::spec::{AcceleratorSpec, BridgeKind, HostBridgeSpec, MachineSpec, Phb3Spec, Plugged};
 use crate::error::RunError;
 use crate::input::Opened;
@@ -45,6 +46,8 @@ pub struct Machine {
     pub pcie_accelerators: Vec<Arc<PcieAccelerator>>,
     /// The accelerators that are no PCI devices, in the spec's order.
     pub accelerators: Vec<Arc<PlatformAccelerator>>,
+    /// Who is behind the bus instead of models.
+    pub qemu: Option<qemu::Behind>,
     seed: u64,
 }
 
@@ -109,19 +112,7 @@ impl Machine {
         sink: &SharedSink,
     ) -> Result<Self, RunError> {
         let bus = Bus::new(&bus_options(&spec, seed));
-        let cpus = Cpus::new(bus.clone(), &spec.cpus, TlbPolicy::seeded(seed));
-        let mut machine = Self {
-            bus,
-            cpus,
-            smmus: Vec::new(),
-            itses: Vec::new(),
-            phbs: Vec::new(),
-            disks: Vec::new(),
-            pcie_accelerators: Vec::new(),
-            accelerators: Vec::new(),
-            seed,
-            spec: spec.clone(),
-        };
+        let mut machine = Self::without_devices(spec.clone(), bus, seed);
         for (index, smmu) in spec.smmus.iter().enumerate() {
             let fabric = machine.fabric(smmu.coherent);
             let model = Arc::new(Smmu::new(smmu.config.clone(), fabric, seed ^ index as u64, sink.clone()));
@@ -150,6 +141,40 @@ impl Machine {
             machine.add_accelerator(accelerator, sink)?;
         }
         Ok(machine)
+    }
+
+    /// Starts QEMU with a disk that holds `content`. Answers the device tree, too. `seed` decides what the CPU's side is free to decide.
+    ///
+    /// # Errors
+    ///
+    /// [`RunError::Wrong`]: it did not start, with its last words.
+    pub fn on_qemu(
+        qemu: &portcullis_qemu::Qemu,
+        content: DiskContent,
+        seed: u64,
+    ) -> Result<(Self, Vec<u8>), RunError> {
+        let qemu::Started { spec, bus, behind, device_tree } = qemu::start(qemu, content, seed)?;
+        let mut machine = Self::without_devices(spec, bus, seed);
+        machine.qemu = Some(behind);
+        Ok((machine, device_tree))
+    }
+
+    /// The CPUs, and nothing else on the bus.
+    fn without_devices(spec: MachineSpec, bus: Arc<Bus>, seed: u64) -> Self {
+        let cpus = Cpus::new(bus.clone(), &spec.cpus, TlbPolicy::seeded(seed));
+        Self {
+            bus,
+            cpus,
+            smmus: Vec::new(),
+            itses: Vec::new(),
+            phbs: Vec::new(),
+            disks: Vec::new(),
+            pcie_accelerators: Vec::new(),
+            accelerators: Vec::new(),
+            qemu: None,
+            seed,
+            spec,
+        }
     }
 
     fn add_accelerator(&mut self, spec: &AcceleratorSpec, sink: &SharedSink) -> Result<(), RunError> {

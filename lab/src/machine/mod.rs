@@ -1,10 +1,11 @@
-//! Machines of models: what they consist of, their firmware tables, the built-in ones.
+//! Machines of models, and one of QEMU's: what they consist of, their firmware tables, the built-in ones.
 
 mod broadcast;
 pub mod build;
 pub mod builtin;
 pub mod fdt;
 pub mod from_dtb;
+pub mod qemu;
 pub mod spec;
 
 pub use build::{DiskContent, Machine};

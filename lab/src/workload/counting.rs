@@ -1,5 +1,7 @@
-//! What the models counted, whatever the work was.
+//! What the models counted, whatever the work was; for QEMU's hardware, which does not count, what the driver told it.
 
+use super::witness::Witness;
+use crate::boot::System;
 use crate::machine::Machine;
 use crate::platform::LabPlatform;
 use crate::report::Counters;
@@ -29,9 +31,20 @@ pub(super) fn add_smmu_counters(counters: &mut Counters, machine: &Machine, plat
         counters.invalidations +=
             counted.kills_one + counted.kills_pe + counted.kills_all + counted.rtc_invalidations;
     }
+    counters.register_accesses = platform.register_accesses();
     if let Some(sva) = &mut counters.sva {
         (sva.tlb_invalidations, sva.atc_invalidations, sva.stalls) = (translations, devices, stalls);
     }
     counters.table_bytes = platform.peak_table_bytes();
-    counters.memory_bytes = machine.bus.cpu().ram().storage_bytes();
+    if machine.qemu.is_none() {
+        counters.memory_bytes = machine.bus.cpu().ram().storage_bytes();
+    }
+}
+
+/// Where no model counts: the driver's commands, and messages as they were taken. Before the system shuts down.
+pub(super) fn add_driver_counters(counters: &mut Counters, witness: &Witness, system: &System) {
+    counters.commands = witness.commands("");
+    counters.syncs = witness.commands("CMD_SYNC");
+    counters.invalidations = witness.commands("TLBI") + witness.commands("CFGI");
+    counters.interrupts = system.interrupts.words_taken();
 }

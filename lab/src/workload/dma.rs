@@ -14,8 +14,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use portcullis::core::domain::FlushMode;
+use portcullis_qemu::Qemu;
 
-use super::counting::add_smmu_counters;
+use super::counting::{add_driver_counters, add_smmu_counters};
 use super::disk::KernelDisk;
 use super::front::Front;
 use super::proof::{Watch, no_errors, nothing_left, with_testimony};
@@ -23,7 +24,7 @@ use super::witness::Witness;
 use crate::boot::{BootRequest, Standing, System};
 use crate::error::RunError;
 use crate::input::Opened;
-use crate::machine::{DiskContent, Machine, MachineSpec, fdt};
+use crate::machine::{DiskContent, Machine, MachineSpec, fdt, qemu};
 use crate::platform::{LabPlatform, Tamper};
 use crate::report::Counters;
 use crate::trace::SharedSink;
@@ -78,12 +79,45 @@ pub fn run(job: &Job<'_>) -> Result<Outcome, RunError> {
     let witness = Arc::new(Witness::new(&disk_name, job.sink.clone()));
     let sink: SharedSink = witness.clone();
     let machine = Machine::build(job.spec.clone(), content, job.seed, &sink)?;
-    let worked = work(job, &machine, &device_tree, &disk_name, &witness, &sink);
+    prove(job, &machine, &device_tree, &witness)
+}
+
+/// The same on QEMU's hardware. What that cannot show is said in [`qemu::NOT_SHOWN`].
+///
+/// # Errors
+///
+/// As [`RunError`] says.
+pub fn run_on_qemu(qemu: &Qemu, job: &qemu::Job<'_>) -> Result<Outcome, RunError> {
+    let (machine, device_tree) = Machine::on_qemu(qemu, DiskContent::holding(job.input), job.seed)?;
+    let job = Job {
+        spec: machine.spec.clone(),
+        device_tree: None,
+        input: job.input,
+        seed: job.seed,
+        mode: FlushMode::Strict,
+        sink: job.sink.clone(),
+        tamper: job.tamper.clone(),
+        progress: job.progress,
+    };
+    let witness = Arc::new(Witness::without_models(&first_disk_name(&job.spec)?, job.sink.clone()));
+    prove(&job, &machine, &device_tree, &witness)
+}
+
+/// Does the work on a machine, and says what is known if it goes wrong.
+fn prove(
+    job: &Job<'_>,
+    machine: &Machine,
+    device_tree: &[u8],
+    witness: &Arc<Witness>,
+) -> Result<Outcome, RunError> {
+    let disk_name = first_disk_name(&job.spec)?;
+    let sink: SharedSink = witness.clone();
+    let worked = work(job, machine, device_tree, &disk_name, witness, &sink);
     let proved = worked.and_then(|(platform, outcome)| {
-        nothing_left(&machine, &platform, &witness)?;
+        nothing_left(machine, &platform, witness)?;
         Ok(outcome)
     });
-    proved.map_err(|error| with_testimony(error, &machine, &witness))
+    proved.map_err(|error| with_testimony(error, machine, witness))
 }
 
 /// Everything from boot to shutdown.
@@ -99,7 +133,7 @@ fn work(
     let tamper = job.tamper.clone();
     let mut system = System::boot(BootRequest { tamper, mode: job.mode, ..request })?;
     let mut watch = Watch::new(machine, witness);
-    let kernels = KernelDisk::bind(&system, disk_name, &machine.disks[0])?;
+    let kernels = KernelDisk::bind(&system, disk_name, machine.disks.first())?;
     let disk = kernels.device().clone();
     watch.device(&system, &disk, Front::of_disk(&job.spec, machine, 0));
     watch.check_direct(&disk)?;
@@ -118,13 +152,18 @@ fn work(
     let closed = kernels.unbind(&system);
     let digest = read?;
     closed?;
+    watch.call_disk(&system, disk_name)?;
     if job.mode == FlushMode::Strict {
         watch.probe_unmapped(&system);
     }
     watch.probe_neighbours(&system);
+    watch.dismiss_disk(&system)?;
     let platform = system.platform.clone();
     let mut counters = Counters::default();
     add_core_counters(&mut counters, &system);
+    if machine.qemu.is_some() {
+        add_driver_counters(&mut counters, witness, &system);
+    }
     drop(disk);
     system.detach()?;
     watch.probe_detached(&system);
@@ -168,7 +207,8 @@ pub(super) fn add_model_counters(
     platform: &LabPlatform,
 ) {
     add_smmu_counters(counters, machine, platform);
-    let traffic = machine.disks[disk].traffic();
+    let Some(disk) = machine.disks.get(disk) else { return };
+    let traffic = disk.traffic();
     counters.device_wrote_bytes = traffic.written_bytes;
     counters.device_read_bytes = traffic.read_bytes;
     counters.interrupts = traffic.messages;

@@ -4,6 +4,7 @@ mod counting;
 mod disk;
 pub mod dma;
 mod front;
+mod prober;
 mod proof;
 pub mod spapr;
 pub mod sva;

@@ -10,7 +10,12 @@
 //! Every other device has an access tried too, before it is detached and after: nothing is mapped for it, and a record shows that it is
 //! where it is said to be, for an abort of the entry's own would leave none.
 //!
+//! On QEMU nobody but a device can ask its IOMMU. There the disk itself tries (`prober`), when no driver has it: what was unmapped by then, and what
+//! the book says must leave a record must leave one, of that address. The others cannot be tried.
+//!
 //! Not here: the work (`dma`), knowing what was unmapped (`witness`).
+
+use std::collections::BTreeSet;
 
 use model_bus::{Outcome, Request, StallState};
 use portcullis::core::device::Device;
@@ -20,10 +25,11 @@ use portcullis::types::{Access, Iova, IovaRange, SourceId};
 
 use super::TRY_VERBOSE;
 use super::front::Front;
+use super::prober::{Detached, Prober};
 use super::witness::Witness;
 use crate::boot::{Endpoint, Standing, System};
 use crate::error::RunError;
-use crate::machine::Machine;
+use crate::machine::{Machine, qemu};
 use crate::platform::LabPlatform;
 use crate::report::Counters;
 
@@ -42,6 +48,8 @@ pub(super) struct Watch<'a> {
     witness: &'a Witness,
     /// The model in front of the device.
     front: Option<Front>,
+    /// The disk itself, where there is no model to ask.
+    disk: Option<Asked>,
     source: Option<SourceId>,
     /// The other devices behind the same model.
     neighbours: Vec<SourceId>,
@@ -49,6 +57,14 @@ pub(super) struct Watch<'a> {
     /// Faults that were recorded.
     faults: u64,
     probes: Probes,
+}
+
+/// How the disk is asked.
+enum Asked {
+    /// As its driver.
+    Driven(Prober),
+    /// By nobody: nothing is mapped for it.
+    Alone(Detached),
 }
 
 /// What became of the tries.
@@ -60,6 +76,8 @@ struct Probes {
     silent: u64,
     /// The first that was let through: what it was, and where.
     through: Option<(&'static str, Iova)>,
+    /// Why a try could not be made.
+    failed: Option<RunError>,
 }
 
 impl<'a> Watch<'a> {
@@ -69,6 +87,7 @@ impl<'a> Watch<'a> {
             machine,
             witness,
             front: None,
+            disk: None,
             source: None,
             neighbours: Vec::new(),
             direct: Vec::new(),
@@ -110,6 +129,10 @@ impl<'a> Watch<'a> {
 
     /// Tries every page that was unmapped since the last call and is not mapped again, and the last byte.
     pub(super) fn probe_unmapped(&mut self, system: &System) {
+        if self.machine.qemu.is_some() && !matches!(self.disk, Some(Asked::Driven(_))) {
+            // Once the disk can be asked.
+            return;
+        }
         let gone = self.witness.take_gone().into_iter();
         let at = gone.flat_map(places);
         self.must_abort(system, "an unmapped address", at);
@@ -120,6 +143,67 @@ impl<'a> Watch<'a> {
         let gone = self.witness.take_gone().into_iter();
         let at = gone.flat_map(places).filter(|at| at & around == 0);
         self.must_abort(system, "an address that a dead user had", at);
+    }
+
+    /// Where only the disk can ask: no driver has it any more, so from now on it is asked.
+    ///
+    /// # Errors
+    ///
+    /// [`RunError::Wrong`]: it does not reach what it may.
+    pub(super) fn call_disk(&mut self, system: &System, name: &str) -> Result<(), RunError> {
+        if self.machine.qemu.is_some() {
+            self.disk = Some(Asked::Driven(Prober::bind(system, name)?));
+        }
+        Ok(())
+    }
+
+    /// The disk is needed, or detached: after [`call_disk`](Self::call_disk).
+    ///
+    /// # Errors
+    ///
+    /// [`RunError::Wrong`]: it did not stop.
+    pub(super) fn dismiss_disk(&mut self, system: &System) -> Result<(), RunError> {
+        let Some(Asked::Driven(prober)) = self.disk.take() else { return Ok(()) };
+        self.disk = Some(Asked::Alone(prober.detached()));
+        prober.unbind(system)
+    }
+
+    /// One access by the disk itself. It was refused if there are records of it and of nothing else, or, where none is to be, if the disk says that it
+    /// failed. Hardware may make several accesses of one, and a record for each: all of them are one fault here.
+    ///
+    /// Observed: QEMU 7.2 and 11.1, an access that is refused is made again in parts of 4 bytes, each with a record.
+    fn ask_disk(&mut self, system: &System, what: &'static str, at: Iova, access: Access, recorded: bool) {
+        let (Some(disk), None) = (&self.disk, &self.probes.failed) else { return };
+        self.witness.take_fault_pages();
+        let (asked, faults) = self.witness.expecting(|| {
+            let asked = match (disk, access) {
+                (Asked::Driven(prober), _) => prober.access(at, access).map(|()| false),
+                (Asked::Alone(disk), Access::READ) => disk.fetch(at),
+                (Asked::Alone(_), _) => return (None, 0),
+            };
+            (Some(asked), system.service_iommus() as u64)
+        });
+        let failed = match asked {
+            Some(Ok(failed)) => failed,
+            Some(Err(error)) => return self.probes.failed = Some(error),
+            None => return,
+        };
+        self.faults += faults.min(1);
+        self.probes.tried += 1;
+        // Of a device that it does not know, an IOMMU records no address: the disk has to say that it failed, too.
+        let alone = matches!(disk, Asked::Alone(_));
+        let there =
+            self.witness.take_fault_pages() == BTreeSet::from([at.align_down(PAGE_BYTES as u64).get()]);
+        let refused = match (alone, recorded) {
+            (false, _) => faults > 0 && there,
+            (true, true) => faults > 0 && failed,
+            (true, false) => failed,
+        };
+        if refused {
+            self.probes.aborted += 1;
+        } else {
+            self.probes.through.get_or_insert((what, at));
+        }
     }
 
     /// The device has been detached: tries what was mapped until then.
@@ -152,6 +236,7 @@ impl<'a> Watch<'a> {
         let before = self.probes.tried;
         for at in at.map(Iova::new) {
             for access in [Access::READ, Access::WRITE] {
+                self.ask_disk(system, "an address of a blocked device", at, access, false);
                 self.try_one(system, "an address of a blocked device", source, at, access);
             }
         }
@@ -183,6 +268,9 @@ impl<'a> Watch<'a> {
 
     /// Tries an access of every other device, none of which has anything mapped.
     pub(super) fn probe_neighbours(&mut self, system: &System) {
+        if self.front.is_none() {
+            return;
+        }
         self.service(system);
         for source in self.neighbours.clone() {
             self.try_one(system, "another device's unmapped address", source, Iova::new(0), Access::READ);
@@ -195,6 +283,7 @@ impl<'a> Watch<'a> {
         self.service(system);
         for at in at.map(Iova::new) {
             for access in [Access::READ, Access::WRITE] {
+                self.ask_disk(system, what, at, access, true);
                 self.try_one(system, what, source, at, access);
             }
         }
@@ -294,7 +383,10 @@ impl<'a> Watch<'a> {
     ///
     /// [`RunError::Wrong`] says which promise is broken.
     pub(super) fn verdict(&self) -> Result<Counters, RunError> {
-        let Probes { tried, aborted, silent, through } = self.probes.clone();
+        let Probes { tried, aborted, silent, through, failed } = self.probes.clone();
+        if let Some(error) = failed {
+            return Err(error);
+        }
         if let Some((what, at)) = through {
             let what = format!(
                 "isolation: {} of {tried} accesses were let through, the first to {what}, {at}",
@@ -367,6 +459,9 @@ pub(super) fn nothing_left(
 
 /// Adds to what went wrong what the models know about it.
 pub(super) fn with_testimony(error: RunError, machine: &Machine, witness: &Witness) -> RunError {
+    if let Some(failure) = machine.qemu.as_ref().and_then(|behind| behind.machine.failure()) {
+        return qemu::failed(failure);
+    }
     let RunError::Wrong(mut trouble) = error else { return error };
     trouble.what.push_str(&witness.testimony());
     if let Some(first) = machine.bus.cpu().ram().freed_uses().first() {

@@ -20,6 +20,8 @@ const STALL: u64 = 1 << 31;
 pub(super) struct Witness {
     device: String,
     next: SharedSink,
+    /// Whether no model speaks.
+    alone: bool,
     seen: Mutex<Seen>,
 }
 
@@ -35,6 +37,10 @@ struct Seen {
     expecting: bool,
     faults: Statements,
     forbidden: Statements,
+    /// Where the faults were that the driver read: their pages.
+    fault_pages: BTreeSet<u64>,
+    /// What the driver told its hardware: commands by name.
+    commands: BTreeMap<String, u64>,
 }
 
 /// What a user has mapped through VFIO.
@@ -99,6 +105,22 @@ impl Seen {
         }
     }
 
+    /// Events of the driver: where no model tells, the faults that it reads are what the hardware recorded.
+    fn note_driver(&mut self, event: &Event<'_>, alone: bool) {
+        match event.name {
+            "cmd" => *self.commands.entry(word(event, "op")).or_default() += 1,
+            "event_record" => {
+                let at = number(event, "iova").unwrap_or(0);
+                self.fault_pages.insert(at & !0xfff);
+                if alone && !self.expecting {
+                    let kind = word(event, "name");
+                    self.faults.add(kind.clone(), || format!("{kind} at {at:#x}"));
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// Events of core: `dma_alloc`, `dma_map`, `dma_map_sg` give a device addresses, `dma_free`, `dma_unmap`, `dma_unmap_sg` take them away.
     fn note(&mut self, name: &str, iova: u64, len: Option<u64>) {
         if name.starts_with("dma_map") || name == "dma_alloc" {
@@ -143,7 +165,23 @@ impl Seen {
 
 impl Witness {
     pub(super) fn new(device: &str, next: SharedSink) -> Self {
-        Self { device: device.into(), next, seen: Mutex::default() }
+        Self { device: device.into(), next, alone: false, seen: Mutex::default() }
+    }
+
+    /// The same, for hardware that is no model: only the driver tells what it recorded.
+    pub(super) fn without_models(device: &str, next: SharedSink) -> Self {
+        Self { alone: true, ..Self::new(device, next) }
+    }
+
+    /// The pages of the faults that the driver read since the last call.
+    pub(super) fn take_fault_pages(&self) -> BTreeSet<u64> {
+        core::mem::take(&mut self.seen().fault_pages)
+    }
+
+    /// How many commands with this in their name the driver gave. The empty name is in all.
+    pub(super) fn commands(&self, part: &str) -> u64 {
+        let seen = self.seen();
+        seen.commands.iter().filter(|(name, _)| name.contains(part)).map(|(_, count)| count).sum()
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -241,6 +279,9 @@ impl Sink for Witness {
         }
         if event.source == "vfio" {
             self.seen().note_user(event);
+        }
+        if event.source == "smmuv3" {
+            self.seen().note_driver(event, self.alone);
         }
         if matches!(event.source, "model.smmuv3" | "model.ioda2") {
             self.seen().note_model(event);

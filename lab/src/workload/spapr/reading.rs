@@ -56,7 +56,7 @@ impl Reading {
         let through = traffic() - before;
         self.elapsed_ns += u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let told = program.stop().map_err(|failed| scene.failed(&failed))?;
-        check_bytes(run.job.input, told.digest.clone(), through, told.block_bytes, told.commands)?;
+        check_bytes(run.job.input, told.digest.clone(), Some(through), told.block_bytes, told.commands)?;
         self.bytes += through;
         self.signals += told.signals;
         self.times += 1;

@@ -33,9 +33,11 @@ use std::time::Instant;
 
 use portcullis::core::bus::Place;
 use portcullis::core::domain::FlushMode;
+use portcullis_qemu::Qemu;
 
 use self::program::{Failed, Program, Told};
 use super::TRY_VERBOSE;
+use super::counting::add_driver_counters;
 use super::disk::{KernelDisk, check_bytes, find, not_bound};
 use super::dma::{add_core_counters, add_model_counters};
 use super::front::Front;
@@ -44,7 +46,7 @@ use super::witness::Witness;
 use crate::boot::{BootRequest, System, unbind};
 use crate::error::RunError;
 use crate::input::Opened;
-use crate::machine::{DiskContent, Machine, MachineSpec, fdt};
+use crate::machine::{DiskContent, Machine, MachineSpec, fdt, qemu};
 use crate::platform::{LabPlatform, Tamper};
 use crate::report::{Counters, SpaprCounters, VfioCounters};
 use crate::trace::SharedSink;
@@ -102,6 +104,31 @@ pub fn run(job: &Job<'_>) -> Result<Outcome, RunError> {
     run_with(job, &|run, system, kernel, place, watch| run.user_turn(system, kernel, place, watch), false)
 }
 
+/// The same on QEMU's hardware. What that cannot show is said in [`qemu::NOT_SHOWN`]; and while a user has the disk nobody else can ask it.
+///
+/// # Errors
+///
+/// As [`RunError`] says.
+pub fn run_on_qemu(qemu: &Qemu, job: &qemu::Job<'_>, kill: bool) -> Result<Outcome, RunError> {
+    let (machine, device_tree) = Machine::on_qemu(qemu, DiskContent::holding(job.input), job.seed)?;
+    let job = Job {
+        spec: machine.spec.clone(),
+        device_tree: None,
+        input: job.input,
+        seed: job.seed,
+        unsafe_interrupts: false,
+        kill,
+        sink: job.sink.clone(),
+        tamper: job.tamper.clone(),
+        progress: job.progress,
+    };
+    let (index, disk_name) = hand::choose(&job.spec)?;
+    let witness = Arc::new(Witness::without_models(&disk_name, job.sink.clone()));
+    let user: UserTurn<'_> = &|run, system, kernel, place, watch| run.user_turn(system, kernel, place, watch);
+    Run { job: &job, machine: &machine, index, disk_name: &disk_name, witness: &witness, user, bypass: false }
+        .prove(&device_tree)
+}
+
 /// The same with something else done by the user. With `bypass`, the kernel's devices may go around translation where hardware can.
 pub(super) fn run_with(job: &Job<'_>, user: UserTurn<'_>, bypass: bool) -> Result<Outcome, RunError> {
     let device_tree = match &job.device_tree {
@@ -115,12 +142,8 @@ pub(super) fn run_with(job: &Job<'_>, user: UserTurn<'_>, bypass: bool) -> Resul
     let mut contents = vec![DiskContent::Blank; index];
     contents.push(DiskContent::holding(job.input));
     let machine = Machine::with_disks(job.spec.clone(), contents, job.seed, &sink)?;
-    let run = Run { job, machine: &machine, index, disk_name: &disk_name, witness: &witness, user, bypass };
-    let proved = run.work(&device_tree, &sink).and_then(|(platform, outcome)| {
-        nothing_left(&machine, &platform, &witness)?;
-        Ok(outcome)
-    });
-    proved.map_err(|error| with_testimony(error, &machine, &witness))
+    Run { job, machine: &machine, index, disk_name: &disk_name, witness: &witness, user, bypass }
+        .prove(&device_tree)
 }
 
 /// What the whole run is about.
@@ -153,6 +176,16 @@ pub(super) struct Turn {
 }
 
 impl Run<'_> {
+    /// Does the work, and says what is known if it goes wrong.
+    fn prove(&self, device_tree: &[u8]) -> Result<Outcome, RunError> {
+        let sink: SharedSink = self.witness.clone();
+        let proved = self.work(device_tree, &sink).and_then(|(platform, outcome)| {
+            nothing_left(self.machine, &platform, self.witness)?;
+            Ok(outcome)
+        });
+        proved.map_err(|error| with_testimony(error, self.machine, self.witness))
+    }
+
     /// Everything from boot to shutdown.
     fn work(&self, device_tree: &[u8], sink: &SharedSink) -> Result<(Arc<LabPlatform>, Outcome), RunError> {
         let request = BootRequest::new(self.machine, device_tree, sink.clone());
@@ -164,7 +197,7 @@ impl Run<'_> {
         let front = Front::of_disk(&self.job.spec, self.machine, self.index);
         watch.device(&system, &place.device, front);
 
-        let kernels = KernelDisk::bind(&system, self.disk_name, &self.machine.disks[self.index])?;
+        let kernels = KernelDisk::bind(&system, self.disk_name, self.machine.disks.get(self.index))?;
         let mut refused = held::by_the_kernel(&place, self.disk_name)?;
         refused += held::by_firmware(&system)?;
         self.read_in_kernel(&system, kernels, &mut watch)?;
@@ -172,14 +205,20 @@ impl Run<'_> {
 
         let Turn { told, mut counters, spapr, elapsed_ns } = self.hand_over(&system, &place, &mut watch)?;
         counters.claims_refused += refused;
+        watch.call_disk(&system, self.disk_name)?;
         self.probe_everything(&system, &mut watch);
+        watch.probe_unmapped(&system);
+        watch.dismiss_disk(&system)?;
 
-        let kernels = KernelDisk::bind(&system, self.disk_name, &self.machine.disks[self.index])?;
+        let kernels = KernelDisk::bind(&system, self.disk_name, self.machine.disks.get(self.index))?;
         let again = self.read_in_kernel(&system, kernels, &mut watch)?;
         watch.probe_neighbours(&system);
         let platform = system.platform.clone();
         let mut outcome = Counters { vfio: Some(counters), spapr, ..Counters::default() };
         add_core_counters(&mut outcome, &system);
+        if self.machine.qemu.is_some() {
+            add_driver_counters(&mut outcome, self.witness, &system);
+        }
         drop(place);
         system.detach()?;
         watch.probe_detached(&system);
@@ -205,8 +244,11 @@ impl Run<'_> {
             watch.probe_unmapped(system);
         });
         let unbound = kernels.unbind(system);
+        let read = read.and_then(|digest| unbound.map(|()| digest))?;
+        watch.call_disk(system, self.disk_name)?;
         watch.probe_unmapped(system);
-        read.and_then(|digest| unbound.map(|()| digest))
+        watch.dismiss_disk(system)?;
+        Ok(read)
     }
 
     /// The group goes to a process and comes back.
@@ -299,16 +341,15 @@ impl Run<'_> {
         refused += held::by_a_user(system, place)?;
 
         let start = Instant::now();
-        let traffic = || self.machine.disks[self.index].traffic();
-        let before = traffic();
+        let before = self.written();
         let told = if self.job.kill {
             self.read_and_die(&task, &mut program, watch, system).map(|()| None)
         } else {
-            self.read(&mut program, watch, system, before.written_bytes).map(Some)
+            self.read(&mut program, watch, system, before).map(Some)
         };
         let elapsed_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let told = told?;
-        let user_bytes = traffic().written_bytes - before.written_bytes;
+        let user_bytes = self.written().zip(before).map_or(0, |(now, before)| now - before);
         if told.is_some() {
             watch.probe_unmapped(system);
             program.leave().map_err(failed)?;
@@ -335,16 +376,21 @@ impl Run<'_> {
         Ok(Turn { told, counters, spapr: None, elapsed_ns })
     }
 
+    /// How many bytes the disk has written, if somebody counts.
+    fn written(&self) -> Option<u64> {
+        self.machine.disks.get(self.index).map(|disk| disk.traffic().written_bytes)
+    }
+
     /// Reads everything, and proves it.
     fn read(
         &self,
         program: &mut Program<'_>,
         watch: &mut Watch<'_>,
         system: &System,
-        written_before: u64,
+        written_before: Option<u64>,
     ) -> Result<Told, RunError> {
         let failed = |failed: Failed| self.wrong(format!("the driver in user space failed: {failed}"));
-        let (disk, total) = (&self.machine.disks[self.index], self.job.input.measure().bytes);
+        let total = self.job.input.measure().bytes;
         let mut done = 0;
         while done < total {
             program.submit(done, total).map_err(failed)?;
@@ -355,7 +401,7 @@ impl Run<'_> {
                 progress(done, total);
             }
         }
-        let through = disk.traffic().written_bytes - written_before;
+        let through = self.written().zip(written_before).map(|(now, before)| now - before);
         let told = program.stop().map_err(failed)?;
         check_bytes(self.job.input, told.digest.clone(), through, told.block_bytes, told.commands)?;
         Ok(told)
