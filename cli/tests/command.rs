@@ -464,3 +464,45 @@ fn help_version_completions_and_the_manual_are_results() {
         assert!(succeeds(&["completions", "bash"]).contains(words), "{words}");
     }
 }
+
+#[test]
+fn without_qemu_its_package_is_named_with_code_4() {
+    for workload in ["dma", "vfio"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        command.args(["run", workload, "--on", "qemu"]);
+        let output = command.env("PATH", "/nowhere").env("PORTCULLIS_QEMU_TREE", "/nowhere").output();
+        let output = output.expect("the command starts");
+        let said = text(&output.stderr);
+        assert_eq!((output.status.code(), said.lines().count()), (Some(4), 1), "{said}");
+        assert!(said.contains("qemu-system-arm") && output.stdout.is_empty(), "{said}");
+    }
+}
+
+#[test]
+fn what_qemu_cannot_do_is_refused_and_what_is_no_hardware_is_not_understood() {
+    assert!(fails(4, &["run", "sva", "--on", "qemu"]).contains("substreams"));
+    fails(4, &["run", "spapr", "--on", "qemu"]);
+    let said = fails(2, &["run", "dma", "--on", "paper"]);
+    assert!(said.contains("qemu") && said.contains("models"), "{said}");
+    fails(2, &["run", "dma", "--on", "qemu", "--machine", "arm"]);
+    succeeds(&["run", "dma", "--on", "models"]);
+}
+
+mod on_qemu {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_on_hardware_that_is_not_ours() {
+        if let Err(why) = portcullis_lab::machine::qemu::find() {
+            return eprintln!("skipped: {why}");
+        }
+        let folder = Folder::new("qemu");
+        let file = folder.file("file", &[0xa5; 70_001]);
+        for workload in ["dma", "vfio"] {
+            let table = succeeds(&["run", workload, &file, "--on", "qemu"]);
+            for word in ["QEMU", "equal", "registers", "not shown", "probes blocked"] {
+                assert!(table.contains(word), "{word} is missing in\n{table}");
+            }
+        }
+    }
+}

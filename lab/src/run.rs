@@ -135,9 +135,12 @@ fn run_on_qemu(request: &RunRequest, workload: &'static str) -> Result<Report, R
         tamper: None,
         progress: request.progress.as_deref(),
     };
-    if workload == spapr::NAME {
-        let hint = "leave out `--on qemu` to run it on models";
-        return Err(RunError::refused(workload, "it does not run on QEMU's hardware", hint));
+    if !workload::on_qemu().contains(&workload) {
+        let why = match workload {
+            sva::NAME => "QEMU's SMMUv3 has neither substreams nor stalls, which sharing takes",
+            _ => "it does not run on QEMU's hardware",
+        };
+        return Err(RunError::refused(workload, why, "leave out `--on qemu` to run it on models"));
     }
     let qemu = qemu::find()?;
     let (counters, digest, elapsed_ns) = match workload {

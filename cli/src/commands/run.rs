@@ -32,7 +32,8 @@ pub(crate) fn run(
 /// Every workload on its sample. One that fails is reported and does not keep the others from running.
 fn each(options: &RunOptions, events: &Events) -> Result<(), Failure> {
     let mut first = None;
-    for (count, name) in workload::unnamed().into_iter().enumerate() {
+    let names = if options.on == Some(On::Qemu) { workload::on_qemu() } else { workload::unnamed() };
+    for (count, name) in names.into_iter().enumerate() {
         if count > 0 && !options.json {
             output::print("\n")?;
         }

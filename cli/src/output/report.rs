@@ -9,6 +9,9 @@ use crate::failure::Failure;
 /// How many digits of a digest people get to see.
 const DIGEST_DIGITS: usize = 16;
 
+/// A row that only models can fill.
+const TO_THE_USER: &str = "to the user";
+
 /// The report as a table.
 pub(crate) fn table(report: &Report) -> String {
     let counters = &report.counters;
@@ -42,7 +45,8 @@ pub(crate) fn table(report: &Report) -> String {
         Some(sva) => rows.extend(sharing(sva)),
         None => rows.extend([row("maps", grouped(counters.maps)), row("unmaps", grouped(counters.unmaps))]),
     }
-    rows.extend(counters.vfio.iter().flat_map(handing_over));
+    let counted = |row: &[String; 2]| report.not_shown.is_empty() || row[0] != TO_THE_USER;
+    rows.extend(counters.vfio.iter().flat_map(handing_over).filter(counted));
     rows.extend(counters.spapr.iter().flat_map(own_windows));
     // Not every IOMMU has a queue of commands.
     let queued = |name, count| (counters.commands > 0).then(|| row(name, grouped(count)));
@@ -107,7 +111,7 @@ fn handing_over(vfio: &VfioCounters) -> Vec<[String; 2]> {
         row("system calls", format!("{}, of them {} ioctls", grouped(vfio.calls), grouped(vfio.ioctls))),
         row("the user's maps", format!("{}, {} unmapped", grouped(vfio.maps), grouped(vfio.unmaps))),
         row("pinned pages", format!("{} at most", grouped(vfio.most_pinned_pages))),
-        row("to the user", format!("{} bytes written by the device", grouped(vfio.user_bytes))),
+        row(TO_THE_USER, format!("{} bytes written by the device", grouped(vfio.user_bytes))),
         row("event files", format!("{} signals", grouped(vfio.signals))),
         row(
             "refused",

@@ -154,12 +154,16 @@ fn bus(machine: &Arc<qemu::Machine>, seed: u64) -> Result<Arc<Bus>, String> {
     let bus = Bus::over(&options, Arc::new(Ram::over(ram, &words)));
     let below = ram.first().checked_sub(1).and_then(|last| PaRange::from_ends(Pa::new(0), last));
     let above = ram.last().checked_add(1).and_then(|first| PaRange::from_ends(first, Pa::new(ADDRESSES - 1)));
+    let clock = Arc::new(WallClock { bus: Arc::downgrade(&bus), last: Mutex::new(Instant::now()) });
     for range in below.into_iter().chain(above) {
-        let registers = Arc::new(Registers { machine: machine.clone(), base: range.first() });
+        let registers = Arc::new(Registers {
+            machine: machine.clone(),
+            base: range.first(),
+            clock: clock.clone(),
+        });
         bus.add_registers("qemu", range, registers).map_err(|error| error.to_string())?;
     }
-    let clock = WallClock { bus: Arc::downgrade(&bus), last: Mutex::new(Instant::now()) };
-    bus.add_clocked(Arc::new(clock));
+    bus.add_clocked(clock);
     Ok(bus)
 }
 
@@ -170,18 +174,22 @@ const ADDRESSES: u64 = 1 << 48;
 struct Registers {
     machine: Arc<qemu::Machine>,
     base: Pa,
+    clock: Arc<WallClock>,
 }
 
 impl Mmio for Registers {
     fn read(&self, offset: u64, width: Width) -> u64 {
         let width = width_of(width);
         let ones = u64::MAX >> (64 - 8 * width.bytes());
-        self.machine.load(Pa::new(self.base.get() + offset), width).unwrap_or(ones)
+        let value = self.machine.load(Pa::new(self.base.get() + offset), width).unwrap_or(ones);
+        self.clock.tick();
+        value
     }
 
     fn write(&self, offset: u64, width: Width, value: u64) {
         // The failure stays with the machine, which is asked at the end.
         let _ = self.machine.store(Pa::new(self.base.get() + offset), width_of(width), value);
+        self.clock.tick();
     }
 }
 
@@ -195,14 +203,16 @@ fn width_of(width: Width) -> qemu::Width {
 }
 
 /// Keeps the bus's time with the wall's, and gives QEMU the time to work.
+///
+/// Time goes on with each access to a register, too: were it moved by steps alone, a wait that begins after many accesses would find, with its first step,
+/// that its limit has passed.
 struct WallClock {
     bus: Weak<Bus>,
     last: Mutex<Instant>,
 }
 
-impl Clocked for WallClock {
-    fn step(&self, _: u64) -> bool {
-        thread::sleep(TURN);
+impl WallClock {
+    fn tick(&self) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let passed = now.duration_since(*last);
@@ -210,6 +220,13 @@ impl Clocked for WallClock {
         if let Some(bus) = self.bus.upgrade() {
             bus.advance_ns(u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX));
         }
+    }
+}
+
+impl Clocked for WallClock {
+    fn step(&self, _: u64) -> bool {
+        thread::sleep(TURN);
+        self.tick();
         // Had it answered that there was no work, the bus would move time on by more and more.
         true
     }

@@ -115,7 +115,11 @@ impl KernelDisk {
             Ok(Box::new(stop))
         };
         let bound = endpoint.binding.bind(Driver::new(DRIVER), || Ok(()), probe);
-        bound.map_err(|error| not_bound(name, DRIVER, error))?;
+        bound.map_err(|error| {
+            // What the IOMMU recorded meanwhile is the first thing to be asked.
+            system.service_iommus();
+            not_bound(name, DRIVER, error)
+        })?;
         Ok(Self { nvme, device, model: model.cloned(), platform: system.platform.clone() })
     }
 

@@ -23,6 +23,11 @@ pub fn unnamed() -> Vec<&'static str> {
     vec![dma::NAME, sva::NAME, vfio::NAME]
 }
 
+/// The workloads that QEMU's hardware can do.
+pub fn on_qemu() -> Vec<&'static str> {
+    vec![dma::NAME, vfio::NAME]
+}
+
 /// The machine for a workload of this name, if none is named.
 pub fn default_machine(workload: &str) -> &'static str {
     if workload == spapr::NAME { spapr::MACHINE } else { crate::machines::DEFAULT }
