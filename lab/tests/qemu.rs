@@ -11,7 +11,7 @@ mod on_qemu {
     use portcullis_lab::platform::{Barrier, Tamper};
     use portcullis_lab::tamper::Hands;
     use portcullis_lab::trace;
-    use portcullis_lab::workload::dma;
+    use portcullis_lab::workload::{dma, vfio};
     use portcullis_qemu::testing::qemus;
     use portcullis_qemu::{Arch, Qemu};
 
@@ -47,6 +47,21 @@ mod on_qemu {
                 let outcome = dma_with(&qemu, &input, None);
                 fs::remove_file(path).unwrap();
                 assert_eq!(outcome.unwrap().digest, input.measure().digest);
+            }
+        }
+    }
+
+    #[test]
+    fn a_user_reads_the_disk_and_gives_it_back_or_dies() {
+        for qemu in qemus(Arch::Aarch64) {
+            let input = Input::Sample.open().unwrap();
+            for kill in [false, true] {
+                let sink = trace::shared(None);
+                let job = Job { input: &input, seed: 1, sink, tamper: None, progress: None };
+                let outcome = vfio::run_on_qemu(&qemu, &job, kill).unwrap();
+                assert_eq!(outcome.digest, input.measure().digest);
+                let counters = outcome.counters;
+                assert!(counters.probes > 100 && counters.probes == counters.probes_blocked, "{counters:?}");
             }
         }
     }
