@@ -82,7 +82,9 @@ mod on_qemu {
         for qemu in qemus(Arch::Aarch64) {
             let input = Input::Sample.open().unwrap();
             let error = dma_with(&qemu, &input, Some(Arc::new(OtherAsid))).unwrap_err();
-            assert!(error.to_string().contains("isolation"), "{error}");
+            // The disk wrote to where it had once been led, or reaches what was unmapped.
+            let told = error.to_string();
+            assert!(told.contains("isolation") || told.contains("the bytes that were read differ"), "{told}");
         }
     }
 
