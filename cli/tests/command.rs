@@ -467,7 +467,7 @@ fn help_version_completions_and_the_manual_are_results() {
 
 #[test]
 fn without_qemu_its_package_is_named_with_code_4() {
-    for workload in ["dma", "vfio"] {
+    for workload in ["dma", "sva", "vfio"] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
         command.args(["run", workload, "--on", "qemu"]);
         let output = command.env("PATH", "/nowhere").env("PORTCULLIS_QEMU_TREE", "/nowhere").output();
@@ -480,7 +480,7 @@ fn without_qemu_its_package_is_named_with_code_4() {
 
 #[test]
 fn what_qemu_cannot_do_is_refused_and_what_is_no_hardware_is_not_understood() {
-    assert!(fails(4, &["run", "sva", "--on", "qemu"]).contains("substreams"));
+    assert!(fails(4, &["run", "sva", "--kill", "--on", "qemu"]).contains("--kill"));
     fails(4, &["run", "spapr", "--on", "qemu"]);
     let said = fails(2, &["run", "dma", "--on", "paper"]);
     assert!(said.contains("qemu") && said.contains("models"), "{said}");
@@ -498,7 +498,7 @@ mod on_qemu {
         }
         let folder = Folder::new("qemu");
         let file = folder.file("file", &[0xa5; 70_001]);
-        for workload in ["dma", "vfio"] {
+        for workload in ["dma", "sva", "vfio"] {
             let table = succeeds(&["run", workload, &file, "--on", "qemu"]);
             for word in ["QEMU", "equal", "registers", "not shown", "probes blocked"] {
                 assert!(table.contains(word), "{word} is missing in\n{table}");

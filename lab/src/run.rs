@@ -136,17 +136,24 @@ fn run_on_qemu(request: &RunRequest, workload: &'static str) -> Result<Report, R
         progress: request.progress.as_deref(),
     };
     if !workload::on_qemu().contains(&workload) {
-        let why = match workload {
-            sva::NAME => "QEMU's SMMUv3 has neither substreams nor stalls, which sharing takes",
-            _ => "it does not run on QEMU's hardware",
-        };
+        let why = "it does not run on QEMU's hardware";
         return Err(RunError::refused(workload, why, "leave out `--on qemu` to run it on models"));
     }
+    if request.sva.kill {
+        let why = "on QEMU the process that shares its memory exits in every run, with the disk attached";
+        return Err(RunError::refused(workload, why, "leave out `--kill`"));
+    }
     let qemu = qemu::find()?;
+    let mut not_shown = qemu::NOT_SHOWN.to_vec();
     let (counters, digest, elapsed_ns) = match workload {
         vfio::NAME => {
             let outcome = vfio::run_on_qemu(&qemu, &job, request.vfio.kill)?;
             (outcome.counters, outcome.digest, outcome.elapsed_ns)
+        }
+        sva::NAME => {
+            not_shown.extend(sva::whole::NOT_SHOWN);
+            let outcome = sva::whole::run_on_qemu(&qemu, &job)?;
+            (outcome.counters, outcome.digest.unwrap_or_default(), outcome.elapsed_ns)
         }
         _ => {
             let outcome = dma::run_on_qemu(&qemu, &job)?;
@@ -163,6 +170,6 @@ fn run_on_qemu(request: &RunRequest, workload: &'static str) -> Result<Report, R
         digest: input.measure().digest.clone(),
         counters,
         elapsed_ns,
-        not_shown: qemu::NOT_SHOWN.to_vec(),
+        not_shown,
     })
 }

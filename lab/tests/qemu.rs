@@ -11,7 +11,7 @@ mod on_qemu {
     use portcullis_lab::platform::{Barrier, Tamper};
     use portcullis_lab::tamper::Hands;
     use portcullis_lab::trace;
-    use portcullis_lab::workload::{dma, vfio};
+    use portcullis_lab::workload::{dma, sva, vfio};
     use portcullis_qemu::testing::qemus;
     use portcullis_qemu::{Arch, Qemu};
 
@@ -48,6 +48,17 @@ mod on_qemu {
                 fs::remove_file(path).unwrap();
                 assert_eq!(outcome.unwrap().digest, input.measure().digest);
             }
+        }
+    }
+
+    #[test]
+    fn a_process_shares_its_whole_table_with_a_disk_that_has_no_pasids() {
+        for qemu in qemus(Arch::Aarch64) {
+            let input = Input::Sample.open().unwrap();
+            let job = Job { input: &input, seed: 1, sink: trace::shared(None), tamper: None, progress: None };
+            let outcome = sva::whole::run_on_qemu(&qemu, &job).unwrap();
+            assert_eq!(outcome.digest.as_deref(), Some(&*input.measure().digest));
+            assert_eq!(outcome.counters.probes_blocked, 6);
         }
     }
 

@@ -156,11 +156,8 @@ fn bus(machine: &Arc<qemu::Machine>, seed: u64) -> Result<Arc<Bus>, String> {
     let above = ram.last().checked_add(1).and_then(|first| PaRange::from_ends(first, Pa::new(ADDRESSES - 1)));
     let clock = Arc::new(WallClock { bus: Arc::downgrade(&bus), last: Mutex::new(Instant::now()) });
     for range in below.into_iter().chain(above) {
-        let registers = Arc::new(Registers {
-            machine: machine.clone(),
-            base: range.first(),
-            clock: clock.clone(),
-        });
+        let registers =
+            Arc::new(Registers { machine: machine.clone(), base: range.first(), clock: clock.clone() });
         bus.add_registers("qemu", range, registers).map_err(|error| error.to_string())?;
     }
     bus.add_clocked(clock);

@@ -25,7 +25,7 @@ pub fn unnamed() -> Vec<&'static str> {
 
 /// The workloads that QEMU's hardware can do.
 pub fn on_qemu() -> Vec<&'static str> {
-    vec![dma::NAME, vfio::NAME]
+    vec![dma::NAME, sva::NAME, vfio::NAME]
 }
 
 /// The machine for a workload of this name, if none is named.

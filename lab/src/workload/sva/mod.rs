@@ -22,6 +22,7 @@ mod gate;
 mod kernel;
 mod kill;
 mod verify;
+pub mod whole;
 
 use std::sync::Arc;
 use std::time::Instant;
