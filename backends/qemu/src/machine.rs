@@ -161,6 +161,19 @@ impl Machine {
         self.failure.get()
     }
 
+    /// Looks whether its QEMU still runs. If it has ended, that is its failure: for who waits for what shows in memory, and asks nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`QemuError`], the machine's first one.
+    pub fn check(&self) -> Result<(), QemuError> {
+        if self.failure.get().is_none() && self.process.ended().is_some() {
+            let died = in_words(&self.process, "wait", self.limit, QtestError::Closed);
+            let _ = self.failure.set(died);
+        }
+        self.failure.get().map_or(Ok(()), |failure| Err(failure.clone()))
+    }
+
     /// Reads a value at a physical address, in one access of this width. Its bytes are read in [`byte_order`](Self::byte_order).
     ///
     /// # Errors

@@ -137,6 +137,23 @@ mod on_qemu {
     }
 
     #[test]
+    fn a_qemu_that_is_killed_is_noticed_without_being_asked() {
+        for qemu in qemus(Arch::Aarch64) {
+            let machine = qemu.start(&smmu()).unwrap();
+            assert_eq!(machine.check(), Ok(()));
+            kill(machine.process.id(), "KILL");
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while machine.check().is_ok() {
+                assert!(Instant::now() < deadline, "nobody noticed");
+            }
+            assert_eq!(
+                machine.failure().cloned().map(Err),
+                Some(machine.load(Pa::new(0x0905_0000), Width::Bits32))
+            );
+        }
+    }
+
+    #[test]
     fn a_qemu_that_is_stopped_is_waited_for_only_so_long_and_reaped() {
         for qemu in qemus(Arch::Aarch64) {
             let machine = qemu.start(&smmu().limit(Duration::from_secs(2))).unwrap();

@@ -69,6 +69,8 @@ const RAM_MIB: u64 = 512;
 const DISK_SLOT: u8 = 1;
 /// How long a turn of a polling loop takes: about as long as an access to a register.
 const TURN: Duration = Duration::from_micros(20);
+/// How long a turn takes once QEMU is gone.
+const AFTERWARDS_NS: u64 = 1_000_000_000;
 /// QEMU's `cortex-a57`. Observed: QEMU 7.2, its ID_AA64MMFR0_EL1 0x1124: 44 bits, pages of 4 and 64 KiB.
 const CPU: CpuFeatures = CpuFeatures { pa_bits: 44, granule_16k: false, ..CpuFeatures::COMMON };
 /// Where `virt` has things. Observed: QEMU 7.2, hw/arm/virt.c. The device tree says it too, and it alone is what boot reads.
@@ -154,7 +156,11 @@ fn bus(machine: &Arc<qemu::Machine>, seed: u64) -> Result<Arc<Bus>, String> {
     let bus = Bus::over(&options, Arc::new(Ram::over(ram, &words)));
     let below = ram.first().checked_sub(1).and_then(|last| PaRange::from_ends(Pa::new(0), last));
     let above = ram.last().checked_add(1).and_then(|first| PaRange::from_ends(first, Pa::new(ADDRESSES - 1)));
-    let clock = Arc::new(WallClock { bus: Arc::downgrade(&bus), last: Mutex::new(Instant::now()) });
+    let clock = Arc::new(WallClock {
+        machine: machine.clone(),
+        bus: Arc::downgrade(&bus),
+        last: Mutex::new(Instant::now()),
+    });
     for range in below.into_iter().chain(above) {
         let registers =
             Arc::new(Registers { machine: machine.clone(), base: range.first(), clock: clock.clone() });
@@ -203,7 +209,10 @@ fn width_of(width: Width) -> qemu::Width {
 ///
 /// Time goes on with each access to a register, too: were it moved by steps alone, a wait that begins after many accesses would find, with its first step,
 /// that its limit has passed.
+///
+/// When QEMU is gone, time passes quickly: nothing that is waited for will come, and every wait is to end.
 struct WallClock {
+    machine: Arc<qemu::Machine>,
     bus: Weak<Bus>,
     last: Mutex<Instant>,
 }
@@ -222,6 +231,10 @@ impl WallClock {
 
 impl Clocked for WallClock {
     fn step(&self, _: u64) -> bool {
+        if self.machine.check().is_err() {
+            self.bus.upgrade().iter().for_each(|bus| bus.advance_ns(AFTERWARDS_NS));
+            return true;
+        }
         thread::sleep(TURN);
         self.tick();
         // Had it answered that there was no work, the bus would move time on by more and more.
