@@ -23,6 +23,20 @@ macro_rules! write_register {
 
 pub(crate) use {read_register, write_register};
 
+/// How many bits a physical address has, at most 48.
+///
+/// Spec: Arm ARM DDI 0487 M.a, "ID_AA64MMFR0_EL1", PARange.
+pub(crate) fn physical_bits() -> u8 {
+    match read_register!("id_aa64mmfr0_el1") & 0xf {
+        0 => 32,
+        1 => 36,
+        2 => 40,
+        3 => 42,
+        4 => 44,
+        _ => 48,
+    }
+}
+
 /// What the last exception was about.
 pub(crate) fn syndrome() -> u64 {
     read_register!("esr_el1")
@@ -93,6 +107,23 @@ pub(crate) fn restore_interrupts(mask: Mask) {
 /// Lets interrupts in.
 pub(crate) fn open_interrupts() {
     restore_interrupts(Mask::OPEN);
+}
+
+/// Counts down from `count`, above 0: twice as many instructions.
+pub(crate) fn count_down(count: u64) {
+    // SAFETY: it changes a register and the flags.
+    unsafe { asm!("2: subs {0}, {0}, #1", "b.ne 2b", inout(reg) count => _, options(nomem, nostack)) };
+}
+
+/// What was stored in the `len` bytes from `first` on can be executed.
+pub(crate) fn make_executable(first: *const u8, len: u64) {
+    for offset in (0..len).step_by(16) {
+        let line = first.addr() as u64 + offset;
+        // SAFETY: cleaning a line to where instruction fetches see it changes no memory.
+        unsafe { asm!("dc cvau, {}", in(reg) line, options(nostack, preserves_flags)) };
+    }
+    // SAFETY: forgetting fetched instructions is always allowed.
+    unsafe { asm!("dsb ish", "ic ialluis", "dsb ish", "isb", options(nostack, preserves_flags)) };
 }
 
 /// Waits for something to happen, without end.

@@ -26,6 +26,7 @@ use portcullis_pci::{self as pci, Bdf, Ecam, HostBridge, Space, Topology};
 use portcullis_smmuv3::{Config, Smmu};
 use portcullis_types::{Iova, IovaRange, PaRange, SizeLg2, SourceId};
 
+use crate::cpu;
 use crate::error::{Wrong, doing, ensure};
 use crate::gic::Gic;
 use crate::irq::Interrupts;
@@ -99,7 +100,11 @@ impl System {
         map_device(frame)?;
         let mut config = Config::new(node.path.clone());
         config.coherent = node.dma_coherent;
-        config.cpus = Some(CpuFacts::new(SizeLg2::KIB_4));
+        let mut cpus = CpuFacts::new(SizeLg2::KIB_4);
+        cpus.output_bits = cpu::physical_bits();
+        config.cpus = Some(cpus);
+        // A device that goes wrong does so often: QEMU's disk makes 129 events of one block.
+        config.event_queue_lg2 = 10;
         let driver = Smmu::probe(self.platform.clone(), Window::new(frame), config)
             .map_err(doing("probing the SMMU"))?;
         let unit = Arc::new(IommuUnit::new(self.platform.clone(), driver.clone()));
@@ -121,7 +126,7 @@ impl System {
         let wire = |name| node.interrupt(name).and_then(|interrupt| interrupt.gic());
         let (events, errors) = (unit.clone(), unit.clone());
         let handlers: [(_, Box<dyn Fn() + Send + Sync>); 2] = [
-            (wire("eventq"), Box::new(move || drop(events.dispatch_faults()))),
+            (wire("eventq"), Box::new(move || _ = events.dispatch_faults())),
             (
                 wire("gerror"),
                 Box::new(move || {
@@ -203,7 +208,7 @@ fn start_interrupts(firmware: &Machine) -> Result<Interrupts, Wrong> {
     [distributor, redistributors, frame].into_iter().try_for_each(map_device)?;
     let gic = Gic::start(distributor, redistributors).map_err(doing("bringing up the GIC"))?;
     let its = Its::start(frame, &gic).map_err(doing("bringing up the ITS"))?;
-    crate::cpu::open_interrupts();
+    cpu::open_interrupts();
     println!("interrupts: GICv3, messages to {doorbell}");
     Ok(Interrupts::new(gic, its, doorbell))
 }

@@ -6,6 +6,8 @@
 //! descriptions".
 #![expect(unsafe_code, reason = "the CPU interface is in system registers")]
 
+use core::fmt;
+
 use portcullis_hal::{BlockLayout, Registers, TableMemory};
 use portcullis_types::{Pa, PaRange};
 
@@ -59,8 +61,14 @@ pub(crate) struct Gic {
 }
 
 /// The controller did not do what it was told, or lacks something.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct GicError(pub(crate) &'static str);
+
+impl fmt::Debug for GicError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
 
 /// Waits until `done`, but not for ever.
 pub(crate) fn wait(what: &'static str, done: impl Fn() -> bool) -> Result<(), GicError> {

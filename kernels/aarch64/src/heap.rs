@@ -27,7 +27,6 @@ struct State {
     /// First free block of each size.
     free: [Option<Link>; SIZES],
     used: usize,
-    live: usize,
 }
 
 /// A free block. Its first bytes say which is the next.
@@ -40,12 +39,7 @@ unsafe impl Send for Link {}
 struct Heap(Lock<State>);
 
 #[global_allocator]
-static HEAP: Heap = Heap(Lock::new(State { free: [None; SIZES], used: 0, live: 0 }));
-
-/// How many bytes are given out, rounded up to blocks.
-pub(crate) fn live_bytes() -> usize {
-    HEAP.0.lock().live
-}
+static HEAP: Heap = Heap(Lock::new(State { free: [None; SIZES], used: 0 }));
 
 /// Which size of block a layout needs; none if there is none as large.
 fn class(layout: Layout) -> Option<usize> {
@@ -75,7 +69,6 @@ impl State {
                 unsafe { ROOM.0.get().cast::<u8>().add(start) }
             }
         };
-        self.live += bytes;
         Some(block)
     }
 
@@ -87,7 +80,6 @@ impl State {
         // SAFETY: a block is at least as large as a link and aligned to its size; its user is gone.
         unsafe { link.write(self.free[class]) };
         self.free[class] = Some(Link(link));
-        self.live -= block_bytes(class);
     }
 }
 

@@ -38,13 +38,11 @@ mod mmio;
 mod mmu;
 mod platform;
 mod power;
+mod process;
 mod timer;
 mod uart;
 mod vectors;
-
-mod process {
-    pub(crate) fn exception(_: &mut crate::vectors::Frame, _: u64, _: u64) {}
-}
+mod view;
 
 use alloc::vec::Vec;
 

@@ -291,9 +291,9 @@ pub(crate) fn map_device(range: PaRange) -> Result<(), NoFrame> {
 }
 
 /// Puts a process's table into force, or, for none, one that maps nothing. Until the next call it must stay.
-pub(crate) fn enter(process: Option<(&Table, u16)>) {
+pub(crate) fn enter(process: Option<(Pa, u16)>) {
     let nothing = KERNEL.lock().as_ref().map_or(Pa::new(0), |kernel| kernel.nothing.root());
-    let (root, asid) = process.map_or((nothing, 0), |(table, asid)| (table.root(), asid));
+    let (root, asid) = process.unwrap_or((nothing, 0));
     // SAFETY: the kernel has no pointers into the lower half, so nothing of it changes.
     unsafe { write_register!("ttbr0_el1", u64::from(asid) << 48 | root.get()) };
     cpu::instruction_barrier();

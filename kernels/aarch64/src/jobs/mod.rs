@@ -2,7 +2,11 @@
 //!
 //! The last block of the disk says what is before it ([`Label`]).
 
+mod blocked;
+mod measure;
 mod read;
+mod release;
+mod shared;
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -19,14 +23,19 @@ use crate::platform::Metal;
 
 /// Does all of them.
 pub(crate) fn run(system: System) -> Result<(), Wrong> {
-    {
+    let before = {
         let slot = Slot::find(&system)?;
+        let before = release::Levels::now();
         let mut disk = Disk::bind(&slot)?;
         let label = Label::read(&mut disk.nvme)?;
         read::run(&mut disk, &label)?;
         disk.stop()?;
-    }
-    system.shut_down()
+        blocked::run(&slot)?;
+        shared::run(&slot, &label)?;
+        measure::run(&slot)?;
+        before
+    };
+    release::run(system, before)
 }
 
 /// What the last block of the disk says.
@@ -35,6 +44,10 @@ pub(crate) struct Label {
     bytes: u64,
     /// Their SHA-256.
     sha256: [u8; 32],
+    /// How many of the first of them have a sum of their own, which the process knows where to find.
+    crc_bytes: u32,
+    /// The block that says so.
+    last_block: u64,
 }
 
 impl Label {
@@ -53,7 +66,8 @@ impl Label {
             bytes == (namespace.block_count - 1) * namespace.block_bytes,
             "the disk's label says {bytes} bytes"
         );
-        Ok(Self { bytes, sha256 })
+        let crc_bytes = block[60..].first_chunk().map_or(0, |&bytes| u32::from_le_bytes(bytes));
+        Ok(Self { bytes, sha256, crc_bytes, last_block: namespace.block_count - 1 })
     }
 }
 
