@@ -259,7 +259,12 @@ impl State {
             }
             _ => return,
         };
+        // With another ASID the stream has been led to other tables, and in these nothing was changed.
+        let private = |space| matches!(space, Space::Private { .. });
+        let elsewhere =
+            |now: &Translation| private(live.space) && private(now.space) && live.space != now.space;
         if let Ok(now) = now
+            && !elsewhere(&now)
             && let Some(conflict) = live.contradicted_by(&now)
         {
             engine.judge_conflict(&conflict);

@@ -210,21 +210,16 @@ impl State {
         self.registers.gerrorn ^= toggled & !inactive;
     }
 
+    /// While CMDQEN is 0 any index will do: 6.3.26, "Write initial values to SMMU_CMDQ_CONS and SMMU_CMDQ_PROD", in either order.
     fn write_command_prod(&mut self, value: u32, config: &Config) {
         let lg2 = self.registers.commands.lg2(config.command_queue_lg2);
         self.registers.commands.prod = value & 0x000f_ffff;
         let queue = self.registers.commands;
-        if !self.registers.cr0.is_off(CMDQEN) {
-            // 3.21.2: "The SMMU stops consuming commands until the queue is disabled and re-enabled."
-            if !queue.is_consistent(lg2) && !self.is_active(gerror::CMDQ_ERR) {
-                self.stuck = true;
-                self.note_indexes("CMDQ", &queue);
-            }
-        } else if !queue.is_empty(lg2) {
-            self.notes.record(
-                clause::QUEUE_DISABLED,
-                format!("CMDQ_PROD = {value:#x}, CMDQ_CONS is {:#x}", queue.cons),
-            );
+        // 3.21.2: "The SMMU stops consuming commands until the queue is disabled and re-enabled."
+        let enabled = !self.registers.cr0.is_off(CMDQEN);
+        if enabled && !queue.is_consistent(lg2) && !self.is_active(gerror::CMDQ_ERR) {
+            self.stuck = true;
+            self.note_indexes("CMDQ", &queue);
         }
     }
 

@@ -41,9 +41,6 @@ pub mod clause {
     pub const QUEUE_SIZE: &str = "6.3.26 \"SMMU_CMDQ_BASE\": LOG2SIZE above what SMMU_IDR1 reports";
     /// Queue indexes that contradict each other.
     pub const QUEUE_INDEXES: &str = "3.5.1 \"SMMU circular queues\": PROD and CONS in an inconsistent state";
-    /// PROD moved on while the command queue was disabled: nobody consumes.
-    pub const QUEUE_DISABLED: &str =
-        "4.1.2 \"Submitting commands to the Command queue\": commands submitted while CMDQEN is 0";
     /// The stream table is not aligned to its size.
     pub const STREAM_TABLE_ALIGNMENT: &str =
         "6.3.24 \"SMMU_STRTAB_BASE\": stream table not aligned to its size";
