@@ -138,6 +138,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         if !mutant!("caches-of-before-kept-at-reset") {
             self.forget_everything().map_err(ProbeError::Sync)?;
         }
+        self.clean_event_queue();
         self.registers.write64(EVENTQ_BASE, self.events.ring.base_register());
         self.registers.write32(EVENTQ_PROD, 0);
         self.registers.write32(EVENTQ_CONS, 0);
@@ -152,6 +153,13 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         bench.set_interrupts(interrupts)?;
         bench.set_cr0(events.with_smmuen(true))?;
         Ok(())
+    }
+
+    /// The queue was zeroed through the CPU's caches. A line of zeroes that is written back later would cover the records beside the one that is read.
+    fn clean_event_queue(&self) {
+        if !self.coherent() {
+            self.platform.clean_table(self.events.ring.address(0), self.events.ring.bytes());
+        }
     }
 
     /// Turns the PRI queue on, if there is one. Answers what CR0 says then.
