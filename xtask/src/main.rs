@@ -29,7 +29,7 @@ cargo xtask COMMAND
   mutants [NAME...] re-made bugs, each of which its tests must catch; all of them, or those named
       --sample N --seed S   N of them, drawn
       --list                says what they are, and runs nothing
-  differential [--seed N] [--accesses N]
+  differential [phb3] [--seed N] [--accesses N]
                     our models against QEMU 11's, input by input; what was compared, counted
   bench [ARG...]    the figures, each with its peer in the same run; arguments go to the benches
   stages            the stages of `test`, one to a line";

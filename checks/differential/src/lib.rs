@@ -29,7 +29,9 @@
 //!
 //! For what is not compared, golden words and the book carry alone.
 //!
-//! It is run by `cargo xtask differential`; a short run is a test (`tests/short.rs`).
+//! It is run by `cargo xtask differential`, and `cargo xtask differential phb3`; a short run is a test (`tests/short.rs`).
+//!
+//! [`phb3`] does the same for POWER's TVEs and TCE walks, as far as QEMU has them.
 //!
 //! Not here: starting QEMU (`portcullis-qemu`).
 #![forbid(unsafe_code)]
@@ -44,6 +46,7 @@ pub mod image;
 pub mod known;
 pub mod layout;
 pub mod ours;
+pub mod phb3;
 pub mod program;
 pub mod report;
 pub mod run;

@@ -1,19 +1,26 @@
-//! `cargo xtask differential`: our SMMUv3 against QEMU's, for as long as is wanted.
+//! `cargo xtask differential`: our SMMUv3 and PHB3 against QEMU's, for as long as is wanted.
 
 use std::process::ExitCode;
 use std::time::Instant;
 
+use portcullis_differential::phb3;
 use portcullis_differential::run::{self, Options};
 
 const USAGE: &str = "\
-differential [--seed N] [--accesses N] [--least N]
+differential [phb3] [--seed N] [--accesses N] [--least N]
 
+  phb3           PHB3's TVEs and TCE walks instead of SMMUv3
   --seed N       what decides everything (1)
   --accesses N   how many accesses must agree (100000)
   --least N      how many of each kind of descriptor, fault and configuration there must be among them (200)";
 
 fn main() -> ExitCode {
-    let (options, least) = match arguments() {
+    let mut words: Vec<String> = std::env::args().skip(1).collect();
+    let power = words.first().is_some_and(|word| word == "phb3");
+    if power {
+        words.remove(0);
+    }
+    let (options, least) = match arguments(&words) {
         Ok(arguments) => arguments,
         Err(what) => {
             eprintln!("differential: {what}\n\n{USAGE}");
@@ -21,10 +28,14 @@ fn main() -> ExitCode {
         }
     };
     let start = Instant::now();
-    match run::run(options) {
-        Ok(tally) => {
+    let outcome = if power {
+        phb3::run(options).map(|tally| (tally.to_string(), Vec::new()))
+    } else {
+        run::run(options).map(|tally| (tally.to_string(), tally.short(least)))
+    };
+    match outcome {
+        Ok((tally, short)) => {
             println!("seed {:#x}, {:.1} s\n{tally}", options.seed, start.elapsed().as_secs_f64());
-            let short = tally.short(least);
             short.iter().for_each(|cell| println!("fewer than {least}: {cell}"));
             if short.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
@@ -35,10 +46,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn arguments() -> Result<(Options, u64), String> {
+fn arguments(words: &[String]) -> Result<(Options, u64), String> {
     let mut options = Options { seed: 1, accesses: 100_000 };
     let mut least = 200;
-    let mut words = std::env::args().skip(1);
+    let mut words = words.iter();
     while let Some(word) = words.next() {
         let place = match word.as_str() {
             "--seed" => &mut options.seed,
@@ -47,7 +58,7 @@ fn arguments() -> Result<(Options, u64), String> {
             other => return Err(format!("what is `{other}`?")),
         };
         let value = words.next().ok_or_else(|| format!("{word} wants a number"))?;
-        *place = number(&value).ok_or_else(|| format!("`{value}` is no number"))?;
+        *place = number(value).ok_or_else(|| format!("`{value}` is no number"))?;
     }
     Ok((options, least))
 }
