@@ -22,7 +22,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::fmt;
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use portcullis_core::iommu::SyncError;
 use portcullis_hal::{BlockLayout, Lock, Platform, Registers, wait_for};
@@ -31,6 +31,7 @@ use portcullis_spec::smmuv3::registers::CMDQ_PROD;
 use portcullis_types::trace::{Event, Value};
 use portcullis_types::{Pa, mutant};
 
+use crate::atomics::{AtomicU8, AtomicU64};
 use crate::batch::Batch;
 use crate::counters::Counters;
 use crate::errors::Failures;
@@ -353,5 +354,7 @@ pub(crate) fn signal_value(position: u64) -> u32 {
     (position as u32).wrapping_add(1)
 }
 
+#[cfg(test)]
+mod orders;
 #[cfg(test)]
 mod tests;

@@ -32,6 +32,7 @@ extern crate alloc;
 
 mod asids;
 mod atc;
+mod atomics;
 mod attach;
 mod batch;
 mod command_queue;
