@@ -2,17 +2,38 @@
 #![allow(dead_code, unreachable_pub, clippy::allow_attributes, reason = "each test file uses a part")]
 
 use core::cell::Cell;
+use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::Arc;
 
+use portcullis_hal::lock_api::RawMutex;
 use portcullis_hal::{Barriers, BlockLayout, Clock, DmaMemory, Platform, TableMemory};
 use portcullis_types::trace::{Event, Sink};
 use portcullis_types::{Iova, IovaRange, Pa};
 
-#[derive(Debug, Default)]
-pub struct Machine {
+/// `M` is its kind of lock.
+#[derive(Debug)]
+pub struct Machine<M = spin::Mutex<()>> {
     pub cpus: usize,
     pub now_ns: AtomicU64,
+    pub mutex: PhantomData<fn(M)>,
+}
+
+impl<M> Default for Machine<M> {
+    fn default() -> Self {
+        Self { cpus: 0, now_ns: AtomicU64::new(0), mutex: PhantomData }
+    }
+}
+
+/// Which CPU runs a thread, for threads with this kind of lock.
+pub trait Cpus: RawMutex + core::fmt::Debug + Send + Sync + 'static {
+    fn current() -> usize;
+}
+
+impl Cpus for spin::Mutex<()> {
+    fn current() -> usize {
+        CPU.get()
+    }
 }
 
 thread_local! {
@@ -26,18 +47,18 @@ pub fn run_on(cpu: usize) {
 
 pub fn machine(cpus: usize) -> Arc<Machine> {
     run_on(0);
-    Arc::new(Machine { cpus, now_ns: AtomicU64::new(0) })
+    Arc::new(Machine { cpus, ..Machine::default() })
 }
 
 pub fn range(first: u64, last: u64) -> IovaRange {
     IovaRange::from_ends(Iova::new(first), Iova::new(last)).unwrap()
 }
 
-impl Platform for Machine {
-    type Mutex = spin::Mutex<()>;
+impl<M: Cpus> Platform for Machine<M> {
+    type Mutex = M;
 
     fn current_cpu(&self) -> usize {
-        CPU.get()
+        M::current()
     }
 
     fn cpu_count(&self) -> usize {
@@ -45,7 +66,7 @@ impl Platform for Machine {
     }
 }
 
-impl Clock for Machine {
+impl<M: 'static> Clock for Machine<M> {
     fn now_ns(&self) -> u64 {
         self.now_ns.load(SeqCst)
     }
@@ -55,7 +76,7 @@ impl Clock for Machine {
     }
 }
 
-impl Sink for Machine {
+impl<M: 'static> Sink for Machine<M> {
     fn listening(&self) -> bool {
         false
     }
@@ -63,7 +84,7 @@ impl Sink for Machine {
     fn event(&self, _: &Event<'_>) {}
 }
 
-impl Barriers for Machine {
+impl<M: 'static> Barriers for Machine<M> {
     fn write_barrier(&self) {}
     fn read_barrier(&self) {}
     fn full_barrier(&self) {}
@@ -71,7 +92,7 @@ impl Barriers for Machine {
 
 const NONE: &str = "an allocator of addresses needs no memory of the platform's";
 
-impl TableMemory for Machine {
+impl<M: 'static> TableMemory for Machine<M> {
     fn alloc(&self, _: BlockLayout) -> Option<Pa> {
         unreachable!("{NONE}")
     }
@@ -92,7 +113,7 @@ impl TableMemory for Machine {
     }
 }
 
-impl DmaMemory for Machine {
+impl<M: 'static> DmaMemory for Machine<M> {
     fn alloc_buffer(&self, _: BlockLayout) -> Option<Pa> {
         unreachable!("{NONE}")
     }
