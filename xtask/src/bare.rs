@@ -16,7 +16,7 @@ use crate::metadata::Workspace;
 use crate::shell::{self, cargo, program, root};
 use crate::stage::Passed;
 
-const BARE_TARGET: &str = "aarch64-unknown-none";
+pub(crate) const BARE_TARGET: &str = "aarch64-unknown-none";
 
 /// Builds without std, and says in which way.
 ///
@@ -32,7 +32,10 @@ pub(crate) fn check() -> Result<Passed, String> {
         return Ok(Passed::Done(format!("{count} crates for {BARE_TARGET}")));
     }
     if let Some(toolchain) = Toolchain::with_sources() {
-        shell::run(toolchain.build_with_core(&workspace).args(selected(&packages)))?;
+        // Another compiler than that of the other stages: in a folder of its own, neither throws out the other's work.
+        let mut command = toolchain.build_with_core();
+        command.env("CARGO_TARGET_DIR", Path::new(&workspace.target_directory).join("bare"));
+        shell::run(command.args(selected(&packages)))?;
         return Ok(Passed::Done(format!(
             "{count} crates for {BARE_TARGET}, its core library built from source"
         )));
@@ -46,12 +49,12 @@ fn selected(packages: &[String]) -> impl Iterator<Item = String> + '_ {
 }
 
 /// Where a compiler keeps its libraries; none if there is no such compiler.
-fn sysroot(rustc: &mut Command) -> Option<PathBuf> {
+pub(crate) fn sysroot(rustc: &mut Command) -> Option<PathBuf> {
     let output = rustc.args(["--print", "sysroot"]).output().ok().filter(|output| output.status.success())?;
     Some(PathBuf::from(String::from_utf8(output.stdout).ok()?.trim()))
 }
 
-fn has_core(sysroot: &Path) -> bool {
+pub(crate) fn has_core(sysroot: &Path) -> bool {
     let libraries = sysroot.join("lib/rustlib").join(BARE_TARGET).join("lib");
     std::fs::read_dir(libraries).is_ok_and(|entries| {
         entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("libcore-"))
@@ -59,14 +62,14 @@ fn has_core(sysroot: &Path) -> bool {
 }
 
 /// A compiler that has the sources of the core library with it.
-struct Toolchain {
+pub(crate) struct Toolchain {
     cargo: PathBuf,
     rustc: PathBuf,
 }
 
 impl Toolchain {
     /// The ordinary toolchain or the distribution's, whichever has the sources and is new enough for us.
-    fn with_sources() -> Option<Self> {
+    pub(crate) fn with_sources() -> Option<Self> {
         let ordinary = Self { cargo: PathBuf::from(cargo().get_program()), rustc: PathBuf::from("rustc") };
         let distribution = Self { cargo: "/usr/bin/cargo".into(), rustc: "/usr/bin/rustc".into() };
         [ordinary, distribution]
@@ -86,15 +89,22 @@ impl Toolchain {
             .is_some_and(|sysroot| sysroot.join("lib/rustlib/src/rust/library/core/Cargo.toml").is_file())
     }
 
+    /// Whether it has a linker for a target without an operating system.
+    pub(crate) fn has_linker(&self) -> bool {
+        let libraries = sysroot(&mut program(&self.rustc)).map(|sysroot| sysroot.join("lib/rustlib"));
+        let hosts = libraries.and_then(|libraries| std::fs::read_dir(libraries).ok());
+        hosts.is_some_and(|hosts| hosts.flatten().any(|host| host.path().join("bin/rust-lld").is_file()))
+    }
+
     /// Building the core library is not yet a stable feature of Cargo, hence the switch; nothing else unstable is used.
-    fn build_with_core(&self, workspace: &Workspace) -> Command {
+    pub(crate) fn build_with_core(&self) -> Command {
         let mut command = program(&self.cargo);
-        command
-            .env("RUSTC_BOOTSTRAP", "1")
-            .env("RUSTC", &self.rustc)
-            // Another compiler than that of the other stages: in a folder of its own, neither throws out the other's work.
-            .env("CARGO_TARGET_DIR", Path::new(&workspace.target_directory).join("bare"))
-            .args(["build", "-Zbuild-std=core,alloc", "--target", BARE_TARGET]);
+        command.env("RUSTC_BOOTSTRAP", "1").env("RUSTC", &self.rustc).args([
+            "build",
+            "-Zbuild-std=core,alloc",
+            "--target",
+            BARE_TARGET,
+        ]);
         command
     }
 }

@@ -9,6 +9,7 @@ mod bare;
 mod bench;
 mod deny;
 mod differential;
+mod kernel;
 mod metadata;
 mod mutants;
 mod qemu;
@@ -31,6 +32,9 @@ cargo xtask COMMAND
       --list                says what they are, and runs nothing
   differential [phb3] [--seed N] [--accesses N]
                     our models against QEMU 11's, input by input; what was compared, counted
+  kernel            builds the bare-metal kernel and boots it on QEMU
+      --build-only      builds it
+      --toolchain WAY   `installed`: with the toolchain's own core library; `source`: with one built from source
   bench [ARG...]    the figures, each with its peer in the same run; arguments go to the benches
   stages            the stages of `test`, one to a line";
 
@@ -44,6 +48,7 @@ fn main() -> ExitCode {
         "test" => test::run(rest),
         "mutants" => mutants::run(rest),
         "differential" => differential::run(rest),
+        "kernel" => kernel::run(rest),
         "bench" => bench::run(rest),
         "stages" => test::list(),
         "help" | "--help" | "-h" => {

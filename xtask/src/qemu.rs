@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::kernel;
 use crate::shell::{self, answers, cargo, program, root};
 use crate::stage::Passed;
 
@@ -75,6 +76,11 @@ pub(crate) fn prepare(wish: Wish) -> Found {
             Ok(()) => found = look(),
             Err(why) => println!("no tree with QEMU 11: {why}"),
         }
+    }
+    if wish != Wish::Found
+        && let Err(why) = kernel::install()
+    {
+        println!("nothing that builds the bare-metal kernel: {why}");
     }
     if wish != Wish::Found && !found.on_path {
         println!("== installing {}", PACKAGES.join(", "));

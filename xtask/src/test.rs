@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use crate::qemu::Wish;
 use crate::shell::{self, answers, cargo};
 use crate::stage::{Passed, Stage, run_all};
-use crate::{bare, deny, mutants, qemu, rules};
+use crate::{bare, deny, kernel, mutants, qemu, rules};
 
 /// Every stage, cheap and telling ones first.
-const STAGES: [Stage; 10] = [
+const STAGES: [Stage; 11] = [
     Stage { name: "fmt", about: "every file is formatted", check: |_| formatting() },
     Stage { name: "rules", about: "each room uses only what it may", check: |_| rules::check() },
     Stage { name: "clippy", about: "no lint speaks, in any target", check: |_| clippy() },
@@ -19,6 +19,11 @@ const STAGES: [Stage; 10] = [
     Stage { name: "doctest", about: "every example in the documentation runs", check: |_| doc_tests() },
     Stage { name: "doc", about: "the documentation builds without a warning", check: |_| documentation() },
     Stage { name: "deny", about: "licences, sources and bans of dependencies", check: |_| deny::check() },
+    Stage {
+        name: "kernel",
+        about: "the bare-metal kernel boots and does its jobs",
+        check: |_| kernel::check(),
+    },
 ];
 
 /// The stages that are named, or all, in the order in which they run.
