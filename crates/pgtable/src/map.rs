@@ -236,6 +236,8 @@ impl<F: Format> PageTable<F> {
             return false;
         }
         let child = self.ledger.attach_spare(slot, index, height - 1);
+        // All of it: the zeroes beside what is stored now may be in the CPU's caches alone.
+        self.clean(mem, self.ledger.get(child).at, self.shape.heights[height - 1].entries());
         self.build(mem, child, height - 1, part, output, false);
         self.ledger.get_mut(slot).live += 1;
         if !visible {

@@ -131,7 +131,10 @@ impl TableMemory for Tables {
         let start = place(first);
         state.words.resize(start + words_of(layout), 0);
         state.visible.resize(start + words_of(layout), GARBAGE);
-        state.dirty.resize(start + words_of(layout), false);
+        // The zeroes are the CPU's stores, too.
+        state.dirty.resize(start, false);
+        state.dirty.resize(start + words_of(layout), true);
+        state.dirty_count += words_of(layout);
         state.pending.extend(start..start + words_of(layout));
         state.live.insert(first, layout);
         state.allocations += 1;
