@@ -1,8 +1,9 @@
 //! Checks that stand outside the crates that they judge: golden words, conformance, wrong drivers.
 //!
-//! [`golden`] holds the books' words, typed by hand; [`wrong`] makes right drivers wrong; [`sva`] has processes share their
-//! memory with devices, and somebody who watches. The tests are in `tests/`.
+//! [`golden`] holds the books' words, typed by hand; [`conformance`] runs the driver on every back end; [`wrong`] makes right drivers
+//! wrong; [`sva`] has processes share their memory with devices, and somebody who watches. The tests are in `tests/`.
 
+pub mod conformance;
 pub mod golden;
 pub mod sva;
 pub mod wrong;

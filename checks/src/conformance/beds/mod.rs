@@ -1,0 +1,4 @@
+//! The beds.
+
+pub mod model;
+pub mod qemu;
