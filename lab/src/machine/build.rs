@@ -351,6 +351,16 @@ impl ConfigTarget for Below {
             root.write_config(Rid(rid), offset.into(), width, value);
         }
     }
+
+    fn hold(&self, held: bool) {
+        if let Some(root) = self.0.upgrade() {
+            root.hold_slots(held);
+        }
+    }
+
+    fn has_link(&self) -> bool {
+        self.0.upgrade().is_some_and(|root| root.has_link())
+    }
 }
 
 /// Memory below a PHB3, by the CPU's window.

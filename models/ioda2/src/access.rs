@@ -8,7 +8,7 @@ use model_bus::{Clocked, Mmio, Width};
 
 use crate::outbound::ConfigTarget;
 use crate::phb::{Phb3, ones};
-use crate::registers::{CA_BDFN, CA_ENABLE, CA_PE, CA_REGISTER, CONFIG_ADDRESS, CONFIG_DATA};
+use crate::registers::{CA_BDFN, CA_REGISTER, CONFIG_ADDRESS, CONFIG_DATA, DLP_TRAIN_CTL, DLP_UP, RESET};
 use crate::strict::clause;
 use crate::xscom::{ASB_DATA, Effect, Unit};
 
@@ -20,8 +20,10 @@ impl Phb3 {
         let before = state.fence.max(state.sync.unwrap_or(0));
         drop(state);
         self.flights.wait(before);
+        let down = offset == DLP_TRAIN_CTL && self.target().is_some_and(|target| !target.has_link());
         let Some(mut state) = self.lock() else { return u64::MAX };
-        state.load(offset, self.around())
+        let value = state.load(offset, self.around());
+        if down { value & !DLP_UP } else { value }
     }
 
     fn store(&self, offset: u64, value: u64) {
@@ -29,24 +31,27 @@ impl Phb3 {
             let _memory = self.accessing_memory();
             state.store(offset, value, self.around());
         }
+        if offset == RESET {
+            self.settle_slot();
+        }
     }
 
-    /// The function, register and PE that CONFIG_ADDRESS names; none if it is off, the PE is frozen, or the access is none that CONFIG_DATA takes.
-    fn config_place(&self, offset: u64, width: Width) -> Option<(u16, u16)> {
+    /// The function and register that CONFIG_ADDRESS names; none if it is off, the PE is frozen or freezes now, or the access is none that CONFIG_DATA takes.
+    fn config_place(&self, offset: u64, width: Width, write: bool) -> Option<(u16, u16)> {
         let mut state = self.lock()?;
+        let _memory = self.accessing_memory();
         state.counters.config_accesses += 1;
         let address = state.registers.get(CONFIG_ADDRESS);
         let fits = width != Width::Bits64 && offset.is_multiple_of(width.bytes());
         if !fits {
             state.notes.record(clause::REGISTER_WIDTH, format!("CONFIG_DATA with {} bytes", width.bytes()));
         }
-        let pe = CA_PE.get(address) as u8;
-        let reachable = address & CA_ENABLE != 0 && !state.freezes.mmio(pe) && state.is_open();
+        let reachable = fits && state.admits_config(write, self.around());
         let register = CA_REGISTER.get(address) & !3 | offset & 3;
-        (fits && reachable).then_some((CA_BDFN.get(address) as u16, register as u16))
+        reachable.then_some((CA_BDFN.get(address) as u16, register as u16))
     }
 
-    fn target(&self) -> Option<Arc<dyn ConfigTarget>> {
+    pub(crate) fn target(&self) -> Option<Arc<dyn ConfigTarget>> {
         self.target.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -67,7 +72,7 @@ impl Mmio for Phb3 {
             state.counters.register_reads += 1;
         }
         if offset & !3 == CONFIG_DATA {
-            let place = self.config_place(offset, width);
+            let place = self.config_place(offset, width, false);
             return match place.zip(self.target()) {
                 Some(((rid, register), target)) => target.read(rid, register, width) & ones(width),
                 None => ones(width),
@@ -89,7 +94,7 @@ impl Mmio for Phb3 {
         }
         drop(state);
         if offset & !3 == CONFIG_DATA {
-            let place = self.config_place(offset, width);
+            let place = self.config_place(offset, width, true);
             if let Some(((rid, register), target)) = place.zip(self.target()) {
                 target.write(rid, register, width, value & ones(width));
             }
@@ -149,5 +154,7 @@ impl Mmio for Scom {
                 state.notes.record(clause::XSCOM_BAR, format!("{value:#x} at {:#x}", offset / 8));
             }
         }
+        drop(state);
+        self.phb.settle_slot();
     }
 }

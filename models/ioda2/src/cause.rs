@@ -4,7 +4,9 @@
 //!
 //! Observed: skiboot include/phb3-regs.h, IODA2_PEST0_* and IODA2_PEST1_*.
 //! Choice: which bit of INA and INB each cause sets is not in any header. The bits used are among those that skiboot lets freeze a PE
-//! (hw/phb3.c, phb3_init_errors), by the names that external/pci-scripts/phberr.py gives to the like bits of PHB4.
+//! (hw/phb3.c, phb3_init_errors), by the names that external/pci-scripts/phberr.py gives to the like bits of PHB4. An error that software asked of a CPU's access
+//! is the outbound group's bit 28, "PAPR TXE Injection Error Triggered".
+//! Choice: MMIO_CAUSE is set for every access of a CPU, and the transaction of one to configuration space is that of a load or a store.
 
 use crate::bits::{Field, bit};
 
@@ -49,6 +51,7 @@ pub enum Cause {
 /// The part of the bridge that tells of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
+    Outbound,
     InboundA,
     InboundB,
 }
@@ -76,8 +79,8 @@ impl Cause {
         }
     }
 
-    /// Where it is told, and by which bit. None if it is not told at all.
-    pub(crate) const fn status(self) -> Option<(Part, u64)> {
+    /// Where it is told of a device's access, and by which bit. None if it is not told at all.
+    const fn status(self) -> Option<(Part, u64)> {
         match self {
             Self::TveDisabled | Self::TveInvalid => Some((Part::InboundA, bit(26))),
             Self::OutOfWindow | Self::AddressForm => Some((Part::InboundA, bit(28))),
@@ -109,6 +112,7 @@ impl Part {
     /// Choice: of the bits that skiboot takes for errors of a PE (hw/phb3.c, phb3_err_check_lem).
     pub(crate) const fn lem_bit(self) -> u32 {
         match self {
+            Self::Outbound => 39,
             Self::InboundA => 43,
             Self::InboundB => 41,
         }
@@ -128,6 +132,10 @@ pub enum Transaction {
     MmioLoad,
     /// A CPU wrote a device.
     MmioStore,
+    /// A CPU read configuration space.
+    ConfigRead,
+    /// A CPU wrote configuration space.
+    ConfigWrite,
 }
 
 impl Transaction {
@@ -136,8 +144,18 @@ impl Transaction {
             Self::DmaWrite => 0,
             Self::Message => 1,
             Self::DmaRead => 2,
-            Self::MmioLoad => 4,
-            Self::MmioStore => 5,
+            Self::MmioLoad | Self::ConfigRead => 4,
+            Self::MmioStore | Self::ConfigWrite => 5,
+        }
+    }
+
+    /// What else PESTA says of it: MMIO_CAUSE, CFG_READ, CFG_WRITE.
+    const fn pest(self) -> u64 {
+        match self {
+            Self::DmaWrite | Self::Message | Self::DmaRead => 0,
+            Self::MmioLoad | Self::MmioStore => bit(2),
+            Self::ConfigRead => bit(2) | bit(3),
+            Self::ConfigWrite => bit(2) | bit(4),
         }
     }
 }
@@ -149,9 +167,9 @@ pub struct FirstError {
     pub cause: Cause,
     /// What was tried.
     pub transaction: Transaction,
-    /// Who tried; 0 for a CPU.
+    /// Who tried, or whose configuration space a CPU tried; 0 for a CPU's other accesses.
     pub rid: u16,
-    /// At which address.
+    /// At which address; the register, in configuration space.
     pub address: u64,
     /// The data of a message; 0 otherwise.
     pub data: u16,
@@ -164,10 +182,24 @@ const MSI_DATA: Field = Field::new(48, 63);
 const FAIL_ADDRESS: Field = Field::new(3, 63);
 
 impl FirstError {
+    /// Where it is told, and by which bit. None if it is not told at all.
+    pub(crate) const fn status(&self) -> Option<(Part, u64)> {
+        match (self.cause, self.transaction) {
+            (
+                Cause::Injected,
+                Transaction::MmioLoad
+                | Transaction::MmioStore
+                | Transaction::ConfigRead
+                | Transaction::ConfigWrite,
+            ) => Some((Part::Outbound, bit(28))),
+            (cause, _) => cause.status(),
+        }
+    }
+
     /// The words of the PEST in memory, but for their bit 0, which is kept on the chip.
     pub(crate) fn pest(&self) -> [u64; 2] {
-        let lem = self.cause.status().map_or(0, |(part, _)| part.lem_bit());
-        let a = TTYPE.set(self.cause.pest(), self.transaction.code());
+        let lem = self.status().map_or(0, |(part, _)| part.lem_bit());
+        let a = TTYPE.set(self.cause.pest() | self.transaction.pest(), self.transaction.code());
         let a = MSI_DATA.set(RID.set(LEM_BIT.set(a, lem.into()), self.rid.into()), self.data.into());
         [a, FAIL_ADDRESS.set(0, self.address)]
     }

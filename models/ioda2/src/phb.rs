@@ -1,7 +1,7 @@
 //! The model as a whole: its lock, and the faces it shows to the bus.
 //!
 //! One mutex guards the [`State`]. It is held while the model thinks, and while it reads and writes its tables in memory, but not while a device's bytes move, nor while
-//! a load waits for accesses under way, nor while configuration space is accessed: what those reach may come back to the model's registers.
+//! a load waits for accesses under way, nor while configuration space is accessed or the slot is reset: what those reach may come back to the model's registers.
 //!
 //! Should a table lie, by somebody's mistake, on the model's own registers, the model would wait for itself: whoever holds the lock while memory is accessed leaves a
 //! mark, and an access with the same mark gets nothing.
@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::counters::Counters;
 use crate::flights::Flights;
 use crate::message::Interrupt;
-use crate::outbound::{ConfigTarget, guard};
+use crate::outbound::{ConfigTarget, Path, guard};
 use crate::rtc::Rtc;
 use crate::state::{Around, State};
 use crate::strict::{Notes, Unpredictable};
@@ -59,6 +59,8 @@ pub struct Phb3 {
     pub(crate) flights: Flights,
     words: Mutex<Vec<Word>>,
     pub(crate) target: RwLock<Option<Arc<dyn ConfigTarget>>>,
+    /// Whether PERST was asserted when the target was last told. Taken before the state's lock, and held while the target is told: the last word is what stands.
+    slot: Mutex<bool>,
     state: Mutex<State>,
     /// Who is accessing memory with the lock held; 0 if nobody.
     holder: AtomicUsize,
@@ -98,6 +100,7 @@ impl Phb3 {
             flights: Flights::default(),
             words: Mutex::default(),
             target: RwLock::default(),
+            slot: Mutex::new(false),
             state: Mutex::new(state),
             holder: AtomicUsize::new(0),
         }
@@ -166,6 +169,23 @@ impl Phb3 {
     pub fn reset(&self) {
         if let Some(mut state) = self.lock() {
             state.reset(self.around());
+        }
+        self.settle_slot();
+    }
+
+    /// Tells the slot of its reset line, if that has changed.
+    ///
+    /// Choice: a bridge that is held in reset by the chip's side holds its slot, too.
+    pub(crate) fn settle_slot(&self) {
+        let mut told = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(state) = self.lock() else { return };
+        let held = state.registers.holds_slot() || state.xscom.in_reset();
+        drop(state);
+        if *told != held {
+            *told = held;
+            if let Some(target) = self.target() {
+                target.hold(held);
+            }
         }
     }
 
@@ -275,7 +295,7 @@ impl Phb3 {
         if state.freezes.dma(pe) {
             return Err(Cause::Frozen);
         }
-        let judged = if state.injects(true, asked.address, asked.write) {
+        let judged = if state.injects(Path::Inbound, asked.address, asked.write) {
             Err(Cause::Injected)
         } else {
             state.walker(around).translate(pe, &asked)

@@ -9,7 +9,10 @@
 //! complete when a load of 64 bits from any register has been answered: then the entries are gone, and no access that used them is still under way. TCE_KILL reads as
 //! zero then, and DMARD_SYNC, once started, as complete.
 //! Choice: a CPU's access to a device passes the bridge behind the stores that came before it, so that a device that is told of a mapping finds it: Linux 4.20,
-//! pnv_ioda2_tce_build, kills after it made entries valid, and neither it nor a driver waits before the doorbell. Accesses under way are not waited for.
+//! pnv_ioda2_tce_build, kills after it made entries valid, and neither it nor a driver waits before the doorbell. Stores and loads alike: both go to the bridge by the
+//! way on which the kill went, in order (Linux's writel and readl begin with a barrier), and a bridge that took a doorbell past a kill would freeze devices that
+//! Linux has just mapped something for. The opposite is not promised: accesses under way are not waited for, so that who lets memory go after a kill has to load
+//! a register of the bridge; a device's answer does not do.
 //! Choice: a kill by entry names the TCE that translates the address, whatever its page size.
 
 use portcullis_types::trace::Value;

@@ -105,10 +105,12 @@ pub(crate) const INJECT_INBOUND: u64 = bit(0);
 pub(crate) const INJECT_OUTBOUND: u64 = bit(1);
 pub(crate) const INJECT_READ: u64 = bit(4);
 pub(crate) const INJECT_WRITE: u64 = bit(5);
-/// INJECT_ADDR and INJECT_MASK of an outbound access.
+pub(crate) const INJECT_CONFIG: u64 = bit(3);
+/// INJECT_ADDR and INJECT_MASK of an outbound access, and of one to configuration space: the function, where CONFIG_ADDRESS has it.
 pub(crate) const INJECT_MMIO: u64 = Field::new(16, 63).in_place();
+pub(crate) const INJECT_FUNCTION: u64 = CA_BDFN.in_place();
 /// Bits of DLP_TRAIN_CTL: something is plugged in, the link is up.
-const DLP_UP: u64 = bit(19) | bit(23);
+pub(crate) const DLP_UP: u64 = bit(19) | bit(23);
 /// RESET: PERST is not asserted. Observed: skiboot hw/phb3.c, phb3_freset.
 const NO_PERST: u64 = bit(2);
 /// QUIESCE_DMA: bits of the request.
@@ -226,10 +228,15 @@ impl Registers {
         ERROR_GROUPS.iter().any(|group| self.get(group + register) != 0)
     }
 
-    /// What DLP_TRAIN_CTL says: the link is up unless the slot is held in reset.
+    /// Whether PERST is asserted.
+    pub(crate) fn holds_slot(&self) -> bool {
+        self.get(RESET) & NO_PERST == 0
+    }
+
+    /// What DLP_TRAIN_CTL says, as far as the bridge decides it: the link is up unless the slot is held in reset.
     pub(crate) fn train_control(&self) -> u64 {
         let own = self.get(DLP_TRAIN_CTL) & !DLP_UP;
-        if self.get(RESET) & NO_PERST != 0 { own | DLP_UP } else { own }
+        if self.holds_slot() { own } else { own | DLP_UP }
     }
 }
 

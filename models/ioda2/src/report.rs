@@ -27,8 +27,9 @@ impl State {
     /// Records an error, and freezes its PE, if it is one that freezes.
     pub(crate) fn report(&mut self, pe: Option<u8>, error: FirstError, around: Around<'_>) {
         *self.counters.errors.entry(error.cause).or_default() += 1;
-        let Some((part, status)) = error.cause.status() else { return };
+        let Some((part, status)) = error.status() else { return };
         let group = match part {
+            Part::Outbound => ERROR_GROUPS[1],
             Part::InboundA => ERROR_GROUPS[2],
             Part::InboundB => ERROR_GROUPS[3],
         };

@@ -4,7 +4,7 @@
 //! its functions' requests up if Bus Master Enable is set.
 //!
 //! While software holds Secondary Bus Reset, what is below is in reset and the link is down: nothing gets there, and Data Link Layer Link Active says so. It is up
-//! at once when software lets go.
+//! at once when software lets go. The slots' own reset lines do the same, by whoever holds them (`PciBus::hold`).
 //!
 //! Spec: PCIe 6.0, 7.5.1.3 "Type 1 Configuration Space Header", 7.5.1.3.13 "Bridge Control Register", 6.6.1 "Conventional Reset".
 //! Not here: peer-to-peer traffic between the functions below; all requests go up to the IOMMU, as with ACS redirection on.

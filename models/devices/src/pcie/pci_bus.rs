@@ -1,6 +1,7 @@
 //! A bus: slots, the functions in them, and who answers.
 
 use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -17,6 +18,8 @@ pub struct PciBus {
     host: Arc<Host>,
     /// The bridges above, nearest first.
     above: Vec<Arc<ConfigSpace>>,
+    /// Somebody other than the bridge above holds the slots in reset.
+    held: AtomicBool,
     functions: RwLock<BTreeMap<u8, Arc<dyn Function>>>,
 }
 
@@ -60,7 +63,7 @@ impl Target {
 
 impl PciBus {
     pub(crate) fn new(host: Arc<Host>, above: Vec<Arc<ConfigSpace>>) -> Arc<Self> {
-        Arc::new(Self { host, above, functions: RwLock::default() })
+        Arc::new(Self { host, above, held: AtomicBool::new(false), functions: RwLock::default() })
     }
 
     /// Puts a function into the slot `devfn` (device in bits 7:3, function in 2:0).
@@ -145,8 +148,28 @@ impl PciBus {
     /// Lets the bridge above see whether there is anybody.
     pub(crate) fn train_link(&self) {
         if let Some(bridge) = self.above.first() {
-            Bridge::train_link(bridge, !self.slots().is_empty());
+            let held = self.held.load(Ordering::SeqCst);
+            Bridge::train_link(bridge, !held && !self.slots().is_empty());
         }
+    }
+
+    /// Holds the slots in reset, or lets go of them: while they are held, the link is down, and everything below has been reset.
+    pub(crate) fn hold(&self, held: bool) {
+        self.held.store(held, Ordering::SeqCst);
+        self.train_link();
+        if held {
+            self.reset();
+        }
+    }
+
+    /// For each bridge on this bus: holds the slots below it in reset, or lets go of them.
+    pub(crate) fn hold_slots(&self, held: bool) {
+        self.all().iter().filter_map(|function| function.below()).for_each(|below| below.hold(held));
+    }
+
+    /// Whether the link below any bridge on this bus is up.
+    pub(crate) fn has_link(&self) -> bool {
+        self.all().iter().any(|function| function.below().is_some() && Bridge::link_is_up(function.config()))
     }
 
     /// Who answers for `len_bytes` bytes at `address`, here or below.

@@ -117,6 +117,21 @@ impl RootComplex {
         function.config_written(offset);
     }
 
+    /// Asserts the slots' reset lines (PERST#), or lets go of them: everything below the root ports is reset, and out of reach until they are released. The
+    /// root ports themselves, and what is integrated, notice nothing but that their links are down.
+    ///
+    /// Spec: PCIe 6.0, 6.6.1 "Conventional Reset": a fundamental reset, and everything below loses all of its state.
+    pub fn hold_slots(&self, held: bool) {
+        self.root_bus.hold_slots(held);
+        let fields = &[("held", Value::Dec(held.into()))];
+        self.host.sink.event(&Event { source: "model.pcie", name: "fundamental_reset", fields });
+    }
+
+    /// Whether the link of any root port is up.
+    pub fn has_link(&self) -> bool {
+        self.root_bus.has_link()
+    }
+
     /// Reads memory on PCIe; all ones if nobody answers.
     pub fn read_memory(&self, address: u64, width: Width) -> u64 {
         match self.root_bus.find_memory(address, width.bytes()) {

@@ -202,3 +202,54 @@ fn a_link_with_nobody_at_its_end_is_down() {
     port.secondary().unplug(0);
     assert_eq!(link(), 0);
 }
+
+#[test]
+fn slots_held_in_reset_lose_everything_and_are_out_of_reach_until_they_are_released() {
+    let disk = DiskRig::new(vec![0; 512]);
+    disk.enable();
+    let (port, msix) = (Rid::new(0, 8), disk.capability(0x11));
+    let link = || disk.rig.read_config(port, 0x40 + 0x12, Width::Bits16) & 0x2000;
+    let reach = || disk.nvme.requester().unwrap().read(None, Iova::new(RAM), &mut [0; 4]);
+    let buses = disk.rig.read_config(port, 0x18, Width::Bits32);
+    // MSI-X on, vector 0 unmasked.
+    assert_eq!(
+        (disk.rig.read_config(DISK, msix + 2, Width::Bits16), disk.rig.read32(BAR + 0x200c)),
+        (0x8010, 0)
+    );
+    assert!(disk.rig.root.has_link() && reach().is_ok());
+    disk.rig.root.hold_slots(true);
+    assert_eq!((link(), disk.rig.root.has_link()), (0, false));
+    assert_eq!(disk.rig.read_config(DISK, 0, Width::Bits32), 0xffff_ffff);
+    assert_eq!(disk.rig.read32(BAR + 8), 0xffff_ffff);
+    assert_eq!(reach(), Err(RequestError::NotMaster));
+    // Neither what is written meanwhile nor another reset counts.
+    disk.rig.write_config(DISK, 4, Width::Bits16, 6);
+    [0x40, 0].into_iter().for_each(|control| disk.rig.write_config(port, 0x3e, Width::Bits16, control));
+    assert_eq!(link(), 0);
+    disk.rig.root.hold_slots(false);
+    assert_eq!((link(), disk.rig.root.has_link()), (0x2000, true));
+    let config = [4, 0x10, msix + 2].map(|register| disk.rig.read_config(DISK, register, Width::Bits16));
+    assert_eq!(config, [0, 4, 0x0010], "no command, no BAR, no MSI-X");
+    assert_eq!(reach(), Err(RequestError::NotMaster));
+    let kept =
+        (disk.rig.read_config(port, 4, Width::Bits16), disk.rig.read_config(port, 0x18, Width::Bits32));
+    assert_eq!(kept, (6, buses), "the port is not below itself");
+    disk.rig.write_config(DISK, 0x10, Width::Bits32, BAR);
+    disk.rig.write_config(DISK, 4, Width::Bits16, 2);
+    assert_eq!((disk.csts(), disk.rig.read32(BAR + 0x14), disk.rig.read32(BAR + 0x24)), (0, 0, 0));
+    assert_eq!(disk.rig.read32(BAR + 0x200c), 1, "the vector is masked");
+}
+
+#[test]
+fn slots_without_anybody_have_no_link_whoever_releases_them() {
+    let rig = Rig::new();
+    let port = rig.add_port();
+    rig.root.hold_slots(true);
+    rig.root.hold_slots(false);
+    assert!(!rig.root.has_link());
+    rig.root.hold_slots(true);
+    port.secondary().plug(0, disk(&rig)).unwrap();
+    assert!(!rig.root.has_link(), "somebody who is held");
+    rig.root.hold_slots(false);
+    assert!(rig.root.has_link());
+}

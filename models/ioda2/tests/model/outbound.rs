@@ -1,12 +1,13 @@
 //! CPUs' accesses to devices, and configuration space.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use model_bus::{Mmio, Width};
-use model_ioda2::{Cause, ConfigTarget, Transaction, clause};
+use model_ioda2::{Cause, ConfigTarget, Transaction, Unit, clause};
 use portcullis_types::{Access, Pa};
 
-use crate::harness::{KILL, KILL_ONE, M32DT, M64BT, Machine, PESTA, TABLE};
+use crate::harness::{KILL, KILL_ONE, M32DT, M64BT, Machine, PEST, PESTA, TABLE};
 
 const M32: u64 = 0x3ff8_0000_0000;
 
@@ -85,10 +86,145 @@ fn an_error_that_software_asks_for_freezes_the_pe_of_the_address() {
     assert!(!machine.phb.admits(Pa::new(M32 + 0x80_0020), false));
     let first = machine.phb.first_error(1).unwrap();
     assert_eq!((first.cause, first.transaction), (Cause::Injected, Transaction::MmioLoad));
+    // OUT_ERR_STATUS: bit 28; and the PEST: MMIO cause, a load, LEM bit 39.
+    assert_eq!((machine.load(0xd00), machine.load(0xd80)), (0x0000_0008_0000_0000, 0));
+    assert_eq!(machine.get_be(PEST + 16), 0x2400_8027_0000_0000);
 }
 
+#[test]
+fn the_store_that_an_error_was_asked_for_does_not_arrive_and_the_ones_before_did() {
+    let machine = machine();
+    let echo = Arc::new(Echo::default());
+    let window = machine.phb.guard(Pa::new(M32), echo.clone());
+    machine.store(0x2b8, M32 + 0x80_0010);
+    // Bits 0 to 15 do not count.
+    machine.store(0x2c0, u64::MAX);
+    machine.store(0x2b0, 1 << 62 | 1 << 58);
+    window.write(0x80_0008, Width::Bits32, 1);
+    assert_eq!(window.read(0x80_0010, Width::Bits32), 0x80_0010, "a load");
+    window.write(0x80_0010, Width::Bits32, 2);
+    assert!(machine.phb.is_mmio_frozen(1) && machine.phb.is_dma_frozen(1));
+    assert_eq!(machine.phb.first_error(1).unwrap().transaction, Transaction::MmioStore);
+    // The error stands until it is cleared, however often the PE is thawed.
+    machine.unfreeze();
+    window.write(0x80_0010, Width::Bits32, 3);
+    assert!(machine.phb.is_mmio_frozen(1));
+    machine.store(0x2b0, 0);
+    machine.unfreeze();
+    window.write(0x80_0010, Width::Bits32, 4);
+    assert_eq!(*echo.0.lock().unwrap(), [(0x80_0008, 1), (0x80_0010, 4)]);
+}
+
+/// Bus 1, device 0, function 0, register 4 of PE 1, and of PE 2 the same of bus 2; where they lie in CONFIG_ADDRESS.
+const OF_PE_1: u64 = 0x8010_0004_0001_0000;
+const OF_PE_2: u64 = 0x8020_0004_0002_0000;
+
+#[test]
+fn an_error_in_configuration_space_freezes_the_pe_of_the_access() {
+    for (control, written) in [(1 << 60 | 1 << 59, false), (1 << 60 | 1 << 58, true)] {
+        let machine = Machine::new();
+        let functions = Arc::new(Functions::default());
+        machine.phb.set_config_target(functions.clone());
+        let tries = |address, write| {
+            machine.store(0x140, address);
+            if write {
+                machine.phb.write(0x130, Width::Bits32, 7);
+            } else {
+                machine.phb.read(0x130, Width::Bits32);
+            }
+            machine.phb.is_mmio_frozen(1)
+        };
+        // Function 1.0 of bus 1: bits 4 to 19.
+        machine.store(0x2b8, 0x0010_0000_0000_0000);
+        machine.store(0x2c0, 0x0fff_f000_0000_0000);
+        machine.store(0x2b0, control);
+        assert!(!tries(OF_PE_1, !written), "the other kind");
+        assert!(!tries(OF_PE_2, written) && !machine.phb.is_mmio_frozen(2), "another function");
+        functions.written.lock().unwrap().clear();
+        assert!(tries(OF_PE_1, written) && machine.phb.is_dma_frozen(1) && !machine.phb.is_mmio_frozen(2));
+        assert_eq!(machine.phb.read(0x130, Width::Bits32), 0xffff_ffff);
+        assert_eq!(*functions.written.lock().unwrap(), []);
+        let first = machine.phb.first_error(1).unwrap();
+        let transaction = if written { Transaction::ConfigWrite } else { Transaction::ConfigRead };
+        assert_eq!((first.cause, first.transaction, first.rid), (Cause::Injected, transaction, 0x100));
+        let [read, write] = [0x3400_8027_0100_0000, 0x2d00_8027_0100_0000];
+        assert_eq!(machine.get_be(PEST + 16), if written { write } else { read });
+        assert_eq!(machine.get_be(PEST + 24), 4);
+        machine.unfreeze();
+        machine.store(0x2b0, 0);
+        assert!(!tries(OF_PE_1, written));
+    }
+}
+
+#[test]
+fn an_error_on_a_bus_hits_every_function_of_it() {
+    let machine = Machine::new();
+    machine.phb.set_config_target(Arc::new(Functions::default()));
+    machine.store(0x2b8, 0x0010_0000_0000_0000);
+    machine.store(0x2c0, 0x0ff0_0000_0000_0000);
+    machine.store(0x2b0, 1 << 60 | 1 << 59);
+    // Function 2 of device 3.
+    machine.store(0x140, 0x8011_a010_0001_0000);
+    assert_eq!(machine.phb.read(0x130, Width::Bits32), 0xffff_ffff);
+    assert!(machine.phb.is_mmio_frozen(1));
+}
+
+/// DLP_TRAIN_CTL: something is there, the link is active.
+const LINK: u64 = 0x0000_1100_0000_0000;
+
+#[test]
+fn perst_resets_what_is_below_and_the_link_is_down_while_it_is_asserted() {
+    let machine = Machine::new();
+    let functions = Arc::new(Functions { linked: AtomicBool::new(true), ..Functions::default() });
+    machine.phb.set_config_target(functions.clone());
+    let told = || core::mem::take(&mut *functions.line.lock().unwrap());
+    let reset = machine.load(0x808);
+    assert_eq!((reset & 1 << 61, machine.load(0x640) & LINK), (1 << 61, LINK));
+    machine.store(0x808, reset);
+    assert_eq!(told(), [], "nothing has changed");
+    machine.store(0x808, reset & !(1 << 61));
+    assert_eq!((told(), machine.load(0x640) & LINK), (vec![true], 0));
+    machine.store(0x808, reset & !(1 << 61));
+    assert_eq!(told(), []);
+    machine.store(0x808, reset);
+    assert_eq!((told(), machine.load(0x640) & LINK), (vec![false], LINK));
+}
+
+#[test]
+fn the_link_is_up_only_if_somebody_is_at_its_other_end() {
+    let machine = Machine::new();
+    let functions = Arc::new(Functions::default());
+    machine.phb.set_config_target(functions.clone());
+    machine.store(0x640, u64::MAX);
+    assert_eq!(machine.load(0x640), !LINK);
+    functions.linked.store(true, Ordering::SeqCst);
+    machine.store(0x640, 0);
+    assert_eq!(machine.load(0x640), LINK);
+}
+
+#[test]
+fn a_bridge_held_in_reset_holds_its_slot() {
+    let machine = Machine::new();
+    let functions = Arc::new(Functions::default());
+    machine.phb.set_config_target(functions.clone());
+    let pci = machine.phb.xscom(Unit::Pci);
+    pci.write(8 * 0x0a, Width::Bits64, 1 << 63);
+    assert_eq!(*functions.line.lock().unwrap(), [true]);
+    pci.write(8 * 0x0a, Width::Bits64, 0);
+    assert_eq!(*functions.line.lock().unwrap(), [true, false]);
+    // PERST is let go by a reset, too.
+    machine.store(0x808, 0);
+    machine.phb.reset();
+    assert_eq!(*functions.line.lock().unwrap(), [true, false, true, false]);
+}
+
+/// What was written to configuration space; the reset line, as it was told; whether somebody is at the other end of the link.
 #[derive(Default)]
-struct Functions(Mutex<Vec<(u16, u16, Width, u64)>>);
+struct Functions {
+    written: Mutex<Vec<(u16, u16, Width, u64)>>,
+    line: Mutex<Vec<bool>>,
+    linked: AtomicBool,
+}
 
 impl ConfigTarget for Functions {
     fn read(&self, rid: u16, offset: u16, _: Width) -> u64 {
@@ -96,7 +232,15 @@ impl ConfigTarget for Functions {
     }
 
     fn write(&self, rid: u16, offset: u16, width: Width, value: u64) {
-        self.0.lock().unwrap().push((rid, offset, width, value));
+        self.written.lock().unwrap().push((rid, offset, width, value));
+    }
+
+    fn hold(&self, held: bool) {
+        self.line.lock().unwrap().push(held);
+    }
+
+    fn has_link(&self) -> bool {
+        self.linked.load(Ordering::SeqCst)
     }
 }
 
@@ -112,7 +256,7 @@ fn configuration_space_is_reached_by_address_and_data() {
     assert_eq!(machine.phb.read(0x130, Width::Bits32), 0x0102_0010);
     assert_eq!(machine.phb.read(0x132, Width::Bits16), 0x0012);
     machine.phb.write(0x133, Width::Bits8, 0x5a);
-    assert_eq!(*functions.0.lock().unwrap(), [(0x102, 0x13, Width::Bits8, 0x5a)]);
+    assert_eq!(*functions.written.lock().unwrap(), [(0x102, 0x13, Width::Bits8, 0x5a)]);
     assert_eq!(machine.clauses(), [] as [&str; 0]);
     assert_eq!(machine.phb.read(0x130, Width::Bits64), u64::MAX);
     assert_eq!(machine.phb.read(0x131, Width::Bits16), 0xffff);
@@ -120,7 +264,7 @@ fn configuration_space_is_reached_by_address_and_data() {
     machine.ioda(PESTA | 1, &[1 << 63]);
     assert_eq!(machine.phb.read(0x130, Width::Bits32), 0xffff_ffff, "frozen");
     machine.phb.write(0x130, Width::Bits32, 1);
-    assert_eq!(functions.0.lock().unwrap().len(), 1);
+    assert_eq!(functions.written.lock().unwrap().len(), 1);
 }
 
 #[test]
