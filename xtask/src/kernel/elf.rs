@@ -120,8 +120,9 @@ fn crate_of(symbol: &str) -> String {
     };
     if let Some(rest) = symbol.strip_prefix("_ZN") {
         let digits = rest.find(|other: char| !other.is_ascii_digit()).unwrap_or(0);
-        let path =
-            rest[digits..].trim_start_matches('_').trim_start_matches("$LT$").trim_start_matches("$RF$");
+        let len = rest[..digits].parse().unwrap_or(0);
+        let part = rest[digits..].get(..len).unwrap_or(&rest[digits..]);
+        let path = part.trim_start_matches('_').trim_start_matches("$LT$").trim_start_matches("$RF$");
         return known(path.split("..").next().unwrap_or(path))
             .filter(|name| !name.is_empty())
             .unwrap_or_else(|| "other".into());
