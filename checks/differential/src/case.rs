@@ -5,7 +5,7 @@
 use crate::image::Image;
 use crate::tables::Tables;
 
-/// Stream ids of the devices that write, in the order of [`Device::Writer`].
+/// Stream ids of the devices that write.
 pub const WRITERS: [u32; 6] = [0x0008, 0x001d, 0x00ff, 0x0100, 0x1200, 0xff00];
 /// Stream ids of the devices that read.
 pub const READERS: [u32; 4] = [0x0010, 0x003f, 0x00f8, 0x2000];

@@ -1,12 +1,13 @@
 //! QEMU's `powernv8` takes a case.
 //!
-//! The chip's side is set up by XSCOM as firmware would: where the bridge's registers and its memory window lie. Its CPU runs in a loop, and its clock takes a microsecond
+//! The chip's side is set up as firmware would (`portcullis_qemu::powernv8`). Its CPU runs in a loop, and its clock takes a microsecond
 //! for each instruction, so that the timers of `edu` cost little.
 //!
-//! Observed: QEMU 11.1, hw/pci-host/pnv_phb3_pbcq.c; skiboot include/phb3-regs.h, include/xscom.h.
+//! Observed: QEMU 11.1, hw/pci-host/pnv_phb3.c; skiboot include/phb3-regs.h.
 
 use std::collections::BTreeMap;
 
+use portcullis_qemu::powernv8::{self, REGISTERS, WINDOW, WINDOW_BYTES, WINDOW_PCI};
 use portcullis_qemu::{Arch, Machine, MachineOptions, Qemu, QemuError, Step as Op, Width};
 use portcullis_types::Pa;
 
@@ -18,15 +19,6 @@ use super::{
 use crate::answer::UNKNOWN;
 use crate::theirs::OLDEST;
 
-/// The bridge's registers, and its window.
-const REGISTERS: u64 = 0x3_fffe_4000_0000;
-const WINDOW: u64 = 0x3fe0_0000_0000;
-const WINDOW_BYTES: u64 = 1 << 31;
-/// PCI's address of the window.
-const WINDOW_PCI: u64 = 0x8000_0000;
-/// XSCOM of the first chip, and the nest registers of its first bridge.
-const XSCOM: u64 = 0x3_fc00_0000_0000;
-const NEST: u64 = 0x201_2000;
 /// The device's word for a write that was refused.
 const WRITE_FAILED: u64 = 0xdead_0002;
 
@@ -95,15 +87,9 @@ impl Theirs {
 
     /// What firmware does.
     fn bring_up(&self) -> Result<(), QemuError> {
-        // An address of XSCOM is a register's number, split around four bits, times 8.
-        let nest = |register: u64| XSCOM + (((NEST + register) & !0xf) << 4 | ((NEST + register) & 0xf) << 3);
+        powernv8::bring_up(&self.machine)?;
         let own = |register: u64| REGISTERS + register;
-        let mask = !((WINDOW_BYTES - 1) << 14);
         let stores = [
-            (nest(0x42), REGISTERS << 14),
-            (nest(0x40), WINDOW << 14),
-            (nest(0x43), mask),
-            (nest(0x45), 1 << 63 | 1 << 61),
             // M32: where it begins for the CPU, how large it is, where for PCI; and that it is on.
             (own(0x190), WINDOW),
             (own(0x198), !(WINDOW_BYTES - 1)),
