@@ -30,6 +30,7 @@ cargo xtask COMMAND
   mutants [NAME...] re-made bugs, each of which its tests must catch; all of them, or those named
       --sample N --seed S   N of them, drawn
       --list                says what they are, and runs nothing
+      --simulator           asks the simulator instead, which knows none of them
   differential [phb3] [--seed N] [--accesses N]
                     our models against QEMU 11's, input by input; what was compared, counted
   kernel            builds the bare-metal kernel and boots it on QEMU

@@ -7,10 +7,12 @@
 //!
 //! A mutant that makes its test hang is caught as well: by the limit ([`LIMIT`]).
 //!
-//! Not here: the switch in the code (`portcullis_types::mutant`), what the lists look like ([`list`]), how tests are built and run ([`bench`]).
+//! Not here: the switch in the code (`portcullis_types::mutant`), what the lists look like ([`list`]), how tests are built and run ([`bench`]), and
+//! which mutants the simulator finds, knowing nothing of them ([`simulator`]).
 
 mod bench;
 mod list;
+mod simulator;
 
 use core::hash::BuildHasher;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -41,6 +43,7 @@ struct Options {
     sample: Option<usize>,
     seed: Option<u64>,
     only_list: bool,
+    simulator: bool,
 }
 
 impl Options {
@@ -56,6 +59,7 @@ impl Options {
                 "--sample" => options.sample = Some(usize::try_from(number()?).unwrap_or(usize::MAX)),
                 "--seed" => options.seed = Some(number()?),
                 "--list" => options.only_list = true,
+                "--simulator" => options.simulator = true,
                 option if option.starts_with('-') => return Err(format!("no option `{option}`")),
                 name => options.names.push(name.to_owned()),
             }
@@ -99,29 +103,34 @@ fn draw<T>(from: &mut Vec<T>, count: usize, seed: u64) {
 
 /// Runs the command, and answers the exit code: 0 all caught, 1 one survived or something went wrong, 2 nonsense was asked for.
 pub(crate) fn run(arguments: &[String]) -> ExitCode {
-    let chosen = Options::parse(arguments)
-        .and_then(|options| Ok((options.only_list, options.choose(list::read(&root())?)?)));
-    match chosen {
+    let chosen = Options::parse(arguments).and_then(|options| {
+        let mutants = options.choose(list::read(&root())?)?;
+        Ok((options, mutants))
+    });
+    let (options, mutants) = match chosen {
+        Ok(chosen) => chosen,
         Err(what) => {
             eprintln!("xtask mutants: {what}");
-            ExitCode::from(2)
+            return ExitCode::from(2);
         }
-        Ok((true, mutants)) => {
-            mutants
-                .iter()
-                .for_each(|mutant| println!("{:<44} {:<10} {}", mutant.name, mutant.breaks, mutant.wrong));
+    };
+    let done = if options.only_list {
+        let line = |mutant: &Mutant| format!("{:<44} {:<10} {}", mutant.name, mutant.breaks, mutant.wrong);
+        Ok(mutants.iter().map(line).collect::<Vec<_>>().join("\n"))
+    } else if options.simulator {
+        simulator::hunt(&mutants)
+    } else {
+        hunt(mutants)
+    };
+    match done {
+        Ok(note) => {
+            println!("{note}");
             ExitCode::SUCCESS
         }
-        Ok((false, mutants)) => match hunt(mutants) {
-            Ok(note) => {
-                println!("{note}");
-                ExitCode::SUCCESS
-            }
-            Err(what) => {
-                eprintln!("xtask mutants: {what}");
-                ExitCode::FAILURE
-            }
-        },
+        Err(what) => {
+            eprintln!("xtask mutants: {what}");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -55,7 +55,9 @@ impl Ran {
 impl Bench {
     /// Builds the programs that these tests are in, and finds each test.
     pub(super) fn build(tests: &BTreeSet<&TestName>) -> Result<Self, String> {
-        let packages: BTreeSet<&str> = tests.iter().map(|test| test.package()).collect();
+        // The feature's own package is named as well: Cargo knows a feature only of those that are, and of what they depend on themselves.
+        let own = FEATURE.split('/').next();
+        let packages: BTreeSet<&str> = tests.iter().map(|test| test.package()).chain(own).collect();
         let mut cargo = shell::cargo();
         cargo.args(["test", "--no-run", "--message-format=json-render-diagnostics", "--features", FEATURE]);
         cargo.args(packages.iter().flat_map(|package| ["--package", package]));
@@ -98,7 +100,7 @@ impl Bench {
         let Program { path, folder } = self.program(test)?;
         let mut command = Command::new(path);
         command
-            .args([self.paths[test].as_str(), "--exact", "--test-threads=1"])
+            .args([self.paths[test].as_str(), "--exact", "--include-ignored", "--test-threads=1"])
             .current_dir(folder)
             .env("CARGO_MANIFEST_DIR", folder)
             .env(VARIABLE, mutant.unwrap_or_default())

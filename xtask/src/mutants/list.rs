@@ -47,7 +47,7 @@ pub(crate) struct TestName {
 }
 
 impl TestName {
-    fn parse(words: &str) -> Option<Self> {
+    pub(super) fn parse(words: &str) -> Option<Self> {
         let (binary, name) = words.split_once(' ')?;
         let plain = |text: &str| !text.is_empty() && !text.contains(' ');
         (plain(binary) && plain(name)).then(|| Self { binary: binary.into(), name: name.into() })
