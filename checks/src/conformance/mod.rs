@@ -1,6 +1,6 @@
 //! One suite over every back end: the shipped SMMUv3 driver on hardware, and what must come of it by the book.
 //!
-//! A [`Case`](suite::Case) is a sentence and a small function over a [`Rig`](bench::Rig): it maps, attaches, has a DMA engine read or write, and looks at
+//! A [`Case`](suite::Case) is a sentence and a small function over a [`Rig`](rig::Rig): it maps, attaches, has a DMA engine read or write, and looks at
 //! memory and at the events that the driver drained. A [`Bed`](bed::Bed) is where it runs:
 //!
 //! | bed | hardware | engine |
@@ -23,6 +23,7 @@ pub mod differences;
 pub mod hands;
 pub mod needs;
 pub mod records;
+pub mod rig;
 pub mod sight;
 pub mod suite;
 pub mod via;
