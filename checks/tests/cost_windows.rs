@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use portcullis::core::group::Group;
 use portcullis::core::iommu::Gather;
-use portcullis::core::owner::Owner;
+use portcullis::core::owner::{Owner, Released};
 use portcullis::core::table_group::{DmaTable, TableEntry, TableGroup, TableSpec};
 use portcullis::hal::BlockLayout;
 use portcullis::types::{Iova, IovaRange, Pa, Perms, SizeLg2, SourceId};
@@ -189,7 +189,7 @@ fn table() -> String {
     bench.set("map 1 GiB for two groups", &*table, GIB >> 16, true);
     bench.set("unmap 1 GiB for two groups", &*table, GIB >> 16, false);
     bench.cost("unset it for the second", || others.tables().unwrap().unset_window(0).unwrap());
-    second.release_group(Owner::of(&user)).unwrap();
+    assert_eq!(second.release_group(Owner::of(&user)), Ok(Released::Free));
 
     let large = bench.cost("create 16M in window 1", || ops.create_table(spec(1, 24, 1)).unwrap());
     ops.set_window(&large).unwrap();
@@ -199,7 +199,8 @@ fn table() -> String {
     bench.cost("unset a window", || drop(ops.unset_window(1).unwrap()));
     ops.unset_window(0).unwrap();
     drop(table);
-    bench.cost("release", || group.release_group(Owner::of(&user)).unwrap());
+    let released = bench.cost("release", || group.release_group(Owner::of(&user)));
+    assert_eq!(released, Ok(Released::Free));
     bench.table
 }
 
