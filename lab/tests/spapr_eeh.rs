@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model_bus::{Outcome, Request, Translator};
+use model_bus::{Mmio, Outcome, Request, Translator, Width};
 use portcullis::core::device::Device;
 use portcullis::core::group::Group;
 use portcullis::core::iommu::FaultReason;
@@ -13,12 +13,11 @@ use portcullis::types::{Access, Iova, SourceId};
 use portcullis_lab::boot::{BootRequest, Standing, System};
 use portcullis_lab::machine::{DiskContent, Machine, MachineSpec, builtin, fdt};
 use portcullis_lab::platform::{LabPlatform, RegisterWindow};
-use portcullis_lab::trace;
+use portcullis_lab::trace::{self, Memory};
 
 const ONES: u32 = u32::MAX;
-/// NVMe: version 1.4 at 8; the controller's configuration at 0x14, whose bit 0 enables it; its admin queues' sizes at 0x24.
+/// NVMe: version 1.4 at 8; its admin queues' sizes at 0x24.
 const VERSION: usize = 0x08;
-const CONFIGURATION: usize = 0x14;
 const QUEUE_SIZES: usize = 0x24;
 /// Configuration space.
 const COMMAND: u16 = 0x04;
@@ -27,6 +26,7 @@ const MEMORY_AND_MASTER: u16 = 6;
 struct Bench {
     machine: Machine,
     system: System,
+    heard: Arc<Memory>,
 }
 
 /// A disk: as what it is known, and its registers.
@@ -60,11 +60,21 @@ fn power8() -> MachineSpec {
 
 impl Bench {
     fn new(spec: MachineSpec) -> Self {
-        let sink = trace::shared(None);
+        let heard = Arc::new(Memory::default());
+        let sink = trace::shared(Some(heard.clone()));
         let device_tree = fdt::emit(&spec).unwrap();
         let machine = Machine::build(spec, DiskContent::Blank, 1, &sink).unwrap();
         let system = System::boot(BootRequest::new(&machine, &device_tree, sink)).unwrap();
-        Self { machine, system }
+        Self { machine, system, heard }
+    }
+
+    /// How often the slot's signal was pulled, and how often let go.
+    fn signals(&self) -> [usize; 2] {
+        let lines = self.heard.lines();
+        let count = |end| {
+            lines.iter().filter(|line| line.contains("fundamental_reset") && line.ends_with(end)).count()
+        };
+        ["held=1", "held=0"].map(count)
     }
 
     fn disks(&self) -> Vec<Disk> {
@@ -103,7 +113,7 @@ impl Bench {
     }
 
     fn done(self) {
-        let Self { machine, system } = self;
+        let Self { machine, system, .. } = self;
         assert_eq!(machine.phbs[0].take_unpredictable(), []);
         let platform = system.platform.clone();
         system.shut_down().unwrap();
@@ -242,6 +252,7 @@ fn after_a_reset_a_disk_is_like_new_in_its_old_windows_and_another_has_not_notic
         assert_eq!(disks[1].registers.read32(QUEUE_SIZES), 0x000f_000f);
         assert_eq!(disks[1].eeh().state(), PeState::Normal);
     }
+    assert_eq!(bench.signals(), [0, 0], "it is for everybody below, so it is not pulled");
     drop(disks);
     bench.done();
 }
@@ -252,8 +263,9 @@ fn what_is_below_the_only_root_port_is_reset_either_way() {
     spec.host_bridges[0].slots.truncate(1);
     let bench = Bench::new(spec);
     let disks = bench.disks();
-    for reset in [Reset::Hot, Reset::Fundamental] {
+    for (reset, signals) in [(Reset::Hot, [0, 0]), (Reset::Fundamental, [1, 1])] {
         reset_and_see(&bench, &disks[0], reset);
+        assert_eq!(bench.signals(), signals, "the slot's signal is for fundamental resets");
     }
     drop(disks);
     bench.done();
@@ -278,5 +290,68 @@ fn a_disk_that_does_not_come_back_stays_stopped() {
     disks[0].eeh().reset(Reset::Deactivate).unwrap();
     assert_ne!(disks[0].version(), ONES);
     drop((slot, disks));
+    bench.done();
+}
+
+#[test]
+fn an_error_made_in_configuration_space_freezes_the_endpoint_whose_it_is() {
+    let bench = Bench::new(power8());
+    let disks = bench.disks();
+    let command = |disk: &Disk| bench.config16(disk.at, COMMAND);
+    let whole = [command(&disks[0]), command(&disks[1])];
+    // A load, a store; where no function is named, it is the endpoint's own.
+    for (function, written) in [(4, false), (10, true)] {
+        disks[1].eeh().inject(ErrorInjection { wide: false, function, address: 0, mask: 0 }).unwrap();
+        assert_eq!((command(&disks[0]), disks[1].eeh().state()), (whole[0], PeState::Normal));
+        if written {
+            assert_eq!(command(&disks[1]), whole[1], "a load is not what is hit");
+            bench.system.hosts[0].config.write16(disks[1].at, COMMAND, 0);
+        } else {
+            assert_eq!(command(&disks[1]), 0xffff);
+        }
+        assert_eq!((disks[0].eeh().state(), disks[1].eeh().state()), (PeState::Normal, PeState::Stopped));
+        assert_eq!((disks[0].version() != ONES, disks[1].version()), (true, ONES));
+        disks[1].unfreeze();
+        assert_eq!(command(&disks[1]), whole[1], "the store did not arrive, and the error is made once");
+    }
+    // Who sets devices up goes past freezes: what was to be made hits nobody then.
+    disks[1].eeh().inject(ErrorInjection { wide: false, function: 4, address: 0, mask: 0 }).unwrap();
+    disks[1].eeh().configure().unwrap();
+    assert_eq!((command(&disks[0]), disks[1].eeh().state()), (whole[0], PeState::Normal));
+    drop(disks);
+    bench.done();
+}
+
+#[test]
+fn perst_takes_everything_from_a_disk_and_its_link_is_down_until_it_is_released() {
+    const RESET: u64 = 0x808;
+    const LINK: u64 = 0x640;
+    const NO_PERST: u64 = 1 << 61;
+    const UP: u64 = 1 << 40;
+    let bench = Bench::new(power8());
+    let disks = bench.disks();
+    let phb = bench.machine.phbs[0].clone();
+    let load = |at| Mmio::read(&*phb, at, Width::Bits64);
+    let seen = |disk: &Disk| {
+        let config = &bench.system.hosts[0].config;
+        (config.read16(disk.at, COMMAND), config.read32(disk.at, 0x10) & !0xf)
+    };
+    let old = [seen(&disks[0]), seen(&disks[1])];
+    disks[0].registers.write32(QUEUE_SIZES, 0x0007_0007);
+    assert!(old.iter().all(|&(command, bar)| command != 0 && bar != 0) && load(LINK) & UP != 0);
+    let released = load(RESET);
+    phb.write(RESET, Width::Bits64, released & !NO_PERST);
+    assert_eq!((load(LINK) & UP, seen(&disks[0])), (0, (0xffff, 0xffff_fff0)));
+    assert_eq!((disks[0].version(), disks[1].version()), (ONES, ONES));
+    phb.write(RESET, Width::Bits64, released);
+    assert_eq!((load(LINK) & UP, seen(&disks[0]), seen(&disks[1])), (UP, (0, 0), (0, 0)));
+    // Where they were, they are found once software says where that is; and they know nothing more.
+    for (disk, (command, bar)) in disks.iter().zip(old) {
+        let config = &bench.system.hosts[0].config;
+        config.write32(disk.at, 0x10, bar);
+        config.write16(disk.at, COMMAND, command);
+        assert_eq!((disk.version() != ONES, disk.registers.read32(QUEUE_SIZES)), (true, 0));
+    }
+    drop(disks);
     bench.done();
 }

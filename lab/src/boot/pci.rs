@@ -85,9 +85,14 @@ impl Endpoint {
 /// Brings up host bridge `index` of the firmware's list.
 pub(super) fn bring_up(system: &System, index: usize, mode: FlushMode) -> Result<HostBridge, RunError> {
     let host = &system.firmware.pci_hosts[index];
-    let config: Arc<dyn ConfigAccess + Send + Sync> = match &host.config {
-        PciConfig::Ecam(ecam) => Arc::new(Ecam::new(system.platform.registers(*ecam), host.buses.clone())),
-        PciConfig::Phb3(phb) => Arc::new(Phb3Config::new(system.platform.registers(phb.registers))),
+    let (config, past_freezes): (Arc<dyn ConfigAccess + Send + Sync>, _) = match &host.config {
+        PciConfig::Ecam(ecam) => {
+            (Arc::new(Ecam::new(system.platform.registers(*ecam), host.buses.clone())), None)
+        }
+        PciConfig::Phb3(phb) => {
+            let past_freezes = Arc::new(Phb3Config::new(system.platform.registers(phb.registers)));
+            (past_freezes.clone(), Some(past_freezes))
+        }
     };
     let bridge = pci::HostBridge {
         segment: host.segment,
@@ -112,6 +117,10 @@ pub(super) fn bring_up(system: &System, index: usize, mode: FlushMode) -> Result
         found.groups.extend(groups);
     }
     phb3::know_devices(system, host, &found)?;
+    // Who resets devices goes on past freezes; all others do not.
+    if let Some(past_freezes) = past_freezes {
+        found.config = Arc::new(past_freezes.with_pes(system, host, &found.topology));
+    }
     let standings =
         standings.into_iter().map(|standing| standing.unwrap_or(Standing::Uncovered("it is in no group")));
     found.endpoints = standings

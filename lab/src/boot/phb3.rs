@@ -18,7 +18,7 @@ use portcullis::core::unit::IommuUnit;
 use portcullis::firmware::{PciConfig, PciHost, Translation};
 use portcullis::hal::Registers;
 use portcullis::ioda2::{Config, M32, Phb3};
-use portcullis::pci::{Bdf, ConfigAccess, Space};
+use portcullis::pci::{Bdf, ConfigAccess, Space, Topology};
 use portcullis::types::{Pa, SourceId};
 
 use super::System;
@@ -174,24 +174,51 @@ const BDFN_SHIFT: u32 = 44;
 /// Where the register's number lies: PPC bits 20 to 31, without the lowest two.
 const REGISTER_SHIFT: u32 = 32;
 
+/// Where the PE lies: PPC bits 40 to 47.
+const PE_SHIFT: u32 = 16;
+
 /// Configuration space below a PHB3, by its registers.
 ///
-/// Choice: accesses name PE 0, in which no device is: whoever recovers a frozen device has to reach its configuration space. Skiboot does it in a harder way, past
-/// the freeze (ASB).
+/// Accesses name the PE of the function, so that a frozen one is out of reach, and an error made there freezes it.
+///
+/// Choice: whoever recovers a frozen device has to reach its configuration space. His accesses name PE 0, in which no device is, as those before there are PEs do. Skiboot
+/// goes past the freeze in a harder way (ASB).
 #[derive(Debug)]
-pub(super) struct Phb3Config(Mutex<RegisterWindow>);
+pub(super) struct Phb3Config {
+    registers: Arc<Mutex<RegisterWindow>>,
+    /// The PEs of functions, by requester id.
+    pes: BTreeMap<u16, u8>,
+}
 
 impl Phb3Config {
+    /// One that goes past freezes.
     pub(super) fn new(registers: RegisterWindow) -> Self {
-        Self(Mutex::new(registers))
+        Self { registers: Arc::new(Mutex::new(registers)), pes: BTreeMap::new() }
+    }
+
+    /// The same for everybody else, once there are PEs.
+    pub(super) fn with_pes(&self, system: &System, host: &PciHost, topology: &Topology) -> Self {
+        let unit = system.units.iter().find(|unit| unit.name() == host.path);
+        let pe = |at| match (unit.map(|unit| (unit.index, &unit.driver)), host.translation(at)) {
+            (Some((index, Hardware::Phb3(phb, _))), Translation::Behind { iommu, source })
+                if iommu == index =>
+            {
+                phb.pe_of(source)
+            }
+            _ => None,
+        };
+        let functions = topology.functions.iter().map(|function| function.at);
+        let pes = functions.filter_map(|at| Some((at.requester_id(), pe(at)?))).collect();
+        Self { registers: self.registers.clone(), pes }
     }
 
     /// The registers, with the address set.
     fn at(&self, at: Bdf, offset: u16) -> MutexGuard<'_, RegisterWindow> {
-        let registers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let function = u64::from(at.requester_id()) << BDFN_SHIFT;
+        let registers = self.registers.lock().unwrap_or_else(PoisonError::into_inner);
+        let rid = at.requester_id();
         let register = u64::from(offset & 0xffc) << REGISTER_SHIFT;
-        registers.write64(CONFIG_ADDRESS, ENABLE | function | register);
+        let pe = u64::from(self.pes.get(&rid).copied().unwrap_or(0)) << PE_SHIFT;
+        registers.write64(CONFIG_ADDRESS, ENABLE | u64::from(rid) << BDFN_SHIFT | register | pe);
         registers
     }
 }

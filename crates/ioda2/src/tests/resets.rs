@@ -80,6 +80,21 @@ fn a_pe_is_frozen_while_its_devices_are_reset_and_set_up_before_it_goes_on() {
 }
 
 #[test]
+fn an_error_that_was_to_be_made_is_not_made_while_devices_are_set_up() {
+    let (machine, group, slot) = machine();
+    let eeh = group.eeh().unwrap();
+    eeh.inject(ErrorInjection { wide: false, function: 4, address: 0, mask: 0 }).unwrap();
+    assert_ne!(machine.fake.register(0x2b0), 0);
+    *slot.fails.lock().unwrap() = Some(LINK);
+    assert_eq!(eeh.configure(), Err(EehError::Sync(LINK)));
+    assert_eq!(
+        [0x2b0, 0x2b8, 0x2c0].map(|offset| machine.fake.register(offset)),
+        [0; 3],
+        "even if that fails"
+    );
+}
+
+#[test]
 fn windows_outlive_a_reset() {
     let (machine, group, _) = machine();
     machine.group(0).claim_group(user()).unwrap();
