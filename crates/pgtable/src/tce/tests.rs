@@ -185,6 +185,47 @@ fn hardware_finds_each_level_by_the_bits_of_its_height() {
 }
 
 #[test]
+fn pages_of_every_size_that_such_bridges_have_are_found_by_every_number_of_levels() {
+    // POWER8: 4K, 64K, 16M, 256M; its successors: 2M and 1G. The windows are of 2^21 pages, or as large as the rule allows.
+    for (page_lg2, most) in [(12, 4), (16, 4), (21, 3), (24, 3), (28, 2), (30, 2)] {
+        for levels in 1..=most {
+            let memory = Memory::new();
+            let pages_lg2 = if page_lg2 < 28 { 21 } else { 18 };
+            let shape = shape(size(page_lg2), 1 << (pages_lg2 + page_lg2), levels);
+            let mut table = TceTable::new(shape, true, &memory).unwrap();
+            let (last, pa) = ((1 << pages_lg2) - 1, 5 << page_lg2);
+            table.map(&memory, last, Pa::new(pa), 1, Perms::READ).unwrap();
+            let bits = u32::from(shape.level_lg2()) - 3;
+            let place = |height: u32| 8 * (last >> (bits * height) & ((1 << bits) - 1));
+            let mut at = table.root().get();
+            for height in (1..u32::from(levels)).rev() {
+                at = u64::from_be_bytes(memory.bytes(at + place(height))) & !0xfff;
+            }
+            assert_eq!(u64::from_be_bytes(memory.bytes(at + place(0))), pa | 1, "{page_lg2} {levels}");
+            assert_eq!(
+                table.exchange(&memory, 0, Some(page(pa + 0x1000))),
+                if page_lg2 == 12 { Ok(None) } else { Err(TceMapError::Misaligned(Pa::new(pa + 0x1000))) }
+            );
+            table.destroy(&memory);
+            assert_eq!(memory.live_bytes.load(Relaxed), 0);
+        }
+        let next = TceShape::new(size(page_lg2), 1 << (18 + page_lg2), most + 1, KIB_4);
+        assert!(matches!(next, Err(TceShapeError::TooDeep { .. })), "{page_lg2}");
+    }
+}
+
+#[test]
+fn the_rule_allows_no_fifth_level_whatever_the_page() {
+    // Five levels of a CPU's page resolve 5 x 9 bits at least, and the smallest page has 12: more than 54.
+    for page_lg2 in 12..=30 {
+        for window_lg2 in page_lg2..=59 {
+            let five = TceShape::new(size(page_lg2), 1 << window_lg2, 5, KIB_4);
+            assert!(matches!(five, Err(TceShapeError::TooDeep { .. })), "{page_lg2} {window_lg2}");
+        }
+    }
+}
+
+#[test]
 fn a_tebibyte_costs_memory_for_what_is_mapped_only() {
     let memory = Memory::new();
     let mut table = TceTable::new(shape(KIB_64, 1 << 40, 4), true, &memory).unwrap();
