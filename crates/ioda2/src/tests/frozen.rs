@@ -2,6 +2,7 @@
 
 use portcullis_core::iommu::{FaultReason, FaultRecord, GlobalError};
 use portcullis_core::table_group::{EehError, ErrorInjection, Freeze, PeState, Reset};
+use portcullis_hal::TableMemory;
 use portcullis_types::Access;
 
 use super::*;
@@ -30,6 +31,22 @@ fn the_first_error_freezes_and_is_reported_once_until_the_pe_goes_on() {
     assert_eq!(machine.fake.access(DISK, 0x9000, false), None);
     assert_eq!(drained(&machine.bridge)[0].iova, Some(Iova::new(0x9000)));
     assert_eq!(machine.unit.unclaimed_faults(), 0);
+}
+
+#[test]
+fn each_half_that_goes_on_forgets_what_memory_says_of_it() {
+    let machine = Machine::new(&[DISK, CARD], |_| ());
+    let group = machine.table_group(DISK);
+    // PEST_BAR; PE 1 has its second 16 bytes, PE 2 the ones after.
+    let pest = (machine.fake.register(0x1a8) & !(1 << 63)) + 16;
+    let places = [0, 8, 16, 24].map(|offset| Pa::new(pest + offset));
+    places.iter().for_each(|&at| machine.fake.store(at, 0x1234_5678));
+    let words = || places.map(|at| machine.fake.load(at));
+    let eeh = group.eeh().unwrap();
+    eeh.unfreeze(Freeze::Io).unwrap();
+    assert_eq!(words(), [0, 0x1234_5678, 0x1234_5678, 0x1234_5678]);
+    eeh.unfreeze(Freeze::Dma).unwrap();
+    assert_eq!(words(), [0, 0, 0x1234_5678, 0x1234_5678], "another's stays");
 }
 
 #[test]
