@@ -14,7 +14,7 @@
 //! | TCE, TCE kill | `walk`, `cache`, `posted` |
 //! | PESTA, PESTB, PEEV, PEST | `freeze`, [`FirstError`] |
 //! | IVT, IVE, IVC; LXIVT | `message`; `report` |
-//! | M32, M64BT, CONFIG_ADDRESS | `outbound` |
+//! | M32, M64BT, CONFIG_ADDRESS, PERST, errors made on purpose | `outbound` |
 //! | XSCOM, ASB | `xscom` |
 //!
 //! Where to look: what happens to an access `inbound`, then `walk`; what its refusal does `cause` and `report`; what registers do `access`, then `program`; what the hardware may do
@@ -23,7 +23,7 @@
 //! Registers have 64 bits and are big-endian. A value of `Mmio` is the number that a CPU means, whatever the order of its bytes on the way; CONFIG_DATA
 //! alone is little-endian, as PCI is, and there, too, the value is the number that is meant.
 //!
-//! Not here: the outbound address translation itself (a machine's windows do it), link training, UTL, CAPI, the queue for kills in memory, TVEs of fenced or
+//! Not here: the outbound address translation itself (a machine's windows do it), how a link is trained, UTL, CAPI, the queue for kills in memory, TVEs of fenced or
 //! quiesced bridges, parity errors.
 #![forbid(unsafe_code)]
 #![expect(
