@@ -55,7 +55,7 @@ pub(crate) struct State {
     /// A request id whose PE is looked up whenever a window opens, and what was found.
     pub(crate) watched: Option<u16>,
     pub(crate) seen: Vec<u8>,
-    /// How many registers were read or written by the wrong width, or at a wrong place.
+    /// How many registers were read or written by the wrong width, at a wrong place, or when they should not be.
     pub(crate) wrong: usize,
 }
 
@@ -291,6 +291,11 @@ impl Registers for Fake {
             0x808 => {
                 let now_ns = self.time.load(SeqCst);
                 state.resets.push((value, now_ns));
+                state.registers.insert(offset, value);
+            }
+            // Half of what is to be hit may hit anybody: the control register is off meanwhile.
+            0x2b8 | 0x2c0 => {
+                state.wrong += usize::from(state.registers.get(&0x2b0).is_some_and(|&control| control != 0));
                 state.registers.insert(offset, value);
             }
             _ => drop(state.registers.insert(offset, value)),

@@ -104,6 +104,13 @@ fn errors_are_made_in_dma() {
     error.wide = false;
     assert_eq!(eeh.inject(error), Err(EehError::BadAddress(BYPASS)));
     assert_eq!(registers(), [0x8400_0000_0000_0000, BYPASS, 0], "refused, nothing has changed");
+    for (wide, address) in [(true, 0), (false, 1 << 60), (true, 1 << 60), (false, u64::MAX)] {
+        let nowhere = ErrorInjection { wide, function: 16, address, mask: 0 };
+        assert_eq!(eeh.inject(nowhere), Err(EehError::BadAddress(address)), "no window has it");
+    }
+    assert_eq!(machine.fake.state().wrong, 0, "nobody is hit by half an error");
+    machine.fake.state().reads_missed = 1;
+    assert!(matches!(eeh.inject(ErrorInjection { wide: true, ..error }), Err(EehError::Sync(_))));
     // What is to happen is forgotten when the PE goes on.
     eeh.unfreeze(Freeze::Io).unwrap();
     assert_eq!(registers(), [0; 3]);

@@ -5,6 +5,7 @@ use std::vec::Vec;
 
 use portcullis_core::iommu::SyncError;
 use portcullis_core::table_group::{EehError, ErrorInjection, Freeze, PeState, Reset, Slot};
+use portcullis_hal::Clock;
 
 use super::*;
 use crate::phb3::AssignError;
@@ -173,9 +174,13 @@ fn the_slots_signal_is_held_for_a_second_and_then_the_link_is_waited_for() {
     let [(held, from), (let_go, until)] = resets[..] else { panic!("{resets:?}") };
     assert_eq!((held, let_go), (0xc000_0000_0000_0001, 0xe000_0000_0000_0001));
     assert!(until - from >= 1_000_000_000, "{from} to {until}");
+    let looked = machine.fake.now_ns();
+    assert!(looked - until >= 1_000_000_000, "links bounce at first: {until} to {looked}");
     machine.fake.poke(0x640, 0x0000_1000_0000_0000);
     assert!(!port.link_is_up());
     let down = SyncError::Timeout { waiting_for: "PHB_PCIE_DLP_TRAIN_CTL", last: 0x0000_1000_0000_0000 };
     assert_eq!(port.reset_slot(), Err(down));
     assert_eq!(machine.fake.register(0x808) >> 61 & 1, 1, "the slot is not left in reset");
+    machine.fake.answers(Some(0));
+    assert!(!port.link_is_up(), "ones are no link");
 }
