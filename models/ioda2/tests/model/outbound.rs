@@ -1,6 +1,6 @@
 //! CPUs' accesses to devices, and configuration space.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use model_bus::{Mmio, Width};
