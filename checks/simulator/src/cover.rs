@@ -140,7 +140,7 @@ pub fn impossible(op: OpKind, fault: FaultKind) -> Option<&'static str> {
             Some("devices do that by an operation of their own")
         }
         F::DmaAfterReset if op != OpKind::Reset => Some("a reset is an operation of its own"),
-        F::BitFlip if op != OpKind::FlipBit => Some("a flip is an operation of its own"),
+        F::BitFlip => Some("no operation flips bits yet"),
         F::UserDies if op != OpKind::Die && op != OpKind::Exit => Some("a death is an operation of its own"),
         F::LyingFirmware if op != OpKind::Add => Some("firmware is asked when a device comes"),
         _ => None,

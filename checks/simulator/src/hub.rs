@@ -65,6 +65,8 @@ pub(crate) struct Hub {
     accesses: AtomicU64,
     translated: AtomicU64,
     waits: AtomicU32,
+    /// How many operations of the plan have begun.
+    serial: AtomicU64,
     /// For whom a buffer is that is allocated now.
     arriving: Mutex<Option<(SpaceId, Token)>>,
 }
@@ -92,6 +94,7 @@ impl Hub {
             accesses: AtomicU64::new(0),
             translated: AtomicU64::new(0),
             waits: AtomicU32::new(0),
+            serial: AtomicU64::new(0),
             arriving: Mutex::new(None),
         })
     }
@@ -164,14 +167,25 @@ impl Hub {
     pub(crate) fn begin(&self, salt: u64) {
         *locked(&self.chance) = Chance::new(salt);
         self.waits.store(0, Relaxed);
+        self.serial.fetch_add(1, Relaxed);
         let span = self.span.load(Relaxed);
         let first = if span == 0 { 0 } else { 1 + self.below(span.into()) };
         self.countdown.store(u32::try_from(first).unwrap_or(1), Relaxed);
     }
 
+    /// Which operation of the plan is under way: a number that no other has.
+    pub(crate) fn serial(&self) -> u64 {
+        self.serial.load(Relaxed)
+    }
+
     /// An operation has returned: hardware that was held back goes on.
     pub(crate) fn end(&self) {
         self.taps.iter().for_each(|tap| tap.release(&self.bus));
+    }
+
+    /// Whether some SMMU is held back at this moment.
+    pub(crate) fn is_held(&self) -> bool {
+        self.taps.iter().any(Tap::is_held)
     }
 
     /// From now on each store is looked at; or no more.

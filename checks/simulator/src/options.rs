@@ -4,6 +4,7 @@ use core::fmt;
 use core::str::FromStr;
 
 use crate::cover::Coverage;
+use crate::fault::FaultKind;
 use crate::promise::Promise;
 
 /// Which machines are drawn.
@@ -55,6 +56,8 @@ pub struct Options {
     pub machine: MachineKind,
     /// Whether faults are armed.
     pub faults: bool,
+    /// Faults that are not armed even so.
+    pub spared: &'static [FaultKind],
     /// Whether a trace that fails is made shorter.
     pub shrink: bool,
 }
@@ -62,7 +65,7 @@ pub struct Options {
 impl Options {
     /// So many steps from a seed, on any machine, with faults.
     pub fn new(seed: u64, steps: u64) -> Self {
-        Self { seed, steps, machine: MachineKind::Any, faults: true, shrink: true }
+        Self { seed, steps, machine: MachineKind::Any, faults: true, spared: &[], shrink: true }
     }
 }
 

@@ -26,7 +26,7 @@ pub fn run_while(options: &Options, go_on: &mut dyn FnMut(&Summary) -> bool) -> 
     let mut seed = options.seed;
     while sum.steps < options.steps {
         let manner = Manner { seed, machine: options.machine, lines: false };
-        let plan = life::draw(seed, life::kind_of(seed, options.machine), options.faults, LIFE);
+        let plan = life::draw(seed, life::kind_of(seed, options.machine), options, LIFE);
         let most = usize::try_from(options.steps - sum.steps).unwrap_or(LIFE);
         let plan = &plan[..plan.len().min(most.max(1))];
         let report = life::live(manner, plan);

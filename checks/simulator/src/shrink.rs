@@ -37,7 +37,18 @@ pub(crate) fn told(options: &Options, manner: Manner, plan: &[Step], wrong: Wron
 /// Whether the same promise is broken by this plan.
 fn still(manner: Manner, plan: &[Step], wrong: &Wrong) -> bool {
     let report = life::live(manner, plan);
-    report.wrong.is_some_and(|(found, _)| found.promise == wrong.promise)
+    report
+        .wrong
+        .is_some_and(|(found, _)| found.promise == wrong.promise && kind(&found.what) == kind(&wrong.what))
+}
+
+/// What an objection says without its numbers, as far as it tells one from another.
+fn kind(what: &str) -> String {
+    what.chars()
+        .filter(|letter| letter.is_alphabetic())
+        .filter(|letter| !letter.is_ascii_hexdigit())
+        .take(24)
+        .collect()
 }
 
 fn shrink(manner: Manner, mut plan: Vec<Step>, wrong: &Wrong) -> Vec<Step> {

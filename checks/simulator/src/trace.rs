@@ -23,11 +23,6 @@ impl Trace {
         self.hash = values.iter().fold(self.hash, |hash, &value| mix(hash, value));
     }
 
-    /// Whether lines are kept.
-    pub(crate) fn is_kept(&self) -> bool {
-        self.lines.is_some()
-    }
-
     /// Keeps a line, if lines are kept.
     pub(crate) fn say(&mut self, line: impl FnOnce() -> String) {
         if let Some(lines) = &mut self.lines {

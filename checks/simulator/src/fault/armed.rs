@@ -54,14 +54,7 @@ impl Faults {
     /// A fault was seen to fire.
     pub(crate) fn fired(&self, kind: FaultKind) {
         self.fired.fetch_add(1, Relaxed);
-        let unconfirmed = matches!(
-            kind,
-            FaultKind::CommandError
-                | FaultKind::NoSync
-                | FaultKind::LateSync
-                | FaultKind::AtcNever
-                | FaultKind::AtcSlow
-        );
+        let unconfirmed = matches!(kind, FaultKind::CommandError | FaultKind::NoSync | FaultKind::AtcNever);
         self.unconfirmed.fetch_add(u64::from(unconfirmed), Relaxed);
         let current = OpKind::ALL[self.current.load(Relaxed)];
         locked(&self.met).meet(current, kind);

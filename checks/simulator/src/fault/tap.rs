@@ -186,6 +186,7 @@ impl Tap {
         }
     }
 
+    /// Whether hardware is held back.
     pub(crate) fn is_held(&self) -> bool {
         locked(&self.held).is_some()
     }

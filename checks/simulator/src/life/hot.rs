@@ -2,10 +2,16 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
+use std::sync::Arc;
+
+use model_smmuv3::Smmu as Model;
 use portcullis::core::group::GroupError;
+use portcullis::smmuv3::Smmu;
+use portcullis::types::{Pa, PaRange};
+use portcullis_lab::trace;
 
 use super::Done;
-use super::world::World;
+use super::world::{SPARE_UNIT, World};
 use crate::fault::FaultKind;
 use crate::hub::locked;
 use crate::oracle::{Grant, Way};
@@ -114,16 +120,12 @@ impl World {
     }
 
     /// A device that core could not forget: tried again at the end.
-    fn stranded(
-        &self,
-        device: std::sync::Arc<portcullis::core::device::Device<crate::machine::SimPlatform>>,
-    ) {
+    fn stranded(&self, device: Arc<portcullis::core::device::Device<crate::machine::SimPlatform>>) {
         locked(&self.stranded).push(device);
     }
 
     /// Where a group's devices are when they come.
     fn current(&self, group: &super::world::GroupState, default: usize) -> Way {
-        use std::sync::Arc;
         let current = group.group.current_domain();
         if Arc::ptr_eq(&current, &group.group.default_domain()) {
             return Way::Space(default);
@@ -171,5 +173,62 @@ impl World {
             return Done::Refused;
         }
         Done::Done
+    }
+
+    /// A device is reset while it works, and goes on moving bytes as if nothing had happened.
+    pub(super) fn reset(&self, device: u8) -> Done {
+        let index = self.device_index(device);
+        if self.device(index).is_none() {
+            return Done::Skipped;
+        }
+        self.devices[index].engine.reset();
+        if let Some(sharing) = &self.sharing {
+            sharing.judge.forget_requests(index);
+        }
+        self.hub.faults.fired(FaultKind::DmaAfterReset);
+        let stale: Vec<_> =
+            locked(&self.stale).iter().copied().filter(|stale| stale.device == index).collect();
+        for stale in stale {
+            let _refused = self.access(index, 0, stale.iova, 8, true);
+        }
+        Done::Done
+    }
+
+    /// Another SMMU is brought up, and turned off again: whatever fails on the way, nothing is left of it.
+    pub(super) fn probe(&self, shape: u8) -> Done {
+        let spec = &self.spec.units[usize::from(shape) % self.units.len()];
+        let window = PaRange::new(Pa::new(SPARE_UNIT), 0x2_0000).expect("registers do not wrap");
+        let model = Model::new(spec.model.clone(), self.bus.clone(), u64::from(shape), trace::shared(None));
+        let model = Arc::new(model);
+        if self.bus.add_registers("spare", window, model.clone()).is_err() {
+            return Done::Skipped;
+        }
+        let before = self.before(None);
+        let registers = self.platform.registers(self.units.len(), window);
+        let done = match Smmu::probe(self.platform.clone(), registers, spec.driver.clone()) {
+            Ok(driver) => {
+                if let Err(error) = driver.teardown() {
+                    self.excuse(&before, &error);
+                    self.hub.end();
+                    let again = driver.teardown();
+                    self.lost.fetch_or(again.is_err(), Relaxed);
+                }
+                drop(driver);
+                self.unwound(&before, false, &"it was turned off");
+                Done::Done
+            }
+            Err(error) => {
+                self.excuse(&before, &error);
+                self.unwound(&before, false, &error);
+                // What hardware did not confirm to have forgotten stays where it may look for it.
+                self.lost.fetch_or(self.hub.faults.unconfirmed() > before.unconfirmed, Relaxed);
+                Done::Refused
+            }
+        };
+        self.bus.remove(window.first());
+        let forbidden = model.take_unpredictable().into_iter().find(|one| !one.clause.contains("CERROR_ILL"));
+        self.hub
+            .hold(Promise::Book, forbidden.is_none(), || format!("while it was brought up: {forbidden:?}"));
+        done
     }
 }

@@ -105,8 +105,6 @@ pub(crate) enum Op {
     PageRequest { device: u8, bits: u64, count: u8 },
     /// A device sends accesses by addresses that it says were translated.
     Translated { device: u8, pick: Pick, write: bool },
-    /// A bit of a table flips.
-    FlipBit { domain: u8, bits: u64 },
     /// A user dies with everything that he has.
     Die { user: u8 },
     /// A fault is armed: it fires at its `n`-th chance.
@@ -199,8 +197,6 @@ pub enum OpKind {
     PageRequest,
     /// Forged translated accesses.
     Translated,
-    /// A flipped bit.
-    FlipBit,
     /// A user dies.
     Die,
     /// The end of a life.
@@ -227,7 +223,7 @@ impl OpKind {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All of them, in their order.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 43] = [
         Self::Map,
         Self::Scatter,
         Self::Unmap,
@@ -269,7 +265,6 @@ impl OpKind {
         Self::SharedDma,
         Self::PageRequest,
         Self::Translated,
-        Self::FlipBit,
         Self::Die,
         Self::Teardown,
     ];
@@ -318,7 +313,6 @@ impl OpKind {
             Self::SharedDma => "shared-dma",
             Self::PageRequest => "page-request",
             Self::Translated => "translated",
-            Self::FlipBit => "flip-bit",
             Self::Die => "die",
             Self::Teardown => "teardown",
         }
@@ -333,8 +327,8 @@ impl OpKind {
             Self::Unmap | Self::FreeCoherent | Self::Flush | Self::Poll => Needs { commands: true, ..none },
             Self::UnbindDriver | Self::UserSync => Needs { commands: true, ..none },
             Self::UserMap | Self::UserUnmap => Needs { memory: true, commands: true, ..none },
-            Self::Claim | Self::Release | Self::Attach | Self::Detach | Self::Die => {
-                Needs { commands: true, ..none }
+            Self::Claim | Self::Release | Self::Attach | Self::Detach | Self::Die | Self::BindDriver => {
+                Needs { memory: true, commands: true, ..none }
             }
             Self::NewDomain | Self::Spawn | Self::ProcessMap => Needs { memory: true, ..none },
             Self::DropDomain | Self::Remove | Self::Reset | Self::Teardown => {
@@ -350,7 +344,7 @@ impl OpKind {
             Self::SharedDma => Needs { commands: true, refusals: true, events: true, ..none },
             Self::PageRequest => Needs { commands: true, events: true, ..none },
             Self::Serve => Needs { commands: true, events: true, ..none },
-            Self::BindDriver | Self::Step | Self::FlipBit => none,
+            Self::Step => none,
         }
     }
 }
@@ -400,7 +394,6 @@ impl Op {
             Self::SharedDma { .. } => OpKind::SharedDma,
             Self::PageRequest { .. } => OpKind::PageRequest,
             Self::Translated { .. } => OpKind::Translated,
-            Self::FlipBit { .. } => OpKind::FlipBit,
             Self::Die { .. } => OpKind::Die,
             Self::Arm { .. } => return None,
         })

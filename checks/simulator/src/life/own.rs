@@ -5,12 +5,13 @@ use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
 use portcullis::core::domain::FlushMode;
-use portcullis::core::group::{DefaultDomain, DefaultType, GroupError, Left};
-use portcullis::core::owner::{ClaimError, Owner, Released, UseError};
+use portcullis::core::group::{DefaultDomain, DefaultType, Group, GroupError, Left};
+use portcullis::core::owner::{ClaimError, Owner, ReleaseError, Released, UseError};
 
 use super::Done;
 use super::world::{GroupState, Slot, World};
 use crate::hub::locked;
+use crate::machine::SimPlatform;
 use crate::oracle::{Way, Who, Wrong};
 use crate::promise::Promise;
 
@@ -197,8 +198,28 @@ impl World {
     /// A user gives back.
     pub(super) fn release(&self, device: u8, user: u8, whole: bool) -> Done {
         let (index, who) = (self.device_index(device), usize::from(user) + 1);
-        let Some(device) = self.device(index) else { return Done::Skipped };
         let group = self.group_of(index);
+        match self.device(index) {
+            _ if whole => self.release_whole(group, who),
+            Some(device) => {
+                self.release_by(group, who, Some(index), |group| group.release_device(&device, owner(who)))
+            }
+            None => Done::Skipped,
+        }
+    }
+
+    /// A user gives a whole group back, whichever of its devices are there.
+    fn release_whole(&self, group: &GroupState, who: Who) -> Done {
+        self.release_by(group, who, None, |group| group.release_group(owner(who)))
+    }
+
+    fn release_by(
+        &self,
+        group: &GroupState,
+        who: Who,
+        device: Option<usize>,
+        give: impl FnOnce(&Group<SimPlatform>) -> Result<Released, ReleaseError>,
+    ) -> Done {
         let before = self.before(None);
         let (held, space) = {
             let inner = locked(&group.inner);
@@ -207,11 +228,7 @@ impl World {
         let to = Way::Space(space);
         let last = held.count() == 1 && held.owner == Some(who);
         let members = if last { self.begin_move(group, to) } else { self.members(group) };
-        let end = if whole {
-            group.group.release_group(owner(who))
-        } else {
-            group.group.release_device(&device, owner(who))
-        };
+        let end = give(&group.group);
         let moved = match &end {
             Ok(Released::Free) => Moved::There,
             _ => Moved::Back,
@@ -219,7 +236,7 @@ impl World {
         self.end_move(&members, to, &moved);
         match end {
             Ok(released) => {
-                let free = locked(&group.inner).ledger.released((!whole).then_some(index), who);
+                let free = locked(&group.inner).ledger.released(device, who);
                 let fits = free.as_ref().map_or(true, |free| *free != matches!(released, Released::Held(_)));
                 self.hub.judged(free.map(drop));
                 self.expect(Promise::OneOwner, &released, fits);
@@ -363,7 +380,7 @@ impl World {
                     self.hub.hold(Promise::OneOwner, held == 0, || {
                         "a domain changed under its drivers".to_owned()
                     });
-                    (inner.space, inner.doorbell) = (space, None);
+                    (inner.space, inner.doorbells) = (space, Vec::new());
                 }
                 drop(inner);
                 drop(domain);
@@ -415,12 +432,15 @@ impl World {
                     self.hub.faults.fired(crate::fault::FaultKind::UserDies);
                 }
                 let claim = held.claims.first().copied();
-                let device =
-                    claim.or_else(|| group.members.iter().copied().find(|&one| self.device(one).is_some()));
-                let Some(device) = device.and_then(|device| u8::try_from(device).ok()) else { break };
-                let user = u8::try_from(who - 1).expect("few users");
-                done = self.release(device, user, claim.is_none());
+                done = match claim.and_then(|device| u8::try_from(device).ok()) {
+                    Some(device) => self.release(device, user, false),
+                    None => self.release_whole(group, who),
+                };
                 if done != Done::Done {
+                    if self.sharing.is_some() {
+                        // Bonds of its devices mean something still: who has them gives them back first.
+                        return done;
+                    }
                     self.hub.object(Wrong::new(
                         Promise::OneOwner,
                         format!("a dead user's claim is not taken back: {held:?}"),

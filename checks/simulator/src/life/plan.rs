@@ -4,7 +4,7 @@ use model_bus::Chance;
 
 use super::op::{Op, Pick};
 use crate::fault::FaultKind;
-use crate::options::MachineKind;
+use crate::options::{MachineKind, Options};
 
 /// An operation, and its place in the plan that was drawn: what is left out changes no number behind it.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +54,7 @@ const PROCESSES: usize = 4;
 const BONDS: usize = 12;
 
 /// What every machine does: how often, on average, and how.
-const PLAIN: [(u32, Draw); 27] = [
+const PLAIN: [(u32, Draw); 28] = [
     (60, |d| Op::Map {
         device: d.byte(DEVICES),
         slot: d.byte(SLOTS),
@@ -112,6 +112,7 @@ const PLAIN: [(u32, Draw); 27] = [
     (8, |d| Op::Serve { unit: d.byte(2) }),
     (1, |d| Op::Die { user: d.byte(USERS) }),
     (1, |d| Op::Reset { device: d.byte(DEVICES) }),
+    (1, |d| Op::Probe { shape: d.byte(4) }),
 ];
 
 /// What machines with processes do besides.
@@ -173,8 +174,8 @@ fn weigh(chance: &Chance, table: &[(u32, Draw)], into: &mut Vec<(u64, Draw)>) {
 }
 
 /// The plan of a life: at most `most` operations.
-pub(crate) fn draw(seed: u64, kind: MachineKind, faults: bool, most: usize) -> Vec<Step> {
-    let chance = Chance::new(seed ^ 0x91a4_5eed);
+pub(crate) fn draw(seed: u64, kind: MachineKind, options: &Options, most: usize) -> Vec<Step> {
+    let (chance, faults) = (Chance::new(seed ^ 0x91a4_5eed), options.faults);
     let mut weights = Vec::new();
     weigh(&chance, &PLAIN, &mut weights);
     if kind == MachineKind::Sva {
@@ -185,7 +186,7 @@ pub(crate) fn draw(seed: u64, kind: MachineKind, faults: bool, most: usize) -> V
     let dice = Dice(&chance);
     let op = |_: usize| {
         if faults && chance.once_in(arm_one_in) {
-            return arm(&dice);
+            return arm(&dice, options.spared);
         }
         let at = dice.below(usize::try_from(total).unwrap_or(usize::MAX));
         let place = weights.partition_point(|(sum, _)| *sum <= at);
@@ -194,11 +195,12 @@ pub(crate) fn draw(seed: u64, kind: MachineKind, faults: bool, most: usize) -> V
     (0..most).map(op).zip(0..).map(|(op, index)| Step { index, op }).collect()
 }
 
-fn arm(dice: &Dice<'_>) -> Op {
+fn arm(dice: &Dice<'_>, spared: &[FaultKind]) -> Op {
     let fault = ARMED[dice.0.below(ARMED.len())];
     let n = match fault {
         FaultKind::AllocationFails => 1 + if dice.0.once_in(4) { dice.word(40) } else { dice.word(5) },
         _ => 1 + dice.word(4),
     };
-    Op::Arm { fault, n }
+    // What is spared is drawn all the same, so that the rest of the plan is what it would be.
+    if spared.contains(&fault) { Op::Step { turns: 1 } } else { Op::Arm { fault, n } }
 }

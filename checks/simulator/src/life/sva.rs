@@ -8,7 +8,9 @@ use model_bus::{Outcome, PageRequest, Translator};
 use model_cpu::Cpus;
 use portcullis::core::iopf::FaultQueue;
 use portcullis::core::pasid::MmPasids;
-use portcullis::core::sva::{Bond, DeviceSwitches, NoSwitches, SvaDevice, SvaUnit};
+use portcullis::core::sva::{
+    Bond, DeviceSwitches, DisableSvaError, EnableError, EnableSvaError, NoSwitches, SvaDevice, SvaUnit,
+};
 use portcullis::hal::Platform;
 use portcullis::types::{Iova, IovaRange, Pasid, Perms};
 use portcullis_checks::sva::judge::Judge;
@@ -124,7 +126,9 @@ impl World {
     }
 
     pub(super) fn look_at_judge(&self) {
-        if let Some(line) = self.sharing.as_ref().and_then(|sharing| sharing.judge.wrongs().into_iter().next()) {
+        if let Some(line) =
+            self.sharing.as_ref().and_then(|sharing| sharing.judge.wrongs().into_iter().next())
+        {
             self.hub.object(Wrong::from_line(&line));
         }
     }
@@ -220,7 +224,8 @@ impl World {
         let Some(sharing) = &self.sharing else { return Done::Skipped };
         let state = &self.devices[index];
         let Some(device) = self.device(index) else { return Done::Skipped };
-        if state.engine.form == Form::Plain || sharing.shares(index) || self.group_of(index).members.len() > 1 {
+        if state.engine.form == Form::Plain || sharing.shares(index) || self.group_of(index).members.len() > 1
+        {
             return Done::Skipped;
         }
         let before = self.before(None);
@@ -234,9 +239,20 @@ impl World {
                 Done::Done
             }
             Err(error) => {
+                self.left_blocked(
+                    index,
+                    matches!(error, EnableError::Driver(EnableSvaError::LeftBlocked(_))),
+                );
                 self.excuse(&before, &error);
                 Done::Refused
             }
+        }
+    }
+
+    /// Hardware left a device blocked, and its group does not know: that it reaches what it was granted is not expected any more.
+    fn left_blocked(&self, index: usize, blocked: bool) {
+        if blocked {
+            self.hub.shadow(|shadow| shadow.know(index, false));
         }
     }
 
@@ -249,11 +265,14 @@ impl World {
         let bonds = locked(&sharing.bonds).iter().flatten().filter(|bond| bond.device == index).count();
         match shared.disable() {
             Ok(()) => {
-                self.hub.hold(Promise::OneAnswer, bonds == 0, || format!("device {index} was disabled with {bonds} bonds"));
+                self.hub.hold(Promise::OneAnswer, bonds == 0, || {
+                    format!("device {index} was disabled with {bonds} bonds")
+                });
                 *locked(&sharing.devices[index]) = None;
                 Done::Done
             }
             Err(error) => {
+                self.left_blocked(index, matches!(error, DisableSvaError::LeftBlocked(_)));
                 if bonds == 0 && !self.doubted() {
                     self.excuse(&before, &error);
                     self.hub.hold(Promise::Service, self.hub.faults.count() > before.fired, || {
@@ -282,7 +301,8 @@ impl World {
         let before = self.before(None);
         match shared.bind(&process.watched.memory()) {
             Ok(bound) => {
-                let told = sharing.judge.shadow(|shadow| shadow.bound(index, bound.pasid(), process.watched.id()));
+                let told =
+                    sharing.judge.shadow(|shadow| shadow.bound(index, bound.pasid(), process.watched.id()));
                 if let Err(line) = told {
                     self.hub.object(Wrong::from_line(&line));
                 }
@@ -319,7 +339,7 @@ impl World {
             Ok(()) => {
                 locked(&sharing.bonds)[usize::from(bond) % BONDS] = None;
                 if sharing.judge.shadow(|shadow| shadow.unbound(index, pasid)) {
-                    (0..16).for_each(|_| drop(self.bus.step()));
+                    self.pass(16);
                     let pending = sharing.judge.pending(index, Some(pasid));
                     self.hub.hold(Promise::OneAnswer, pending.is_empty() || self.lies(), || {
                         format!("device {index} was unbound from {pasid:?}, and waits for {pending:?}")
@@ -358,7 +378,10 @@ impl World {
             format!("device {device} reached something by {pasid:?}, from which it is unbound")
         });
         if let Outcome::Stalled(_) = outcome {
-            self.hub.object(Wrong::new(Promise::OneAnswer, format!("{pasid:?} means nothing, and an access was held back")));
+            self.hub.object(Wrong::new(
+                Promise::OneAnswer,
+                format!("{pasid:?} means nothing, and an access was held back"),
+            ));
         }
     }
 
@@ -395,7 +418,11 @@ impl World {
         if engine.form != Form::Pcie || !engine.ats_is_on() {
             return Done::Skipped;
         }
-        let bound = locked(&sharing.bonds).iter().flatten().find(|bond| bond.device == index).map(|bond| bond.bond.pasid());
+        let bound = locked(&sharing.bonds)
+            .iter()
+            .flatten()
+            .find(|bond| bond.device == index)
+            .map(|bond| bond.bond.pasid());
         let pasid = bound.or(Pasid::new(1));
         let page = bits & 0xffff_f000;
         let group = u16::try_from(0x100 | bits >> 40 & 0xff).expect("9 bits");
@@ -438,7 +465,9 @@ impl World {
             return Done::Skipped;
         }
         let at = match pick {
-            Pick::Live(page) | Pick::Edge(page) | Pick::Physical(page) => locked(&self.pool).some(u64::from(page)),
+            Pick::Live(page) | Pick::Edge(page) | Pick::Physical(page) => {
+                locked(&self.pool).some(u64::from(page))
+            }
             Pick::Stale(back) => locked(&self.pool).some(u64::from(back)),
             Pick::Wild(bits) => bits & 0xffff_ffff_f000,
         };
@@ -474,13 +503,16 @@ impl World {
             self.disable(u8::try_from(index).expect("few devices"));
         }
         let used = sharing.pasids.in_use();
-        self.hub.hold(Promise::NoLeak, used == 0 || doubted || lies, || format!("{used} PASIDs are still in use"));
+        self.hub.hold(Promise::NoLeak, used == 0 || doubted || lies, || {
+            format!("{used} PASIDs are still in use")
+        });
         let frames = sharing.judge.shadow(|shadow| shadow.freed_in_doubt());
         self.hub.hold(Promise::Reclaim, frames.is_empty(), || {
             format!("{frames:?} went to another use, and hardware never confirmed")
         });
         let of_cpus = sharing.cpus.unpredictable();
-        self.hub.hold(Promise::Book, of_cpus.is_empty(), || format!("forbidden to a CPU: {:?}", of_cpus.first()));
+        self.hub
+            .hold(Promise::Book, of_cpus.is_empty(), || format!("forbidden to a CPU: {:?}", of_cpus.first()));
         self.look_at_judge();
     }
 }

@@ -1,16 +1,20 @@
 //! What happens in the middle of an operation: a device moves bytes where the operation is at work.
 
+use core::sync::atomic::Ordering::Relaxed;
+
 use model_bus::Request;
 use model_smmuv3::Outlook;
 use portcullis::types::{Access, Iova, SourceId};
 
 use super::world::World;
+use super::{Done, Op};
 use crate::hub::{Place, Turns, locked};
+use crate::machine::held;
 use crate::oracle::{Seen, Wrong};
 use crate::promise::Promise;
 
 impl Turns for World {
-    fn turn(&self, _: Place) {
+    fn turn(&self, place: Place) {
         let (kind, bits) = (self.hub.below(8), self.hub.below(1 << 32));
         let device = usize::try_from(bits >> 8).unwrap_or(0) % self.devices.len();
         let write = bits & 1 == 0;
@@ -33,7 +37,8 @@ impl Turns for World {
                     let _refused = self.access(stale.device, 0, stale.iova, 8, write);
                 }
             }
-            _ => drop(self.bus.step()),
+            _ if place == Place::Wait && held() == 0 && !self.ending.load(Relaxed) => self.another_cpu(bits),
+            _ => self.pass(1),
         }
     }
 
@@ -52,6 +57,29 @@ impl Turns for World {
 }
 
 impl World {
+    /// Another CPU does something whole while this one waits, with no lock held that it could want.
+    fn another_cpu(&self, bits: u64) {
+        let byte = |place: u32| u8::try_from(bits >> place & 0xff).expect("a byte");
+        let (device, slot, pages) = (byte(3), byte(9), 1 + byte(14) % 4);
+        let (domain, page) = (byte(5), u16::from(byte(12)));
+        let op = match bits >> 29 & 7 {
+            0 | 1 => Op::Map { device, slot, pages, offset: 0, direction: byte(17) % 3 },
+            2 | 3 => Op::Unmap { slot },
+            4 => Op::UserMap { domain, page, pages, perms: 2, runs: 1 },
+            5 => Op::UserUnmap { domain, page, pages: 2 * pages, sync: true },
+            _ => Op::Flush { device },
+        };
+        let Some(kind) = op.kind() else { return };
+        self.nested.fetch_add(1, Relaxed);
+        let done = self.during(kind, || self.apply(&op));
+        self.hub.trace(|trace| {
+            if done != Done::Skipped {
+                trace.note(&[bits, done as u64]);
+                trace.say(|| format!("        meanwhile, on another CPU: {op:?}: {done:?}"));
+            }
+        });
+    }
+
     fn look_at_entry(&self, unit: usize, source: SourceId, iova: u64) {
         let request =
             Request { source, pasid: None, iova: Iova::new(iova), len_bytes: 4, access: Access::READ };

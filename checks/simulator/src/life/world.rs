@@ -24,7 +24,7 @@ use portcullis_lab::trace;
 use super::sva::Sharing;
 use crate::cover::Coverage;
 use crate::hub::{Hub, locked};
-use crate::machine::{DeviceSpec, Engine, Form, Pool, Root, SimPlatform, SimRegisters, Spec};
+use crate::machine::{DeviceSpec, Engine, Form, Pool, Root, SimPlatform, SimRegisters, Spec, Wire};
 use crate::options::MachineKind;
 use crate::oracle::{Gate, Ledger, SpaceId, Token, Way};
 
@@ -60,8 +60,8 @@ pub(super) struct GroupInner {
     pub(super) space: SpaceId,
     pub(super) lazy: bool,
     pub(super) ledger: Ledger,
-    /// Messages' pages, by address.
-    pub(super) doorbell: Option<u64>,
+    /// Where the doorbell's page is mapped: once for each reach that devices have.
+    pub(super) doorbells: Vec<u64>,
 }
 
 /// What a driver has given to its device.
@@ -147,6 +147,10 @@ pub(crate) struct World {
     /// How many page requests were forged, and how many had been lost when it was last looked.
     pub(super) forged: AtomicU64,
     pub(super) pages_lost: AtomicU64,
+    /// Everything is being given back: no other CPU begins anything.
+    pub(super) ending: AtomicBool,
+    /// Whether memory was left to hardware that never confirmed.
+    pub(super) lost: AtomicBool,
     /// Devices that hardware would not let go.
     pub(super) stranded: Mutex<Vec<Arc<Device<SimPlatform>>>>,
     pub(super) coverage: Mutex<Coverage>,
@@ -165,6 +169,8 @@ const RAM: u64 = 0x4000_0000;
 const HEAP_BYTES: u64 = 0x0400_0000;
 /// Pages of drivers' and users' memory.
 const POOL_PAGES: u64 = 192;
+/// Where an SMMU has its registers that is brought up in the middle of a life.
+pub(super) const SPARE_UNIT: u64 = 0x0a00_0000;
 /// Pages that firmware works in lie behind those.
 const FIRMWARE_PAGES: u64 = 8;
 /// The doorbell of all interrupts: a page of its own.
@@ -197,7 +203,7 @@ impl World {
         let bus = Bus::new(&options);
         let taken = |error: model_bus::Occupied| error.to_string();
         bus.add_doorbell("doorbell", range(DOORBELL, 0x1_0000), Arc::new(Bell)).map_err(taken)?;
-        let registers: Vec<u64> = spec.units.iter().map(|unit| unit.registers).collect();
+        let registers: Vec<u64> = spec.units.iter().map(|unit| unit.registers).chain([SPARE_UNIT]).collect();
         let hub = Hub::new(bus.clone(), &registers, lines);
         let platform = SimPlatform::new(hub.clone());
         let shared = spec.kind == MachineKind::Sva;
@@ -209,8 +215,9 @@ impl World {
         let mut gates: Vec<Arc<dyn Translator>> = Vec::new();
         let mut judge = None;
         for (index, unit) in spec.units.iter().enumerate() {
-            let fabric: Arc<dyn Fabric> = bus.clone();
-            let model = Arc::new(Model::new(unit.model.clone(), fabric, seed ^ index as u64, trace::shared(None)));
+            let fabric: Arc<dyn Fabric> = Arc::new(Wire::new(bus.clone(), hub.clone()));
+            let model =
+                Arc::new(Model::new(unit.model.clone(), fabric, seed ^ index as u64, trace::shared(None)));
             bus.add_registers("smmu", range(unit.registers, 0x2_0000), model.clone()).map_err(taken)?;
             bus.add_clocked(model.clone());
             let behind: Arc<dyn Translator> = match &set {
@@ -221,7 +228,8 @@ impl World {
             let window = platform.registers(index, range(unit.registers, 0x2_0000));
             let mut config = unit.driver.clone();
             config.cpus = set.as_ref().and_then(CpuSet::facts);
-            let driver = Smmu::probe(platform.clone(), window, config).map_err(|error| format!("probe: {error:?}"))?;
+            let driver =
+                Smmu::probe(platform.clone(), window, config).map_err(|error| format!("probe: {error:?}"))?;
             let as_core: Arc<dyn Iommu<SimPlatform>> = driver.clone();
             let unit = Arc::new(IommuUnit::new(platform.clone(), as_core));
             units.push(UnitState { model, driver, unit });
@@ -243,7 +251,7 @@ impl World {
             let members =
                 (0..spec.devices.len()).filter(|&device| spec.devices[device].group == index).collect();
             let space = hub.shadow(|shadow| shadow.add_space());
-            let inner = GroupInner { space, lazy, ledger: Ledger::default(), doorbell: None };
+            let inner = GroupInner { space, lazy, ledger: Ledger::default(), doorbells: Vec::new() };
             groups.push(GroupState { unit, group: Arc::new(group), members, inner: Mutex::new(inner) });
         }
         let devices = spec.devices.iter().enumerate().map(|(index, device)| {
@@ -256,7 +264,12 @@ impl World {
             if device.form == Form::Pcie {
                 bus.add_clocked(engine.clone());
             }
-            DeviceState { spec: device.clone(), engine, device: Mutex::new(None), bound: AtomicBool::new(false) }
+            DeviceState {
+                spec: device.clone(),
+                engine,
+                device: Mutex::new(None),
+                bound: AtomicBool::new(false),
+            }
         });
         let devices: Vec<DeviceState> = devices.collect();
         let root = Arc::new(Root(devices.iter().map(|device| device.engine.clone()).collect()));
@@ -282,6 +295,8 @@ impl World {
             sharing,
             forged: AtomicU64::new(0),
             pages_lost: AtomicU64::new(0),
+            ending: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
             stranded: Mutex::default(),
             coverage: Mutex::default(),
             steps: AtomicU64::new(0),

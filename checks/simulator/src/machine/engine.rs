@@ -6,13 +6,13 @@
 //! Not here: what it may reach (`oracle`), where it is told to go (`life`).
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use model_bus::{
-    Clocked, Downstream, Fabric, Invalidation, InvalidationDone, Outcome, PageRequest, PageResponse, Request, Stall,
-    StallState, TranslatedRequest, TranslationAnswer, TranslationRequest, Translator, Write,
+    Clocked, Downstream, Fabric, Invalidation, InvalidationDone, Outcome, PageRequest, PageResponse, Request,
+    Stall, StallState, TranslatedRequest, TranslationAnswer, TranslationRequest, Translator, Write,
 };
 use portcullis::core::sva::{DeviceSvaFacts, DeviceSwitches};
 use portcullis::types::{Access, Iova, Pa, Pasid, SourceId};
@@ -39,6 +39,8 @@ pub(crate) struct Engine {
     fabric: Arc<dyn Fabric>,
     hub: Arc<Hub>,
     ats: AtomicBool,
+    /// The operation in which it answers no invalidation any more.
+    mute: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -100,8 +102,8 @@ impl Engine {
         hub: Arc<Hub>,
     ) -> Arc<Self> {
         let sources = sources.iter().map(|&source| SourceId(source)).collect();
-        let (ats, state) = (AtomicBool::new(false), Mutex::default());
-        Arc::new(Self { sources, form, translator, fabric, hub, ats, state })
+        let (ats, mute, state) = (AtomicBool::new(false), AtomicU64::new(0), Mutex::default());
+        Arc::new(Self { sources, form, translator, fabric, hub, ats, mute, state })
     }
 
     /// What it can do.
@@ -206,7 +208,9 @@ impl Engine {
             if state.groups.len() >= 24 {
                 return None;
             }
-            let group = (0..64).map(|n| (state.next_group + n) & 0xff).find(|group| !state.groups.contains_key(group))?;
+            let group = (0..64)
+                .map(|n| (state.next_group + n) & 0xff)
+                .find(|group| !state.groups.contains_key(group))?;
             state.next_group = group + 1;
             state.groups.insert(group, Some(pasid.get()));
             group
@@ -222,7 +226,13 @@ impl Engine {
         None
     }
 
-    pub(crate) fn page_request(&self, pasid: Option<Pasid>, iova: u64, group: u16, write: bool) -> PageRequest {
+    pub(crate) fn page_request(
+        &self,
+        pasid: Option<Pasid>,
+        iova: u64,
+        group: u16,
+        write: bool,
+    ) -> PageRequest {
         PageRequest {
             source: self.sources[0],
             pasid,
@@ -279,7 +289,8 @@ impl Engine {
         }
         locked(&self.state).held.retain(|(of, _), _| *of != pasid.get());
         if self.ats_is_on() {
-            let marker = PageRequest { read: false, write: false, ..self.page_request(Some(pasid), 0, 0, false) };
+            let marker =
+                PageRequest { read: false, write: false, ..self.page_request(Some(pasid), 0, 0, false) };
             self.send(&marker);
         }
     }
@@ -287,12 +298,22 @@ impl Engine {
     /// Whether it waits for an answer, in one of its address spaces or in any.
     pub(crate) fn is_busy(&self, pasid: Option<Pasid>) -> bool {
         let stalls: Vec<(Stall, u32)> = locked(&self.state).stalls.clone();
-        let still: Vec<(Stall, u32)> =
-            stalls.into_iter().filter(|(stall, _)| self.translator.stalled(*stall) == StallState::Waiting).collect();
+        let still: Vec<(Stall, u32)> = stalls
+            .into_iter()
+            .filter(|(stall, _)| self.translator.stalled(*stall) == StallState::Waiting)
+            .collect();
         let mut state = locked(&self.state);
         state.stalls = still;
         let is_it = |of: u32| pasid.is_none_or(|pasid| pasid.get() == of);
-        state.stalls.iter().any(|(_, of)| is_it(*of)) || state.groups.values().any(|of| is_it(of.unwrap_or(u32::MAX)))
+        state.stalls.iter().any(|(_, of)| is_it(*of))
+            || state.groups.values().any(|of| is_it(of.unwrap_or(u32::MAX)))
+    }
+
+    /// As after a reset: it holds nothing, and waits for nothing.
+    pub(crate) fn reset(&self) {
+        let mut state = locked(&self.state);
+        let owed = core::mem::take(&mut state.owed);
+        *state = State { owed, ..State::default() };
     }
 
     fn answer(&self, tag: u8, times: u32) {
@@ -312,7 +333,12 @@ impl Engine {
         };
         locked(&self.state).held.retain(|key, _| !hit(key));
         let faults = &self.hub.faults;
+        // Asked again by itself it would be believed: who never answers, never does.
+        if self.mute.load(Relaxed) == self.hub.serial() {
+            return true;
+        }
         if faults.fires(FaultKind::AtcNever) {
+            self.mute.store(self.hub.serial(), Relaxed);
             return true;
         }
         if faults.fires(FaultKind::AtcSlow) {

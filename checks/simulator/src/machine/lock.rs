@@ -23,7 +23,7 @@ pub(crate) fn forget_held() {
 
 /// A lock. Taking it twice is a panic: on silicon the CPU would spin for ever.
 #[derive(Debug)]
-pub struct SimMutex(AtomicBool);
+pub(crate) struct SimMutex(AtomicBool);
 
 // SAFETY: `RawMutex` demands that a mutex that is locked cannot be locked again. `try_lock` sets the flag in one atomic step and succeeds only if it was
 // clear; `lock` succeeds only by `try_lock`, and does not return otherwise.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `spec` | what a machine is like, drawn from a seed |
 //! | `platform`, `lock` | the CPU that drivers run on |
+//! | `wire` | an SMMU's way to memory |
 //! | `engine` | devices |
 //! | `pool` | memory that drivers and users give to devices |
 
@@ -12,9 +13,11 @@ mod lock;
 pub(crate) mod platform;
 mod pool;
 mod spec;
+mod wire;
 
 pub(crate) use engine::{Engine, Form, Move, Root, Shared, Switch};
-pub(crate) use lock::forget_held;
+pub(crate) use lock::{forget_held, held};
 pub(crate) use platform::{SimPlatform, SimRegisters};
 pub(crate) use pool::Pool;
 pub(crate) use spec::{DeviceSpec, Spec};
+pub(crate) use wire::Wire;

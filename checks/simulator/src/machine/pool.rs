@@ -54,11 +54,6 @@ impl Pool {
     pub(crate) fn some(&self, pick: u64) -> u64 {
         self.first + pick % self.taken.len() as u64 * self.granule
     }
-
-    /// How many are out.
-    pub(crate) fn taken(&self) -> usize {
-        self.taken.iter().filter(|&&taken| taken).count()
-    }
 }
 
 fn index(page: u64) -> usize {

@@ -106,8 +106,6 @@ struct Space {
     arriving: Vec<Arriving>,
     /// Whole flushes that hardware was told of.
     flushes: u64,
-    /// Somebody has flipped bits of its tables: what is reached through it is nobody's promise.
-    tainted: bool,
 }
 
 /// Where a device is attached.
@@ -427,21 +425,6 @@ impl Shadow {
         leaving.iter().any(|one| one.token == token) || arriving.iter().any(|one| one.token == token)
     }
 
-    /// Whether something unmapped may still be reached in a space.
-    pub(crate) fn lingers(&self, space: SpaceId) -> bool {
-        let Space { leaving, arriving, .. } = &self.spaces[space];
-        !leaving.is_empty() || arriving.iter().any(|one| one.kept)
-    }
-
-    /// Whether anything that may still be reached by somebody lies in this memory.
-    pub(crate) fn reaches(&self, first: u64, last: u64) -> bool {
-        self.spaces.iter().any(|space| {
-            let leaving =
-                space.leaving.iter().any(|one| one.grant.pa <= last && one.grant.last_pa() >= first);
-            leaving || space.arriving.iter().any(|one| one.pa <= last && one.last_pa >= first)
-        })
-    }
-
     /// Memory goes back to the heap.
     ///
     /// # Errors
@@ -470,27 +453,16 @@ impl Shadow {
         Ok(())
     }
 
-    /// Somebody flips bits in the tables of a space.
-    pub(crate) fn taint(&mut self, space: SpaceId) {
-        self.spaces[space].tainted = true;
-    }
-
-    pub(crate) fn is_tainted(&self, space: SpaceId) -> bool {
-        self.spaces[space].tainted
-    }
-
     /// Whether an access must be let through: it is granted, and nothing changes at this moment.
     pub(crate) fn expects(&self, source: u32, iova: u64, len: u32, write: bool) -> bool {
         let Some(&device) = self.sources.get(&source) else { return false };
-        let Attachment { now: Way::Space(space), next: None, .. } = self.devices[device] else {
+        let Attachment { now: Way::Space(space), next: None, known: true } = self.devices[device] else {
             return false;
         };
         let space = &self.spaces[space];
         let grant = space.live.range(..=iova).next_back().map(|(_, grant)| *grant);
         let last = iova + (u64::from(len) - 1);
-        !space.tainted
-            && grant
-                .is_some_and(|grant| grant.last >= last && if write { grant.write } else { grant.owed_read })
+        grant.is_some_and(|grant| grant.last >= last && if write { grant.write } else { grant.owed_read })
     }
 
     /// Whether an access that a model lets through is one that somebody was granted.
@@ -515,7 +487,7 @@ impl Shadow {
 
     fn grants(&self, way: Way, seen: &Seen) -> bool {
         let Way::Space(space) = way else { return false };
-        let Space { live, leaving, arriving, tainted, .. } = &self.spaces[space];
+        let Space { live, leaving, arriving, .. } = &self.spaces[space];
         let last_pa = seen.pa + (u64::from(seen.len) - 1);
         let lives = live.range(..=seen.iova).next_back().is_some_and(|(_, grant)| grant.allows(seen));
         lives
@@ -526,7 +498,6 @@ impl Shadow {
                     && last_pa <= one.last_pa
                     && if seen.write { one.write } else { one.read }
             })
-            || *tainted
     }
 
     fn objection(&self, device: DeviceIndex, now: Way, seen: &Seen) -> Wrong {
