@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use portcullis_lab::workload::{spapr, sva, vfio};
 use portcullis_lab::{DeviceKind, MachineChoice, SvaOptions, VfioOptions, Windows, machines, workload};
+use portcullis_simulator::MachineKind;
 
 /// What the help says of exit codes.
 const EXIT_CODES: &str = "\
@@ -47,6 +48,9 @@ pub(crate) enum Command {
         #[command(flatten)]
         options: RunOptions,
     },
+    /// Live whole lives of machines, drawn from a seed, under every fault, before an oracle that holds everything against the promises.
+    #[command(after_help = EXIT_CODES)]
+    Sim(SimArguments),
     /// List the built-in machines.
     Machines,
     /// Draw a machine: IOMMUs, bridges, devices, stream ids, groups, reserved regions.
@@ -184,6 +188,29 @@ pub(crate) struct RunOptions {
     /// Show every event as it happens.
     #[arg(short, long)]
     pub(crate) verbose: bool,
+}
+
+/// How lives are to be drawn.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SimArguments {
+    /// The seed of the first life; the same seed is the same life [default: a fresh one, which is told].
+    #[arg(long, value_name = "N", value_parser = seed)]
+    pub(crate) seed: Option<u64>,
+    /// How many operations, over all lives [default: 1,000,000, or as many as the time allows].
+    #[arg(long, value_name = "N")]
+    pub(crate) steps: Option<u64>,
+    /// On which machines: any, smmuv3, sva.
+    #[arg(long, value_name = "NAME", default_value = "any")]
+    pub(crate) machine: MachineKind,
+    /// How long.
+    #[arg(long, value_name = "M")]
+    pub(crate) minutes: Option<f64>,
+    /// Nothing goes wrong.
+    #[arg(long)]
+    pub(crate) no_faults: bool,
+    /// Print the result for scripts: a JSON object on a line of its own.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// A built-in machine's name, or a path: whatever ends in `.dtb` or has a directory in it.

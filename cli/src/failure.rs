@@ -14,6 +14,13 @@ pub(crate) enum Failure {
     Run(RunError),
     /// Some workloads failed and were reported already; the code of the first.
     Reported(u8),
+    /// The simulator objected, and has shown the trace.
+    Broken {
+        /// The promise that was broken.
+        promise: &'static str,
+        /// The seed of the life.
+        seed: u64,
+    },
     /// The command line asks for what cannot be done.
     Usage(String),
     /// A file named on the command line cannot be written.
@@ -35,7 +42,7 @@ impl Failure {
             Self::Run(RunError::Refused(_)) => 4,
             Self::Usage(_) => 2,
             Self::Reported(code) => *code,
-            Self::Run(_) | Self::Output(_) => 1,
+            Self::Run(_) | Self::Broken { .. } | Self::Output(_) => 1,
         }
     }
 
@@ -56,6 +63,12 @@ impl fmt::Display for Failure {
         match self {
             Self::Run(error) => write!(f, "{error}"),
             Self::Reported(_) => f.write_str("see above"),
+            Self::Broken { promise, seed } => {
+                write!(
+                    f,
+                    "{promise} is broken in the life with seed {seed:#x}; its trace is on standard output"
+                )
+            }
             Self::Usage(what) => f.write_str(what),
             Self::Unwritable { path, error } => {
                 write!(f, "{path}: cannot be written: {error}; choose a place that can")

@@ -36,6 +36,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Some(Command::Run { workload, file, work, options }) => {
             commands::run::run(workload.as_deref(), file.as_deref(), work, &options)
         }
+        Some(Command::Sim(arguments)) => commands::sim::run(&arguments),
         Some(Command::Machines) => commands::machines::run(),
         Some(Command::Machine { machine }) => commands::machine::run(&machine),
         Some(Command::Completions { shell }) => commands::completions::run(shell),

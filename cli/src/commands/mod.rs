@@ -5,3 +5,4 @@ pub(crate) mod machine;
 pub(crate) mod machines;
 pub(crate) mod man;
 pub(crate) mod run;
+pub(crate) mod sim;
