@@ -66,20 +66,28 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             stream_ids.iter().filter_map(|&id| Some((id, self.read_ste(table.entry(id)?)))).collect();
         for (at, &(stream_id, _)) in old.iter().enumerate() {
             if let Err(error) = self.install(table, stream_id, next) {
-                return Err(self.go_back(table, &old[..=at], error));
+                return Err(self.go_back(table, &old[..=at], &old, error));
             }
         }
         Ok(())
     }
 
-    fn go_back(&self, table: &mut StreamTable<P>, old: &[(u32, Ste)], error: SyncError) -> AttachError {
+    /// Gives the streams that may have changed (`old`) their old entry back. If that is not confirmed, `all` of the device's are blocked, also those that
+    /// nobody came to: who is told that the device is blocked forgets what it was attached to.
+    fn go_back(
+        &self,
+        table: &mut StreamTable<P>,
+        old: &[(u32, Ste)],
+        all: &[(u32, Ste)],
+        error: SyncError,
+    ) -> AttachError {
         let old =
             if mutant!("refused-attach-leaves-the-first-streams") { &old[old.len() - 1..] } else { old };
         let back = |table: &mut _| old.iter().try_for_each(|(id, ste)| self.install(table, *id, ste));
         if back(table).is_ok() {
             return AttachError::Sync(error);
         }
-        for &(stream_id, _) in old {
+        for &(stream_id, _) in all {
             self.block_unconfirmed(table, stream_id);
         }
         AttachError::LeftBlocked(error)

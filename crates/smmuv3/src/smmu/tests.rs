@@ -418,3 +418,19 @@ fn what_the_driver_does_can_be_heard() {
     }
     assert!(heard.iter().all(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_')));
 }
+
+/// Found by the simulator, seed 0x85 on `smmuv3`: the second stream stayed where it was.
+#[test]
+fn a_device_that_is_left_blocked_is_so_with_every_stream() {
+    let fake = Fake::new();
+    let smmu = probe(&fake);
+    let sources = [SourceId(8), SourceId(9)];
+    smmu.add_device("two", &sources).unwrap();
+    let domains = [smmu.new_domain().unwrap(), smmu.new_domain().unwrap()];
+    smmu.attach(&sources, &Target::Domain(domains[0].clone())).unwrap();
+    fake.with(|state| state.illegal.push(Opcode::CFGI_STE));
+    let refused = smmu.attach(&sources, &Target::Domain(domains[1].clone()));
+    assert!(matches!(refused, Err(AttachError::LeftBlocked(_))));
+    // V, and Config 0b000: whatever comes is aborted.
+    assert_eq!([8, 9].map(|stream| crate::testing::ste(&fake, stream)[0]), [1, 1]);
+}
