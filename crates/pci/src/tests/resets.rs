@@ -25,6 +25,8 @@ struct Tree {
     /// How long the link is down after a reset, and then the functions are silent; in nanoseconds.
     train_ns: u64,
     silent_ns: u64,
+    /// How long the link of a port further down is down after that, above bus 3; in nanoseconds.
+    inner_ns: u64,
     /// Whether a reset reaches the functions.
     deaf: bool,
 }
@@ -37,6 +39,8 @@ struct State {
     early_ns: Vec<u64>,
     /// How long resets were held.
     held_ns: Vec<u64>,
+    /// Which addresses were moved while somebody might have reached them.
+    moved_live: Vec<(Bdf, u16)>,
 }
 
 /// Link capabilities and status of a port that says whether its link is up.
@@ -53,7 +57,7 @@ impl Tree {
         let fake = Fake::new(0);
         let port = fake.root(0x08, reporting(bridge(ROOT_PORT)).writable(0x3c, 0x0043_00ff));
         let up = fake.below(port, 0, bridge(UPSTREAM));
-        let left = fake.below(up, 0x00, bridge(DOWNSTREAM).acs(crate::fake::ACS_FULL));
+        let left = fake.below(up, 0x00, reporting(bridge(DOWNSTREAM).acs(crate::fake::ACS_FULL)));
         let a = fake.below(
             left,
             0,
@@ -67,7 +71,7 @@ impl Tree {
         );
         let now_ns = AtomicU64::new(0);
         let (state, below) = (Mutex::default(), Vec::from([up, left, a, right, b]));
-        Self { fake, now_ns, port, below, state, train_ns: 30 * MS, silent_ns: 0, deaf: false }
+        Self { fake, now_ns, port, below, state, train_ns: 30 * MS, silent_ns: 0, inner_ns: 0, deaf: false }
     }
 
     fn topology(&self) -> Topology {
@@ -125,7 +129,16 @@ impl Tree {
         if up_ns < 100 * MS {
             state.early_ns.push(up_ns);
         }
-        up_ns >= self.silent_ns
+        if at.bus() == 3 && up_ns < self.inner_ns + 100 * MS {
+            state.early_ns.push(up_ns);
+        }
+        up_ns >= self.silent_ns && (at.bus() != 3 || up_ns >= self.inner_ns)
+    }
+
+    /// Whether the link above bus 3 is up.
+    fn inner_is_up(&self, state: &State) -> bool {
+        let up = |at| self.now_ns.load(Relaxed) >= at + self.train_ns + self.inner_ns;
+        state.let_go.is_none_or(up)
     }
 }
 
@@ -135,13 +148,20 @@ impl ConfigAccess for Tree {
             return u32::MAX;
         }
         let word = self.fake.read32(at, offset);
-        let down = at == bdf(0, 1, 0) && offset == 0x50 && !self.link_is_up(&self.state.lock().unwrap());
+        let state = self.state.lock().unwrap();
+        let root = at == bdf(0, 1, 0) && !self.link_is_up(&state);
+        let inner = at == bdf(2, 0, 0) && !self.inner_is_up(&state);
+        let down = offset == 0x50 && (root || inner);
         if down { word & !0x2000_0000 } else { word }
     }
 
     fn write32(&self, at: Bdf, offset: u16, value: u32) {
         if !self.reaches(at) {
             return;
+        }
+        let moves = (0x10..0x28).contains(&offset) && self.fake.read32(at, offset) != value;
+        if moves && self.fake.read32(at, 4) & 3 != 0 {
+            self.state.lock().unwrap().moved_live.push((at, offset));
         }
         self.fake.write32(at, offset, value);
         if at == bdf(0, 1, 0) && offset == 0x3c {
@@ -220,6 +240,72 @@ fn a_link_that_stays_down_and_a_function_that_stays_silent_are_told_in_time() {
     (tree.train_ns, tree.silent_ns) = (10_000 * MS, 0);
     assert_eq!(ready(&tree), Err(ResetError::Link { port: bdf(0, 1, 0), status: 0x0043 }));
     assert!(tree.now_ns.load(Relaxed) < 10_000 * MS);
+}
+
+#[test]
+fn bridges_that_do_not_answer_are_set_up_by_what_was_known_of_them() {
+    let mut tree = Tree::new();
+    let topology = tree.topology();
+    let mut below = Below::new(&tree, &topology, 0).unwrap();
+    // The left one passes requests up, the right one does not.
+    topology.enable_bus_master(&tree, 3);
+    below.prepare(&tree);
+    tree.silent_ns = u64::MAX;
+    below.hot_reset(&tree, &tree);
+    assert!(below.await_ready(&tree, &tree).is_err());
+    // Tried again: all ones say nothing.
+    below.prepare(&tree);
+    tree.silent_ns = 0;
+    below.hot_reset(&tree, &tree);
+    below.await_ready(&tree, &tree).unwrap();
+    below.set_up(&tree, &tree).unwrap();
+    let masters = [0, 1, 3].map(|bridge| tree.fake.raw(tree.below[bridge], 4) & 4);
+    assert_eq!(masters, [4, 4, 0]);
+}
+
+#[test]
+fn what_is_behind_another_link_is_left_alone_until_that_had_its_time() {
+    let mut tree = Tree::new();
+    let topology = tree.topology();
+    let mut below = Below::new(&tree, &topology, 0).unwrap();
+    tree.inner_ns = 400 * MS;
+    below.prepare(&tree);
+    below.hot_reset(&tree, &tree);
+    below.await_ready(&tree, &tree).unwrap();
+    below.set_up(&tree, &tree).unwrap();
+    assert_eq!(tree.state.lock().unwrap().early_ns, []);
+    assert!(tree.now_ns.load(Relaxed) >= 530 * MS);
+}
+
+#[test]
+fn a_port_that_leads_to_nobody_has_no_link_to_wait_for() {
+    let tree = Tree::new();
+    // Its link is down for good.
+    let empty = bridge(DOWNSTREAM).word(0x4c, 0x0010_0043).word(0x50, 0x0043_0000);
+    tree.fake.below(tree.below[0], 0x10, empty);
+    let topology = tree.topology();
+    let mut below = Below::new(&tree, &topology, 0).unwrap();
+    assert_eq!(below.functions().count(), 6);
+    below.prepare(&tree);
+    below.hot_reset(&tree, &tree);
+    below.await_ready(&tree, &tree).unwrap();
+    assert_eq!(below.set_up(&tree, &tree), Ok(()));
+}
+
+#[test]
+fn addresses_move_while_nobody_is_reached_by_them() {
+    let mut tree = Tree::new();
+    // Nobody was reset, and all have moved since: they answer by other addresses.
+    tree.deaf = true;
+    let topology = tree.topology();
+    let below = Below::new(&tree, &topology, 0).unwrap();
+    let endpoint = tree.below[2];
+    let at = tree.fake.raw(endpoint, 0x10);
+    assert_eq!(tree.fake.raw(endpoint, 4) & 2, 2);
+    tree.fake.poke(endpoint, 0x10, at + 0x10_0000);
+    below.set_up(&tree, &tree).unwrap();
+    assert_eq!((tree.fake.raw(endpoint, 0x10), tree.fake.raw(endpoint, 4) & 2), (at, 2));
+    assert_eq!(tree.state.lock().unwrap().moved_live, []);
 }
 
 #[test]
