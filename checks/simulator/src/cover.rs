@@ -141,7 +141,9 @@ pub fn impossible(op: OpKind, fault: FaultKind) -> Option<&'static str> {
         }
         F::DmaAfterReset if op != OpKind::Reset => Some("a reset is an operation of its own"),
         F::BitFlip => Some("no operation flips bits yet"),
-        F::UserDies if op != OpKind::Die && op != OpKind::Exit => Some("a death is an operation of its own"),
+        F::UserDies if !matches!(op, OpKind::Die | OpKind::Exit | OpKind::Teardown) => {
+            Some("a death is an operation of its own")
+        }
         F::LyingFirmware if op != OpKind::Add => Some("firmware is asked when a device comes"),
         _ => None,
     }

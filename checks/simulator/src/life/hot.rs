@@ -59,11 +59,9 @@ impl World {
         let mut info = self.info(index);
         if self.hub.faults.fires(FaultKind::LyingFirmware) {
             // Firmware says that it has a source that is another's.
-            let taken = self
-                .devices
-                .iter()
-                .enumerate()
-                .find(|(other, _)| *other != index && self.device(*other).is_some());
+            let taken = self.devices.iter().enumerate().find(|(other, state)| {
+                *other != index && state.spec.unit == group.unit && self.device(*other).is_some()
+            });
             if let Some((_, other)) = taken {
                 info.sources.extend(other.engine.sources.first());
             }
