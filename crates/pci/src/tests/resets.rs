@@ -41,6 +41,8 @@ struct State {
     held_ns: Vec<u64>,
     /// Which addresses were moved while somebody might have reached them.
     moved_live: Vec<(Bdf, u16)>,
+    /// Whose device status got ones, which clear errors that nobody has seen.
+    cleared: Vec<Bdf>,
 }
 
 /// Link capabilities and status of a port that says whether its link is up.
@@ -162,6 +164,9 @@ impl ConfigAccess for Tree {
         let moves = (0x10..0x28).contains(&offset) && self.fake.read32(at, offset) != value;
         if moves && self.fake.read32(at, 4) & 3 != 0 {
             self.state.lock().unwrap().moved_live.push((at, offset));
+        }
+        if offset == 0x48 && value >> 16 != 0 {
+            self.state.lock().unwrap().cleared.push(at);
         }
         self.fake.write32(at, offset, value);
         if at == bdf(0, 1, 0) && offset == 0x3c {
@@ -306,6 +311,28 @@ fn addresses_move_while_nobody_is_reached_by_them() {
     below.set_up(&tree, &tree).unwrap();
     assert_eq!((tree.fake.raw(endpoint, 0x10), tree.fake.raw(endpoint, 4) & 2), (at, 2));
     assert_eq!(tree.state.lock().unwrap().moved_live, []);
+}
+
+#[test]
+fn errors_that_devices_have_noted_are_not_cleared() {
+    let tree = Tree::new();
+    let topology = tree.topology();
+    let below = Below::new(&tree, &topology, 0).unwrap();
+    let device = tree.below[2];
+    tree.fake.poke(device, 0x48, tree.fake.raw(device, 0x48) | 0x000f_0000);
+    below.set_up(&tree, &tree).unwrap();
+    assert_eq!(tree.state.lock().unwrap().cleared, []);
+}
+
+#[test]
+fn who_answers_or_sends_anything_was_not_reset() {
+    let tree = Tree::new();
+    let topology = tree.topology();
+    let below = Below::new(&tree, &topology, 0).unwrap();
+    for (command, reset) in [(0, true), (1, false), (2, false), (4, false), (0x540, true)] {
+        tree.fake.poke(tree.below[0], 4, command);
+        assert_eq!(below.was_reset(&tree), reset, "{command:#x}");
+    }
 }
 
 #[test]
