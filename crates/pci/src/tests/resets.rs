@@ -314,6 +314,19 @@ fn addresses_move_while_nobody_is_reached_by_them() {
 }
 
 #[test]
+fn an_endpoint_that_could_send_when_it_was_looked_at_is_set_up_silent() {
+    let tree = Tree::new();
+    let topology = tree.topology();
+    topology.enable_bus_master(&tree, 3);
+    let masters = || [1, 2].map(|function| tree.fake.raw(tree.below[function], 4) & 4);
+    assert_eq!(masters(), [4, 4]);
+    let mut below = Below::new(&tree, &topology, 0).unwrap();
+    below.prepare(&tree);
+    below.set_up(&tree, &tree).unwrap();
+    assert_eq!(masters(), [4, 0], "its bridge passes up what it will send");
+}
+
+#[test]
 fn errors_that_devices_have_noted_are_not_cleared() {
     let tree = Tree::new();
     let topology = tree.topology();
