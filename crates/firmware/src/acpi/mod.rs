@@ -5,6 +5,7 @@
 //! | `table` | the header that every table begins with |
 //! | `bytes` | reading little-endian words, and never beyond the end |
 //! | [`dmar`] | which VT-d unit is who's, and what memory firmware keeps for itself |
+//! | [`iort`] | which stream of which SMMU a device is, where its messages go, and what memory firmware keeps for it |
 //!
 //! Nothing is copied: what is read borrows the table.
 //!
@@ -13,6 +14,7 @@
 
 mod bytes;
 pub mod dmar;
+pub mod iort;
 mod table;
 
 pub use table::{Table, TableFault};

@@ -4,3 +4,4 @@ mod book;
 mod broken;
 mod builder;
 mod cover;
+mod iort;
