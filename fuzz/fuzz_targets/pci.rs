@@ -1,0 +1,6 @@
+//! `pci`: PCI configuration space. What is done and what must hold is in `checks/fuzzed`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    (portcullis_fuzzed::target("pci").expect("it is a target").run)(input);
+});

@@ -1,0 +1,6 @@
+//! `smmuv3`: the SMMUv3 model. What is done and what must hold is in `checks/fuzzed`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    (portcullis_fuzzed::target("smmuv3").expect("it is a target").run)(input);
+});

@@ -1,0 +1,6 @@
+//! `vfio`: system calls of a program. What is done and what must hold is in `checks/fuzzed`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    (portcullis_fuzzed::target("vfio").expect("it is a target").run)(input);
+});
