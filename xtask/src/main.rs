@@ -8,6 +8,7 @@
 mod bare;
 mod bench;
 mod deny;
+mod fuzz;
 mod differential;
 mod kernel;
 mod metadata;
@@ -36,6 +37,9 @@ cargo xtask COMMAND
   kernel            builds the bare-metal kernel and boots it on QEMU
       --build-only      builds it
       --toolchain WAY   `installed`: with the toolchain's own core library; `source`: with one built from source
+  fuzz [TARGET...]  looks for inputs that break what fuzzing targets hold; all of them, or those named. Wants cargo-fuzz and a nightly toolchain
+      --seconds N           so long for each; 60 if it is not said
+      --minimise            makes the corpus in the tree anew of what was found
   bench [ARG...]    the figures, each with its peer in the same run; arguments go to the benches
   stages            the stages of `test`, one to a line";
 
@@ -50,6 +54,7 @@ fn main() -> ExitCode {
         "mutants" => mutants::run(rest),
         "differential" => differential::run(rest),
         "kernel" => kernel::run(rest),
+        "fuzz" => fuzz::run(rest),
         "bench" => bench::run(rest),
         "stages" => test::list(),
         "help" | "--help" | "-h" => {
