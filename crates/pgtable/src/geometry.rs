@@ -14,6 +14,8 @@ pub struct Geometry {
     input_bits: u8,
     /// The height of the root.
     top: u8,
+    /// Whether the root takes as much memory as any other table, however few of its entries are used.
+    whole_root: bool,
 }
 
 impl Geometry {
@@ -31,7 +33,20 @@ impl Geometry {
         if top > 0 && root_bits <= concatenated_lg2 {
             top -= 1;
         }
-        if top > 5 { None } else { Some(Self { granule_lg2, input_bits, top }) }
+        if top > 5 { None } else { Some(Self { granule_lg2, input_bits, top, whole_root: false }) }
+    }
+
+    /// A tree of `levels` levels whose root is a whole table, of which addresses of `input_bits` bits may use a part, or its first entry alone.
+    ///
+    /// None if the addresses do not fit, do not fill one page, or if there are no levels or more than six.
+    pub const fn with_levels(granule_lg2: u8, input_bits: u8, levels: u8) -> Option<Self> {
+        if granule_lg2 < 12 || input_bits <= granule_lg2 || input_bits > 64 || levels == 0 || levels > 6 {
+            return None;
+        }
+        if input_bits > granule_lg2 + levels * (granule_lg2 - 3) {
+            return None;
+        }
+        Some(Self { granule_lg2, input_bits, top: levels - 1, whole_root: true })
     }
 
     /// The smallest page.
@@ -66,7 +81,7 @@ impl Geometry {
     /// How many entries a table at `height` has.
     pub const fn entries(&self, height: u8) -> u64 {
         if height == self.top {
-            1 << (self.input_bits - self.size(height).get())
+            1 << self.input_bits.saturating_sub(self.size(height).get())
         } else {
             1 << (self.granule_lg2 - 3)
         }
@@ -74,8 +89,11 @@ impl Geometry {
 
     /// The size and alignment of a table at `height`.
     pub const fn layout(&self, height: u8) -> BlockLayout {
-        let size_lg2 =
-            if height == self.top { 3 + self.input_bits - self.size(height).get() } else { self.granule_lg2 };
+        let size_lg2 = if height == self.top && !self.whole_root {
+            3 + self.input_bits - self.size(height).get()
+        } else {
+            self.granule_lg2
+        };
         BlockLayout::naturally_aligned(if size_lg2 < SMALLEST_ROOT_LG2 {
             SMALLEST_ROOT_LG2
         } else {
@@ -120,6 +138,23 @@ mod tests {
         assert_eq!(Geometry::new(12, 12, 0), None);
         assert_eq!(Geometry::new(11, 40, 0), None);
         assert_eq!(Geometry::new(12, 65, 0), None);
+    }
+
+    #[test]
+    fn a_whole_root_takes_a_whole_table_however_little_of_it_is_used() {
+        // (input, levels) -> root entries. Spec: VT-d 5.10, 11.4.2 "Capability Register", SAGAW and MGAW.
+        let cases =
+            [((39, 3), 512), ((48, 4), 512), ((57, 5), 512), ((47, 4), 256), ((39, 4), 1), ((36, 4), 1)];
+        for ((input, levels), entries) in cases {
+            let geometry = Geometry::with_levels(12, input, levels).unwrap();
+            let top = geometry.top();
+            assert_eq!((top + 1, geometry.entries(top), geometry.entries(0)), (levels, entries, 512));
+            assert_eq!(geometry.layout(top), BlockLayout::naturally_aligned(12));
+            assert_eq!(geometry.aperture().last(), Iova::new((1 << input) - 1));
+        }
+        for (input, levels) in [(40, 3), (49, 4), (12, 3), (39, 0), (39, 7)] {
+            assert_eq!(Geometry::with_levels(12, input, levels), None, "{input} {levels}");
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Page tables: one walker, many small formats.
 //!
 //! A [`PageTable`] maps and unmaps ranges of any length in one call. What an entry looks like is a [`Format`]'s business:
-//! [`arm::Stage1`] and [`arm::Stage2`] are the formats of Arm's 64-bit tables. [`tce::TceTable`] stands beside the walker, and says why.
+//! [`arm::Stage1`] and [`arm::Stage2`] are the formats of Arm's 64-bit tables, [`vtd::FirstStage`] and [`vtd::SecondStage`] those of x86 machines.
+//! [`tce::TceTable`] stands beside the walker, and says why.
 //!
 //! # Words
 //!
@@ -61,6 +62,7 @@ mod shape;
 mod table;
 pub mod tce;
 mod unmap;
+pub mod vtd;
 
 pub use error::{MapError, UnmapError};
 pub use format::{BreakBeforeMake, Format, Item, Marks};

@@ -10,7 +10,7 @@ use support::{RW, Tables, every_format, range};
 
 #[test]
 fn a_map_that_finds_no_memory_leaves_table_and_memory_as_they_were() {
-    every_format(failing_map, failing_map);
+    every_format!(failing_map);
 }
 
 fn failing_map<F: Format>(format: F) {
@@ -39,7 +39,7 @@ fn failing_map<F: Format>(format: F) {
 
 #[test]
 fn a_split_that_finds_no_memory_leaves_table_and_memory_as_they_were() {
-    every_format(failing_split, failing_split);
+    every_format!(failing_split);
 }
 
 fn failing_split<F: Format>(format: F) {

@@ -32,7 +32,7 @@ fn watch(tables: &Tables, walker: Walker, probes: Vec<(u64, Option<u64>, Option<
 
 #[test]
 fn what_is_being_mapped_goes_nowhere_or_where_it_should_and_the_rest_stays() {
-    every_format(mapping, mapping);
+    every_format!(mapping);
 }
 
 fn mapping<F: Format>(format: F) {
@@ -58,7 +58,7 @@ fn mapping<F: Format>(format: F) {
 
 #[test]
 fn what_stays_mapped_is_mapped_at_every_store_of_an_unmap() {
-    every_format(splitting, splitting);
+    every_format!(splitting);
 }
 
 /// Unmaps pieces of the largest block and of contiguous runs.

@@ -1,11 +1,18 @@
 //! Table memory that hands out each address once, fails on demand, and shows what hardware may see; and a walker of its own.
-#![allow(dead_code, clippy::allow_attributes, reason = "each test file uses its part of this")]
+#![allow(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    clippy::allow_attributes,
+    reason = "each test file uses its part of this"
+)]
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 
 use portcullis_hal::{Barriers, BlockLayout, TableMemory};
-use portcullis_pgtable::arm::{Config, Stage1, Stage2};
+use portcullis_pgtable::arm::Config;
+use portcullis_pgtable::vtd::{FirstConfig, SecondConfig};
 use portcullis_pgtable::{BreakBeforeMake, Format, Geometry, Item};
 use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Perms, Prot, SizeLg2};
 
@@ -205,13 +212,22 @@ enum OutputBits {
     Plain,
     High12,
     High8,
+    X86 {
+        /// The bits of which one says that an entry is present.
+        present: u64,
+    },
 }
 
 impl Walker {
     pub(crate) fn new(format: &impl Format, root: Pa) -> Self {
         let geometry = format.geometry();
         let granule = u32::from(geometry.granule().get());
+        // What a table's entry says: an Arm table, a second-stage one (R, W), a first-stage one (P, R/W, U/S).
         let kind = match (granule, format.counting_bits()) {
+            _ if format.contiguous_bit() == 0 => {
+                let first_stage = format.table(Pa::new(0)) & 1 << 2 != 0;
+                OutputBits::X86 { present: if first_stage { 1 } else { 3 } }
+            }
             (16, _) => OutputBits::High12,
             (_, 50) => OutputBits::High8,
             _ => OutputBits::Plain,
@@ -227,15 +243,20 @@ impl Walker {
             let shift = self.granule + height * (self.granule - 3);
             let entries = if height == self.levels { self.root_entries } else { 1 << (self.granule - 3) };
             let word = load(table + 8 * ((iova >> shift) % entries));
-            if word & 1 == 0 {
+            let (present, leaf) = match self.kind {
+                OutputBits::X86 { present } => (word & present != 0, word & 1 << 7 != 0),
+                _ => (word & 1 != 0, word & 2 == 0),
+            };
+            if !present {
                 return None;
             }
-            let leaf = height == 0 || word & 2 == 0;
+            let leaf = height == 0 || leaf;
             let low = if leaf { shift } else { self.granule };
             let field = |top: u32| word & ((1 << top) - 1) & !((1 << low) - 1);
             let output = match self.kind {
                 OutputBits::Plain => field(48),
                 OutputBits::High12 => field(48) | (word >> 12 & 0xf) << 48,
+                OutputBits::X86 { .. } => field(52),
                 OutputBits::High8 => field(50) | (word >> 8 & 3) << 50,
             };
             if leaf {
@@ -282,13 +303,58 @@ pub(crate) fn configs() -> Vec<Config> {
     configs
 }
 
-/// Runs a test for both stages of every configuration.
-pub(crate) fn every_format(stage1: fn(Stage1), stage2: fn(Stage2)) {
-    for config in configs() {
-        stage1(Stage1::new(config).unwrap());
-        stage2(Stage2::new(config).unwrap());
+/// Every number of levels, with as many bits of input as they have, with fewer, and with so few that one entry of the root is used; and the kinds of
+/// hardware.
+pub(crate) fn second_configs() -> Vec<SecondConfig> {
+    let mut configs = Vec::new();
+    for (levels, input_bits, output_bits) in [
+        (3, 39, 40),
+        (3, 32, 36),
+        (4, 48, 46),
+        (4, 46, 52),
+        (4, 39, 39),
+        (4, 36, 48),
+        (5, 57, 52),
+        (5, 48, 32),
+    ] {
+        configs.push(SecondConfig { input_bits, output_bits, ..SecondConfig::new(levels) });
     }
+    configs.push(SecondConfig { snoop: true, accessed_dirty: true, ..SecondConfig::new(4) });
+    configs.push(SecondConfig { coherent: false, input_bits: 46, ..SecondConfig::new(4) });
+    let small = PageSizes::default().with(SizeLg2::MIB_2);
+    configs.push(SecondConfig { page_sizes: small, ..SecondConfig::new(3) });
+    configs
 }
+
+/// Both numbers of levels, and the kinds of hardware.
+pub(crate) fn first_configs() -> Vec<FirstConfig> {
+    let mut configs = Vec::new();
+    for levels in [4, 5] {
+        configs.push(FirstConfig::new(levels));
+        configs.push(FirstConfig { output_bits: 52, extended_accessed: true, ..FirstConfig::new(levels) });
+    }
+    configs.push(FirstConfig { coherent: false, output_bits: 39, ..FirstConfig::new(4) });
+    let small = PageSizes::default().with(SizeLg2::MIB_2);
+    configs.push(FirstConfig { page_sizes: small, ..FirstConfig::new(4) });
+    configs
+}
+
+/// Runs a generic test for every format in every configuration.
+macro_rules! every_format {
+    ($test:ident $($argument:tt)*) => {
+        for config in support::configs() {
+            $test(portcullis_pgtable::arm::Stage1::new(config).unwrap() $($argument)*);
+            $test(portcullis_pgtable::arm::Stage2::new(config).unwrap() $($argument)*);
+        }
+        for config in support::second_configs() {
+            $test(portcullis_pgtable::vtd::SecondStage::new(config).unwrap() $($argument)*);
+        }
+        for config in support::first_configs() {
+            $test(portcullis_pgtable::vtd::FirstStage::new(config).unwrap() $($argument)*);
+        }
+    };
+}
+pub(crate) use every_format;
 
 pub(crate) fn range(first: u64, len: u64) -> IovaRange {
     IovaRange::new(Iova::new(first), len).unwrap()
