@@ -8,8 +8,8 @@
 mod bare;
 mod bench;
 mod deny;
-mod fuzz;
 mod differential;
+mod fuzz;
 mod kernel;
 mod metadata;
 mod mutants;
