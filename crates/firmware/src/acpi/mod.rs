@@ -6,6 +6,7 @@
 //! | `bytes` | reading little-endian words, and never beyond the end |
 //! | [`dmar`] | which VT-d unit is who's, and what memory firmware keeps for itself |
 //! | [`iort`] | which stream of which SMMU a device is, where its messages go, and what memory firmware keeps for it |
+//! | [`mcfg`] | where PCI configuration space is in memory |
 //!
 //! Nothing is copied: what is read borrows the table.
 //!
@@ -15,6 +16,7 @@
 mod bytes;
 pub mod dmar;
 pub mod iort;
+pub mod mcfg;
 mod table;
 
 pub use table::{Table, TableFault};

@@ -5,3 +5,4 @@ mod broken;
 mod builder;
 mod cover;
 mod iort;
+mod mcfg;
