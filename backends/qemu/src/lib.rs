@@ -48,6 +48,7 @@ mod find;
 mod machine;
 mod options;
 mod platform;
+pub mod powernv8;
 mod process;
 mod qtest;
 mod ram;

@@ -256,6 +256,19 @@ mod on_qemu {
     }
 
     #[test]
+    fn a_power_machines_bridge_answers_once_firmwares_part_is_done() {
+        use crate::powernv8::{REGISTERS, bring_up};
+        for qemu in qemus(Arch::Ppc64) {
+            let machine = qemu.start(&MachineOptions::powernv8("").ram_mib(1024)).unwrap();
+            // Its version register: that of a POWER8.
+            let version = || machine.load(Pa::new(REGISTERS + 0x800), Width::Bits64).unwrap();
+            assert_ne!(version(), 0xa3_0000_0005);
+            bring_up(&machine).unwrap();
+            assert_eq!(version(), 0xa3_0000_0005);
+        }
+    }
+
+    #[test]
     fn a_pc_comes_up_with_its_cpu_halted() {
         for qemu in qemus(Arch::X86_64) {
             let machine = qemu.start(&MachineOptions::q35("").device("intel-iommu")).unwrap();
