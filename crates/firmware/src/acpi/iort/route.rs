@@ -45,6 +45,7 @@ pub enum Dma {
     /// Two mappings claim it, at these places of the table. It is covered by neither.
     ///
     /// Choice: the book lets no id be in two mappings. To take the first would put the device behind an SMMU, or a stream, where its accesses may not arrive.
+    /// Observed: QEMU 7.2 writes one id too many, the number of them where one less should be; Linux 6.1, iort_id_map, then takes the mapping that begins with the id.
     Disputed(usize, usize),
     /// What claims it was left out: for this reason.
     Broken(IortError),

@@ -64,8 +64,8 @@ fn lengths_and_lists_that_do_not_fit_are_errors_with_their_place() {
     assert_eq!(refused(&[(73, 64)]), at(72, IortFault::Length(64)));
     assert_eq!(refused(&[(80, 2)]), at(72, IortFault::Truncated), "a mapping beyond the end");
     assert_eq!(refused(&[(84, 64)]), at(72, IortFault::ListOffset(64)), "mappings over fields");
-    assert_eq!(refused(&[(161, 57)]), at(160, IortFault::Truncated));
-    assert_eq!(refused(&[(36, 4)]), at(216, IortFault::Truncated), "a node too many");
+    assert_eq!(refused(&[(161, 77)]), at(160, IortFault::Truncated));
+    assert_eq!(refused(&[(36, 4)]), at(236, IortFault::Truncated), "a node too many");
     let mut v2 = smmu_v2(SMMU, 0x1_0000, &[]);
     v2[44] = 200;
     assert_eq!(Iort::read(&table(&[v2])).unwrap_err(), at(48, IortFault::Truncated));
