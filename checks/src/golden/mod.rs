@@ -13,6 +13,7 @@ pub mod ioda2;
 pub mod scenes;
 pub mod smmuv3;
 pub mod vmsa;
+pub mod vtd;
 
 pub use accessor::{Accessor, Bits, hold};
 
