@@ -16,7 +16,7 @@ pub enum MachineChoice {
     Name(String),
     /// One that a flattened device tree describes.
     Dtb(PathBuf),
-    /// QEMU's `virt`: hardware that is no model of ours. Only [`run`](crate::run()) can do with it.
+    /// QEMU's `virt`, for `spapr` its `powernv8`: hardware that is no model of ours. Only [`run`](crate::run()) can do with it.
     Qemu,
 }
 

@@ -135,19 +135,22 @@ fn run_on_qemu(request: &RunRequest, workload: &'static str) -> Result<Report, R
         tamper: None,
         progress: request.progress.as_deref(),
     };
-    if !workload::on_qemu().contains(&workload) {
-        let why = "it does not run on QEMU's hardware";
-        return Err(RunError::refused(workload, why, "leave out `--on qemu` to run it on models"));
-    }
-    if request.sva.kill {
+    if request.sva.kill && workload == sva::NAME {
         let why = "on QEMU the process that shares its memory exits in every run, with the disk attached";
         return Err(RunError::refused(workload, why, "leave out `--kill`"));
     }
-    let qemu = qemu::find()?;
+    let is_power8 = workload == spapr::NAME;
+    let qemu = if is_power8 { qemu::find_power8()? } else { qemu::find()? };
     let mut not_shown = qemu::NOT_SHOWN.to_vec();
     let (counters, digest, elapsed_ns) = match workload {
         vfio::NAME => {
             let outcome = vfio::run_on_qemu(&qemu, &job, request.vfio.kill)?;
+            (outcome.counters, outcome.digest, outcome.elapsed_ns)
+        }
+        spapr::NAME => {
+            not_shown.extend(qemu::NOT_SHOWN_OF_PHB3);
+            let VfioOptions { windows, kill, .. } = request.vfio;
+            let outcome = spapr::run_on_qemu(&qemu, &job, windows, kill)?;
             (outcome.counters, outcome.digest, outcome.elapsed_ns)
         }
         sva::NAME => {
@@ -161,7 +164,7 @@ fn run_on_qemu(request: &RunRequest, workload: &'static str) -> Result<Report, R
         }
     };
     Ok(Report {
-        machine: format!("virt of {qemu}"),
+        machine: format!("{} of {qemu}", if is_power8 { "powernv8" } else { "virt" }),
         workload,
         seed: request.seed,
         input: input.name(),

@@ -11,7 +11,7 @@ mod on_qemu {
     use portcullis_lab::platform::{Barrier, Tamper};
     use portcullis_lab::tamper::Hands;
     use portcullis_lab::trace;
-    use portcullis_lab::workload::{dma, sva, vfio};
+    use portcullis_lab::workload::{dma, spapr, sva, vfio};
     use portcullis_qemu::testing::qemus;
     use portcullis_qemu::{Arch, Qemu};
 
@@ -34,6 +34,38 @@ mod on_qemu {
             assert!(counters.maps > 0 && counters.maps == counters.unmaps, "{counters:?}");
             assert!(counters.interrupts > 0 && counters.register_accesses > 0, "{counters:?}");
             assert!(counters.probes > 100 && counters.probes == counters.probes_blocked, "{counters:?}");
+        }
+    }
+
+    #[test]
+    fn a_disk_is_read_through_a_phb3_that_is_not_ours() {
+        for qemu in qemus(Arch::Ppc64) {
+            let input = Input::Sample.open().unwrap();
+            let outcome = dma_with(&qemu, &input, None).unwrap();
+            assert_eq!(outcome.digest, input.measure().digest);
+            let counters = outcome.counters;
+            assert!(counters.maps > 0 && counters.maps == counters.unmaps, "{counters:?}");
+            assert!(counters.interrupts > 0 && counters.register_accesses > 0, "{counters:?}");
+            assert!(counters.probes > 100 && counters.probes == counters.probes_blocked, "{counters:?}");
+        }
+    }
+
+    #[test]
+    fn a_user_makes_windows_of_every_shape_in_a_phb3_that_is_not_ours_and_gives_the_disk_back_or_dies() {
+        for qemu in qemus(Arch::Ppc64) {
+            let input = Input::Sample.open().unwrap();
+            for kill in [false, true] {
+                let sink = trace::shared(None);
+                let job = Job { input: &input, seed: 1, sink, tamper: None, progress: None };
+                let outcome = spapr::run_on_qemu(&qemu, &job, spapr::Windows::default(), kill).unwrap();
+                assert_eq!(outcome.digest, input.measure().digest);
+                let counters = outcome.counters;
+                assert!(counters.probes > 100 && counters.probes == counters.probes_blocked, "{counters:?}");
+                let spapr = counters.spapr.unwrap();
+                if !kill {
+                    assert_eq!((spapr.reads, spapr.shapes, spapr.reached), (3, 7, 14));
+                }
+            }
         }
     }
 
@@ -96,6 +128,28 @@ mod on_qemu {
             // The disk wrote to where it had once been led, or reaches what was unmapped.
             let told = error.to_string();
             assert!(told.contains("isolation") || told.contains("the bytes that were read differ"), "{told}");
+        }
+    }
+
+    /// Leaves every TCE as it is that was to be taken away. A TCE is big-endian, with its two permissions in its lowest bits; memory is given out from 512 MiB to 1 GiB.
+    struct TcesThatStay;
+
+    impl Tamper for TcesThatStay {
+        fn store(&self, hands: Hands<'_>, at: Pa, word: u64) {
+            let before = hands.load(at).swap_bytes();
+            let leads = before & 3 != 0 && (0x2000_0000..0x4000_0000).contains(&(before & !0xfff));
+            if word != 0 || !leads {
+                hands.store(at, word);
+            }
+        }
+    }
+
+    #[test]
+    fn a_driver_that_leaves_tces_in_place_gets_caught_by_the_disk() {
+        for qemu in qemus(Arch::Ppc64) {
+            let input = Input::Sample.open().unwrap();
+            let told = dma_with(&qemu, &input, Some(Arc::new(TcesThatStay))).unwrap_err().to_string();
+            assert!(told.contains("isolation") && told.contains("let through"), "{told}");
         }
     }
 

@@ -119,9 +119,14 @@ impl Interrupts {
         Self { words, controllers: Mutex::new(controllers), state: Mutex::default() }
     }
 
-    /// How many messages arrived as words of memory.
-    pub fn words_taken(&self) -> u64 {
-        self.words.as_ref().map_or(0, |words| words.taken())
+    /// How many messages were taken, where no model counts them: as words of memory, and from host bridges.
+    pub fn taken(&self) -> u64 {
+        let of_bridge = |controller: &Controller| match controller {
+            Controller::Bridge(messages) => messages.taken(),
+            Controller::Its(..) | Controller::Memory(_) => 0,
+        };
+        let of_bridges: u64 = self.controllers().iter().flatten().map(of_bridge).sum();
+        self.words.as_ref().map_or(0, |words| words.taken()) + of_bridges
     }
 
     /// No device sends any more.

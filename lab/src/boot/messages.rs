@@ -5,17 +5,18 @@
 //! cleared by mistake; and if Q is set by then, the interrupt is sent once more.
 //!
 //! Observed: skiboot hw/phb3.c, `phb3_pci_msi_eoi`, `phb3_pci_msi_check_q`, `phb3_msi_set_xive`, `phb3_get_msi_64`; include/phb3-regs.h.
-//! Choice: the server of all is CPU 0, whose presentation controller is the lab: it takes what the model presents.
+//! Choice: all are served by one CPU (`presenter`).
 //! Not here: lines (LSIs).
 
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use model_ioda2 as model;
 use portcullis::hal::{Barriers, BlockLayout, Registers, TableMemory};
 use portcullis::ioda2::{NOBODY, Phb3};
 use portcullis::types::{Pa, SourceId};
 
+use super::presenter::Presenter;
 use crate::platform::{LabPlatform, RegisterWindow};
 
 const IVT_BAR: usize = 0x150;
@@ -34,6 +35,8 @@ const STRIDE: u64 = 128;
 /// The table: 2048 entries of 128 bytes.
 const TABLE: BlockLayout = BlockLayout::naturally_aligned(18);
 
+/// PPC bits 8 to 23 of an entry: a CPU's number, and two bits more.
+const SERVER_SHIFT: u32 = 42;
 /// PPC bits 24 to 31 of an entry.
 const PRIORITY_SHIFT: u32 = 32;
 const MASKED: u64 = 0xff;
@@ -67,9 +70,10 @@ const DATA_BITS: u16 = 0x1f;
 pub struct Messages {
     platform: Arc<LabPlatform>,
     registers: RegisterWindow,
-    model: Arc<model::Phb3>,
+    presenter: Presenter,
     driver: Arc<Phb3<LabPlatform, RegisterWindow>>,
     state: Mutex<State>,
+    taken: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -94,7 +98,7 @@ impl Messages {
     pub(super) fn new(
         platform: Arc<LabPlatform>,
         registers: RegisterWindow,
-        model: Arc<model::Phb3>,
+        presenter: Presenter,
         driver: Arc<Phb3<LabPlatform, RegisterWindow>>,
     ) -> Option<Arc<Self>> {
         let ivt = platform.alloc(TABLE)?;
@@ -103,7 +107,8 @@ impl Messages {
         registers.write64(IVT_BAR, ivt.get() | u64::from(ENTRIES) | ENABLE);
         let (sources, numbers, arrived) = Default::default();
         let state = Mutex::new(State { ivt: Some(ivt), sources, numbers, arrived });
-        Some(Arc::new(Self { platform, registers, model, driver, state }))
+        presenter.open(&platform);
+        Some(Arc::new(Self { platform, registers, presenter, driver, state, taken: AtomicU64::new(0) }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -124,7 +129,8 @@ impl Messages {
         let source = known.or_else(|| free(&state)).ok_or("all messages of the host bridge are in use")?;
         state.sources.insert((device, event), source);
         state.numbers.insert(source, number);
-        self.set(ivt, source, PRIORITY << PRIORITY_SHIFT | u64::from(pe));
+        let server = u64::from(self.presenter.server()) << SERVER_SHIFT;
+        self.set(ivt, source, server | PRIORITY << PRIORITY_SHIFT | u64::from(pe));
         let address = MSI64 | u64::from(source & !DATA_BITS) << 4;
         Ok((Pa::new(address), u32::from(source & DATA_BITS)))
     }
@@ -142,13 +148,20 @@ impl Messages {
     /// The next interrupt that has arrived, ended.
     pub(super) fn take_pending(&self) -> Option<u32> {
         let mut state = self.state();
-        for interrupt in self.model.take_interrupts() {
+        for presented in self.presenter.take(&self.platform) {
             let Some(ivt) = state.ivt else { break };
-            self.end(ivt, interrupt.source);
-            let number = state.numbers.get(&interrupt.source).copied();
+            self.taken.fetch_add(1, Relaxed);
+            self.end(ivt, presented.source);
+            self.presenter.end(&self.platform, presented);
+            let number = state.numbers.get(&presented.source).copied();
             state.arrived.extend(number);
         }
         state.arrived.pop_front()
+    }
+
+    /// How many interrupts were taken.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken.load(Relaxed)
     }
 
     /// The bridge has no table any more.

@@ -9,7 +9,7 @@
 //! | `cpus` | what all CPUs can do, and the kernel's choices |
 //! | `drivers` | drivers that are bound |
 //! | `irq` | interrupts that are messages |
-//! | `messages` | those of a PHB3 |
+//! | `messages`, `presenter` | those of a PHB3 |
 //! | `words` | those that are words of memory |
 //! | `unit` | an IOMMU |
 //! | `smmu`, `phb3` | what its kind needs |
@@ -27,6 +27,7 @@ mod irq;
 mod messages;
 mod pci;
 mod phb3;
+mod presenter;
 mod sharing;
 mod slot;
 mod smmu;
@@ -54,8 +55,10 @@ pub use pci::{Endpoint, HostBridge};
 pub use sharing::{Sharer, Why, why};
 pub use unit::{Hardware, OwnLines, Unit};
 
+use self::presenter::Presenter;
 use crate::error::RunError;
 use crate::machine::Machine;
+use crate::machine::qemu::Icp;
 use crate::platform::{LabPlatform, Tamper};
 use crate::trace::SharedSink;
 
@@ -104,6 +107,8 @@ pub struct BootRequest<'a> {
     pub itses: Vec<(Pa, Arc<Its>)>,
     /// The machine's PHB3s, by the addresses of their registers.
     pub phbs: Vec<(Pa, Arc<model_ioda2::Phb3>)>,
+    /// Who presents the interrupts of a PHB3 that is no model, by the address of its registers.
+    pub icp: Option<(Pa, Icp)>,
     /// Whether messages are words of memory, where no model takes them.
     pub words: bool,
     /// Whether the kernel's devices may go around a PHB3's translation, by its window 1.
@@ -127,6 +132,7 @@ impl<'a> BootRequest<'a> {
             bus: &machine.bus,
             itses: machine.interrupt_controllers(),
             phbs: machine.bridges(),
+            icp: machine.qemu.as_ref().and_then(|behind| behind.icp),
             words: machine.qemu.is_some(),
             bypass: false,
             cpus: CpuSet { cpus: machine.cpus.clone(), page: machine.spec.page },
@@ -153,7 +159,9 @@ impl System {
         let words = request.words.then(|| Arc::new(words::MemoryWords::new(platform.clone())));
         let interrupts = Arc::new(Interrupts::new(&firmware, request.itses, words));
         let cpu_facts = request.cpus.facts();
-        let chip = phb3::Chip { bridges: request.phbs, bypass: request.bypass };
+        let models = request.phbs.into_iter().map(|(at, model)| (at, Presenter::Model(model)));
+        let others = request.icp.into_iter().map(|(at, icp)| (at, Presenter::Icp(icp)));
+        let chip = phb3::Chip { bridges: models.chain(others).collect(), bypass: request.bypass };
         let mut system = Self {
             platform,
             firmware,

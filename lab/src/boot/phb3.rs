@@ -1,6 +1,7 @@
 //! Bringing up a PHB3: what firmware (OPAL) does for a kernel on POWER8, then the driver, then interrupts.
 //!
-//! Firmware's part is the control register and configuration space; the rest of it, the chip's side and the link, the model has out of reset.
+//! Firmware's part is the control register and configuration space; the rest of it, the chip's side and the link, the model has out of reset, and QEMU's machine when it is started
+//! (`machine::qemu`).
 //!
 //! Observed: skiboot hw/phb3.c, `phb3_init_hw` (Init_87), `phb3_pcicfg_read32`.
 //! After enumeration the bridge is told which segments of M32 hold whose registers, and how devices are reset (`slot`).
@@ -10,7 +11,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use model_ioda2 as model;
 use portcullis::core::iommu::Iommu;
 use portcullis::core::iopf::FaultQueue;
 use portcullis::core::sva::SvaUnit;
@@ -24,6 +24,7 @@ use portcullis::types::{Pa, SourceId};
 use super::System;
 use super::messages::Messages;
 use super::pci::HostBridge;
+use super::presenter::Presenter;
 use super::slot::BusSlot;
 use super::unit::{Hardware, Unit};
 use crate::error::RunError;
@@ -42,7 +43,7 @@ const CONTROL_BYPASS_32: u64 = 0x0010_0000_0000_0000;
 #[derive(Debug, Default)]
 pub(super) struct Chip {
     /// Who presents interrupts, by the addresses of the bridges' registers.
-    pub(super) bridges: Vec<(Pa, Arc<model::Phb3>)>,
+    pub(super) bridges: Vec<(Pa, Presenter)>,
     /// Whether the kernel's devices may go around translation.
     pub(super) bypass: bool,
 }
@@ -61,7 +62,7 @@ pub(super) fn bring_up(system: &System, chip: &Chip, index: usize) -> Result<Uni
         return Err(RunError::bad_input(&node.path, what, "correct the tree, or name a built-in machine"));
     }
     let found = chip.bridges.iter().find(|(at, _)| *at == own.registers.first());
-    let (_, model) = found.ok_or_else(|| {
+    let (_, presenter) = found.ok_or_else(|| {
         RunError::refused(&node.path, "the lab has no model there", "name a built-in machine")
     })?;
     let registers = platform.registers(own.registers);
@@ -78,7 +79,7 @@ pub(super) fn bring_up(system: &System, chip: &Chip, index: usize) -> Result<Uni
     let wrong = |what: String| RunError::wrong(&node.path, what, "run with -v to see its registers");
     let phb = Phb3::probe(platform.clone(), registers.clone(), config)
         .map_err(|error| wrong(format!("probing the PHB3 failed: {error}")))?;
-    let messages = Messages::new(platform.clone(), registers, model.clone(), phb.clone())
+    let messages = Messages::new(platform.clone(), registers, presenter.clone(), phb.clone())
         .ok_or_else(|| wrong("no memory for the table of its interrupts".into()))?;
     interrupts.add_bridge(&node.path, &messages, firmware);
     let driver: Arc<dyn Iommu<_>> = phb.clone();

@@ -46,5 +46,5 @@ pub(super) fn add_driver_counters(counters: &mut Counters, witness: &Witness, sy
     counters.commands = witness.commands("");
     counters.syncs = witness.commands("CMD_SYNC");
     counters.invalidations = witness.commands("TLBI") + witness.commands("CFGI");
-    counters.interrupts = system.interrupts.words_taken();
+    counters.interrupts = system.interrupts.taken();
 }

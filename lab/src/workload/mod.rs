@@ -23,7 +23,7 @@ pub fn unnamed() -> Vec<&'static str> {
     vec![dma::NAME, sva::NAME, vfio::NAME]
 }
 
-/// The workloads that QEMU's hardware can do.
+/// The workloads that a run without a name does on QEMU's hardware: those of its `virt`. By its name every workload runs there.
 pub fn on_qemu() -> Vec<&'static str> {
     vec![dma::NAME, sva::NAME, vfio::NAME]
 }

@@ -7,6 +7,11 @@
 //! Once the disk is detached no queue can be reached any more, which is what is tried then ([`Detached`]): the disk is told that its queue is at the
 //! address, and fetches a command from there.
 //!
+//! That is also what is tried, at any time, where an IOMMU keeps no records: a disk that cannot fetch a command, or post a completion, gives up, and says so. And a page from which
+//! it fetches one and into which it posts the completion is reached both ways ([`Detached::answers`]).
+//!
+//! Observed: QEMU 7.2 and 11.1, hw/nvme/ctrl.c, `nvme_process_sq`, `nvme_post_cqes`.
+//!
 //! Spec: NVMe Base 2.0, 3.1.3 "Controller Properties"; 5.15 "Get Features command"; 5.27 "Set Features command"; 5.27.1.10 "Timestamp (Feature
 //! Identifier 0Eh)"; 3.3.3.1 "Submission Queue Entry".
 //! Not here: judging (`proof`).
@@ -28,6 +33,8 @@ use crate::platform::{LabPlatform, RegisterWindow};
 const DRIVER: &str = "nvme-prober";
 /// A limit for one command, and for the controller's own changes of state.
 const LIMIT_NS: u64 = 5_000_000_000;
+/// A limit for an answer, one way or the other.
+const ANSWER_LIMIT_NS: u64 = 2_000_000_000;
 /// How long something is waited for that is not to come.
 const SILENCE_NS: u64 = 20_000_000;
 
@@ -49,6 +56,8 @@ const ENTRIES: u32 = 16;
 const SET_FEATURES: u32 = 0x09;
 const GET_FEATURES: u32 = 0x0a;
 const TIMESTAMP: u32 = 0x0e;
+/// Without data. Spec: NVMe Base 2.0, 5.27.1.5 "Number of Queues (Feature Identifier 07h)".
+const QUEUE_COUNT: u32 = 0x07;
 
 /// In the prober's memory: the submission queue, the completion queue, and a page for tries that must work.
 const COMPLETIONS: u64 = 0x1000;
@@ -137,6 +146,24 @@ impl Prober {
         // The 8 bytes that `at` is among.
         let at = at.align_down(8);
         self.queue(|queue| queue.command(access, at).map(drop))
+    }
+
+    /// One access, by the queues' own entries. Answers whether the disk says that it failed.
+    ///
+    /// # Errors
+    ///
+    /// [`RunError::Wrong`]: the disk does not do what it is told.
+    pub(super) fn is_refused(&self, at: Iova, access: Access) -> Result<bool, RunError> {
+        if access != Access::WRITE {
+            return self.detached.is_refused(at);
+        }
+        let base = self.queue(|queue| {
+            let memory = queue.memory.as_ref().ok_or("it has no memory")?;
+            queue.platform.write(memory.pa(), &command(0));
+            queue.platform.write_barrier();
+            Ok(memory.iova())
+        })?;
+        Ok(self.detached.one_command(base, at, &mut || Ok(false))?.is_none())
     }
 
     /// A try of an address that is mapped moves bytes, both ways: without that, tries that are refused would say nothing.
@@ -235,6 +262,20 @@ impl Queue {
     }
 }
 
+/// A command that changes nothing and has no data, as it lies in a submission queue.
+pub(super) fn command(id: u16) -> [u8; 64] {
+    let mut entry = [0; 64];
+    entry[..4].copy_from_slice(&(GET_FEATURES | u32::from(id) << 16).to_le_bytes());
+    entry[40..44].copy_from_slice(&QUEUE_COUNT.to_le_bytes());
+    entry
+}
+
+/// Where the last word of a completion lies, in which the command's id is with its status, and what it is of the first command in a new queue.
+pub(super) const ANSWER: u64 = 12;
+pub(super) fn answer(id: u16) -> u32 {
+    1 << 16 | u32::from(id)
+}
+
 fn disable(platform: &LabPlatform, registers: &RegisterWindow) -> Result<(), String> {
     registers.write32(CC, 0);
     let ready = wait_for(platform, LIMIT_NS, || (registers.read32(CSTS) & CSTS_RDY == 0).then_some(()));
@@ -267,6 +308,58 @@ pub(super) struct Detached {
 impl Detached {
     fn bus_master(&self, on: bool) {
         set_bus_master(&*self.config, self.at, on);
+    }
+
+    /// Whether the disk says that it cannot fetch a command from `at`.
+    ///
+    /// # Errors
+    ///
+    /// Here and below: [`RunError::Wrong`], the disk does not do what it is told.
+    pub(super) fn is_refused(&self, at: Iova) -> Result<bool, RunError> {
+        Ok(self.one_command(at, at, &mut || Ok(false))?.is_none())
+    }
+
+    /// The disk takes a command from the page at `at` and posts its completion there. Answers whether it did, as `is_there` sees it.
+    pub(super) fn answers(
+        &self,
+        at: Iova,
+        is_there: &mut dyn FnMut() -> Result<bool, RunError>,
+    ) -> Result<bool, RunError> {
+        Ok(self.one_command(at, at, is_there)? == Some(true))
+    }
+
+    /// The disk takes a command from one page and posts its completion to another. Answers whether it came, as `is_there` sees it; none if the disk says that it
+    /// failed.
+    fn one_command(
+        &self,
+        from: Iova,
+        to: Iova,
+        is_there: &mut dyn FnMut() -> Result<bool, RunError>,
+    ) -> Result<Option<bool>, RunError> {
+        let wrong =
+            |what: String| RunError::wrong("the disk", format!("trying addresses: {what}"), TRY_VERBOSE);
+        let [from, to] = [from, to].map(|at| at.align_down(0x1000).get());
+        self.bus_master(true);
+        let begun = disable(&self.platform, &self.registers)
+            .and_then(|()| enable(&self.platform, &self.registers, from, to));
+        let ended = begun.map(|()| {
+            self.registers.write32(SUBMISSION_TAIL, 1);
+            wait_for(&*self.platform, ANSWER_LIMIT_NS, || {
+                if self.registers.read32(CSTS) & CSTS_CFS != 0 {
+                    return Some(Ok(None));
+                }
+                match is_there() {
+                    Ok(false) => None,
+                    Ok(true) => Some(Ok(Some(true))),
+                    Err(error) => Some(Err(error)),
+                }
+            })
+            .unwrap_or(Ok(Some(false)))
+        });
+        let stopped = disable(&self.platform, &self.registers);
+        self.bus_master(false);
+        let ended = ended.map_err(wrong)??;
+        stopped.map_err(wrong).map(|()| ended)
     }
 
     /// The disk fetches a command from `at`. Answers whether it says that it failed.

@@ -11,7 +11,8 @@
 //! where it is said to be, for an abort of the entry's own would leave none.
 //!
 //! On QEMU nobody but a device can ask its IOMMU. There the disk itself tries (`prober`), when no driver has it: what was unmapped by then, and what
-//! the book says must leave a record must leave one, of that address. The others cannot be tried.
+//! the book says must leave a record must leave one, of that address. The others cannot be tried. QEMU's PHB3 keeps no records: of what it refuses the disk itself must say that it
+//! failed.
 //!
 //! Not here: the work (`dma`), knowing what was unmapped (`witness`).
 
@@ -50,6 +51,8 @@ pub(super) struct Watch<'a> {
     front: Option<Front>,
     /// The disk itself, where there is no model to ask.
     disk: Option<Asked>,
+    /// Whether the hardware keeps no record of what it refuses.
+    unrecorded: bool,
     source: Option<SourceId>,
     /// The other devices behind the same model.
     neighbours: Vec<SourceId>,
@@ -88,6 +91,7 @@ impl<'a> Watch<'a> {
             witness,
             front: None,
             disk: None,
+            unrecorded: machine.qemu.is_some() && machine.spec.phb3s().next().is_some(),
             source: None,
             neighbours: Vec::new(),
             direct: Vec::new(),
@@ -168,6 +172,14 @@ impl<'a> Watch<'a> {
         prober.unbind(system)
     }
 
+    /// The disk, where only it can ask, while no driver has it.
+    pub(super) fn lone_disk(&self) -> Option<Detached> {
+        match &self.disk {
+            Some(Asked::Alone(disk)) => Some(disk.clone()),
+            _ => None,
+        }
+    }
+
     /// One access by the disk itself. It was refused if there are records of it and of nothing else, or, where none is to be, if the disk says that it
     /// failed. Hardware may make several accesses of one, and a record for each: all of them are one fault here.
     ///
@@ -177,7 +189,9 @@ impl<'a> Watch<'a> {
         self.witness.take_fault_pages();
         let (asked, faults) = self.witness.expecting(|| {
             let asked = match (disk, access) {
+                (Asked::Driven(prober), _) if self.unrecorded => prober.is_refused(at, access),
                 (Asked::Driven(prober), _) => prober.access(at, access).map(|()| false),
+                (Asked::Alone(disk), Access::READ) if self.unrecorded => disk.is_refused(at),
                 (Asked::Alone(disk), Access::READ) => disk.fetch(at),
                 (Asked::Alone(_), _) => return (None, 0),
             };
@@ -194,7 +208,9 @@ impl<'a> Watch<'a> {
         let alone = matches!(disk, Asked::Alone(_));
         let there =
             self.witness.take_fault_pages() == BTreeSet::from([at.align_down(PAGE_BYTES as u64).get()]);
+        self.probes.silent += u64::from(self.unrecorded);
         let refused = match (alone, recorded) {
+            _ if self.unrecorded => failed,
             (false, _) => faults > 0 && there,
             (true, true) => faults > 0 && failed,
             (true, false) => failed,
@@ -240,7 +256,7 @@ impl<'a> Watch<'a> {
                 self.try_one(system, "an address of a blocked device", source, at, access);
             }
         }
-        if !self.freezes() {
+        if !self.freezes() && !self.unrecorded {
             self.probes.silent += self.probes.tried - before;
         }
         self.settle(system);

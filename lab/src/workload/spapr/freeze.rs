@@ -38,7 +38,7 @@ pub(super) fn recover(
 
     program.inject(DMA_READ, at, !0xffff).map_err(failed)?;
     for (reset, trespass) in [(eeh::RESET_HOT, at), (eeh::RESET_FUNDAMENTAL, start + WINDOW_BYTES)] {
-        let (became, _) = scene.access(scene.source, trespass, Access::READ);
+        let (became, _) = scene.access(scene.source, trespass, Access::READ)?;
         if became == Became::Done {
             return Err(
                 run.wrong(format!("an access that is to stop the endpoint, {trespass:#x}: {became:?}"))
@@ -48,7 +48,7 @@ pub(super) fn recover(
         is_in(scene, program, STOPPED)?;
         program.eeh(reset).map_err(failed)?;
         is_in(scene, program, RESET)?;
-        if scene.access(scene.source, at, Access::READ).0 == Became::Done {
+        if scene.access(scene.source, at, Access::READ)?.0 == Became::Done {
             return Err(run.wrong("a device in reset reaches memory".into()));
         }
         program.eeh(eeh::RESET_DEACTIVATE).map_err(failed)?;

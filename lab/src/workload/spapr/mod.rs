@@ -13,8 +13,11 @@
 //!
 //! With a container of version 1 there is the default window alone (`version1`). A user who is killed has the disk at work and everything mapped.
 //!
+//! On QEMU's PHB3 the disk itself asks (`by_disk`). There are no freezes there, and no second disk to share windows with.
+//!
 //! Not here: what is the same for every user of a group (`vfio`).
 
+mod by_disk;
 mod freeze;
 mod program;
 mod reading;
@@ -28,6 +31,7 @@ use std::sync::Arc;
 use model_bus::{Outcome as Became, Request};
 use portcullis::core::bus::Place;
 use portcullis::types::{Access, Iova, SourceId};
+use portcullis_qemu::Qemu;
 
 use self::program::{Program, SECOND, WINDOW_BYTES};
 use self::reading::Reading;
@@ -36,9 +40,10 @@ use super::front::Front;
 use super::proof::Watch;
 use super::vfio::program::sys::Failed;
 use super::vfio::program::uapi::SPAPR_TCE_V2;
-use super::vfio::{Job, Outcome, Run, Turn, held, run_with};
+use super::vfio::{Job, Outcome, Run, Turn, held, run_on_qemu_with, run_with};
 use crate::boot::System;
 use crate::error::RunError;
+use crate::machine::qemu;
 use crate::platform::LabPlatform;
 use crate::report::{SpaprCounters, VfioCounters};
 use crate::vfio::UserKernel;
@@ -79,13 +84,38 @@ pub fn run(job: &Job<'_>, windows: Windows) -> Result<Outcome, RunError> {
     run_with(job, &|run, system, kernel, place, watch| turn(windows, run, system, kernel, place, watch), true)
 }
 
+/// The same on QEMU's PHB3. What that cannot show is said in [`qemu::NOT_SHOWN`] and [`qemu::NOT_SHOWN_OF_PHB3`].
+///
+/// # Errors
+///
+/// As [`RunError`] says.
+pub fn run_on_qemu(
+    qemu: &Qemu,
+    job: &qemu::Job<'_>,
+    windows: Windows,
+    kill: bool,
+) -> Result<Outcome, RunError> {
+    if windows.version1 {
+        let what = "version 1's one window is tried by the model, which QEMU's hardware is not";
+        return Err(RunError::refused(NAME, what, "leave out `--v1`, or `--on qemu`"));
+    }
+    run_on_qemu_with(
+        qemu,
+        job,
+        kill,
+        &|run, system, kernel, place, watch| turn(windows, run, system, kernel, place, watch),
+        true,
+    )
+}
+
 /// What a user's turn is about.
 struct Scene<'a> {
     run: &'a Run<'a>,
     system: &'a System,
     kernel: &'a Arc<UserKernel>,
     place: &'a Place<LabPlatform>,
-    front: Front,
+    /// The model in front of the disk; none on QEMU.
+    front: Option<Front>,
     source: SourceId,
 }
 
@@ -97,7 +127,6 @@ impl<'a> Scene<'a> {
         place: &'a Place<LabPlatform>,
     ) -> Result<Self, RunError> {
         let front = Front::of_disk(&run.job.spec, run.machine, run.index);
-        let front = front.ok_or_else(|| run.wrong("no IOMMU is in front of it".into()))?;
         let source = place.device.sources().first().copied();
         let source = source.ok_or_else(|| run.wrong("it has no requester id".into()))?;
         Ok(Self { run, system, kernel, place, front, source })
@@ -107,15 +136,16 @@ impl<'a> Scene<'a> {
         self.run.wrong(format!("the driver in user space failed: {failed}"))
     }
 
-    fn access(&self, source: SourceId, at: u64, access: Access) -> (Became, u64) {
+    fn access(&self, source: SourceId, at: u64, access: Access) -> Result<(Became, u64), RunError> {
         let request = Request { source, pasid: None, iova: Iova::new(at), len_bytes: 1, access };
-        self.run.witness.expecting(|| self.front.access(&request))
+        let front = self.front.as_ref().ok_or_else(|| self.run.wrong("no model is in front of it".into()))?;
+        Ok(self.run.witness.expecting(|| front.access(&request)))
     }
 
     /// An access must lead to memory. Answers where.
     fn reaches(&self, source: SourceId, what: &str, at: u64) -> Result<u64, RunError> {
-        let [(read, to), (write, _)] =
-            [Access::READ, Access::WRITE].map(|access| self.access(source, at, access));
+        let (read, to) = self.access(source, at, Access::READ)?;
+        let (write, _) = self.access(source, at, Access::WRITE)?;
         match (read, write) {
             (Became::Done, Became::Done) => Ok(to),
             other => Err(self.run.wrong(format!("{what}, {at:#x}, is not reached: {other:?}"))),
@@ -128,7 +158,10 @@ impl<'a> Scene<'a> {
     }
 
     /// Window 1 without translation leads to the memory of the same address.
-    fn bypass(&self) -> Result<(), RunError> {
+    fn bypass(&self, watch: &Watch<'_>) -> Result<(), RunError> {
+        if let Some(disk) = watch.lone_disk() {
+            return by_disk::bypass(self, &disk);
+        }
         let at = self.run.job.spec.ram.first().get();
         match self.reaches(self.source, "the way around translation", self.around())? {
             to if to == at => Ok(()),
@@ -185,7 +218,7 @@ fn turn(
     let scene = Scene::new(run, system, kernel, place)?;
     let failed = |failed: Failed| scene.failed(&failed);
     let shapes = shapes(run, windows);
-    scene.bypass()?;
+    scene.bypass(watch)?;
     let task = kernel.spawn().map_err(|error| run.wrong(format!("no process: {error:?}")))?;
     let mut program = Program::join(&task, place.group.id(), SPAPR_TCE_V2).map_err(failed)?;
     watch.probe_blocked(system, [0, 0x5000, scene.around()].into_iter());
@@ -200,7 +233,9 @@ fn turn(
     if !run.job.kill {
         sweep::all(&scene, &mut program, watch, info, &mut counters)?;
         counters.groups = share::share(&scene, &mut program, watch)?;
-        counters.resets = freeze::recover(&scene, &mut program, watch)?;
+        if scene.front.is_some() {
+            counters.resets = freeze::recover(&scene, &mut program, watch)?;
+        }
     }
     let mut reading = Reading::new(shapes.len());
     for (queues, data) in shapes {
@@ -222,7 +257,7 @@ fn turn(
     }
     drop(task);
     watch.probe_unmapped_but(system, SECOND);
-    scene.bypass()?;
+    scene.bypass(watch)?;
     Ok(scene.turn(reading, counters, refused, maps_refused))
 }
 

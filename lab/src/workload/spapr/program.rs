@@ -200,6 +200,21 @@ impl<'a> Program<'a> {
         self.sys.map_tce(self.container, memory, iova, page)
     }
 
+    /// Stores into what [`map_marked`](Self::map_marked) maps, `offset` bytes from its beginning.
+    pub(super) fn put(&self, page: u64, offset: u64, bytes: &[u8]) -> Result<(), Failed> {
+        let (memory, _) = self.memory(page);
+        self.sys.store(memory + offset, bytes)?;
+        self.sys.barrier();
+        Ok(())
+    }
+
+    /// Loads from there.
+    pub(super) fn get32(&self, page: u64, offset: u64) -> Result<u32, Failed> {
+        let (memory, _) = self.memory(page);
+        self.sys.barrier();
+        self.sys.load32(memory + offset)
+    }
+
     pub(super) fn unmap(&self, iova: u64, len: u64) -> Result<(), Failed> {
         self.sys.unmap_tce(self.container, iova, len)?.map_err(|errno| errno.on("unmapping"))
     }

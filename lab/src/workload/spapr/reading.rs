@@ -43,8 +43,7 @@ impl Reading {
     ) -> Result<(), RunError> {
         let run = scene.run;
         let start = Instant::now();
-        let traffic = || run.machine.disks[run.index].traffic().written_bytes;
-        let before = traffic();
+        let before = run.written();
         let (mut done, total) = (0, run.job.input.measure().bytes);
         while done < total {
             done = program.read_on(done, total).map_err(|failed| scene.failed(&failed))?;
@@ -53,11 +52,11 @@ impl Reading {
                 progress(self.times * total + done, self.of * total);
             }
         }
-        let through = traffic() - before;
+        let through = run.written().zip(before).map(|(now, before)| now - before);
         self.elapsed_ns += u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let told = program.stop().map_err(|failed| scene.failed(&failed))?;
-        check_bytes(run.job.input, told.digest.clone(), Some(through), told.block_bytes, told.commands)?;
-        self.bytes += through;
+        check_bytes(run.job.input, told.digest.clone(), through, told.block_bytes, told.commands)?;
+        self.bytes += through.unwrap_or(0);
         self.signals += told.signals;
         self.times += 1;
         self.page_sizes |= 1 << page_shift;
@@ -74,13 +73,12 @@ impl Reading {
         watch: &mut Watch<'_>,
     ) -> Result<(), RunError> {
         let run = scene.run;
-        let traffic = || run.machine.disks[run.index].traffic().written_bytes;
-        let before = traffic();
+        let before = run.written();
         let submitted = program.submit(0, run.job.input.measure().bytes);
         submitted.map_err(|failed| scene.failed(&failed))?;
         watch.service(scene.system);
         task.kill();
-        self.bytes += traffic() - before;
+        self.bytes += run.written().zip(before).map_or(0, |(now, before)| now - before);
         Ok(())
     }
 }

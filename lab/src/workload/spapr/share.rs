@@ -53,7 +53,7 @@ pub(super) fn share(
     program.drop_last().map_err(failed)?;
     // The kernel's window is open to it again, in which nothing is mapped.
     watch.probe_neighbours(system);
-    if scene.access(source, at, Access::READ).0 == Became::Done {
+    if scene.access(source, at, Access::READ)?.0 == Became::Done {
         return Err(run.wrong(format!("a group that has left reaches {at:#x} of the windows")));
     }
     watch.note_refused(system, 1, 0);

@@ -8,7 +8,7 @@ use portcullis::types::{Access, Pa};
 use super::super::proof::Watch;
 use super::program::{Program, WINDOW_BYTES};
 use super::uapi::{Info, Shape};
-use super::{Became, Failed, PAGE_SHIFTS, Scene};
+use super::{Became, Failed, PAGE_SHIFTS, Scene, by_disk};
 use crate::error::RunError;
 use crate::report::SpaprCounters;
 
@@ -74,6 +74,9 @@ fn one(
     shape: Shape,
     start: u64,
 ) -> Result<(), RunError> {
+    if let Some(disk) = watch.lone_disk() {
+        return by_disk::one(scene, program, watch, &disk, shape, start);
+    }
     let failed = |failed: Failed| trouble(scene, shape, &failed);
     let (page, system) = (1 << shape.page_shift, scene.system);
     let ends = [start, start + shape.bytes - page];
@@ -115,13 +118,13 @@ fn outside(
     start: u64,
 ) -> Result<(), RunError> {
     let failed = |failed: Failed| trouble(scene, shape, &failed);
-    let (outside, _) = scene.access(scene.source, start + shape.bytes, Access::WRITE);
+    let (outside, _) = scene.access(scene.source, start + shape.bytes, Access::WRITE)?;
     let state = program.state().map_err(failed)?;
     if outside == Became::Done || state == 0 {
         let what = format!("an access outside of {shape:?}: {outside:?}, state {state}");
         return Err(scene.run.wrong(what));
     }
-    let (frozen, _) = scene.access(scene.source, start, Access::READ);
+    let (frozen, _) = scene.access(scene.source, start, Access::READ)?;
     if frozen == Became::Done {
         return Err(scene.run.wrong("a frozen endpoint reaches memory".into()));
     }

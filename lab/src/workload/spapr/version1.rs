@@ -38,7 +38,7 @@ pub(super) fn turn(
     let scene = Scene::new(run, system, kernel, place)?;
     let failed = |failed: Failed| scene.failed(&failed);
     let no_process = |error| run.wrong(format!("no process: {error:?}"));
-    scene.bypass()?;
+    scene.bypass(watch)?;
 
     let poor = kernel.spawn().map_err(no_process)?;
     let mut program = Program::join(&poor, place.group.id(), SPAPR_TCE).map_err(failed)?;
@@ -46,7 +46,7 @@ pub(super) fn turn(
     wanted("more than may be locked", program.enable(), Errno::ENOMEM).map_err(failed)?;
     program.leave().map_err(failed)?;
     drop(poor);
-    scene.bypass()?;
+    scene.bypass(watch)?;
 
     let task = kernel.spawn_locking(LOCK_LIMIT_BYTES).map_err(no_process)?;
     let mut program = Program::join(&task, place.group.id(), SPAPR_TCE).map_err(failed)?;
@@ -77,7 +77,7 @@ pub(super) fn turn(
     }
     drop(task);
     watch.probe_unmapped_but(system, SECOND);
-    scene.bypass()?;
+    scene.bypass(watch)?;
     let counters = SpaprCounters { version: 1, windows: 1, shapes: 1, groups: 1, ..SpaprCounters::default() };
     Ok(scene.turn(reading, counters, refused, maps_refused))
 }

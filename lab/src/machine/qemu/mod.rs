@@ -1,12 +1,20 @@
-//! QEMU's `virt` as a machine of the lab: hardware that we did not write, on the models' bus.
+//! QEMU's machines as machines of the lab: hardware that we did not write, on the models' bus.
 //!
 //! The bus is the lab's own: its CPUs, the store buffer that keeps stores back until a barrier, the heap that knows what was freed. Behind it
 //! is QEMU: its RAM is the bus's RAM, every address that is not RAM is a register of QEMU's, and the bus's time is the wall's. So boot, drivers
 //! and processes are the same objects, at work in the same way, and a store that the driver forgot to order is still late.
 //!
-//! What models tell of themselves, QEMU does not: see [`NOT_SHOWN`].
+//! What models tell of themselves, QEMU does not: see [`NOT_SHOWN`] and [`NOT_SHOWN_OF_PHB3`].
+//!
+//! | file | what |
+//! |---|---|
+//! | `virt` | Arm's, with an SMMUv3: QEMU's device tree is read |
+//! | `power8` | `powernv8`, with a PHB3: firmware's part is done here |
 //!
 //! Not here: starting QEMU, and its registers' protocol (`portcullis-qemu`).
+
+mod power8;
+mod virt;
 
 use core::time::Duration;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -14,12 +22,11 @@ use std::thread;
 use std::time::Instant;
 
 use model_bus::{Bus, BusOptions, Clocked, Mmio, Ram, Width, Words};
-use model_cpu::CpuFeatures;
-use portcullis::types::{Pa, PaRange, SizeLg2};
-use portcullis_qemu::{self as qemu, Arch, DriveContent, MachineOptions, Qemu, QemuError};
+use portcullis::types::{Pa, PaRange};
+use portcullis_qemu::{self as qemu, Arch, ByteOrder, DriveContent, Qemu, QemuError};
 
 use super::build::DiskContent;
-use super::spec::{BridgeKind, HostBridgeSpec, MachineSpec, Plugged, Slot};
+use super::spec::MachineSpec;
 use crate::error::RunError;
 use crate::input::Opened;
 use crate::platform::Tamper;
@@ -33,6 +40,16 @@ pub const NOT_SHOWN: [&str; 4] = [
     "other devices' accesses: the machine has none that does DMA",
 ];
 
+/// What else a run on QEMU's PHB3 cannot show. What is refused there, the disk says itself, which gives up.
+///
+/// Observed: QEMU 7.2 and 11.1, hw/pci-host/pnv_phb3.c.
+pub const NOT_SHOWN_OF_PHB3: [&str; 4] = [
+    "freezes, their records and recovery: QEMU's PHB3 refuses an access and remembers nothing",
+    "kills, given or forgotten: QEMU's PHB3 keeps no TCEs, and counts nothing",
+    "windows' ends by addresses beyond them: in QEMU's PHB3 they wrap",
+    "a window shared by two groups: the machine has one disk",
+];
+
 /// A QEMU that is a machine of the lab, and how to ask it.
 #[derive(Debug)]
 pub struct Behind {
@@ -40,6 +57,19 @@ pub struct Behind {
     pub machine: Arc<qemu::Machine>,
     /// Its QEMU, in words: `QEMU 7.2`.
     pub name: String,
+    /// By which its PHB3's interrupts are presented, and where that PHB3's registers are.
+    pub icp: Option<(Pa, Icp)>,
+}
+
+/// A chip's presentation controller, for one CPU.
+#[derive(Clone, Copy, Debug)]
+pub struct Icp {
+    /// Its registers.
+    pub registers: PaRange,
+    /// The CPU's number.
+    pub server: u16,
+    /// The number that the bridge's first source has on the chip.
+    pub first: u32,
 }
 
 /// What is to be done on QEMU, whatever the work.
@@ -64,28 +94,31 @@ pub(super) struct Started {
     pub(super) device_tree: Vec<u8>,
 }
 
-const RAM_MIB: u64 = 512;
-/// The slot of the disk. Its place on the root bus is said to QEMU, too.
-const DISK_SLOT: u8 = 1;
 /// How long a turn of a polling loop takes: about as long as an access to a register.
 const TURN: Duration = Duration::from_micros(20);
 /// How long a turn takes once QEMU is gone.
 const AFTERWARDS_NS: u64 = 1_000_000_000;
-/// QEMU's `cortex-a57`. Observed: QEMU 7.2, its ID_AA64MMFR0_EL1 0x1124: 44 bits, pages of 4 and 64 KiB.
-const CPU: CpuFeatures = CpuFeatures { pa_bits: 44, granule_16k: false, ..CpuFeatures::COMMON };
-/// Where `virt` has things. Observed: QEMU 7.2, hw/arm/virt.c. The device tree says it too, and it alone is what boot reads.
-const ECAM: (u64, u64) = (0x40_1000_0000, 0x1000_0000);
-const WINDOW_32: (u64, u64) = (0x1000_0000, 0x2eff_0000);
-const WINDOW_64: (u64, u64) = (0x80_0000_0000, 0x80_0000_0000);
-
-/// QEMU, if there is one.
+/// QEMU with Arm's CPUs, if there is one.
 ///
 /// # Errors
 ///
 /// [`RunError::Refused`]: there is none, or what is by that name is not.
 pub fn find() -> Result<Qemu, RunError> {
+    find_with(Arch::Aarch64)
+}
+
+/// QEMU with POWER's CPUs, if there is one.
+///
+/// # Errors
+///
+/// As for [`find`].
+pub fn find_power8() -> Result<Qemu, RunError> {
+    find_with(Arch::Ppc64)
+}
+
+fn find_with(arch: Arch) -> Result<Qemu, RunError> {
     let hint = "leave out `--on qemu` to run on models";
-    Qemu::find(Arch::Aarch64).map_err(|error| RunError::refused("QEMU", error, hint))
+    Qemu::find(arch).map_err(|error| RunError::refused("QEMU", error, hint))
 }
 
 /// QEMU itself failed.
@@ -93,61 +126,32 @@ pub(crate) fn failed(error: &QemuError) -> RunError {
     RunError::wrong("QEMU", error, "try again, or another QEMU")
 }
 
-/// Starts QEMU with a disk that holds `content`.
+/// Starts QEMU with a disk that holds `content`: `powernv8` if its CPUs are POWER's, else `virt`.
 ///
 /// # Errors
 ///
 /// [`RunError::Wrong`]: it did not start, with its last words.
 pub(super) fn start(qemu: &Qemu, content: DiskContent, seed: u64) -> Result<Started, RunError> {
-    let options = options(content);
-    let device_tree = qemu.device_tree(&options).map_err(|error| failed(&error))?;
-    let machine = Arc::new(qemu.start(&options).map_err(|error| failed(&error))?);
-    let spec = spec(qemu, machine.ram().range());
-    let bus = bus(&machine, seed).map_err(|error| RunError::wrong("QEMU", error, "try another QEMU"))?;
-    Ok(Started { spec, bus, behind: Behind { machine, name: qemu.to_string() }, device_tree })
-}
-
-fn options(content: DiskContent) -> MachineOptions {
     let content = match content {
         DiskContent::Blank => DriveContent::Bytes(vec![0; 1 << 16]),
         DiskContent::Bytes(bytes) => DriveContent::Bytes(bytes),
         DiskContent::File(path) => DriveContent::ReadOnly(path),
     };
-    MachineOptions::virt("iommu=smmuv3")
-        .ram_mib(RAM_MIB)
-        .drive("disk", content)
-        .device(&format!("nvme,serial=portcullis,drive=disk,addr={DISK_SLOT:02x}.0"))
-}
-
-/// What the machine is, as far as work asks: its disk's place. All else boot finds out.
-fn spec(qemu: &Qemu, ram: PaRange) -> MachineSpec {
-    let range = |(first, len)| PaRange::new(Pa::new(first), len).expect("no window of `virt` wraps");
-    MachineSpec {
-        name: format!("virt of {qemu}"),
-        summary: "QEMU's virt with its SMMUv3 and its NVMe disk".into(),
-        ram,
-        cpus: vec![CPU],
-        page: SizeLg2::KIB_4,
-        smmus: Vec::new(),
-        itses: Vec::new(),
-        host_bridges: vec![HostBridgeSpec {
-            kind: BridgeKind::Ecam(range(ECAM)),
-            last_bus: 255,
-            window_32: range(WINDOW_32),
-            window_64: Some(range(WINDOW_64)),
-            coherent: true,
-            ats: false,
-            smmu: None,
-            its: None,
-            slots: vec![Slot { device: DISK_SLOT, what: Plugged::Disk }],
-        }],
-        accelerators: Vec::new(),
-        reserved: Vec::new(),
+    match qemu.arch() {
+        Arch::Ppc64 => power8::start(qemu, content, seed),
+        Arch::Aarch64 | Arch::X86_64 => virt::start(qemu, content, seed),
     }
 }
 
+/// The bytes' order of a register.
+type Order = fn(Pa, Width) -> ByteOrder;
+
 /// The bus over QEMU's memory and registers. The upper half of memory is given out: in the lower the parked CPU has its loop.
-fn bus(machine: &Arc<qemu::Machine>, seed: u64) -> Result<Arc<Bus>, String> {
+fn bus(machine: &Arc<qemu::Machine>, order: Order, seed: u64) -> Result<Arc<Bus>, RunError> {
+    connect(machine, order, seed).map_err(|error| RunError::wrong("QEMU", error, "try another QEMU"))
+}
+
+fn connect(machine: &Arc<qemu::Machine>, order: Order, seed: u64) -> Result<Arc<Bus>, String> {
     let ram = machine.ram().range();
     let words: Arc<Words> = Arc::new(machine.ram().part(ram));
     let half = (ram.last().get() - ram.first().get()) / 2 + 1;
@@ -162,8 +166,8 @@ fn bus(machine: &Arc<qemu::Machine>, seed: u64) -> Result<Arc<Bus>, String> {
         last: Mutex::new(Instant::now()),
     });
     for range in below.into_iter().chain(above) {
-        let registers =
-            Arc::new(Registers { machine: machine.clone(), base: range.first(), clock: clock.clone() });
+        let (machine, clock) = (machine.clone(), clock.clone());
+        let registers = Arc::new(Registers { machine, base: range.first(), order, clock });
         bus.add_registers("qemu", range, registers).map_err(|error| error.to_string())?;
     }
     bus.add_clocked(clock);
@@ -171,27 +175,39 @@ fn bus(machine: &Arc<qemu::Machine>, seed: u64) -> Result<Arc<Bus>, String> {
 }
 
 /// One behind the highest physical address.
-const ADDRESSES: u64 = 1 << 48;
+const ADDRESSES: u64 = 1 << 50;
 
 /// Every register of QEMU's. What it does not answer, or not any more, reads as all ones.
 struct Registers {
     machine: Arc<qemu::Machine>,
     base: Pa,
+    order: Order,
     clock: Arc<WallClock>,
+}
+
+impl Registers {
+    /// From the order in which QEMU's numbers are read to the register's, and back.
+    fn ordered(&self, at: Pa, width: Width, value: u64) -> u64 {
+        if (self.order)(at, width) == self.machine.byte_order() {
+            return value;
+        }
+        value.swap_bytes() >> (64 - 8 * width_of(width).bytes())
+    }
 }
 
 impl Mmio for Registers {
     fn read(&self, offset: u64, width: Width) -> u64 {
-        let width = width_of(width);
-        let ones = u64::MAX >> (64 - 8 * width.bytes());
-        let value = self.machine.load(Pa::new(self.base.get() + offset), width).unwrap_or(ones);
+        let at = Pa::new(self.base.get() + offset);
+        let ones = u64::MAX >> (64 - 8 * width_of(width).bytes());
+        let value = self.machine.load(at, width_of(width)).unwrap_or(ones);
         self.clock.tick();
-        value
+        self.ordered(at, width, value)
     }
 
     fn write(&self, offset: u64, width: Width, value: u64) {
+        let at = Pa::new(self.base.get() + offset);
         // The failure stays with the machine, which is asked at the end.
-        let _ = self.machine.store(Pa::new(self.base.get() + offset), width_of(width), value);
+        let _ = self.machine.store(at, width_of(width), self.ordered(at, width, value));
         self.clock.tick();
     }
 }
