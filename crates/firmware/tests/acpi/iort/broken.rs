@@ -58,7 +58,7 @@ fn lengths_and_lists_that_do_not_fit_are_errors_with_their_place() {
     let refused = |changes: &[(usize, u8)]| Iort::read(&changed(changes)).unwrap_err();
     let at = |offset, fault| IortError { offset, fault };
     assert_eq!(refused(&[(49, 0)]), at(48, IortFault::Length(0)), "no walk without end");
-    assert_eq!(refused(&[(48, 9), (49, 0)]), at(48, IortFault::Length(0)), "of an unknown type, too");
+    assert_eq!(refused(&[(48, 9), (49, 15)]), at(48, IortFault::Length(15)), "of an unknown type, too");
     assert_eq!(refused(&[(49, 19)]), at(48, IortFault::Length(19)), "no room for a count");
     assert_eq!(refused(&[(64, 2)]), at(48, IortFault::Truncated), "an identifier beyond the end");
     assert_eq!(refused(&[(67, 0x80)]), at(48, IortFault::Truncated), "so many that their bytes would wrap");
