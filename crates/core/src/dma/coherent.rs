@@ -20,10 +20,7 @@ impl<P: Platform> DmaHandle<P> {
     pub fn alloc_coherent(&self, len_bytes: u64) -> Result<Coherent, DmaMapError> {
         let layout = self.layout(len_bytes).ok_or(DmaMapError::BadLength)?;
         let pa = self.platform().alloc_buffer(layout).ok_or(DmaMapError::NoMemory)?;
-        let mapped = PaRange::new(pa, layout.size_bytes())
-            .ok_or(DmaMapError::BadLength)
-            .and_then(|pages| self.map_coherent(pages));
-        let pages = mapped.inspect_err(|_| self.platform().free_buffer(pa, layout))?;
+        let pages = self.map_coherent(Memory { pa, layout })?;
         let range = IovaRange::new(pages.first(), len_bytes).expect("no longer than its pages");
         self.say(
             "dma_alloc",
@@ -46,15 +43,26 @@ impl<P: Platform> DmaHandle<P> {
         BlockLayout::new(size, align)
     }
 
-    fn map_coherent(&self, pages: PaRange) -> Result<IovaRange, DmaMapError> {
+    /// Where the device finds `memory`. If it is refused, the memory goes back to the platform: at once where no device has heard of it, and else when hardware has
+    /// confirmed that it forgot what a map that failed had mapped.
+    fn map_coherent(&self, memory: Memory) -> Result<IovaRange, DmaMapError> {
         let limit = self.device().coherent_limit();
-        let Some(space) = self.space() else { return physical(pages, limit) };
-        let taken = space.take(super::handle::bytes(pages), limit, self.prefer())?;
+        let placed = PaRange::new(memory.pa, memory.layout.size_bytes()).ok_or(DmaMapError::BadLength);
+        let placed = placed.and_then(|pages| match self.space() {
+            None => physical(pages, limit).map(|range| (pages, range, None)),
+            Some(space) => {
+                let taken = space.take(super::handle::bytes(pages), limit, self.prefer())?;
+                Ok((pages, taken, Some(space)))
+            }
+        });
+        let (pages, taken, space) =
+            placed.inspect_err(|_| self.platform().free_buffer(memory.pa, memory.layout))?;
+        let Some(space) = space else { return Ok(taken) };
         // The zeroes must be in memory before a device that does not snoop looks there.
         self.buffer_to_device(pages);
         space
             .map(taken.first(), pages, self.prot(Perms::READ_WRITE))
-            .inspect_err(|_| space.abandon(taken))?;
+            .inspect_err(|_| space.abandon(taken, Some(memory)))?;
         space.counters.maps.fetch_add(1, Relaxed);
         Ok(taken)
     }

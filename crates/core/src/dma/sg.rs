@@ -182,7 +182,7 @@ impl<P: Platform> DmaHandle<P> {
             .try_for_each(|&(at, pages)| space.map(Iova::new(taken.first().get() + at), pages, prot))
             .inspect_err(|_| {
                 if !mutant!("failed-list-keeps-its-addresses") {
-                    space.abandon(taken)
+                    space.abandon(taken, None)
                 }
             })
     }

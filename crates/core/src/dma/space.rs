@@ -126,7 +126,7 @@ impl<P: Platform> DmaSpace<P> {
     /// Gives back a range in which something could not be mapped, though parts may have been, or have been for a moment: takes out what
     /// there is and makes hardware forget it. If the table refuses, the range stays taken; if hardware does not confirm, it is
     /// quarantined: either way nobody gets it.
-    pub(super) fn abandon(&self, range: IovaRange) {
+    pub(super) fn abandon(&self, range: IovaRange, memory: Option<Memory>) {
         let retired = self.iova.retire(range);
         debug_assert!(retired.is_ok(), "taken a moment ago");
         let Ok(retired) = retired else { return };
@@ -137,7 +137,7 @@ impl<P: Platform> DmaSpace<P> {
         }
         gather.add(range, self.granule, true);
         // The error that is reported is that of the map; this one is counted.
-        let _ = self.sync_now(Waiting { range: retired, memory: None, quarantined: false }, &mut gather);
+        let _ = self.sync_now(Waiting { range: retired, memory, quarantined: false }, &mut gather);
     }
 
     pub(super) fn map(&self, iova: Iova, pages: PaRange, prot: Prot) -> Result<(), DmaMapError> {
@@ -263,7 +263,7 @@ impl<P: Platform> DmaSpace<P> {
         prefer: Prefer,
     ) -> Result<(Iova, bool), MsiError> {
         let take = || self.take(self.granule(), limit, prefer).ok();
-        self.msi.in_space(&*self.hw, self.granule, doorbell, limit, take, |range| self.abandon(range))
+        self.msi.in_space(&*self.hw, self.granule, doorbell, limit, take, |range| self.abandon(range, None))
     }
 }
 

@@ -368,6 +368,19 @@ fn a_coherent_buffer_that_is_refused_leaves_neither_memory_nor_address() {
 }
 
 #[test]
+fn a_coherent_buffer_of_which_hardware_may_know_is_kept_though_it_was_refused() {
+    let bench = bench(STRICT);
+    let dma = bench.handle(|_| ());
+    bench.iommu.fail(Call::Map, 0, 1);
+    bench.iommu.fail(Call::Sync, 0, 1);
+    assert!(matches!(dma.alloc_coherent(0x2000), Err(DmaMapError::Map(_))));
+    assert_eq!((bench.machine.live_buffers(), dma.stats().quarantined), (1, 1));
+    bench.iommu.fail_no_more();
+    dma.flush().unwrap();
+    assert_eq!((bench.machine.live_buffers(), dma.stats().quarantined), (0, 0));
+}
+
+#[test]
 fn coherent_memory_is_given_back_only_when_hardware_has_forgotten_it_even_in_lazy_mode() {
     for default in [STRICT, LAZY] {
         let bench = bench(default);
