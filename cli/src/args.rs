@@ -163,7 +163,7 @@ fn either(choices: &[String]) -> String {
 pub(crate) enum On {
     /// Strict models.
     Models,
-    /// QEMU's `virt`: an SMMUv3 and an NVMe disk that are not ours.
+    /// QEMU's `virt`, for `spapr` its `powernv8`: an SMMUv3 or a PHB3, and an NVMe disk, that are not ours.
     Qemu,
 }
 

@@ -505,4 +505,20 @@ mod on_qemu {
             }
         }
     }
+
+    #[test]
+    fn windows_are_made_on_a_bridge_that_is_not_ours() {
+        if let Err(why) = portcullis_lab::machine::qemu::find_power8() {
+            return eprintln!("skipped: {why}");
+        }
+        let folder = Folder::new("qemu-power8");
+        let file = folder.file("file", &[0xa5; 70_001]);
+        let table = succeeds(&["run", "spapr", &file, "--on", "qemu"]);
+        for word in ["powernv8 of QEMU", "equal", "spapr_tce, version 2", "16 MiB", "freezes, their records"]
+        {
+            assert!(table.contains(word), "{word} is missing in\n{table}");
+        }
+        let said = fails(4, &["run", "spapr", &file, "--on", "qemu", "--v1"]);
+        assert!(said.contains("--v1"), "{said}");
+    }
 }

@@ -152,10 +152,13 @@ fn own_windows(spapr: &SpaprCounters) -> Vec<[String; 2]> {
             row("sharing", format!("{} groups", grouped(spapr.groups))),
         ]);
     }
-    rows.extend([
-        row("freezes", format!("{}, all by accesses that were tried", grouped(spapr.freezes))),
-        row("TCE kills", grouped(spapr.kills)),
-    ]);
+    // Counted by models alone.
+    if spapr.kills > 0 {
+        rows.extend([
+            row("freezes", format!("{}, all by accesses that were tried", grouped(spapr.freezes))),
+            row("TCE kills", grouped(spapr.kills)),
+        ]);
+    }
     rows
 }
 
