@@ -33,7 +33,7 @@ impl Ram {
     /// The word at a multiple of 8.
     pub(crate) fn word(&self, at: u64) -> u64 {
         let pages = self.pages.lock().unwrap();
-        let offset = (at % PAGE & !7) as usize;
+        let offset = ((at % PAGE) & !7) as usize;
         let bytes = pages.get(&(at / PAGE)).and_then(|page| page[offset..].first_chunk::<8>().copied());
         bytes.map_or(0, u64::from_le_bytes)
     }

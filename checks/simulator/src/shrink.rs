@@ -2,7 +2,8 @@
 //!
 //! Operations are left out in ever smaller runs, as long as the same promise is broken without them. The machine stays what it is.
 
-use std::time::{Duration, Instant};
+use core::time::Duration;
+use std::time::Instant;
 
 use crate::life::{self, Manner, Step};
 use crate::options::{Objection, Options};

@@ -172,7 +172,7 @@ impl Act {
 
     fn drain_events(&mut self) {
         let mut found: Vec<FaultRecord> = Vec::new();
-        self.smmu.drain_events(&mut |record| found.push(record.clone()));
+        self.smmu.drain_events(&mut |record| found.push(*record));
         let mut found = found.into_iter();
         let wanted = core::mem::take(&mut self.events);
         for record in wanted {

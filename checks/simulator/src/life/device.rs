@@ -45,7 +45,7 @@ impl World {
             Pick::Physical(pick) => locked(&self.pool).some(u64::from(pick)) + u64::from(offset),
         };
         let outcome = self.access(index, source, iova, u32::from(len), write);
-        if outcome == Outcome::Done { Done::Done } else { Done::Refused }
+        if outcome == Outcome::Done { Done::Succeeded } else { Done::Refused }
     }
 
     /// An access that is cut so that it stays in its page; what must be let through must be.
@@ -116,6 +116,6 @@ impl World {
             !closed && !one.detail.contains("0xff") && !one.clause.contains("CERROR_ILL")
         });
         self.hub.hold(Promise::Book, of_driver.is_none(), || format!("{of_driver:?}"));
-        Done::Done
+        Done::Succeeded
     }
 }

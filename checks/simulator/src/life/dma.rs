@@ -68,7 +68,7 @@ impl World {
                 self.hub
                     .hold(Promise::Service, fits, || format!("{len:#x} bytes at {first:#x} became {range}"));
                 self.put_slot(slot, Slot::Single { device: index, space, mapping, pages: (first, count) });
-                Done::Done
+                Done::Succeeded
             }
             Err(error) => {
                 self.not_mapped(&before, &dma, space, token, vec![(first, count)], &error);
@@ -163,7 +163,7 @@ impl World {
                 self.granted(index, space, token, &grants);
                 let ranges = grants.iter().map(|grant| (grant.first, grant.last)).collect();
                 self.put_slot(slot, Slot::List { device: index, space, list, pages, ranges });
-                Done::Done
+                Done::Succeeded
             }
             Err(error) => {
                 self.not_mapped(&before, &dma, space, token, pages, &error);
@@ -189,7 +189,7 @@ impl World {
             self.hub.hold(Promise::Service, fits, || {
                 format!("{:x?} does not hold {buffer} at {at:#x}", list.segments())
             });
-            let (first, last) = (at & !(granule - 1), at + (len - 1) | (granule - 1));
+            let (first, last) = (at & !(granule - 1), (at + (len - 1)) | (granule - 1));
             grants.push(Grant {
                 first,
                 last,
@@ -234,7 +234,7 @@ impl World {
 
     fn put_back<M>(&self, slot: u8, end: Result<(), Option<M>>, again: impl FnOnce(M) -> Slot) -> Done {
         let (what, done) = match end {
-            Ok(()) => (Slot::Empty, Done::Done),
+            Ok(()) => (Slot::Empty, Done::Succeeded),
             Err(None) => (Slot::Empty, Done::Refused),
             Err(Some(mapping)) => (again(mapping), Done::Refused),
         };
@@ -320,7 +320,7 @@ impl World {
                     format!("a shared buffer of {bytes}: {buffer:?}")
                 });
                 self.put_slot(slot, Slot::Shared { device: index, space, buffer });
-                Done::Done
+                Done::Succeeded
             }
             Err(error) => {
                 self.not_mapped(&before, &dma, space, token, Vec::new(), &error);
@@ -357,7 +357,7 @@ impl World {
             Ok(()) => {
                 self.hub.shadow(|shadow| shadow.flushed(space, newest));
                 self.reclaim();
-                Done::Done
+                Done::Succeeded
             }
             Err(error) => {
                 self.excuse(before, &error);
@@ -380,7 +380,7 @@ impl World {
             Ok(()) => {
                 self.hub.shadow(|shadow| shadow.polled(space, now_ns));
                 self.reclaim();
-                Done::Done
+                Done::Succeeded
             }
             Err(error) => {
                 self.excuse(&before, &error);
@@ -418,7 +418,7 @@ impl World {
                     });
                     locked(&self.group_of(index).inner).doorbells.push(first);
                 }
-                Done::Done
+                Done::Succeeded
             }
             Err(error) => {
                 let doubt = dma.stats().failed_syncs > before.failed_syncs;

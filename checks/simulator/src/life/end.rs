@@ -16,7 +16,7 @@ impl World {
         self.hub.faults.disarm();
         self.during(OpKind::Teardown, || {
             self.give_back();
-            Done::Done
+            Done::Succeeded
         });
         self.hub.end();
         if !self.hub.is_wrong() {

@@ -22,7 +22,7 @@ impl World {
     pub(super) fn all_devices_come(&self) {
         for index in 0..self.devices.len() {
             let came = self.come(index);
-            self.hub.hold(Promise::Service, came == Done::Done, || {
+            self.hub.hold(Promise::Service, came == Done::Succeeded, || {
                 format!("device {index} does not come at boot")
             });
         }
@@ -100,7 +100,7 @@ impl World {
         match end {
             Ok(()) => {
                 *locked(&self.devices[index].device) = Some(device);
-                Done::Done
+                Done::Succeeded
             }
             Err(error) => {
                 if let GroupError::Attach { .. } = error {
@@ -170,7 +170,7 @@ impl World {
             self.stranded(device);
             return Done::Refused;
         }
-        Done::Done
+        Done::Succeeded
     }
 
     /// A device is reset while it works, and goes on moving bytes as if nothing had happened.
@@ -189,7 +189,7 @@ impl World {
         for stale in stale {
             let _refused = self.access(index, 0, stale.iova, 8, true);
         }
-        Done::Done
+        Done::Succeeded
     }
 
     /// Another SMMU is brought up, and turned off again: whatever fails on the way, nothing is left of it.
@@ -213,7 +213,7 @@ impl World {
                 }
                 drop(driver);
                 self.unwound(&before, false, &"it was turned off");
-                Done::Done
+                Done::Succeeded
             }
             Err(error) => {
                 self.excuse(&before, &error);

@@ -21,8 +21,9 @@ mod user;
 mod world;
 
 use core::fmt::Debug;
+use core::panic::AssertUnwindSafe;
 use core::sync::atomic::Ordering::Relaxed;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::catch_unwind;
 use std::sync::Arc;
 
 pub use op::OpKind;
@@ -44,7 +45,7 @@ pub(crate) enum Done {
     /// There was nothing to do it with.
     Skipped,
     /// It succeeded.
-    Done,
+    Succeeded,
     /// It was refused, or failed.
     Refused,
 }
@@ -175,7 +176,7 @@ impl World {
         let mut coverage = locked(&self.coverage);
         match done {
             Done::Skipped => coverage.skip(kind),
-            Done::Done => coverage.did(kind),
+            Done::Succeeded => coverage.did(kind),
             Done::Refused => coverage.was_refused(kind),
         }
         drop(coverage);
@@ -220,7 +221,7 @@ impl World {
             }
             Op::Step { turns } => {
                 self.pass(turns.into());
-                Done::Done
+                Done::Succeeded
             }
             Op::Serve { unit } => self.serve(usize::from(unit) % self.units.len()),
             Op::Die { user } => self.die(user),

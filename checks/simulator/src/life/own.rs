@@ -80,7 +80,7 @@ impl World {
                 state.bound.store(true, Relaxed);
                 let used = locked(&group.inner).ledger.used(index);
                 self.hub.judged(used);
-                Done::Done
+                Done::Succeeded
             }
             Err(error) => {
                 let held = locked(&group.inner).ledger.clone();
@@ -124,7 +124,7 @@ impl World {
         let fits = locked(&group.inner).ledger.unused(index);
         self.hub.judged(fits);
         self.hub.hold(Promise::OneOwner, given.is_ok(), || format!("a driver cannot be unbound: {given:?}"));
-        Done::Done
+        Done::Succeeded
     }
 
     /// The slots that a device's driver has.
@@ -169,7 +169,7 @@ impl World {
                 let claimed = locked(&group.inner).ledger.claimed((!whole).then_some(index), who);
                 self.hub.judged(claimed);
                 self.no_firmware(group, index);
-                Done::Done
+                Done::Succeeded
             }
             Err(error) => {
                 let fits = match &error {
@@ -248,7 +248,7 @@ impl World {
                         self.hub.shadow(|shadow| shadow.end_move(member, at));
                     }
                 }
-                Done::Done
+                Done::Succeeded
             }
             Err(error) => {
                 self.excuse(&before, &error);
@@ -289,7 +289,7 @@ impl World {
                     "a domain of another IOMMU was attached".to_owned()
                 });
                 members.iter().for_each(|&(member, _)| self.nothing_reserved(member, domain.space));
-                Done::Done
+                Done::Succeeded
             }
             Err(error) => {
                 self.excuse(&before, &error);
@@ -336,7 +336,7 @@ impl World {
                 self.hub.hold(Promise::OneOwner, fits, || {
                     format!("user {who} detached what is {:?}'s", held.owner)
                 });
-                Done::Done
+                Done::Succeeded
             }
             Err(error) => {
                 self.excuse(&before, &error);
@@ -385,7 +385,7 @@ impl World {
                 drop(inner);
                 drop(domain);
                 self.drop_space(gone);
-                Done::Done
+                Done::Succeeded
             }
             Err(error) => {
                 self.drop_space(gone);
@@ -436,7 +436,7 @@ impl World {
                     Some(device) => self.release(device, user, false),
                     None => self.release_whole(group, who),
                 };
-                if done != Done::Done {
+                if done != Done::Succeeded {
                     if self.sharing.is_some() {
                         // Bonds of its devices mean something still: who has them gives them back first.
                         return done;

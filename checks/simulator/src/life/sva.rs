@@ -142,7 +142,7 @@ impl World {
         let Ok(watched) = Watched::new(&sharing.kernel, &sharing.judge) else { return Done::Refused };
         let areas = [0u64, 1, 2, 3].map(|_| watched.map_zeroes(8 * sharing.kernel.page_bytes()).ok());
         locked(&sharing.processes)[usize::from(process) % PROCESSES] = Some(Process { watched, areas });
-        Done::Done
+        Done::Succeeded
     }
 
     /// Some pages of an area of a process.
@@ -165,20 +165,20 @@ impl World {
             perms: Perms::READ_WRITE,
             source: Source::Anonymous,
         };
-        if watched.map(&mapping).is_ok() { Done::Done } else { Done::Refused }
+        if watched.map(&mapping).is_ok() { Done::Succeeded } else { Done::Refused }
     }
 
     /// A process unmaps.
     pub(super) fn process_unmap(&self, process: u8, area: u8, page: u8, pages: u8) -> Done {
         let Some((watched, range)) = self.part(process, area, page, pages) else { return Done::Skipped };
-        if watched.unmap(range).is_ok() { Done::Done } else { Done::Refused }
+        if watched.unmap(range).is_ok() { Done::Succeeded } else { Done::Refused }
     }
 
     /// A process changes permissions.
     pub(super) fn protect(&self, process: u8, area: u8, page: u8, pages: u8, perms: u8) -> Done {
         let Some((watched, range)) = self.part(process, area, page, pages) else { return Done::Skipped };
         let perms = [Perms::READ, Perms::empty(), Perms::READ_WRITE][usize::from(perms) % 3];
-        if watched.protect(range, perms).is_ok() { Done::Done } else { Done::Refused }
+        if watched.protect(range, perms).is_ok() { Done::Succeeded } else { Done::Refused }
     }
 
     /// A process reads or writes.
@@ -189,7 +189,7 @@ impl World {
         } else {
             watched.read(range.first(), 16).is_ok()
         };
-        if touched { Done::Done } else { Done::Refused }
+        if touched { Done::Succeeded } else { Done::Refused }
     }
 
     /// A process forks.
@@ -202,7 +202,7 @@ impl World {
         let Ok(watched) = parent.watched.fork() else { return Done::Refused };
         let process = Process { watched, areas: parent.areas };
         locked(&sharing.processes)[usize::from(child) % PROCESSES] = Some(process);
-        Done::Done
+        Done::Succeeded
     }
 
     /// A process exits, whatever devices do in its memory.
@@ -215,7 +215,7 @@ impl World {
             self.hub.faults.fired(FaultKind::UserDies);
         }
         watched.exit();
-        Done::Done
+        Done::Succeeded
     }
 
     /// A device starts to share.
@@ -236,7 +236,7 @@ impl World {
         match sharing.unit.enable(&device, &self.group_of(index).group, &state.engine.facts(), switches) {
             Ok(shared) => {
                 *locked(&sharing.devices[index]) = Some(shared);
-                Done::Done
+                Done::Succeeded
             }
             Err(error) => {
                 self.left_blocked(
@@ -269,7 +269,7 @@ impl World {
                     format!("device {index} was disabled with {bonds} bonds")
                 });
                 *locked(&sharing.devices[index]) = None;
-                Done::Done
+                Done::Succeeded
             }
             Err(error) => {
                 self.left_blocked(index, matches!(error, DisableSvaError::LeftBlocked(_)));
@@ -309,7 +309,7 @@ impl World {
                 self.hub.shadow(|shadow| shadow.check(Promise::NoReuse));
                 let state = BondState { device: index, bond: bound, areas: process.areas };
                 locked(&sharing.bonds)[usize::from(bond) % BONDS] = Some(state);
-                Done::Done
+                Done::Succeeded
             }
             Err(error) => {
                 if !self.doubted() {
@@ -346,7 +346,7 @@ impl World {
                     });
                     self.nothing_means(index, pasid);
                 }
-                Done::Done
+                Done::Succeeded
             }
             Err(error) => {
                 if !self.doubted() && !self.lies() {
@@ -391,13 +391,13 @@ impl World {
         let Some(state) = sharing.bond(bond) else { return Done::Skipped };
         let Some(area) = state.areas[usize::from(area) % AREAS] else { return Done::Skipped };
         let size = sharing.kernel.page_bytes();
-        let iova = area.first().get() + u64::from(page) * size + u64::from(offset) % size & !7;
+        let iova = (area.first().get() + u64::from(page) * size + u64::from(offset) % size) & !7;
         let engine = &self.devices[state.device].engine;
         let done = engine.work(state.bond.pasid(), iova, write, &mut || self.turn_of_waiting());
         self.hub.trace(|trace| trace.note(&[iova, done as u64]));
         self.pages_were_lost();
         match done {
-            Shared::Done => Done::Done,
+            Shared::Done => Done::Succeeded,
             Shared::Refused | Shared::Waits => Done::Refused,
         }
     }
@@ -454,7 +454,7 @@ impl World {
         requests.iter().for_each(|request| engine.send(request));
         (0..8).for_each(|_| self.turn_of_waiting());
         self.pages_were_lost();
-        Done::Done
+        Done::Succeeded
     }
 
     /// A device without ATS sends accesses by addresses that nobody gave it.

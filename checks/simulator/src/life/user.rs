@@ -37,7 +37,7 @@ impl World {
                 let mut domains = locked(&self.domains);
                 let count = domains.len();
                 domains[usize::from(domain) % count] = Some(Arc::new(state));
-                Done::Done
+                Done::Succeeded
             }
             Err(error) => {
                 self.excuse(&before, &error);
@@ -70,7 +70,7 @@ impl World {
             inner.pages.into_values().chain(inner.waiting).for_each(|page| pool.give(page, 1));
         }
         self.drop_space(space);
-        Done::Done
+        Done::Succeeded
     }
 
     fn begin_user(&self, domain: u8) -> Option<(Arc<UserDomain>, UserInner)> {
@@ -150,7 +150,7 @@ impl World {
                 }
                 let ended = self.hub.shadow(|shadow| shadow.end_map(state.space, token, false));
                 self.hub.judged(ended);
-                Done::Done
+                Done::Succeeded
             }
             Err(error) => {
                 self.user_not_mapped(&state, &mut inner, &before, token, (first, len), &memory, &error);
@@ -247,7 +247,7 @@ impl World {
                 inner.tokens.push(token);
                 inner.ghosts.retain(|&(low, high)| low < ends.0 || high > ends.1);
                 self.hub.shadow(|shadow| shadow.linger(state.space, token, 0, false));
-                if sync { self.sync_now(&state, &mut inner, Some(first)) } else { Done::Done }
+                if sync { self.sync_now(&state, &mut inner, Some(first)) } else { Done::Succeeded }
             }
             Err(error) => {
                 self.hub.shadow(|shadow| shadow.undo_unmap(state.space, token));
@@ -262,7 +262,7 @@ impl World {
             }
         };
         self.end_user(&state, inner);
-        if done == Done::Skipped { Done::Done } else { done }
+        if done == Done::Skipped { Done::Succeeded } else { done }
     }
 
     /// Its user has hardware forget.
@@ -291,7 +291,7 @@ impl World {
                     self.note_stale(device, iova, false);
                     self.try_stale(device, iova);
                 }
-                Done::Done
+                Done::Succeeded
             }
             Err(error) => {
                 self.excuse(&before, &error);

@@ -29,7 +29,6 @@ pub(crate) struct SimMutex(AtomicBool);
 // clear; `lock` succeeds only by `try_lock`, and does not return otherwise.
 #[expect(unsafe_code, reason = "the trait is unsafe to implement")]
 unsafe impl RawMutex for SimMutex {
-    #[expect(clippy::declare_interior_mutable_const, reason = "the trait's way to make one")]
     const INIT: Self = Self(AtomicBool::new(false));
 
     type GuardMarker = GuardSend;
