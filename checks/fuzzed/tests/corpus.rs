@@ -1,7 +1,8 @@
 //! What fuzzing found before, and some drawn inputs, through every target.
 
+use core::panic::AssertUnwindSafe;
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::catch_unwind;
 use std::path::PathBuf;
 
 use portcullis_fuzzed::{TARGETS, Target, target};
