@@ -224,6 +224,15 @@ impl<'a> Program<'a> {
         self.sys.eeh(self.container, eeh::GET_STATE)?.map_err(|errno| errno.on("an endpoint's state"))
     }
 
+    /// Begins to reset them. False where that cannot be done (EINVAL): nothing leads to these endpoints and to no other.
+    pub(super) fn reset(&self, op: u32) -> Result<bool, Failed> {
+        match self.sys.eeh(self.container, op)? {
+            Ok(_) => Ok(true),
+            Err(errno) if errno == Errno::EINVAL => Ok(false),
+            Err(errno) => Err(errno.on("resetting an endpoint")),
+        }
+    }
+
     /// Has something done with them.
     pub(super) fn eeh(&self, op: u32) -> Result<(), Failed> {
         let done = self.sys.eeh(self.container, op)?;
