@@ -1,13 +1,15 @@
-//! Lives from fresh seeds, and from seeds that once failed.
-
-use std::time::{SystemTime, UNIX_EPOCH};
+//! Lives from seeds that are always the same here, and from seeds that once failed.
+//!
+//! Fresh seeds are for `portcullis sim`, as long as what they find is open (`seeds.txt`): a change must not fail for what it has not done.
 
 use portcullis_simulator::{FaultKind, MachineKind, Objection, OpKind, Options, Summary, impossible, run};
 
-/// Faults that are not armed in fresh lives here, because of what they find that is open still (`seeds.txt`). `portcullis sim` arms them.
+/// Faults that are not armed in these lives, because of what they find that is open still (`seeds.txt`). `portcullis sim` arms them.
 const OPEN: &[FaultKind] = &[FaultKind::AtcNever, FaultKind::CommandError, FaultKind::NoSync];
-/// Operations of each run over fresh seeds.
+/// Operations of each run.
 const STEPS: u64 = 30_000;
+/// Each run begins with the life of this seed, and goes on with those of the next.
+const FIRST: u64 = 0x100;
 
 fn steps(seed: u64, machine: MachineKind, steps: u64) -> Result<Summary, Objection> {
     run(&Options { machine, spared: OPEN, ..Options::new(seed, steps) })
@@ -24,17 +26,11 @@ fn told(name: &str, seed: u64, summary: &Summary) {
     );
 }
 
-fn fresh() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::from(since.subsec_nanos()) ^ since.as_secs() << 20
-}
-
 #[test]
-fn lives_from_fresh_seeds_keep_every_promise() {
+fn lives_keep_every_promise() {
     for machine in [MachineKind::Smmuv3, MachineKind::Sva] {
-        let seed = fresh();
-        match steps(seed, machine, STEPS) {
-            Ok(summary) => told(machine.name(), seed, &summary),
+        match steps(FIRST, machine, STEPS) {
+            Ok(summary) => told(machine.name(), FIRST, &summary),
             Err(objection) => panic!("{objection}"),
         }
     }
