@@ -7,7 +7,7 @@
 //!
 //! A mutant that makes its test hang is caught as well: by the limit ([`LIMIT`]).
 //!
-//! Not here: the switch in the code (`portcullis_types::mutant`), what the lists look like ([`list`]), how tests are built and run ([`bench`]), and
+//! Not here: the switch in the code (`portcullis_types::mutant`), what the lists look like ([`list`]), how tests are built and run ([`mod@bench`]), and
 //! which mutants the simulator finds, knowing nothing of them ([`simulator`]).
 
 mod bench;
