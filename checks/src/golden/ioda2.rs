@@ -1,6 +1,6 @@
 //! IODA2 and PHB3: entries, registers, and what windows lead where. All words and masks are typed by hand.
 //!
-//! POWER numbers bits from the most significant end: [`p`] takes such numbers, as they stand in the headers that name the fields.
+//! POWER numbers bits from the most significant end: `p` takes such numbers, as they stand in the headers that name the fields.
 //!
 //! Observed: skiboot include/phb3-regs.h (`IODA2_…`, `PHB_…`), hw/phb3.c (`phb3_map_pe_dma_window`, `phb3_map_pe_dma_window_real`, `phb3_freset`); Linux 4.20,
 //! arch/powerpc/platforms/powernv/pci-ioda.c (`PHB3_TCE_KILL_INVAL_…`), arch/powerpc/include/asm/tce.h (`TCE_PCI_…`); QEMU 7.2, hw/pci-host/pnv_phb3.c.

@@ -1,6 +1,6 @@
 //! Mutants: real bugs, re-made behind a switch, so that the tests are seen to catch them.
 //!
-//! [`mutant!`](crate::mutant) stands where a careful author could have gone wrong: `if !mutant!("no-sync-on-unmap") { sync() }`. In every
+//! [`mutant!`](crate::mutant!) stands where a careful author could have gone wrong: `if !mutant!("no-sync-on-unmap") { sync() }`. In every
 //! ordinary build it is the constant `false`, and nothing of it is left in the code. Only with the feature `mutants`, which no crate of
 //! the workspace switches on, does the process ask once for [`VARIABLE`] and answer `true` for the one name that stands there.
 //!

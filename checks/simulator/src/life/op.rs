@@ -115,7 +115,7 @@ pub(crate) enum Op {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum OpKind {
-    /// See [`Op::Map`], and so on.
+    /// Map a buffer.
     Map,
     /// Scatter list.
     Scatter,
