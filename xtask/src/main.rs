@@ -5,6 +5,7 @@
 //!
 //! Not here: what is tested. That is in the crates.
 
+mod apt;
 mod bare;
 mod bench;
 mod deny;
@@ -13,6 +14,7 @@ mod fuzz;
 mod kernel;
 mod metadata;
 mod mutants;
+mod names;
 mod qemu;
 mod rooms;
 mod rules;

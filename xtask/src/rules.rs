@@ -2,7 +2,8 @@
 //!
 //! Checked here: each room uses only the rooms it may ([`ROOMS`]), in its tests too; an embedded room ships only outside crates
 //! that are on the list ([`EMBEDDABLE`]); every embedded room says `no_std` and forbids unsafe code; the golden words are typed by
-//! hand, and take nothing from `spec`, which they are there to judge; every mutant in the code stands in a list, and the other way round.
+//! hand, and take nothing from `spec`, which they are there to judge; every mutant in the code stands in a list, and the other way round; what docs/embedding.md
+//! names is there.
 //!
 //! Not here: whether an outside crate really does without std. The `no_std` stage builds it.
 
@@ -10,10 +11,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::metadata::{Dependency, Package, Workspace};
-use crate::mutants;
 use crate::rooms::{EMBEDDABLE, ROOMS};
 use crate::shell::root;
 use crate::stage::Passed;
+use crate::{mutants, names};
 
 /// Where the golden words are.
 const GOLDEN: &str = "checks/src/golden";
@@ -29,8 +30,11 @@ pub(crate) fn check() -> Result<Passed, String> {
     broken.extend(workspace.embedded().flat_map(|package| broken_attributes(&workspace.room(package))));
     let golden = sources(&root().join(GOLDEN))?;
     broken.extend(golden.iter().filter_map(|file| names_spec(file)));
-    let (mutants, disagreements) = mutants::check_hooks(&root(), &embedded_sources(&workspace)?)?;
+    let mut embedded = embedded_sources(&workspace)?;
+    let (mutants, disagreements) = mutants::check_hooks(&root(), &embedded)?;
     broken.extend(disagreements);
+    embedded.extend(sources(&root().join(names::KERNEL))?);
+    broken.extend(names::check(&root(), &embedded)?);
     broken.iter().for_each(|line| println!("{line}"));
     let arrows: usize = workspace.packages.iter().map(|package| package.dependencies.len()).sum();
     match broken.len() {
