@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `table` | the header that every table begins with |
-//! | `bytes` | reading little-endian words, and never beyond the end |
+//! | `bytes` | reading little-endian words, names, and what lies one after the other, and never beyond the end |
 //! | [`dmar`] | which VT-d unit is who's, and what memory firmware keeps for itself |
 //! | [`iort`] | which stream of which SMMU a device is, where its messages go, and what memory firmware keeps for it |
 //! | [`mcfg`] | where PCI configuration space is in memory |

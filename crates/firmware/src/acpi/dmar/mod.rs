@@ -28,7 +28,7 @@ pub use scope::{Scope, ScopeEntry, ScopeKind};
 pub use structure::{Andd, Atsr, Drhd, Rhsa, Rmrr, Satc, Sidp, Structure};
 
 use super::Table;
-use super::bytes::{u8_at, u16_at};
+use super::bytes::{pieces, u8_at, u16_at};
 use structure::parse;
 
 /// The table's fixed part.
@@ -51,8 +51,8 @@ impl<'a> Dmar<'a> {
             .map_err(|fault| DmarError { offset: 0, fault: DmarFault::Table(fault) })?;
         let dmar = Self { table };
         for framed in dmar.frames() {
-            let (offset, kind, body) = framed?;
-            if let Some(structure) = parse(offset, kind, body)? {
+            let (offset, body) = framed?;
+            if let Some(structure) = parse(offset, body)? {
                 structure.scope().check()?;
             }
         }
@@ -86,37 +86,22 @@ impl<'a> Dmar<'a> {
     /// Its structures in their order, each with the offset at which it lies. Those of unknown types are left out.
     pub fn structures(self) -> impl Iterator<Item = (usize, Structure<'a>)> {
         // `read` has seen each of them: nothing is lost here.
-        self.frames()
-            .flatten()
-            .filter_map(|(offset, kind, body)| Some((offset, parse(offset, kind, body).ok()??)))
+        self.frames().flatten().filter_map(|(offset, body)| Some((offset, parse(offset, body).ok()??)))
     }
 
-    /// Offset, type and bytes of each structure.
-    fn frames(self) -> impl Iterator<Item = Result<(usize, u16, &'a [u8]), DmarError>> {
-        let bytes = self.table.bytes();
-        let mut offset = FIXED_BYTES;
-        core::iter::from_fn(move || {
-            if offset >= bytes.len() {
-                return None;
-            }
-            let at = offset;
-            let framed = frame(bytes, at);
-            offset = framed.as_ref().map_or(bytes.len(), |(_, _, body)| at + body.len());
-            Some(framed)
-        })
+    /// Offset and bytes of each structure.
+    fn frames(self) -> impl Iterator<Item = Result<(usize, &'a [u8]), DmarError>> {
+        let structures = self.table.bytes().get(FIXED_BYTES..).unwrap_or(&[]);
+        pieces(structures, FIXED_BYTES, |rest, offset| (!rest.is_empty()).then(|| frame(rest, offset)))
     }
 }
 
-/// The structure at `offset`.
-fn frame(bytes: &[u8], offset: usize) -> Result<(usize, u16, &[u8]), DmarError> {
+/// The structure at the start of `rest`, which lies at `offset`.
+fn frame(rest: &[u8], offset: usize) -> Result<&[u8], DmarError> {
     let error = |fault| DmarError { offset, fault };
-    let rest = bytes.get(offset..).unwrap_or(&[]);
-    let (Some(kind), Some(length)) = (u16_at(rest, 0), u16_at(rest, 2)) else {
-        return Err(error(DmarFault::Truncated));
-    };
+    let length = u16_at(rest, 2).ok_or(error(DmarFault::Truncated))?;
     if length < 4 {
         return Err(error(DmarFault::Length(length)));
     }
-    let body = rest.get(..length.into()).ok_or(error(DmarFault::Truncated))?;
-    Ok((offset, kind, body))
+    rest.get(..length.into()).ok_or(error(DmarFault::Truncated))
 }

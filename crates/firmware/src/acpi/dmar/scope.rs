@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::{DmarError, DmarFault};
-use crate::acpi::bytes::u8_at;
+use crate::acpi::bytes::{pieces, u8_at};
 
 /// Bytes of an entry before its path.
 const ENTRY_BYTES: u8 = 6;
@@ -102,30 +102,19 @@ impl<'a> Scope<'a> {
     }
 
     fn walk(self) -> impl Iterator<Item = Result<ScopeEntry<'a>, DmarError>> {
-        let mut rest = self.bytes;
-        let mut offset = self.offset;
-        core::iter::from_fn(move || {
-            if rest.is_empty() {
-                return None;
-            }
-            let entry = entry(rest, offset);
-            let len_bytes = entry.as_ref().map_or(rest.len(), |entry| entry.bytes.len());
-            rest = rest.get(len_bytes..).unwrap_or(&[]);
-            offset += len_bytes;
-            Some(entry)
-        })
+        pieces(self.bytes, self.offset, |rest, offset| (!rest.is_empty()).then(|| entry(rest, offset)))
+            .map(|found| found.map(|(offset, bytes)| ScopeEntry { bytes, offset }))
     }
 }
 
-/// The entry at the start of `rest`.
-fn entry(rest: &[u8], offset: usize) -> Result<ScopeEntry<'_>, DmarError> {
+/// The entry at the start of `rest`, which lies at `offset` of the table.
+fn entry(rest: &[u8], offset: usize) -> Result<&[u8], DmarError> {
     let error = |fault| DmarError { offset, fault };
     let length = u8_at(rest, 1).ok_or(error(DmarFault::Truncated))?;
     if length < ENTRY_BYTES + 2 || !length.is_multiple_of(2) {
         return Err(error(DmarFault::ScopeLength(length)));
     }
-    let bytes = rest.get(..length.into()).ok_or(error(DmarFault::Truncated))?;
-    Ok(ScopeEntry { bytes, offset })
+    rest.get(..length.into()).ok_or(error(DmarFault::Truncated))
 }
 
 impl<'a> ScopeEntry<'a> {

@@ -6,7 +6,7 @@ use portcullis_types::Pa;
 
 use super::scope::Scope;
 use super::{DmarError, DmarFault};
-use crate::acpi::bytes::{u8_at, u16_at, u32_at, u64_at};
+use crate::acpi::bytes::{name, u8_at, u16_at, u32_at, u64_at};
 
 /// A structure of a known type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,9 +108,7 @@ pub struct Sidp<'a> {
 impl<'a> Andd<'a> {
     /// Its name, a full path in the name space. None if it is not ASCII that a zero byte ends.
     pub fn name(self) -> Option<&'a str> {
-        let end = self.name.iter().position(|&byte| byte == 0)?;
-        let name = core::str::from_utf8(self.name.get(..end)?).ok()?;
-        (!name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic())).then_some(name)
+        name(self.name)
     }
 }
 
@@ -141,13 +139,15 @@ impl<'a> Structure<'a> {
     }
 }
 
-/// The structure of this type in `bytes`, which lie at `offset` of the table. None for types that are not known.
+/// The structure in `bytes`, which lie at `offset` of the table. None for types that are not known.
 ///
 /// # Errors
 ///
 /// It is shorter than its type.
-pub(super) fn parse(offset: usize, kind: u16, bytes: &[u8]) -> Result<Option<Structure<'_>>, DmarError> {
-    let parsed = match kind {
+pub(super) fn parse(offset: usize, bytes: &[u8]) -> Result<Option<Structure<'_>>, DmarError> {
+    let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+    let short = DmarError { offset, fault: DmarFault::Length(length) };
+    let parsed = match u16_at(bytes, 0).ok_or(short)? {
         0 => drhd(bytes, offset).map(Structure::Drhd),
         1 => rmrr(bytes, offset).map(Structure::Rmrr),
         2 => atsr(bytes, offset).map(Structure::Atsr),
@@ -157,8 +157,7 @@ pub(super) fn parse(offset: usize, kind: u16, bytes: &[u8]) -> Result<Option<Str
         6 => sidp(bytes, offset).map(Structure::Sidp),
         _ => return Ok(None),
     };
-    let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
-    parsed.map(Some).ok_or(DmarError { offset, fault: DmarFault::Length(length) })
+    parsed.map(Some).ok_or(short)
 }
 
 /// What follows the fixed part, as a device scope.

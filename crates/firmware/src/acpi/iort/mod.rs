@@ -39,7 +39,7 @@ pub use remapping::{
 pub use route::{ComponentRoutes, Dma, Messages, Route};
 
 use super::Table;
-use super::bytes::{u16_at, u32_at};
+use super::bytes::{pieces, u16_at, u32_at};
 use node::{HEADER_BYTES, parse};
 
 /// The table's fixed part.
@@ -93,26 +93,16 @@ impl<'a> Iort<'a> {
 
     /// Offset and bytes of each node. It ends with the first error.
     fn frames(self) -> impl Iterator<Item = Result<(usize, &'a [u8]), IortError>> {
-        let bytes = self.table.bytes();
-        let mut offset = usize::try_from(self.word(40)).unwrap_or(usize::MAX);
-        let mut left = self.node_count();
-        core::iter::from_fn(move || {
-            left = left.checked_sub(1)?;
-            let at = offset;
-            let framed = frame(bytes, at);
-            match &framed {
-                Ok(body) => offset = at.saturating_add(body.len()),
-                Err(_) => left = 0,
-            }
-            Some(framed.map(|body| (at, body)))
-        })
+        let start = usize::try_from(self.word(40)).unwrap_or(usize::MAX);
+        let nodes = self.table.bytes().get(start..).unwrap_or(&[]);
+        let framed = pieces(nodes, start, |rest, offset| Some(frame(rest, offset)));
+        (0..self.node_count()).zip(framed).map(|(_, framed)| framed)
     }
 }
 
-/// The node at `offset`.
-fn frame(bytes: &[u8], offset: usize) -> Result<&[u8], IortError> {
+/// The node at the start of `rest`, which lies at `offset`.
+fn frame(rest: &[u8], offset: usize) -> Result<&[u8], IortError> {
     let error = |fault| IortError { offset, fault };
-    let rest = bytes.get(offset..).unwrap_or(&[]);
     let length = u16_at(rest, 1).ok_or(error(IortFault::Truncated))?;
     if usize::from(length) < HEADER_BYTES {
         return Err(error(IortFault::Length(length)));

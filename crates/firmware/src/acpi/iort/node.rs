@@ -8,7 +8,7 @@ use portcullis_types::Pa;
 
 use super::mapping::{IdMapping, List, MAPPING_BYTES};
 use super::{IortError, IortFault};
-use crate::acpi::bytes::{u8_at, u16_at, u32_at, u64_at};
+use crate::acpi::bytes::{name, u8_at, u16_at, u32_at, u64_at};
 
 /// Bytes that every node begins with.
 pub(super) const HEADER_BYTES: usize = 16;
@@ -191,9 +191,7 @@ impl<'a> ItsGroupNode<'a> {
 impl<'a> ComponentNode<'a> {
     /// Its full path in the name space. None if it is not ASCII that a zero byte ends.
     pub fn name(self) -> Option<&'a str> {
-        let end = self.name.iter().position(|&byte| byte == 0)?;
-        let name = core::str::from_utf8(self.name.get(..end)?).ok()?;
-        (!name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic())).then_some(name)
+        name(self.name)
     }
 }
 
