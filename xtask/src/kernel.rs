@@ -22,6 +22,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Instant;
 
+use crate::apt;
 use crate::bare::{BARE_TARGET, Toolchain, has_core, sysroot};
 use crate::shell::{self, answers, cargo, program, root};
 use crate::stage::Passed;
@@ -128,17 +129,7 @@ pub(crate) fn install() -> Result<(), String> {
     if builder(Way::Any).is_ok() {
         return Ok(());
     }
-    let user = shell::output(program("id").arg("-u"))?;
-    if user.trim() != "0" {
-        return Err("installing takes root".into());
-    }
-    let apt = |words: &[&str]| {
-        let mut command = program("timeout");
-        command.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C");
-        shell::run(command.args(["--kill-after=10", "900", "apt-get"]).args(words))
-    };
-    apt(&["update"])?;
-    apt(&[&["install", "--yes", "--no-install-recommends"][..], &PACKAGES].concat())?;
+    apt::install(&PACKAGES)?;
     builder(Way::Any).map(drop)
 }
 
@@ -204,9 +195,7 @@ fn folder() -> PathBuf {
 
 /// Where the kernel is built: in a folder of its own, since its compiler may be another.
 fn target() -> PathBuf {
-    let all =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |name| root().join(name));
-    all.join("kernel")
+    shell::target().join("kernel")
 }
 
 fn build(builder: Builder) -> Result<Image, String> {

@@ -8,10 +8,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use crate::apt::{INSTALL, install, need_root, within, without_questions};
 use crate::kernel;
-use crate::shell::{self, answers, cargo, program, root};
+use crate::shell::{self, answers, cargo, program, target};
 use crate::stage::Passed;
 
 /// Which QEMU is wished for.
@@ -63,8 +63,7 @@ pub(crate) const TESTS: &str = "on_qemu::";
 const TREE_VARIABLE: &str = "PORTCULLIS_QEMU_TREE";
 const TESTS_VARIABLE: &str = "PORTCULLIS_QEMU";
 
-/// Longer than any install or any run of the tests takes.
-const INSTALL_LIMIT: &str = "900";
+/// Longer than any run of the tests takes, in seconds.
 const TESTS_LIMIT: &str = "1500";
 
 /// Looks for QEMUs, and installs what is wished for and missing. Prints why it could not.
@@ -84,7 +83,7 @@ pub(crate) fn prepare(wish: Wish) -> Found {
     }
     if wish != Wish::Found && !found.on_path {
         println!("== installing {}", PACKAGES.join(", "));
-        match install() {
+        match install(&PACKAGES) {
             Ok(()) => found = look(),
             Err(why) => println!("no QEMU of this Debian's: {why}"),
         }
@@ -104,10 +103,6 @@ fn tree() -> PathBuf {
     named.map_or_else(|| target().join("qemu-11"), PathBuf::from)
 }
 
-fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |name| root().join(name))
-}
-
 /// Whether the QEMU of the tree runs, as the tests will start it: through the tree's own dynamic linker.
 fn runs(tree: &Path) -> bool {
     let linker = tree.join("lib64/ld-linux-x86-64.so.2");
@@ -116,21 +111,11 @@ fn runs(tree: &Path) -> bool {
     answers(program(linker).arg("--library-path").args([libraries, qemu]).arg("--version"))
 }
 
-fn install() -> Result<(), String> {
-    need_root()?;
-    shell::run(apt(&mut within("apt-get")).arg("update"))?;
-    shell::run(
-        apt(&mut within("apt-get")).args(["install", "--yes", "--no-install-recommends"]).args(PACKAGES),
-    )
-}
-
 /// Makes the tree under another name first, so that half a tree is never taken for one.
 fn make_tree(tree: &Path) -> Result<(), String> {
     need_root()?;
     if !answers(program("debootstrap").arg("--version")) {
-        shell::run(apt(&mut within("apt-get")).arg("update"))?;
-        let install = ["install", "--yes", "--no-install-recommends", "debootstrap"];
-        shell::run(apt(&mut within("apt-get")).args(install))?;
+        install(&["debootstrap"])?;
     }
     let half = tree.with_extension("half");
     let _ = fs::remove_dir_all(&half);
@@ -153,30 +138,13 @@ fn fill_tree(tree: &Path) -> Result<(), String> {
     fs::write(tree.join("etc/apt/sources.list"), list).map_err(|error| error.to_string())?;
     let inside = |words: &[&str]| {
         let mut command = within("chroot");
-        shell::run(apt(command.arg(tree).arg("apt-get")).args(words))
+        shell::run(without_questions(command.arg(tree).arg("apt-get")).args(words))
     };
     inside(&["update"])?;
     let backports = format!("{SUITE}-backports");
-    let install = ["install", "--yes", "--no-install-recommends", "--target-release", &backports];
-    inside(&[&install[..], &PACKAGES].concat())?;
+    inside(&[&INSTALL[..], &["--target-release", &backports], &PACKAGES].concat())?;
     inside(&["clean"])?;
     if runs(tree) { Ok(()) } else { Err("its QEMU does not run here".into()) }
-}
-
-fn apt(command: &mut Command) -> &mut Command {
-    command.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C")
-}
-
-fn need_root() -> Result<(), String> {
-    let user = shell::output(program("id").arg("-u"))?;
-    if user.trim() == "0" { Ok(()) } else { Err("installing takes root".into()) }
-}
-
-/// A program that is ended after the time that an install may take.
-fn within(name: &str) -> Command {
-    let mut command = program("timeout");
-    command.args(["--kill-after=10", INSTALL_LIMIT, name]);
-    command
 }
 
 impl Found {
@@ -239,6 +207,6 @@ mod tests_of_this {
 
     #[test]
     fn a_folder_without_a_qemu_is_no_tree() {
-        assert!(!runs(&root()));
+        assert!(!runs(&shell::root()));
     }
 }
