@@ -60,10 +60,11 @@ pub use cause::{Cause, FirstError, Transaction};
 pub use config::Config;
 pub use counters::Counters;
 pub use message::Interrupt;
+pub use model_bus::Unpredictable;
 pub use outbound::ConfigTarget;
 pub use phb::{Outlook, Phb3};
 pub use policy::Policy;
-pub use strict::{Unpredictable, clause};
+pub use strict::clause;
 pub use xscom::Unit;
 
 /// The room that trace events of this crate name.

@@ -15,12 +15,12 @@
 
 use std::collections::BTreeMap;
 
-use model_bus::{Fabric, Write};
+use model_bus::{Fabric, Notes, Write};
 use portcullis_types::Pa;
 
 use crate::bits::{Field, bit};
 use crate::registers::{CONTROL, CONTROL_IVE_128, IVT_BAR, IVT_LENGTH, Registers};
-use crate::strict::{Notes, clause};
+use crate::strict::clause;
 
 /// Sources of one bridge. Observed: skiboot include/phb3.h: 0 to 0x7f7 are messages, the last 8 LSIs.
 pub(crate) const SOURCES: u32 = 0x800;

@@ -13,7 +13,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
 
-use model_bus::{Bus, Fabric, Mmio, Occupied, Request, Width};
+use model_bus::{Bus, Fabric, Mmio, Notes, Occupied, Request, Unpredictable, Width};
 use portcullis_types::trace::{Sink, Value};
 use portcullis_types::{AccessKind, Pa, PaRange, SourceId};
 
@@ -27,7 +27,6 @@ use crate::message::Interrupt;
 use crate::outbound::{ConfigTarget, Path, guard};
 use crate::rtc::Rtc;
 use crate::state::{Around, State};
-use crate::strict::{Notes, Unpredictable};
 use crate::walk::{Asked, Grant, Walker};
 use crate::xscom::Unit;
 
@@ -92,7 +91,7 @@ impl Phb3 {
 
     /// A bridge out of reset, behind which is `fabric`. `seed` decides what the policy leaves open.
     pub fn new(config: Config, fabric: Arc<dyn Fabric>, seed: u64, sink: Arc<dyn Sink>) -> Self {
-        let state = State::new(&config, seed, Notes::new(Arc::clone(&sink)));
+        let state = State::new(&config, seed, Notes::new(crate::SOURCE, Arc::clone(&sink)));
         Self {
             config,
             fabric,

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use model_bus::{Dice, Fabric};
+use model_bus::{Dice, Fabric, Notes};
 use portcullis_types::trace::{Event, Sink, Value};
 
 use crate::cache::TceCache;
@@ -14,7 +14,6 @@ use crate::message::{Interrupt, Ivc};
 use crate::posted::Posted;
 use crate::registers::Registers;
 use crate::rtc::Rtc;
-use crate::strict::Notes;
 use crate::tables::Tables;
 use crate::walk::Walker;
 use crate::xscom::Xscom;

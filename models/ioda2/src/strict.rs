@@ -1,19 +1,8 @@
 //! The strict mode: a list of everything software did that nobody said the hardware takes.
 //!
 //! The model goes on, doing one of the things that hardware might do; the list says that no software may count on it.
-
-use std::sync::Arc;
-
-use portcullis_types::trace::{Event, Sink, Value};
-
-/// One use that firmware and kernels avoid, or say is wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unpredictable {
-    /// Which rule, and who says so.
-    pub clause: &'static str,
-    /// What was done.
-    pub detail: String,
-}
+//!
+//! Not here: the list itself (`model_bus::Notes`).
 
 /// The rules, each with where it was seen.
 pub mod clause {
@@ -60,38 +49,4 @@ pub mod clause {
     pub const FFI_UNLOCKED: &str = "skiboot phb3_pci_msi_check_q: FFI_REQUEST without having taken FFI_LOCK";
     /// BARs changed while they are on.
     pub const XSCOM_BAR: &str = "QEMU pnv_pbcq_nest_xscom_write: BAR changed while it is enabled";
-}
-
-/// Where the list is kept, and told to the trace.
-pub(crate) struct Notes {
-    list: Vec<Unpredictable>,
-    sink: Option<Arc<dyn Sink>>,
-}
-
-impl Notes {
-    /// After so many, further ones are only traced: a device that loops must not fill memory.
-    const MOST: usize = 4096;
-
-    pub(crate) fn new(sink: Arc<dyn Sink>) -> Self {
-        Self { list: Vec::new(), sink: Some(sink) }
-    }
-
-    /// Notes that nobody reads, for looks that must leave no trace.
-    pub(crate) fn discarded() -> Self {
-        Self { list: Vec::new(), sink: None }
-    }
-
-    pub(crate) fn record(&mut self, clause: &'static str, detail: String) {
-        if let Some(sink) = self.sink.as_ref().filter(|sink| sink.listening()) {
-            let fields = [("clause", Value::Str(clause)), ("detail", Value::Str(&detail))];
-            sink.event(&Event { source: crate::SOURCE, name: "unpredictable", fields: &fields });
-        }
-        if self.list.len() < Self::MOST {
-            self.list.push(Unpredictable { clause, detail });
-        }
-    }
-
-    pub(crate) fn take(&mut self) -> Vec<Unpredictable> {
-        core::mem::take(&mut self.list)
-    }
 }

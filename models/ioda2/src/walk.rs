@@ -10,7 +10,7 @@
 //! Choice: a TCE of an upper level counts as there if it has either permission.
 //! Not here: what a refusal does (`report`), messages (`message`).
 
-use model_bus::Fabric;
+use model_bus::{Fabric, Notes};
 use portcullis_types::Pa;
 
 use crate::cache::{Kept, TceCache};
@@ -21,7 +21,7 @@ use crate::registers::{
     CONFIG_MSI32, CONFIG_MSI64, CONTROL, CONTROL_BYPASS_32, PHB3_CONFIG, RTT_BAR, Registers,
 };
 use crate::rtc::Rtc;
-use crate::strict::{Notes, clause};
+use crate::strict::clause;
 use crate::tables::Tables;
 use crate::tve::{Invalid, REAL_BITS, Tree, WINDOW_BITS, Window, decode};
 

@@ -1,6 +1,6 @@
 //! What every step of a translation works with: configuration, memory, caches, and the notes it leaves.
 
-use model_bus::{BusError, Fabric};
+use model_bus::{BusError, Fabric, Notes};
 use portcullis_types::Pa;
 
 use crate::cache::ConfigCache;
@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::counters::Counters;
 use crate::event::{Asked, Event};
 use crate::ste::{Ste, World};
-use crate::strict::{Notes, clause};
+use crate::strict::clause;
 use crate::tlb::{Conflict, Tlb};
 
 /// What the registers say about configuration structures.

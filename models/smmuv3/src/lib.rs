@@ -67,10 +67,11 @@ pub use broadcast::{Broadcast, BroadcastRegime, BroadcastScope};
 pub use config::{Config, HardwareUpdate, StallModel};
 pub use counters::Counters;
 pub use event::{Class, EventKind};
+pub use model_bus::Unpredictable;
 pub use policy::Policy;
 pub use smmu::{Outlook, Smmu};
 pub use state::Lines;
-pub use strict::{Unpredictable, clause};
+pub use strict::clause;
 
 /// The room that trace events of this crate name.
 pub(crate) const SOURCE: &str = "model.smmuv3";

@@ -13,8 +13,9 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 
 use model_bus::{
-    BusError, Clocked, Downstream, Fabric, InvalidationDone, Mmio, Outcome, PageRequest, Passage, Request,
-    Stall, StallState, TranslatedRequest, TranslationAnswer, TranslationRequest, Translator, Width, Write,
+    BusError, Clocked, Downstream, Fabric, InvalidationDone, Mmio, Notes, Outcome, PageRequest, Passage,
+    Request, Stall, StallState, TranslatedRequest, TranslationAnswer, TranslationRequest, Translator,
+    Unpredictable, Width, Write,
 };
 use portcullis_types::Pa;
 use portcullis_types::trace::{Sink, Value};
@@ -27,7 +28,6 @@ use crate::engine::{Caches, Engine, Refusal};
 use crate::event::{Asked, EventKind};
 use crate::flights::Flights;
 use crate::state::{Around, Lines, Message, State, Traffic};
-use crate::strict::{Notes, Unpredictable};
 use crate::translate::Grant;
 
 /// What a request would meet if nothing were cached.
@@ -66,7 +66,7 @@ impl Smmu {
     /// An SMMU out of reset, with these features, behind which is `fabric`. `seed` decides what the policy leaves open.
     pub fn new(config: Config, fabric: Arc<dyn Fabric>, seed: u64, sink: Arc<dyn Sink>) -> Self {
         let flights = Flights::new(config.broadcast);
-        let state = State::new(&config, seed, Notes::new(Arc::clone(&sink)));
+        let state = State::new(&config, seed, Notes::new(crate::SOURCE, Arc::clone(&sink)));
         Self {
             config,
             fabric,

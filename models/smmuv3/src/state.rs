@@ -3,7 +3,7 @@
 use core::ops::RangeInclusive;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use model_bus::{Dice, Fabric};
+use model_bus::{Dice, Fabric, Notes};
 use portcullis_types::trace::{Event as TraceEvent, Sink, Value};
 
 use crate::atc::AtcInvalidations;
@@ -18,7 +18,6 @@ use crate::event::Record;
 use crate::micro::Micro;
 use crate::registers::Registers;
 use crate::stall::Stalls;
-use crate::strict::Notes;
 
 /// What surrounds the state, and is not behind the lock.
 #[derive(Clone, Copy)]

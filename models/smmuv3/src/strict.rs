@@ -2,19 +2,8 @@
 //!
 //! The model goes on, as hardware would, doing one of the things that the book allows in such a case; the list says that
 //! no software may count on it. Each rule has its clause, number and title, in [`clause`].
-
-use std::sync::Arc;
-
-use portcullis_types::trace::{Event, Sink, Value};
-
-/// One use that the book calls CONSTRAINED UNPREDICTABLE, UNPREDICTABLE, ILLEGAL or "must not".
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unpredictable {
-    /// Which rule: number, title and what it forbids.
-    pub clause: &'static str,
-    /// What was done.
-    pub detail: String,
-}
+//!
+//! Not here: the list itself (`model_bus::Notes`).
 
 /// The rules, each with the clause of the book that makes it.
 pub mod clause {
@@ -105,38 +94,4 @@ pub mod clause {
     /// Two STEs with one VMID differ in stage 2.
     pub const SHARED_VMID: &str =
         "5.2.1 \"General properties of the STE\": STEs with one S2VMID differ in stage 2";
-}
-
-/// Where the list is kept, and told to the trace.
-pub(crate) struct Notes {
-    list: Vec<Unpredictable>,
-    sink: Option<Arc<dyn Sink>>,
-}
-
-impl Notes {
-    /// After so many, further ones are only traced: a device that loops must not fill memory.
-    const MOST: usize = 4096;
-
-    pub(crate) fn new(sink: Arc<dyn Sink>) -> Self {
-        Self { list: Vec::new(), sink: Some(sink) }
-    }
-
-    /// Notes that nobody reads, for looks that must leave no trace.
-    pub(crate) fn discarded() -> Self {
-        Self { list: Vec::new(), sink: None }
-    }
-
-    pub(crate) fn record(&mut self, clause: &'static str, detail: String) {
-        if let Some(sink) = self.sink.as_ref().filter(|sink| sink.listening()) {
-            let fields = [("clause", Value::Str(clause)), ("detail", Value::Str(&detail))];
-            sink.event(&Event { source: crate::SOURCE, name: "unpredictable", fields: &fields });
-        }
-        if self.list.len() < Self::MOST {
-            self.list.push(Unpredictable { clause, detail });
-        }
-    }
-
-    pub(crate) fn take(&mut self) -> Vec<Unpredictable> {
-        core::mem::take(&mut self.list)
-    }
 }
