@@ -244,13 +244,13 @@ pub(super) fn parse(offset: usize, bytes: &[u8]) -> Result<Option<Node<'_>>, Ior
     let count = u32_at(bytes, 8).ok_or(short)?;
     let mappings = lists.list(u32_at(bytes, 12).ok_or(short)?, count, MAPPING_BYTES)?;
     let kind = match kind {
-        0 => its_group(lists)?.map(NodeKind::ItsGroup),
+        0 => Some(NodeKind::ItsGroup(its_group(lists)?)),
         1 => component(bytes).map(NodeKind::Component),
         2 => root_complex(bytes, revision).map(NodeKind::RootComplex),
         3 => smmu_v2(lists)?.map(NodeKind::SmmuV2),
         4 => smmu_v3(bytes, revision).map(NodeKind::SmmuV3),
         5 => counters(bytes, revision).map(NodeKind::Counters),
-        _ => reserved(lists)?.map(NodeKind::Reserved),
+        _ => Some(NodeKind::Reserved(reserved(lists)?)),
     };
     Ok(Some(Node { offset, revision, kind: kind.ok_or(short)?, mappings }))
 }
@@ -292,9 +292,9 @@ fn memory_access(bytes: &[u8], offset: usize) -> Option<MemoryAccess> {
     })
 }
 
-fn its_group(lists: Lists<'_>) -> Result<Option<ItsGroupNode<'_>>, IortError> {
+fn its_group(lists: Lists<'_>) -> Result<ItsGroupNode<'_>, IortError> {
     let count = u32_at(lists.bytes, 16).unwrap_or(0);
-    Ok(Some(ItsGroupNode { list: lists.list(20, count, 4)? }))
+    Ok(ItsGroupNode { list: lists.list(20, count, 4)? })
 }
 
 fn component(bytes: &[u8]) -> Option<ComponentNode<'_>> {
@@ -389,7 +389,7 @@ fn counters(bytes: &[u8], revision: u8) -> Option<CountersNode> {
     })
 }
 
-fn reserved(lists: Lists<'_>) -> Result<Option<ReservedNode<'_>>, IortError> {
+fn reserved(lists: Lists<'_>) -> Result<ReservedNode<'_>, IortError> {
     let word = |offset| u32_at(lists.bytes, offset).unwrap_or(0);
-    Ok(Some(ReservedNode { flags: word(16), ranges: lists.list(word(24), word(20), 20)? }))
+    Ok(ReservedNode { flags: word(16), ranges: lists.list(word(24), word(20), 20)? })
 }

@@ -15,7 +15,7 @@ use super::remapping::{
 use super::route::{Mapping, Target, to_its};
 use super::{
     ComponentNode, CountersNode, Iort, IortError, IortFault, MemoryAccess, Messages, Node, NodeKind,
-    ReservedNode, RootComplexNode,
+    ReservedNode, RootComplexNode, SmmuV2Node, SmmuV3Node,
 };
 
 /// Pages of registers of an SMMU of version 3, and of reserved memory.
@@ -43,18 +43,17 @@ impl Remapping {
         let mut read = Self::default();
         let mut places = Places { targets: Vec::new(), devices: Vec::new() };
         for node in iort.nodes() {
-            match node.kind {
-                NodeKind::ItsGroup(group) => {
-                    let to = read.take_its_group(node.offset, group.identifiers().collect());
-                    places.targets.push((node.offset, to));
+            let to = match node.kind {
+                NodeKind::ItsGroup(group) => read.take_its_group(node.offset, group.identifiers().collect()),
+                NodeKind::SmmuV2(smmu) => read.take_smmu_v2(node.offset, smmu),
+                NodeKind::SmmuV3(smmu) => read.take_smmu_v3(node.offset, smmu),
+                NodeKind::RootComplex(_) | NodeKind::Component(_) => {
+                    places.devices.push(node.offset);
+                    continue;
                 }
-                NodeKind::SmmuV2(_) | NodeKind::SmmuV3(_) => {
-                    let to = read.take_smmu(node);
-                    places.targets.push((node.offset, to));
-                }
-                NodeKind::RootComplex(_) | NodeKind::Component(_) => places.devices.push(node.offset),
-                NodeKind::Counters(_) | NodeKind::Reserved(_) => {}
-            }
+                NodeKind::Counters(_) | NodeKind::Reserved(_) => continue,
+            };
+            places.targets.push((node.offset, to));
         }
         for node in iort.nodes() {
             match node.kind {
@@ -84,33 +83,40 @@ impl Remapping {
         Ok(Target::Its(self.its_groups.len() - 1))
     }
 
-    fn take_smmu(&mut self, node: Node<'_>) -> Result<Target, IortError> {
-        let (base, len_bytes, page_bytes, kind) = match node.kind {
-            NodeKind::SmmuV2(smmu) => {
-                let kind = SmmuKind::V2(SmmuV2 {
-                    model: smmu.model,
-                    dvm: smmu.dvm,
-                    coherent_walk: smmu.coherent_walk,
-                    global: smmu.global,
-                    config: smmu.config,
-                    contexts: smmu.contexts().collect(),
-                    counters: smmu.counters().collect(),
-                });
-                (smmu.base, smmu.span, SMALL_PAGE_BYTES, kind)
-            }
-            NodeKind::SmmuV3(smmu) => {
-                let page_count = if smmu.model == CN99XX { 1 } else { 2 };
-                let kind = SmmuKind::V3 { node: smmu, messages: Messages::Nobody };
-                (smmu.base, page_count * PAGE_BYTES, PAGE_BYTES, kind)
-            }
-            _ => return Err(self.fault(node.offset, IortFault::WrongTarget(0))),
-        };
+    fn take_smmu_v2(&mut self, offset: usize, smmu: SmmuV2Node<'_>) -> Result<Target, IortError> {
+        let kind = SmmuKind::V2(SmmuV2 {
+            model: smmu.model,
+            dvm: smmu.dvm,
+            coherent_walk: smmu.coherent_walk,
+            global: smmu.global,
+            config: smmu.config,
+            contexts: smmu.contexts().collect(),
+            counters: smmu.counters().collect(),
+        });
+        self.take_smmu(offset, smmu.base, smmu.span, SMALL_PAGE_BYTES, kind)
+    }
+
+    fn take_smmu_v3(&mut self, offset: usize, smmu: SmmuV3Node) -> Result<Target, IortError> {
+        let page_count = if smmu.model == CN99XX { 1 } else { 2 };
+        let kind = SmmuKind::V3 { node: smmu, messages: Messages::Nobody };
+        self.take_smmu(offset, smmu.base, page_count * PAGE_BYTES, PAGE_BYTES, kind)
+    }
+
+    /// An SMMU whose registers are `len_bytes` at `base`, in pages of `page_bytes`.
+    fn take_smmu(
+        &mut self,
+        offset: usize,
+        base: Pa,
+        len_bytes: u64,
+        page_bytes: u64,
+        kind: SmmuKind,
+    ) -> Result<Target, IortError> {
         let registers = PaRange::new(base, len_bytes).filter(|_| is_page(base, page_bytes));
         let Some(registers) = registers else {
-            return Err(self.fault(node.offset, IortFault::Registers(base)));
+            return Err(self.fault(offset, IortFault::Registers(base)));
         };
         if self.smmus.iter().any(|smmu| smmu.registers.overlaps(registers)) {
-            return Err(self.fault(node.offset, IortFault::SharedRegisters(registers)));
+            return Err(self.fault(offset, IortFault::SharedRegisters(registers)));
         }
         self.smmus.push(Smmu { registers, kind, mappings: Vec::new() });
         Ok(Target::Smmu(self.smmus.len() - 1))
@@ -130,16 +136,12 @@ impl Remapping {
                 self.fault(node.offset, IortFault::NoSuchMapping(own));
             }
         }
-        let is_its = |to| matches!(to, Target::Its(_));
         let mut mappings = Vec::new();
         let mut own = Messages::Nobody;
         for mapping in node.mappings() {
             let is_own = own_place.is_some_and(|own| own.offset == mapping.offset);
             if mapping.single && is_own {
-                own = match self.take_mapping(mapping, places, is_its).to {
-                    Ok(to) => to_its(to, mapping.output),
-                    Err(why) => Messages::Broken(why),
-                };
+                own = self.take_own_messages(mapping, places);
             } else if mapping.single {
                 self.fault(mapping.offset, IortFault::SingleMapping);
             } else {
@@ -151,6 +153,14 @@ impl Remapping {
         smmu.mappings = mappings;
         if let SmmuKind::V3 { messages, .. } = &mut smmu.kind {
             *messages = own;
+        }
+    }
+
+    /// Where a node's own messages go, by the mapping for them.
+    fn take_own_messages(&mut self, mapping: IdMapping, places: &Places) -> Messages {
+        match self.take_mapping(mapping, places, is_its).to {
+            Ok(to) => to_its(to, mapping.output),
+            Err(why) => Messages::Broken(why),
         }
     }
 
@@ -253,14 +263,10 @@ impl Remapping {
                 return;
             }
         };
-        let mut messages = Messages::Nobody;
-        if let Some(mapping) = node.mappings().next().filter(|_| overflow == 0) {
-            let mapping = self.take_mapping(mapping, places, |to| matches!(to, Target::Its(_)));
-            messages = match mapping.to {
-                Ok(to) => to_its(to, mapping.output),
-                Err(why) => Messages::Broken(why),
-            };
-        }
+        let messages = match node.mappings().next() {
+            Some(mapping) if overflow == 0 => self.take_own_messages(mapping, places),
+            _ => Messages::Nobody,
+        };
         self.counters.push(Counters { page0, page1, overflow, of, messages });
     }
 
@@ -341,6 +347,10 @@ impl Places {
     fn is_device(&self, reference: u32) -> bool {
         usize::try_from(reference).is_ok_and(|at| self.devices.contains(&at))
     }
+}
+
+fn is_its(to: Target) -> bool {
+    matches!(to, Target::Its(_))
 }
 
 fn is_page(at: Pa, page_bytes: u64) -> bool {
