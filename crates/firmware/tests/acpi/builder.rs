@@ -1,4 +1,5 @@
-//! Builds DMAR tables byte by byte: what lies where is the book's chapter 8, and no code of the reader's is used.
+//! Builds DMAR tables byte by byte: what lies where is the book's chapter 8, and no code of the reader's is used. And what tables of all kinds have:
+//! the header, the checksum, and the ways in which they can be damaged.
 
 /// An entry of a device scope.
 pub(crate) fn entry(kind: u8, id: u8, bus: u8, path: &[(u8, u8)]) -> Vec<u8> {
@@ -60,16 +61,19 @@ pub(crate) fn sidp(segment: u16, scope: &[(u8, Vec<u8>)]) -> Vec<u8> {
 
 /// The table of these structures, its checksum right.
 pub(crate) fn table(structures: &[Vec<u8>]) -> Vec<u8> {
-    let body: Vec<u8> = structures.concat();
-    let mut bytes = b"DMAR".to_vec();
-    bytes.extend(u32::try_from(48 + body.len()).unwrap().to_le_bytes());
-    bytes.extend([1, 0]);
+    // 46 bits of address; interrupt remapping, and firmware keeps its DMA to the reserved regions.
+    let fixed = [45, 0b101, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    sealed(*b"DMAR", 1, &[&fixed[..], &structures.concat()].concat())
+}
+
+/// The table of this signature and revision: its header, the rest of it, its checksum right.
+pub(crate) fn sealed(signature: [u8; 4], revision: u8, rest: &[u8]) -> Vec<u8> {
+    let mut bytes = signature.to_vec();
+    bytes.extend(u32::try_from(36 + rest.len()).unwrap().to_le_bytes());
+    bytes.extend([revision, 0]);
     bytes.extend(b"PORTCUPORTCULL");
     bytes.extend([1, 0, 0, 0, b'P', b'O', b'R', b'T', 1, 0, 0, 0]);
-    // 46 bits of address; interrupt remapping, and firmware keeps its DMA to the reserved regions.
-    bytes.extend([45, 0b101]);
-    bytes.extend([0; 10]);
-    bytes.extend(body);
+    bytes.extend(rest);
     seal(&mut bytes);
     bytes
 }
@@ -79,4 +83,17 @@ pub(crate) fn seal(bytes: &mut [u8]) {
     bytes[9] = 0;
     let sum = bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
     bytes[9] = sum.wrapping_neg();
+}
+
+/// Shows `ask` the table with each of its bits turned, its checksum right, and cut off before each of its bytes.
+pub(crate) fn every_damage(whole: &[u8], mut ask: impl FnMut(&[u8])) {
+    for at in 0..whole.len() {
+        for bit in 0..8 {
+            let mut turned = whole.to_vec();
+            turned[at] ^= 1 << bit;
+            seal(&mut turned);
+            ask(&turned);
+        }
+        ask(&whole[..at]);
+    }
 }

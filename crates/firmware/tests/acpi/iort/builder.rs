@@ -1,6 +1,6 @@
 //! Builds IORT tables byte by byte: what lies where is the book's, and no code of the reader's is used.
 
-use crate::builder::seal;
+use crate::builder::sealed;
 
 /// A mapping: first id, how many after it, what the first is there, offset of the node there, flags.
 pub(crate) fn mapping(first: u32, more: u32, output: u32, reference: usize, flags: u32) -> Vec<u8> {
@@ -86,14 +86,6 @@ pub(crate) fn places<const N: usize>(nodes: &[Vec<u8>; N]) -> [usize; N] {
 
 /// The table of these nodes, its checksum right.
 pub(crate) fn table(nodes: &[Vec<u8>]) -> Vec<u8> {
-    let body = nodes.concat();
-    let mut bytes = b"IORT".to_vec();
-    bytes.extend(u32::try_from(48 + body.len()).unwrap().to_le_bytes());
-    bytes.extend([6, 0]);
-    bytes.extend(b"PORTCUPORTCULL");
-    bytes.extend([1, 0, 0, 0, b'P', b'O', b'R', b'T', 1, 0, 0, 0]);
-    bytes.extend(words(&[u32::try_from(nodes.len()).unwrap(), 48, 0]));
-    bytes.extend(body);
-    seal(&mut bytes);
-    bytes
+    let fixed = words(&[u32::try_from(nodes.len()).unwrap(), 48, 0]);
+    sealed(*b"IORT", 6, &[fixed, nodes.concat()].concat())
 }
