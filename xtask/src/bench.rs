@@ -11,11 +11,5 @@ pub(crate) fn run(arguments: &[String]) -> ExitCode {
     if !arguments.is_empty() {
         command.arg("--").args(arguments);
     }
-    match shell::run(&mut command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(what) => {
-            eprintln!("xtask bench: {what}");
-            ExitCode::FAILURE
-        }
-    }
+    shell::exit_code("bench", shell::run(&mut command))
 }

@@ -10,11 +10,5 @@ pub(crate) fn run(arguments: &[String]) -> ExitCode {
     command
         .args(["run", "--release", "--quiet", "--package", "portcullis-differential", "--"])
         .args(arguments);
-    match shell::run(&mut command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(what) => {
-            eprintln!("xtask differential: {what}");
-            ExitCode::FAILURE
-        }
-    }
+    shell::exit_code("differential", shell::run(&mut command))
 }

@@ -5,7 +5,7 @@
 use core::iter::once;
 use std::io;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
 /// The `cargo` that started us, or the one on the path. It never reads standard input.
 pub(crate) fn cargo() -> Command {
@@ -40,6 +40,17 @@ pub(crate) fn run(command: &mut Command) -> Result<(), String> {
     let name = name_of(command);
     let status = command.status().map_err(|error| cannot_start(&name, &error))?;
     if status.success() { Ok(()) } else { Err(format!("`{name}` ended with {status}")) }
+}
+
+/// What one of our commands ends with. Says what went wrong, if something did.
+pub(crate) fn exit_code(command: &str, outcome: Result<(), String>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(what) => {
+            eprintln!("xtask {command}: {what}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// Runs a command and answers what it wrote to standard output; its standard error goes where ours goes.
