@@ -16,6 +16,7 @@ mod metadata;
 mod mutants;
 mod names;
 mod qemu;
+mod random;
 mod rooms;
 mod rules;
 mod shell;

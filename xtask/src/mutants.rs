@@ -14,11 +14,9 @@ mod bench;
 mod list;
 mod simulator;
 
-use core::hash::BuildHasher;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::RandomState;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::Instant;
@@ -26,7 +24,8 @@ use std::time::Instant;
 use bench::{Bench, Ran};
 use list::{Mutant, TestName};
 
-use crate::shell::root;
+use crate::random::{Random, fresh_seed};
+use crate::shell::{self, root};
 use crate::stage::Passed;
 
 pub(crate) use list::check_hooks;
@@ -83,20 +82,11 @@ impl Options {
     }
 }
 
-/// A number that nobody has chosen.
-fn fresh_seed() -> u64 {
-    RandomState::new().hash_one(0) >> 32
-}
-
 /// Keeps `count` of `from`, which ones the seed decides.
 fn draw<T>(from: &mut Vec<T>, count: usize, seed: u64) {
-    let mut state = seed;
+    let mut random = Random::new(seed);
     while from.len() > count {
-        // Splitmix64.
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let at = (mixed ^ (mixed >> 31)) % from.len() as u64;
+        let at = random.next() % from.len() as u64;
         from.remove(usize::try_from(at).expect("below a length"));
     }
 }
@@ -122,16 +112,7 @@ pub(crate) fn run(arguments: &[String]) -> ExitCode {
     } else {
         hunt(mutants)
     };
-    match done {
-        Ok(note) => {
-            println!("{note}");
-            ExitCode::SUCCESS
-        }
-        Err(what) => {
-            eprintln!("xtask mutants: {what}");
-            ExitCode::FAILURE
-        }
-    }
+    shell::exit_code("mutants", done.map(|note| println!("{note}")))
 }
 
 /// The stage of `cargo xtask test`: a few mutants of those that unit tests catch, so that little has to be built twice.

@@ -4,9 +4,9 @@
 //! many.
 
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::sha256::sha256;
+use crate::random::{Random, fresh_seed};
 
 const BLOCK: usize = 512;
 const BYTES: usize = 4 << 20;
@@ -26,8 +26,7 @@ pub(super) struct Disk {
 impl Disk {
     /// Makes it.
     pub(super) fn make(path: &Path) -> Result<Self, String> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let (bytes, sha256) = content(now.as_secs() << 30 ^ u64::from(now.subsec_nanos()));
+        let (bytes, sha256) = content(fresh_seed());
         std::fs::write(path, bytes).map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(Self { path: path.to_owned(), sha256 })
     }
@@ -35,7 +34,8 @@ impl Disk {
 
 /// What is on the disk, and the digest of what is before its last block.
 fn content(seed: u64) -> (Vec<u8>, String) {
-    let mut bytes = noise(seed, BYTES);
+    let mut random = Random::new(seed);
+    let mut bytes: Vec<u8> = (0..BYTES / 8).flat_map(|_| random.next().to_le_bytes()).collect();
     let digest = sha256(&bytes);
     let mut label = [0; BLOCK];
     label[..16].copy_from_slice(MAGIC);
@@ -45,18 +45,6 @@ fn content(seed: u64) -> (Vec<u8>, String) {
     label[60..64].copy_from_slice(&CRC_BYTES.to_le_bytes());
     bytes.extend(label);
     (bytes, digest.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-/// Bytes that look like nothing (SplitMix64).
-fn noise(seed: u64, len: usize) -> Vec<u8> {
-    let mut state = seed;
-    let words = core::iter::repeat_with(|| {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    });
-    words.take(len / 8).flat_map(u64::to_le_bytes).collect()
 }
 
 /// CRC-32 as in IEEE 802.3, bit by bit.
