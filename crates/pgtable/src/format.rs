@@ -107,11 +107,15 @@ pub trait Format {
         word
     }
 
-    /// The bit that makes a leaf one of a contiguous run.
-    fn contiguous_bit(&self) -> u64;
+    /// The bit that makes a leaf one of a contiguous run; 0 where nothing does.
+    fn contiguous_bit(&self) -> u64 {
+        0
+    }
 
     /// How many leaves at `height` make a contiguous run, as log2; 0 for none.
-    fn contiguous_lg2(&self, height: u8) -> u8;
+    fn contiguous_lg2(&self, _height: u8) -> u8 {
+        0
+    }
 
     /// Leaves whose outputs differ only below this bit can be counted up: adding a page's size to the word gives the next leaf.
     fn counting_bits(&self) -> u8 {

@@ -141,11 +141,7 @@ impl Format for FirstStage {
 
     #[inline]
     fn decode(&self, word: u64, height: u8) -> Item {
-        match word {
-            0 => Item::Absent,
-            _ if word & PRESENT == 0 => Item::Corrupt,
-            _ => super::decode(word, height, self.geometry.size(height)),
-        }
+        super::decode(word, PRESENT, height, self.geometry.size(height))
     }
 
     #[inline]
@@ -200,13 +196,5 @@ impl Format for FirstStage {
     fn with_marks(&self, word: u64, marks: Marks) -> u64 {
         // What cannot be written is never dirty.
         set(set(word, self.accessed(), marks.accessed), DIRTY, marks.dirty && word & WRITE != 0)
-    }
-
-    fn contiguous_bit(&self) -> u64 {
-        0
-    }
-
-    fn contiguous_lg2(&self, _height: u8) -> u8 {
-        0
     }
 }

@@ -62,9 +62,15 @@ fn page_sizes(geometry: &Geometry, wanted: PageSizes) -> PageSizes {
     sizes.fold(PageSizes::default(), PageSizes::with).intersection(wanted.with(SizeLg2::KIB_4))
 }
 
-/// What a word means that is not 0, and that allows something.
+/// What a word means. `present` are the bits of which an entry has one.
 #[inline]
-fn decode(word: u64, height: u8, size: SizeLg2) -> Item {
+fn decode(word: u64, present: u64, height: u8, size: SizeLg2) -> Item {
+    if word == 0 {
+        return Item::Absent;
+    }
+    if word & present == 0 {
+        return Item::Corrupt;
+    }
     let leaf = height == 0 || word & PAGE_SIZE != 0;
     if !leaf {
         return Item::Table(Pa::new(word & ADDRESS));

@@ -126,11 +126,7 @@ impl Format for SecondStage {
 
     #[inline]
     fn decode(&self, word: u64, height: u8) -> Item {
-        match word {
-            0 => Item::Absent,
-            _ if word & (READ | WRITE) == 0 => Item::Corrupt,
-            _ => super::decode(word, height, self.geometry.size(height)),
-        }
+        super::decode(word, READ | WRITE, height, self.geometry.size(height))
     }
 
     #[inline]
@@ -190,13 +186,5 @@ impl Format for SecondStage {
         }
         // What cannot be written is never dirty.
         set(set(word, ACCESSED, marks.accessed), DIRTY, marks.dirty && word & WRITE != 0)
-    }
-
-    fn contiguous_bit(&self) -> u64 {
-        0
-    }
-
-    fn contiguous_lg2(&self, _height: u8) -> u8 {
-        0
     }
 }
