@@ -72,22 +72,25 @@ impl ScopedDevice {
 
     /// Whether it names this function: itself, or the bridge that it is, or a bridge on the way to it.
     pub fn names(&self, function: &DevicePath) -> bool {
-        if self.start_bus != function.start_bus {
+        self.names_path(function.start_bus, &function.path)
+    }
+
+    fn names_path(&self, start_bus: u8, path: &[(u8, u8)]) -> bool {
+        if self.start_bus != start_bus {
             return false;
         }
         match self.kind {
-            ScopeKind::Endpoint => self.path == function.path,
-            ScopeKind::SubHierarchy => function.path.starts_with(&self.path),
+            ScopeKind::Endpoint => self.path == path,
+            ScopeKind::SubHierarchy => path.starts_with(&self.path),
             _ => false,
         }
     }
 
     /// Whether some function is named by both.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
-        let as_path =
-            |scoped: &Self| DevicePath { segment: 0, start_bus: scoped.start_bus, path: scoped.path.clone() };
         let pci = self.kind.is_pci() && other.kind.is_pci();
-        pci && (self.names(&as_path(other)) || other.names(&as_path(self)))
+        let names = |one: &Self, two: &Self| one.names_path(two.start_bus, &two.path);
+        pci && (names(self, other) || names(other, self))
     }
 }
 

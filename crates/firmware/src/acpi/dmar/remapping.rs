@@ -9,7 +9,8 @@ use portcullis_types::{Pa, PaRange};
 
 use super::cover::{Claim, ScopedDevice, named};
 use super::{
-    Andd, Atsr, DevicePath, Dmar, DmarError, DmarFault, Drhd, Rhsa, Rmrr, Scope, ScopeKind, Structure,
+    Andd, Atsr, DevicePath, Dmar, DmarError, DmarFault, Drhd, Rhsa, Rmrr, Scope, ScopeEntry, ScopeKind,
+    Structure,
 };
 
 const PAGE_BYTES: u64 = 1 << 12;
@@ -190,28 +191,27 @@ impl Remapping {
 
     /// The entries of a scope that mean something, if they are of these kinds.
     fn devices(&mut self, scope: Scope<'_>, may_be: impl Fn(ScopeKind) -> bool) -> Vec<ScopedDevice> {
-        let mut devices = Vec::new();
-        for entry in scope.entries() {
-            let kind = entry.kind();
-            // Messages of timer blocks and of devices of the name space have ids of firmware's choice, which need not be those of functions.
-            let path_counts = kind.is_pci() || kind == ScopeKind::IoApic;
-            let fault = if !may_be(kind) {
-                Some(DmarFault::WrongKind(kind))
-            } else if path_counts && entry.path().any(|(device, function)| device > 31 || function > 7) {
-                Some(DmarFault::Path)
-            } else if kind == ScopeKind::NamespaceDevice
-                && self.namespace.iter().all(|device| device.number != entry.enumeration_id())
-            {
-                Some(DmarFault::NoSuchDevice(entry.enumeration_id()))
-            } else {
-                None
-            };
-            match fault {
-                Some(fault) => self.fault(entry.offset, fault),
-                None => devices.push(ScopedDevice::new(entry)),
-            }
-        }
-        devices
+        scope.entries().filter_map(|entry| self.device(entry, &may_be)).collect()
+    }
+
+    /// The entry of a scope, if it means something and is of these kinds.
+    fn device(&mut self, entry: ScopeEntry<'_>, may_be: impl Fn(ScopeKind) -> bool) -> Option<ScopedDevice> {
+        let kind = entry.kind();
+        // Messages of timer blocks and of devices of the name space have ids of firmware's choice, which need not be those of functions.
+        let path_counts = kind.is_pci() || kind == ScopeKind::IoApic;
+        let fault = if !may_be(kind) {
+            DmarFault::WrongKind(kind)
+        } else if path_counts && entry.path().any(|(device, function)| device > 31 || function > 7) {
+            DmarFault::Path
+        } else if kind == ScopeKind::NamespaceDevice
+            && self.namespace.iter().all(|device| device.number != entry.enumeration_id())
+        {
+            DmarFault::NoSuchDevice(entry.enumeration_id())
+        } else {
+            return Some(ScopedDevice::new(entry));
+        };
+        self.fault(entry.offset, fault);
+        None
     }
 
     fn take_drhd(&mut self, offset: usize, drhd: Drhd<'_>) {
@@ -293,11 +293,8 @@ impl Remapping {
 
     fn take_properties(&mut self, segment: u16, scope: Scope<'_>, flags: impl Fn(u8) -> u8) {
         for entry in scope.entries() {
-            let one = Scope::of(entry);
-            let device = self
-                .devices(one, |kind| matches!(kind, ScopeKind::Endpoint | ScopeKind::NamespaceDevice))
-                .pop();
-            let Some(device) = device else { continue };
+            let may_be = |kind| matches!(kind, ScopeKind::Endpoint | ScopeKind::NamespaceDevice);
+            let Some(device) = self.device(entry, may_be) else { continue };
             let flags = flags(entry.flags());
             self.properties.push(DeviceProperty {
                 segment,

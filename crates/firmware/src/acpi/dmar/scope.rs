@@ -80,11 +80,6 @@ impl<'a> Scope<'a> {
         Self { bytes, offset }
     }
 
-    /// The scope of one entry alone.
-    pub(super) fn of(entry: ScopeEntry<'a>) -> Self {
-        Self { bytes: entry.bytes, offset: entry.offset }
-    }
-
     /// Whether every entry has a length that fits.
     pub(super) fn check(self) -> Result<(), DmarError> {
         self.walk().try_for_each(|entry| entry.map(|_| ()))
