@@ -3,12 +3,12 @@
 //! A message is let through to the model's doorbell, because the data that are half of its meaning are known only when they move. Before, the thread leaves word of whose message it
 //! is and what its address says; a write to the doorbell without such word is nobody's message.
 
-use model_bus::{BusError, Doorbell, Outcome, Passage, Request, Translator};
+use model_bus::{BusError, Doorbell, Outcome, Passage, Request, Translator, mark};
 use portcullis_types::trace::Value;
 use portcullis_types::{Pa, SourceId};
 
 use crate::cause::Cause;
-use crate::phb::{Phb3, Word, error_of, mark};
+use crate::phb::{Phb3, Word, error_of};
 use crate::state::State;
 use crate::walk::Grant;
 

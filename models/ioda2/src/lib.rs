@@ -37,7 +37,6 @@ mod cache;
 mod cause;
 mod config;
 mod counters;
-mod flights;
 mod freeze;
 mod inbound;
 mod message;

@@ -3,17 +3,16 @@
 //! One mutex guards the [`State`]. It is held while the model thinks, and while it reads and writes its tables in memory, but not while a device's bytes move, nor while
 //! a load waits for accesses under way, nor while configuration space is accessed or the slot is reset: what those reach may come back to the model's registers.
 //!
-//! Should a table lie, by somebody's mistake, on the model's own registers, the model would wait for itself: whoever holds the lock while memory is accessed leaves a
-//! mark, and an access with the same mark gets nothing.
+//! Should a table lie, by somebody's mistake, on the model's own registers, the model would wait for itself: see [`Guarded`].
 //!
 //! Not here: the faces themselves (`inbound`, `access`).
 
-use core::cell::Cell;
 use core::fmt;
-use core::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use model_bus::{Bus, Fabric, Mmio, Notes, Occupied, Request, Unpredictable, Width};
+use model_bus::{
+    Bus, Fabric, Flights, Guarded, Marked, Mmio, Notes, Occupied, Request, Unpredictable, Width,
+};
 use portcullis_types::trace::{Sink, Value};
 use portcullis_types::{AccessKind, Pa, PaRange, SourceId};
 
@@ -22,7 +21,6 @@ use crate::cache::TceCache;
 use crate::cause::{Cause, FirstError, Transaction};
 use crate::config::Config;
 use crate::counters::Counters;
-use crate::flights::Flights;
 use crate::message::Interrupt;
 use crate::outbound::{ConfigTarget, Path, guard};
 use crate::rtc::Rtc;
@@ -60,19 +58,7 @@ pub struct Phb3 {
     pub(crate) target: RwLock<Option<Arc<dyn ConfigTarget>>>,
     /// Whether PERST was asserted when the target was last told. Taken before the state's lock, and held while the target is told: the last word is what stands.
     slot: Mutex<bool>,
-    state: Mutex<State>,
-    /// Who is accessing memory with the lock held; 0 if nobody.
-    holder: AtomicUsize,
-}
-
-thread_local! {
-    /// Something of each thread's own, whose address tells threads apart.
-    static MARK: Cell<u8> = const { Cell::new(0) };
-}
-
-/// Tells this thread from others.
-pub(crate) fn mark() -> usize {
-    MARK.with(|mark| core::ptr::from_ref(mark).addr())
+    state: Guarded<State>,
 }
 
 pub(crate) fn ones(width: Width) -> u64 {
@@ -100,8 +86,7 @@ impl Phb3 {
             words: Mutex::default(),
             target: RwLock::default(),
             slot: Mutex::new(false),
-            state: Mutex::new(state),
-            holder: AtomicUsize::new(0),
+            state: Guarded::new(state),
         }
     }
 
@@ -262,18 +247,12 @@ impl Phb3 {
 
     /// The state; none if this very thread holds it and waits for memory.
     pub(crate) fn lock(&self) -> Option<MutexGuard<'_, State>> {
-        match self.state.try_lock() {
-            Ok(guard) => Some(guard),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) if self.holder.load(Ordering::Relaxed) == mark() => None,
-            Err(TryLockError::WouldBlock) => Some(self.state.lock().unwrap_or_else(PoisonError::into_inner)),
-        }
+        self.state.lock()
     }
 
     /// Leaves the mark, for as long as the answer lives. Only with the lock held.
     pub(crate) fn accessing_memory(&self) -> Marked<'_> {
-        self.holder.store(mark(), Ordering::Relaxed);
-        Marked(&self.holder)
+        self.state.accessing_memory()
     }
 
     /// Judges a request, with the lock held.
@@ -356,13 +335,4 @@ pub(crate) fn error_of(asked: &Asked, cause: Cause, data: u16) -> FirstError {
         _ => Transaction::DmaRead,
     };
     FirstError { cause, transaction, rid: asked.rid, address: asked.address, data }
-}
-
-/// A mark that is left, and wiped when dropped.
-pub(crate) struct Marked<'a>(&'a AtomicUsize);
-
-impl Drop for Marked<'_> {
-    fn drop(&mut self) {
-        self.0.store(0, Ordering::Relaxed);
-    }
 }

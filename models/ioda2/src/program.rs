@@ -5,7 +5,8 @@
 //! Choice: QUIESCE_DMA is kept, and stops nobody; what has no effect of its own is storage.
 //! Not here: widths, the wait of a load, and configuration space (`phb`).
 
-use crate::flights::Flights;
+use model_bus::Flights;
+
 use crate::message::Sent;
 use crate::registers::{
     ANY_ERROR, ANY_FIRST, ANY_FREEZE, CONTROL, CPU_LOADSTORE_STATUS, DLP_TRAIN_CTL, DMA_CHAN_STATUS,

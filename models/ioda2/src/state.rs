@@ -2,13 +2,12 @@
 
 use std::collections::VecDeque;
 
-use model_bus::{Dice, Fabric, Notes};
+use model_bus::{Dice, Fabric, Flights, Notes};
 use portcullis_types::trace::{Event, Sink, Value};
 
 use crate::cache::TceCache;
 use crate::config::Config;
 use crate::counters::Counters;
-use crate::flights::Flights;
 use crate::freeze::Freezes;
 use crate::message::{Interrupt, Ivc};
 use crate::posted::Posted;

@@ -12,7 +12,7 @@
 //!
 //! Spec: SMMUv3 H.a, 3.17 "TLB tagging, VMIDs, ASIDs and participation in broadcast TLB maintenance", 3.17.5 "EL2 ASIDs and TLB maintenance in EL2 Host
 //! (E2H) mode", 6.3.12 "SMMU_CR2", PTM.
-//! Not here: what a command removes (`scope`), waiting for accesses (`flights`).
+//! Not here: what a command removes (`scope`), waiting for accesses (`model_bus::Flights`).
 
 use portcullis_types::trace::Value;
 
@@ -187,6 +187,8 @@ impl Smmu {
         state.obey_broadcasts(self.around());
         drop(memory);
         self.release(state);
-        self.flights.wait();
+        if let Some(flights) = &self.flights {
+            flights.wait(flights.next());
+        }
     }
 }

@@ -40,7 +40,6 @@ mod downstream;
 mod engine;
 mod event;
 mod execute;
-mod flights;
 mod geometry;
 mod hold;
 mod micro;

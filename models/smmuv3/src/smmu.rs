@@ -6,16 +6,14 @@
 //! those that began before it are done.
 //!
 //! Should a table or queue lie, by somebody's mistake, on the model's own registers, the model would wait for itself:
-//! whoever holds the lock while memory is accessed leaves a mark, and an access with the same mark gets nothing.
+//! see [`Guarded`].
 
-use core::cell::Cell;
-use core::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::sync::{Arc, MutexGuard, Weak};
 
 use model_bus::{
-    BusError, Clocked, Downstream, Fabric, InvalidationDone, Mmio, Notes, Outcome, PageRequest, Passage,
-    Request, Stall, StallState, TranslatedRequest, TranslationAnswer, TranslationRequest, Translator,
-    Unpredictable, Width, Write,
+    BusError, Clocked, Downstream, Fabric, Flights, Guarded, InvalidationDone, Marked, Mmio, Notes, Outcome,
+    PageRequest, Passage, Request, Stall, StallState, TranslatedRequest, TranslationAnswer,
+    TranslationRequest, Translator, Unpredictable, Width, Write,
 };
 use portcullis_types::Pa;
 use portcullis_types::trace::{Sink, Value};
@@ -26,7 +24,6 @@ use crate::cr::{GBPA_ABORT, SMMUEN};
 use crate::downstream::{Outgoing, Ways};
 use crate::engine::{Caches, Engine, Refusal};
 use crate::event::{Asked, EventKind};
-use crate::flights::Flights;
 use crate::state::{Around, Lines, Message, State, Traffic};
 use crate::translate::Grant;
 
@@ -45,27 +42,16 @@ pub struct Smmu {
     fabric: Arc<dyn Fabric>,
     sink: Arc<dyn Sink>,
     traffic: Traffic,
-    pub(crate) flights: Flights,
+    /// What whoever waits for a broadcast to be done waits for. Kept only where broadcasts are heard: a lock for each access has its price.
+    pub(crate) flights: Option<Flights>,
     ways: Ways,
-    state: Mutex<State>,
-    /// Who is accessing memory with the lock held; 0 if nobody.
-    holder: AtomicUsize,
-}
-
-thread_local! {
-    /// Something of each thread's own, whose address tells threads apart.
-    static MARK: Cell<u8> = const { Cell::new(0) };
-}
-
-/// Tells this thread from others.
-pub(crate) fn mark() -> usize {
-    MARK.with(|mark| core::ptr::from_ref(mark).addr())
+    state: Guarded<State>,
 }
 
 impl Smmu {
     /// An SMMU out of reset, with these features, behind which is `fabric`. `seed` decides what the policy leaves open.
     pub fn new(config: Config, fabric: Arc<dyn Fabric>, seed: u64, sink: Arc<dyn Sink>) -> Self {
-        let flights = Flights::new(config.broadcast);
+        let flights = config.broadcast.then(Flights::default);
         let state = State::new(&config, seed, Notes::new(crate::SOURCE, Arc::clone(&sink)));
         Self {
             config,
@@ -74,8 +60,7 @@ impl Smmu {
             traffic: Traffic::default(),
             flights,
             ways: Ways::default(),
-            state: Mutex::new(state),
-            holder: AtomicUsize::new(0),
+            state: Guarded::new(state),
         }
     }
 
@@ -148,18 +133,12 @@ impl Smmu {
 
     /// The state; none if this very thread holds it and waits for memory.
     pub(crate) fn lock(&self) -> Option<MutexGuard<'_, State>> {
-        match self.state.try_lock() {
-            Ok(guard) => Some(guard),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) if self.holder.load(Ordering::Relaxed) == mark() => None,
-            Err(TryLockError::WouldBlock) => Some(self.state.lock().unwrap_or_else(PoisonError::into_inner)),
-        }
+        self.state.lock()
     }
 
     /// Leaves the mark, for as long as the answer lives. Only with the lock held.
     pub(crate) fn accessing_memory(&self) -> Marked<'_> {
-        self.holder.store(mark(), Ordering::Relaxed);
-        Marked(&self.holder)
+        self.state.accessing_memory()
     }
 
     /// Where an access goes while SMMUEN is 0. Spec: SMMUv3 H.a, 6.3.14 "SMMU_GBPA", 3.4 "Address sizes": beyond OAS it is
@@ -238,7 +217,7 @@ impl Smmu {
         output: u64,
         commit: &mut dyn FnMut(Passage) -> Result<(), BusError>,
     ) -> Outcome {
-        let under_way = (self.traffic.enter(state.half), self.flights.begin());
+        let under_way = (self.traffic.enter(state.half), self.flights.as_ref().map(Flights::begin));
         let messages = core::mem::take(&mut state.outbox);
         self.traffic.take_messages(u32::try_from(messages.len()).unwrap_or(u32::MAX));
         drop(state);
@@ -318,15 +297,6 @@ impl Smmu {
             state.prefetch_some_stream(around);
         }
         moved | state.consume(around)
-    }
-}
-
-/// Takes the mark away.
-pub(crate) struct Marked<'a>(&'a AtomicUsize);
-
-impl Drop for Marked<'_> {
-    fn drop(&mut self) {
-        self.0.store(0, Ordering::Relaxed);
     }
 }
 

@@ -1,21 +1,18 @@
-//! Accesses under way, as those see them who wait for a broadcast to be done: each with the thread that makes it.
+//! Accesses under way: let through, their bytes still moving, each with the thread that makes it.
 //!
-//! An access takes a number when it begins, with the model's lock held, and gives it back when its bytes have moved. Whoever waits notes the next
-//! number, and waits until all smaller ones are back. Any number of threads may wait at once.
+//! An access takes a number when it begins, with the model's lock held, and gives it back when its bytes have moved. What changes what accesses may do
+//! notes the next number; whoever must not go on before that is so everywhere waits, without the model's lock, until all smaller ones are back. Any number of
+//! threads may wait at once.
 //!
 //! A thread in the middle of an access cannot wait for itself, nor for another that does the same: both would wait for ever. It looks away from its own
 //! accesses and from those of threads that wait in the middle of one. Threads that are in no access wait for all.
-//!
-//! Kept only where broadcasts are heard: a lock for each access has its price.
-//!
-//! Not here: what a CMD_SYNC waits for (`state::Traffic`).
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::smmu::mark;
+use crate::guarded::mark;
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Board {
     next: u64,
     /// The thread of each access.
@@ -24,41 +21,41 @@ struct Board {
     waiting_inside: Vec<usize>,
 }
 
-pub(crate) struct Flights {
-    kept: bool,
+/// Which accesses are under way.
+#[derive(Debug, Default)]
+pub struct Flights {
     board: Mutex<Board>,
     changed: Condvar,
 }
 
 impl Flights {
-    /// Keeps account, or not.
-    pub(crate) fn new(kept: bool) -> Self {
-        Self { kept, board: Mutex::default(), changed: Condvar::new() }
-    }
-
     fn board(&self) -> MutexGuard<'_, Board> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An access of this thread begins; it ends when the answer is dropped.
-    pub(crate) fn begin(&self) -> Option<Flight<'_>> {
-        self.kept.then(|| {
-            let mut board = self.board();
-            let number = board.next;
-            board.next += 1;
-            board.under_way.insert(number, mark());
-            Flight { flights: self, number }
-        })
+    pub fn begin(&self) -> Flight<'_> {
+        let mut board = self.board();
+        let number = board.next;
+        board.next += 1;
+        board.under_way.insert(number, mark());
+        Flight { flights: self, number }
     }
 
-    /// Waits for the accesses that have begun.
-    pub(crate) fn wait(&self) {
-        if !self.kept {
-            return;
-        }
+    /// The number that the next access will have: all that began before are smaller.
+    pub fn next(&self) -> u64 {
+        self.board().next
+    }
+
+    /// Whether all accesses with smaller numbers are back.
+    pub fn are_back(&self, before: u64) -> bool {
+        self.board().under_way.range(..before).next().is_none()
+    }
+
+    /// Waits for accesses with smaller numbers.
+    pub fn wait(&self, before: u64) {
         let own = mark();
         let mut board = self.board();
-        let before = board.next;
         let inside = board.under_way.values().any(|&thread| thread == own);
         if inside {
             board.waiting_inside.push(own);
@@ -76,7 +73,9 @@ impl Flights {
 }
 
 /// An access that is under way.
-pub(crate) struct Flight<'a> {
+#[must_use = "dropped, the access has ended"]
+#[derive(Debug)]
+pub struct Flight<'a> {
     flights: &'a Flights,
     number: u64,
 }
