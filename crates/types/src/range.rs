@@ -74,8 +74,13 @@ impl<A: Address> AddressRange<A> {
 
     /// Whether the ranges overlap, or one begins right after the other ends.
     pub fn touches(self, other: Self) -> bool {
-        let follows = |a: Self, b: Self| a.last.get().checked_add(1) == Some(b.first.get());
-        self.overlaps(other) || follows(self, other) || follows(other, self)
+        self.overlaps(other) || self.joined(other).is_some() || other.joined(self).is_some()
+    }
+
+    /// This range and `next` as one, if `next` begins right after this one ends.
+    pub fn joined(self, next: Self) -> Option<Self> {
+        let follows = self.last.get().checked_add(1) == Some(next.first.get());
+        follows.then_some(Self { first: self.first, last: next.last })
     }
 
     /// Whether both ends fall on multiples of `align_bytes`, a power of two.
@@ -131,6 +136,9 @@ mod tests {
                 assert_eq!(a.covers(b), Some(shared as u64) == b.len_bytes());
                 let adjacent = b.first().get() == a.last().get() + 1 || a.first().get() == b.last().get() + 1;
                 assert_eq!(a.touches(b), shared > 0 || adjacent, "{a:?} {b:?}");
+                let longer =
+                    (b.first().get() == a.last().get() + 1).then(|| range(a.first().get(), b.last().get()));
+                assert_eq!(a.joined(b), longer, "{a:?} {b:?}");
             }
         }
     }

@@ -62,12 +62,11 @@ impl Plan {
     }
 
     fn add_run(&mut self, at: u64, pages: PaRange) {
-        if let Some((start, run)) = self.runs.last_mut() {
-            let follows = run.last().checked_add(1) == Some(pages.first()) && *start + bytes(*run) == at;
-            if let Some(longer) = PaRange::from_ends(run.first(), pages.last()).filter(|_| follows) {
-                *run = longer;
-                return;
-            }
+        if let Some((start, run)) = self.runs.last_mut()
+            && let Some(longer) = run.joined(pages).filter(|_| *start + bytes(*run) == at)
+        {
+            *run = longer;
+            return;
         }
         self.runs.push((at, pages));
     }

@@ -98,21 +98,17 @@ impl<P: Platform> UserSpace<P> {
         runs: &mut dyn Iterator<Item = (Pa, u64)>,
         prot: Prot,
     ) -> Result<(), (Option<IovaRange>, MapError)> {
-        // None: the last byte of the range is mapped.
-        let mut next = Some(range.first());
-        let done = |next: Option<Iova>| match next {
-            Some(next) => next.checked_sub(1).and_then(|last| IovaRange::from_ends(range.first(), last)),
-            None => Some(range),
-        };
+        let mut done: Option<IovaRange> = None;
         for (pa, len_bytes) in runs {
-            let refused = |error| (done(next), error);
+            let refused = |error| (done, error);
+            let next = done.map_or(Some(range.first()), |done| done.last().checked_add(1));
             let run = next.and_then(|at| IovaRange::new(at, len_bytes)).filter(|run| range.covers(*run));
             let run = run.ok_or(refused(MapError::BadLength))?;
             self.holds(run, pa).map_err(refused)?;
             self.hw.map(run.first(), pa, len_bytes, prot).map_err(refused)?;
-            next = if run.last() == range.last() { None } else { run.last().checked_add(1) };
+            done = IovaRange::from_ends(range.first(), run.last());
         }
-        if next.is_none() { Ok(()) } else { Err((done(next), MapError::BadLength)) }
+        if done == Some(range) { Ok(()) } else { Err((done, MapError::BadLength)) }
     }
 
     /// That a range has whole pages and lies where the hardware translates.

@@ -49,9 +49,9 @@ impl Area {
 
     fn add(&mut self, offset: u64, run: PaRange) {
         if let Some((_, last)) = self.runs.last_mut()
-            && last.last().checked_add(1) == Some(run.first())
+            && let Some(longer) = last.joined(run)
         {
-            *last = PaRange::from_ends(last.first(), run.last()).expect("one behind the other");
+            *last = longer;
         } else {
             self.runs.push((offset, run));
         }

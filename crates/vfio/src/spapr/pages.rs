@@ -25,8 +25,7 @@ impl Due {
     fn join(&mut self, next: Self) -> bool {
         match (self, next) {
             (Self::Pins { pages, dirty }, Self::Pins { pages: more, dirty: other }) => {
-                let touches = pages.last().checked_add(1) == Some(more.first()) && *dirty == other;
-                let joined = PaRange::from_ends(pages.first(), more.last()).filter(|_| touches);
+                let joined = pages.joined(more).filter(|_| *dirty == other);
                 *pages = joined.unwrap_or(*pages);
                 joined.is_some()
             }

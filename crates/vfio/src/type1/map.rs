@@ -95,7 +95,6 @@ impl<P: Platform> Translation<P> {
     /// Maps pages over `range`, one table operation for each run.
     pub(super) fn map(&self, range: IovaRange, pages: &Pinned, perms: Perms) -> Result<(), DomainMapError> {
         let prot = if self.coherent { Prot::cached(perms) } else { Prot::uncached(perms) };
-        let mut runs = pages.runs(range.first()).map(|(_, pa, len_bytes)| (pa, len_bytes));
-        self.domain.map_runs(range, &mut runs, prot)
+        self.domain.map_runs(range, &mut pages.runs(), prot)
     }
 }

@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use portcullis_types::{Iova, Pa, PaRange, mutant};
+use portcullis_types::{Pa, PaRange, mutant};
 
 use super::forget::Forgotten;
 use crate::Errno;
@@ -64,22 +64,17 @@ impl Pinned {
 
     fn add(&mut self, run: PaRange) {
         if let Some(last) = self.runs.last_mut()
-            && last.last().checked_add(1) == Some(run.first())
+            && let Some(longer) = last.joined(run)
         {
-            *last = PaRange::from_ends(last.first(), run.last()).expect("one behind the other");
+            *last = longer;
         } else {
             self.runs.push(run);
         }
     }
 
-    /// Runs with the addresses that they get, the first at `first`: address, physical address, bytes.
-    pub(super) fn runs(&self, first: Iova) -> impl Iterator<Item = (Iova, Pa, u64)> {
-        self.runs.iter().scan(first.get(), |next, &run| {
-            let iova = Iova::new(*next);
-            // The last one may end with the last address there is; nothing follows then.
-            *next = next.wrapping_add(bytes(run));
-            Some((iova, run.first(), bytes(run)))
-        })
+    /// Where each run is, and how many bytes it has.
+    pub(super) fn runs(&self) -> impl Iterator<Item = (Pa, u64)> {
+        self.runs.iter().map(|&run| (run.first(), bytes(run)))
     }
 
     pub(super) fn run_count(&self) -> usize {
