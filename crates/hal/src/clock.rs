@@ -40,6 +40,12 @@ pub fn wait_for<T>(
     }
 }
 
+/// Lets at least `ns` nanoseconds pass.
+pub fn pause(clock: &impl Clock, ns: u64) {
+    // It ends with the time it waits for.
+    let _ = wait_for(clock, ns, || None::<()>);
+}
+
 #[cfg(test)]
 mod tests {
     use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -64,6 +70,13 @@ mod tests {
         assert_eq!(wait_for(&clock, 100, || (clock.now_ns() >= 45).then_some(7)), Ok(7));
         assert_eq!(wait_for(&clock, 100, || None::<()>), Err(Elapsed { waited_ns: 110 }));
         assert_eq!(wait_for(&clock, 0, || Some(1)), Ok(1));
+    }
+
+    #[test]
+    fn a_pause_lasts_at_least_as_long_as_it_is_asked_to() {
+        let clock = Ticks(AtomicU64::new(0));
+        pause(&clock, 100);
+        assert_eq!(clock.now_ns(), 110);
     }
 
     #[test]

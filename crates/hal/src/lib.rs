@@ -34,7 +34,7 @@ mod registers;
 use core::fmt;
 
 pub use arena::Arena;
-pub use clock::{Clock, Elapsed, wait_for};
+pub use clock::{Clock, Elapsed, pause, wait_for};
 pub use lock_api;
 pub use memory::{Barriers, BlockLayout, DmaMemory, TableMemory};
 pub use registers::Registers;

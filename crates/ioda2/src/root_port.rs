@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use core::fmt;
 
 use portcullis_core::iommu::SyncError;
-use portcullis_hal::{Platform, Registers, wait_for};
+use portcullis_hal::{Platform, Registers, pause, wait_for};
 use portcullis_spec::ioda2::registers::{RESET, RESET_RELEASED, TRAIN_CTL, TRAIN_LINK_ACTIVE};
 
 use crate::bridge::Bridge;
@@ -51,19 +51,14 @@ impl<P: Platform, R: Registers> RootPort<P, R> {
         let Bridge { registers, platform, .. } = &*self.bridge;
         let others = registers.read64(RESET) & !RESET_RELEASED;
         registers.write64(RESET, others);
-        self.pause();
+        pause(&**platform, HOLD_NS);
         registers.write64(RESET, others | RESET_RELEASED);
-        self.pause();
+        pause(&**platform, HOLD_NS);
         let up = || self.link_is_up().then_some(());
         let down = |_| SyncError::Timeout {
             waiting_for: "PHB_PCIE_DLP_TRAIN_CTL",
             last: registers.read64(TRAIN_CTL),
         };
         wait_for(&**platform, LINK_NS, up).map_err(down)
-    }
-
-    fn pause(&self) {
-        // It ends with the time it waits for.
-        let _ = wait_for(&*self.bridge.platform, HOLD_NS, || None::<()>);
     }
 }

@@ -14,7 +14,7 @@
 
 use alloc::vec::Vec;
 
-use portcullis_hal::{Clock, wait_for};
+use portcullis_hal::{Clock, pause, wait_for};
 use portcullis_spec::pcie::Bdf;
 use portcullis_spec::pcie::capability::{ExtendedId, Id};
 use portcullis_spec::pcie::express::{
@@ -172,11 +172,6 @@ impl Below {
     }
 }
 
-fn pause(clock: &impl Clock, ns: u64) {
-    // It ends with the time it waits for.
-    let _ = wait_for(clock, ns, || None::<()>);
-}
-
 impl Port {
     fn of(config: &(impl ConfigAccess + ?Sized), bridge: &Function) -> Self {
         let express = bridge.capabilities.find(Id::EXPRESS).filter(|_| is_link_below(bridge.port));
@@ -242,12 +237,9 @@ impl Saved {
             let version = Capabilities::from(config.read16(at, express + CAPABILITIES)).version();
             halves.extend((version >= 2).then_some(express + DEVICE_CONTROL_2));
         }
+        halves.extend(function.capabilities.find_extended(ExtendedId::ACS).map(|acs| acs + ACS_CONTROL));
         let words = places.into_iter().map(|place| (place, config.read32(at, place))).collect();
-        let mut halves: Vec<_> = halves.into_iter().map(|place| (place, config.read16(at, place))).collect();
-        if let Some(acs) = function.capabilities.find_extended(ExtendedId::ACS) {
-            let place = acs + ACS_CONTROL;
-            halves.push((place, config.read16(at, place)));
-        }
+        let halves = halves.into_iter().map(|place| (place, config.read16(at, place))).collect();
         let port = function.bridge().and_then(|bridge| bridge.secondary).map(|_| Port::of(config, function));
         let command = command(config, at).with_bus_master(false);
         Self { index, above: function.above, at, command, port, words, halves }

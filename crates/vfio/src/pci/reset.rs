@@ -5,7 +5,7 @@
 //!
 //! Spec: PCIe 6.0, 6.6.2 "Function Level Reset (FLR)": 100 ms, after which the function answers.
 
-use portcullis_hal::{Platform, wait_for};
+use portcullis_hal::{Platform, pause};
 use portcullis_pci::{Bar, set_bus_master, set_interrupt_disable, set_memory_space};
 use portcullis_spec::pcie::express::{DEVICE_CONTROL, DeviceControl};
 use portcullis_spec::pcie::header::{COMMAND, VENDOR_ID};
@@ -70,7 +70,7 @@ impl<P: Platform> PciDevice<P> {
         // The status beside it is written as zeroes, which clears nothing.
         config.write32(at, offset, u16::from(control.with_initiate_reset(true)).into());
         let clock = &**self.parts.device.platform();
-        let _ = wait_for(clock, RESET_NS, || None::<()>);
+        pause(clock, RESET_NS);
         if !self.answers() {
             return Err(Errno::Eio);
         }
