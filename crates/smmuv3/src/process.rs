@@ -17,14 +17,14 @@
 //! # Without a PASID
 //!
 //! A device can be attached to a process as a whole: then the process's descriptor is the one for traffic without a SubstreamID, in a table that the device's
-//! entry is led to. The device is in `devices` from before that until after its entry leads elsewhere; exit quiesces this descriptor as any other.
+//! entry is led to. The device is in `devices` from before that, and known for as long as somebody has the table: until after its entry leads
+//! elsewhere, or for good if hardware did not confirm that it does. Exit quiesces this descriptor as any other.
 //!
 //! Spec: SMMUv3 H.a, 5.4 "CD, Context Descriptor"; 3.17 "TLB tagging, VMIDs, ASIDs and participation in broadcast TLB maintenance".
 //! Not here: which devices may (`sharing`), ASIDs (`asids`).
 
 use alloc::collections::BTreeMap;
-use alloc::collections::btree_map::Entry;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
 use core::fmt;
@@ -70,12 +70,12 @@ enum Life {
     Exited,
 }
 
-/// A device for which a PASID means this process.
-struct Bound<P: Platform> {
-    contexts: Arc<Contexts<P>>,
-    /// 0 for a device that is attached as a whole.
-    pasid: Pasid,
-    ats: bool,
+/// A device that reaches the process.
+enum Bound<P: Platform> {
+    /// By a PASID, until that is detached.
+    Pasid { contexts: Arc<Contexts<P>>, pasid: Pasid, ats: bool },
+    /// By all that it sends: for as long as it is attached, or hardware may not have forgotten that it was.
+    Whole(Weak<Contexts<P>>),
 }
 
 impl<P: Platform, R: Registers> fmt::Debug for Process<P, R> {
@@ -142,11 +142,10 @@ impl<P: Platform, R: Registers> Process<P, R> {
         let stall = part.stall || self.hardware.features.stall_forced;
         cd[0] = CdWord0::from_bits(cd[0]).with_s(stall).into_bits();
         let first = part.contexts.streams.first().copied().unwrap_or(0);
-        let bound = Bound { contexts: part.contexts.clone(), pasid, ats: part.ats };
+        let bound = Bound::Pasid { contexts: part.contexts.clone(), pasid, ats: part.ats };
         // Known to invalidations before its descriptor is valid.
-        match self.devices.lock().entry(first) {
-            Entry::Occupied(_) => return Err(AttachPasidError::Taken),
-            Entry::Vacant(place) => drop(place.insert(Arc::new(bound))),
+        if !self.note(first, bound) {
+            return Err(AttachPasidError::Taken);
         }
         match self.hardware.write_cd(&part.contexts, pasid.get(), &cd) {
             Ok(()) => Ok(()),
@@ -163,7 +162,8 @@ impl<P: Platform, R: Registers> Process<P, R> {
         let life = self.life.lock();
         let bound = self.devices.lock().get(&first).cloned();
         let Some(bound) = bound else { return Ok(()) };
-        self.hardware.clear_cd(&bound.contexts, bound.pasid.get())?;
+        let Bound::Pasid { contexts, pasid, .. } = &*bound else { return Ok(()) };
+        self.hardware.clear_cd(contexts, pasid.get())?;
         if *life != Life::Exited && !mutant!("pasid-detached-and-not-forgotten") {
             self.hardware.run(|batch| batch.add(self.hardware.forget_asid(self.asid)))?;
             self.hardware.forget_atcs(&bound.atc_streams(), &[AtcSpan::ALL])?;
@@ -173,8 +173,8 @@ impl<P: Platform, R: Registers> Process<P, R> {
         Ok(())
     }
 
-    /// The entry with which all traffic of these streams leads here, and the table that it points to. From now on the device is known here, until it is
-    /// [forgotten](Self::forget_table).
+    /// The entry with which all traffic of these streams leads here, and the table that it points to. From now on the device is known here, for as long
+    /// as there is the table.
     ///
     /// Spec: SMMUv3 H.a, 5.2 "STE, Stream Table Entry", S1CDMax: with 0 there is one descriptor, and a SubstreamID is an error.
     pub(crate) fn entry(&self, streams: &[u32]) -> Result<(Ste, Arc<Contexts<P>>), AttachError> {
@@ -194,28 +194,27 @@ impl<P: Platform, R: Registers> Process<P, R> {
         if *life != Life::Lives {
             return Err(AttachError::Exited);
         }
-        let whole = Pasid::new(0).expect("20 bits hold 0");
-        let bound = Bound { contexts: contexts.clone(), pasid: whole, ats: false };
-        match self.devices.lock().entry(streams.first().copied().unwrap_or(0)) {
-            Entry::Occupied(_) => return Err(AttachError::PasidsInUse),
-            Entry::Vacant(place) => drop(place.insert(Arc::new(bound))),
+        let bound = Bound::Whole(Arc::downgrade(&contexts));
+        if !self.note(streams.first().copied().unwrap_or(0), bound) {
+            return Err(AttachError::PasidsInUse);
         }
         Ok((ste, contexts))
+    }
+
+    /// Knows a device from now on. Answers whether it was not known before.
+    fn note(&self, first: u32, bound: Bound<P>) -> bool {
+        let mut devices = self.devices.lock();
+        let is_new = !devices.get(&first).is_some_and(|known| known.is_there());
+        if is_new {
+            devices.insert(first, Arc::new(bound));
+        }
+        is_new
     }
 
     /// Forgets a device that is gone.
     pub(crate) fn forget(&self, first: u32) {
         let _life = self.life.lock();
         self.devices.lock().remove(&first);
-    }
-
-    /// The same for a device that was attached as a whole, if it is still by this table that it is known.
-    pub(crate) fn forget_table(&self, first: u32, contexts: &Arc<Contexts<P>>) {
-        let _life = self.life.lock();
-        let mut devices = self.devices.lock();
-        if devices.get(&first).is_some_and(|bound| Arc::ptr_eq(&bound.contexts, contexts)) {
-            devices.remove(&first);
-        }
     }
 
     fn bound(&self) -> Vec<Arc<Bound<P>>> {
@@ -229,7 +228,7 @@ impl<P: Platform, R: Registers> Process<P, R> {
 
     /// The PASID, for events: a process has the same for all its devices.
     fn pasid(&self) -> Option<Pasid> {
-        self.devices.lock().values().next().map(|bound| bound.pasid)
+        self.devices.lock().values().find(|bound| bound.is_there()).map(|bound| bound.pasid())
     }
 
     /// Makes the TLB forget a range, tables above the leaves included.
@@ -249,7 +248,9 @@ impl<P: Platform, R: Registers> Process<P, R> {
         let bound = self.bound();
         let forced = self.hardware.features.stall_forced;
         for device in &bound {
-            self.hardware.change_cd(&device.contexts, device.pasid.get(), |cd| quiet(cd, forced))?;
+            if let Some(contexts) = device.contexts() {
+                self.hardware.change_cd(&contexts, device.pasid().get(), |cd| quiet(cd, forced))?;
+            }
         }
         // Ranges are not told one by one when a process exits, not even where the CPUs' broadcasts are heard.
         if !mutant!("tlb-remembers-who-exited") {
@@ -261,10 +262,37 @@ impl<P: Platform, R: Registers> Process<P, R> {
 }
 
 impl<P: Platform> Bound<P> {
+    /// None for a device that was attached as a whole, and is no more.
+    fn contexts(&self) -> Option<Arc<Contexts<P>>> {
+        match self {
+            Self::Pasid { contexts, .. } => Some(contexts.clone()),
+            Self::Whole(contexts) => contexts.upgrade(),
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        match self {
+            Self::Pasid { .. } => true,
+            Self::Whole(contexts) => contexts.strong_count() > 0,
+        }
+    }
+
+    /// 0 for a device that is attached as a whole.
+    fn pasid(&self) -> Pasid {
+        match self {
+            Self::Pasid { pasid, .. } => *pasid,
+            Self::Whole(_) => Pasid::new(0).expect("20 bits hold 0"),
+        }
+    }
+
+    /// A device that is attached as a whole keeps no translations.
     fn atc_streams(&self) -> Vec<(u32, Option<Pasid>)> {
-        let asked = self.ats && !self.contexts.is_cut_off();
-        let streams: &[u32] = if asked { &self.contexts.streams } else { &[] };
-        streams.iter().map(|&stream_id| (stream_id, Some(self.pasid))).collect()
+        match self {
+            Self::Pasid { contexts, pasid, ats: true } if !contexts.is_cut_off() => {
+                contexts.streams.iter().map(|&stream_id| (stream_id, Some(*pasid))).collect()
+            }
+            Self::Pasid { .. } | Self::Whole(_) => Vec::new(),
+        }
     }
 }
 

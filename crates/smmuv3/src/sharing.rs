@@ -220,9 +220,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             Ok(()) => map.attach_all(streams, &attachment),
             Err(AttachError::Sync(error)) => return Err(AttachError::Sync(error)),
             Err(error) => {
-                attachment.keep();
-                let blocked = Attachment::Blocked;
-                map.attach_all(streams, &blocked).into_iter().for_each(Attachment::keep);
+                map.lose(streams, attachment);
                 return Err(error);
             }
         };
@@ -384,9 +382,7 @@ impl<P: Platform, R: Registers> SvaIommu<P> for Smmu<P, R> {
         pasid: Pasid,
         domain: &Arc<dyn ProcessDomain>,
     ) -> Result<(), AttachPasidError> {
-        let process = domain.as_any().downcast_ref::<Process<P, R>>();
-        let process = process.filter(|process| process.is_of(&self.hardware));
-        let process = process.ok_or(AttachPasidError::ForeignDomain)?;
+        let process = self.ours(domain).ok_or(AttachPasidError::ForeignDomain)?;
         let streams = distinct(sources);
         {
             let map = &mut self.configuration.lock().streams;

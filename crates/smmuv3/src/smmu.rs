@@ -165,7 +165,6 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         configuration.table.free();
         let (streams, sharing) = configuration.streams.take_all();
         drop(configuration);
-        streams.values().for_each(|stream| self.let_go(&stream.attached));
         sharing.into_values().for_each(|sharing| drop(sharing.abandon::<R>()));
         drop(streams);
         self.hardware.commands.free();
@@ -240,18 +239,9 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
     }
 
     /// The process, if it is one of this SMMU's.
-    fn ours<'a>(&self, process: &'a Arc<dyn ProcessDomain>) -> Option<&'a Process<P, R>> {
+    pub(crate) fn ours<'a>(&self, process: &'a Arc<dyn ProcessDomain>) -> Option<&'a Process<P, R>> {
         let process = process.as_any().downcast_ref::<Process<P, R>>();
         process.filter(|process| process.is_of(&self.hardware))
-    }
-
-    /// After nothing leads to `attached` any more, and under no lock that a process's exit could wait for: its process forgets the streams.
-    fn let_go(&self, attached: &Attachment<P>) {
-        if let Attachment::Process { process, contexts } = attached
-            && let (Some(process), Some(&first)) = (self.ours(process), contexts.streams.first())
-        {
-            process.forget_table(first, contexts);
-        }
     }
 
     /// The entry with which traffic passes, unless it has a PASID, for which there is a table if the device shares.
@@ -310,9 +300,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
                 return Err(AttachError::Sync(error));
             }
             Err(error) => {
-                // The hardware may go on reading the old entries' tables, or the new ones'.
-                attachment.clone().keep();
-                streams.attach_all(ids, &Attachment::Blocked).into_iter().for_each(Attachment::keep);
+                streams.lose(ids, attachment.clone());
                 return Err(error);
             }
         };
@@ -322,7 +310,6 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         let ended = if stalled { self.hardware.end_stalls(ids) } else { Ok(()) };
         // Dropping a domain may wait for the hardware: under no lock.
         drop(configuration);
-        old.iter().for_each(|old| self.let_go(old));
         drop(old);
         ended.map_err(AttachError::LeftBlocked)
     }
@@ -418,7 +405,6 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
         // Dropping a domain may wait for the hardware: under no lock.
         drop(configuration);
         drop(sharing.map(Sharing::abandon::<R>));
-        removed.iter().for_each(|stream| self.let_go(&stream.attached));
         drop(removed);
         Ok(())
     }
@@ -431,13 +417,7 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
         let ids = distinct(sources);
         let how = self.use_shape(&ids, target)?;
         let (ste, attachment) = self.entry_for(target, &ids, how)?;
-        let done = self.lead(&ids, &ste, &attachment);
-        match done {
-            // If hardware may have seen the new entry, a process must go on telling it of changes.
-            Ok(()) | Err(AttachError::LeftBlocked(_)) => {}
-            Err(_) => self.let_go(&attachment),
-        }
-        done?;
+        self.lead(&ids, &ste, &attachment)?;
         self.hardware.platform.event(&Event {
             source: "smmuv3",
             name: "attach",

@@ -12,6 +12,7 @@
 //! Not here: requests of devices with PRI (`page_requests`).
 
 use alloc::collections::{BTreeMap, VecDeque};
+use core::sync::atomic::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 use portcullis_core::iopf::{GroupTag, PageRequest};
 use portcullis_hal::{Lock, Platform};
@@ -33,6 +34,8 @@ pub(crate) struct Stalls<P: Platform> {
     waiting: Lock<P, Waiting>,
     /// Held by who tells of them, until the last is told: who drains next finds none on its way.
     telling: Lock<P, ()>,
+    /// Answers that were taken from `open`, under the lock of `waiting`, and are not yet with hardware.
+    answering: AtomicUsize,
     most: usize,
 }
 
@@ -42,7 +45,7 @@ pub(crate) struct Ticket<'a, P: Platform>(&'a Stalls<P>);
 
 impl<P: Platform> Drop for Ticket<'_, P> {
     fn drop(&mut self) {
-        self.0.waiting.lock().answering -= 1;
+        self.0.answering.fetch_sub(1, Release);
     }
 }
 
@@ -65,8 +68,6 @@ struct Waiting {
     open: BTreeMap<(u32, u16), u32>,
     /// How many stalls there were, wrapping: the number of the next.
     count: u32,
-    /// Answers that were taken from `open` and are not yet with hardware.
-    answering: usize,
     /// For streams whose stalls were ended: the position in the event queue behind the last record of one of them.
     ended: BTreeMap<u32, u64>,
 }
@@ -84,6 +85,7 @@ impl<P: Platform> Stalls<P> {
             askers: Lock::<P, BTreeMap<u32, Asker>>::new(BTreeMap::new()),
             waiting: Lock::<P, Waiting>::new(Waiting::default()),
             telling: Lock::<P, ()>::new(()),
+            answering: AtomicUsize::new(0),
             most: most.max(1),
         }
     }
@@ -147,13 +149,14 @@ impl<P: Platform> Stalls<P> {
             return None;
         }
         waiting.open.remove(&(stream_id, tag));
-        waiting.answering += 1;
+        self.answering.fetch_add(1, Relaxed);
         Some(Ticket(self))
     }
 
     /// Whether an answer is on its way to hardware.
     pub(crate) fn is_answering(&self) -> bool {
-        self.waiting.lock().answering > 0
+        // What was done before an answer's ticket was dropped is done.
+        self.answering.load(Acquire) > 0
     }
 
     /// All stalls of these streams end, those included whose records lie before `end` in the event queue. Answers may be on their way: the

@@ -32,7 +32,7 @@ pub(crate) enum Attachment<P: Platform> {
         /// Dropped only after the hardware uses it no longer.
         contexts: Option<Arc<Contexts<P>>>,
     },
-    /// Its traffic is translated by a process's own table. The process knows the device until it is told to [forget](crate::process::Process::forget_table) it.
+    /// Its traffic is translated by a process's own table. The process knows the device for as long as there are `contexts`.
     Process {
         /// Dropped only after the hardware uses it no longer.
         process: Arc<dyn ProcessDomain>,
@@ -81,7 +81,7 @@ impl<P: Platform> Attachment<P> {
     }
 
     /// Keeps for good what the hardware may still read.
-    pub(crate) fn keep(self) {
+    fn keep(self) {
         core::mem::forget(self);
     }
 }
@@ -163,6 +163,13 @@ impl<P: Platform> Streams<P> {
             }
         }
         old
+    }
+
+    /// Notes that streams are blocked, which hardware did not confirm: it may go on reading the tables that they led to, or those of `next`, and a process must
+    /// go on telling it of changes.
+    pub(crate) fn lose(&mut self, stream_ids: &[u32], next: Attachment<P>) {
+        next.keep();
+        self.attach_all(stream_ids, &Attachment::Blocked).into_iter().for_each(Attachment::keep);
     }
 
     /// A stream.

@@ -105,9 +105,7 @@ impl<P: Platform> ProcessSpace<P> {
 
 impl<P: Platform> Drop for ProcessSpace<P> {
     fn drop(&mut self) {
-        // Before the count goes back: the last who gives it back has the driver's domain for himself.
-        drop(self.process.take());
-        self.unit.unshare(&self.mm);
+        self.unit.unshare(&self.mm, self.process.take());
     }
 }
 
@@ -309,7 +307,9 @@ impl<P: Platform> SvaUnit<P> {
         made.map_err(bind_error)
     }
 
-    fn unshare(&self, mm: &Arc<dyn ProcessMemory>) {
+    /// Gives [`share`](Self::share) back, and before that what it answered: the last who gives it back has the driver's domain for himself.
+    fn unshare(&self, mm: &Arc<dyn ProcessMemory>, process: Option<Arc<SharedProcess>>) {
+        drop(process);
         let put = self.processes.put(
             mm.id(),
             |_| true,
@@ -407,8 +407,7 @@ impl<P: Platform> SvaDevice<P> {
             })
         });
         if let Err(error) = handled {
-            drop(process);
-            unit.unshare(mm);
+            unit.unshare(mm, Some(process));
             self.put_pasid(pasid);
             return Err(error);
         }
@@ -469,8 +468,7 @@ impl<P: Platform> SvaDevice<P> {
         let dropped = self.group.drop_pasid(pasid);
         debug_assert!(dropped.is_ok(), "the bond noted it");
         let process = bond.process.lock().take();
-        drop(process);
-        self.unit.unshare(&bond.mm);
+        self.unit.unshare(&bond.mm, process);
         self.put_pasid(pasid);
         Ok(())
     }
