@@ -176,11 +176,7 @@ impl<P: Platform> Iommu<P> {
 
     fn has_extension(&self, number: u64) -> bool {
         match self {
-            Self::Type1(type1) => match number {
-                extension::TYPE1 | extension::TYPE1_V2 | extension::UNMAP_ALL => true,
-                extension::DMA_CC => type1.is_coherent(),
-                _ => false,
-            },
+            Self::Type1(type1) => type1.has_extension(number),
             Self::Spapr(spapr) => spapr.has_extension(number),
         }
     }

@@ -6,7 +6,7 @@ use portcullis_hal::{BlockLayout, Platform};
 use portcullis_types::trace::Value;
 use portcullis_types::{IovaRange, PaRange, Perms, SizeLg2};
 
-use super::handle::physical;
+use super::handle::{bytes, physical};
 use super::space::{Memory, When};
 use super::{Coherent, DmaHandle, DmaMapError, DmaSpace, DmaUnmapError, Refused};
 
@@ -46,18 +46,10 @@ impl<P: Platform> DmaHandle<P> {
     /// Where the device finds `memory`. If it is refused, the memory goes back to the platform: at once where no device has heard of it, and else when hardware has
     /// confirmed that it forgot what a map that failed had mapped.
     fn map_coherent(&self, memory: Memory) -> Result<IovaRange, DmaMapError> {
-        let limit = self.device().coherent_limit();
-        let placed = PaRange::new(memory.pa, memory.layout.size_bytes()).ok_or(DmaMapError::BadLength);
-        let placed = placed.and_then(|pages| match self.space() {
-            None => physical(pages, limit).map(|range| (pages, range, None)),
-            Some(space) => {
-                let taken = space.take(super::handle::bytes(pages), limit, self.prefer())?;
-                Ok((pages, taken, Some(space)))
-            }
-        });
-        let (pages, taken, space) =
-            placed.inspect_err(|_| self.platform().free_buffer(memory.pa, memory.layout))?;
-        let Some(space) = space else { return Ok(taken) };
+        let pages = PaRange::new(memory.pa, memory.layout.size_bytes()).ok_or(DmaMapError::BadLength);
+        let placed = pages.and_then(|pages| Ok((pages, self.place(pages)?)));
+        let (pages, taken) = placed.inspect_err(|_| self.platform().free_buffer(memory.pa, memory.layout))?;
+        let Some(space) = self.space() else { return Ok(taken) };
         // The zeroes must be in memory before a device that does not snoop looks there.
         self.buffer_to_device(pages);
         space
@@ -65,6 +57,15 @@ impl<P: Platform> DmaHandle<P> {
             .inspect_err(|_| space.abandon(taken, Some(memory)))?;
         space.counters.maps.fetch_add(1, Relaxed);
         Ok(taken)
+    }
+
+    /// Addresses for `pages`, where nothing is mapped yet.
+    fn place(&self, pages: PaRange) -> Result<IovaRange, DmaMapError> {
+        let limit = self.device().coherent_limit();
+        match self.space() {
+            None => physical(pages, limit),
+            Some(space) => space.take(bytes(pages), limit, self.prefer()),
+        }
     }
 
     /// Takes a coherent buffer back. Its memory is the platform's again only when hardware has confirmed that the device cannot

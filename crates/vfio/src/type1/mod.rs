@@ -34,7 +34,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use portcullis_core::domain::Domain;
 use portcullis_hal::Platform;
 use portcullis_iova::RangeSet;
-use portcullis_spec::vfio::{IOMMU_DIRTY_PAGES, IOMMU_GET_INFO, IOMMU_MAP_DMA, IOMMU_UNMAP_DMA};
+use portcullis_spec::vfio::{IOMMU_DIRTY_PAGES, IOMMU_GET_INFO, IOMMU_MAP_DMA, IOMMU_UNMAP_DMA, extension};
 use portcullis_types::{Iova, IovaRange, PageSizes, Perms, SizeLg2};
 
 use crate::Errno;
@@ -133,6 +133,14 @@ impl<P: Platform> Type1<P> {
         self.version
     }
 
+    pub(crate) fn has_extension(&self, number: u64) -> bool {
+        match number {
+            extension::TYPE1 | extension::TYPE1_V2 | extension::UNMAP_ALL => true,
+            extension::DMA_CC => self.is_coherent(),
+            _ => false,
+        }
+    }
+
     pub(crate) fn ioctl(&mut self, caller: &dyn Caller<P>, request: u32, arg: u64) -> Result<u64, Errno> {
         match request {
             IOMMU_GET_INFO => self.get_info(&**caller.memory(), arg),
@@ -144,7 +152,7 @@ impl<P: Platform> Type1<P> {
     }
 
     /// Whether all devices snoop the CPU's caches.
-    pub(crate) fn is_coherent(&self) -> bool {
+    fn is_coherent(&self) -> bool {
         self.translations.iter().all(|translation| translation.coherent)
     }
 
