@@ -2,6 +2,8 @@
 //!
 //! Not here: chances that several threads take ([`Chance`](crate::Chance)).
 
+use crate::rng::{STEP, mixed};
+
 /// The dice: SplitMix64. One seed, one run.
 #[derive(Clone, Debug)]
 pub struct Dice(u64);
@@ -14,11 +16,8 @@ impl Dice {
 
     /// The next 64 bits.
     pub fn next_bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0 = self.0.wrapping_add(STEP);
+        mixed(self.0)
     }
 
     /// A number from 0 to `most`, both included.

@@ -16,11 +16,7 @@ impl Chance {
 
     /// The next number.
     pub fn next(&self) -> u64 {
-        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
-        let mut z = self.0.fetch_add(STEP, Relaxed).wrapping_add(STEP);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        mixed(self.0.fetch_add(STEP, Relaxed).wrapping_add(STEP))
     }
 
     /// A number below `bound`; 0 if `bound` is 0.
@@ -40,6 +36,17 @@ impl Chance {
             items.swap(last, self.below(last + 1));
         }
     }
+}
+
+/// By how much SplitMix64's counter grows.
+pub(crate) const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// What SplitMix64 makes of its counter.
+pub(crate) fn mixed(counter: u64) -> u64 {
+    let mut z = counter;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 #[cfg(test)]

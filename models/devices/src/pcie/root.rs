@@ -90,9 +90,13 @@ impl RootComplex {
             PaRange::new(self.layout.ecam, count << BUS_LG2).expect("the ECAM lies in the address space");
         bus.add_registers("pcie ecam", ecam, Arc::new(Ecam(self.clone())))?;
         self.layout.windows.iter().try_for_each(|window| {
-            let through = Through { root: self.clone(), pci_first: window.pci_first };
-            bus.add_registers("pcie window", window.cpu, Arc::new(through))
+            bus.add_registers("pcie window", window.cpu, self.memory_from(window.pci_first))
         })
+    }
+
+    /// Memory on PCIe from this address on, as registers of a CPU's.
+    pub fn memory_from(self: &Arc<Self>, pci_first: u64) -> Arc<dyn Mmio> {
+        Arc::new(Through { root: self.clone(), pci_first })
     }
 
     /// Reads the register at `offset` of a function's configuration space, aligned to `width`; all ones if nobody answers.
