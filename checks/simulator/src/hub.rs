@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use model_bus::{Bus, Chance, Passage, TranslatedRequest};
 use portcullis::types::PaRange;
-use portcullis::types::trace::Event;
 
 use crate::fault::{Faults, Tap};
 use crate::oracle::{Seen, Shadow, SpaceId, Token, Wrong};
@@ -63,7 +62,6 @@ pub(crate) struct Hub {
     watching: AtomicBool,
     turns: Mutex<Option<Weak<dyn Turns>>>,
     accesses: AtomicU64,
-    translated: AtomicU64,
     waits: AtomicU32,
     /// How many operations of the plan have begun.
     serial: AtomicU64,
@@ -92,7 +90,6 @@ impl Hub {
             watching: AtomicBool::new(false),
             turns: Mutex::new(None),
             accesses: AtomicU64::new(0),
-            translated: AtomicU64::new(0),
             waits: AtomicU32::new(0),
             serial: AtomicU64::new(0),
             arriving: Mutex::new(None),
@@ -274,16 +271,6 @@ impl Hub {
 
     /// Notes an access by translated address that is let through.
     pub(crate) fn translated(&self, request: &TranslatedRequest, passage: Passage) {
-        self.translated.fetch_add(1, Relaxed);
         self.let_through(request.source.0, request.at.get(), passage.pa.get());
-    }
-
-    pub(crate) fn events_are_kept(&self) -> bool {
-        false
-    }
-
-    /// An event of core or a driver.
-    pub(crate) fn event(&self, event: &Event<'_>) {
-        let _ = event;
     }
 }

@@ -9,6 +9,8 @@ use std::sync::Mutex;
 
 use model_bus::{Bus, Width};
 use portcullis::types::Pa;
+use portcullis_checks::conformance::sight::stream_entry;
+use portcullis_checks::wrong::view::slots;
 
 use super::{FaultKind, Faults};
 use crate::hub::locked;
@@ -100,32 +102,19 @@ impl Tap {
 
     /// Whether the entry of a stream says that it is valid, as hardware sees it now: one that does not ends every access, on purpose.
     ///
-    /// Spec: SMMUv3 H.a, 5.1 "L1STD, Level 1 Stream Table Descriptor", 5.2 "STE, Stream Table Entry", V.
+    /// Spec: SMMUv3 H.a, 5.2 "STE, Stream Table Entry", V.
     pub(crate) fn stream_is_valid(&self, bus: &Bus, stream: u32) -> bool {
         let (base, config) = (self.streams.load(Relaxed), self.streams_config.load(Relaxed));
-        let split = config >> 6 & 0x1f;
-        let load = |at: u64| bus.cpu().ram().load(Pa::new(at)).unwrap_or(0);
-        let first = if config >> 16 & 3 == 1 {
-            let level1 = load(base + 8 * u64::from(stream >> split));
-            if level1 & 0x1f == 0 {
-                return false;
-            }
-            (level1 & 0x000f_ffff_ffff_ffc0) + 64 * u64::from(stream & ((1 << split) - 1))
-        } else {
-            base + 64 * u64::from(stream)
-        };
-        load(first) & 1 == 1
+        let load = |at| bus.cpu().ram().load(at).unwrap_or(0);
+        stream_entry(base, config, stream, load).is_some_and(|entry| load(entry) & 1 == 1)
     }
 
     /// Looks at the commands that are new, and spoils one if that is armed.
     fn look_at(&self, bus: &Bus, faults: &Faults, prod: u32) -> Batch {
         let (base, lg2) = (self.base.load(Relaxed), self.lg2.load(Relaxed));
         let old = self.prod.swap(prod, Relaxed);
-        let mask = (1u32 << lg2) - 1;
-        let count = prod.wrapping_sub(old) & (2 * mask + 1);
         let mut batch = Batch::default();
-        for index in 0..count {
-            let slot = Pa::new(base + 16 * u64::from(old.wrapping_add(index) & mask));
+        for slot in slots(base, lg2, old, prod) {
             let Ok(word) = bus.cpu().load64(slot) else { continue };
             match word & 0xff {
                 // CMD_TLBI_NH_ALL, NH_ASID, EL2_ALL, EL2_ASID, S12_VMALL, NSNH_ALL.

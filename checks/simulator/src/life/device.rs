@@ -107,7 +107,6 @@ impl World {
         self.hub.trace(|trace| trace.note(&[faults as u64]));
         self.events_were_lost(unit, lost);
         let forbidden = state.model.take_unpredictable();
-        // A command that was falsified on its way is not the driver's.
         // A command that was falsified on its way is not the driver's; and an entry whose invalidation hardware did not confirm has to be closed all the
         // same.
         let doubted = self.doubted();

@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use model_bus::Bus;
 
-use super::world::World;
+use super::world::{DOMAINS, USERS, World};
 use super::{Done, OpKind};
 use crate::hub::locked;
 use crate::oracle::Wrong;
@@ -34,7 +34,7 @@ impl World {
         for device in 0..devices {
             self.flush(device);
         }
-        for user in 0..3 {
+        for user in 0..u8::try_from(USERS).expect("few users") {
             self.die(user);
         }
         for device in 0..devices {
@@ -42,7 +42,7 @@ impl World {
             self.detach(device, 0);
             self.remove(device);
         }
-        for domain in 0..6 {
+        for domain in 0..u8::try_from(DOMAINS).expect("few domains") {
             self.drop_domain(domain);
         }
         let units = &self.units;

@@ -3,7 +3,10 @@
 use model_bus::Chance;
 
 use super::op::{Op, Pick};
+use super::sva::{AREAS, BONDS, PROCESSES};
+use super::world::{DOMAINS, SLOTS, USERS};
 use crate::fault::FaultKind;
+use crate::machine::MOST_DEVICES as DEVICES;
 use crate::options::{MachineKind, Options};
 
 /// An operation, and its place in the plan that was drawn: what is left out changes no number behind it.
@@ -45,13 +48,6 @@ impl Dice<'_> {
         }
     }
 }
-
-const DEVICES: usize = 8;
-const SLOTS: usize = 32;
-const DOMAINS: usize = 6;
-const USERS: usize = 3;
-const PROCESSES: usize = 4;
-const BONDS: usize = 12;
 
 /// What every machine does: how often, on average, and how.
 const PLAIN: [(u32, Draw); 28] = [
@@ -118,21 +114,21 @@ const PLAIN: [(u32, Draw); 28] = [
 /// What machines with processes do besides.
 const SHARED: [(u32, Draw); 14] = [
     (4, |d| Op::Spawn { process: d.byte(PROCESSES) }),
-    (8, |d| Op::ProcessMap { process: d.byte(PROCESSES), area: d.byte(4), pages: 1 + d.byte(8) }),
+    (8, |d| Op::ProcessMap { process: d.byte(PROCESSES), area: d.byte(AREAS), pages: 1 + d.byte(8) }),
     (20, |d| Op::ProcessUnmap {
         process: d.byte(PROCESSES),
-        area: d.byte(4),
+        area: d.byte(AREAS),
         page: d.byte(8),
         pages: 1 + d.byte(4),
     }),
     (12, |d| Op::Protect {
         process: d.byte(PROCESSES),
-        area: d.byte(4),
+        area: d.byte(AREAS),
         page: d.byte(8),
         pages: 1 + d.byte(4),
         perms: d.byte(3),
     }),
-    (20, |d| Op::Touch { process: d.byte(PROCESSES), area: d.byte(4), page: d.byte(8), write: d.flag() }),
+    (20, |d| Op::Touch { process: d.byte(PROCESSES), area: d.byte(AREAS), page: d.byte(8), write: d.flag() }),
     (4, |d| Op::Fork { process: d.byte(PROCESSES), child: d.byte(PROCESSES) }),
     (2, |d| Op::Exit { process: d.byte(PROCESSES) }),
     (16, |d| Op::Bind { device: d.byte(DEVICES), process: d.byte(PROCESSES), bond: d.byte(BONDS) }),
@@ -141,7 +137,7 @@ const SHARED: [(u32, Draw); 14] = [
     (1, |d| Op::Disable { device: d.byte(DEVICES) }),
     (300, |d| Op::SharedDma {
         bond: d.byte(BONDS),
-        area: d.byte(4),
+        area: d.byte(AREAS),
         page: d.byte(9),
         write: d.flag(),
         offset: d.word(4096),

@@ -57,9 +57,9 @@ struct BondState {
     areas: [Option<IovaRange>; AREAS],
 }
 
-const AREAS: usize = 4;
-const PROCESSES: usize = 4;
-const BONDS: usize = 12;
+pub(super) const AREAS: usize = 4;
+pub(super) const PROCESSES: usize = 4;
+pub(super) const BONDS: usize = 12;
 
 impl Sharing {
     /// The judge in front of an SMMU's model.
@@ -140,7 +140,7 @@ impl World {
             return Done::Skipped;
         }
         let Ok(watched) = Watched::new(&sharing.kernel, &sharing.judge) else { return Done::Refused };
-        let areas = [0u64, 1, 2, 3].map(|_| watched.map_zeroes(8 * sharing.kernel.page_bytes()).ok());
+        let areas = [(); AREAS].map(|()| watched.map_zeroes(8 * sharing.kernel.page_bytes()).ok());
         locked(&sharing.processes)[usize::from(process) % PROCESSES] = Some(Process { watched, areas });
         Done::Succeeded
     }

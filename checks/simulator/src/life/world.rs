@@ -164,6 +164,7 @@ pub(crate) struct World {
 
 pub(super) const SLOTS: usize = 32;
 pub(super) const DOMAINS: usize = 6;
+pub(super) const USERS: usize = 3;
 /// Where RAM begins, and how much of it the heap has.
 const RAM: u64 = 0x4000_0000;
 const HEAP_BYTES: u64 = 0x0400_0000;
@@ -275,7 +276,7 @@ impl World {
         let root = Arc::new(Root(devices.iter().map(|device| device.engine.clone()).collect()));
         let down: Arc<dyn Downstream> = root.clone();
         gates.iter().for_each(|gate| gate.connect(Arc::downgrade(&down)));
-        let spec_units = spec.units.clone();
+        let events_lost = units.iter().map(|_| AtomicU64::new(0)).collect();
         let slots = (0..SLOTS).map(|_| Slot::Empty).collect();
         let pool = Pool::new(pool_first, granule, POOL_PAGES);
         Ok(Arc::new(Self {
@@ -300,7 +301,7 @@ impl World {
             stranded: Mutex::default(),
             coverage: Mutex::default(),
             steps: AtomicU64::new(0),
-            events_lost: spec_units.iter().map(|_| AtomicU64::new(0)).collect(),
+            events_lost,
             refused: AtomicU64::new(0),
             nested: AtomicU64::new(0),
         }))

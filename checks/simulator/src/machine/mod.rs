@@ -19,5 +19,5 @@ pub(crate) use engine::{Engine, Form, Move, Root, Shared, Switch};
 pub(crate) use lock::{forget_held, held};
 pub(crate) use platform::{SimPlatform, SimRegisters};
 pub(crate) use pool::Pool;
-pub(crate) use spec::{DeviceSpec, Spec};
+pub(crate) use spec::{DeviceSpec, MOST_DEVICES, Spec};
 pub(crate) use wire::Wire;

@@ -10,6 +10,8 @@ use crate::options::MachineKind;
 
 /// Where the registers of the first SMMU are; each has its own 2 MiB.
 const SMMU_BASE: u64 = 0x0900_0000;
+/// How many devices a machine may have.
+pub(crate) const MOST_DEVICES: usize = 8;
 
 /// An SMMU.
 #[derive(Clone, Debug)]
@@ -121,7 +123,7 @@ fn unit(draw: &Draw, index: usize, granule: SizeLg2, shared: bool) -> UnitSpec {
 }
 
 fn devices(draw: &Draw, unit_count: usize, shared: bool) -> (Vec<DeviceSpec>, Vec<(usize, bool)>) {
-    let count = 1 + draw.0.below(8);
+    let count = 1 + draw.0.below(MOST_DEVICES);
     let (mut devices, mut groups): (Vec<DeviceSpec>, Vec<(usize, bool)>) = (Vec::new(), Vec::new());
     for index in 0..count {
         let joins = !groups.is_empty() && draw.once_in(4);
