@@ -3,45 +3,18 @@
 //! To accept one: `INSTA_UPDATE=always cargo test -p portcullis-checks --test cost_sharing`.
 
 use core::fmt::Write;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
 
-use model_bus::Width;
 use model_smmuv3::Policy;
 use portcullis::accel::{Algorithm, Status};
-use portcullis::types::{Iova, IovaRange, Pa};
+use portcullis::types::{Iova, IovaRange};
+use portcullis_checks::cost;
+use portcullis_checks::cost::meter::{Counted, Meter};
 use portcullis_checks::sva::plan::Plan;
 use portcullis_checks::sva::rig::Rig;
 use portcullis_checks::sva::watched::Watched;
 use portcullis_checks::sva::work::{Client, bind, job, unbind};
-use portcullis_checks::wrong::view::register;
-use portcullis_lab::tamper::{Hands, Tamper};
 use portcullis_lab::trace;
-
-/// Counts the accesses of the SMMU's driver, and falsifies nothing.
-#[derive(Debug, Default)]
-struct Meter {
-    stores: AtomicU64,
-    reads: AtomicU64,
-    writes: AtomicU64,
-}
-
-impl Tamper for Meter {
-    fn store(&self, hands: Hands<'_>, at: Pa, word: u64) {
-        self.stores.fetch_add(1, Relaxed);
-        hands.store(at, word);
-    }
-
-    fn read_register(&self, hands: Hands<'_>, at: Pa, width: Width) -> u64 {
-        self.reads.fetch_add(u64::from(register(at).is_some()), Relaxed);
-        hands.read_register(at, width)
-    }
-
-    fn write_register(&self, hands: Hands<'_>, at: Pa, width: Width, value: u64) {
-        self.writes.fetch_add(u64::from(register(at).is_some()), Relaxed);
-        hands.write_register(at, width, value);
-    }
-}
 
 struct Bench {
     rig: Rig,
@@ -60,19 +33,12 @@ impl Bench {
 
     /// Does something, and notes what it cost.
     fn cost<T>(&mut self, operation: &str, work: impl FnOnce(&Rig) -> T) -> T {
-        let counts =
-            || [&self.meter.stores, &self.meter.reads, &self.meter.writes].map(|count| count.load(Relaxed));
-        let (before, commands) = (counts(), self.rig.driver.counts());
+        let before = self.rig.driver.counts();
+        self.meter.take();
         let done = work(&self.rig);
-        let after = counts();
-        let commands = self.rig.driver.counts().since(&commands);
-        let commands: Vec<String> = commands
-            .by_command()
-            .filter(|(_, count)| *count > 0)
-            .map(|(op, count)| format!("{count} {}", op.name().unwrap()))
-            .collect();
-        let [stores, reads, writes] = core::array::from_fn(|at| after[at] - before[at]);
-        let line = format!("{operation:<36}{stores:>7}{reads:>7}{writes:>7}  {}", commands.join(", "));
+        let Counted { stores, register_reads, register_writes, .. } = self.meter.take();
+        let commands = cost::commands(&self.rig.driver.counts().since(&before));
+        let line = format!("{operation:<36}{stores:>7}{register_reads:>7}{register_writes:>7}  {commands}");
         writeln!(self.table, "{}", line.trim_end()).unwrap();
         done
     }

@@ -3,62 +3,22 @@
 //! To accept one: `INSTA_UPDATE=always cargo test -p portcullis-checks --test cost_windows`.
 
 use core::fmt::Write;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
 
 use portcullis::core::group::Group;
 use portcullis::core::iommu::Gather;
 use portcullis::core::owner::{Owner, Released};
 use portcullis::core::table_group::{DmaTable, TableEntry, TableGroup, TableSpec};
-use portcullis::hal::BlockLayout;
 use portcullis::types::{Iova, IovaRange, Pa, Perms, SizeLg2, SourceId};
+use portcullis_checks::cost::meter::{Counted, Meter};
 use portcullis_lab::boot::{BootRequest, Standing, System};
 use portcullis_lab::machine::{DiskContent, Machine, builtin, fdt};
 use portcullis_lab::platform::{LabPlatform, Tamper};
-use portcullis_lab::tamper::{Barrier, Hands};
 use portcullis_lab::trace;
 
 /// The requester ids of the machine's two disks.
 const DISKS: [SourceId; 2] = [SourceId(0x100), SourceId(0x200)];
 const GIB: u64 = 1 << 30;
-
-/// Counts, and falsifies nothing.
-#[derive(Default)]
-struct Meter {
-    allocated_bytes: AtomicU64,
-    freed_bytes: AtomicU64,
-    stores: AtomicU64,
-    barriers: AtomicU64,
-}
-
-impl Tamper for Meter {
-    fn store(&self, hands: Hands<'_>, at: Pa, word: u64) {
-        self.stores.fetch_add(1, Relaxed);
-        hands.store(at, word);
-    }
-
-    fn barrier(&self, hands: Hands<'_>, barrier: Barrier) {
-        self.barriers.fetch_add(1, Relaxed);
-        hands.barrier(barrier);
-    }
-
-    fn alloc(&self, hands: Hands<'_>, layout: BlockLayout) -> Option<Pa> {
-        self.allocated_bytes.fetch_add(layout.size_bytes(), Relaxed);
-        hands.alloc(layout)
-    }
-
-    fn free(&self, hands: Hands<'_>, first: Pa, layout: BlockLayout) {
-        self.freed_bytes.fetch_add(layout.size_bytes(), Relaxed);
-        hands.free(first, layout);
-    }
-}
-
-impl Meter {
-    fn counts(&self) -> [u64; 4] {
-        let all = [&self.allocated_bytes, &self.freed_bytes, &self.stores, &self.barriers];
-        all.map(|count| count.load(Relaxed))
-    }
-}
 
 struct Bench {
     machine: Machine,
@@ -98,10 +58,11 @@ impl Bench {
 
     /// Does something and notes what it cost.
     fn cost<T>(&mut self, operation: &str, act: impl FnOnce() -> T) -> T {
-        let (before, counts) = (self.machine.phbs[0].counters(), self.meter.counts());
+        let before = self.machine.phbs[0].counters();
+        self.meter.take();
         let done = act();
-        let (after, now) = (self.machine.phbs[0].counters(), self.meter.counts());
-        let [allocated, freed, stores, barriers] = core::array::from_fn(|at| now[at] - counts[at]);
+        let after = self.machine.phbs[0].counters();
+        let Counted { allocated_bytes, freed_bytes, stores, barriers, .. } = self.meter.take();
         let reads = after.register_reads - before.register_reads;
         let writes = after.register_writes - before.register_writes;
         let kills = [
@@ -115,7 +76,7 @@ impl Bench {
             .map(|(count, kind)| format!("{count} {kind}"))
             .collect();
         let line = format!(
-            "{operation:<34}{allocated:>9}{freed:>9}{stores:>8}{barriers:>9}{reads:>7}{writes:>7}  {}",
+            "{operation:<34}{allocated_bytes:>9}{freed_bytes:>9}{stores:>8}{barriers:>9}{reads:>7}{writes:>7}  {}",
             kills.join(", ")
         );
         writeln!(self.table, "{}", line.trim_end()).unwrap();

@@ -2,7 +2,7 @@
 //! structure's fields and reserved bits must make it up with no bit left over and none used twice.
 
 use portcullis_checks::golden::smmuv3::{CD, COMMANDS, EVENTS, L1CD, L1STD, PRI_REQUEST, REGISTERS, STE};
-use portcullis_checks::golden::{Field, Table, ioda2, vmsa};
+use portcullis_checks::golden::{Field, Table, ioda2, vmsa, vtd};
 
 fn mask_of(field: &Field) -> u64 {
     (field.lsb..=field.msb).fold(0, |mask, bit| mask | 1 << (bit % 64))
@@ -25,9 +25,16 @@ fn used(fields: &[Field], words: usize) -> Vec<u64> {
 }
 
 fn whole(table: &Table) {
+    whole_but(table, 0);
+}
+
+/// The same of a structure of which these bits of the first word are neither.
+fn whole_but(table: &Table, neither: u64) {
     assert_masks_fit_ranges(table.name, table.fields);
     for (word, (used, res0)) in used(table.fields, table.res0.len()).iter().zip(table.res0).enumerate() {
-        assert_eq!(used ^ res0, u64::MAX, "{} word {word}: bits unaccounted for, or used twice", table.name);
+        let neither = if word == 0 { neither } else { 0 };
+        assert_eq!(used & res0, 0, "{} word {word}: bits used twice", table.name);
+        assert_eq!(used | res0, !neither, "{} word {word}: bits unaccounted for", table.name);
     }
 }
 
@@ -36,6 +43,10 @@ fn fields_and_reserved_bits_make_up_each_structure() {
     [&STE, &CD, &L1STD, &L1CD, &PRI_REQUEST].into_iter().for_each(whole);
     REGISTERS.iter().for_each(|register| whole(&register.table));
     ioda2::TABLES.iter().for_each(whole);
+    vtd::TABLES.iter().for_each(whole);
+    // Type[6:4].
+    vtd::DESCRIPTORS.iter().for_each(|table| whole_but(table, 0xe00));
+    vtd::NARROW_REGISTERS.iter().for_each(|table| whole_but(table, 0xffff_ffff_0000_0000));
 }
 
 #[test]

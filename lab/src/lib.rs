@@ -11,7 +11,7 @@
 //! | [`process`] | the memory of processes, which devices may share |
 //! | [`vfio`] | what a kernel puts around VFIO: drivers, open files, system calls |
 //! | [`workload`] | the work |
-//! | [`tamper`] | where `checks` makes right drivers wrong |
+//! | [`tamper`], [`seam`] | where `checks` makes right drivers wrong |
 //!
 //! Not here: the models themselves, and everything that prints (`cli`).
 #![forbid(unsafe_code)]
@@ -25,6 +25,7 @@ pub mod platform;
 pub mod process;
 pub mod report;
 mod run;
+pub mod seam;
 pub mod tamper;
 pub mod trace;
 mod tree;

@@ -3,7 +3,7 @@
 //! A [`Tamper`] stands between the driver and the machine, and between core and the driver. Each method says what really happens when
 //! something is asked for, and has [`Hands`] to do it with: the truth, if it is not overridden.
 //!
-//! Not here: the tampers themselves (`checks`).
+//! Not here: standing between core and the driver (`seam`), the tampers themselves (`checks`).
 
 use std::sync::Arc;
 

@@ -24,9 +24,8 @@ mod on_qemu {
         dma::run_on_qemu(qemu, &Job { input, seed: 1, sink, tamper, progress: None })
     }
 
-    #[test]
-    fn a_disk_is_read_through_an_smmu_that_is_not_ours() {
-        for qemu in qemus(Arch::Aarch64) {
+    fn a_disk_is_read_on(arch: Arch) {
+        for qemu in qemus(arch) {
             let input = Input::Sample.open().unwrap();
             let outcome = dma_with(&qemu, &input, None).unwrap();
             assert_eq!(outcome.digest, input.measure().digest);
@@ -38,16 +37,13 @@ mod on_qemu {
     }
 
     #[test]
+    fn a_disk_is_read_through_an_smmu_that_is_not_ours() {
+        a_disk_is_read_on(Arch::Aarch64);
+    }
+
+    #[test]
     fn a_disk_is_read_through_a_phb3_that_is_not_ours() {
-        for qemu in qemus(Arch::Ppc64) {
-            let input = Input::Sample.open().unwrap();
-            let outcome = dma_with(&qemu, &input, None).unwrap();
-            assert_eq!(outcome.digest, input.measure().digest);
-            let counters = outcome.counters;
-            assert!(counters.maps > 0 && counters.maps == counters.unmaps, "{counters:?}");
-            assert!(counters.interrupts > 0 && counters.register_accesses > 0, "{counters:?}");
-            assert!(counters.probes > 100 && counters.probes == counters.probes_blocked, "{counters:?}");
-        }
+        a_disk_is_read_on(Arch::Ppc64);
     }
 
     #[test]

@@ -1,17 +1,14 @@
 //! With the cookie's mapping taken out, the job hangs up with an error, not with bytes.
 
-use core::any::Any;
 use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::Arc;
 
-use portcullis::core::iommu::{
-    AddDeviceError, AttachError, Capabilities, DomainError, FaultRecord, Flushed, Gather, GlobalError,
-    HwDomain, Iommu, MapError, ReservedRegion, SyncError, Target, UnmapError,
-};
-use portcullis::types::{Iova, IovaRange, Pa, PageSizes, Prot, SourceId};
+use portcullis::core::iommu::{HwDomain, Iommu, MapError};
+use portcullis::types::{Iova, Pa, Prot};
 use portcullis_lab::input::Opened;
 use portcullis_lab::machine::builtin;
 use portcullis_lab::platform::LabPlatform;
+use portcullis_lab::seam::{Liar, through};
 use portcullis_lab::tamper::Tamper;
 use portcullis_lab::workload::vfio::{Job, run};
 use portcullis_lab::{RunError, trace};
@@ -24,94 +21,26 @@ struct NoDoorbell(Arc<AtomicBool>);
 
 impl Tamper for NoDoorbell {
     fn between_core_and(&self, driver: Arc<dyn Iommu<LabPlatform>>) -> Arc<dyn Iommu<LabPlatform>> {
-        Arc::new(Liar { driver, left_out: self.0.clone() })
+        through(driver, Arc::new(LeftOut(self.0.clone())))
     }
 }
 
-struct Liar<T: ?Sized> {
-    left_out: Arc<AtomicBool>,
-    driver: Arc<T>,
-}
+struct LeftOut(Arc<AtomicBool>);
 
-impl<T: ?Sized> core::fmt::Debug for Liar<T> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("Liar")
-    }
-}
-
-impl Iommu<LabPlatform> for Liar<dyn Iommu<LabPlatform>> {
-    fn name(&self) -> &str {
-        self.driver.name()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.driver.capabilities()
-    }
-
-    fn add_device(&self, name: &str, sources: &[SourceId]) -> Result<(), AddDeviceError> {
-        self.driver.add_device(name, sources)
-    }
-
-    fn remove_device(&self, sources: &[SourceId]) -> Result<(), SyncError> {
-        self.driver.remove_device(sources)
-    }
-
-    fn new_domain(&self) -> Result<Arc<dyn HwDomain<LabPlatform>>, DomainError> {
-        Ok(Arc::new(Liar { left_out: self.left_out.clone(), driver: self.driver.new_domain()? }))
-    }
-
-    fn attach(&self, sources: &[SourceId], target: &Target<LabPlatform>) -> Result<(), AttachError> {
-        self.driver.attach(sources, target)
-    }
-
-    fn reserved_regions(&self, sources: &[SourceId]) -> Vec<ReservedRegion> {
-        self.driver.reserved_regions(sources)
-    }
-
-    fn drain_events(&self, to: &mut dyn FnMut(&FaultRecord)) -> usize {
-        self.driver.drain_events(to)
-    }
-
-    fn handle_errors(&self) -> Vec<GlobalError> {
-        self.driver.handle_errors()
-    }
-}
-
-impl HwDomain<LabPlatform> for Liar<dyn HwDomain<LabPlatform>> {
-    fn aperture(&self) -> IovaRange {
-        self.driver.aperture()
-    }
-
-    fn page_sizes(&self) -> PageSizes {
-        self.driver.page_sizes()
-    }
-
-    fn map(&self, iova: Iova, pa: Pa, len_bytes: u64, prot: Prot) -> Result<(), MapError> {
+impl Liar for LeftOut {
+    fn map(
+        &self,
+        domain: &dyn HwDomain<LabPlatform>,
+        iova: Iova,
+        pa: Pa,
+        len_bytes: u64,
+        prot: Prot,
+    ) -> Result<(), MapError> {
         if WINDOW.contains(&iova.get()) {
-            self.left_out.store(true, SeqCst);
+            self.0.store(true, SeqCst);
             return Ok(());
         }
-        self.driver.map(iova, pa, len_bytes, prot)
-    }
-
-    fn unmap(&self, range: IovaRange, gather: &mut Gather) -> Result<u64, UnmapError> {
-        self.driver.unmap(range, gather)
-    }
-
-    fn sync(&self, gather: &mut Gather) -> Result<Flushed, SyncError> {
-        self.driver.sync(gather)
-    }
-
-    fn flush_all(&self) -> Result<Flushed, SyncError> {
-        self.driver.flush_all()
-    }
-
-    fn lookup(&self, iova: Iova) -> Option<(Pa, Prot)> {
-        self.driver.lookup(iova)
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self.driver.as_any()
+        domain.map(iova, pa, len_bytes, prot)
     }
 }
 

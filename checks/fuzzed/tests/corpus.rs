@@ -5,6 +5,7 @@ use std::fs;
 use std::panic::catch_unwind;
 use std::path::PathBuf;
 
+use model_bus::Dice;
 use portcullis_fuzzed::{TARGETS, Target, target};
 
 fn corpus(target: &Target) -> PathBuf {
@@ -17,22 +18,10 @@ fn run(target: &Target, input: &[u8], name: &str) {
     assert!(outcome.is_ok(), "{}: {name} does not pass: {input:?}", target.name);
 }
 
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn bytes(&mut self, most: usize) -> Vec<u8> {
-        let len = usize::try_from(self.next() % (most as u64 + 1)).unwrap();
-        (0..len).map(|_| self.next().to_le_bytes()[0]).collect()
-    }
+/// An input that dice decide, of at most so many bytes.
+fn drawn(dice: &mut Dice, most: usize) -> Vec<u8> {
+    let len = usize::try_from(dice.next_bits() % (most as u64 + 1)).unwrap();
+    (0..len).map(|_| dice.next_bits().to_le_bytes()[0]).collect()
 }
 
 fn check(name: &str) {
@@ -45,9 +34,9 @@ fn check(name: &str) {
     for file in files {
         run(target, &fs::read(&file).unwrap(), &file.display().to_string());
     }
-    let mut random = Random(name.bytes().fold(1, |seed, byte| seed * 31 + u64::from(byte)));
+    let mut dice = Dice::new(name.bytes().fold(1, |seed, byte| seed * 31 + u64::from(byte)));
     for at in 0..target.drawn {
-        run(target, &random.bytes(target.most_bytes), &format!("drawn input {at}"));
+        run(target, &drawn(&mut dice, target.most_bytes), &format!("drawn input {at}"));
     }
 }
 

@@ -94,21 +94,9 @@ impl<R: Registers> Sight<'_, R> {
 
     /// Where the STE of a stream is; none if the table does not lead to one.
     pub fn ste(&self, stream: u32) -> Option<Pa> {
-        let base = self.registers.read64(offset::STRTAB_BASE) & POINTER;
+        let base = self.registers.read64(offset::STRTAB_BASE);
         let config = self.registers.read32(offset::STRTAB_BASE_CFG);
-        let stream = u64::from(stream);
-        if stream >> (config & 0x3f) != 0 {
-            return None;
-        }
-        // FMT, bits 17:16.
-        if config >> 16 & 3 == 0 {
-            return Some(Pa::new(base + 64 * stream));
-        }
-        let split = config >> 6 & 0x1f;
-        let level_1 = self.word(base + 8 * (stream >> split));
-        let within = stream & ((1 << split) - 1);
-        let span = level_1 & 0x1f;
-        (span > 0 && within >> (span - 1) == 0).then(|| Pa::new((level_1 & POINTER) + 64 * within))
+        stream_entry(base, config, stream, |at| self.machine.load(at))
     }
 
     /// Where the first CD of a stream is.
@@ -175,6 +163,23 @@ impl<R: Registers> Sight<'_, R> {
             level += 1;
         }
     }
+}
+
+/// Where the STE of a stream is, by what SMMU_STRTAB_BASE and SMMU_STRTAB_BASE_CFG say; none if the table does not lead to one. `load` reads a word of memory.
+pub fn stream_entry(base: u64, config: u32, stream: u32, load: impl FnOnce(Pa) -> u64) -> Option<Pa> {
+    let (base, stream) = (base & POINTER, u64::from(stream));
+    if stream >> (config & 0x3f) != 0 {
+        return None;
+    }
+    // FMT, bits 17:16.
+    if config >> 16 & 3 == 0 {
+        return Some(Pa::new(base + 64 * stream));
+    }
+    let split = config >> 6 & 0x1f;
+    let level_1 = load(Pa::new(base + 8 * (stream >> split)));
+    let within = stream & ((1 << split) - 1);
+    let span = level_1 & 0x1f;
+    (span > 0 && within >> (span - 1) == 0).then(|| Pa::new((level_1 & POINTER) + 64 * within))
 }
 
 /// The address in a descriptor.

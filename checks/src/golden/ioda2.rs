@@ -6,20 +6,11 @@
 //! arch/powerpc/platforms/powernv/pci-ioda.c (`PHB3_TCE_KILL_INVAL_…`), arch/powerpc/include/asm/tce.h (`TCE_PCI_…`); QEMU 7.2, hw/pci-host/pnv_phb3.c.
 //! Not here: interrupts (IVT), M64.
 
-use super::{Field, Table};
+use super::{Field, Table, table};
 
 /// A row by POWER's numbers: `first` is the more significant bit.
 const fn p(name: &'static str, first: u32, last: u32, ones: u64) -> Field {
     Field { name, msb: 63 - first, lsb: 63 - last, ones }
-}
-
-const fn table(
-    name: &'static str,
-    clause: &'static str,
-    fields: &'static [Field],
-    res0: &'static [u64],
-) -> Table {
-    Table { name, clause, code: None, fields, res0 }
 }
 
 /// A TVE that has a table.

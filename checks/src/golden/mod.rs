@@ -95,6 +95,16 @@ impl Table {
     }
 }
 
+/// Shorthand for a table without a code.
+const fn table(
+    name: &'static str,
+    clause: &'static str,
+    fields: &'static [Field],
+    res0: &'static [u64],
+) -> Table {
+    Table { name, clause, code: None, fields, res0 }
+}
+
 /// A register: its place and its fields.
 #[derive(Clone, Copy, Debug)]
 pub struct Register {

@@ -21,13 +21,35 @@ pub use registers::{
     CAP, CCMD, ECAP, FSTS, GCMD, GSTS, IOTLB, IQA, IQERCD, IRTA, IVA, OFFSETS, PQA, PRS, RTADDR,
 };
 
-use super::{Field, Table};
+use super::Table;
 
-const fn table(
-    name: &'static str,
-    clause: &'static str,
-    fields: &'static [Field],
-    res0: &'static [u64],
-) -> Table {
-    Table { name, clause, code: None, fields, res0 }
-}
+/// All tables of whole 64-bit words but [`DESCRIPTORS`].
+pub const TABLES: &[Table] = &[
+    ROOT,
+    SCALABLE_ROOT,
+    CONTEXT,
+    SCALABLE_CONTEXT,
+    PASID_DIRECTORY,
+    PASID_TABLE,
+    IRTE,
+    IRTE_POSTED,
+    FRCD,
+    PAGE_REQ,
+    CAP,
+    ECAP,
+    RTADDR,
+    CCMD,
+    IOTLB,
+    IVA,
+    IQA,
+    IQERCD,
+    IRTA,
+    PQA,
+];
+
+/// All descriptors of the invalidation queue. Type\[6:4\], bits 11:9, is no field here: it is 0 in all of them.
+pub const DESCRIPTORS: &[Table] =
+    &[CC_INV, PC_INV, IOTLB_INV, P_IOTLB_INV, DEV_TLB_INV, P_DEV_TLB_INV, IEC_INV, INV_WAIT, PAGE_GRP_RESP];
+
+/// All registers of 32 bits.
+pub const NARROW_REGISTERS: &[Table] = &[GCMD, GSTS, FSTS, PRS];

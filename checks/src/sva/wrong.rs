@@ -4,15 +4,11 @@
 //! [`catch`] runs seeds of the schedule until the judge says what is wrong.
 
 use core::any::Any;
-use core::fmt;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use model_bus::Width;
-use portcullis::core::iommu::{
-    AddDeviceError, AttachError, Capabilities, DomainError, FaultRecord, GlobalError, HwDomain, Iommu,
-    ReservedRegion, SyncError, Target,
-};
+use portcullis::core::iommu::{Iommu, SyncError};
 use portcullis::core::iopf::PageResponse;
 use portcullis::core::mm::ProcessMemory;
 use portcullis::core::sva::{
@@ -21,6 +17,7 @@ use portcullis::core::sva::{
 };
 use portcullis::types::{IovaRange, Pa, Pasid, SourceId};
 use portcullis_lab::platform::LabPlatform;
+use portcullis_lab::seam;
 use portcullis_lab::tamper::{Hands, Tamper};
 
 use super::plan::Plan;
@@ -187,7 +184,7 @@ pub struct Liar(pub Lie);
 
 impl Tamper for Liar {
     fn between_core_and(&self, driver: Arc<dyn Iommu<LabPlatform>>) -> Arc<dyn Iommu<LabPlatform>> {
-        Arc::new(Lying { lie: self.0, driver, seen: Mutex::new(0) })
+        seam::through(driver.clone(), Arc::new(Lying { lie: self.0, driver, seen: Mutex::new(0) }))
     }
 }
 
@@ -197,56 +194,14 @@ struct Lying {
     seen: Mutex<u64>,
 }
 
-impl fmt::Debug for Lying {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Lying").field(&self.driver).finish()
-    }
-}
-
 impl Lying {
     fn real(&self) -> &dyn SvaIommu<LabPlatform> {
         self.driver.sva().expect("the SMMU shares")
     }
 }
 
-impl Iommu<LabPlatform> for Lying {
-    fn name(&self) -> &str {
-        self.driver.name()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.driver.capabilities()
-    }
-
-    fn add_device(&self, name: &str, sources: &[SourceId]) -> Result<(), AddDeviceError> {
-        self.driver.add_device(name, sources)
-    }
-
-    fn remove_device(&self, sources: &[SourceId]) -> Result<(), SyncError> {
-        self.driver.remove_device(sources)
-    }
-
-    fn new_domain(&self) -> Result<Arc<dyn HwDomain<LabPlatform>>, DomainError> {
-        self.driver.new_domain()
-    }
-
-    fn attach(&self, sources: &[SourceId], target: &Target<LabPlatform>) -> Result<(), AttachError> {
-        self.driver.attach(sources, target)
-    }
-
-    fn reserved_regions(&self, sources: &[SourceId]) -> Vec<ReservedRegion> {
-        self.driver.reserved_regions(sources)
-    }
-
-    fn drain_events(&self, to: &mut dyn FnMut(&FaultRecord)) -> usize {
-        self.driver.drain_events(to)
-    }
-
-    fn handle_errors(&self) -> Vec<GlobalError> {
-        self.driver.handle_errors()
-    }
-
-    fn sva(&self) -> Option<&dyn SvaIommu<LabPlatform>> {
+impl seam::Liar for Lying {
+    fn sva<'a>(&'a self, _: &'a dyn Iommu<LabPlatform>) -> Option<&'a dyn SvaIommu<LabPlatform>> {
         Some(self)
     }
 }

@@ -123,13 +123,16 @@ impl View {
     /// The slots of the command queue from one index to another, as SMMU_CMDQ_PROD counts them.
     pub fn slots(&self, from: u32, to: u32) -> Vec<Pa> {
         let known = self.known();
-        let mask = (1u32 << known.command_queue_lg2) - 1;
-        let wrap = 2 * mask + 1;
-        let count = to.wrapping_sub(from) & wrap;
-        let slot =
-            |index: u32| Pa::new(known.command_queue + 16 * u64::from(from.wrapping_add(index) & mask));
-        (0..count).map(slot).collect()
+        slots(known.command_queue, known.command_queue_lg2, from, to).collect()
     }
+}
+
+/// The slots of a command queue of `1 << lg2` commands from one index to another, as SMMU_CMDQ_PROD counts them.
+pub fn slots(queue: u64, lg2: u32, from: u32, to: u32) -> impl Iterator<Item = Pa> {
+    let mask = (1u32 << lg2) - 1;
+    let wrap = 2 * mask + 1;
+    let count = to.wrapping_sub(from) & wrap;
+    (0..count).map(move |index| Pa::new(queue + 16 * u64::from(from.wrapping_add(index) & mask)))
 }
 
 fn entry(at: u64) -> Place {

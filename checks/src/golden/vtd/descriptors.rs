@@ -1,7 +1,6 @@
 //! Descriptors of the two queues, and fault records. `code` of a table is its Type, where it has one.
 
-use super::super::{Field, Table, f};
-use super::table;
+use super::super::{Field, Table, f, table};
 
 const fn descriptor(
     name: &'static str,

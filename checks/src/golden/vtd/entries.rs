@@ -1,7 +1,6 @@
 //! Entries of the tables in memory.
 
-use super::super::{Field, Table, f};
-use super::table;
+use super::super::{Field, Table, f, table};
 
 /// Root entry.
 pub const ROOT: Table = table(

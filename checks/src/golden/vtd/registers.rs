@@ -1,7 +1,6 @@
 //! Registers, and where they are.
 
-use super::super::{Table, f};
-use super::table;
+use super::super::{Table, f, table};
 
 /// Offset and size in bytes of each register that is used, by the book's abbreviation.
 ///
