@@ -9,6 +9,8 @@ use portcullis_lab::workload::{spapr, sva, vfio};
 use portcullis_lab::{DeviceKind, MachineChoice, SvaOptions, VfioOptions, Windows, machines, workload};
 use portcullis_simulator::MachineKind;
 
+use crate::output::listed;
+
 /// What the help says of exit codes.
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -131,7 +133,7 @@ impl WorkArguments {
         for (_, option, names) in given.into_iter().filter(|(given, ..)| *given) {
             if !workload.is_some_and(|workload| names.contains(&workload)) {
                 let runs: Vec<_> = names.iter().map(|name| format!("`portcullis run {name}`")).collect();
-                return Err(format!("{option} goes with {} only", either(&runs)));
+                return Err(format!("{option} goes with {} only", listed(&runs, "or")));
             }
         }
         let device = match self.device.unwrap_or(Device::Pcie) {
@@ -146,15 +148,6 @@ impl WorkArguments {
         let windows = Windows { page_shift, levels: self.levels, version1: self.v1 };
         let vfio = VfioOptions { unsafe_interrupts: self.unsafe_interrupts, kill: self.kill, windows };
         Ok((SvaOptions { device, kill: self.kill }, vfio))
-    }
-}
-
-/// What there is to choose from, as people say it.
-fn either(choices: &[String]) -> String {
-    match choices.split_last() {
-        Some((last, [])) => last.clone(),
-        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
-        None => String::new(),
     }
 }
 

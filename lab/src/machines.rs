@@ -67,11 +67,6 @@ pub fn choose(choice: &MachineChoice) -> Result<(MachineSpec, Option<Vec<u8>>), 
 /// As for [`choose`], and as for booting.
 pub fn tree(choice: &MachineChoice) -> Result<MachineTree, RunError> {
     let (spec, device_tree) = choose(choice)?;
-    let device_tree = match device_tree {
-        Some(tree) => tree,
-        None => {
-            fdt::emit(&spec).map_err(|error| RunError::bad_input(&spec.name, error, "change the machine"))?
-        }
-    };
+    let device_tree = fdt::of(&spec, device_tree.as_deref())?;
     tree::of(spec, &device_tree)
 }

@@ -6,10 +6,10 @@ use portcullis::core::domain::FlushMode;
 use portcullis::types::trace::Sink;
 
 use crate::error::RunError;
-use crate::input::Input;
+use crate::input::{Input, Opened};
 use crate::machine::qemu;
 use crate::machines::{self, MachineChoice};
-use crate::report::Report;
+use crate::report::{Counters, Report};
 use crate::trace;
 use crate::workload::{self, dma, spapr, sva, vfio};
 
@@ -70,7 +70,7 @@ pub fn run(request: RunRequest) -> Result<Report, RunError> {
     let input = request.input.open()?;
     let machine = spec.name.clone();
     let sink = trace::shared(request.sink.clone());
-    let (counters, digest, elapsed_ns) = if workload == sva::NAME {
+    let came = if workload == sva::NAME {
         let outcome = sva::run(&sva::Job {
             spec,
             device_tree,
@@ -111,18 +111,30 @@ pub fn run(request: RunRequest) -> Result<Report, RunError> {
         })?;
         (outcome.counters, Some(outcome.digest), outcome.elapsed_ns)
     };
-    Ok(Report {
+    Ok(report(machine, workload, request.seed, &input, came, Vec::new()))
+}
+
+/// What is to be told of a run that gave these counters, digest and time.
+fn report(
+    machine: String,
+    workload: &'static str,
+    seed: u64,
+    input: &Opened,
+    (counters, digest, elapsed_ns): (Counters, Option<String>, u64),
+    not_shown: Vec<&'static str>,
+) -> Report {
+    Report {
         machine,
         workload,
-        seed: request.seed,
+        seed,
         input: input.name(),
         bytes: input.measure().bytes,
         equal: digest.is_some_and(|digest| digest == input.measure().digest),
         digest: input.measure().digest.clone(),
         counters,
         elapsed_ns,
-        not_shown: Vec::new(),
-    })
+        not_shown,
+    }
 }
 
 /// The same on QEMU's hardware.
@@ -142,37 +154,27 @@ fn run_on_qemu(request: &RunRequest, workload: &'static str) -> Result<Report, R
     let is_power8 = workload == spapr::NAME;
     let qemu = if is_power8 { qemu::find_power8()? } else { qemu::find()? };
     let mut not_shown = qemu::NOT_SHOWN.to_vec();
-    let (counters, digest, elapsed_ns) = match workload {
+    let came = match workload {
         vfio::NAME => {
             let outcome = vfio::run_on_qemu(&qemu, &job, request.vfio.kill)?;
-            (outcome.counters, outcome.digest, outcome.elapsed_ns)
+            (outcome.counters, Some(outcome.digest), outcome.elapsed_ns)
         }
         spapr::NAME => {
             not_shown.extend(qemu::NOT_SHOWN_OF_PHB3);
             let VfioOptions { windows, kill, .. } = request.vfio;
             let outcome = spapr::run_on_qemu(&qemu, &job, windows, kill)?;
-            (outcome.counters, outcome.digest, outcome.elapsed_ns)
+            (outcome.counters, Some(outcome.digest), outcome.elapsed_ns)
         }
         sva::NAME => {
             not_shown.extend(sva::whole::NOT_SHOWN);
             let outcome = sva::whole::run_on_qemu(&qemu, &job)?;
-            (outcome.counters, outcome.digest.unwrap_or_default(), outcome.elapsed_ns)
+            (outcome.counters, outcome.digest, outcome.elapsed_ns)
         }
         _ => {
             let outcome = dma::run_on_qemu(&qemu, &job)?;
-            (outcome.counters, outcome.digest, outcome.elapsed_ns)
+            (outcome.counters, Some(outcome.digest), outcome.elapsed_ns)
         }
     };
-    Ok(Report {
-        machine: format!("{} of {qemu}", if is_power8 { "powernv8" } else { "virt" }),
-        workload,
-        seed: request.seed,
-        input: input.name(),
-        bytes: input.measure().bytes,
-        equal: digest == input.measure().digest,
-        digest: input.measure().digest.clone(),
-        counters,
-        elapsed_ns,
-        not_shown,
-    })
+    let machine = format!("{} of {qemu}", if is_power8 { "powernv8" } else { "virt" });
+    Ok(report(machine, workload, request.seed, &input, came, not_shown))
 }

@@ -151,6 +151,14 @@ impl Machine {
         self.byte_order
     }
 
+    /// A value of this width from the order in which [`load`](Self::load) reads numbers to `order`, or back.
+    pub fn ordered(&self, order: ByteOrder, width: Width, value: u64) -> u64 {
+        if order == self.byte_order {
+            return value;
+        }
+        value.swap_bytes() >> (64 - 8 * width.bytes())
+    }
+
     /// How many values were read and written over the socket.
     pub fn accesses(&self) -> u64 {
         self.accesses.load(Relaxed)

@@ -148,7 +148,7 @@ impl Qtest {
     /// Reads one value: `readb`, `readw`, `readl`, `readq`.
     pub fn load(&mut self, at: Pa, width: Width) -> Result<u64, QtestError> {
         let answer = self.ask(&load_line(at, width))?;
-        number(&answer).filter(|&value| width.cut(value) == value).ok_or_else(|| nonsense(&answer))
+        loaded(&answer, width)
     }
 
     /// Writes one value: `writeb`, `writew`, `writel`, `writeq`.
@@ -156,15 +156,11 @@ impl Qtest {
         self.ask(&store_line(at, width, value)).and_then(empty)
     }
 
-    /// Writes many values in turn, the questions sent before the answers are read: faster than one by one.
+    /// Writes many values in turn, as a [`batch`](Self::batch).
     pub fn store_all(&mut self, stores: &[(Pa, Width, u64)]) -> Result<(), QtestError> {
-        for some in stores.chunks(64) {
-            let lines: Vec<String> =
-                some.iter().map(|&(at, width, value)| store_line(at, width, value)).collect();
-            self.send(&lines.join("\n"))?;
-            some.iter().try_for_each(|_| self.answer().and_then(empty))?;
-        }
-        Ok(())
+        let steps: Vec<Step> =
+            stores.iter().map(|&(at, width, value)| Step::Store(at, width, value)).collect();
+        self.batch(&steps).map(drop)
     }
 
     /// Does many things in turn, the questions sent before the answers are read: faster than one by one. Answers what the loads read.
@@ -176,7 +172,7 @@ impl Qtest {
             for step in some {
                 let answer = self.answer()?;
                 match step {
-                    Step::Load(..) => values.push(number(&answer).ok_or_else(|| nonsense(&answer))?),
+                    Step::Load(_, width) => values.push(loaded(&answer, *width)?),
                     Step::Store(..) | Step::Write(..) => empty(answer)?,
                 }
             }
@@ -293,8 +289,10 @@ fn empty(answer: String) -> Result<(), QtestError> {
     if answer.is_empty() { Ok(()) } else { Err(nonsense(&answer)) }
 }
 
-fn number(text: &str) -> Option<u64> {
-    u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
+/// A value of this width that was read.
+fn loaded(answer: &str, width: Width) -> Result<u64, QtestError> {
+    let value = answer.strip_prefix("0x").and_then(|digits| u64::from_str_radix(digits, 16).ok());
+    value.filter(|&value| width.cut(value) == value).ok_or_else(|| nonsense(answer))
 }
 
 /// Reads exactly as many bytes as `into` has.

@@ -39,14 +39,15 @@ impl QemuRegisters {
     pub fn load(&self, offset: usize, width: Width) -> u64 {
         self.accesses.fetch_add(1, Relaxed);
         let value = self.machine.load(self.at(offset, width), width).unwrap_or(u64::MAX);
-        self.ordered(value, width)
+        self.machine.ordered(self.order, width, value)
     }
 
     /// Writes a register of any width.
     pub fn store(&self, offset: usize, width: Width, value: u64) {
         self.accesses.fetch_add(1, Relaxed);
         // The failure stays with the machine.
-        let _ = self.machine.store(self.at(offset, width), width, self.ordered(value, width));
+        let _ =
+            self.machine.store(self.at(offset, width), width, self.machine.ordered(self.order, width, value));
     }
 
     fn at(&self, offset: usize, width: Width) -> Pa {
@@ -56,14 +57,6 @@ impl QemuRegisters {
             Some(all) => all.first(),
             None => panic!("register {offset:#x} is outside its window {}", self.window),
         }
-    }
-
-    /// From the order in which the machine's numbers are read to the registers', and back.
-    fn ordered(&self, value: u64, width: Width) -> u64 {
-        if self.order == self.machine.byte_order() {
-            return value;
-        }
-        value.swap_bytes() >> (64 - 8 * width.bytes())
     }
 }
 

@@ -28,6 +28,15 @@ pub(crate) fn columns(rows: &[[String; 2]]) -> String {
         .collect()
 }
 
+/// Several, as people say it, with `word` before the last.
+pub(crate) fn listed(all: &[String], word: &str) -> String {
+    match all.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, rest)) => format!("{} {word} {last}", rest.join(", ")),
+        None => String::new(),
+    }
+}
+
 /// A number with commas between thousands.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -48,6 +57,13 @@ mod tests {
     #[test]
     fn thousands_are_grouped() {
         assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+    }
+
+    #[test]
+    fn several_are_listed_with_a_word_before_the_last() {
+        let all = ["a", "b", "c"].map(str::to_owned);
+        let told = |count| listed(&all[..count], "or");
+        assert_eq!([0, 1, 2, 3].map(told), ["", "a", "a or b", "a, b or c"]);
     }
 
     #[test]

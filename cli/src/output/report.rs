@@ -2,15 +2,13 @@
 
 use portcullis_lab::Report;
 use portcullis_lab::report::{SpaprCounters, SvaCounters, VfioCounters};
+use portcullis_types::PageSizes;
 
-use super::{columns, grouped};
+use super::{columns, grouped, listed};
 use crate::failure::Failure;
 
 /// How many digits of a digest people get to see.
 const DIGEST_DIGITS: usize = 16;
-
-/// A row that only models can fill.
-const TO_THE_USER: &str = "to the user";
 
 /// The report as a table.
 pub(crate) fn table(report: &Report) -> String {
@@ -25,7 +23,9 @@ pub(crate) fn table(report: &Report) -> String {
         (false, true) => "equal",
         (false, false) => "DIFFERENT",
     };
-    let device = match report.not_shown.is_empty() {
+    // QEMU's disk does not count its bytes.
+    let counted = report.not_shown.is_empty();
+    let device = match counted {
         true => format!(
             "{} bytes written by the device, {} read",
             grouped(counters.device_wrote_bytes),
@@ -45,8 +45,7 @@ pub(crate) fn table(report: &Report) -> String {
         Some(sva) => rows.extend(sharing(sva)),
         None => rows.extend([row("maps", grouped(counters.maps)), row("unmaps", grouped(counters.unmaps))]),
     }
-    let counted = |row: &[String; 2]| report.not_shown.is_empty() || row[0] != TO_THE_USER;
-    rows.extend(counters.vfio.iter().flat_map(handing_over).filter(counted));
+    rows.extend(counters.vfio.iter().flat_map(|vfio| handing_over(vfio, counted)));
     rows.extend(counters.spapr.iter().flat_map(own_windows));
     // Not every IOMMU has a queue of commands.
     let queued = |name, count| (counters.commands > 0).then(|| row(name, grouped(count)));
@@ -103,15 +102,18 @@ fn sharing(sva: &SvaCounters) -> Vec<[String; 2]> {
     ]
 }
 
-/// What handing a device to user space took.
-fn handing_over(vfio: &VfioCounters) -> Vec<[String; 2]> {
+/// What handing a device to user space took. Whether the device's bytes were counted is said.
+fn handing_over(vfio: &VfioCounters, counted: bool) -> Vec<[String; 2]> {
     let registers = if vfio.mapped_registers { "mapped" } else { "through the device's file" };
-    vec![
+    let to_user = || row("to the user", format!("{} bytes written by the device", grouped(vfio.user_bytes)));
+    let mut rows = vec![
         row("user space", format!("group {}, registers {registers}", vfio.group)),
         row("system calls", format!("{}, of them {} ioctls", grouped(vfio.calls), grouped(vfio.ioctls))),
         row("the user's maps", format!("{}, {} unmapped", grouped(vfio.maps), grouped(vfio.unmaps))),
         row("pinned pages", format!("{} at most", grouped(vfio.most_pinned_pages))),
-        row(TO_THE_USER, format!("{} bytes written by the device", grouped(vfio.user_bytes))),
+    ];
+    rows.extend(counted.then(to_user));
+    rows.extend([
         row("event files", format!("{} signals", grouped(vfio.signals))),
         row(
             "refused",
@@ -121,7 +123,8 @@ fn handing_over(vfio: &VfioCounters) -> Vec<[String; 2]> {
                 grouped(vfio.maps_refused)
             ),
         ),
-    ]
+    ]);
+    rows
 }
 
 /// What a user did who makes his own windows.
@@ -133,9 +136,9 @@ fn own_windows(spapr: &SpaprCounters) -> Vec<[String; 2]> {
         rows.push(row("windows", grouped(spapr.windows)));
     }
     if spapr.reads > 0 {
-        let shifts = (0..u64::BITS).filter(|shift| spapr.read_page_sizes >> shift & 1 == 1);
-        let pages: Vec<String> = shifts.map(page).collect();
-        rows.push(row("read through", format!("windows of pages of {}", and(&pages))));
+        let pages: Vec<String> =
+            PageSizes::from_bits(spapr.read_page_sizes).iter().map(|size| size.to_string()).collect();
+        rows.push(row("read through", format!("windows of pages of {}", listed(&pages, "and"))));
     }
     // A user who is killed has tried nothing out before.
     if spapr.reached > 0 {
@@ -160,24 +163,6 @@ fn own_windows(spapr: &SpaprCounters) -> Vec<[String; 2]> {
         ]);
     }
     rows
-}
-
-/// A page size, from its log2.
-fn page(shift: u32) -> String {
-    match shift {
-        0..10 => format!("{} bytes", 1u64 << shift),
-        10..20 => format!("{} KiB", 1u64 << (shift - 10)),
-        _ => format!("{} MiB", 1u64 << (shift - 20)),
-    }
-}
-
-/// Several, as people say it.
-fn and(all: &[String]) -> String {
-    match all.split_last() {
-        Some((last, [])) => last.clone(),
-        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
-        None => String::new(),
-    }
 }
 
 fn row(name: &str, value: String) -> [String; 2] {

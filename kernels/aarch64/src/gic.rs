@@ -8,13 +8,13 @@
 
 use core::fmt;
 
-use portcullis_hal::{BlockLayout, Registers, TableMemory};
+use portcullis_hal::{BlockLayout, Registers, TableMemory, wait_for};
 use portcullis_types::{Pa, PaRange};
 
 use crate::cpu::{self, read_register, write_register};
 use crate::memory;
 use crate::mmio::Window;
-use crate::timer;
+use crate::platform::Metal;
 
 /// The first number of a message.
 pub(crate) const FIRST_LPI: u32 = 8192;
@@ -72,14 +72,7 @@ impl fmt::Debug for GicError {
 
 /// Waits until `done`, but not for ever.
 pub(crate) fn wait(what: &'static str, done: impl Fn() -> bool) -> Result<(), GicError> {
-    let start = timer::now_ns();
-    while !done() {
-        if timer::now_ns() - start > LIMIT_NS {
-            return Err(GicError(what));
-        }
-        core::hint::spin_loop();
-    }
-    Ok(())
+    wait_for(&Metal, LIMIT_NS, || done().then_some(())).map_err(|_| GicError(what))
 }
 
 impl Gic {

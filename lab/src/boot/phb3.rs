@@ -11,10 +11,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use portcullis::core::iommu::Iommu;
-use portcullis::core::iopf::FaultQueue;
-use portcullis::core::sva::SvaUnit;
-use portcullis::core::unit::IommuUnit;
 use portcullis::firmware::{PciConfig, PciHost, Translation};
 use portcullis::hal::Registers;
 use portcullis::ioda2::{Config, M32, Phb3};
@@ -50,7 +46,7 @@ pub(super) struct Chip {
 
 /// Brings up the PHB3 that is IOMMU `index` of the firmware's list.
 pub(super) fn bring_up(system: &System, chip: &Chip, index: usize) -> Result<Unit, RunError> {
-    let System { platform, firmware, interrupts, pasids, .. } = system;
+    let System { platform, firmware, interrupts, .. } = system;
     let node = &firmware.iommus[index];
     let is_host = |host: &&PciHost| host.path == node.path;
     let host = firmware.pci_hosts.iter().find(is_host);
@@ -82,14 +78,7 @@ pub(super) fn bring_up(system: &System, chip: &Chip, index: usize) -> Result<Uni
     let messages = Messages::new(platform.clone(), registers, presenter.clone(), phb.clone())
         .ok_or_else(|| wrong("no memory for the table of its interrupts".into()))?;
     interrupts.add_bridge(&node.path, &messages, firmware);
-    let driver: Arc<dyn Iommu<_>> = phb.clone();
-    let driver = match platform.tamper() {
-        Some(tamper) => tamper.between_core_and(driver),
-        None => driver,
-    };
-    let unit = Arc::new(IommuUnit::new(platform.clone(), driver));
-    let sva = SvaUnit::new(unit.clone(), pasids.clone(), Arc::new(FaultQueue::new()));
-    Ok(Unit { index, driver: Hardware::Phb3(phb, messages), unit, sva, lines: None })
+    Ok(Unit::new(system, index, phb.clone(), Hardware::Phb3(phb, messages), None))
 }
 
 /// The M32 window. Firmware takes the last 64 KiB off it, which are messages.

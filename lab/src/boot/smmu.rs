@@ -1,18 +1,12 @@
 //! Bringing up an SMMUv3.
 
-use std::sync::Arc;
-
-use portcullis::core::iommu::Iommu;
-use portcullis::core::iopf::FaultQueue;
-use portcullis::core::sva::{CpuFacts, SvaUnit};
-use portcullis::core::unit::IommuUnit;
+use portcullis::core::sva::CpuFacts;
 use portcullis::smmuv3::{Config, Msi, Smmu};
 
 use super::System;
 use super::unit::{Hardware, OwnLines, Unit};
 use crate::error::RunError;
 use crate::machine::fdt::FRAME_BYTES;
-use crate::platform::LabPlatform;
 
 /// Events that an SMMU sends as messages of its own.
 const EVENT_QUEUE: u32 = 0;
@@ -21,7 +15,7 @@ const PAGE_REQUESTS: u32 = 2;
 
 /// Brings up the SMMUv3 that is IOMMU `index` of the firmware's list.
 pub(super) fn bring_up(system: &System, cpus: Option<CpuFacts>, index: usize) -> Result<Unit, RunError> {
-    let System { platform, firmware, interrupts, pasids, .. } = system;
+    let System { platform, firmware, interrupts, .. } = system;
     let node = &firmware.iommus[index];
     let Some(&frame) = node.registers.first() else {
         return Err(RunError::bad_input(&node.path, "it has no registers", "correct the tree"));
@@ -57,12 +51,5 @@ pub(super) fn bring_up(system: &System, cpus: Option<CpuFacts>, index: usize) ->
             "run with -v to see its registers and commands",
         )
     })?;
-    let driver: Arc<dyn Iommu<LabPlatform>> = smmu.clone();
-    let driver = match platform.tamper() {
-        Some(tamper) => tamper.between_core_and(driver),
-        None => driver,
-    };
-    let unit = Arc::new(IommuUnit::new(platform.clone(), driver));
-    let sva = SvaUnit::new(unit.clone(), pasids.clone(), Arc::new(FaultQueue::new()));
-    Ok(Unit { index, driver: Hardware::Smmu(smmu), unit, sva, lines })
+    Ok(Unit::new(system, index, smmu.clone(), Hardware::Smmu(smmu), lines))
 }

@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use portcullis::core::iommu::GlobalError;
+use portcullis::core::iommu::{GlobalError, Iommu};
+use portcullis::core::iopf::FaultQueue;
 use portcullis::core::sva::{CpuFacts, Serviced, SvaUnit};
 use portcullis::core::unit::IommuUnit;
 use portcullis::firmware::IommuKind;
@@ -80,6 +81,24 @@ pub(super) fn bring_up(
 }
 
 impl Unit {
+    /// IOMMU `index` of the firmware's list, as core knows it by `iommu`: through who falsifies, if somebody does.
+    pub(super) fn new(
+        system: &System,
+        index: usize,
+        iommu: Arc<dyn Iommu<LabPlatform>>,
+        driver: Hardware,
+        lines: Option<OwnLines>,
+    ) -> Self {
+        let platform = &system.platform;
+        let iommu = match platform.tamper() {
+            Some(tamper) => tamper.between_core_and(iommu),
+            None => iommu,
+        };
+        let unit = Arc::new(IommuUnit::new(platform.clone(), iommu));
+        let sva = SvaUnit::new(unit.clone(), system.pasids.clone(), Arc::new(FaultQueue::new()));
+        Self { index, driver, unit, sva, lines }
+    }
+
     /// Reads events and page requests, whether or not their interrupts came, and brings them where they belong. Page requests are not yet
     /// handled then: that is for workers.
     pub fn service(&self) -> Serviced {

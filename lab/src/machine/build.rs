@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
-use model_bus::{Bus, BusOptions, Caches, Fabric, Mmio, Stores, Translator, Untranslated, Width};
+use model_bus::{Bus, BusOptions, Caches, Fabric, Stores, Translator, Untranslated, Width};
 use model_cpu::{Cpus, TlbPolicy};
 use model_devices::accelerator::{AcceleratorOptions, PcieAccelerator, PlatformAccelerator};
 use model_devices::its::Its;
@@ -289,8 +289,7 @@ impl Machine {
         let layout = RootLayout { ecam: Pa::new(0), buses: 0..=spec.last_bus, windows: Vec::new() };
         let root = RootComplex::new(layout, host);
         phb.set_config_target(Arc::new(Below(Arc::downgrade(&root))));
-        let through = Arc::new(Through { root: root.clone(), pci_first: own.pci_first });
-        let guarded = phb.guard(spec.window_32.first(), through);
+        let guarded = phb.guard(spec.window_32.first(), root.memory_from(own.pci_first));
         self.bus.add_registers("m32", spec.window_32, guarded).map_err(|error| self.trouble(error))?;
         Ok(root)
     }
@@ -360,22 +359,6 @@ impl ConfigTarget for Below {
 
     fn has_link(&self) -> bool {
         self.0.upgrade().is_some_and(|root| root.has_link())
-    }
-}
-
-/// Memory below a PHB3, by the CPU's window.
-struct Through {
-    root: Arc<RootComplex>,
-    pci_first: u64,
-}
-
-impl Mmio for Through {
-    fn read(&self, offset: u64, width: Width) -> u64 {
-        self.root.read_memory(self.pci_first.wrapping_add(offset), width)
-    }
-
-    fn write(&self, offset: u64, width: Width, value: u64) {
-        self.root.write_memory(self.pci_first.wrapping_add(offset), width, value);
     }
 }
 

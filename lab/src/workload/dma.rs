@@ -19,7 +19,7 @@ use portcullis_qemu::Qemu;
 use super::counting::{add_driver_counters, add_smmu_counters};
 use super::disk::KernelDisk;
 use super::front::Front;
-use super::proof::{Watch, no_errors, nothing_left, with_testimony};
+use super::proof::{Watch, no_errors, proved};
 use super::witness::Witness;
 use crate::boot::{BootRequest, Standing, System};
 use crate::error::RunError;
@@ -70,16 +70,12 @@ pub struct Outcome {
 /// As [`RunError`] says. An outcome is always a verified one.
 pub fn run(job: &Job<'_>) -> Result<Outcome, RunError> {
     let content = DiskContent::holding(job.input);
-    let device_tree = match &job.device_tree {
-        Some(tree) => tree.clone(),
-        None => fdt::emit(&job.spec)
-            .map_err(|error| RunError::bad_input(&job.spec.name, error, "change the machine"))?,
-    };
+    let device_tree = fdt::of(&job.spec, job.device_tree.as_deref())?;
     let disk_name = first_disk_name(&job.spec)?;
     let witness = Arc::new(Witness::new(&disk_name, job.sink.clone()));
     let sink: SharedSink = witness.clone();
     let machine = Machine::build(job.spec.clone(), content, job.seed, &sink)?;
-    prove(job, &machine, &device_tree, &witness)
+    prove(job, &machine, &device_tree, &disk_name, &witness)
 }
 
 /// The same on QEMU's hardware. What that cannot show is said in [`qemu::NOT_SHOWN`].
@@ -99,8 +95,9 @@ pub fn run_on_qemu(qemu: &Qemu, job: &qemu::Job<'_>) -> Result<Outcome, RunError
         tamper: job.tamper.clone(),
         progress: job.progress,
     };
-    let witness = Arc::new(Witness::without_models(&first_disk_name(&job.spec)?, job.sink.clone()));
-    prove(&job, &machine, &device_tree, &witness)
+    let disk_name = first_disk_name(&job.spec)?;
+    let witness = Arc::new(Witness::without_models(&disk_name, job.sink.clone()));
+    prove(&job, &machine, &device_tree, &disk_name, &witness)
 }
 
 /// Does the work on a machine, and says what is known if it goes wrong.
@@ -108,16 +105,11 @@ fn prove(
     job: &Job<'_>,
     machine: &Machine,
     device_tree: &[u8],
+    disk_name: &str,
     witness: &Arc<Witness>,
 ) -> Result<Outcome, RunError> {
-    let disk_name = first_disk_name(&job.spec)?;
     let sink: SharedSink = witness.clone();
-    let worked = work(job, machine, device_tree, &disk_name, witness, &sink);
-    let proved = worked.and_then(|(platform, outcome)| {
-        nothing_left(machine, &platform, witness)?;
-        Ok(outcome)
-    });
-    proved.map_err(|error| with_testimony(error, machine, witness))
+    proved(work(job, machine, device_tree, disk_name, witness, &sink), machine, witness)
 }
 
 /// Everything from boot to shutdown.
@@ -175,7 +167,7 @@ fn work(
 }
 
 /// The disk with the input: the first slot's.
-fn first_disk_name(spec: &MachineSpec) -> Result<String, RunError> {
+pub(super) fn first_disk_name(spec: &MachineSpec) -> Result<String, RunError> {
     let (bridge, slot) = spec.disks().next().ok_or_else(|| {
         RunError::refused(
             &spec.name,

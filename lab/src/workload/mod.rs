@@ -1,5 +1,6 @@
 //! What a machine can be made to do. Each workload moves data through an IOMMU and proves what it did.
 
+mod controller;
 mod counting;
 mod disk;
 pub mod dma;

@@ -25,37 +25,23 @@ use portcullis::pci::{Bdf, ConfigAccess, set_bus_master};
 use portcullis::types::{Access, Iova, Pa};
 
 use super::TRY_VERBOSE;
+use super::controller::{
+    CSTS, DOORBELLS, ENTRIES, GET_FEATURES, LIMIT_NS, SET_FEATURES, TIMESTAMP, disable, enable, has_failed,
+};
 use super::disk::{find, not_bound};
 use crate::boot::{self, Bound, System};
 use crate::error::RunError;
 use crate::platform::{LabPlatform, RegisterWindow};
 
 const DRIVER: &str = "nvme-prober";
-/// A limit for one command, and for the controller's own changes of state.
-const LIMIT_NS: u64 = 5_000_000_000;
 /// A limit for an answer, one way or the other.
 const ANSWER_LIMIT_NS: u64 = 2_000_000_000;
 /// How long something is waited for that is not to come.
 const SILENCE_NS: u64 = 20_000_000;
 
-/// CC, CSTS, AQA, ASQ, ACQ, and the doorbells of queue 0 where the stride is 0.
-const CC: usize = 0x14;
-const CSTS: usize = 0x1c;
-const AQA: usize = 0x24;
-const ASQ: usize = 0x28;
-const ACQ: usize = 0x30;
-const SUBMISSION_TAIL: usize = 0x1000;
-const COMPLETION_HEAD: usize = 0x1004;
-/// CC.EN, entries of 64 and 16 bytes.
-const CC_ENABLED: u32 = 1 | 6 << 16 | 4 << 20;
-const CSTS_RDY: u32 = 1;
-const CSTS_CFS: u32 = 2;
-/// Entries of both queues.
-const ENTRIES: u32 = 16;
-
-const SET_FEATURES: u32 = 0x09;
-const GET_FEATURES: u32 = 0x0a;
-const TIMESTAMP: u32 = 0x0e;
+/// The doorbells of queue 0 where the stride is 0.
+const SUBMISSION_TAIL: usize = DOORBELLS;
+const COMPLETION_HEAD: usize = DOORBELLS + 4;
 /// Without data. Spec: NVMe Base 2.0, 5.27.1.5 "Number of Queues (Feature Identifier 07h)".
 const QUEUE_COUNT: u32 = 0x07;
 
@@ -163,7 +149,7 @@ impl Prober {
             queue.platform.write_barrier();
             Ok(memory.iova())
         })?;
-        Ok(self.detached.one_command(base, at, &mut || Ok(false))?.is_none())
+        Ok(self.detached.one_command(base, at, ANSWER_LIMIT_NS, &mut || Ok(false))?.is_none())
     }
 
     /// A try of an address that is mapped moves bytes, both ways: without that, tries that are refused would say nothing.
@@ -240,7 +226,7 @@ impl Queue {
         let opcode = if access == Access::WRITE { GET_FEATURES } else { SET_FEATURES };
         let base = self.memory.as_ref().ok_or("it has no memory")?.pa().get();
         let mut entry = [0; 64];
-        entry[..4].copy_from_slice(&(opcode | self.tail << 16).to_le_bytes());
+        entry[..4].copy_from_slice(&(u32::from(opcode) | self.tail << 16).to_le_bytes());
         entry[24..32].copy_from_slice(&at.get().to_le_bytes());
         entry[40..44].copy_from_slice(&TIMESTAMP.to_le_bytes());
         self.platform.write(Pa::new(base + 64 * u64::from(self.tail)), &entry);
@@ -265,7 +251,7 @@ impl Queue {
 /// A command that changes nothing and has no data, as it lies in a submission queue.
 pub(super) fn command(id: u16) -> [u8; 64] {
     let mut entry = [0; 64];
-    entry[..4].copy_from_slice(&(GET_FEATURES | u32::from(id) << 16).to_le_bytes());
+    entry[..4].copy_from_slice(&(u32::from(GET_FEATURES) | u32::from(id) << 16).to_le_bytes());
     entry[40..44].copy_from_slice(&QUEUE_COUNT.to_le_bytes());
     entry
 }
@@ -274,26 +260,6 @@ pub(super) fn command(id: u16) -> [u8; 64] {
 pub(super) const ANSWER: u64 = 12;
 pub(super) fn answer(id: u16) -> u32 {
     1 << 16 | u32::from(id)
-}
-
-fn disable(platform: &LabPlatform, registers: &RegisterWindow) -> Result<(), String> {
-    registers.write32(CC, 0);
-    let ready = wait_for(platform, LIMIT_NS, || (registers.read32(CSTS) & CSTS_RDY == 0).then_some(()));
-    ready.map_err(|_| "the disk does not stop".to_owned())
-}
-
-fn enable(
-    platform: &LabPlatform,
-    registers: &RegisterWindow,
-    submission: u64,
-    completion: u64,
-) -> Result<(), String> {
-    registers.write32(AQA, (ENTRIES - 1) << 16 | (ENTRIES - 1));
-    registers.write64(ASQ, submission);
-    registers.write64(ACQ, completion);
-    registers.write32(CC, CC_ENABLED);
-    let ready = wait_for(platform, LIMIT_NS, || (registers.read32(CSTS) & CSTS_RDY != 0).then_some(()));
-    ready.map_err(|_| "the disk does not start".to_owned())
 }
 
 /// A disk that no driver has any more, and that its IOMMU no longer knows.
@@ -316,7 +282,7 @@ impl Detached {
     ///
     /// Here and below: [`RunError::Wrong`], the disk does not do what it is told.
     pub(super) fn is_refused(&self, at: Iova) -> Result<bool, RunError> {
-        Ok(self.one_command(at, at, &mut || Ok(false))?.is_none())
+        Ok(self.one_command(at, at, ANSWER_LIMIT_NS, &mut || Ok(false))?.is_none())
     }
 
     /// The disk takes a command from the page at `at` and posts its completion there. Answers whether it did, as `is_there` sees it.
@@ -325,7 +291,12 @@ impl Detached {
         at: Iova,
         is_there: &mut dyn FnMut() -> Result<bool, RunError>,
     ) -> Result<bool, RunError> {
-        Ok(self.one_command(at, at, is_there)? == Some(true))
+        Ok(self.one_command(at, at, ANSWER_LIMIT_NS, is_there)? == Some(true))
+    }
+
+    /// The disk fetches a command from `at`. Answers whether it says, soon, that it failed.
+    pub(super) fn fetch(&self, at: Iova) -> Result<bool, RunError> {
+        Ok(self.one_command(at, at, SILENCE_NS, &mut || Ok(false))?.is_none())
     }
 
     /// The disk takes a command from one page and posts its completion to another. Answers whether it came, as `is_there` sees it; none if the disk says that it
@@ -334,6 +305,7 @@ impl Detached {
         &self,
         from: Iova,
         to: Iova,
+        limit_ns: u64,
         is_there: &mut dyn FnMut() -> Result<bool, RunError>,
     ) -> Result<Option<bool>, RunError> {
         let wrong =
@@ -344,8 +316,8 @@ impl Detached {
             .and_then(|()| enable(&self.platform, &self.registers, from, to));
         let ended = begun.map(|()| {
             self.registers.write32(SUBMISSION_TAIL, 1);
-            wait_for(&*self.platform, ANSWER_LIMIT_NS, || {
-                if self.registers.read32(CSTS) & CSTS_CFS != 0 {
+            wait_for(&*self.platform, limit_ns, || {
+                if has_failed(&self.registers) {
                     return Some(Ok(None));
                 }
                 match is_there() {
@@ -360,27 +332,5 @@ impl Detached {
         self.bus_master(false);
         let ended = ended.map_err(wrong)??;
         stopped.map_err(wrong).map(|()| ended)
-    }
-
-    /// The disk fetches a command from `at`. Answers whether it says that it failed.
-    ///
-    /// # Errors
-    ///
-    /// [`RunError::Wrong`]: the disk does not do what it is told.
-    pub(super) fn fetch(&self, at: Iova) -> Result<bool, RunError> {
-        let wrong =
-            |what: String| RunError::wrong("the disk", format!("trying addresses: {what}"), TRY_VERBOSE);
-        let base = at.align_down(0x1000).get();
-        self.bus_master(true);
-        let fetched = disable(&self.platform, &self.registers)
-            .and_then(|()| enable(&self.platform, &self.registers, base, base))
-            .map(|()| {
-                self.registers.write32(SUBMISSION_TAIL, 1);
-                let failed = || (self.registers.read32(CSTS) & CSTS_CFS != 0).then_some(());
-                wait_for(&*self.platform, SILENCE_NS, failed).is_ok()
-            });
-        let stopped = disable(&self.platform, &self.registers);
-        self.bus_master(false);
-        fetched.and_then(|failed| stopped.map(|()| failed)).map_err(wrong)
     }
 }

@@ -17,6 +17,7 @@
 //! Not here: the work (`dma`), knowing what was unmapped (`witness`).
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use model_bus::{Outcome, Request, StallState};
 use portcullis::core::device::Device;
@@ -441,16 +442,29 @@ pub(super) fn no_errors(system: &System) -> Result<(), RunError> {
     }
 }
 
+/// What came of work that answers a CPU of its machine, once nothing is left of it; of what went wrong, what the models know as well.
+///
+/// # Errors
+///
+/// What went wrong, or [`RunError::Wrong`]: something is left.
+pub(super) fn proved<T>(
+    worked: Result<(Arc<LabPlatform>, T), RunError>,
+    machine: &Machine,
+    witness: &Witness,
+) -> Result<T, RunError> {
+    let proved = worked.and_then(|(platform, outcome)| {
+        nothing_left(machine, &platform, witness)?;
+        Ok(outcome)
+    });
+    proved.map_err(|error| with_testimony(error, machine, witness))
+}
+
 /// After shutdown: nothing mapped, nothing kept, nothing to be said against the driver.
 ///
 /// # Errors
 ///
 /// [`RunError::Wrong`]: something is.
-pub(super) fn nothing_left(
-    machine: &Machine,
-    platform: &LabPlatform,
-    witness: &Witness,
-) -> Result<(), RunError> {
+fn nothing_left(machine: &Machine, platform: &LabPlatform, witness: &Witness) -> Result<(), RunError> {
     let of_smmus: usize = machine.smmus.iter().map(|smmu| smmu.take_unpredictable().len()).sum();
     let of_bridges: usize = machine.phbs.iter().map(|phb| phb.take_unpredictable().len()).sum();
     for (what, count) in [("SMMU", of_smmus), ("PHB3", of_bridges)] {
@@ -474,7 +488,7 @@ pub(super) fn nothing_left(
 }
 
 /// Adds to what went wrong what the models know about it.
-pub(super) fn with_testimony(error: RunError, machine: &Machine, witness: &Witness) -> RunError {
+fn with_testimony(error: RunError, machine: &Machine, witness: &Witness) -> RunError {
     if let Some(failure) = machine.qemu.as_ref().and_then(|behind| behind.machine.failure()) {
         return qemu::failed(failure);
     }

@@ -69,7 +69,7 @@ pub(super) fn run(slot: &Slot<'_>, label: &Label) -> Result<(), Wrong> {
     ensure!(count > 0 && first == buffer, "{count} faults, the first at {first:#x}");
     println!(
         "job 3: what it gave back was refused at {buffer:#x}; {} bytes were read by its own addresses",
-        disk_bytes(label)
+        label.crc_bytes
     );
 
     disk.stop()?;
@@ -77,10 +77,6 @@ pub(super) fn run(slot: &Slot<'_>, label: &Label) -> Result<(), Wrong> {
     process.exit()?;
     group.detach().map_err(doing("taking the disk back"))?;
     Ok(())
-}
-
-fn disk_bytes(label: &Label) -> u32 {
-    label.crc_bytes
 }
 
 /// What the SMMU reported of the disk while it was the process's.

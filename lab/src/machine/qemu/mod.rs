@@ -55,8 +55,6 @@ pub const NOT_SHOWN_OF_PHB3: [&str; 4] = [
 pub struct Behind {
     /// The machine.
     pub machine: Arc<qemu::Machine>,
-    /// Its QEMU, in words: `QEMU 7.2`.
-    pub name: String,
     /// By which its PHB3's interrupts are presented, and where that PHB3's registers are.
     pub icp: Option<(Pa, Icp)>,
 }
@@ -188,10 +186,7 @@ struct Registers {
 impl Registers {
     /// From the order in which QEMU's numbers are read to the register's, and back.
     fn ordered(&self, at: Pa, width: Width, value: u64) -> u64 {
-        if (self.order)(at, width) == self.machine.byte_order() {
-            return value;
-        }
-        value.swap_bytes() >> (64 - 8 * width_of(width).bytes())
+        self.machine.ordered((self.order)(at, width), width_of(width), value)
     }
 }
 

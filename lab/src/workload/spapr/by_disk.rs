@@ -9,7 +9,6 @@ use portcullis::hal::{Barriers, BlockLayout, DmaMemory};
 use portcullis::types::{Iova, Pa};
 
 use super::super::prober::{ANSWER, Detached, answer, command};
-use super::super::proof::Watch;
 use super::program::{Program, SECOND};
 use super::uapi::Shape;
 use super::{Failed, Scene};
@@ -35,40 +34,24 @@ pub(super) fn bypass(scene: &Scene<'_>, disk: &Detached) -> Result<(), RunError>
     if reached? { Ok(()) } else { Err(scene.run.wrong("the way around translation is not open".into())) }
 }
 
-/// A window of the user's, in which nothing is mapped yet.
-pub(super) fn one(
+/// A page of the user's is reached at both ends, each with ids that follow from `mark`.
+pub(super) fn leads_to_user(
     scene: &Scene<'_>,
     program: &Program<'_>,
-    watch: &mut Watch<'_>,
     disk: &Detached,
     shape: Shape,
-    start: u64,
+    at: u64,
+    mark: u8,
 ) -> Result<(), RunError> {
     let failed = |failed: Failed| scene.run.wrong(format!("a window of {shape:?}: {failed}"));
-    let (page, system) = (1 << shape.page_shift, scene.system);
-    let ends = [start, start + shape.bytes - page];
-    let inside = [start, start + shape.bytes - page, start + shape.bytes - 1];
-    watch.probe_addresses(system, "an address of an empty window", inside.into_iter());
-    if page > 1 << scene.run.job.spec.page.get() {
-        program.must_not_map_small(start, page).map_err(failed)?;
-    }
-    for (mark, at) in (1..).zip(ends) {
-        let mapped = program.map_marked(at, page, 0).map_err(failed)?;
-        mapped.map_err(|errno| failed(errno.on("mapping")))?;
-        for (mark, offset) in [(2 * mark, 0), (2 * mark + 1, page - QUEUE_BYTES)] {
-            program.put(page, offset, &command(mark)).map_err(failed)?;
-            let mut is_there = || Ok(program.get32(page, offset + ANSWER).map_err(failed)? == answer(mark));
-            if !disk.answers(Iova::new(at + offset), &mut is_there)? {
-                let what = format!("{:#x} of {shape:?} does not lead to the user's memory", at + offset);
-                return Err(scene.run.wrong(what));
-            }
+    let (page, id) = (1 << shape.page_shift, 2 * u16::from(mark));
+    for (id, offset) in [(id, 0), (id + 1, page - QUEUE_BYTES)] {
+        program.put(page, offset, &command(id)).map_err(failed)?;
+        let mut is_there = || Ok(program.get32(page, offset + ANSWER).map_err(failed)? == answer(id));
+        if !disk.answers(Iova::new(at + offset), &mut is_there)? {
+            let what = format!("{:#x} of {shape:?} does not lead to the user's memory", at + offset);
+            return Err(scene.run.wrong(what));
         }
     }
-    let beside = [start + page, start + shape.bytes - page - 1];
-    watch.probe_addresses(system, "an address beside what is mapped", beside.into_iter());
-    ends.into_iter().try_for_each(|at| program.unmap(at, page)).map_err(failed)?;
-    watch.probe_addresses(system, "an address that was unmapped", inside.into_iter());
-    program.remove(start).map_err(failed)?;
-    watch.probe_addresses(system, "an address of a window that is gone", inside.into_iter());
     Ok(())
 }

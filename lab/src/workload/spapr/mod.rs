@@ -174,35 +174,15 @@ impl<'a> Scene<'a> {
         let counted = self.run.machine.phbs.iter().map(|phb| phb.counters());
         let (kills, freezes) =
             counted.fold((0, 0), |(kills, freezes), one| (kills + one.kills(), freezes + one.freezes));
-        let (maps, unmaps) = self.run.witness.users_maps();
         let counters = VfioCounters {
-            group: self.place.group.id(),
-            calls: self.kernel.calls(),
-            ioctls: self.kernel.ioctls(),
-            maps,
-            unmaps,
-            most_pinned_pages: self.kernel.ledger().most_pinned(),
             user_bytes: reading.bytes,
             signals: reading.signals,
-            mapped_registers: reading.told.as_ref().is_some_and(|told| told.mapped_registers),
             claims_refused: refused,
             maps_refused,
-            killed: self.run.job.kill,
+            ..self.run.counted(self.kernel, self.place, reading.told.as_ref())
         };
-        let SpaprCounters { windows, shapes, levels_refused, reached, groups, resets, version, .. } = spapr;
-        let spapr = SpaprCounters {
-            version,
-            reads: reading.times,
-            read_page_sizes: reading.page_sizes,
-            windows,
-            shapes,
-            levels_refused,
-            reached,
-            groups,
-            resets,
-            kills,
-            freezes,
-        };
+        let (reads, read_page_sizes) = (reading.times, reading.page_sizes);
+        let spapr = SpaprCounters { reads, read_page_sizes, kills, freezes, ..spapr };
         Turn { told: reading.told, counters, spapr: Some(spapr), elapsed_ns: reading.elapsed_ns }
     }
 }

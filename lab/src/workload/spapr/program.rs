@@ -81,13 +81,7 @@ impl<'a> Program<'a> {
 
     /// Puts one more group into the container.
     pub(super) fn add(&mut self, group: u32) -> Result<(), Failed> {
-        let path = format!("/dev/vfio/{group}");
-        let group = self.sys.open(&path)?.map_err(|errno| errno.on(&format!("opening {path}")))?;
-        if !self.sys.is_viable(group)? {
-            return Err(Failed(format!("{path} is in use by the kernel")));
-        }
-        self.sys.set_container(group, self.container)?.map_err(|errno| errno.on("taking the group"))?;
-        self.groups.push(group);
+        self.groups.push(self.sys.take_group(group, self.container)?);
         Ok(())
     }
 
@@ -137,7 +131,7 @@ impl<'a> Program<'a> {
         let (container, memory, len) = (*container, *memory, *len);
         wanted(
             "mapping what is not registered",
-            sys.map_tce(container, memory, 0, CONTROL_BYTES)?,
+            sys.map_dma(container, memory, 0, CONTROL_BYTES)?,
             Errno::EPERM,
         )?;
         wanted("version 1's call", sys.enable_v1(container), ENOTTY)?;
@@ -150,7 +144,7 @@ impl<'a> Program<'a> {
         }
         // The default window was not made yet: it is cancelled.
         sys.remove(container, 0)?.map_err(|errno| errno.on("cancelling the default window"))?;
-        wanted("mapping without a window", sys.map_tce(container, memory, 0, CONTROL_BYTES)?, ENXIO)?;
+        wanted("mapping without a window", sys.map_dma(container, memory, 0, CONTROL_BYTES)?, ENXIO)?;
         wanted("removing what is not there", sys.remove(container, 0)?, Errno::EINVAL)?;
         Ok(9)
     }
@@ -171,7 +165,7 @@ impl<'a> Program<'a> {
             sys.store(memory + at * self.cpu_page, &[1])?;
         }
         sys.register(container, memory, page)?.map_err(on)?;
-        let answer = sys.map_tce(container, memory, iova, page)?;
+        let answer = sys.map_dma(container, memory, iova, page)?;
         wanted("mapping small pages as a large one", answer, Errno::EINVAL)?;
         sys.unregister(container, memory, page)?.map_err(on)?;
         sys.unmap(all, 2 * page).map_err(on)
@@ -197,7 +191,7 @@ impl<'a> Program<'a> {
     pub(super) fn map_marked(&self, iova: u64, page: u64, mark: u8) -> Result<Result<(), Errno>, Failed> {
         let (memory, _) = self.memory(page);
         self.sys.store(memory, &[mark; 16])?;
-        self.sys.map_tce(self.container, memory, iova, page)
+        self.sys.map_dma(self.container, memory, iova, page)
     }
 
     /// Stores into what [`map_marked`](Self::map_marked) maps, `offset` bytes from its beginning.
@@ -267,9 +261,9 @@ impl<'a> Program<'a> {
         let control = self.lay_out((first, queue_page), (end, data_page))?;
         let (sys, container) = (&self.sys, self.container);
         let ((queues, _), (memory, len)) = (self.memory(queue_page), self.memory(data_page));
-        let beyond = sys.map_tce(container, memory, end - data_page, 2 * data_page)?;
+        let beyond = sys.map_dma(container, memory, end - data_page, 2 * data_page)?;
         wanted("mapping across a window's end", beyond, Errno::EINVAL)?;
-        wanted("mapping outside", sys.map_tce(container, queues, end, queue_page)?, ENXIO)?;
+        wanted("mapping outside", sys.map_dma(container, queues, end, queue_page)?, ENXIO)?;
         let gone = sys.unregister(container, memory, len)?;
         wanted("unregistering what is mapped", gone, Errno::EBUSY)?;
         self.open_drive(name, control)?;
@@ -309,7 +303,7 @@ impl<'a> Program<'a> {
     }
 
     fn map(&mut self, at: Shared, len: u64) -> Result<(), Failed> {
-        let mapped = self.sys.map_tce(self.container, at.va, at.iova, len)?;
+        let mapped = self.sys.map_dma(self.container, at.va, at.iova, len)?;
         mapped.map_err(|errno| errno.on(&format!("mapping {len} bytes at {:#x}", at.iova)))?;
         self.mapped.push((at.iova, len));
         Ok(())
@@ -327,7 +321,7 @@ impl<'a> Program<'a> {
         let disable = || self.sys.disable_v1(self.container);
         disable().and_then(|_| disable()).map_err(|errno| errno.on("disabling the container"))?;
         let (memory, _) = self.small;
-        let again = self.sys.map_tce(self.container, memory, 0, CONTROL_BYTES)?;
+        let again = self.sys.map_dma(self.container, memory, 0, CONTROL_BYTES)?;
         wanted("mapping in a container that was disabled", again, Errno::EPERM)
     }
 
@@ -336,7 +330,7 @@ impl<'a> Program<'a> {
         let memory = self.sys.map_memory(SMALL_BYTES).map_err(|errno| errno.on("memory"))?;
         self.small = (memory, SMALL_BYTES);
         let (sys, container, len) = (&self.sys, self.container, SMALL_BYTES);
-        let early = sys.map_tce(container, memory, 0, CONTROL_BYTES)?;
+        let early = sys.map_dma(container, memory, 0, CONTROL_BYTES)?;
         wanted("mapping before anything is paid for", early, Errno::EPERM)?;
         wanted("registering with version 1", sys.register(container, memory, len)?, ENOTTY)?;
         let shape = Shape { page_shift: 16, bytes: WINDOW_BYTES, levels: 1 };
@@ -355,9 +349,9 @@ impl<'a> Program<'a> {
             (u64::from(self.info.first_32), u64::from(self.info.first_32) + u64::from(self.info.bytes_32));
         let control = self.lay_out((first, page), (end, page))?;
         let (memory, _) = self.small;
-        let beyond = self.sys.map_tce(self.container, memory, end - page, 2 * page)?;
+        let beyond = self.sys.map_dma(self.container, memory, end - page, 2 * page)?;
         wanted("mapping across the window's end", beyond, Errno::EINVAL)?;
-        wanted("mapping outside", self.sys.map_tce(self.container, memory, end, page)?, ENXIO)?;
+        wanted("mapping outside", self.sys.map_dma(self.container, memory, end, page)?, ENXIO)?;
         self.open_drive(name, control)?;
         Ok(2)
     }

@@ -74,11 +74,10 @@ fn one(
     shape: Shape,
     start: u64,
 ) -> Result<(), RunError> {
-    if let Some(disk) = watch.lone_disk() {
-        return by_disk::one(scene, program, watch, &disk, shape, start);
-    }
     let failed = |failed: Failed| trouble(scene, shape, &failed);
     let (page, system) = (1 << shape.page_shift, scene.system);
+    // Where nobody but the disk can ask the bridge.
+    let disk = watch.lone_disk();
     let ends = [start, start + shape.bytes - page];
     let inside = [start, start + shape.bytes - page, start + shape.bytes - 1];
     watch.probe_addresses(system, "an address of an empty window", inside.into_iter());
@@ -88,24 +87,40 @@ fn one(
     for (mark, at) in (1..).zip(ends) {
         let mapped = program.map_marked(at, page, mark).map_err(failed)?;
         mapped.map_err(|errno| failed(errno.on("mapping")))?;
-        let to = scene.reaches(scene.source, "a mapped page", at)?;
-        let mut found = [0];
-        DmaMemory::read(&*system.platform, Pa::new(to), &mut found);
-        if found != [mark] {
-            let what = format!("{at:#x} of {shape:?} leads to {to:#x}, which is not the user's");
-            return Err(scene.run.wrong(what));
-        }
-        let last = scene.reaches(scene.source, "the last byte of a page", at + page - 1)?;
-        if last != to + (page - 1) {
-            return Err(scene.run.wrong(format!("a page of {shape:?} leads to {to:#x} and {last:#x}")));
+        match &disk {
+            Some(disk) => by_disk::leads_to_user(scene, program, disk, shape, at, mark)?,
+            None => leads_to_user(scene, shape, at, mark)?,
         }
     }
-    outside(scene, program, watch, shape, start)?;
+    match &disk {
+        Some(_) => {
+            let beside = [start + page, start + shape.bytes - page - 1];
+            watch.probe_addresses(system, "an address beside what is mapped", beside.into_iter());
+        }
+        None => outside(scene, program, watch, shape, start)?,
+    }
     ends.into_iter().try_for_each(|at| program.unmap(at, page)).map_err(failed)?;
     watch.probe_unmapped(system);
     watch.probe_addresses(system, "an address that was unmapped", inside.into_iter());
     program.remove(start).map_err(failed)?;
     watch.probe_addresses(system, "an address of a window that is gone", inside.into_iter());
+    Ok(())
+}
+
+/// A page of the user's, all of which was marked, is reached, and no other.
+fn leads_to_user(scene: &Scene<'_>, shape: Shape, at: u64, mark: u8) -> Result<(), RunError> {
+    let page = 1 << shape.page_shift;
+    let to = scene.reaches(scene.source, "a mapped page", at)?;
+    let mut found = [0];
+    DmaMemory::read(&*scene.system.platform, Pa::new(to), &mut found);
+    if found != [mark] {
+        let what = format!("{at:#x} of {shape:?} leads to {to:#x}, which is not the user's");
+        return Err(scene.run.wrong(what));
+    }
+    let last = scene.reaches(scene.source, "the last byte of a page", at + page - 1)?;
+    if last != to + (page - 1) {
+        return Err(scene.run.wrong(format!("a page of {shape:?} leads to {to:#x} and {last:#x}")));
+    }
     Ok(())
 }
 

@@ -1,12 +1,12 @@
 //! spapr_tce containers as a program sees them: request numbers and bytes, typed from the header by hand.
 //!
 //! Observed: Linux 7.3, include/uapi/linux/vfio.h.
+//! Not here: what is the same for every kind of container, mapping too (`vfio::program::uapi`).
 
 use super::super::vfio::program::sys::{Errno, Failed, Sys};
 use super::super::vfio::program::uapi::{double, request, word, words32};
 
 const GET_INFO: u64 = 0x3b70;
-const MAP_DMA: u64 = 0x3b71;
 const UNMAP_DMA: u64 = 0x3b72;
 const ENABLE: u64 = 0x3b73;
 const DISABLE: u64 = 0x3b74;
@@ -15,8 +15,6 @@ const UNREGISTER_MEMORY: u64 = 0x3b76;
 const CREATE: u64 = 0x3b77;
 const REMOVE: u64 = 0x3b78;
 const EEH_PE_OP: u64 = 0x3b79;
-
-const MAP_READ_WRITE: u32 = 3;
 
 /// Operations on an endpoint.
 pub(super) mod eeh {
@@ -94,17 +92,6 @@ impl Sys<'_> {
 
     pub(super) fn remove(&self, container: u64, start: u64) -> Result<Result<(), Errno>, Failed> {
         Ok(self.ask(container, REMOVE, &mut request(&[16, 0], &[start]))?.map(drop))
-    }
-
-    pub(super) fn map_tce(
-        &self,
-        container: u64,
-        va: u64,
-        iova: u64,
-        len: u64,
-    ) -> Result<Result<(), Errno>, Failed> {
-        let mut bytes = request(&[32, MAP_READ_WRITE], &[va, iova, len]);
-        Ok(self.ask(container, MAP_DMA, &mut bytes)?.map(drop))
     }
 
     pub(super) fn unmap_tce(&self, container: u64, iova: u64, len: u64) -> Result<Result<(), Errno>, Failed> {

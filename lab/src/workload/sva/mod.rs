@@ -40,7 +40,7 @@ use self::kernel::{Duty, Patience};
 use self::verify::Prober;
 use super::TRY_VERBOSE;
 use super::counting::add_smmu_counters;
-use super::proof::{no_errors, nothing_left, with_testimony};
+use super::proof::{no_errors, proved};
 use super::witness::Witness;
 use crate::boot::{BootRequest, Sharer, System};
 use crate::error::RunError;
@@ -120,21 +120,12 @@ pub struct Outcome {
 /// As [`RunError`] says. An outcome is always a verified one.
 pub fn run(job: &Job<'_>) -> Result<Outcome, RunError> {
     check_room(job)?;
-    let device_tree = match &job.device_tree {
-        Some(tree) => tree.clone(),
-        None => fdt::emit(&job.spec)
-            .map_err(|error| RunError::bad_input(&job.spec.name, error, "change the machine"))?,
-    };
+    let device_tree = fdt::of(&job.spec, job.device_tree.as_deref())?;
     let witness = Arc::new(Witness::new("", job.sink.clone()));
     let chronicle = Arc::new(Chronicle::new(witness.clone()));
     let sink: SharedSink = chronicle.clone();
     let machine = Machine::build(job.spec.clone(), DiskContent::Blank, job.seed, &sink)?;
-    let worked = work(job, &machine, &device_tree, &witness, &chronicle, &sink);
-    let proved = worked.and_then(|(platform, outcome)| {
-        nothing_left(&machine, &platform, &witness)?;
-        Ok(outcome)
-    });
-    proved.map_err(|error| with_testimony(error, &machine, &witness))
+    proved(work(job, &machine, &device_tree, &witness, &chronicle, &sink), &machine, &witness)
 }
 
 /// Input and output lie in the machine's memory, the output perhaps a bit larger than the input.

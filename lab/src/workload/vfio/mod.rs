@@ -41,7 +41,7 @@ use super::counting::add_driver_counters;
 use super::disk::{KernelDisk, check_bytes, find, not_bound};
 use super::dma::{add_core_counters, add_model_counters};
 use super::front::Front;
-use super::proof::{Watch, no_errors, nothing_left, places, with_testimony};
+use super::proof::{Watch, no_errors, places, proved};
 use super::witness::Witness;
 use crate::boot::{BootRequest, System, unbind};
 use crate::error::RunError;
@@ -144,11 +144,7 @@ pub(super) fn run_on_qemu_with(
 
 /// The same with something else done by the user. With `bypass`, the kernel's devices may go around translation where hardware can.
 pub(super) fn run_with(job: &Job<'_>, user: UserTurn<'_>, bypass: bool) -> Result<Outcome, RunError> {
-    let device_tree = match &job.device_tree {
-        Some(tree) => tree.clone(),
-        None => fdt::emit(&job.spec)
-            .map_err(|error| RunError::bad_input(&job.spec.name, error, "change the machine"))?,
-    };
+    let device_tree = fdt::of(&job.spec, job.device_tree.as_deref())?;
     let (index, disk_name) = hand::choose(&job.spec)?;
     let witness = Arc::new(Witness::new(&disk_name, job.sink.clone()));
     let sink: SharedSink = witness.clone();
@@ -192,11 +188,7 @@ impl Run<'_> {
     /// Does the work, and says what is known if it goes wrong.
     fn prove(&self, device_tree: &[u8]) -> Result<Outcome, RunError> {
         let sink: SharedSink = self.witness.clone();
-        let proved = self.work(device_tree, &sink).and_then(|(platform, outcome)| {
-            nothing_left(self.machine, &platform, self.witness)?;
-            Ok(outcome)
-        });
-        proved.map_err(|error| with_testimony(error, self.machine, self.witness))
+        proved(self.work(device_tree, &sink), self.machine, self.witness)
     }
 
     /// Everything from boot to shutdown.
@@ -371,22 +363,35 @@ impl Run<'_> {
         }
         drop(task);
         watch.probe_unmapped(system);
-        let (maps, unmaps) = self.witness.users_maps();
         let counters = VfioCounters {
-            group,
+            user_bytes,
+            signals: told.as_ref().map_or(0, |told| told.signals),
+            claims_refused: refused,
+            maps_refused,
+            ..self.counted(kernel, place, told.as_ref())
+        };
+        Ok(Turn { told, counters, spapr: None, elapsed_ns })
+    }
+
+    /// What kernel and witness counted of a user, and what he told at last.
+    pub(super) fn counted(
+        &self,
+        kernel: &UserKernel,
+        place: &Place<LabPlatform>,
+        told: Option<&Told>,
+    ) -> VfioCounters {
+        let (maps, unmaps) = self.witness.users_maps();
+        VfioCounters {
+            group: place.group.id(),
             calls: kernel.calls(),
             ioctls: kernel.ioctls(),
             maps,
             unmaps,
             most_pinned_pages: kernel.ledger().most_pinned(),
-            user_bytes,
-            signals: told.as_ref().map_or(0, |told| told.signals),
-            mapped_registers: told.as_ref().is_some_and(|told| told.mapped_registers),
-            claims_refused: refused,
-            maps_refused,
+            mapped_registers: told.is_some_and(|told| told.mapped_registers),
             killed: self.job.kill,
-        };
-        Ok(Turn { told, counters, spapr: None, elapsed_ns })
+            ..VfioCounters::default()
+        }
     }
 
     /// How many bytes the disk has written, if somebody counts.

@@ -3,7 +3,7 @@
 //!
 //! Polled, one command at a time.
 //!
-//! Spec: NVMe Base 2.0, 3.1.3 "Controller Properties"; 3.3.3.1 "Submission Queue Entry"; 4.1.1 "Physical Region Page Entry and List"; 5.4 "Create I/O Completion
+//! Spec: NVMe Base 2.0, 3.3.3.1 "Submission Queue Entry"; 4.1.1 "Physical Region Page Entry and List"; 5.4 "Create I/O Completion
 //! Queue command"; 5.5 "Create I/O Submission Queue command"; 5.15 "Get Features command"; 5.17 "Identify command"; 5.27 "Set Features command".
 //! NVM Command Set 1.0, 3.2.4 "Read command"; 4.1.5.1 "NVM Command Set Identify Namespace Data Structure", FLBAS, LBADS.
 
@@ -14,35 +14,23 @@ use portcullis::types::{Access, Iova, IovaRange, Perms};
 
 use crate::platform::{LabPlatform, RegisterWindow};
 use crate::process::{Mapping, Process, Source};
+use crate::workload::controller::{
+    self, CSTS, DOORBELLS, ENTRIES, GET_FEATURES, LIMIT_NS, SET_FEATURES, TIMESTAMP, has_failed,
+};
 
 const CAP: usize = 0x00;
-const CC: usize = 0x14;
-const CSTS: usize = 0x1c;
-const AQA: usize = 0x24;
-const ASQ: usize = 0x28;
-const ACQ: usize = 0x30;
-const DOORBELLS: usize = 0x1000;
-/// CC.EN, entries of 64 and 16 bytes.
-const CC_ENABLED: u32 = 1 | 6 << 16 | 4 << 20;
-const CSTS_RDY: u32 = 1;
-const CSTS_CFS: u32 = 2;
 
 const CREATE_SUBMISSION: u8 = 0x01;
 const CREATE_COMPLETION: u8 = 0x05;
 const IDENTIFY: u8 = 0x06;
-const SET_FEATURES: u8 = 0x09;
-const GET_FEATURES: u8 = 0x0a;
 const READ: u8 = 0x02;
-const TIMESTAMP: u32 = 0x0e;
 /// A queue in one piece.
 const CONTIGUOUS: u32 = 1;
 
-const ENTRIES: u32 = 16;
 const PAGE: u64 = 4096;
 /// Both pairs of queues, and a list of pages.
 const QUEUE_PAGES: u64 = 5;
 const BUFFER_BYTES: u64 = 128 << 10;
-const LIMIT_NS: u64 = 5_000_000_000;
 /// How long a failure is waited for.
 const FAILURE_NS: u64 = 20_000_000;
 
@@ -180,7 +168,7 @@ impl Client {
         self.disable()?;
         self.enable(at, at)?;
         self.registers.write32(DOORBELLS, 1);
-        let failed = || (self.registers.read32(CSTS) & CSTS_CFS != 0).then_some(());
+        let failed = || has_failed(&self.registers).then_some(());
         Ok(wait_for(&*self.platform, FAILURE_NS, failed).is_ok())
     }
 
@@ -236,21 +224,11 @@ impl Client {
     }
 
     fn disable(&self) -> Result<(), String> {
-        self.registers.write32(CC, 0);
-        self.await_ready(0)
+        controller::disable(&self.platform, &self.registers)
     }
 
     fn enable(&self, submission: Iova, completion: Iova) -> Result<(), String> {
-        self.registers.write32(AQA, (ENTRIES - 1) << 16 | (ENTRIES - 1));
-        self.registers.write64(ASQ, submission.get());
-        self.registers.write64(ACQ, completion.get());
-        self.registers.write32(CC, CC_ENABLED);
-        self.await_ready(CSTS_RDY)
-    }
-
-    fn await_ready(&self, wanted: u32) -> Result<(), String> {
-        let there = || (self.registers.read32(CSTS) & CSTS_RDY == wanted).then_some(());
-        wait_for(&*self.platform, LIMIT_NS, there).map_err(|_| "the disk does not start or stop".into())
+        controller::enable(&self.platform, &self.registers, submission.get(), completion.get())
     }
 }
 

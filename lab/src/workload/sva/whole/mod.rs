@@ -30,7 +30,8 @@ use self::client::Client;
 use super::super::TRY_VERBOSE;
 use super::super::counting::{add_driver_counters, add_smmu_counters};
 use super::super::disk::{check_bytes, find, not_bound};
-use super::super::proof::{no_errors, nothing_left, with_testimony};
+use super::super::dma::first_disk_name;
+use super::super::proof::{no_errors, proved};
 use super::super::witness::Witness;
 use super::{Outcome, kernel};
 use crate::boot::{self, BootRequest, Bound, Standing, System};
@@ -66,15 +67,10 @@ impl Bound for Shared {
 /// As [`RunError`] says.
 pub fn run_on_qemu(qemu: &Qemu, job: &qemu::Job<'_>) -> Result<Outcome, RunError> {
     let (machine, device_tree) = Machine::on_qemu(qemu, DiskContent::holding(job.input), job.seed)?;
-    let disk = machine.spec.disks().next().map(|(bridge, slot)| machine.spec.device_name(bridge, slot));
-    let name = disk.ok_or_else(|| RunError::refused("QEMU", "it has no disk", TRY_VERBOSE))?;
+    let name = first_disk_name(&machine.spec)?;
     let witness = Arc::new(Witness::without_models(&name, job.sink.clone()));
     let work = Work { job, machine: &machine, name: &name, witness: &witness };
-    let proved = work.run(&device_tree).and_then(|(platform, outcome)| {
-        nothing_left(&machine, &platform, &witness)?;
-        Ok(outcome)
-    });
-    proved.map_err(|error| with_testimony(error, &machine, &witness))
+    proved(work.run(&device_tree), &machine, &witness)
 }
 
 struct Work<'a> {
@@ -82,12 +78,6 @@ struct Work<'a> {
     machine: &'a Machine,
     name: &'a str,
     witness: &'a Arc<Witness>,
-}
-
-/// What was tried.
-#[derive(Clone, Copy, Debug, Default)]
-struct Tried {
-    refused: u64,
 }
 
 impl Work<'_> {
@@ -104,7 +94,7 @@ impl Work<'_> {
         process.exit();
         drop(process);
         drop(kernel);
-        let (digest, tried, elapsed_ns) = shared?;
+        let (digest, refused, elapsed_ns) = shared?;
         let mut counters = Counters::default();
         add_driver_counters(&mut counters, self.witness, &system);
         let platform = system.platform.clone();
@@ -112,12 +102,12 @@ impl Work<'_> {
         no_errors(&system)?;
         system.shut_down()?;
         add_smmu_counters(&mut counters, self.machine, &platform);
-        (counters.probes, counters.probes_blocked) = (tried.refused, tried.refused);
+        (counters.probes, counters.probes_blocked) = (refused, refused);
         Ok((platform, Outcome { counters, digest: Some(digest), elapsed_ns }))
     }
 
     /// The disk goes to the process and comes back.
-    fn share(&self, system: &System, process: &Arc<Process>) -> Result<(String, Tried, u64), RunError> {
+    fn share(&self, system: &System, process: &Arc<Process>) -> Result<(String, u64, u64), RunError> {
         let (host, endpoint) = find(system, self.name)?;
         let (device, group) = match &endpoint.standing {
             Standing::Behind { device, group } => (device, group),
@@ -154,12 +144,11 @@ impl Work<'_> {
         system: &System,
         process: &Arc<Process>,
         client: &mut Client,
-    ) -> Result<(String, Tried, u64), RunError> {
+    ) -> Result<(String, u64, u64), RunError> {
         let start = Instant::now();
         let digest = self.read_all(client)?;
         let elapsed_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let mut tried = Tried::default();
-        self.try_pages(system, process, client, &mut tried)?;
+        let mut refused = self.try_pages(system, process, client)?;
         process.exit();
         let failed = client.fetch_from(client.buffer().first()).map_err(|what| self.wrong(what))?;
         if !failed || system.service_iommus() > 0 {
@@ -167,8 +156,8 @@ impl Work<'_> {
                 self.wrong("isolation: a dead process's memory is reached, or a record is made".into())
             );
         }
-        tried.refused += 1;
-        Ok((digest, tried, elapsed_ns))
+        refused += 1;
+        Ok((digest, refused, elapsed_ns))
     }
 
     fn read_all(&self, client: &mut Client) -> Result<String, RunError> {
@@ -186,22 +175,22 @@ impl Work<'_> {
         check_bytes(self.job.input, hex(&hash.finalize()), None, 1, 0)
     }
 
-    /// Pages of every kind that a process can have.
+    /// Pages of every kind that a process can have. Answers how many accesses were refused.
     fn try_pages(
         &self,
         system: &System,
         process: &Arc<Process>,
         client: &mut Client,
-        tried: &mut Tried,
-    ) -> Result<(), RunError> {
+    ) -> Result<u64, RunError> {
         let failed = |what: &dyn core::fmt::Debug| self.wrong(format!("the process failed: {what:?}"));
+        let mut refused = 0;
         let mapping =
             Mapping { at: None, len_bytes: 4 * PAGE, perms: Perms::READ_WRITE, source: Source::Anonymous };
         let area = process.map(&mapping).map_err(|error| failed(&error))?;
         let page = |index: u64| Iova::new(area.first().get() + index * PAGE);
         let range = |index: u64| IovaRange::new(page(index), PAGE).expect("a page within the area");
-        self.must_refuse(system, client, "a page that is not present", page(0), Access::WRITE, tried)?;
-        self.must_refuse(system, client, "a page that is not present", page(1), Access::READ, tried)?;
+        self.must_refuse(system, client, "a page that is not present", page(0), Access::WRITE, &mut refused)?;
+        self.must_refuse(system, client, "a page that is not present", page(1), Access::READ, &mut refused)?;
         for index in 0..4 {
             process.write(page(index), &[0xee; 8]).map_err(|error| failed(&error))?;
             self.must_reach(system, client, page(index), Access::WRITE)?;
@@ -211,12 +200,13 @@ impl Work<'_> {
         // The kernel has taken the entry out; it comes back when the process reads.
         process.read(page(2), &mut [0; 8]).map_err(|error| failed(&error))?;
         self.must_reach(system, client, page(2), Access::READ)?;
-        self.must_refuse(system, client, "a page that is only read", page(2), Access::WRITE, tried)?;
+        self.must_refuse(system, client, "a page that is only read", page(2), Access::WRITE, &mut refused)?;
         process.unmap(range(3)).map_err(|error| failed(&error))?;
         for access in [Access::READ, Access::WRITE] {
-            self.must_refuse(system, client, "a page that was unmapped", page(3), access, tried)?;
+            self.must_refuse(system, client, "a page that was unmapped", page(3), access, &mut refused)?;
         }
-        self.must_reach(system, client, page(1), Access::WRITE)
+        self.must_reach(system, client, page(1), Access::WRITE)?;
+        Ok(refused)
     }
 
     fn must_reach(
@@ -240,7 +230,7 @@ impl Work<'_> {
         what: &str,
         at: Iova,
         access: Access,
-        tried: &mut Tried,
+        refused: &mut u64,
     ) -> Result<(), RunError> {
         self.witness.take_fault_pages();
         let faults = self.witness.expecting(|| {
@@ -252,7 +242,7 @@ impl Work<'_> {
         if faults == 0 || !there {
             return Err(self.wrong(format!("isolation: an access to {what} was let through, {at}")));
         }
-        tried.refused += 1;
+        *refused += 1;
         Ok(())
     }
 

@@ -53,12 +53,7 @@ impl<'a> Program<'a> {
     pub(super) fn join(cpu: &'a dyn Instructions, group: u32) -> Result<Self, Failed> {
         let sys = Sys::new(cpu)?;
         let container = sys.open_container(TYPE1V2)?;
-        let path = format!("/dev/vfio/{group}");
-        let group = sys.open(&path)?.map_err(|errno| errno.on(&format!("opening {path}")))?;
-        if !sys.is_viable(group)? {
-            return Err(Failed(format!("{path} is in use by the kernel")));
-        }
-        sys.set_container(group, container)?.map_err(|errno| errno.on("taking the group"))?;
+        let group = sys.take_group(group, container)?;
         let nowhere = Shared { va: 0, iova: 0 };
         Ok(Self {
             sys,

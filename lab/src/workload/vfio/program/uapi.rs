@@ -120,6 +120,17 @@ impl Sys<'_> {
         self.ask(group, GROUP_SET_CONTAINER, &mut number.to_ne_bytes())
     }
 
+    /// Opens a group that nobody stands in the way of, and puts it into a container. Answers the group's file.
+    pub(in crate::workload) fn take_group(&self, number: u32, container: u64) -> Result<u64, Failed> {
+        let path = format!("/dev/vfio/{number}");
+        let group = self.open(&path)?.map_err(|errno| errno.on(&format!("opening {path}")))?;
+        if !self.is_viable(group)? {
+            return Err(Failed(format!("{path} is in use by the kernel")));
+        }
+        self.set_container(group, container)?.map_err(|errno| errno.on("taking the group"))?;
+        Ok(group)
+    }
+
     pub(in crate::workload) fn unset_container(&self, group: u64) -> Result<(), Errno> {
         self.ioctl(group, GROUP_UNSET_CONTAINER, 0).map(drop)
     }
@@ -133,7 +144,7 @@ impl Sys<'_> {
         self.ioctl(container, CHECK_EXTENSION, DMA_CC).map(|answer| answer == 1)
     }
 
-    // --- type 1 -----------------------------------------------------------------------------------------------------------------
+    // --- type 1, and mapping of every kind -----------------------------------------------------------------------------------------------------------------
 
     /// What can be mapped: asked twice, first to learn how long the answer is.
     pub(in crate::workload) fn iommu_info(&self, container: u64) -> Result<IommuInfo, Failed> {
