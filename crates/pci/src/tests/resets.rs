@@ -63,7 +63,11 @@ impl Tree {
         let a = fake.below(
             left,
             0,
-            FakeFunction::endpoint().bar64(0, 0x4000, false).express(0).writable(0x48, 0x0000_7fff),
+            FakeFunction::endpoint()
+                .bar64(0, 0x4000, false)
+                .express(0)
+                .writable(0x48, 0x0000_7fff)
+                .writable(0x68, 0x0000_ffff),
         );
         let right = fake.below(up, 0x08, bridge(DOWNSTREAM));
         let b = fake.below(
@@ -335,6 +339,23 @@ fn errors_that_devices_have_noted_are_not_cleared() {
     tree.fake.poke(device, 0x48, tree.fake.raw(device, 0x48) | 0x000f_0000);
     below.set_up(&tree, &tree).unwrap();
     assert_eq!(tree.state.lock().unwrap().cleared, []);
+}
+
+#[test]
+fn a_second_control_register_is_set_up_where_there_is_one() {
+    // A capability of version 1 ends before it: what is at its place is another's.
+    for (version, wanted) in [(2, 0x0001_0016), (1, 0x0001_0000)] {
+        let tree = Tree::new();
+        let device = tree.below[2];
+        let flags = tree.fake.raw(device, 0x40) & !0x000f_0000;
+        tree.fake.poke(device, 0x40, flags | version << 16);
+        tree.fake.poke(device, 0x68, 0x0001_0016);
+        let topology = tree.topology();
+        let below = Below::new(&tree, &topology, 0).unwrap();
+        tree.fake.poke(device, 0x68, 0x0001_0000);
+        below.set_up(&tree, &tree).unwrap();
+        assert_eq!(tree.fake.raw(device, 0x68), wanted, "version {version}");
+    }
 }
 
 #[test]
