@@ -78,6 +78,18 @@ fn part_17_a_bind_that_runs_out_of_memory_leaves_no_trace() {
         assert!(failures > 0, "something was allocated");
         rig.pasids.put(far).unwrap();
         process.exit();
+        // Who could not be bound has nothing of it when it exits.
+        for requests in 0..failures {
+            let process = Watched::new(&rig.kernel, &rig.judge).unwrap();
+            assert_eq!(rig.pasids.hold(&process.memory(), far..=far), Ok(far));
+            rig.bus.cpu().heap().fail_after(requests);
+            let bound = bind(&rig, &process, 0);
+            rig.bus.cpu().heap().fail_after(1 << 40);
+            assert!(bound.is_err(), "request {requests}");
+            rig.pasids.put(far).unwrap();
+            process.exit();
+            assert_eq!(rig.pasids.in_use(), 0, "request {requests}");
+        }
         assert_eq!(rig.finish(), [] as [String; 0]);
     }
 }
