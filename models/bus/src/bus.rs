@@ -9,7 +9,7 @@
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError};
 
 use portcullis_types::{Pa, PaRange};
 
@@ -62,6 +62,8 @@ pub struct Bus {
 struct Turn {
     chance: Chance,
     step_ns: u64,
+    /// The models in the order of this step; kept so that a step allocates nothing.
+    order: Vec<Arc<dyn Clocked>>,
 }
 
 impl fmt::Debug for Bus {
@@ -95,7 +97,11 @@ impl Bus {
             cpu: CpuMemory::new(ram, heap, options.stores, options.caches, options.seed),
             space: AddressSpace::default(),
             models: RwLock::default(),
-            turn: Mutex::new(Turn { chance: Chance::new(options.seed ^ 0xb05), step_ns: BUSY_STEP_NS }),
+            turn: Mutex::new(Turn {
+                chance: Chance::new(options.seed ^ 0xb05),
+                step_ns: BUSY_STEP_NS,
+                order: Vec::new(),
+            }),
             now_ns: AtomicU64::new(0),
         })
     }
@@ -159,6 +165,10 @@ impl Bus {
     pub fn dismantle(&self) {
         self.space.clear();
         self.models.write().unwrap_or_else(PoisonError::into_inner).clear();
+        // A step that ended in a panic has left them in its order.
+        if let Err(TryLockError::Poisoned(turn)) = self.turn.try_lock() {
+            turn.into_inner().order.clear();
+        }
     }
 
     /// A CPU reads a register.
@@ -198,14 +208,17 @@ impl Bus {
     /// Lets every model do some work, and time pass. Answers whether any had work. If another thread is at it, does nothing.
     pub fn step(&self) -> bool {
         let Ok(mut turn) = self.turn.try_lock() else { return false };
-        let mut models = self.models.read().unwrap_or_else(PoisonError::into_inner).clone();
-        turn.chance.shuffle(&mut models);
+        let Turn { chance, order, .. } = &mut *turn;
+        order.clone_from(&self.models.read().unwrap_or_else(PoisonError::into_inner));
+        chance.shuffle(order);
         self.cpu.pass_time();
         let now_ns = self.now_ns();
         let mut worked = false;
-        for model in &models {
+        for model in &*order {
             worked |= model.step(now_ns);
         }
+        // Nobody is kept alive by a step that is over.
+        order.clear();
         turn.step_ns = if worked { BUSY_STEP_NS } else { (2 * turn.step_ns).min(IDLE_STEP_NS) };
         self.now_ns.fetch_add(turn.step_ns, Ordering::Relaxed);
         worked

@@ -294,6 +294,12 @@ impl Page {
     /// Takes bytes in; answers how many words became dirty.
     fn write(&mut self, within: usize, from: &[u8]) -> usize {
         self.bytes[within..within + from.len()].copy_from_slice(from);
+        if within == 0 && from.len() == PAGE_BYTES {
+            let before = self.word_count();
+            self.masks.fill(0xff);
+            self.dirty.fill(u64::MAX);
+            return PAGE_WORDS - before;
+        }
         let end = within + from.len();
         let mut added = 0;
         for word in within / 8..end.div_ceil(8) {

@@ -32,7 +32,8 @@ pub(crate) struct Found {
 }
 
 pub(crate) struct Micro {
-    slots: Box<[Slot; SLOTS]>,
+    /// [`SLOTS`] of them. Made where they stay: passed over the stack they would make each caller probe 128 KiB of it.
+    slots: Box<[Slot]>,
     generation: u32,
 }
 
@@ -51,7 +52,7 @@ fn access_bit(access: Access) -> u8 {
 
 impl Micro {
     pub(crate) fn new() -> Self {
-        Self { slots: Box::new([Slot::default(); SLOTS]), generation: 1 }
+        Self { slots: vec![Slot::default(); SLOTS].into_boxed_slice(), generation: 1 }
     }
 
     /// Forgets everything.
