@@ -1,31 +1,50 @@
-//! Lives from a seed, for whoever works on the simulator: `cargo run --release --example lives -- SEED STEPS MACHINE`.
+//! Lives from a seed, for whoever works on the simulator: `cargo run --release --example lives -- SEED STEPS MACHINE [none|confirmed]`. The last word
+//! says that no faults are armed, or only those after which hardware still confirms everything.
 
 use std::time::Instant;
 
-use portcullis_simulator::{MachineKind, Options, run};
+use portcullis_simulator::{FaultKind, MachineKind, Options, Summary, run_while};
 
 fn main() {
     let mut words = std::env::args().skip(1);
     let mut number = |otherwise: u64| words.next().and_then(|word| word.parse().ok()).unwrap_or(otherwise);
-    let mut options = Options::new(number(1), number(100_000));
+    let mut options = Options::new(number(1), 0);
+    let wanted = number(100_000);
     options.machine = words.next().and_then(|word| word.parse().ok()).unwrap_or(MachineKind::Smmuv3);
-    options.faults = words.next().is_none();
-    let began = Instant::now();
-    match run(&options) {
-        Ok(summary) => {
-            let seconds = began.elapsed().as_secs_f64();
-            println!("{}", summary.coverage);
-            println!(
-                "{} steps, {} lives, {} accesses, {} refused, {} checks, hash {:#x}, {:.0} steps/s",
-                summary.steps,
-                summary.lives,
-                summary.accesses,
-                summary.refused,
-                summary.checks(),
-                summary.hash,
-                summary.steps as f64 / seconds
-            );
+    match words.next().as_deref() {
+        Some("none") => options.faults = false,
+        Some("confirmed") => {
+            options.spared = &[FaultKind::AtcNever, FaultKind::CommandError, FaultKind::NoSync];
         }
-        Err(objection) => println!("{objection}\n{:.1} s", began.elapsed().as_secs_f64()),
+        _ => {}
     }
+    options.shrink = false;
+    let (began, mut sum, mut wrong) = (Instant::now(), Summary::default(), 0);
+    while sum.steps < wanted {
+        let rest = Options { steps: wanted - sum.steps, ..options };
+        let mut so_far = Summary::default();
+        let outcome = run_while(&rest, &mut |summary| {
+            so_far.clone_from(summary);
+            true
+        });
+        sum.add(&so_far);
+        let Err(objection) = outcome else { break };
+        // The lives behind it are lived all the same.
+        println!("{:#x}: {}: {}", objection.seed, objection.promise, objection.what);
+        wrong += 1;
+        options.seed = objection.seed + 1;
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    let rate = |count: u64| count as f64 / seconds;
+    println!("{}", sum.coverage);
+    println!(
+        "{} steps, {} lives, {wrong} objections, {} accesses, {} refused, {} checks, hash {:#x}",
+        sum.steps,
+        sum.lives,
+        sum.accesses,
+        sum.refused,
+        sum.checks(),
+        sum.hash
+    );
+    println!("{:.0} steps/s, {:.0} accesses/s", rate(sum.steps), rate(sum.accesses + sum.refused));
 }

@@ -99,7 +99,8 @@ impl Summary {
         self.checked.iter().sum()
     }
 
-    pub(crate) fn add(&mut self, other: &Self) {
+    /// Adds what another run came to.
+    pub fn add(&mut self, other: &Self) {
         self.steps += other.steps;
         self.lives += other.lives;
         self.accesses += other.accesses;
