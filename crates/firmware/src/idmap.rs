@@ -69,6 +69,16 @@ impl IdMap {
         Self { mask: u32::MAX, entries: [IdMapEntry { first: 0, count: 0x1_0000, target, base: 0 }].into() }
     }
 
+    /// No requester id is anybody.
+    pub(crate) fn nobody() -> Self {
+        Self::of(Vec::new())
+    }
+
+    /// The map of these entries, no two of which cover the same id.
+    pub(crate) fn of(entries: Vec<IdMapEntry>) -> Self {
+        Self { mask: u32::MAX, entries }
+    }
+
     /// The map in `property` of `host` with the mask in `mask_property`; none without `property`.
     ///
     /// `resolve` finds a target by its phandle, and says what is wrong with it otherwise.

@@ -25,6 +25,8 @@ pub enum IommuKind {
     SmmuV3,
     /// `ibm,ioda2-phb`: a PHB3, which is the host bridge and the IOMMU of what is below it.
     Phb3,
+    /// A VT-d unit, from ACPI's DMAR.
+    Vtd,
     /// One that is not known here. Devices behind it are behind an IOMMU nevertheless.
     Other,
 }

@@ -1,4 +1,4 @@
-//! The machine that a device tree describes.
+//! A machine, as firmware describes it; here from a device tree, in `acpi` from ACPI's tables.
 
 use alloc::collections::btree_map::Entry;
 use alloc::string::String;
@@ -8,6 +8,8 @@ use portcullis_spec::dt;
 use portcullis_spec::pcie::Bdf;
 use portcullis_types::{Pa, PaRange};
 
+use crate::acpi::AcpiFault;
+use crate::acpi::dmar::{DmarError, Remapping};
 use crate::address::reg;
 use crate::blob::Blob;
 use crate::device::PlatformDevice;
@@ -47,6 +49,12 @@ pub struct Machine {
     pub unsupported: Vec<Unsupported>,
     /// Properties that are not heeded because they mean nothing where they are.
     pub meaningless: Vec<Meaningless>,
+    /// What is wrong with ACPI's tables, and what they leave uncovered.
+    pub acpi_faults: Vec<AcpiFault>,
+    /// What DMAR says, for functions that are yet to be found.
+    pub(crate) remapping: Option<Remapping>,
+    /// Why there is a DMAR that says nothing.
+    pub(crate) unreadable: Option<DmarError>,
 }
 
 /// A part of a machine that is not understood here.

@@ -32,6 +32,8 @@ pub enum MsiControllerKind {
     V2mFrame,
     /// A PHB3, which takes messages inside: what they mean, and for which devices, is in a table of the kernel's.
     Phb3,
+    /// The local APICs of a PC's CPUs, which a region of addresses stands for: any device can raise any of their interrupts, unless an IOMMU remaps them.
+    LocalApics,
     /// By a binding that is not known here.
     Other,
 }
@@ -68,7 +70,9 @@ impl MsiController {
         let offset = match self.kind {
             MsiControllerKind::Its => GITS_TRANSLATER,
             MsiControllerKind::V2mFrame => V2M_SETSPI,
-            MsiControllerKind::Phb3 | MsiControllerKind::Other => return None,
+            MsiControllerKind::Phb3 | MsiControllerKind::LocalApics | MsiControllerKind::Other => {
+                return None;
+            }
         };
         let frame = *self.registers.first()?;
         let doorbell = frame.first().checked_add(offset)?;

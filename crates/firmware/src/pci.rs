@@ -43,6 +43,8 @@ pub struct PciHost {
     pub msi: PciMsi,
     /// Whether it passes what ATS needs. Without that word of firmware's, no function below is to use ATS.
     pub ats_supported: bool,
+    /// Functions whose translation requests it does not pass all the same.
+    pub no_ats: Vec<Bdf>,
     /// Which of its ports lead out of the machine.
     pub external: ExternalPorts,
 }
@@ -99,6 +101,11 @@ impl PciHost {
         }
     }
 
+    /// Whether translation requests of a function get through.
+    pub fn passes_ats(&self, function: Bdf) -> bool {
+        self.ats_supported && !self.no_ats.contains(&function)
+    }
+
     /// Where messages of a function go; none if firmware does not say. A controller that does not tell devices apart ignores the
     /// device id.
     pub fn msi_target(&self, function: Bdf) -> Option<MsiTarget> {
@@ -134,6 +141,7 @@ impl PciHost {
                 iommu_map: Some(IdMap::same(iommu)),
                 msi: PciMsi::Parent(controller),
                 ats_supported: false,
+                no_ats: Vec::new(),
                 external: external_ports(node)?,
                 config: PciConfig::Phb3(host),
             }));
@@ -155,6 +163,7 @@ impl PciHost {
             iommu_map: IdMap::read(node, dt::IOMMU_MAP, dt::IOMMU_MAP_MASK, find_iommu)?,
             msi: msi(node, controllers)?,
             ats_supported: node.flag(dt::ATS_SUPPORTED)?,
+            no_ats: Vec::new(),
             external: external_ports(node)?,
         }))
     }

@@ -44,12 +44,14 @@ pub struct IommuAddresses {
 }
 
 /// What addresses are reserved for.
-///
-/// The binding has no word for regions that may be given up, so nothing here becomes `direct-relaxable`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ReservedUse {
     /// The device uses this memory already, by the same addresses: it must be mapped 1:1 before translation begins.
     Direct,
+    /// The same, but it may be given up when a driver in user space takes the device.
+    ///
+    /// No device tree's binding has a word for it; of ACPI's tables, see [`Machine::place_functions`](crate::Machine::place_functions).
+    DirectRelaxable,
     /// Nothing may be mapped there.
     ///
     /// Choice: addresses of a region that has memory elsewhere are also this. The binding asks for a mapping that is not 1:1;

@@ -178,7 +178,9 @@ impl System {
             system.units.extend(unit);
         }
         for index in 0..system.firmware.pci_hosts.len() {
-            let host = pci::bring_up(&system, index, request.mode)?;
+            let found = pci::find(&system, index);
+            system.firmware.place_functions(index, &found.functions());
+            let host = pci::bring_up(&system, index, found, request.mode)?;
             system.groups.extend(host.groups.iter().cloned());
             system.hosts.push(host);
         }

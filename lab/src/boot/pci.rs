@@ -8,6 +8,7 @@ use portcullis::core::device::DeviceInfo;
 use portcullis::core::domain::FlushMode;
 use portcullis::core::group::Group;
 use portcullis::core::iommu::{RegionSource, ReservedKind, ReservedRegion};
+use portcullis::firmware::acpi::FoundFunction;
 use portcullis::firmware::{
     DeviceRef, Machine, MsiControllerKind, MsiTarget, PciConfig, PciHost, ReservedUse, Translation,
 };
@@ -82,8 +83,15 @@ impl Endpoint {
     }
 }
 
-/// Brings up host bridge `index` of the firmware's list.
-pub(super) fn bring_up(system: &System, index: usize, mode: FlushMode) -> Result<HostBridge, RunError> {
+/// What is below a host bridge, found, and with no devices made of it yet.
+pub(super) struct Found {
+    config: Arc<dyn ConfigAccess + Send + Sync>,
+    past_freezes: Option<Arc<Phb3Config>>,
+    topology: Topology,
+}
+
+/// Enumerates what is below host bridge `index` of the firmware's list.
+pub(super) fn find(system: &System, index: usize) -> Found {
     let host = &system.firmware.pci_hosts[index];
     let (config, past_freezes): (Arc<dyn ConfigAccess + Send + Sync>, _) = match &host.config {
         PciConfig::Ecam(ecam) => {
@@ -101,6 +109,42 @@ pub(super) fn bring_up(system: &System, index: usize, mode: FlushMode) -> Result
         segment_bytes: phb3::segment_bytes(host),
     };
     let topology = pci::enumerate(&*config, &bridge);
+    Found { config, past_freezes, topology }
+}
+
+impl Found {
+    /// The functions as firmware's tables name them.
+    pub(super) fn functions(&self) -> Vec<FoundFunction> {
+        let topology = &self.topology;
+        let step = |function: usize| {
+            let at = topology.functions[function].at;
+            (at.device(), at.function())
+        };
+        let found = |function: usize| {
+            let mut path: Vec<_> = topology.bridges_above(function).map(step).collect();
+            path.reverse();
+            path.push(step(function));
+            let class = topology.functions[function].class;
+            FoundFunction {
+                at: topology.functions[function].at,
+                requester_ids: topology.requester_ids(function),
+                path,
+                class: (class.base_class(), class.subclass()),
+            }
+        };
+        (0..topology.functions.len()).map(found).collect()
+    }
+}
+
+/// Brings up host bridge `index` of the firmware's list, below which is what was `found`.
+pub(super) fn bring_up(
+    system: &System,
+    index: usize,
+    found: Found,
+    mode: FlushMode,
+) -> Result<HostBridge, RunError> {
+    let host = &system.firmware.pci_hosts[index];
+    let Found { config, past_freezes, topology } = found;
     let mut found = HostBridge { index, config, topology, endpoints: Vec::new(), groups: Vec::new() };
     let mut standings: Vec<Option<Standing>> = found.topology.functions.iter().map(|_| None).collect();
     let mut next_id = system.next_group_id();
@@ -277,14 +321,16 @@ pub(super) fn gaps(ranges: impl Iterator<Item = IovaRange>) -> Vec<IovaRange> {
 /// The regions that firmware reserves for a device.
 pub(super) fn reserved(firmware: &Machine, device: &DeviceRef) -> Vec<ReservedRegion> {
     let regions = firmware.reserved_for(device);
+    let source = if firmware.has_dmar() { RegionSource::Dmar } else { RegionSource::DeviceTree };
     let region = |used| match used {
         ReservedUse::Direct => (ReservedKind::Direct, Prot::cached(Perms::READ_WRITE)),
+        ReservedUse::DirectRelaxable => (ReservedKind::DirectRelaxable, Prot::cached(Perms::READ_WRITE)),
         ReservedUse::Reserved => (ReservedKind::Reserved, Prot::default()),
     };
     regions
         .map(|(_, addresses)| {
             let (kind, prot) = region(addresses.used);
-            ReservedRegion { range: addresses.range, kind, prot, source: RegionSource::DeviceTree }
+            ReservedRegion { range: addresses.range, kind, prot, source }
         })
         .collect()
 }

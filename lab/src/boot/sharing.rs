@@ -56,7 +56,8 @@ impl System {
             ExternalPorts::All => (true, &[]),
             ExternalPorts::Ports(ports) => (false, ports),
         };
-        let trust = HostTrust { ats_supported: firmware.ats_supported, all_external, external_facing };
+        let at = host.topology.functions[endpoint.function].at;
+        let trust = HostTrust { ats_supported: firmware.passes_ats(at), all_external, external_facing };
         AddressServices::find(&*host.config, &host.topology, endpoint.function, &trust)
     }
 

@@ -69,7 +69,7 @@ pub(super) fn bring_up(
     match node.kind {
         IommuKind::SmmuV3 => smmu::bring_up(system, cpus, index).map(Some),
         IommuKind::Phb3 => phb3::bring_up(system, chip, index).map(Some),
-        IommuKind::Other => {
+        IommuKind::Vtd | IommuKind::Other => {
             let what = format!("no driver for an IOMMU that is {}", node.compatible.join(", "));
             Err(RunError::refused(
                 &node.path,

@@ -8,15 +8,21 @@
 //! | [`iort`] | which stream of which SMMU a device is, where its messages go, and what memory firmware keeps for it |
 //! | [`mcfg`] | where PCI configuration space is in memory |
 //!
-//! Nothing is copied: what is read borrows the table.
+//! | `machine` | the [`Machine`](crate::Machine) that these describe, and `fault`, what it is made without |
+//!
+//! Reading copies nothing: what is read borrows the table.
 //!
 //! Spec: ACPI 6.5, 5.2.6 "System Description Table Header".
 //! Not here: finding tables (the embedder has RSDP and XSDT), AML.
 
 mod bytes;
 pub mod dmar;
+mod fault;
 pub mod iort;
+mod machine;
 pub mod mcfg;
 mod table;
 
+pub use fault::AcpiFault;
+pub use machine::{AcpiTables, BridgeWindows, FoundFunction};
 pub use table::{Table, TableFault};

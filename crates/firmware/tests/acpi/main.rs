@@ -5,4 +5,5 @@ mod broken;
 mod builder;
 mod cover;
 mod iort;
+mod machine;
 mod mcfg;

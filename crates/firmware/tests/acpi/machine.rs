@@ -1,0 +1,179 @@
+//! Machines that ACPI's tables describe.
+
+use portcullis_firmware::acpi::dmar::{Cover, DmarFault};
+use portcullis_firmware::acpi::{AcpiFault, AcpiTables, BridgeWindows, FoundFunction};
+use portcullis_firmware::{IommuKind, Machine, MsiControllerKind, PciConfig, ReservedUse, Translation};
+use portcullis_spec::pcie::{Bdf, HostWindow, Space};
+use portcullis_types::{Pa, PaRange, SourceId};
+
+use crate::builder::*;
+
+const UNIT: u64 = 0xfed9_0000;
+const ECAM: u64 = 0xb000_0000;
+const NVME: (u8, u8) = (0x01, 0x08);
+const USB: (u8, u8) = (0x0c, 0x03);
+
+fn mcfg(windows: &[(u64, u16, u8, u8)]) -> Vec<u8> {
+    let mut rest = vec![0; 8];
+    for &(base, segment, first, last) in windows {
+        rest.extend(base.to_le_bytes());
+        rest.extend(segment.to_le_bytes());
+        rest.extend([first, last, 0, 0, 0, 0]);
+    }
+    sealed(*b"MCFG", 1, &rest)
+}
+
+fn machine(dmar: Option<&[u8]>) -> Machine {
+    let mcfg = mcfg(&[(ECAM, 0, 0, 0xff)]);
+    Machine::from_acpi(&AcpiTables { dmar, mcfg: Some(&mcfg), ..AcpiTables::default() })
+}
+
+/// A function at the end of this way, which is on this bus.
+fn found(bus: u8, path: &[(u8, u8)], class: (u8, u8)) -> FoundFunction {
+    let &(device, function) = path.last().unwrap();
+    let at = Bdf::new(bus, device, function).unwrap();
+    FoundFunction { at, requester_ids: vec![at], path: path.to_vec(), class }
+}
+
+fn behind(iommu: usize, source: u32) -> Translation {
+    Translation::Behind { iommu, source: SourceId(source) }
+}
+
+#[test]
+fn functions_behind_bridges_are_found_by_their_way_whatever_bus_they_are_on() {
+    let tables =
+        table(&[drhd(0, 0, UNIT, &[endpoint(0, &[(1, 0), (2, 0)])]), drhd(1, 0, UNIT + 0x1000, &[])]);
+    let mut machine = machine(Some(&tables));
+    let [one, rest] = &machine.iommus[..] else { panic!("two units") };
+    assert_eq!(
+        (one.kind, one.registers[0].first(), one.path.as_str()),
+        (IommuKind::Vtd, Pa::new(UNIT), "dmar0")
+    );
+    assert_eq!(rest.registers[0].first(), Pa::new(UNIT + 0x1000));
+    let functions = [
+        found(0, &[(1, 0)], (6, 4)),
+        found(0x42, &[(1, 0), (2, 0)], NVME),
+        found(0x42, &[(1, 0), (3, 0)], NVME),
+    ];
+    machine.place_functions(0, &functions);
+    let host = &machine.pci_hosts[0];
+    let translations = functions.each_ref().map(|one| host.translation(one.at));
+    assert_eq!(translations, [behind(1, 8), behind(0, 0x4210), behind(1, 0x4218)]);
+    assert_eq!(machine.acpi_faults, []);
+}
+
+#[test]
+fn nothing_is_covered_before_it_was_found_nor_what_nobody_covers_nor_anything_by_a_table_that_cannot_be_read()
+{
+    let only_one = table(&[drhd(0, 0, UNIT, &[endpoint(0, &[(2, 0)])])]);
+    let functions = [found(0, &[(2, 0)], NVME), found(0, &[(3, 0)], NVME)];
+    let mut read = machine(Some(&only_one));
+    assert_eq!(read.pci_hosts[0].translation(functions[0].at), Translation::Uncovered);
+    read.place_functions(0, &functions);
+    assert_eq!(read.pci_hosts[0].translation(functions[0].at), behind(0, 0x10));
+    assert_eq!(read.pci_hosts[0].translation(functions[1].at), Translation::Uncovered);
+    let nobody = AcpiFault::NotCovered { segment: 0, function: functions[1].at, cover: Cover::Nobody };
+    assert_eq!(read.acpi_faults, [nobody]);
+    assert_eq!(nobody.to_string(), "DMAR: 0000:00:03.0: no unit covers it");
+
+    let mut broken = only_one.clone();
+    broken[50] = 0;
+    seal(&mut broken);
+    let mut unread = machine(Some(&broken));
+    assert_eq!((unread.iommus.len(), unread.pci_hosts.len()), (0, 1), "it boots all the same");
+    unread.place_functions(0, &functions);
+    assert_eq!(unread.pci_hosts[0].translation(functions[0].at), Translation::Uncovered);
+    let Some(AcpiFault::Dmar(why)) = unread.acpi_faults.first() else { panic!("{:?}", unread.acpi_faults) };
+    assert_eq!((why.offset, why.fault), (48, DmarFault::Length(0)));
+    assert_eq!(unread.acpi_faults.len(), 3, "and each function is named");
+
+    assert_eq!(machine(None).pci_hosts[0].translation(functions[0].at), Translation::NoIommu);
+}
+
+#[test]
+fn a_function_that_two_units_claim_is_behind_neither() {
+    let both = [endpoint(0, &[(2, 0)])];
+    let tables = table(&[drhd(0, 0, UNIT, &both), drhd(0, 0, UNIT + 0x1000, &both)]);
+    let mut machine = machine(Some(&tables));
+    let function = found(0, &[(2, 0)], NVME);
+    machine.place_functions(0, core::slice::from_ref(&function));
+    assert_eq!(machine.pci_hosts[0].translation(function.at), Translation::Uncovered);
+    let cover = Cover::Disputed(0, 1);
+    let wanted = AcpiFault::NotCovered { segment: 0, function: function.at, cover };
+    assert!(machine.acpi_faults.contains(&wanted), "{:?}", machine.acpi_faults);
+}
+
+#[test]
+fn an_id_that_functions_behind_two_units_share_is_behind_neither() {
+    let tables = table(&[drhd(0, 0, UNIT, &[endpoint(0, &[(2, 0)])]), drhd(1, 0, UNIT + 0x1000, &[])]);
+    let mut machine = machine(Some(&tables));
+    let mut one = found(0, &[(2, 0)], NVME);
+    let mut two = found(0, &[(3, 0)], NVME);
+    let shared = Bdf::from_requester_id(0x100);
+    one.requester_ids.push(shared);
+    two.requester_ids.push(shared);
+    machine.place_functions(0, &[one.clone(), two]);
+    assert_eq!(machine.pci_hosts[0].translation(shared), Translation::Uncovered);
+    assert_eq!(machine.pci_hosts[0].translation(one.at), behind(0, 0x10));
+}
+
+#[test]
+fn reserved_memory_is_direct_and_may_be_given_up_by_usb_controllers_and_graphics() {
+    let all = [endpoint(0, &[(2, 0)]), endpoint(0, &[(3, 0)]), endpoint(0, &[(4, 0)])];
+    let tables = table(&[drhd(1, 0, UNIT, &[]), rmrr(0, 0x7b80_0000, 0x7b9f_ffff, &all)]);
+    let mut machine = machine(Some(&tables));
+    let kinds = [NVME, USB, (0x03, 0x00)];
+    let functions: Vec<_> = (2..).zip(kinds).map(|(at, class)| found(0, &[(at, 0)], class)).collect();
+    machine.place_functions(0, &functions);
+    let used = |one: &FoundFunction| {
+        let device = Machine::pci_function(0, one.at);
+        let all: Vec<_> = machine.reserved_for(&device).map(|(_, addresses)| addresses.clone()).collect();
+        let [only] = &all[..] else { panic!("{all:?}") };
+        assert_eq!((only.range.first().get(), only.range.last().get()), (0x7b80_0000, 0x7b9f_ffff));
+        only.used
+    };
+    let used: Vec<_> = functions.iter().map(used).collect();
+    assert_eq!(used, [ReservedUse::Direct, ReservedUse::DirectRelaxable, ReservedUse::DirectRelaxable]);
+}
+
+#[test]
+fn translation_requests_pass_the_ports_that_dmar_names() {
+    let tables = table(&[drhd(1, 0, UNIT, &[]), atsr(0, 0, &[bridge(0, &[(1, 0)])])]);
+    let mut machine = machine(Some(&tables));
+    let functions =
+        [found(0, &[(3, 0)], NVME), found(1, &[(1, 0), (0, 0)], NVME), found(2, &[(2, 0), (0, 0)], NVME)];
+    machine.place_functions(0, &functions);
+    let passes = functions.each_ref().map(|one| machine.pci_hosts[0].passes_ats(one.at));
+    assert_eq!(passes, [true, true, false]);
+    assert!(!self::machine(None).pci_hosts[0].passes_ats(functions[0].at), "no unit would understand them");
+}
+
+#[test]
+fn each_window_of_mcfg_is_a_host_bridge_with_the_embedders_windows_and_disputed_buses_are_nobodys() {
+    let window = HostWindow {
+        space: Space::Memory32,
+        prefetchable: false,
+        bus_first: 0xc000_0000,
+        cpu_first: Pa::new(0xc000_0000),
+        size_bytes: 0x1000_0000,
+    };
+    let windows = [BridgeWindows { segment: 0, first_bus: 0x80, windows: core::slice::from_ref(&window) }];
+    let table = mcfg(&[
+        (ECAM, 0, 0, 0x1f),
+        (ECAM, 0, 0x80, 0x8f),
+        (0x8000_0000, 1, 0, 0x0f),
+        (0x9000_0000, 1, 0x0f, 0x1f),
+    ]);
+    let tables = AcpiTables { mcfg: Some(&table), windows: &windows, ..AcpiTables::default() };
+    let machine = Machine::from_acpi(&tables);
+    let [low, high] = &machine.pci_hosts[..] else { panic!("{:?}", machine.pci_hosts) };
+    assert_eq!((low.buses.clone(), low.windows.len()), (0..=0x1f, 0));
+    assert_eq!((high.buses.clone(), &high.windows[..]), (0x80..=0x8f, &[window][..]));
+    let ecam = PaRange::new(Pa::new(ECAM + (0x80 << 20)), 0x10 << 20).unwrap();
+    assert_eq!(high.config, PciConfig::Ecam(ecam));
+    assert!(!machine.acpi_faults.is_empty());
+    let target = high.msi_target(Bdf::from_requester_id(0x8010)).unwrap();
+    let controller = &machine.msi_controllers[target.controller];
+    assert_eq!((controller.kind, target.device_id), (MsiControllerKind::LocalApics, Some(0x8010)));
+    assert!(controller.registers[0].contains(Pa::new(0xfee0_0000)));
+}
