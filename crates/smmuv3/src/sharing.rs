@@ -352,10 +352,9 @@ impl<P: Platform, R: Registers> SvaIommu<P> for Smmu<P, R> {
             }
         }
         if let Err(error) = self.reshape(&streams, UseShape::default()) {
-            if let (AttachError::Sync(_), Some(sharing)) =
-                (error, self.configuration.lock().streams.sharing(&streams))
-            {
-                sharing.resume_ats();
+            // The entry is what it was, and so is the device; unless it was left blocked.
+            if !matches!(error, AttachError::LeftBlocked(_)) {
+                self.resume_ats(&mut self.configuration.lock().streams, &streams);
             }
             return Err(match error {
                 AttachError::Sync(error) => DisableSvaError::Sync(error),

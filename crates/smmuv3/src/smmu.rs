@@ -315,7 +315,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
     }
 
     /// Lets a device that shares translate again, if its entry leads somewhere.
-    fn resume_ats(&self, streams: &mut Streams<P>, ids: &[u32]) {
+    pub(crate) fn resume_ats(&self, streams: &mut Streams<P>, ids: &[u32]) {
         let first = ids.first().and_then(|&first| streams.get(first));
         let translated = first.is_some_and(|stream| stream.attached.contexts().is_some());
         if let Some(sharing) = streams.sharing(ids).filter(|_| translated) {

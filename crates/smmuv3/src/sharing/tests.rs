@@ -6,6 +6,7 @@ extern crate std;
 use core::sync::atomic::Ordering::SeqCst;
 
 use portcullis_core::iommu::{Gather, HwDomain, Iommu};
+use portcullis_hal::{BlockLayout, TableMemory};
 use portcullis_spec::smmuv3::command::Opcode;
 use portcullis_spec::smmuv3::registers::{CMDQ_PROD, IDR1, IDR3, IDR5, Idr0, Idr1, Idr3, Idr5};
 use portcullis_types::{Iova, IovaRange, Pa, Perms, Prot};
@@ -20,6 +21,18 @@ fn pasid(number: u32) -> Pasid {
 
 fn low(fake: &Fake, register: usize) -> u32 {
     u32::try_from(fake.get(register)).unwrap()
+}
+
+/// All the memory that is left, in ever smaller blocks.
+fn take_all(fake: &Fake) -> Vec<(Pa, BlockLayout)> {
+    let mut taken = Vec::new();
+    for size_lg2 in (3..=20).rev() {
+        let layout = BlockLayout::naturally_aligned(size_lg2);
+        while let Some(at) = fake.alloc(layout) {
+            taken.push((at, layout));
+        }
+    }
+    taken
 }
 
 /// What is missing where the hardware, the CPUs or the device are changed like this.
@@ -292,6 +305,18 @@ fn part_18_a_device_that_does_not_answer_stays_or_is_given_up_and_then_asked_no_
     assert_eq!(mm.pins.load(SeqCst), 0);
     shared.sva().disable(&Shared::SOURCES).unwrap();
     shared.smmu.remove_device(&Shared::SOURCES).unwrap();
+}
+
+#[test]
+fn part_18_a_device_that_is_not_disabled_for_want_of_memory_has_its_ats_back() {
+    let shared = Shared::on(Machine::Pcie);
+    let entry = ste(&shared.fake, 8);
+    let held = take_all(&shared.fake);
+    assert_eq!(shared.sva().disable(&Shared::SOURCES), Err(DisableSvaError::NoMemory));
+    assert_eq!(ste(&shared.fake, 8), entry);
+    assert!(shared.switches.turned.lock().unwrap().last().is_some_and(|&(on, _)| on), "as before");
+    held.into_iter().for_each(|(at, layout)| shared.fake.free(at, layout));
+    shared.sva().disable(&Shared::SOURCES).unwrap();
 }
 
 #[test]
