@@ -69,6 +69,16 @@ impl Smmu {
         &self.config
     }
 
+    /// How many events had no room in the queue.
+    pub fn events_lost(&self) -> u64 {
+        self.lock().map_or(0, |state| state.counters.events_lost)
+    }
+
+    /// How many page requests had no room in theirs.
+    pub fn page_requests_lost(&self) -> u64 {
+        self.lock().map_or(0, |state| state.counters.page_requests_lost)
+    }
+
     /// What it has done so far.
     pub fn counters(&self) -> Counters {
         self.lock().map(|state| state.counters.clone()).unwrap_or_default()
