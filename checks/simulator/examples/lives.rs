@@ -46,5 +46,11 @@ fn main() {
         sum.checks(),
         sum.hash
     );
-    println!("{:.0} steps/s, {:.0} accesses/s", rate(sum.steps), rate(sum.accesses + sum.refused));
+    println!(
+        "{:.0} steps/s, {:.0} accesses/s, {:.0} steps of drivers/s, {} operations of another CPU",
+        rate(sum.steps),
+        rate(sum.accesses + sum.refused),
+        rate(sum.hooks),
+        sum.nested
+    );
 }

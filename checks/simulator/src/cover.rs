@@ -129,20 +129,21 @@ pub fn impossible(op: OpKind, fault: FaultKind) -> Option<&'static str> {
         | F::NoCredits
         | F::AfterStop
         | F::Flood
-            if op != OpKind::PageRequest =>
+            if !op.has_turns() =>
         {
-            Some("devices send these by an operation of their own")
+            Some("nobody else has a turn in it")
         }
-        F::ForgedTranslated if op != OpKind::Translated => {
-            Some("devices send these by an operation of their own")
+        F::ForgedTranslated if op != OpKind::Translated && !op.has_turns() => {
+            Some("nobody else has a turn in it")
         }
-        F::DmaAfterUnbind | F::DmaToFreed if !matches!(op, OpKind::Dma | OpKind::SharedDma) => {
-            Some("devices do that by an operation of their own")
+        F::DmaAfterUnbind if !matches!(op, OpKind::Dma | OpKind::SharedDma) && !op.has_turns() => {
+            Some("nobody else has a turn in it")
         }
+        F::DmaToFreed if op != OpKind::Dma && !op.has_turns() => Some("nobody else has a turn in it"),
         F::DmaAfterReset if op != OpKind::Reset => Some("a reset is an operation of its own"),
         F::BitFlip => Some("no operation flips bits yet"),
-        F::UserDies if !matches!(op, OpKind::Die | OpKind::Exit | OpKind::Teardown) => {
-            Some("a death is an operation of its own")
+        F::UserDies if !matches!(op, OpKind::Die | OpKind::Exit | OpKind::Teardown) && !op.lets_die() => {
+            Some("whoever dies waits for its locks")
         }
         F::LyingFirmware if op != OpKind::Add => Some("firmware is asked when a device comes"),
         _ => None,

@@ -62,6 +62,8 @@ pub(crate) struct Hub {
     watching: AtomicBool,
     turns: Mutex<Option<Weak<dyn Turns>>>,
     accesses: AtomicU64,
+    /// Stores, barriers, register writes and waits of drivers.
+    hooks: AtomicU64,
     waits: AtomicU32,
     /// How many operations of the plan have begun.
     serial: AtomicU64,
@@ -90,6 +92,7 @@ impl Hub {
             watching: AtomicBool::new(false),
             turns: Mutex::new(None),
             accesses: AtomicU64::new(0),
+            hooks: AtomicU64::new(0),
             waits: AtomicU32::new(0),
             serial: AtomicU64::new(0),
             arriving: Mutex::new(None),
@@ -141,6 +144,11 @@ impl Hub {
     /// How many accesses were let through.
     pub(crate) fn accesses(&self) -> u64 {
         self.accesses.load(Relaxed)
+    }
+
+    /// How often a driver stored, ordered, wrote a register or waited.
+    pub(crate) fn hooks(&self) -> u64 {
+        self.hooks.load(Relaxed)
     }
 
     /// A number below `bound`, for what happens in a turn.
@@ -196,6 +204,8 @@ impl Hub {
 
     /// A driver has come to a place where others may get a turn.
     pub(crate) fn turn(&self, place: Place) {
+        // One thread counts; on several some are missed.
+        self.hooks.store(self.hooks.load(Relaxed) + 1, Relaxed);
         if self.watching.load(Relaxed)
             && let Some(who) = self.who()
         {

@@ -72,8 +72,12 @@ impl Options {
 /// What a run came to that nobody objected to.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
-    /// Operations that did something.
+    /// Operations of plans that did something.
     pub steps: u64,
+    /// Operations that another CPU did in the middle of those.
+    pub nested: u64,
+    /// Stores, barriers, register writes and waits of the drivers: the places at which somebody else may get a turn.
+    pub hooks: u64,
     /// Lives.
     pub lives: u64,
     /// Accesses of devices that a model let through, each of them judged.
@@ -102,6 +106,8 @@ impl Summary {
     /// Adds what another run came to.
     pub fn add(&mut self, other: &Self) {
         self.steps += other.steps;
+        self.nested += other.nested;
+        self.hooks += other.hooks;
         self.lives += other.lives;
         self.accesses += other.accesses;
         self.refused += other.refused;

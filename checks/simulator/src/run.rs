@@ -34,7 +34,7 @@ pub fn run_while(options: &Options, go_on: &mut dyn FnMut(&Summary) -> bool) -> 
             return Err(shrink::told(options, manner, plan, wrong, at));
         }
         sum.add(&report.summary);
-        seed = seed.wrapping_add(1);
+        seed = life::next_seed(seed, options.machine, &sum.coverage, options.spared);
         if !go_on(&sum) {
             break;
         }

@@ -33,6 +33,17 @@ impl Faults {
         self.armed.iter().for_each(|armed| armed.store(0, Relaxed));
     }
 
+    /// Disarms what has not fired, but for one kind.
+    pub(crate) fn disarm_but(&self, spared: Option<FaultKind>) {
+        let others = FaultKind::ALL.into_iter().filter(|&kind| Some(kind) != spared);
+        others.for_each(|kind| self.armed[kind as usize].store(0, Relaxed));
+    }
+
+    /// Which operation is under way.
+    pub(crate) fn current(&self) -> OpKind {
+        OpKind::ALL[self.current.load(Relaxed)]
+    }
+
     pub(crate) fn is_armed(&self, kind: FaultKind) -> bool {
         self.armed[kind as usize].load(Relaxed) != 0
     }
@@ -53,10 +64,17 @@ impl Faults {
 
     /// A fault was seen to fire.
     pub(crate) fn fired(&self, kind: FaultKind) {
-        self.fired.fetch_add(1, Relaxed);
+        // What a device sends is no reason for anybody's failing.
+        self.fired.fetch_add(u64::from(!kind.is_of_devices()), Relaxed);
         let unconfirmed = matches!(kind, FaultKind::CommandError | FaultKind::NoSync | FaultKind::AtcNever);
         self.unconfirmed.fetch_add(u64::from(unconfirmed), Relaxed);
-        let current = OpKind::ALL[self.current.load(Relaxed)];
+        let current = self.current();
+        locked(&self.met).meet(current, kind);
+    }
+
+    /// A device did what it must not: nothing that anybody's failure could be excused with.
+    pub(crate) fn happened(&self, kind: FaultKind) {
+        let current = self.current();
         locked(&self.met).meet(current, kind);
     }
 

@@ -8,6 +8,8 @@
 //! | `armed` | which are armed, which fire |
 //! | `tap` | what is done to commands on their way to an SMMU |
 
+use crate::options::MachineKind;
+
 mod armed;
 mod tap;
 
@@ -96,6 +98,29 @@ impl FaultKind {
         Self::UserDies,
         Self::LyingFirmware,
     ];
+
+    /// Whether a device does it, and nobody else notices: no operation may fail for it.
+    pub(crate) fn is_of_devices(self) -> bool {
+        matches!(self, Self::ForgedTranslated | Self::DmaAfterUnbind | Self::DmaAfterReset | Self::DmaToFreed)
+    }
+
+    /// Whether it can happen on a machine of a kind.
+    pub(crate) fn is_on(self, kind: MachineKind) -> bool {
+        let of_sharing = matches!(
+            self,
+            Self::PageOverflow
+                | Self::AtcSlow
+                | Self::AtcTwice
+                | Self::AtcNever
+                | Self::WrongPasid
+                | Self::WrongGroup
+                | Self::NoLast
+                | Self::NoCredits
+                | Self::AfterStop
+                | Self::Flood
+        );
+        kind == MachineKind::Sva || !of_sharing
+    }
 
     /// Its name, as in `docs/faults.md`.
     pub const fn name(self) -> &'static str {

@@ -95,7 +95,6 @@ impl World {
     /// Interrupts of an SMMU are served.
     pub(super) fn serve(&self, unit: usize) -> Done {
         let state = &self.units[unit];
-        let lost = state.model.counters().events_lost;
         let faults = match &self.sharing {
             Some(sharing) => {
                 sharing.serve();
@@ -105,7 +104,6 @@ impl World {
         };
         let _errors = state.unit.handle_errors();
         self.hub.trace(|trace| trace.note(&[faults as u64]));
-        self.events_were_lost(unit, lost);
         let forbidden = state.model.take_unpredictable();
         // A command that was falsified on its way is not the driver's; and an entry whose invalidation hardware did not confirm has to be closed all the
         // same.

@@ -61,8 +61,16 @@ impl World {
             Ok(mapping) => {
                 let range = mapping.range();
                 let (low, high) = (range.first().get() & !(granule - 1), range.last().get() | (granule - 1));
-                let grant =
-                    Grant { first: low, last: high, pa: first, read, owed_read, write, since: self.step() };
+                let grant = Grant {
+                    first: low,
+                    last: high,
+                    pa: first,
+                    read,
+                    owed_read,
+                    write,
+                    owed_write: write,
+                    since: self.step(),
+                };
                 self.granted(index, space, token, &[grant]);
                 let fits = range.len_bytes() == Some(len) && range.first().get() % granule == offset;
                 self.hub
@@ -197,6 +205,7 @@ impl World {
                 read,
                 owed_read,
                 write,
+                owed_write: write,
                 since: self.step(),
             });
             (at, left) = (at + len, left.saturating_sub(len));
@@ -312,7 +321,16 @@ impl World {
                 let last = (first + (buffer.len_bytes() - 1)) | (granule - 1);
                 let pa = buffer.pa().get();
                 let since = self.step();
-                let grant = Grant { first, last, pa, read: true, owed_read: true, write: true, since };
+                let grant = Grant {
+                    first,
+                    last,
+                    pa,
+                    read: true,
+                    owed_read: true,
+                    write: true,
+                    owed_write: true,
+                    since,
+                };
                 self.granted(index, space, token, &[grant]);
                 let whole = first % granule == 0 && buffer.len_bytes() >= u64::from(bytes);
                 let live = self.bus.cpu().heap().is_live(Pa::new(pa), last - first + 1);
@@ -408,8 +426,16 @@ impl World {
                 } else {
                     let last = first + granule - 1;
                     let since = self.step();
-                    let grant =
-                        Grant { first, last, pa: page, read: true, owed_read: false, write: true, since };
+                    let grant = Grant {
+                        first,
+                        last,
+                        pa: page,
+                        read: true,
+                        owed_read: false,
+                        write: true,
+                        owed_write: true,
+                        since,
+                    };
                     self.granted(index, space, token, &[grant]);
                     let fits =
                         known.len() < 4 && message.address.get() % granule == (DOORBELL + 0x40) % granule;

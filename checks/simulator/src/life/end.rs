@@ -6,16 +6,25 @@ use model_bus::Bus;
 
 use super::world::{DOMAINS, USERS, World};
 use super::{Done, OpKind};
+use crate::fault::FaultKind;
 use crate::hub::locked;
 use crate::oracle::Wrong;
 use crate::promise::Promise;
 
 impl World {
-    /// Everybody gives everything back.
-    pub(super) fn end(&self) {
-        self.hub.faults.disarm();
+    /// Everybody gives everything back; twice, if a fault is armed: once while it happens, and again when it is over.
+    pub(super) fn end(&self, armed: Option<FaultKind>) {
+        self.hub.faults.disarm_but(armed);
+        self.ending.store(true, Relaxed);
         self.during(OpKind::Teardown, || {
+            if armed.is_some() {
+                self.give_back();
+                self.hub.faults.disarm();
+                self.hub.end();
+                self.pass(64);
+            }
             self.give_back();
+            self.nothing_stays();
             Done::Succeeded
         });
         self.hub.end();
@@ -25,7 +34,6 @@ impl World {
     }
 
     fn give_back(&self) {
-        self.ending.store(true, Relaxed);
         self.end_sharing();
         for unit in 0..self.units.len() {
             self.serve(unit);
@@ -45,6 +53,10 @@ impl World {
         for domain in 0..u8::try_from(DOMAINS).expect("few domains") {
             self.drop_domain(domain);
         }
+    }
+
+    /// Whatever was left has gone by now.
+    fn nothing_stays(&self) {
         let units = &self.units;
         let stranded = core::mem::take(&mut *locked(&self.stranded));
         for device in stranded {

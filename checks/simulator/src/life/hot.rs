@@ -46,6 +46,7 @@ impl World {
                 read: true,
                 owed_read: false,
                 write: true,
+                owed_write: false,
                 since: self.step(),
             };
             self.hub.shadow(|shadow| shadow.grant_over(space, grant));
@@ -180,9 +181,6 @@ impl World {
             return Done::Skipped;
         }
         self.devices[index].engine.reset();
-        if let Some(sharing) = &self.sharing {
-            sharing.judge.forget_requests(index);
-        }
         self.hub.faults.fired(FaultKind::DmaAfterReset);
         let stale: Vec<_> =
             locked(&self.stale).iter().copied().filter(|stale| stale.device == index).collect();

@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `op`, `plan` | operations as values; drawing them |
+//! | `op`, `plan`, `focus` | operations as values; drawing them; which faults they are to meet |
 //! | `world` | the machine and what everybody has |
 //! | `dma`, `own`, `user`, `hot`, `device`, `sva` | what operations do |
 //! | `turn` | what happens in the middle of them |
@@ -11,6 +11,7 @@
 mod device;
 mod dma;
 mod end;
+mod focus;
 mod hot;
 mod op;
 mod own;
@@ -26,6 +27,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use std::panic::catch_unwind;
 use std::sync::Arc;
 
+pub(crate) use focus::next_seed;
 pub use op::OpKind;
 pub(crate) use op::{Op, Pick};
 pub(crate) use plan::{Step, draw};
@@ -135,7 +137,12 @@ impl World {
         }
         *at += 1;
         self.hub.begin(salt(seed, u32::MAX - 1));
-        self.end();
+        // What the last step arms is for the end.
+        let armed = plan.last().and_then(|step| match step.op {
+            Op::Arm { fault, .. } => Some(fault),
+            _ => None,
+        });
+        self.end(armed);
     }
 
     /// Does one operation of the plan.
@@ -158,6 +165,7 @@ impl World {
         let now_ns = self.bus.now_ns();
         self.hub.trace(|trace| {
             if done != Done::Skipped {
+                self.planned.fetch_add(1, Relaxed);
                 trace.note(&[u64::from(step.index), done as u64, now_ns]);
                 trace.say(|| format!("{:>6}  {:?}: {done:?}", step.index, step.op));
             }
@@ -252,6 +260,9 @@ impl World {
     /// What is looked at after every operation: cheap things.
     fn look_after(&self, kind: OpKind) {
         self.look_at_judge();
+        if kind.needs().refusals {
+            self.events_were_lost(kind);
+        }
         let uses = self.bus.cpu().ram().freed_use_count();
         if uses > 0 {
             let first = self.bus.cpu().ram().freed_uses().into_iter().next();
@@ -323,7 +334,9 @@ impl World {
 
     fn report(&self, at: u64) -> Report {
         let mut summary = Summary {
-            steps: self.steps.load(Relaxed),
+            steps: self.planned.load(Relaxed),
+            nested: self.nested.load(Relaxed),
+            hooks: self.hub.hooks(),
             lives: 1,
             accesses: self.hub.accesses(),
             refused: self.refused.load(Relaxed),

@@ -4,6 +4,7 @@
 //! nothing and counts as skipped.
 
 use crate::fault::FaultKind;
+use crate::options::MachineKind;
 
 /// Which addresses a device tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -318,6 +319,50 @@ impl OpKind {
         }
     }
 
+    /// Whether machines of a kind do it.
+    pub(crate) fn is_on(self, kind: MachineKind) -> bool {
+        let of_sharing = matches!(
+            self,
+            Self::Spawn
+                | Self::ProcessMap
+                | Self::ProcessUnmap
+                | Self::Protect
+                | Self::Touch
+                | Self::Fork
+                | Self::Exit
+                | Self::Bind
+                | Self::Unbind
+                | Self::Enable
+                | Self::Disable
+                | Self::SharedDma
+                | Self::PageRequest
+        );
+        kind == MachineKind::Sva || !of_sharing
+    }
+
+    /// Whether others get turns in the middle of it: it stores, waits or writes registers.
+    pub(crate) const fn has_turns(self) -> bool {
+        let needs = self.needs();
+        needs.commands || needs.memory && !matches!(self, Self::Spawn | Self::ProcessMap)
+    }
+
+    /// Whether somebody may die while it waits. Whoever moves a group, or changes a process, has its lock then, and a death waits for that.
+    pub(crate) const fn lets_die(self) -> bool {
+        matches!(
+            self,
+            Self::Map
+                | Self::Scatter
+                | Self::Unmap
+                | Self::Coherent
+                | Self::FreeCoherent
+                | Self::Flush
+                | Self::Poll
+                | Self::UserMap
+                | Self::UserUnmap
+                | Self::UserSync
+        )
+    }
+
     /// What it can touch.
     pub(crate) const fn needs(self) -> Needs {
         let none = Needs { memory: false, commands: false, atc: false, refusals: false, events: false };
@@ -331,9 +376,8 @@ impl OpKind {
                 Needs { memory: true, commands: true, ..none }
             }
             Self::NewDomain | Self::Spawn | Self::ProcessMap => Needs { memory: true, ..none },
-            Self::DropDomain | Self::Remove | Self::Reset | Self::Teardown => {
-                Needs { commands: true, ..none }
-            }
+            Self::DropDomain | Self::Remove | Self::Teardown => Needs { commands: true, ..none },
+            Self::Reset => Needs { refusals: true, events: true, ..none },
             Self::SetType | Self::Add | Self::Probe => Needs { memory: true, commands: true, ..none },
             Self::Dma | Self::Translated => Needs { refusals: true, events: true, ..none },
             Self::ProcessUnmap | Self::Protect | Self::Touch | Self::Fork | Self::Exit | Self::Unbind => {

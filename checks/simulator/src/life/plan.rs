@@ -2,7 +2,8 @@
 
 use model_bus::Chance;
 
-use super::op::{Op, Pick};
+use super::focus::{self, Pair};
+use super::op::{Op, OpKind, Pick};
 use super::sva::{AREAS, BONDS, PROCESSES};
 use super::world::{DOMAINS, SLOTS, USERS};
 use crate::fault::FaultKind;
@@ -50,7 +51,7 @@ impl Dice<'_> {
 }
 
 /// What every machine does: how often, on average, and how.
-const PLAIN: [(u32, Draw); 28] = [
+const PLAIN: [(u32, Draw); 29] = [
     (60, |d| Op::Map {
         device: d.byte(DEVICES),
         slot: d.byte(SLOTS),
@@ -109,10 +110,11 @@ const PLAIN: [(u32, Draw); 28] = [
     (1, |d| Op::Die { user: d.byte(USERS) }),
     (1, |d| Op::Reset { device: d.byte(DEVICES) }),
     (1, |d| Op::Probe { shape: d.byte(4) }),
+    (4, |d| Op::Translated { device: d.byte(DEVICES), pick: d.pick(), write: d.flag() }),
 ];
 
 /// What machines with processes do besides.
-const SHARED: [(u32, Draw); 14] = [
+const SHARED: [(u32, Draw); 13] = [
     (4, |d| Op::Spawn { process: d.byte(PROCESSES) }),
     (8, |d| Op::ProcessMap { process: d.byte(PROCESSES), area: d.byte(AREAS), pages: 1 + d.byte(8) }),
     (20, |d| Op::ProcessUnmap {
@@ -143,11 +145,11 @@ const SHARED: [(u32, Draw); 14] = [
         offset: d.word(4096),
     }),
     (6, |d| Op::PageRequest { device: d.byte(DEVICES), bits: d.0.next(), count: 1 + d.byte(32) }),
-    (4, |d| Op::Translated { device: d.byte(DEVICES), pick: d.pick(), write: d.flag() }),
 ];
 
-/// Faults that operations arm; the others happen by operations of their own.
-const ARMED: [FaultKind; 9] = [
+/// Faults that operations arm; the others happen by operations of their own. What devices do wrong happens in the middle of another operation where it was
+/// armed, and by an operation of its own besides.
+pub(super) const ARMED: [FaultKind; 16] = [
     FaultKind::AllocationFails,
     FaultKind::CommandError,
     FaultKind::LateSync,
@@ -157,6 +159,13 @@ const ARMED: [FaultKind; 9] = [
     FaultKind::AtcTwice,
     FaultKind::AtcNever,
     FaultKind::LyingFirmware,
+    FaultKind::WrongPasid,
+    FaultKind::WrongGroup,
+    FaultKind::NoLast,
+    FaultKind::NoCredits,
+    FaultKind::AfterStop,
+    FaultKind::Flood,
+    FaultKind::ForgedTranslated,
 ];
 
 /// Weights that are drawn: each about what it is on average, and now and then nothing, so that some lives do without.
@@ -180,7 +189,7 @@ pub(crate) fn draw(seed: u64, kind: MachineKind, options: &Options, most: usize)
     let total = weights.last().map_or(1, |(sum, _)| *sum).max(1);
     let arm_one_in = if faults { [40, 100, 300, 1000][chance.below(4)] } else { usize::MAX };
     let dice = Dice(&chance);
-    let op = |_: usize| {
+    let op = || {
         if faults && chance.once_in(arm_one_in) {
             return arm(&dice, options.spared);
         }
@@ -188,7 +197,64 @@ pub(crate) fn draw(seed: u64, kind: MachineKind, options: &Options, most: usize)
         let place = weights.partition_point(|(sum, _)| *sum <= at);
         (weights[place.min(weights.len() - 1)].1)(&dice)
     };
-    (0..most).map(op).zip(0..).map(|(op, index)| Step { index, op }).collect()
+    let aside = Aside::new(seed, kind, options);
+    let mut ops = Vec::with_capacity(most + 2);
+    while ops.len() < most {
+        ops.push(op());
+        aside.pair(&mut ops);
+    }
+    ops.truncate(most.saturating_sub(1));
+    ops.extend(aside.last());
+    ops.into_iter().zip(0..).map(|(op, index)| Step { index, op }).collect()
+}
+
+/// What is put between the operations of a plan: a fault, and at once an operation that it is to meet.
+struct Aside {
+    chance: Chance,
+    pairs: Vec<(FaultKind, Draw)>,
+    /// What the end of the life is to meet.
+    end: Option<FaultKind>,
+}
+
+/// A pair is put behind one in so many operations.
+const PAIR_ONE_IN: usize = 24;
+
+impl Aside {
+    fn new(seed: u64, kind: MachineKind, options: &Options) -> Self {
+        let pairs = if options.faults { focus::of(seed, kind) } else { Vec::new() };
+        let pairs = pairs.into_iter().filter(|(_, fault)| !options.spared.contains(fault));
+        let (at_end, between): (Vec<Pair>, Vec<Pair>) = pairs.partition(|(op, _)| *op == OpKind::Teardown);
+        let drawn = |(op, fault): Pair| draw_of(op).map(|draw| (fault, draw));
+        Self {
+            chance: Chance::new(seed ^ 0xa51de),
+            pairs: between.into_iter().filter_map(drawn).collect(),
+            end: at_end.first().map(|&(_, fault)| fault),
+        }
+    }
+
+    /// The last step of the plan.
+    fn last(&self) -> Option<Op> {
+        self.end.map(|fault| Op::Arm { fault, n: 1 + Dice(&self.chance).word(3) })
+    }
+
+    fn pair(&self, ops: &mut Vec<Op>) {
+        if self.pairs.is_empty() || !self.chance.once_in(PAIR_ONE_IN) {
+            return;
+        }
+        let (fault, draw) = self.pairs[self.chance.below(self.pairs.len())];
+        let dice = Dice(&self.chance);
+        let n = 1 + if dice.0.once_in(3) { dice.word(6) } else { 0 };
+        ops.push(Op::Arm { fault, n });
+        ops.push(draw(&dice));
+    }
+}
+
+/// The way in which operations of a kind are drawn; none for the end of a life, which is not drawn.
+fn draw_of(op: OpKind) -> Option<Draw> {
+    let chance = Chance::new(0);
+    let dice = Dice(&chance);
+    let all = PLAIN.iter().chain(&SHARED);
+    all.map(|&(_, draw)| draw).find(|draw| draw(&dice).kind() == Some(op))
 }
 
 fn arm(dice: &Dice<'_>, spared: &[FaultKind]) -> Op {

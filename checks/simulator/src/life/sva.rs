@@ -2,6 +2,7 @@
 //!
 //! What devices reach there is judged by `checks::sva`, against processes' own tables.
 
+use core::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 use model_bus::{Outcome, PageRequest, Translator};
@@ -19,13 +20,14 @@ use portcullis_checks::sva::watched::Watched;
 use portcullis_lab::boot::CpuSet;
 use portcullis_lab::platform::LabPlatform;
 use portcullis_lab::process::{Kernel, Mapping, Source};
+use portcullis_lab::tamper::Tamper;
 use portcullis_lab::trace;
 
 use super::world::{Unit, World};
 use super::{Done, Pick};
 use crate::fault::FaultKind;
-use crate::hub::locked;
-use crate::machine::{Form, Shared, SimPlatform, Switch};
+use crate::hub::{Hub, locked};
+use crate::machine::{Form, Hungry, Shared, SimPlatform, Switch};
 use crate::oracle::Wrong;
 use crate::promise::Promise;
 
@@ -57,6 +59,8 @@ struct BondState {
     areas: [Option<IovaRange>; AREAS],
 }
 
+/// Page requests of a flood that comes in the middle of something.
+const FLOOD: u64 = 2000;
 pub(super) const AREAS: usize = 4;
 pub(super) const PROCESSES: usize = 4;
 pub(super) const BONDS: usize = 12;
@@ -69,7 +73,7 @@ impl Sharing {
 
     /// The processes' kernel, and core's side of sharing.
     pub(super) fn new(
-        bus: &Arc<model_bus::Bus>,
+        hub: &Arc<Hub>,
         cpus: &Arc<Cpus>,
         set: &CpuSet,
         judge: Arc<Judge>,
@@ -77,8 +81,10 @@ impl Sharing {
         devices: usize,
         seed: u64,
     ) -> Result<Self, String> {
+        let bus = &hub.bus;
         let options = set.kernel_options(seed).ok_or("the CPUs do not have the page size")?;
-        let own = Arc::new(LabPlatform::new(bus.clone(), trace::shared(None), None));
+        let tamper: Arc<dyn Tamper> = Arc::new(Hungry(hub.clone()));
+        let own = Arc::new(LabPlatform::new(bus.clone(), trace::shared(None), Some(tamper)));
         let kernel = Kernel::new(own, cpus.clone(), options).map_err(|error| format!("kernel: {error:?}"))?;
         let pasids = Arc::new(MmPasids::new());
         let unit = SvaUnit::new(unit.clone(), pasids.clone(), Arc::new(FaultQueue::new()));
@@ -359,7 +365,7 @@ impl World {
 
     /// Whether devices of this life have sent page requests that nobody should.
     fn lies(&self) -> bool {
-        self.forged.load(core::sync::atomic::Ordering::Relaxed) > 0
+        self.forged.load(Relaxed) > 0
     }
 
     /// After the last unbind the PASID means nothing to hardware.
@@ -402,11 +408,11 @@ impl World {
         }
     }
 
+    /// Whether queues of page requests lost something, in the operation that is under way.
     fn pages_were_lost(&self) {
-        let lost = self.units[0].model.counters().page_requests_lost;
-        let seen = self.pages_lost.swap(lost, core::sync::atomic::Ordering::Relaxed);
-        if lost > seen {
-            self.hub.faults.fired_in(super::OpKind::PageRequest, FaultKind::PageOverflow);
+        let lost = self.units.iter().map(|unit| unit.model.page_requests_lost()).sum();
+        if lost > self.pages_lost.swap(lost, Relaxed) {
+            self.hub.faults.happened(FaultKind::PageOverflow);
         }
     }
 
@@ -418,43 +424,95 @@ impl World {
         if engine.form != Form::Pcie || !engine.ats_is_on() {
             return Done::Skipped;
         }
-        let bound = locked(&sharing.bonds)
-            .iter()
-            .flatten()
-            .find(|bond| bond.device == index)
-            .map(|bond| bond.bond.pasid());
-        let pasid = bound.or(Pasid::new(1));
-        let page = bits & 0xffff_f000;
-        let group = u16::try_from(0x100 | bits >> 40 & 0xff).expect("9 bits");
-        let plain = engine.page_request(pasid, page, group, bits & 1 == 0);
-        self.forged.fetch_add(1, core::sync::atomic::Ordering::Relaxed);
-        let (kind, requests): (FaultKind, Vec<PageRequest>) = match bits >> 33 & 7 {
-            0 | 1 => (FaultKind::WrongPasid, vec![PageRequest { pasid: Pasid::new(0x7777), ..plain }]),
-            2 => (FaultKind::WrongGroup, vec![plain, PageRequest { write: true, ..plain }]),
-            3 => (FaultKind::NoLast, (0..count).map(|_| PageRequest { last: false, ..plain }).collect()),
-            4 => {
-                let many = (0..200u16).map(|n| PageRequest { group: 0x100 | n & 0xff, ..plain });
-                (FaultKind::NoCredits, many.collect())
-            }
-            5 | 6 => {
-                let marker = PageRequest { read: false, write: false, ..plain };
-                (FaultKind::AfterStop, vec![marker, plain])
-            }
-            _ => {
-                let flood = (0..2000u64).map(|n| PageRequest {
-                    iova: Iova::new(page + (n << 12)),
-                    group: u16::try_from(0x100 | n & 0xff).expect("9 bits"),
-                    last: n & 3 == 3,
-                    ..plain
-                });
-                (FaultKind::Flood, flood.collect())
-            }
+        let kind = match bits >> 33 & 7 {
+            0 | 1 => FaultKind::WrongPasid,
+            2 => FaultKind::WrongGroup,
+            3 => FaultKind::NoLast,
+            4 => FaultKind::NoCredits,
+            5 | 6 => FaultKind::AfterStop,
+            _ => FaultKind::Flood,
         };
         self.hub.faults.fired(kind);
-        requests.iter().for_each(|request| engine.send(request));
+        self.forge_requests(sharing, index, kind, bits, count);
         (0..8).for_each(|_| self.turn_of_waiting());
         self.pages_were_lost();
         Done::Succeeded
+    }
+
+    /// Sends page requests that nobody should; whoever serves interrupts finds them.
+    fn forge_requests(&self, sharing: &Sharing, index: usize, kind: FaultKind, bits: u64, count: u8) {
+        let engine = &self.devices[index].engine;
+        let bonds = locked(&sharing.bonds);
+        let bound = bonds.iter().flatten().find(|bond| bond.device == index).map(|bond| bond.bond.pasid());
+        drop(bonds);
+        let page = bits & 0xffff_f000;
+        let group = u16::try_from(0x100 | bits >> 40 & 0xff).expect("9 bits");
+        let plain = engine.page_request(bound.or(Pasid::new(1)), page, group, bits & 1 == 0);
+        self.forged.fetch_add(1, Relaxed);
+        let of_number = |n: u64| PageRequest {
+            iova: Iova::new(page + (n << 12)),
+            group: u16::try_from(0x100 | n & 0xff).expect("9 bits"),
+            ..plain
+        };
+        match kind {
+            FaultKind::WrongGroup => {
+                engine.send(&plain);
+                engine.send(&PageRequest { write: true, ..plain });
+            }
+            FaultKind::NoLast => {
+                (0..count).for_each(|_| engine.send(&PageRequest { last: false, ..plain }));
+            }
+            FaultKind::NoCredits => {
+                (0..200).for_each(|n| engine.send(&PageRequest { iova: plain.iova, ..of_number(n) }));
+            }
+            FaultKind::AfterStop => {
+                engine.send(&PageRequest { read: false, write: false, ..plain });
+                engine.send(&plain);
+            }
+            FaultKind::Flood => {
+                (0..FLOOD).for_each(|n| engine.send(&PageRequest { last: n & 3 == 3, ..of_number(n) }));
+            }
+            _ => engine.send(&PageRequest { pasid: Pasid::new(0x7777), ..plain }),
+        }
+    }
+
+    /// In the middle of another operation a device does what was armed. Answers whether one did.
+    pub(super) fn misbehave(&self, bits: u64) -> bool {
+        const REQUESTS: [FaultKind; 6] = [
+            FaultKind::WrongPasid,
+            FaultKind::WrongGroup,
+            FaultKind::NoLast,
+            FaultKind::NoCredits,
+            FaultKind::AfterStop,
+            FaultKind::Flood,
+        ];
+        let faults = &self.hub.faults;
+        let count = self.devices.len();
+        let first = usize::try_from(bits >> 40).unwrap_or(0);
+        let mut order = (0..count).map(|offset| (first + offset) % count);
+        if faults.is_armed(FaultKind::ForgedTranslated)
+            // One that never has ATS: with another it may be being switched on or off, entry and device one after the other.
+            && let Some(index) = order.clone().find(|&index| self.devices[index].engine.form != Form::Pcie)
+            && faults.fires(FaultKind::ForgedTranslated)
+        {
+            let at = locked(&self.pool).some(bits >> 8);
+            self.reach_by_forgery(index, at, bits & 1 == 0);
+            return true;
+        }
+        let Some(sharing) = &self.sharing else { return false };
+        let Some(index) = order.find(|&index| {
+            let engine = &self.devices[index].engine;
+            engine.form == Form::Pcie && engine.ats_is_on()
+        }) else {
+            return false;
+        };
+        let Some(kind) = REQUESTS.into_iter().find(|&kind| faults.is_armed(kind) && faults.fires(kind))
+        else {
+            return false;
+        };
+        self.forge_requests(sharing, index, kind, bits, 8);
+        self.pages_were_lost();
+        true
     }
 
     /// A device without ATS sends accesses by addresses that nobody gave it.
@@ -472,11 +530,16 @@ impl World {
             Pick::Wild(bits) => bits & 0xffff_ffff_f000,
         };
         self.hub.faults.fired(FaultKind::ForgedTranslated);
-        let outcome = engine.access_translated(None, at, write);
+        self.reach_by_forgery(index, at, write);
+        Done::Refused
+    }
+
+    fn reach_by_forgery(&self, index: usize, at: u64, write: bool) {
+        let outcome = self.devices[index].engine.access_translated(None, at, write);
+        self.refused.fetch_add(1, Relaxed);
         self.hub.hold(Promise::Isolation, outcome != Outcome::Done, || {
             format!("device {index} has no ATS, and reached {at:#x} by an address that it made up")
         });
-        Done::Refused
     }
 
     /// Everybody stops, and everything is given back.
@@ -495,9 +558,13 @@ impl World {
         for process in 0..u8::try_from(PROCESSES).expect("few processes") {
             self.exit(process);
         }
+        // What devices sent meanwhile is answered, too.
+        (0..32).for_each(|_| self.turn_of_waiting());
         for index in 0..self.devices.len() {
             let pending = sharing.judge.pending(index, None);
-            self.hub.hold(Promise::OneAnswer, pending.is_empty() || doubted, || {
+            // Hardware that is held back has not sent its answers yet.
+            let excused = doubted || self.hub.is_held();
+            self.hub.hold(Promise::OneAnswer, pending.is_empty() || excused, || {
                 format!("device {index} waits for {pending:?}, and nothing is left to be done")
             });
             self.disable(u8::try_from(index).expect("few devices"));

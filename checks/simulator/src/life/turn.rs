@@ -7,7 +7,8 @@ use model_smmuv3::Outlook;
 use portcullis::types::{Access, Iova, SourceId};
 
 use super::world::World;
-use super::{Done, Op};
+use super::{Done, Op, OpKind};
+use crate::fault::FaultKind;
 use crate::hub::{Place, Turns, locked};
 use crate::machine::held;
 use crate::oracle::{Seen, Wrong};
@@ -18,6 +19,9 @@ impl Turns for World {
         let (kind, bits) = (self.hub.below(8), self.hub.below(1 << 32));
         let device = usize::try_from(bits >> 8).unwrap_or(0) % self.devices.len();
         let write = bits & 1 == 0;
+        if self.misbehave(bits) {
+            return;
+        }
         let low = u16::try_from(bits >> 16 & 0xffff).expect("16 bits");
         match kind {
             // What an operation takes away is what is worth trying.
@@ -34,6 +38,8 @@ impl Turns for World {
             6 => {
                 let stale = locked(&self.stale).front().copied();
                 if let Some(stale) = stale {
+                    let kind = if stale.freed { FaultKind::DmaToFreed } else { FaultKind::DmaAfterUnbind };
+                    self.hub.faults.happened(kind);
                     let _refused = self.access(stale.device, 0, stale.iova, 8, write);
                 }
             }
@@ -67,11 +73,19 @@ impl World {
             2 | 3 => Op::Unmap { slot },
             4 => Op::UserMap { domain, page, pages, perms: 2, runs: 1 },
             5 => Op::UserUnmap { domain, page, pages: 2 * pages, sync: true },
+            7 if self.hub.faults.current().lets_die() => match (&self.sharing, bits & 1) {
+                (Some(_), 0) => Op::Exit { process: byte(9) },
+                _ => Op::Die { user: byte(9) % 3 },
+            },
             _ => Op::Flush { device },
         };
         let Some(kind) = op.kind() else { return };
+        let outer = self.hub.faults.current();
         self.nested.fetch_add(1, Relaxed);
         let done = self.during(kind, || self.apply(&op));
+        if matches!(kind, OpKind::Die | OpKind::Exit) && done != Done::Skipped {
+            self.hub.faults.fired_in(outer, FaultKind::UserDies);
+        }
         self.hub.trace(|trace| {
             if done != Done::Skipped {
                 trace.note(&[bits, done as u64]);

@@ -141,7 +141,8 @@ impl World {
                 for &(pa, len) in &bytes {
                     let (last, since) = (at + len - 1, self.step());
                     let owed_read = perms.contains(Perms::READ);
-                    let grant = Grant { first: at, last, pa, read: true, owed_read, write, since };
+                    let grant =
+                        Grant { first: at, last, pa, read: true, owed_read, write, owed_write: write, since };
                     self.hub.shadow(|shadow| shadow.grant_over(state.space, grant));
                     inner
                         .pages

@@ -21,8 +21,10 @@ use portcullis::types::{Iova, IovaRange, Pa, PaRange, Prot, SourceId};
 use portcullis_lab::boot::CpuSet;
 use portcullis_lab::trace;
 
+use super::OpKind;
 use super::sva::Sharing;
 use crate::cover::Coverage;
+use crate::fault::FaultKind;
 use crate::hub::{Hub, locked};
 use crate::machine::{DeviceSpec, Engine, Form, Pool, Root, SimPlatform, SimRegisters, Spec, Wire};
 use crate::options::MachineKind;
@@ -154,11 +156,14 @@ pub(crate) struct World {
     /// Devices that hardware would not let go.
     pub(super) stranded: Mutex<Vec<Arc<Device<SimPlatform>>>>,
     pub(super) coverage: Mutex<Coverage>,
+    /// Operations that did something, whoever did them: the shadow's time.
     pub(super) steps: AtomicU64,
+    /// Those of them that the plan has.
+    pub(super) planned: AtomicU64,
     /// Events that each SMMU had lost when it was last looked at.
     pub(super) events_lost: Vec<AtomicU64>,
     pub(super) refused: AtomicU64,
-    /// Operations of another CPU that came in between.
+    /// Operations of another CPU that were begun in between.
     pub(super) nested: AtomicU64,
 }
 
@@ -238,7 +243,7 @@ impl World {
         let sharing = match (set, judge) {
             (Some(set), Some(judge)) => {
                 let count = spec.devices.len();
-                Some(Sharing::new(&bus, &set.cpus, &set, judge, &units[0].unit, count, seed)?)
+                Some(Sharing::new(&hub, &set.cpus, &set, judge, &units[0].unit, count, seed)?)
             }
             _ => None,
         };
@@ -301,6 +306,7 @@ impl World {
             stranded: Mutex::default(),
             coverage: Mutex::default(),
             steps: AtomicU64::new(0),
+            planned: AtomicU64::new(0),
             events_lost,
             refused: AtomicU64::new(0),
             nested: AtomicU64::new(0),
@@ -406,11 +412,13 @@ impl World {
         there.map(|member| (member, self.hub.shadow(|shadow| shadow.way(member)))).collect()
     }
 
-    /// Whether the event queue lost something since `lost` were lost.
-    pub(super) fn events_were_lost(&self, unit: usize, lost: u64) {
-        let seen = self.events_lost[unit].swap(lost, Relaxed);
-        if lost > seen {
-            self.hub.faults.fired_in(crate::life::OpKind::Dma, crate::fault::FaultKind::EventOverflow);
+    /// Whether event queues lost something in an operation in which accesses were refused.
+    pub(super) fn events_were_lost(&self, kind: OpKind) {
+        for (unit, seen) in self.units.iter().zip(&self.events_lost) {
+            let lost = unit.model.events_lost();
+            if lost > seen.swap(lost, Relaxed) {
+                self.hub.faults.fired_in(kind, FaultKind::EventOverflow);
+            }
         }
     }
 

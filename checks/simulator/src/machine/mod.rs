@@ -6,9 +6,11 @@
 //! | `platform`, `lock` | the CPU that drivers run on |
 //! | `wire` | an SMMU's way to memory |
 //! | `engine` | devices |
+//! | `hungry` | the memory of processes' kernel |
 //! | `pool` | memory that drivers and users give to devices |
 
 pub(crate) mod engine;
+mod hungry;
 mod lock;
 pub(crate) mod platform;
 mod pool;
@@ -16,6 +18,7 @@ mod spec;
 mod wire;
 
 pub(crate) use engine::{Engine, Form, Move, Root, Shared, Switch};
+pub(crate) use hungry::Hungry;
 pub(crate) use lock::{forget_held, held};
 pub(crate) use platform::{SimPlatform, SimRegisters};
 pub(crate) use pool::Pool;

@@ -33,6 +33,8 @@ pub(crate) struct Grant {
     pub(crate) owed_read: bool,
     /// Writing is allowed.
     pub(crate) write: bool,
+    /// Writing was asked for.
+    pub(crate) owed_write: bool,
     /// Since which step.
     pub(crate) since: u64,
 }
@@ -462,7 +464,8 @@ impl Shadow {
         let space = &self.spaces[space];
         let grant = space.live.range(..=iova).next_back().map(|(_, grant)| *grant);
         let last = iova + (u64::from(len) - 1);
-        grant.is_some_and(|grant| grant.last >= last && if write { grant.write } else { grant.owed_read })
+        grant
+            .is_some_and(|grant| grant.last >= last && if write { grant.owed_write } else { grant.owed_read })
     }
 
     /// Whether an access that a model lets through is one that somebody was granted.
