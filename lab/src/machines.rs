@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::error::RunError;
-use crate::machine::{MachineSpec, builtin, fdt, from_dtb};
+use crate::machine::{MachineSpec, builtin, from_dtb, tables_of};
 use crate::tree;
 
 pub use crate::machine::builtin::DEFAULT;
@@ -67,6 +67,6 @@ pub fn choose(choice: &MachineChoice) -> Result<(MachineSpec, Option<Vec<u8>>), 
 /// As for [`choose`], and as for booting.
 pub fn tree(choice: &MachineChoice) -> Result<MachineTree, RunError> {
     let (spec, device_tree) = choose(choice)?;
-    let device_tree = fdt::of(&spec, device_tree.as_deref())?;
+    let device_tree = tables_of(&spec, device_tree.as_deref())?;
     tree::of(spec, &device_tree)
 }

@@ -1,17 +1,19 @@
 //! Message-signalled interrupts: which event of which device is which line, and which lines have signalled.
 //!
 //! A kernel has an interrupt controller driver here. The lab maps events at the ITS models directly, and takes from them what is pending
-//! whenever somebody asks for a line. For what a PHB3 needs see `messages`; for a machine without these models, `words`.
+//! whenever somebody asks for a line. For what a PHB3 needs see `messages`; for a PC's CPUs, `vectors`; for a machine without these models, `words`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use model_devices::apic::LocalApics;
 use model_devices::its::Its;
 use portcullis::firmware::{self, MsiControllerKind, MsiTarget};
 use portcullis::nvme;
 use portcullis::types::{Pa, SourceId};
 
 use super::messages::Messages;
+use super::vectors::Vectors;
 use super::words::MemoryWords;
 use crate::error::RunError;
 
@@ -51,6 +53,8 @@ impl core::fmt::Debug for Handler {
 enum Controller {
     /// An ITS, and its doorbell.
     Its(Pa, Arc<Its>),
+    /// The local APICs of a PC.
+    Apics(Arc<Vectors>),
     /// A PHB3.
     Bridge(Arc<Messages>),
     /// Nobody: messages are words of memory.
@@ -65,6 +69,7 @@ impl Controller {
                 its.map(SourceId(device), event, number).map_err(|error| error.to_string())?;
                 Ok((*doorbell, event))
             }
+            Self::Apics(vectors) => vectors.map(device, event, number).map_err(String::from),
             Self::Bridge(messages) => messages.map(device, event, number).map_err(String::from),
             Self::Memory(words) => words.map(device, event, number).map_err(String::from),
         }
@@ -73,6 +78,7 @@ impl Controller {
     fn discard(&self, device: u32, event: u32) {
         match self {
             Self::Its(_, its) => drop(its.discard(SourceId(device), event)),
+            Self::Apics(vectors) => vectors.discard(device, event),
             Self::Bridge(messages) => messages.discard(device, event),
             Self::Memory(words) => words.discard(device, event),
         }
@@ -81,6 +87,7 @@ impl Controller {
     fn take_pending(&self) -> Option<u32> {
         match self {
             Self::Its(_, its) => its.take_pending(),
+            Self::Apics(vectors) => vectors.take_pending(),
             Self::Bridge(messages) => messages.take_pending(),
             Self::Memory(words) => words.take_pending(),
         }
@@ -102,16 +109,21 @@ impl Interrupts {
     pub(super) fn new(
         firmware: &firmware::Machine,
         itses: Vec<(Pa, Arc<Its>)>,
+        apics: Option<Arc<LocalApics>>,
         words: Option<Arc<MemoryWords>>,
     ) -> Self {
+        let vectors = apics.map(|apics| Controller::Apics(Arc::new(Vectors::new(apics))));
         let model = |controller: &firmware::MsiController| {
+            if controller.kind == MsiControllerKind::LocalApics {
+                return vectors.clone();
+            }
             let base = controller.registers.first()?.first();
             let (_, its) = itses.iter().find(|(at, _)| *at == base)?;
             Some(Controller::Its(controller.doorbell()?, its.clone()))
         };
         let memory = |controller: &firmware::MsiController| {
-            let words =
-                words.clone().filter(|_| controller.kind == MsiControllerKind::Its && controller.enabled);
+            let may_be = matches!(controller.kind, MsiControllerKind::Its | MsiControllerKind::LocalApics);
+            let words = words.clone().filter(|_| may_be && controller.enabled);
             words.map(Controller::Memory)
         };
         let controllers = firmware.msi_controllers.iter();
@@ -123,7 +135,7 @@ impl Interrupts {
     pub fn taken(&self) -> u64 {
         let of_bridge = |controller: &Controller| match controller {
             Controller::Bridge(messages) => messages.taken(),
-            Controller::Its(..) | Controller::Memory(_) => 0,
+            Controller::Its(..) | Controller::Apics(_) | Controller::Memory(_) => 0,
         };
         let of_bridges: u64 = self.controllers().iter().flatten().map(of_bridge).sum();
         self.words.as_ref().map_or(0, |words| words.taken()) + of_bridges

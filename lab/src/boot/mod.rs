@@ -6,10 +6,12 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `acpi` | where ACPI's tables are |
 //! | `cpus` | what all CPUs can do, and the kernel's choices |
 //! | `drivers` | drivers that are bound |
 //! | `irq` | interrupts that are messages |
 //! | `messages`, `presenter` | those of a PHB3 |
+//! | `vectors` | those of a PC's CPUs |
 //! | `words` | those that are words of memory |
 //! | `unit` | an IOMMU |
 //! | `smmu`, `phb3` | what its kind needs |
@@ -20,6 +22,7 @@
 //!
 //! Not here: models (`machine`), drivers' work (`workload`).
 
+pub mod acpi;
 mod cpus;
 mod drivers;
 mod fixed;
@@ -32,11 +35,13 @@ mod sharing;
 mod slot;
 mod smmu;
 mod unit;
+mod vectors;
 mod words;
 
 use std::sync::Arc;
 
 use model_bus::Bus;
+use model_devices::apic::LocalApics;
 use model_devices::its::Its;
 use portcullis::core::device::Device;
 use portcullis::core::domain::FlushMode;
@@ -55,6 +60,7 @@ pub use pci::{Endpoint, HostBridge};
 pub use sharing::{Sharer, Why, why};
 pub use unit::{Hardware, OwnLines, Unit};
 
+use self::acpi::PcFacts;
 use self::presenter::Presenter;
 use crate::error::RunError;
 use crate::machine::Machine;
@@ -115,8 +121,12 @@ pub struct BootRequest<'a> {
     pub bypass: bool,
     /// The machine's CPUs, and the kernel's page size.
     pub cpus: CpuSet,
-    /// The flattened device tree.
-    pub device_tree: &'a [u8],
+    /// What firmware hands over: a flattened device tree, or of a PC the area with ACPI's tables.
+    pub tables: &'a [u8],
+    /// What a PC's firmware tells besides.
+    pub pc: Option<PcFacts>,
+    /// A PC's local APICs, if they are a model.
+    pub apics: Option<Arc<LocalApics>>,
     /// Who hears what happens.
     pub sink: SharedSink,
     /// Who falsifies what the CPU does, in tests of the tests.
@@ -127,7 +137,7 @@ pub struct BootRequest<'a> {
 
 impl<'a> BootRequest<'a> {
     /// For a machine of models: nobody falsifies, and unmapped addresses are flushed at once.
-    pub fn new(machine: &'a Machine, device_tree: &'a [u8], sink: SharedSink) -> Self {
+    pub fn new(machine: &'a Machine, tables: &'a [u8], sink: SharedSink) -> Self {
         Self {
             bus: &machine.bus,
             itses: machine.interrupt_controllers(),
@@ -136,7 +146,9 @@ impl<'a> BootRequest<'a> {
             words: machine.qemu.is_some(),
             bypass: false,
             cpus: CpuSet { cpus: machine.cpus.clone(), page: machine.spec.page },
-            device_tree,
+            tables,
+            pc: PcFacts::of(&machine.spec),
+            apics: machine.apics.clone(),
             sink,
             tamper: None,
             mode: FlushMode::Strict,
@@ -152,12 +164,15 @@ impl System {
     /// [`RunError::BadInput`]: the device tree is broken. [`RunError::Refused`]: it asks for what cannot be done here.
     /// [`RunError::Wrong`]: hardware did not do what it was told.
     pub fn boot(request: BootRequest<'_>) -> Result<Self, RunError> {
-        let firmware = firmware::Machine::from_fdt(request.device_tree).map_err(|error| {
-            RunError::bad_input("device tree", error, "correct the tree, or name a built-in machine")
-        })?;
+        let firmware = match &request.pc {
+            Some(pc) => pc.machine(request.tables),
+            None => firmware::Machine::from_fdt(request.tables).map_err(|error| {
+                RunError::bad_input("device tree", error, "correct the tree, or name a built-in machine")
+            })?,
+        };
         let platform = Arc::new(LabPlatform::new(request.bus.clone(), request.sink, request.tamper));
         let words = request.words.then(|| Arc::new(words::MemoryWords::new(platform.clone())));
-        let interrupts = Arc::new(Interrupts::new(&firmware, request.itses, words));
+        let interrupts = Arc::new(Interrupts::new(&firmware, request.itses, request.apics, words));
         let cpu_facts = request.cpus.facts();
         let models = request.phbs.into_iter().map(|(at, model)| (at, Presenter::Model(model)));
         let others = request.icp.into_iter().map(|(at, icp)| (at, Presenter::Icp(icp)));

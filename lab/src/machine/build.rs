@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 use model_bus::{Bus, BusOptions, Caches, Fabric, Stores, Translator, Untranslated, Width};
 use model_cpu::{Cpus, TlbPolicy};
 use model_devices::accelerator::{AcceleratorOptions, PcieAccelerator, PlatformAccelerator};
+use model_devices::apic::LocalApics;
 use model_devices::its::Its;
 use model_devices::nvme::{FileMedium, Medium, MemoryMedium, Nvme, NvmeOptions};
 use model_devices::pcie::{
@@ -38,6 +39,8 @@ pub struct Machine {
     pub smmus: Vec<Arc<Smmu>>,
     /// The ITSes, in the spec's order.
     pub itses: Vec<Arc<Its>>,
+    /// The local APICs, of a PC.
+    pub apics: Option<Arc<LocalApics>>,
     /// The PHB3s, in the order of [`MachineSpec::phb3s`].
     pub phbs: Vec<Arc<Phb3>>,
     /// The disks, in the order of [`MachineSpec::disks`].
@@ -133,6 +136,13 @@ impl Machine {
             model.connect(&machine.bus, its.base).map_err(|error| machine.trouble(error))?;
             machine.itses.push(model);
         }
+        if spec.pc.is_some() {
+            let cpus =
+                u8::try_from(spec.cpus.len()).map_err(|_| machine.trouble("more CPUs than APIC ids"))?;
+            let model = LocalApics::new(cpus, sink.clone());
+            model.connect(&machine.bus).map_err(|error| machine.trouble(error))?;
+            machine.apics = Some(model);
+        }
         let mut contents = contents.into_iter();
         for bridge in &spec.host_bridges {
             machine.add_bridge(bridge, &mut contents, sink)?;
@@ -167,6 +177,7 @@ impl Machine {
             cpus,
             smmus: Vec::new(),
             itses: Vec::new(),
+            apics: None,
             phbs: Vec::new(),
             disks: Vec::new(),
             pcie_accelerators: Vec::new(),
@@ -366,47 +377,11 @@ impl ConfigTarget for Below {
 fn bus_options(spec: &MachineSpec, seed: u64) -> BusOptions {
     let coherent =
         spec.smmus.iter().all(|smmu| smmu.coherent) && spec.host_bridges.iter().all(|bridge| bridge.coherent);
-    let mut heap = vec![spec.ram];
-    for taken in spec.reserved.iter().filter_map(|region| region.memory) {
-        heap = heap.into_iter().flat_map(|range| without(range, taken)).collect();
-    }
     BusOptions {
         ram: vec![spec.ram],
-        heap,
+        heap: spec.usable_memory(),
         seed,
         stores: Stores::Buffered,
         caches: if coherent { Caches::Snooped } else { Caches::WriteBack },
-    }
-}
-
-/// What of `range` is not in `taken`: what is below it, and what is above.
-fn without(range: PaRange, taken: PaRange) -> impl Iterator<Item = PaRange> {
-    let below = taken
-        .first()
-        .checked_sub(1)
-        .and_then(|last| PaRange::from_ends(range.first(), last.min(range.last())));
-    let above = taken
-        .last()
-        .checked_add(1)
-        .and_then(|first: Pa| PaRange::from_ends(first.max(range.first()), range.last()));
-    below.into_iter().chain(above)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn range(first: u64, last: u64) -> PaRange {
-        PaRange::from_ends(Pa::new(first), Pa::new(last)).unwrap()
-    }
-
-    #[test]
-    fn what_is_taken_out_leaves_what_is_around_it() {
-        let left = |first, last| without(range(10, 20), range(first, last)).collect::<Vec<_>>();
-        assert_eq!(left(12, 15), [range(10, 11), range(16, 20)]);
-        assert_eq!(left(0, 12), [range(13, 20)]);
-        assert_eq!(left(20, 30), [range(10, 19)]);
-        assert_eq!(left(0, u64::MAX), []);
-        assert_eq!(left(30, 40), [range(10, 20)]);
     }
 }

@@ -5,8 +5,8 @@ use model_smmuv3::{Config, HardwareUpdate, StallModel};
 use portcullis::types::{Iova, IovaRange, Pa, PaRange, SizeLg2, SourceId};
 
 use super::spec::{
-    AcceleratorSpec, BridgeKind, HostBridgeSpec, ItsSpec, MachineSpec, Phb3Spec, Plugged, ReservedSpec, Slot,
-    SmmuSpec,
+    AcceleratorSpec, BridgeKind, HostBridgeSpec, ItsSpec, MachineSpec, PcSpec, Phb3Spec, Plugged,
+    ReservedSpec, Slot, SmmuSpec, VtdSpec,
 };
 
 /// The machine of a run that names none.
@@ -31,7 +31,7 @@ pub fn all() -> Vec<MachineSpec> {
 
 /// The built-in machine of this name.
 pub fn find(name: &str) -> Option<MachineSpec> {
-    all().into_iter().find(|machine| machine.name == name)
+    all().into_iter().chain([x86()]).find(|machine| machine.name == name)
 }
 
 const SLOTS: [Slot; 4] = [
@@ -177,6 +177,39 @@ fn power8() -> MachineSpec {
         }],
         accelerators: Vec::new(),
         reserved: Vec::new(),
+        pc: None,
+    }
+}
+
+/// A PC: everything behind one VT-d unit. The addresses are those of QEMU's `q35`, which people know.
+fn x86() -> MachineSpec {
+    MachineSpec {
+        name: "x86".into(),
+        summary: "a PC with VT-d, its firmware's tables in ACPI's words".into(),
+        ram: memory(0x10_0000, 0x4000_ffff),
+        cpus: vec![CpuFeatures::COMMON; 2],
+        page: SizeLg2::KIB_4,
+        smmus: Vec::new(),
+        itses: Vec::new(),
+        host_bridges: vec![HostBridgeSpec {
+            kind: BridgeKind::Ecam(memory(0xb000_0000, 0xb07f_ffff)),
+            last_bus: 7,
+            window_32: memory(0xc000_0000, 0xfebf_ffff),
+            window_64: Some(memory(0x80_0000_0000, 0x80_ffff_ffff)),
+            coherent: true,
+            ats: true,
+            smmu: None,
+            its: None,
+            slots: SLOTS.to_vec(),
+        }],
+        accelerators: Vec::new(),
+        // As a BIOS keeps memory for its own use of a disk.
+        reserved: vec![ReservedSpec {
+            slot: (0, 1),
+            iova: iovas(0x3fff_0000, 0x3fff_ffff),
+            memory: Some(memory(0x3fff_0000, 0x3fff_ffff)),
+        }],
+        pc: Some(PcSpec { units: vec![VtdSpec { base: Pa::new(0xfed9_0000), slots: None }] }),
     }
 }
 
@@ -216,6 +249,7 @@ fn with_smmu(name: &str, summary: &str, config: Config) -> MachineSpec {
             coherent: true,
         }],
         reserved: Vec::new(),
+        pc: None,
     }
 }
 

@@ -6,7 +6,6 @@ use portcullis::types::{Pa, PaRange};
 use vm_fdt::{Error, FdtWriter};
 
 use super::spec::{AcceleratorSpec, BridgeKind, HostBridgeSpec, MachineSpec, Phb3Spec, Plugged, Slot};
-use crate::error::RunError;
 
 const GIC: u32 = 1;
 const FIRST_ITS: u32 = 0x10;
@@ -25,18 +24,6 @@ const PHB3_BYTES: u64 = 0x1000;
 /// PCI `phys.hi` codes of 32-bit and 64-bit memory space. Spec: IEEE 1275 PCI bus binding, 2.2.1.1 "Numerical Representation".
 const SPACE_32: u32 = 0x0200_0000;
 const SPACE_64: u32 = 0x0300_0000;
-
-/// The device tree of a run: the one that was given, or else the machine's own.
-///
-/// # Errors
-///
-/// [`RunError::BadInput`]: the machine is none that a device tree can tell of.
-pub(crate) fn of(spec: &MachineSpec, given: Option<&[u8]>) -> Result<Vec<u8>, RunError> {
-    match given {
-        Some(tree) => Ok(tree.to_vec()),
-        None => emit(spec).map_err(|error| RunError::bad_input(&spec.name, error, "change the machine")),
-    }
-}
 
 /// The machine's flattened device tree.
 ///

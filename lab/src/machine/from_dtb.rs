@@ -143,6 +143,7 @@ impl Reader<'_> {
             // Observed: Linux on POWER8 is built for pages of 64 KiB.
             page: if self.has_phb3() { SizeLg2::KIB_64 } else { SizeLg2::KIB_4 },
             reserved: Vec::new(),
+            pc: None,
         };
         match beyond(&spec) {
             Some(at) => {

@@ -1,5 +1,6 @@
 //! Machines of models, and one of QEMU's: what they consist of, their firmware tables, the built-in ones.
 
+pub mod acpi;
 mod broadcast;
 pub mod build;
 pub mod builtin;
@@ -7,6 +8,8 @@ pub mod fdt;
 pub mod from_dtb;
 pub mod qemu;
 pub mod spec;
+mod tables;
 
 pub use build::{DiskContent, Machine};
 pub use spec::MachineSpec;
+pub(crate) use tables::tables_of;

@@ -30,6 +30,24 @@ pub struct MachineSpec {
     pub accelerators: Vec<AcceleratorSpec>,
     /// Memory that firmware reserves for devices.
     pub reserved: Vec<ReservedSpec>,
+    /// What makes it a PC, if it is one.
+    pub pc: Option<PcSpec>,
+}
+
+/// What makes a machine a PC: firmware tells of it by ACPI's tables, messages end at the CPUs' local APICs, and its IOMMUs are VT-d units.
+#[derive(Clone, Debug, Default)]
+pub struct PcSpec {
+    /// VT-d units. Every host bridge's functions are behind the one that names them, or else behind the one for all that is left.
+    pub units: Vec<VtdSpec>,
+}
+
+/// A VT-d unit.
+#[derive(Clone, Debug)]
+pub struct VtdSpec {
+    /// Where its registers are (4 KiB).
+    pub base: Pa,
+    /// The slots whose devices it covers: host bridge, and device number. None: all that no other unit covers.
+    pub slots: Option<Vec<(usize, u8)>>,
 }
 
 /// An SMMUv3.
@@ -167,6 +185,15 @@ impl MachineSpec {
         self.host_bridges.iter().filter_map(HostBridgeSpec::phb3)
     }
 
+    /// All memory but what firmware reserves.
+    pub fn usable_memory(&self) -> Vec<PaRange> {
+        let mut memory = vec![self.ram];
+        for taken in self.reserved.iter().filter_map(|region| region.memory) {
+            memory = memory.into_iter().flat_map(|range| without(range, taken)).collect();
+        }
+        memory
+    }
+
     /// The slots with a disk: host bridge, and slot.
     pub fn disks(&self) -> impl Iterator<Item = (usize, Slot)> + '_ {
         self.slots().filter(|(_, slot)| slot.what.has_disk())
@@ -205,5 +232,37 @@ impl AcceleratorSpec {
 
     pub(super) fn node_name(&self) -> String {
         format!("accelerator@{:x}", self.base)
+    }
+}
+
+/// What of `range` is not in `taken`: what is below it, and what is above.
+fn without(range: PaRange, taken: PaRange) -> impl Iterator<Item = PaRange> {
+    let below = taken
+        .first()
+        .checked_sub(1)
+        .and_then(|last| PaRange::from_ends(range.first(), last.min(range.last())));
+    let above = taken
+        .last()
+        .checked_add(1)
+        .and_then(|first: Pa| PaRange::from_ends(first.max(range.first()), range.last()));
+    below.into_iter().chain(above)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(first: u64, last: u64) -> PaRange {
+        PaRange::from_ends(Pa::new(first), Pa::new(last)).unwrap()
+    }
+
+    #[test]
+    fn what_is_taken_out_leaves_what_is_around_it() {
+        let left = |first, last| without(range(10, 20), range(first, last)).collect::<Vec<_>>();
+        assert_eq!(left(12, 15), [range(10, 11), range(16, 20)]);
+        assert_eq!(left(0, 12), [range(13, 20)]);
+        assert_eq!(left(20, 30), [range(10, 19)]);
+        assert_eq!(left(0, u64::MAX), []);
+        assert_eq!(left(30, 40), [range(10, 20)]);
     }
 }

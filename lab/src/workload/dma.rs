@@ -24,7 +24,7 @@ use super::witness::Witness;
 use crate::boot::{BootRequest, Standing, System};
 use crate::error::RunError;
 use crate::input::Opened;
-use crate::machine::{DiskContent, Machine, MachineSpec, fdt, qemu};
+use crate::machine::{DiskContent, Machine, MachineSpec, qemu, tables_of};
 use crate::platform::{LabPlatform, Tamper};
 use crate::report::Counters;
 use crate::trace::SharedSink;
@@ -70,7 +70,7 @@ pub struct Outcome {
 /// As [`RunError`] says. An outcome is always a verified one.
 pub fn run(job: &Job<'_>) -> Result<Outcome, RunError> {
     let content = DiskContent::holding(job.input);
-    let device_tree = fdt::of(&job.spec, job.device_tree.as_deref())?;
+    let device_tree = tables_of(&job.spec, job.device_tree.as_deref())?;
     let disk_name = first_disk_name(&job.spec)?;
     let witness = Arc::new(Witness::new(&disk_name, job.sink.clone()));
     let sink: SharedSink = witness.clone();

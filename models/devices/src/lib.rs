@@ -1,4 +1,5 @@
-//! Models of a machine's devices: PCI Express, an NVMe controller, a compression accelerator, an interrupt translation service.
+//! Models of a machine's devices: PCI Express, an NVMe controller, a compression accelerator, an interrupt translation service,
+//! and what takes messages on a PC.
 //!
 //! Written from the PCI Express, NVM Express and GIC books, and from nothing that drives such devices. A device does
 //! what its book says with whatever a driver writes: a bad command gets the status the book has for it, an access that
@@ -12,6 +13,7 @@
 )]
 
 pub mod accelerator;
+pub mod apic;
 pub mod its;
 pub mod nvme;
 pub mod pcie;

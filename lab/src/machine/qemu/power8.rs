@@ -82,5 +82,6 @@ fn spec(qemu: &Qemu, ram: PaRange) -> MachineSpec {
         }],
         accelerators: Vec::new(),
         reserved: Vec::new(),
+        pc: None,
     }
 }

@@ -56,5 +56,6 @@ fn spec(qemu: &Qemu, ram: PaRange) -> MachineSpec {
         }],
         accelerators: Vec::new(),
         reserved: Vec::new(),
+        pc: None,
     }
 }

@@ -45,7 +45,7 @@ use super::witness::Witness;
 use crate::boot::{BootRequest, Sharer, System};
 use crate::error::RunError;
 use crate::input::Opened;
-use crate::machine::{DiskContent, Machine, MachineSpec, fdt};
+use crate::machine::{DiskContent, Machine, MachineSpec, tables_of};
 use crate::platform::{LabPlatform, RegisterWindow, Tamper};
 use crate::process::{Backing, Kernel, RealFile};
 use crate::report::{Counters, SvaCounters};
@@ -120,7 +120,7 @@ pub struct Outcome {
 /// As [`RunError`] says. An outcome is always a verified one.
 pub fn run(job: &Job<'_>) -> Result<Outcome, RunError> {
     check_room(job)?;
-    let device_tree = fdt::of(&job.spec, job.device_tree.as_deref())?;
+    let device_tree = tables_of(&job.spec, job.device_tree.as_deref())?;
     let witness = Arc::new(Witness::new("", job.sink.clone()));
     let chronicle = Arc::new(Chronicle::new(witness.clone()));
     let sink: SharedSink = chronicle.clone();

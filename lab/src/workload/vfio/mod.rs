@@ -46,7 +46,7 @@ use super::witness::Witness;
 use crate::boot::{BootRequest, System, unbind};
 use crate::error::RunError;
 use crate::input::Opened;
-use crate::machine::{DiskContent, Machine, MachineSpec, fdt, qemu};
+use crate::machine::{DiskContent, Machine, MachineSpec, qemu, tables_of};
 use crate::platform::{LabPlatform, Tamper};
 use crate::report::{Counters, SpaprCounters, VfioCounters};
 use crate::trace::SharedSink;
@@ -144,7 +144,7 @@ pub(super) fn run_on_qemu_with(
 
 /// The same with something else done by the user. With `bypass`, the kernel's devices may go around translation where hardware can.
 pub(super) fn run_with(job: &Job<'_>, user: UserTurn<'_>, bypass: bool) -> Result<Outcome, RunError> {
-    let device_tree = fdt::of(&job.spec, job.device_tree.as_deref())?;
+    let device_tree = tables_of(&job.spec, job.device_tree.as_deref())?;
     let (index, disk_name) = hand::choose(&job.spec)?;
     let witness = Arc::new(Witness::new(&disk_name, job.sink.clone()));
     let sink: SharedSink = witness.clone();

@@ -8,6 +8,7 @@ use portcullis::core::owner::{ClaimError, Owner};
 use super::program::Program;
 use super::*;
 use crate::boot::Bound;
+use crate::machine::fdt;
 use crate::machine::spec::Plugged;
 use crate::machine::{Machine, builtin};
 use crate::trace::Memory;

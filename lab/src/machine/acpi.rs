@@ -1,0 +1,151 @@
+//! The ACPI tables that a PC's firmware leaves in memory.
+//!
+//! Emitted from the same [`MachineSpec`] as the models: RSDP, XSDT, MCFG, DMAR, MADT. Headers, sums and MCFG are the `acpi_tables` crate's; DMAR, which it does not have, is put
+//! together here byte by byte. Neither shares anything with who reads them.
+//!
+//! What firmware tells by other ways, AML and the memory map, is in no table: boot gets it from the machine ([`BootRequest`](crate::boot::BootRequest)).
+//!
+//! Spec: ACPI 6.5, 5.2.5 "Root System Description Pointer (RSDP)"; VT-d 5.10, 8 "BIOS Considerations".
+//! Not here: finding and reading tables (`boot::acpi`).
+
+use acpi_tables::Aml;
+use acpi_tables::madt::{EnabledStatus, LocalInterruptController, MADT, ProcessorLocalApic};
+use acpi_tables::mcfg::MCFG;
+use acpi_tables::rsdp::Rsdp;
+use acpi_tables::sdt::Sdt;
+use acpi_tables::xsdt::XSDT;
+
+use super::spec::{BridgeKind, MachineSpec, PcSpec, Plugged, Slot, VtdSpec};
+
+/// Where the area begins in which a PC's firmware leaves the RSDP, on a boundary of 16 bytes. Spec: ACPI 6.5, 5.2.5.1 "Finding the RSDP on IA-PC Systems".
+pub const AREA_FIRST: u64 = 0xe_0000;
+/// How large the area is.
+pub const AREA_BYTES: usize = 0x2_0000;
+
+const OEM: [u8; 6] = *b"PORTCU";
+const TABLE: [u8; 8] = *b"PORTCULL";
+/// Where the local APICs are. Spec: Intel SDM volume 3A, 11.4.1 "The Local APIC Block Diagram".
+const APIC_BASE: u32 = 0xfee0_0000;
+/// The flags of DMAR: interrupts can be remapped.
+const INTR_REMAP: u8 = 1;
+/// The flag of a unit for all that no other covers.
+const INCLUDE_PCI_ALL: u8 = 1;
+/// Bits of an address, less one.
+const HOST_ADDRESS_WIDTH: u8 = 45;
+
+/// Types of structures of DMAR, and of entries of their device scopes.
+const DRHD: u16 = 0;
+const RMRR: u16 = 1;
+const ATSR: u16 = 2;
+const ENDPOINT: u8 = 1;
+const SUB_HIERARCHY: u8 = 2;
+
+/// The area with the machine's tables.
+///
+/// # Errors
+///
+/// What of the machine no table can say.
+pub fn emit(spec: &MachineSpec, pc: &PcSpec) -> Result<Vec<u8>, String> {
+    let tables = [madt(spec)?, mcfg(spec)?, dmar(spec, pc)?];
+    let mut area = vec![0; 0x100];
+    let mut xsdt = XSDT::new(OEM, TABLE, 1);
+    for table in &tables {
+        xsdt.add_entry(AREA_FIRST + area.len() as u64);
+        area.extend(table);
+        area.resize(area.len().next_multiple_of(16), 0);
+    }
+    let at = AREA_FIRST + area.len() as u64;
+    area.extend(bytes(&xsdt));
+    // Not at the very beginning: it has to be looked for.
+    let rsdp = bytes(&Rsdp::new(OEM, at));
+    area[0x40..][..rsdp.len()].copy_from_slice(&rsdp);
+    if area.len() > AREA_BYTES {
+        return Err(format!("its tables take {} bytes, and there is room for {AREA_BYTES}", area.len()));
+    }
+    area.resize(AREA_BYTES, 0);
+    Ok(area)
+}
+
+fn bytes(table: &dyn Aml) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    table.to_aml_bytes(&mut bytes);
+    bytes
+}
+
+fn madt(spec: &MachineSpec) -> Result<Vec<u8>, String> {
+    let mut madt = MADT::new(OEM, TABLE, 1, LocalInterruptController::Address(APIC_BASE));
+    for cpu in 0..spec.cpus.len() {
+        let id = u8::try_from(cpu).map_err(|_| "an APIC's id has 8 bits")?;
+        madt.add_structure(ProcessorLocalApic::new(id, id, EnabledStatus::Enabled));
+    }
+    Ok(bytes(&madt))
+}
+
+fn mcfg(spec: &MachineSpec) -> Result<Vec<u8>, String> {
+    let mut mcfg = MCFG::new(OEM, TABLE, 1);
+    for (segment, bridge) in spec.host_bridges.iter().enumerate() {
+        let BridgeKind::Ecam(ecam) = &bridge.kind else {
+            return Err("a PC has host bridges with an ECAM".into());
+        };
+        mcfg.add_ecam(ecam.first().get(), segment_of(segment)?, 0, bridge.last_bus);
+    }
+    Ok(bytes(&mcfg))
+}
+
+fn dmar(spec: &MachineSpec, pc: &PcSpec) -> Result<Vec<u8>, String> {
+    let mut dmar = Sdt::new(*b"DMAR", 36, 1, OEM, TABLE, 1);
+    dmar.append_slice(&[HOST_ADDRESS_WIDTH, INTR_REMAP, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    // Units for all that is left come last.
+    let (named, rest): (Vec<&VtdSpec>, Vec<_>) = pc.units.iter().partition(|unit| unit.slots.is_some());
+    for unit in named {
+        let slots = unit.slots.as_deref().unwrap_or_default();
+        let segment = slots.first().map_or(0, |(bridge, _)| *bridge);
+        let entries = slots.iter().map(|slot| entry(spec, *slot)).collect::<Result<Vec<_>, _>>()?;
+        dmar.append_slice(&drhd(unit, 0, segment_of(segment)?, &entries.concat()));
+    }
+    for unit in rest {
+        for segment in 0..spec.host_bridges.len() {
+            dmar.append_slice(&drhd(unit, INCLUDE_PCI_ALL, segment_of(segment)?, &[]));
+        }
+    }
+    for region in &spec.reserved {
+        let memory = region.memory.filter(|memory| memory.first().get() == region.iova.first().get());
+        let memory = memory.ok_or("DMAR reserves memory that is mapped 1:1, and nothing else")?;
+        let ends = [memory.first().get(), memory.last().get()].map(u64::to_le_bytes).concat();
+        let body = [&[0, 0][..], &segment_of(region.slot.0)?.to_le_bytes(), &ends].concat();
+        dmar.append_slice(&structure(RMRR, &body, &entry(spec, region.slot)?));
+    }
+    for (index, _) in spec.host_bridges.iter().enumerate().filter(|(_, bridge)| bridge.ats) {
+        const ALL_PORTS: u8 = 1;
+        let body = [&[ALL_PORTS, 0][..], &segment_of(index)?.to_le_bytes()].concat();
+        dmar.append_slice(&structure(ATSR, &body, &[]));
+    }
+    dmar.update_checksum();
+    Ok(bytes(&dmar))
+}
+
+fn drhd(unit: &VtdSpec, flags: u8, segment: u16, scope: &[u8]) -> Vec<u8> {
+    let body = [&[flags, 0][..], &segment.to_le_bytes(), &unit.base.get().to_le_bytes()].concat();
+    structure(DRHD, &body, scope)
+}
+
+/// What is in a slot, as a device scope names it: a port with all behind it.
+fn entry(spec: &MachineSpec, (bridge, device): (usize, u8)) -> Result<Vec<u8>, String> {
+    let slots = spec.host_bridges.get(bridge).map_or(&[][..], |bridge| &bridge.slots);
+    let found = slots.iter().find(|slot| slot.device == device).ok_or("nothing is in that slot")?;
+    let kind = match found {
+        Slot { what: Plugged::PortWithDisk { .. }, .. } => SUB_HIERARCHY,
+        Slot { what: Plugged::Disk | Plugged::Accelerator, .. } => ENDPOINT,
+    };
+    // Type, length, flags, a reserved byte, no enumeration id, bus 0, and one step.
+    Ok(vec![kind, 8, 0, 0, 0, 0, device, 0])
+}
+
+fn structure(kind: u16, body: &[u8], scope: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(4 + body.len() + scope.len()).expect("a machine has few slots");
+    [&kind.to_le_bytes()[..], &length.to_le_bytes(), body, scope].concat()
+}
+
+fn segment_of(bridge: usize) -> Result<u16, String> {
+    u16::try_from(bridge).map_err(|_| "a segment's number has 16 bits".into())
+}
