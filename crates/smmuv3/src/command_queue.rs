@@ -31,6 +31,7 @@ use portcullis_spec::smmuv3::registers::CMDQ_PROD;
 use portcullis_types::trace::{Event, Value};
 use portcullis_types::{Pa, mutant};
 
+use crate::answers::Answers;
 use crate::atomics::{AtomicU8, AtomicU64};
 use crate::batch::Batch;
 use crate::counters::Counters;
@@ -64,6 +65,7 @@ pub(crate) struct CommandQueue<P: Platform, R> {
     /// Everything before this position has been consumed.
     pub(crate) head: AtomicU64,
     valid: Box<[AtomicU64]>,
+    pub(crate) answers: Answers,
     gates: Box<[Lock<P, ()>]>,
     state: AtomicU8,
     pub(crate) failures: Lock<P, Failures>,
@@ -102,6 +104,7 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
         let words = ring.slots().div_ceil(64);
         let cpus = platform.cpu_count().max(1);
         Some(Self {
+            answers: Answers::new(&ring),
             ring,
             signals,
             coherent,
@@ -265,6 +268,7 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
                 ],
             });
         }
+        self.answers.keep(&self.ring, position, command);
         self.store(position, command);
     }
 

@@ -2,9 +2,10 @@
 //!
 //! | error | what is done |
 //! |---|---|
-//! | command illegal | its slot is filled with a CMD_SYNC that signals nobody, and the queue goes on; the batch it was in fails |
+//! | answer to a device refused | it is sent again [`TRIES`] times, in its slot; then it is lost, and that is told |
+//! | other command illegal | its slot is filled with a CMD_SYNC that signals nobody, and the queue goes on; the batch it was in fails |
 //! | ATC invalidation timed out | the sync is run again; every batch that asked an ATC before it fails, whose command it was being unknown |
-//! | command not fetched | the fetch is tried again [`FETCH_TRIES`] times; then the queue is dead and says so |
+//! | command not fetched | the fetch is tried again [`TRIES`] times; then the queue is dead and says so |
 //! | queue or MSI aborted | told, acknowledged; groups of page requests that were begun are forgotten (`page_requests`) |
 //! | service failure | told, acknowledged; the command queue is dead |
 //!
@@ -26,13 +27,13 @@ use portcullis_spec::smmuv3::command::Command;
 use portcullis_spec::smmuv3::registers::{
     CERROR_ABT, CERROR_ATC_INV_SYNC, CMDQ_CONS, CmdqCons, GERROR, GERRORN, Gerror,
 };
-use portcullis_types::Pa;
 use portcullis_types::trace::{Event, Value};
+use portcullis_types::{Pa, mutant};
 
 use crate::command_queue::CommandQueue;
 
-/// How often in a row fetching the same command may fail.
-const FETCH_TRIES: u32 = 3;
+/// How often in a row fetching the same command may fail, and how often an answer is sent again.
+const TRIES: u32 = 3;
 /// How many failures are remembered one by one, for those whose batches they were in.
 const REMEMBERED: usize = 64;
 /// What the PRI queue is called when it was aborted.
@@ -46,7 +47,8 @@ pub(crate) struct Failures {
     recent: VecDeque<Failure>,
     /// Failures at positions before this one may have been forgotten.
     forgotten_before: u64,
-    fetches: (u64, u32),
+    /// The last position at which something was tried again, and how often in a row.
+    again: (u64, u32),
     untold: Vec<GlobalError>,
 }
 
@@ -61,7 +63,7 @@ impl Failures {
         Self {
             recent: VecDeque::with_capacity(REMEMBERED),
             forgotten_before: 0,
-            fetches: (u64::MAX, 0),
+            again: (u64::MAX, 0),
             untold: Vec::new(),
         }
     }
@@ -87,6 +89,13 @@ impl Failures {
             self.forgotten_before = self.forgotten_before.max(oldest.position + 1);
         }
         self.recent.push_back(Failure { position, code });
+    }
+
+    /// Whether something at this position may be tried once more.
+    fn try_again(&mut self, position: u64) -> bool {
+        let tries = if self.again.0 == position { self.again.1 + 1 } else { 1 };
+        self.again = (position, tries);
+        tries <= TRIES
     }
 
     pub(crate) fn tell(&mut self, error: GlobalError) {
@@ -128,19 +137,24 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
         let at = self.ring.address(position);
         let words = [self.platform.load(at), self.platform.load(Pa::new(at.get() + 8))];
         if cons.err() == CERROR_ABT {
-            let tries = if failures.fetches.0 == position { failures.fetches.1 + 1 } else { 1 };
-            failures.fetches = (position, tries);
-            if tries <= FETCH_TRIES {
+            if failures.try_again(position) {
                 return true;
             }
             failures.tell(GlobalError::QueueAbort("command queue"));
             self.kill();
             return false;
         }
-        if cons.err() != CERROR_ATC_INV_SYNC {
-            self.store(position, Command::sync());
+        let answer = self.answers.at(&self.ring, position).filter(|_| !mutant!("refused-answer-dropped"));
+        match answer {
+            // Nothing happened yet, and nobody's batch has lost anything.
+            Some(answer) if failures.try_again(position) => self.store(position, answer),
+            _ => {
+                if cons.err() != CERROR_ATC_INV_SYNC {
+                    self.store(position, Command::sync());
+                }
+                failures.remember(position, cons.err());
+            }
         }
-        failures.remember(position, cons.err());
         failures.tell(GlobalError::Command { code: cons.err().into(), words });
         self.failure_count.fetch_add(1, AcqRel);
         self.counters.command_errors.fetch_add(1, Relaxed);

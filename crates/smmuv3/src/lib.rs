@@ -30,6 +30,7 @@
 
 extern crate alloc;
 
+mod answers;
 mod asids;
 mod atc;
 mod atomics;

@@ -319,3 +319,45 @@ fn part_22_stalls_end_only_when_no_answer_is_on_its_way() {
     block().unwrap();
     assert!(ended());
 }
+
+#[test]
+fn part_25_an_answer_that_hardware_refuses_is_sent_again() {
+    for machine in [Machine::Pcie, Machine::Platform] {
+        let shared = Shared::on(machine);
+        let ask = || {
+            if machine == Machine::Pcie {
+                put_page_request(&shared.fake, raw(SSV | LAST | READ, 74));
+            } else {
+                put_event(&shared.fake, [0x0000_0009_0000_5810, 1 << 31 | 0x42, 0x1234, 0]);
+                shared.smmu.drain_events(&mut |record| panic!("{record:?} is no fault yet"));
+            }
+            let [Drained::Request(asked)] = drain(&shared)[..] else { panic!("one request") };
+            let PageRequest { source, pasid, group, .. } = asked;
+            shared.sva().respond(&PageResponse { source, pasid, group, code: ResponseCode::Success });
+        };
+        let repaired = || {
+            // Each refusal stops the queue until somebody has repaired it.
+            let mut errors = 0;
+            for _ in 0..8 {
+                shared.fake.work(16);
+                errors += shared.smmu.handle_errors().len();
+            }
+            (sent(&shared), errors)
+        };
+        ask();
+        let answer = sent(&shared);
+        shared.fake.with(|state| state.illegal_once = Some(Command(answer[0])));
+        ask();
+        assert_eq!(repaired(), (answer.clone(), 1), "once");
+        // What hardware never takes holds nobody up for ever.
+        let opcode = Command(answer[0]).opcode();
+        shared.fake.with(|state| state.illegal.push(opcode));
+        ask();
+        let (log, errors) = repaired();
+        assert!(log.iter().all(|&words| Command(words).opcode() == Opcode::SYNC), "{log:x?}");
+        assert_eq!(errors, 4, "it was tried four times");
+        shared.fake.with(|state| state.illegal.clear());
+        ask();
+        assert_eq!(repaired(), (answer, 0));
+    }
+}
