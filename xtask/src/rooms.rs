@@ -38,6 +38,7 @@ pub(crate) const ROOMS: &[Room] = &[
     // Models stand apart: that they cannot name a driver or a walker is what their verdicts rest on.
     room("models/bus", &["crates/types", "crates/spec"]),
     room("models/smmuv3", &["crates/types", "crates/spec", "models/bus"]),
+    room("models/smmuv2", &["crates/types", "models/bus"]),
     room("models/devices", &["crates/types", "crates/spec", "models/bus"]),
     room("models/cpu", &["crates/types", "crates/spec", "models/bus"]),
     room("models/ioda2", &["crates/types", "models/bus"]),
@@ -103,6 +104,7 @@ const BOTH_SIDES: &[&str] = &[
     "crates/portcullis",
     "models/bus",
     "models/smmuv3",
+    "models/smmuv2",
     "models/devices",
     "models/cpu",
     "models/ioda2",
@@ -126,6 +128,7 @@ const BOTH_SIDES_AND_LAB: &[&str] = &[
     "crates/portcullis",
     "models/bus",
     "models/smmuv3",
+    "models/smmuv2",
     "models/devices",
     "models/cpu",
     "models/ioda2",
