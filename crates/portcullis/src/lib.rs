@@ -8,6 +8,7 @@
 //! | firmware tables | to know who is behind which IOMMU | [`firmware`] |
 //! | a PCIe host bridge | devices, capabilities, groups | [`pci`] |
 //! | an SMMUv3 | a driver for it | [`smmuv3`] |
+//! | an SMMUv2 or MMU-500 | a driver for it | [`smmuv2`] |
 //! | a POWER8 host bridge, PHB3 | a driver for it | [`ioda2`] |
 //! | a device | memory that it can reach, interrupts that arrive | [`core`] |
 //! | an IOMMU that is not here | to write a driver | [`core::iommu`], [`pgtable`], [`spec`] |
@@ -26,6 +27,7 @@ pub use portcullis_iova as iova;
 pub use portcullis_nvme as nvme;
 pub use portcullis_pci as pci;
 pub use portcullis_pgtable as pgtable;
+pub use portcullis_smmuv2 as smmuv2;
 pub use portcullis_smmuv3 as smmuv3;
 pub use portcullis_spec as spec;
 pub use portcullis_types as types;

@@ -1,0 +1,149 @@
+//! Taking faults out of registers.
+//!
+//! The hardware has room for one fault in each bank, and for one global one. Of those that come while it is full it keeps nothing but that they
+//! came. A fault is read whole first and cleared then, by writing what was read: what came in between stays, and is taken next.
+//!
+//! # Stalled transactions
+//!
+//! Where faults stall, the caller is told while the transaction waits, and may map what is missing. Then the fault is cleared, and only after that is the
+//! transaction let go: the other way round its next fault would meet a register that is full. It is retried if it would not fault now, and
+//! terminated if it would.
+//!
+//! One CPU at a time reads and clears; no lock is held while the caller is told, so that it may call back into the driver. A bank whose transaction
+//! somebody is looking at is left out by others.
+//!
+//! Spec: SMMUv2 D.c, 3.7 "Context faults", 3.8 "Global faults", 16.5.28 "SMMU_CBn_RESUME, Transaction Resume register".
+//! Not here: what registers say (`fault`).
+
+use alloc::sync::Weak;
+
+use portcullis_core::iommu::FaultRecord;
+use portcullis_hal::{Platform, Registers};
+use portcullis_spec::smmuv2::bank::{FAR, FSR, FSYNR0, Fsr, Fsynr0, RESUME, RESUME_RETRY, RESUME_TERMINATE};
+use portcullis_spec::smmuv2::global::{FaultStream, GFAR, GFSR, GFSYNR0, GFSYNR1, Gfsr, Gfsynr0, cbfrsynra};
+use portcullis_types::SourceId;
+use portcullis_types::mutant;
+use portcullis_types::trace::{Event, Value};
+
+use crate::counters::Operation;
+use crate::fault;
+use crate::hardware::Hardware;
+
+/// How often one call takes a fault of the same bank: a device that faults without end cannot hold a CPU.
+const MOST: usize = 4;
+
+/// A context fault that was read.
+struct Taken {
+    fsr: Fsr,
+    record: FaultRecord,
+}
+
+impl<P: Platform, R: Registers> Hardware<P, R> {
+    /// Takes the faults that are there and gives each to `to`. `source_of` says whose a StreamID is. Answers how many.
+    pub(crate) fn drain_faults(
+        &self,
+        source_of: &dyn Fn(u16) -> SourceId,
+        to: &mut dyn FnMut(&FaultRecord),
+    ) -> usize {
+        let mut count = 0;
+        let banks = self.banks.lock().in_use();
+        for bank in banks {
+            count += (0..MOST).take_while(|_| self.drain_bank(bank, source_of, to)).count();
+        }
+        count + (0..MOST).take_while(|_| self.drain_global(source_of, to)).count()
+    }
+
+    fn drain_bank(
+        &self,
+        bank: usize,
+        source_of: &dyn Fn(u16) -> SourceId,
+        to: &mut dyn FnMut(&FaultRecord),
+    ) -> bool {
+        let Some(Taken { fsr, record }) = self.take_context_fault(bank, source_of) else { return false };
+        self.count(Operation::ContextFault);
+        if fsr.multi() {
+            self.count(Operation::LostFaults);
+        }
+        self.say_fault(&record);
+        to(&record);
+        if fsr.ss() {
+            self.let_go(bank, fsr, &record);
+        }
+        true
+    }
+
+    fn take_context_fault(&self, bank: usize, source_of: &dyn Fn(u16) -> SourceId) -> Option<Taken> {
+        let mut taking = self.taking.lock();
+        if taking.contains(&bank) {
+            return None;
+        }
+        let fsr = Fsr::from_bits(self.read_bank(bank, FSR));
+        if fsr.with_format(0).into_bits() == 0 {
+            return None;
+        }
+        let fsynr0 = Fsynr0::from_bits(self.read_bank(bank, FSYNR0));
+        let far = self.read_bank64(bank, FAR);
+        let stream = FaultStream::from_bits(self.read_global1(cbfrsynra(bank)));
+        if fsr.ss() {
+            taking.push(bank);
+        } else {
+            self.write_bank(bank, FSR, fsr.into_bits());
+        }
+        drop(taking);
+        Some(Taken { fsr, record: fault::context(fsr, fsynr0, far, source_of(stream.stream_id())) })
+    }
+
+    /// Clears the fault of a transaction that waits, and lets the transaction go.
+    fn let_go(&self, bank: usize, fsr: Fsr, record: &FaultRecord) {
+        let domain = self.domains.lock().get(&bank).and_then(Weak::upgrade);
+        let mended = domain.is_some_and(|domain| {
+            let (Some(iova), Some(access)) = (record.iova, record.access) else { return false };
+            domain.allows(iova, access)
+        });
+        let (word, operation) =
+            if mended { (RESUME_RETRY, Operation::Retry) } else { (RESUME_TERMINATE, Operation::Terminate) };
+        let mut taking = self.taking.lock();
+        if mutant!("smmuv2-resumed-before-its-fault-is-cleared") {
+            self.write_bank(bank, RESUME, word);
+        }
+        self.write_bank(bank, FSR, fsr.into_bits());
+        self.write_bank(bank, RESUME, word);
+        taking.retain(|held| *held != bank);
+        drop(taking);
+        self.count(operation);
+    }
+
+    fn drain_global(&self, source_of: &dyn Fn(u16) -> SourceId, to: &mut dyn FnMut(&FaultRecord)) -> bool {
+        let taking = self.taking.lock();
+        let gfsr = Gfsr::from_bits(self.registers.read32(GFSR));
+        if gfsr.into_bits() == 0 {
+            return false;
+        }
+        let gfsynr0 = Gfsynr0::from_bits(self.registers.read32(GFSYNR0));
+        let stream = FaultStream::from_bits(self.registers.read32(GFSYNR1));
+        let gfar = self.registers.read64(GFAR);
+        self.registers.write32(GFSR, gfsr.into_bits());
+        drop(taking);
+        self.count(Operation::GlobalFault);
+        if gfsr.multi() {
+            self.count(Operation::LostFaults);
+        }
+        let record = fault::global(gfsr, gfsynr0, gfar, source_of(stream.stream_id()));
+        self.say_fault(&record);
+        to(&record);
+        true
+    }
+
+    fn say_fault(&self, record: &FaultRecord) {
+        self.platform.event(&Event {
+            source: "smmuv2",
+            name: "event",
+            fields: &[
+                ("name", Value::Str(record.name)),
+                ("word0", Value::Hex(record.raw[0])),
+                ("word1", Value::Hex(record.raw[1])),
+                ("word2", Value::Hex(record.raw[2])),
+            ],
+        });
+    }
+}

@@ -1,0 +1,511 @@
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use portcullis_core::iommu::{
+    AttachError, DomainError, FaultReason, Gather, GlobalError, HwDomain, Iommu, SyncError, Target,
+};
+use portcullis_spec::smmuv2::bank::{
+    ACTLR, FAR, FSR, FSYNR0, RESUME, SCTLR, TCR, TLBIASID, TLBIIPAS2L, TLBIVA, TLBIVAL, TLBSYNC, TTBR0,
+};
+use portcullis_spec::smmuv2::global::{
+    ACR, CR0, GFAR, GFSR, GFSYNR0, GFSYNR1, IDR0, TLBGSYNC, TLBIALLNSNH, TLBIVMID, cba2r, cbar, cbfrsynra,
+    s2cr, smr,
+};
+use portcullis_types::{Iova, IovaRange, Pa, Perms, Prot, SizeLg2, SourceId};
+
+use super::*;
+use crate::config::Implementation;
+use crate::counters::Operation;
+use crate::testing::Fake;
+
+const FAULT: u8 = 0b10;
+const BYPASS: u8 = 0b01;
+const TRANSLATE: u8 = 0b00;
+const GPU: [SourceId; 1] = [SourceId(0x003f_0400)];
+const NET: [SourceId; 1] = [SourceId(9)];
+
+type Driver = Smmu<Fake, Arc<Fake>>;
+
+fn ready(config: Config) -> (Arc<Fake>, Arc<Driver>) {
+    let fake = Fake::new();
+    let smmu = fake.probe(config);
+    smmu.add_device("gpu", &GPU).unwrap();
+    fake.take_writes();
+    (fake, smmu)
+}
+
+fn attached(config: Config) -> (Arc<Fake>, Arc<Driver>, Arc<dyn HwDomain<Fake>>) {
+    let (fake, smmu) = ready(config);
+    let domain = smmu.new_domain().unwrap();
+    smmu.attach(&GPU, &Target::Domain(domain.clone())).unwrap();
+    fake.take_writes();
+    (fake, smmu, domain)
+}
+
+fn range(first: u64, len_bytes: u64) -> IovaRange {
+    IovaRange::new(Iova::new(first), len_bytes).unwrap()
+}
+
+fn map(domain: &dyn HwDomain<Fake>, first: u64, len_bytes: u64) {
+    domain
+        .map(Iova::new(first), Pa::new(0x8000_0000 + first), len_bytes, Prot::cached(Perms::READ_WRITE))
+        .unwrap();
+}
+
+fn unmap(domain: &dyn HwDomain<Fake>, range: IovaRange) -> Result<(), SyncError> {
+    let mut gather = Gather::new();
+    domain.unmap(range, &mut gather).unwrap();
+    domain.sync(&mut gather).map(drop)
+}
+
+#[test]
+fn after_probe_nobody_gets_through() {
+    let fake = Fake::new();
+    let _smmu = fake.probe(Fake::config());
+    // CLIENTPD 0; USFCFG, SMCFCFG, fault reports and interrupts, PTM, VMIDPNE, STALLD.
+    assert_eq!(fake.get(CR0), 0x0020_1d36);
+    assert!(fake.table().is_empty());
+    assert!((0..8).all(|group| fake.get(s2cr(group)) == 0x0002_0000), "a group of nobody's says fault");
+    for bank in 0..4 {
+        assert_eq!(fake.get_bank(bank, SCTLR), 0);
+        assert_eq!(fake.get(fake.global1(cbar(bank))), 0x0002_0000, "a bank of nobody's faults");
+    }
+}
+
+#[test]
+fn the_way_around_is_closed_after_groups_and_banks_are_in_order_and_not_before() {
+    let fake = Fake::new();
+    Smmu::probe(fake.clone(), fake.clone(), Fake::config()).unwrap();
+    let writes = fake.take_writes();
+    assert_eq!(writes.last().map(|&(at, _)| at), Some(CR0), "last of all");
+    assert_eq!(writes.iter().filter(|&&(at, _)| at == CR0).count(), 1);
+}
+
+#[test]
+fn hardware_that_does_not_forget_is_left_with_nobody_getting_through() {
+    let fake = Fake::new();
+    fake.with(|state| state.stuck = true);
+    let probed = Smmu::probe(fake.clone(), fake.clone(), Fake::config());
+    assert!(matches!(
+        probed,
+        Err(ProbeError::Timeout { waiting_for: "SMMU_TLBGSTATUS to be idle", last: 1 })
+    ));
+    assert_eq!((fake.get(CR0), fake.table()), (0x0020_1d36, Vec::new()));
+}
+
+#[test]
+fn an_mmu_500_translates_nothing_ahead_and_keeps_nobody_who_passes() {
+    let fake = Fake::new();
+    fake.set(ACR, 1 << 26 | 1 << 10 | 1 << 8 | 1 << 2);
+    (0..4).for_each(|bank| fake.set_bank(bank, ACTLR, 0b11));
+    fake.probe(Config { implementation: Implementation::Mmu500, ..Fake::config() });
+    assert_eq!(fake.get(ACR), 1 << 2, "the lock, and the bits for traffic that passes");
+    assert!((0..4).all(|bank| fake.get_bank(bank, ACTLR) == 0b01), "CPRE");
+}
+
+#[test]
+fn a_device_is_blocked_until_it_is_attached_and_its_groups_are_whole_before_they_match() {
+    let (fake, smmu) = ready(Fake::config());
+    assert_eq!(fake.table(), [(0x400, 0x3f, FAULT, 0)]);
+    smmu.add_device("net", &NET).unwrap();
+    assert_eq!(fake.take_writes(), [(s2cr(1), 0x0002_0000), (smr(1), 0x8000_0009)]);
+}
+
+#[test]
+fn a_bank_is_set_up_whole_before_it_is_turned_on_and_a_stream_led_there() {
+    let (fake, smmu) = ready(Fake::config());
+    let domain = smmu.new_domain().unwrap();
+    let words = |register| fake.get_bank(0, register);
+    assert_eq!(words(SCTLR), 0x1167, "M, TRE, AFE, CFRE, CFIE, HUPCF, ASIDPNE");
+    assert_eq!((words(TCR), fake.get(fake.global1(cba2r(0)))), (0x0080_3510, 1));
+    assert_eq!(fake.get(fake.global1(cbar(0))), 0x0001_f300, "stage 2 is bypassed and weakens nothing");
+    let writes = fake.take_writes();
+    assert_eq!(writes.last(), Some(&(fake.bank(0, SCTLR), 0x1167)));
+    assert_eq!(writes.first(), Some(&(fake.bank(0, SCTLR), 0)));
+    smmu.attach(&GPU, &Target::Domain(domain)).unwrap();
+    assert_eq!(fake.take_writes(), [(s2cr(0), 0)], "one write, and nobody was there before to wait for");
+    assert_eq!(fake.table(), [(0x400, 0x3f, TRANSLATE, 0)]);
+}
+
+#[test]
+fn every_domain_has_a_bank_and_a_tag_of_its_own_and_more_than_there_are_is_an_error() {
+    let (fake, smmu) = ready(Fake::config());
+    let domains: Vec<_> = (0..4).map(|_| smmu.new_domain().unwrap()).collect();
+    assert!((0..4u64).all(|bank| fake.read64(fake.bank(bank as usize, TTBR0)) >> 48 == bank));
+    assert!(matches!(smmu.new_domain(), Err(DomainError::NoIds)));
+    drop(domains);
+    assert!(smmu.new_domain().is_ok());
+}
+
+#[test]
+fn mapping_tells_the_hardware_nothing() {
+    let (fake, _smmu, domain) = attached(Fake::config());
+    map(&*domain, 0x10_0000, 0x40_0000);
+    assert!(fake.take_writes().is_empty());
+}
+
+#[test]
+fn an_unmapped_page_is_one_write_and_one_sync() {
+    let (fake, smmu, domain) = attached(Fake::config());
+    map(&*domain, 0x10_0000, 0x2000);
+    let before = smmu.counts();
+    unmap(&*domain, range(0x10_0000, 0x1000)).unwrap();
+    let bank = |register| fake.bank(0, register);
+    assert_eq!(fake.take_writes(), [(bank(TLBIVAL), 0x100), (bank(TLBSYNC), 0)]);
+    unmap(&*domain, range(0x10_1000, 0x1000)).unwrap();
+    assert_eq!(fake.take_writes()[0], (bank(TLBIVA), 0x101), "its table went: no leaf hint");
+    let counts = smmu.counts().since(&before);
+    assert_eq!((counts.of(Operation::TlbiVal), counts.of(Operation::TlbiVa), counts.syncs()), (1, 1, 2));
+}
+
+#[test]
+fn a_range_is_one_sync_and_a_large_one_is_everything() {
+    let (fake, _smmu, domain) = attached(Fake::config());
+    map(&*domain, 0x10_1000, 0x8000);
+    unmap(&*domain, range(0x10_1000, 0x8000)).unwrap();
+    assert_eq!(fake.take_writes().len(), 9);
+    map(&*domain, 0x1000, 0x1f_f000);
+    map(&*domain, 0x20_0000, 0x1000);
+    unmap(&*domain, range(0x1000, 0x20_0000)).unwrap();
+    assert_eq!(fake.take_writes(), [(fake.bank(0, TLBIASID), 0), (fake.bank(0, TLBSYNC), 0)]);
+}
+
+#[test]
+fn the_asid_stands_in_what_is_forgotten() {
+    let (fake, smmu, _other) = attached(Fake::config());
+    let domain = smmu.new_domain().unwrap();
+    map(&*domain, 0x5000, 0x2000);
+    fake.take_writes();
+    unmap(&*domain, range(0x5000, 0x1000)).unwrap();
+    assert_eq!(fake.take_writes()[0], (fake.bank(1, TLBIVAL), 1 << 48 | 5));
+    domain.flush_all().map(drop).unwrap();
+    assert_eq!(fake.take_writes()[0], (fake.bank(1, TLBIASID), 1));
+}
+
+#[test]
+fn a_bus_that_splits_writes_gets_none_that_may_not_be_split() {
+    let (fake, _smmu, domain) = attached(Config { wide_writes: false, ..Fake::config() });
+    map(&*domain, 0x5000, 0x2000);
+    unmap(&*domain, range(0x5000, 0x1000)).unwrap();
+    assert_eq!(fake.take_writes()[0], (fake.bank(0, TLBIASID), 0));
+}
+
+#[test]
+fn stage_2_is_forgotten_by_its_own_operations_and_a_vmid_by_the_global_sync() {
+    let (fake, _smmu, domain) = attached(Config { stage: Stage::Two, ..Fake::config() });
+    assert_eq!(fake.get(fake.global1(cbar(0))), 0x0000_0001, "a VMID of its own");
+    assert_eq!(fake.get_bank(0, SCTLR), 0x0167);
+    map(&*domain, 0x5000, 0x2000);
+    unmap(&*domain, range(0x5000, 0x1000)).unwrap();
+    assert_eq!(fake.take_writes(), [(fake.bank(0, TLBIIPAS2L), 5), (fake.bank(0, TLBSYNC), 0)]);
+    domain.flush_all().map(drop).unwrap();
+    assert_eq!(fake.take_writes(), [(TLBIVMID, 1), (TLBGSYNC, 0)]);
+}
+
+#[test]
+fn a_sync_that_does_not_end_proves_nothing_and_frees_nothing() {
+    let (fake, smmu, domain) = attached(Fake::config());
+    map(&*domain, 0x5000, 0x1000);
+    let mut gather = Gather::new();
+    domain.unmap(range(0x5000, 0x1000), &mut gather).unwrap();
+    let held = fake.live_bytes();
+    fake.with(|state| state.stuck = true);
+    let timeout = SyncError::Timeout { waiting_for: "SMMU_CBn_TLBSTATUS to be idle", last: 1 };
+    assert_eq!(domain.sync(&mut gather).map(drop), Err(timeout));
+    assert!(!gather.is_empty() && fake.live_bytes() == held, "it is as it was, for another try");
+    assert_eq!((smmu.handle_errors(), smmu.handle_errors()), (vec![GlobalError::ServiceFailure], vec![]));
+    fake.with(|state| state.stuck = false);
+    domain.sync(&mut gather).map(drop).unwrap();
+    assert!(gather.is_empty() && fake.live_bytes() < held);
+}
+
+#[test]
+fn a_bank_that_may_be_remembered_is_nobodys_and_its_tables_stay() {
+    let (fake, smmu) = ready(Fake::config());
+    let domain = smmu.new_domain().unwrap();
+    let held = fake.live_bytes();
+    fake.with(|state| state.stuck = true);
+    drop(domain);
+    assert_eq!((fake.get_bank(0, SCTLR), fake.live_bytes()), (0, held));
+    fake.with(|state| state.stuck = false);
+    let next: Vec<_> = (0..3).map(|_| smmu.new_domain().unwrap()).collect();
+    assert!(matches!(smmu.new_domain(), Err(DomainError::NoIds)), "one bank less");
+    drop(next);
+}
+
+#[test]
+fn a_dropped_domain_gives_everything_back_and_leaves_no_way_around() {
+    let fake = Fake::new();
+    let smmu = fake.probe(Fake::config());
+    let domain = smmu.new_domain().unwrap();
+    map(&*domain, 0x5000, 0x1000);
+    fake.take_writes();
+    drop(domain);
+    assert_eq!(fake.live_bytes(), 0);
+    let at = |at: usize| fake.with(|state| state.writes.iter().position(|&(register, _)| register == at));
+    let (off, forgotten, left) = (fake.bank(0, SCTLR), fake.bank(0, TLBIASID), fake.global1(cbar(0)));
+    // The operation is about the VMID that the bank still has.
+    assert!(at(off) < at(forgotten) && at(forgotten) < at(left) && at(off).is_some());
+    assert_eq!(fake.get(fake.global1(cbar(0))), 0x0002_0000);
+}
+
+#[test]
+fn what_a_device_was_attached_to_is_forgotten_before_attach_returns() {
+    let (fake, smmu, domain) = attached(Fake::config());
+    smmu.attach(&GPU, &Target::Identity).unwrap();
+    assert_eq!(fake.table(), [(0x400, 0x3f, BYPASS, 0)]);
+    let bank = |register| fake.bank(0, register);
+    assert_eq!(fake.take_writes(), [(s2cr(0), 0x0001_0000), (bank(TLBIASID), 0), (bank(TLBSYNC), 0)]);
+    smmu.attach(&GPU, &Target::Domain(domain)).unwrap();
+    let after_passing: Vec<usize> = fake.take_writes().iter().map(|&(at, _)| at).collect();
+    assert!(after_passing.contains(&TLBIALLNSNH) && after_passing.contains(&TLBGSYNC));
+}
+
+#[test]
+fn an_attach_that_is_not_confirmed_leaves_the_device_as_it_was() {
+    let (fake, smmu, _domain) = attached(Fake::config());
+    fake.with(|state| state.stuck = true);
+    let refused = smmu.attach(&GPU, &Target::Identity);
+    assert!(matches!(refused, Err(AttachError::Sync(SyncError::Timeout { .. }))));
+    assert_eq!(fake.table(), [(0x400, 0x3f, TRANSLATE, 0)]);
+}
+
+#[test]
+fn one_that_is_to_be_blocked_is_blocked_whether_or_not_that_is_confirmed() {
+    let (fake, smmu, domain) = attached(Fake::config());
+    fake.with(|state| state.stuck = true);
+    let weak = Arc::downgrade(&domain);
+    drop(domain);
+    assert!(matches!(smmu.attach(&GPU, &Target::Blocked), Err(AttachError::LeftBlocked(_))));
+    assert_eq!(fake.table(), [(0x400, 0x3f, FAULT, 0)]);
+    assert!(weak.upgrade().is_some(), "what it was attached to may be in use for ever");
+}
+
+#[test]
+fn a_removed_device_is_a_stream_that_nobody_knows() {
+    let (fake, smmu, _domain) = attached(Fake::config());
+    smmu.remove_device(&GPU).unwrap();
+    assert!(fake.table().is_empty());
+    let writes = fake.take_writes();
+    let (blocked, forgotten) = ((s2cr(0), 0x0002_0000), (fake.bank(0, TLBIASID), 0));
+    assert_eq!((writes[0], writes[1]), (blocked, forgotten));
+    assert_eq!(smmu.attach(&GPU, &Target::Blocked), Err(AttachError::UnknownSource(GPU[0])));
+    smmu.add_device("other", &GPU).unwrap();
+}
+
+#[test]
+fn a_device_whose_removal_is_not_confirmed_stays_known_and_blocked() {
+    let (fake, smmu, _domain) = attached(Fake::config());
+    fake.with(|state| state.stuck = true);
+    assert!(smmu.remove_device(&GPU).is_err());
+    assert_eq!(fake.table(), [(0x400, 0x3f, FAULT, 0)]);
+    assert!(smmu.add_device("other", &GPU).is_err());
+}
+
+#[test]
+fn a_foreign_domain_a_part_of_a_device_and_a_process_are_refused() {
+    let (_fake, smmu) = ready(Fake::config());
+    let foreign = Fake::new().probe(Fake::config()).new_domain().unwrap();
+    assert_eq!(smmu.attach(&GPU, &Target::Domain(foreign)), Err(AttachError::ForeignDomain));
+    smmu.add_device("net", &[SourceId(9), SourceId(11)]).unwrap();
+    assert_eq!(smmu.attach(&NET, &Target::Identity), Err(AttachError::Unsupported));
+}
+
+#[test]
+fn streams_that_index_have_the_group_of_their_number() {
+    let fake = Fake::new();
+    fake.set(IDR0, fake.get(IDR0) & !(1 << 27) & !(0xf << 9) | 3 << 9);
+    let smmu = fake.probe(Fake::config());
+    smmu.add_device("gpu", &[SourceId(0x0001_0004)]).unwrap();
+    smmu.attach(&[SourceId(0x0001_0004)], &Target::Identity).unwrap();
+    let kinds: Vec<u32> = (0..8).map(|group| fake.get(s2cr(group)) >> 16 & 3).collect();
+    assert_eq!(kinds, [2, 2, 2, 2, 1, 1, 2, 2]);
+}
+
+#[test]
+fn streams_of_16_bits_are_valid_where_their_group_says_where_they_go() {
+    let fake = Fake::new();
+    fake.set(IDR0, fake.get(IDR0) | 1 << 8);
+    fake.with(|state| state.smr_bits = u32::MAX);
+    let smmu = fake.probe(Fake::config());
+    assert_eq!(fake.get(CR0) & 1 << 3, 1 << 3);
+    smmu.add_device("gpu", &[SourceId(0x00ff_fe00)]).unwrap();
+    assert_eq!(fake.take_writes(), [(smr(0), 0x00ff_fe00), (s2cr(0), 0x0002_0400)]);
+    smmu.attach(&[SourceId(0x00ff_fe00)], &Target::Identity).unwrap();
+    assert_eq!(fake.get(s2cr(0)), 0x0001_0400);
+    smmu.remove_device(&[SourceId(0x00ff_fe00)]).unwrap();
+    assert_eq!((fake.get(s2cr(0)), fake.get(smr(0))), (0x0002_0000, 0));
+}
+
+#[test]
+fn masks_that_the_hardware_does_not_hold_are_not_used() {
+    let fake = Fake::new();
+    fake.with(|state| state.smr_bits = 0x800f_03ff);
+    let smmu = fake.probe(Fake::config());
+    assert!(smmu.add_device("gpu", &GPU).is_err());
+    smmu.add_device("net", &[SourceId(0x000f_0010)]).unwrap();
+}
+
+fn context_fault(fake: &Fake, fsr: u32, fsynr0: u32) {
+    fake.set_bank(0, FSR, fsr);
+    fake.set_bank(0, FSYNR0, fsynr0);
+    fake.set_bank(0, FAR, 0x7000);
+    fake.set(fake.global1(cbfrsynra(0)), 0x423);
+    fake.take_writes();
+}
+
+#[test]
+fn a_context_fault_is_read_whole_and_cleared_and_told_of_the_device_whose_stream_it_was() {
+    let (fake, smmu, _domain) = attached(Fake::config());
+    context_fault(&fake, 0x8000_0402, 0x10);
+    let mut seen = Vec::new();
+    assert_eq!(smmu.drain_events(&mut |record| seen.push(*record)), 1);
+    assert_eq!((seen[0].source, seen[0].reason), (Some(GPU[0]), FaultReason::NotMapped));
+    assert_eq!(seen[0].iova, Some(Iova::new(0x7000)));
+    assert_eq!(fake.take_writes(), [(fake.bank(0, FSR), 0x8000_0402)]);
+    assert_eq!(smmu.counts().of(Operation::LostFaults), 1, "MULTI says that there were others");
+    assert_eq!(smmu.drain_events(&mut |_| panic!("it is cleared")), 0);
+}
+
+#[test]
+fn a_bank_that_says_only_its_format_has_no_fault() {
+    let (fake, smmu, _domain) = attached(Fake::config());
+    context_fault(&fake, 0x400, 0);
+    assert_eq!(smmu.drain_events(&mut |_| panic!("Format is no fault")), 0);
+}
+
+#[test]
+fn a_blocked_stream_and_an_unknown_one_are_global_faults() {
+    let (fake, smmu) = ready(Fake::config());
+    for (gfsr, stream, source) in [(1, 0x400, GPU[0]), (2, 0x77, SourceId(0x77))] {
+        fake.set(GFSR, gfsr);
+        fake.set(GFSYNR0, 0x2);
+        fake.set(GFSYNR1, stream);
+        fake.set(GFAR, 0x9000);
+        let mut seen = Vec::new();
+        assert_eq!(smmu.drain_events(&mut |record| seen.push(*record)), 1);
+        assert_eq!((seen[0].source, seen[0].reason), (Some(source), FaultReason::Configuration));
+        assert_eq!(fake.get(GFSR), 0);
+    }
+}
+
+fn stalled(fake: &Fake, smmu: &Driver, act: &mut dyn FnMut()) -> Vec<(usize, u64)> {
+    context_fault(fake, 0x4000_0402, 0x10);
+    assert_eq!(smmu.drain_events(&mut |_| act()), 1);
+    fake.take_writes()
+}
+
+#[test]
+fn a_stalled_transaction_is_retried_if_somebody_mapped_its_page_and_terminated_if_nobody_did() {
+    let (fake, smmu, domain) = attached(Config { stall: true, ..Fake::config() });
+    assert_eq!((fake.get(CR0) & 1 << 8, fake.get_bank(0, SCTLR)), (0, 0x11e7), "STALLD off, CFCFG on");
+    let bank = |register| fake.bank(0, register);
+    let let_go = |word| [(bank(FSR), 0x4000_0402), (bank(RESUME), word)];
+    assert_eq!(stalled(&fake, &smmu, &mut || ()), let_go(1), "the fault is cleared first");
+    assert_eq!(stalled(&fake, &smmu, &mut || map(&*domain, 0x7000, 0x1000)), let_go(0));
+    let counts = smmu.counts();
+    assert_eq!((counts.of(Operation::Terminate), counts.of(Operation::Retry)), (1, 1));
+    assert_eq!(fake.get_bank(0, FSR), 0);
+}
+
+#[test]
+fn while_somebody_looks_at_a_stalled_transaction_nobody_else_does() {
+    let (fake, smmu, _domain) = attached(Config { stall: true, ..Fake::config() });
+    let inner = smmu.clone();
+    stalled(&fake, &smmu, &mut || assert_eq!(inner.drain_events(&mut |_| panic!("twice")), 0));
+}
+
+/// Hardware that firmware left on: stream 5 passes, streams 0x40 to 0x4f are translated by bank 2, streams of 9 by bank 1.
+fn left_on() -> Arc<Fake> {
+    let fake = Fake::new();
+    fake.set(CR0, 0);
+    (0..8).for_each(|group| fake.set(smr(group), 0));
+    for (group, of, to) in [(1, 0x8000_0005, 0x0001_0000), (3, 0x800f_0040, 2), (4, 0x8000_0009, 1)] {
+        fake.set(smr(group), of);
+        fake.set(s2cr(group), to);
+    }
+    fake.set(fake.global1(cbar(2)), 0x0001_f300);
+    fake.set(fake.global1(cbar(1)), 0x0001_f300);
+    fake
+}
+
+fn keeping(streams: &[u32]) -> Config {
+    Config { boot_streams: streams.iter().map(|&id| SourceId(id)).collect(), ..Fake::config() }
+}
+
+#[test]
+fn streams_of_firmwares_keep_what_they_have_and_nobody_else_does() {
+    let fake = left_on();
+    Smmu::probe(fake.clone(), fake.clone(), keeping(&[5, 0x000f_0040, 0x60])).unwrap();
+    let wanted = [(0x60, 0, BYPASS, 0), (5, 0, BYPASS, 0), (0x40, 0xf, TRANSLATE, 2)];
+    assert_eq!(fake.table(), wanted);
+    assert_eq!((fake.get_bank(2, SCTLR), fake.get_bank(1, SCTLR)), (u32::MAX, 0));
+    let writes = fake.take_writes();
+    let touched = |at: usize| writes.iter().any(|&(register, _)| register == at);
+    assert!([smr(1), s2cr(1), smr(3), s2cr(3)].into_iter().all(|at| !touched(at)), "not a moment without");
+    let at = |wanted: (usize, u64)| writes.iter().position(|&write| write == wanted).unwrap();
+    let blocked = at((s2cr(4), 0x0002_0000));
+    let unmatched = at((smr(4), 0));
+    let nobody_passes = at((CR0, 0x0020_0400));
+    assert!(blocked < nobody_passes && nobody_passes < unmatched, "others do not get through in between");
+}
+
+#[test]
+fn nobody_keeps_anything_unless_asked() {
+    let fake = left_on();
+    fake.probe(Fake::config());
+    assert!(fake.table().is_empty());
+}
+
+#[test]
+fn a_stream_that_no_group_was_about_passes_until_its_device_is_attached() {
+    let fake = Fake::new();
+    let smmu = fake.probe(keeping(&[5]));
+    assert_eq!(fake.table(), [(5, 0, BYPASS, 0)]);
+    smmu.add_device("display", &[SourceId(5)]).unwrap();
+    assert_eq!(fake.table(), [(5, 0, BYPASS, 0)], "no glitch");
+    let domain = smmu.new_domain().unwrap();
+    smmu.attach(&[SourceId(5)], &Target::Domain(domain)).unwrap();
+    assert_eq!(fake.table(), [(5, 0, TRANSLATE, 0)]);
+    smmu.attach(&[SourceId(5)], &Target::Blocked).unwrap();
+    assert_eq!(fake.table(), [(5, 0, FAULT, 0)]);
+}
+
+#[test]
+fn firmwares_bank_is_nobodys_until_its_last_stream_has_left_it() {
+    let fake = left_on();
+    let smmu = fake.probe(keeping(&[0x000f_0040]));
+    smmu.add_device("display", &[SourceId(0x000f_0040)]).unwrap();
+    let domains: Vec<_> = (0..3).map(|_| smmu.new_domain().unwrap()).collect();
+    assert!(matches!(smmu.new_domain(), Err(DomainError::NoIds)));
+    assert_eq!(fake.get(fake.global1(cbar(0))) & 0xff, 1, "firmware's bank has VMID 0");
+    smmu.attach(&[SourceId(0x000f_0040)], &Target::Domain(domains[0].clone())).unwrap();
+    assert_eq!((fake.get_bank(2, SCTLR), fake.table()), (0, vec![(0x40, 0xf, TRANSLATE, 0)]));
+    assert!(smmu.new_domain().is_ok());
+}
+
+#[test]
+fn after_teardown_nobody_gets_through_and_everything_is_given_back() {
+    let (fake, smmu, domain) = attached(Fake::config());
+    map(&*domain, 0x5000, 0x1000);
+    smmu.teardown().unwrap();
+    smmu.teardown().unwrap();
+    assert!(fake.table().is_empty() && (0..4).all(|bank| fake.get_bank(bank, SCTLR) == 0));
+    assert_eq!(fake.get(CR0) & 1, 0);
+    unmap(&*domain, range(0x5000, 0x1000)).unwrap();
+    drop(domain);
+    assert_eq!(fake.live_bytes(), 0);
+    assert!(smmu.new_domain().is_err() && smmu.add_device("net", &NET).is_err());
+}
+
+#[test]
+fn a_granule_of_the_hardwares_is_used_if_it_is_wished() {
+    let (_fake, smmu, domain) = attached(Config { granule: Some(SizeLg2::KIB_64), ..Fake::config() });
+    assert_eq!(domain.page_sizes().smallest(), Some(SizeLg2::KIB_64));
+    assert_eq!(smmu.capabilities().page_sizes, domain.page_sizes());
+    let regions = smmu.reserved_regions(&GPU);
+    assert_eq!(
+        (regions[0].range, regions[0].kind),
+        (range(0x800_0000, 0x10_0000), ReservedKind::SoftwareMsi)
+    );
+}
