@@ -1,5 +1,5 @@
-//! Lives from a seed, for whoever works on the simulator: `cargo run --release --example lives -- SEED STEPS MACHINE [none|confirmed]`. The last word
-//! says that no faults are armed, or only those after which hardware still confirms everything.
+//! Lives from a seed, for whoever works on the simulator: `cargo run --release --example lives -- SEED STEPS MACHINE [all|none|confirmed] [short]`. The
+//! fourth word says that no faults are armed, or only those after which hardware still confirms everything; `short`, that traces are made shorter and shown.
 
 use std::time::Instant;
 
@@ -18,7 +18,7 @@ fn main() {
         }
         _ => {}
     }
-    options.shrink = false;
+    options.shrink = words.next().is_some();
     let (began, mut sum, mut wrong) = (Instant::now(), Summary::default(), 0);
     while sum.steps < wanted {
         let rest = Options { steps: wanted - sum.steps, ..options };
@@ -30,7 +30,11 @@ fn main() {
         sum.add(&so_far);
         let Err(objection) = outcome else { break };
         // The lives behind it are lived all the same.
-        println!("{:#x}: {}: {}", objection.seed, objection.promise, objection.what);
+        if options.shrink {
+            println!("{objection}");
+        } else {
+            println!("{:#x}: {}: {}", objection.seed, objection.promise, objection.what);
+        }
         wrong += 1;
         options.seed = objection.seed + 1;
     }

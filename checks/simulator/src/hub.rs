@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use model_bus::{Bus, Chance, Passage, TranslatedRequest};
-use portcullis::types::PaRange;
+use portcullis::types::{Pa, PaRange};
 
 use crate::fault::{Faults, Tap};
 use crate::oracle::{Seen, Shadow, SpaceId, Token, Wrong};
@@ -53,6 +53,7 @@ pub(crate) struct Hub {
     shadow: Mutex<Shadow>,
     trace: Mutex<Trace>,
     wrong: AtomicBool,
+    flipped: AtomicBool,
     first_wrong: Mutex<Option<Wrong>>,
     taps: Vec<Tap>,
     countdown: AtomicU32,
@@ -84,6 +85,7 @@ impl Hub {
             shadow: Mutex::default(),
             trace: Mutex::new(Trace::new(lines)),
             wrong: AtomicBool::new(false),
+            flipped: AtomicBool::new(false),
             first_wrong: Mutex::new(None),
             taps: registers.iter().map(|&at| Tap::new(at)).collect(),
             countdown: AtomicU32::new(0),
@@ -246,6 +248,26 @@ impl Hub {
     /// Whether the entry of a stream says that it is valid, as an SMMU would see it now.
     pub(crate) fn stream_is_valid(&self, unit: usize, stream: u32) -> bool {
         self.taps[unit].stream_is_valid(&self.bus, stream)
+    }
+
+    /// Where the entry of a stream lies.
+    pub(crate) fn entry_of(&self, unit: usize, stream: u32) -> Option<Pa> {
+        self.taps[unit].entry_of(&self.bus, stream)
+    }
+
+    /// A bit of a table has flipped in this life.
+    pub(crate) fn flipped(&self) {
+        self.flipped.store(true, Relaxed);
+    }
+
+    /// Whether one has.
+    pub(crate) fn has_flipped(&self) -> bool {
+        self.flipped.load(Relaxed)
+    }
+
+    /// Whether what a source reaches is nobody's promise: then its bytes do not move, so that nobody else loses any.
+    pub(crate) fn is_spoiled(&self, source: u32) -> bool {
+        self.has_flipped() && self.shadow(|shadow| shadow.is_source_spoiled(source))
     }
 
     /// Says for whom buffers are that are allocated from now on. Answers for whom they were.

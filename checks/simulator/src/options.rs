@@ -84,6 +84,8 @@ pub struct Summary {
     pub accesses: u64,
     /// Accesses that were refused.
     pub refused: u64,
+    /// How often all tables in memory were held against the shadow.
+    pub audits: u64,
     /// How often each promise was held against something that happened.
     pub checked: [u64; Promise::ALL.len()],
     /// Operations and faults that met.
@@ -110,6 +112,7 @@ impl Summary {
         self.hooks += other.hooks;
         self.lives += other.lives;
         self.accesses += other.accesses;
+        self.audits += other.audits;
         self.refused += other.refused;
         self.checked.iter_mut().zip(other.checked).for_each(|(sum, more)| *sum += more);
         self.coverage.add(&other.coverage);

@@ -104,9 +104,17 @@ impl Tap {
     ///
     /// Spec: SMMUv3 H.a, 5.2 "STE, Stream Table Entry", V.
     pub(crate) fn stream_is_valid(&self, bus: &Bus, stream: u32) -> bool {
-        let (base, config) = (self.streams.load(Relaxed), self.streams_config.load(Relaxed));
         let load = |at| bus.cpu().ram().load(at).unwrap_or(0);
-        stream_entry(base, config, stream, load).is_some_and(|entry| load(entry) & 1 == 1)
+        self.entry_of(bus, stream).is_some_and(|entry| load(entry) & 1 == 1)
+    }
+
+    /// Where the entry of a stream lies, as hardware sees it now; none if the table does not lead to one.
+    pub(crate) fn entry_of(&self, bus: &Bus, stream: u32) -> Option<Pa> {
+        let (base, config) = (self.streams.load(Relaxed), self.streams_config.load(Relaxed));
+        if base == 0 {
+            return None;
+        }
+        stream_entry(base, config, stream, |at| bus.cpu().ram().load(at).unwrap_or(0))
     }
 
     /// Looks at the commands that are new, and spoils one if that is armed.
@@ -128,6 +136,7 @@ impl Tap {
             {
                 let _in_ram = bus.cpu().store64(slot, word & !0xff | NO_COMMAND);
                 bus.cpu().write_barrier();
+                let _out_of_the_cache = bus.cpu().clean(slot, 8);
             }
         }
         batch

@@ -107,12 +107,12 @@ impl World {
         let forbidden = state.model.take_unpredictable();
         // A command that was falsified on its way is not the driver's; and an entry whose invalidation hardware did not confirm has to be closed all the
         // same.
-        let doubted = self.doubted();
+        let (doubted, flipped) = (self.doubted(), self.hub.has_flipped());
         let of_driver = forbidden.into_iter().find(|one| {
             let closed = doubted && one.clause.contains("changed in more than one word");
             !closed && !one.detail.contains("0xff") && !one.clause.contains("CERROR_ILL")
         });
-        self.hub.hold(Promise::Book, of_driver.is_none(), || format!("{of_driver:?}"));
+        self.hub.hold(Promise::Book, of_driver.is_none() || flipped, || format!("{of_driver:?}"));
         Done::Succeeded
     }
 }

@@ -292,7 +292,8 @@ impl World {
             Err(Refused { error, mapping }) => {
                 self.excuse(&before, &error);
                 let kept = mapping.is_some() && matches!(error, DmaUnmapError::Unmap(_));
-                self.hub.hold(Promise::Service, kept, || {
+                let spoiled = self.hub.shadow(|shadow| shadow.is_space_spoiled(space));
+                self.hub.hold(Promise::Service, kept || spoiled, || {
                     format!("what was mapped cannot be unmapped: {error:?}")
                 });
                 self.hub.shadow(|shadow| shadow.undo_unmap(space, token));

@@ -57,25 +57,29 @@ impl World {
 
     /// Whatever was left has gone by now.
     fn nothing_stays(&self) {
+        // What cannot be unmapped stays, and with it whoever has it.
+        let spoiled = self.hub.has_flipped();
         let units = &self.units;
         let stranded = core::mem::take(&mut *locked(&self.stranded));
         for device in stranded {
             let unit = units.iter().find(|unit| unit.unit.iommu().name() == device.iommu().name());
             let gone = unit.map(|unit| unit.unit.remove_device(&device));
-            self.hub.hold(Promise::NoLeak, matches!(gone, Some(Ok(()))), || {
+            self.hub.hold(Promise::NoLeak, matches!(gone, Some(Ok(()))) || spoiled, || {
                 format!("{} is not forgotten, though nothing is wrong any more: {gone:?}", device.name())
             });
         }
         let left: Vec<usize> =
             (0..self.devices.len()).filter(|&index| self.device(index).is_some()).collect();
-        self.hub.hold(Promise::NoLeak, left.is_empty(), || format!("devices {left:?} do not leave"));
+        self.hub
+            .hold(Promise::NoLeak, left.is_empty() || spoiled, || format!("devices {left:?} do not leave"));
     }
 
     /// Groups and SMMUs go, and then the heap must be empty.
     fn take_down(&self) {
+        let spoiled = self.hub.has_flipped();
         for group in &self.groups {
             let count = group.group.ownership().count;
-            self.hub.hold(Promise::NoLeak, count == 0, || {
+            self.hub.hold(Promise::NoLeak, count == 0 || spoiled, || {
                 format!("group {} is still held, {count} times", group.group.id())
             });
             // What hardware would not confirm before is tried again when it is due.

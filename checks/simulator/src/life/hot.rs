@@ -14,6 +14,7 @@ use super::Done;
 use super::world::{SPARE_UNIT, World};
 use crate::fault::FaultKind;
 use crate::hub::locked;
+use crate::machine::Wire;
 use crate::oracle::{Grant, Way};
 use crate::promise::Promise;
 
@@ -194,7 +195,8 @@ impl World {
     pub(super) fn probe(&self, shape: u8) -> Done {
         let spec = &self.spec.units[usize::from(shape) % self.units.len()];
         let window = PaRange::new(Pa::new(SPARE_UNIT), 0x2_0000).expect("registers do not wrap");
-        let model = Model::new(spec.model.clone(), self.bus.clone(), u64::from(shape), trace::shared(None));
+        let fabric = Arc::new(Wire::new(self.bus.clone(), self.hub.clone(), self.spec.coherent));
+        let model = Model::new(spec.model.clone(), fabric, u64::from(shape), trace::shared(None));
         let model = Arc::new(model);
         if self.bus.add_registers("spare", window, model.clone()).is_err() {
             return Done::Skipped;

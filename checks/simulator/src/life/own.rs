@@ -12,7 +12,7 @@ use super::Done;
 use super::world::{GroupState, Slot, World};
 use crate::hub::locked;
 use crate::machine::SimPlatform;
-use crate::oracle::{Way, Who, Wrong};
+use crate::oracle::{Way, Who};
 use crate::promise::Promise;
 
 /// The user of a number, from 1.
@@ -441,10 +441,9 @@ impl World {
                         // Bonds of its devices mean something still: who has them gives them back first.
                         return done;
                     }
-                    self.hub.object(Wrong::new(
-                        Promise::OneOwner,
-                        format!("a dead user's claim is not taken back: {held:?}"),
-                    ));
+                    self.hub.hold(Promise::OneOwner, self.hub.has_flipped(), || {
+                        format!("a dead user's claim is not taken back: {held:?}")
+                    });
                     return done;
                 }
             }

@@ -149,7 +149,7 @@ const SHARED: [(u32, Draw); 13] = [
 
 /// Faults that operations arm; the others happen by operations of their own. What devices do wrong happens in the middle of another operation where it was
 /// armed, and by an operation of its own besides.
-pub(super) const ARMED: [FaultKind; 16] = [
+pub(super) const ARMED: [FaultKind; 17] = [
     FaultKind::AllocationFails,
     FaultKind::CommandError,
     FaultKind::LateSync,
@@ -166,6 +166,7 @@ pub(super) const ARMED: [FaultKind; 16] = [
     FaultKind::AfterStop,
     FaultKind::Flood,
     FaultKind::ForgedTranslated,
+    FaultKind::BitFlip,
 ];
 
 /// Weights that are drawn: each about what it is on average, and now and then nothing, so that some lives do without.
@@ -191,7 +192,7 @@ pub(crate) fn draw(seed: u64, kind: MachineKind, options: &Options, most: usize)
     let dice = Dice(&chance);
     let op = || {
         if faults && chance.once_in(arm_one_in) {
-            return arm(&dice, options.spared);
+            return arm(&dice, options.spared, focus::flips(seed));
         }
         let at = dice.below(usize::try_from(total).unwrap_or(usize::MAX));
         let place = weights.partition_point(|(sum, _)| *sum <= at);
@@ -257,12 +258,16 @@ fn draw_of(op: OpKind) -> Option<Draw> {
     all.map(|&(_, draw)| draw).find(|draw| draw(&dice).kind() == Some(op))
 }
 
-fn arm(dice: &Dice<'_>, spared: &[FaultKind]) -> Op {
+fn arm(dice: &Dice<'_>, spared: &[FaultKind], flips: bool) -> Op {
     let fault = ARMED[dice.0.below(ARMED.len())];
     let n = match fault {
         FaultKind::AllocationFails => 1 + if dice.0.once_in(4) { dice.word(40) } else { dice.word(5) },
         _ => 1 + dice.word(4),
     };
     // What is spared is drawn all the same, so that the rest of the plan is what it would be.
-    if spared.contains(&fault) { Op::Step { turns: 1 } } else { Op::Arm { fault, n } }
+    if spared.contains(&fault) || fault == FaultKind::BitFlip && !flips {
+        Op::Step { turns: 1 }
+    } else {
+        Op::Arm { fault, n }
+    }
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use model_bus::{Outcome, PageRequest, Translator};
 use model_cpu::Cpus;
 use portcullis::core::iopf::FaultQueue;
+use portcullis::core::mm::ProcessTable;
 use portcullis::core::pasid::MmPasids;
 use portcullis::core::sva::{
     Bond, DeviceSwitches, DisableSvaError, EnableError, EnableSvaError, NoSwitches, SvaDevice, SvaUnit,
@@ -39,7 +40,8 @@ pub(super) struct Sharing {
     pub(super) judge: Arc<Judge>,
     kernel: Arc<Kernel>,
     cpus: Arc<Cpus>,
-    unit: Arc<SvaUnit<SimPlatform>>,
+    /// One for each SMMU. A process has one PASID for all of them.
+    units: Vec<Arc<SvaUnit<SimPlatform>>>,
     pasids: Arc<MmPasids<Mutexes>>,
     processes: Mutex<Vec<Option<Process>>>,
     bonds: Mutex<Vec<Option<BondState>>>,
@@ -66,18 +68,18 @@ pub(super) const PROCESSES: usize = 4;
 pub(super) const BONDS: usize = 12;
 
 impl Sharing {
-    /// The judge in front of an SMMU's model.
+    /// The judge in front of the SMMUs' models.
     pub(super) fn judge(bus: &Arc<model_bus::Bus>, behind: Arc<dyn Translator>) -> Arc<Judge> {
         Judge::new(behind, Shadow::new(bus.clone()), true)
     }
 
     /// The processes' kernel, and core's side of sharing.
-    pub(super) fn new(
+    pub(super) fn new<'a>(
         hub: &Arc<Hub>,
         cpus: &Arc<Cpus>,
         set: &CpuSet,
         judge: Arc<Judge>,
-        unit: &Arc<Unit>,
+        units: impl Iterator<Item = &'a Arc<Unit>>,
         devices: usize,
         seed: u64,
     ) -> Result<Self, String> {
@@ -87,12 +89,14 @@ impl Sharing {
         let own = Arc::new(LabPlatform::new(bus.clone(), trace::shared(None), Some(tamper)));
         let kernel = Kernel::new(own, cpus.clone(), options).map_err(|error| format!("kernel: {error:?}"))?;
         let pasids = Arc::new(MmPasids::new());
-        let unit = SvaUnit::new(unit.clone(), pasids.clone(), Arc::new(FaultQueue::new()));
+        let shared =
+            |unit: &Arc<Unit>| SvaUnit::new(unit.clone(), pasids.clone(), Arc::new(FaultQueue::new()));
+        let units = units.map(shared).collect();
         Ok(Self {
             judge,
             kernel,
             cpus: cpus.clone(),
-            unit,
+            units,
             pasids,
             processes: Mutex::new((0..PROCESSES).map(|_| None).collect()),
             bonds: Mutex::new((0..BONDS).map(|_| None).collect()),
@@ -102,8 +106,10 @@ impl Sharing {
 
     /// Takes what hardware has queued, and has every group answered.
     pub(super) fn serve(&self) {
-        self.unit.service();
-        while self.unit.queue().work() {}
+        for unit in &self.units {
+            unit.service();
+            while unit.queue().work() {}
+        }
     }
 
     pub(super) fn dismantle(&self) {
@@ -239,7 +245,8 @@ impl World {
             Form::Pcie => Arc::new(Switch(state.engine.clone())),
             _ => Arc::new(NoSwitches),
         };
-        match sharing.unit.enable(&device, &self.group_of(index).group, &state.engine.facts(), switches) {
+        let unit = &sharing.units[state.spec.unit];
+        match unit.enable(&device, &self.group_of(index).group, &state.engine.facts(), switches) {
             Ok(shared) => {
                 *locked(&sharing.devices[index]) = Some(shared);
                 Done::Succeeded
@@ -293,6 +300,37 @@ impl World {
     /// Whether hardware has ever not confirmed something in this life: bonds may be kept for ever.
     pub(super) fn doubted(&self) -> bool {
         self.hub.faults.unconfirmed() > 0
+    }
+
+    /// Every PASID that has a descriptor in a device's table is one of its bonds', and leads to the process's table, or nowhere once that has exited.
+    pub(super) fn audit_contexts(&self, index: usize) {
+        let Some(sharing) = &self.sharing else { return };
+        if self.doubted() {
+            return;
+        }
+        let device = &self.devices[index];
+        let entry = self.hub.entry_of(device.spec.unit, device.engine.sources[0].0);
+        let found = entry.map(|entry| self.reading(|tables| tables.contexts(entry))).unwrap_or_default();
+        let bonds: Vec<BondState> =
+            locked(&sharing.bonds).iter().flatten().filter(|bond| bond.device == index).cloned().collect();
+        for &(pasid, table) in &found {
+            let bond = bonds.iter().find(|bond| bond.bond.pasid().get() == pasid);
+            let root = bond.map(|bond| match bond.bond.mm().table() {
+                ProcessTable::Vmsa64 { root, .. } => root.get(),
+                _ => 0,
+            });
+            let fits = root.is_some() && (table.is_none() || table == root);
+            self.hub.hold(Promise::Isolation, fits, || {
+                format!("PASID {pasid} of device {index} leads to a table at {table:x?}, and its process's is at {root:x?}")
+            });
+        }
+        for bond in &bonds {
+            let pasid = bond.bond.pasid().get();
+            let there = found.iter().any(|&(of, _)| of == pasid);
+            self.hub.hold(Promise::Service, there, || {
+                format!("device {index} is bound, and its PASID {pasid} has no descriptor")
+            });
+        }
     }
 
     /// A process is bound to a device.
@@ -537,7 +575,8 @@ impl World {
     fn reach_by_forgery(&self, index: usize, at: u64, write: bool) {
         let outcome = self.devices[index].engine.access_translated(None, at, write);
         self.refused.fetch_add(1, Relaxed);
-        self.hub.hold(Promise::Isolation, outcome != Outcome::Done, || {
+        let spoiled = self.hub.has_flipped() && self.hub.shadow(|shadow| shadow.is_spoiled(index));
+        self.hub.hold(Promise::Isolation, outcome != Outcome::Done || spoiled, || {
             format!("device {index} has no ATS, and reached {at:#x} by an address that it made up")
         });
     }
@@ -558,9 +597,9 @@ impl World {
         for process in 0..u8::try_from(PROCESSES).expect("few processes") {
             self.exit(process);
         }
-        // What devices sent meanwhile is answered, too.
-        (0..32).for_each(|_| self.turn_of_waiting());
         for index in 0..self.devices.len() {
+            // What devices sent meanwhile is answered, too.
+            (0..16).for_each(|_| self.turn_of_waiting());
             let pending = sharing.judge.pending(index, None);
             // Hardware that is held back has not sent its answers yet.
             let excused = doubted || self.hub.is_held();

@@ -19,7 +19,7 @@ impl Turns for World {
         let (kind, bits) = (self.hub.below(8), self.hub.below(1 << 32));
         let device = usize::try_from(bits >> 8).unwrap_or(0) % self.devices.len();
         let write = bits & 1 == 0;
-        if self.misbehave(bits) {
+        if self.flip(bits) || self.misbehave(bits) {
             return;
         }
         let low = u16::try_from(bits >> 16 & 0xffff).expect("16 bits");
@@ -51,6 +51,9 @@ impl Turns for World {
     /// What hardware would see of every source that is being moved, if it looked now and had nothing cached.
     fn watch(&self) {
         for (index, device) in self.devices.iter().enumerate() {
+            if self.hub.has_flipped() && self.hub.shadow(|shadow| shadow.is_spoiled(index)) {
+                continue;
+            }
             let Some((now, next)) = self.hub.shadow(|shadow| shadow.moving(index)) else { continue };
             let addresses = [now, next].map(|way| self.hub.shadow(|shadow| shadow.an_address(way)));
             for iova in addresses.into_iter().flatten() {

@@ -109,6 +109,11 @@ impl World {
         let (page, count) = (u64::from(page), u64::from(pages));
         let (first, len) = (BASE + page * granule, count * granule);
         let perms = [Perms::READ, Perms::WRITE, Perms::READ_WRITE][usize::from(perms) % 3];
+        // Where something was unmapped nothing else is mapped before the sync: break-before-make is the user's to keep.
+        if self.hub.shadow(|shadow| shadow.leaves(state.space, first, first + (len - 1))) {
+            self.end_user(&state, inner);
+            return Done::Skipped;
+        }
         let Some(memory) = self.runs(count, u64::from(runs)) else {
             self.end_user(&state, inner);
             return Done::Skipped;
@@ -196,7 +201,8 @@ impl World {
                 true
             }
         };
-        self.hub.hold(Promise::Service, fits, || {
+        let spoiled = self.hub.shadow(|shadow| shadow.is_space_spoiled(state.space));
+        self.hub.hold(Promise::Service, fits || spoiled, || {
             format!("{first:#x} of {len:#x} bytes: {error:?}; there is {there:x?}")
         });
         self.unwound(before, doubt, error);
@@ -238,7 +244,8 @@ impl World {
         inner.gather = gather;
         let done = match end {
             Ok(found) => {
-                self.hub.hold(Promise::Service, found == mapped, || {
+                let spoiled = self.hub.shadow(|shadow| shadow.is_space_spoiled(state.space));
+                self.hub.hold(Promise::Service, found == mapped || spoiled, || {
                     format!("{range}: {found:#x} bytes were taken out, and {mapped:#x} were mapped")
                 });
                 let gone: Vec<u64> = inner.pages.range(page..page + count).map(|(page, _)| *page).collect();

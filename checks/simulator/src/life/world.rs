@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
-use model_bus::{Bus, BusError, BusOptions, Doorbell, Downstream, Fabric, Translator};
+use model_bus::{Bus, BusError, BusOptions, Caches, Doorbell, Downstream, Fabric, Translator};
 use model_cpu::{CpuFeatures, Cpus, TlbPolicy};
 use model_smmuv3::Smmu as Model;
 use portcullis::core::device::{Device, DeviceInfo, DmaMask};
@@ -26,7 +26,7 @@ use super::sva::Sharing;
 use crate::cover::Coverage;
 use crate::fault::FaultKind;
 use crate::hub::{Hub, locked};
-use crate::machine::{DeviceSpec, Engine, Form, Pool, Root, SimPlatform, SimRegisters, Spec, Wire};
+use crate::machine::{DeviceSpec, Engine, Fan, Form, Pool, Root, SimPlatform, SimRegisters, Spec, Wire};
 use crate::options::MachineKind;
 use crate::oracle::{Gate, Ledger, SpaceId, Token, Way};
 
@@ -163,6 +163,8 @@ pub(crate) struct World {
     /// Events that each SMMU had lost when it was last looked at.
     pub(super) events_lost: Vec<AtomicU64>,
     pub(super) refused: AtomicU64,
+    /// How often all tables were held against the shadow.
+    pub(super) audits: AtomicU64,
     /// Operations of another CPU that were begun in between.
     pub(super) nested: AtomicU64,
 }
@@ -181,6 +183,12 @@ pub(super) const SPARE_UNIT: u64 = 0x0a00_0000;
 const FIRMWARE_PAGES: u64 = 8;
 /// The doorbell of all interrupts: a page of its own.
 pub(super) const DOORBELL: u64 = 0x0808_0000;
+
+/// Behind which SMMU each source is.
+fn unit_of_sources(spec: &Spec) -> BTreeMap<SourceId, usize> {
+    let devices = spec.devices.iter();
+    devices.flat_map(|device| device.sources.iter().map(|&id| (SourceId(id), device.unit))).collect()
+}
 
 struct Bell;
 
@@ -206,6 +214,9 @@ impl World {
         let (heap, pool_first) = (range(RAM, HEAP_BYTES), RAM + HEAP_BYTES);
         let mut options = BusOptions::new(range(RAM, HEAP_BYTES + pool_bytes), seed);
         options.heap = vec![heap];
+        if !spec.coherent {
+            options.caches = Caches::WriteBack;
+        }
         let bus = Bus::new(&options);
         let taken = |error: model_bus::Occupied| error.to_string();
         bus.add_doorbell("doorbell", range(DOORBELL, 0x1_0000), Arc::new(Bell)).map_err(taken)?;
@@ -218,19 +229,12 @@ impl World {
             CpuSet { cpus, page: spec.granule }
         });
         let mut units = Vec::new();
-        let mut gates: Vec<Arc<dyn Translator>> = Vec::new();
-        let mut judge = None;
         for (index, unit) in spec.units.iter().enumerate() {
-            let fabric: Arc<dyn Fabric> = Arc::new(Wire::new(bus.clone(), hub.clone()));
+            let fabric: Arc<dyn Fabric> = Arc::new(Wire::new(bus.clone(), hub.clone(), spec.coherent));
             let model =
                 Arc::new(Model::new(unit.model.clone(), fabric, seed ^ index as u64, trace::shared(None)));
             bus.add_registers("smmu", range(unit.registers, 0x2_0000), model.clone()).map_err(taken)?;
             bus.add_clocked(model.clone());
-            let behind: Arc<dyn Translator> = match &set {
-                Some(_) => judge.insert(Sharing::judge(&bus, model.clone())).clone(),
-                None => model.clone(),
-            };
-            gates.push(Gate::new(hub.clone(), behind));
             let window = platform.registers(index, range(unit.registers, 0x2_0000));
             let mut config = unit.driver.clone();
             config.cpus = set.as_ref().and_then(CpuSet::facts);
@@ -240,13 +244,20 @@ impl World {
             let unit = Arc::new(IommuUnit::new(platform.clone(), as_core));
             units.push(UnitState { model, driver, unit });
         }
-        let sharing = match (set, judge) {
-            (Some(set), Some(judge)) => {
-                let count = spec.devices.len();
-                Some(Sharing::new(&hub, &set.cpus, &set, judge, &units[0].unit, count, seed)?)
+        let models: Vec<Arc<dyn Translator>> =
+            units.iter().map(|unit| unit.model.clone() as Arc<dyn Translator>).collect();
+        let (sharing, behind) = match set {
+            Some(set) => {
+                let judge = Sharing::judge(&bus, Fan::new(models, unit_of_sources(&spec)));
+                let shared = units.iter().map(|unit| &unit.unit);
+                let sharing =
+                    Sharing::new(&hub, &set.cpus, &set, judge.clone(), shared, spec.devices.len(), seed)?;
+                (Some(sharing), vec![judge as Arc<dyn Translator>])
             }
-            _ => None,
+            None => (None, models),
         };
+        // One for each SMMU, or one for all of them.
+        let gates: Vec<_> = behind.into_iter().map(|behind| Gate::new(hub.clone(), behind)).collect();
         let mut groups = Vec::new();
         for (index, &(unit, lazy)) in spec.groups.iter().enumerate() {
             let mode = if lazy { FlushMode::Lazy } else { FlushMode::Strict };
@@ -262,7 +273,7 @@ impl World {
         }
         let devices = spec.devices.iter().enumerate().map(|(index, device)| {
             hub.shadow(|shadow| shadow.add_device(&device.sources));
-            let gate = gates[device.unit].clone();
+            let gate = gates[device.unit % gates.len()].clone();
             let engine = Engine::new(&device.sources, device.form, gate, bus.clone(), hub.clone());
             if let Some(sharing) = &sharing {
                 sharing.judge.know(index, &engine.sources);
@@ -310,6 +321,7 @@ impl World {
             events_lost,
             refused: AtomicU64::new(0),
             nested: AtomicU64::new(0),
+            audits: AtomicU64::new(0),
         }))
     }
 

@@ -6,10 +6,12 @@
 //! | `platform`, `lock` | the CPU that drivers run on |
 //! | `wire` | an SMMU's way to memory |
 //! | `engine` | devices |
+//! | `fan` | several SMMUs as one |
 //! | `hungry` | the memory of processes' kernel |
 //! | `pool` | memory that drivers and users give to devices |
 
 pub(crate) mod engine;
+mod fan;
 mod hungry;
 mod lock;
 pub(crate) mod platform;
@@ -18,6 +20,7 @@ mod spec;
 mod wire;
 
 pub(crate) use engine::{Engine, Form, Move, Root, Shared, Switch};
+pub(crate) use fan::Fan;
 pub(crate) use hungry::Hungry;
 pub(crate) use lock::{forget_held, held};
 pub(crate) use platform::{SimPlatform, SimRegisters};

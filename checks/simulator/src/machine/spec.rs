@@ -49,6 +49,8 @@ pub(crate) struct Spec {
     pub(crate) devices: Vec<DeviceSpec>,
     /// The SMMU of each group, and whether its domain is lazy.
     pub(crate) groups: Vec<(usize, bool)>,
+    /// Whether the SMMUs snoop the CPUs' caches; where they do not, tables are cleaned to memory.
+    pub(crate) coherent: bool,
     /// The most hooks between two turns; 0 for no turns.
     pub(crate) span: u32,
 }
@@ -79,11 +81,19 @@ impl Spec {
         } else {
             draw.of(&[SizeLg2::KIB_4, SizeLg2::KIB_4, SizeLg2::KIB_4, SizeLg2::KIB_16, SizeLg2::KIB_64])
         };
-        let unit_count = if draw.once_in(4) && !shared { 2 } else { 1 };
-        let units = (0..unit_count).map(|index| unit(&draw, index, granule, shared)).collect();
+        let unit_count = if draw.once_in(4) { 2 } else { 1 };
+        // Processes' tables are the CPUs', and nobody cleans them.
+        let coherent = shared || !draw.once_in(4);
+        let units = (0..unit_count)
+            .map(|index| {
+                let mut unit = unit(&draw, index, granule, shared);
+                (unit.model.coherent, unit.driver.coherent) = (coherent, coherent);
+                unit
+            })
+            .collect();
         let (devices, groups) = devices(&draw, unit_count, shared);
         let span = draw.of(&[0, 6, 20, 60]);
-        Self { kind, granule, units, devices, groups, span }
+        Self { kind, granule, units, devices, groups, coherent, span }
     }
 }
 

@@ -8,21 +8,22 @@ use portcullis::types::Pa;
 use crate::fault::FaultKind;
 use crate::hub::Hub;
 
-/// The way.
+/// The way. It goes through the CPUs' caches, or past them.
 pub(crate) struct Wire {
-    bus: Arc<Bus>,
+    bus: Arc<dyn Fabric>,
     hub: Arc<Hub>,
 }
 
 impl Wire {
-    pub(crate) fn new(bus: Arc<Bus>, hub: Arc<Hub>) -> Self {
+    pub(crate) fn new(bus: Arc<Bus>, hub: Arc<Hub>, coherent: bool) -> Self {
+        let bus = if coherent { bus } else { bus.non_snooping() };
         Self { bus, hub }
     }
 }
 
 impl Fabric for Wire {
     fn read(&self, at: Pa, into: &mut [u8]) -> Result<(), BusError> {
-        Fabric::read(&*self.bus, at, into)
+        self.bus.read(at, into)
     }
 
     fn write(&self, write: Write<'_>) -> Result<(), BusError> {
@@ -30,11 +31,11 @@ impl Fabric for Wire {
         if write.bytes.len() == 4 && self.hub.faults.fires(FaultKind::MessageLost) {
             return Ok(());
         }
-        Fabric::write(&*self.bus, write)
+        self.bus.write(write)
     }
 
     fn compare_exchange(&self, at: Pa, current: u64, new: u64) -> Result<u64, BusError> {
-        Fabric::compare_exchange(&*self.bus, at, current, new)
+        self.bus.compare_exchange(at, current, new)
     }
 
     fn now_ns(&self) -> u64 {

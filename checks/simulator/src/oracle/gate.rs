@@ -37,6 +37,9 @@ impl Gate {
 impl Translator for Gate {
     fn access(&self, request: &Request, commit: &mut dyn FnMut(Passage) -> Result<(), BusError>) -> Outcome {
         self.behind.access(request, &mut |passage| {
+            if self.hub.is_spoiled(request.source.0) {
+                return Ok(());
+            }
             self.judge(request, passage);
             commit(passage)
         })
@@ -56,6 +59,9 @@ impl Translator for Gate {
         commit: &mut dyn FnMut(Passage) -> Result<(), BusError>,
     ) -> Outcome {
         self.behind.access_translated(request, &mut |passage| {
+            if self.hub.is_spoiled(request.source.0) {
+                return Ok(());
+            }
             self.hub.translated(request, passage);
             commit(passage)
         })

@@ -4,12 +4,16 @@
 //! |---|---|
 //! | `shadow` | who may reach which byte, since when, until which completed invalidation |
 //! | `gate` | stands between devices and their SMMU, and holds each access against the shadow |
+//! | `tables` | what the tables in memory say, read anew |
+//! | `compare` | whether that is what the shadow says |
 //! | `owners` | who has which group |
 //! | `wrong` | what an objection is |
 
+mod compare;
 mod gate;
 mod owners;
 mod shadow;
+pub(crate) mod tables;
 mod wrong;
 
 pub(crate) use gate::Gate;

@@ -77,9 +77,9 @@ enum Until {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Leaving {
+pub(super) struct Leaving {
     token: Token,
-    grant: Grant,
+    pub(super) grant: Grant,
     until: Until,
     /// How often hardware had been told to forget everything when the unmap began.
     flushes: u64,
@@ -88,12 +88,12 @@ struct Leaving {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Arriving {
+pub(super) struct Arriving {
     token: Token,
-    pa: u64,
-    last_pa: u64,
+    pub(super) pa: u64,
+    pub(super) last_pa: u64,
     read: bool,
-    write: bool,
+    pub(super) write: bool,
     /// The operation has ended without success, and hardware did not confirm that it forgot.
     kept: bool,
     /// Its memory has gone back to the heap.
@@ -102,12 +102,14 @@ struct Arriving {
 
 /// A domain's addresses.
 #[derive(Debug, Default)]
-struct Space {
-    live: BTreeMap<u64, Grant>,
-    leaving: Vec<Leaving>,
-    arriving: Vec<Arriving>,
+pub(super) struct Space {
+    pub(super) live: BTreeMap<u64, Grant>,
+    pub(super) leaving: Vec<Leaving>,
+    pub(super) arriving: Vec<Arriving>,
     /// Whole flushes that hardware was told of.
     flushes: u64,
+    /// A bit of its tables has flipped: what is reached through them is nobody's promise.
+    spoiled: bool,
 }
 
 /// Where a device is attached.
@@ -126,6 +128,8 @@ struct Attachment {
     next: Option<Way>,
     /// Core knows it.
     known: bool,
+    /// A bit of its entry has flipped.
+    spoiled: bool,
 }
 
 /// All of it.
@@ -133,7 +137,7 @@ struct Attachment {
 pub(crate) struct Shadow {
     devices: Vec<Attachment>,
     sources: BTreeMap<u32, DeviceIndex>,
-    spaces: Vec<Space>,
+    pub(super) spaces: Vec<Space>,
     free_spaces: Vec<SpaceId>,
     tokens: Token,
     pub(crate) step: u64,
@@ -145,7 +149,7 @@ const LAZY_NS: u64 = 10_000_000;
 
 impl Shadow {
     pub(crate) fn add_device(&mut self, sources: &[u32]) -> DeviceIndex {
-        self.devices.push(Attachment { now: Way::Blocked, next: None, known: false });
+        self.devices.push(Attachment { now: Way::Blocked, next: None, known: false, spoiled: false });
         let index = self.devices.len() - 1;
         self.sources.extend(sources.iter().map(|&source| (source, index)));
         index
@@ -283,7 +287,7 @@ impl Shadow {
         Ok(())
     }
 
-    /// Puts a grant in over what is leaving: a user may map where he has unmapped and not synced.
+    /// Puts a grant in, whatever is there: who maps by himself is told by the domain what is.
     pub(crate) fn grant_over(&mut self, space: SpaceId, grant: Grant) {
         self.spaces[space].live.insert(grant.first, grant);
     }
@@ -386,6 +390,11 @@ impl Shadow {
         self.spaces.iter_mut().for_each(|space| space.flushes += 1);
     }
 
+    /// Whether hardware may still remember something in `first..=last` that was taken away.
+    pub(crate) fn leaves(&self, space: SpaceId, first: u64, last: u64) -> bool {
+        self.spaces[space].leaving.iter().any(|one| one.grant.first <= last && one.grant.last >= first)
+    }
+
     /// An address that is being taken away from some device.
     pub(crate) fn some_leaving(&self, pick: u64) -> Option<(DeviceIndex, u64)> {
         let device = usize::try_from(pick >> 3).unwrap_or(0) % self.devices.len().max(1);
@@ -419,6 +428,42 @@ impl Shadow {
     /// Core knows a device; or no more.
     pub(crate) fn know(&mut self, device: DeviceIndex, known: bool) {
         self.devices[device].known = known;
+    }
+
+    /// A bit of a device's entry has flipped, or of its space's tables.
+    pub(crate) fn spoil(&mut self, device: DeviceIndex, entry: bool) {
+        self.devices[device].spoiled |= entry;
+        let Attachment { now, next, .. } = self.devices[device];
+        for way in [Some(now), next].into_iter().flatten() {
+            if let Way::Space(space) = way {
+                self.spaces[space].spoiled = true;
+            }
+        }
+    }
+
+    /// Whether what a device reaches is nobody's promise.
+    pub(crate) fn is_spoiled(&self, device: DeviceIndex) -> bool {
+        let Attachment { now, next, spoiled, .. } = self.devices[device];
+        let of = |way: Way| matches!(way, Way::Space(space) if self.spaces[space].spoiled);
+        spoiled || of(now) || next.is_some_and(of)
+    }
+
+    /// The same of the device that has a source.
+    pub(crate) fn is_source_spoiled(&self, source: u32) -> bool {
+        self.sources.get(&source).is_some_and(|&device| self.is_spoiled(device))
+    }
+
+    /// Whether a space's tables are.
+    pub(crate) fn is_space_spoiled(&self, space: SpaceId) -> bool {
+        self.spaces[space].spoiled
+    }
+
+    /// Where a device is, if it is at rest and core knows it.
+    pub(crate) fn at_rest(&self, device: DeviceIndex) -> Option<Way> {
+        match self.devices[device] {
+            Attachment { now, next: None, known: true, .. } => Some(now),
+            _ => None,
+        }
     }
 
     /// Whether something that was begun with a token may still be reached.
@@ -458,10 +503,15 @@ impl Shadow {
     /// Whether an access must be let through: it is granted, and nothing changes at this moment.
     pub(crate) fn expects(&self, source: u32, iova: u64, len: u32, write: bool) -> bool {
         let Some(&device) = self.sources.get(&source) else { return false };
-        let Attachment { now: Way::Space(space), next: None, known: true } = self.devices[device] else {
+        let Attachment { now: Way::Space(space), next: None, known: true, spoiled: false } =
+            self.devices[device]
+        else {
             return false;
         };
         let space = &self.spaces[space];
+        if space.spoiled {
+            return false;
+        }
         let grant = space.live.range(..=iova).next_back().map(|(_, grant)| *grant);
         let last = iova + (u64::from(len) - 1);
         grant
@@ -481,6 +531,9 @@ impl Shadow {
                 format!("nobody has source {:#x}: {seen:x?}", seen.source),
             ));
         };
+        if self.is_spoiled(device) {
+            return Ok(());
+        }
         let Attachment { now, next, .. } = self.devices[device];
         if self.grants(now, seen) || next.is_some_and(|next| self.grants(next, seen)) {
             return Ok(());

@@ -268,7 +268,8 @@ impl<P: Platform> Domain<P> {
     }
 
     /// For the user of an unmanaged domain: takes every mapping out of `range`. Answers how many bytes were mapped; holes are no
-    /// error. What was mapped must stay the user's until [`sync`](Self::sync) has succeeded with the gather.
+    /// error. What was mapped must stay the user's until [`sync`](Self::sync) has succeeded with the gather, and nothing else may be mapped there before:
+    /// hardware may do as it likes with addresses that lead to two places (break-before-make).
     ///
     /// # Errors
     ///

@@ -1,0 +1,91 @@
+//! An audit: all tables in memory, read by a reader of its own, against the shadow.
+//!
+//! Memory is read as hardware sees it: what a driver has stored and not ordered, or not cleaned, is not there.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use super::world::World;
+use crate::oracle::tables::{Tables, Way as Found};
+use crate::oracle::{Way, Wrong};
+use crate::promise::Promise;
+use portcullis::types::{Pa, SourceId};
+
+/// Operations between two audits.
+pub(super) const EVERY: u32 = 1024;
+
+impl World {
+    /// A reader of memory as hardware sees it.
+    pub(super) fn reading<T>(&self, read: impl FnOnce(&Tables<'_>) -> T) -> T {
+        let ram = self.bus.cpu().ram().clone();
+        let load = |at: u64| ram.load(Pa::new(at & !7)).ok();
+        read(&Tables { load: &load })
+    }
+
+    /// Looks at the entry of every source, and at every table that one leads to.
+    pub(super) fn audit(&self) {
+        self.audits.fetch_add(1, Relaxed);
+        let mut seen = Vec::new();
+        for (index, device) in self.devices.iter().enumerate() {
+            let (way, spoiled) = self.hub.shadow(|shadow| (shadow.at_rest(index), shadow.is_spoiled(index)));
+            if spoiled {
+                continue;
+            }
+            for &source in &device.engine.sources {
+                let found = match self.hub.entry_of(device.spec.unit, source.0) {
+                    Some(entry) => self.reading(|tables| tables.stream(entry)),
+                    None => Found::Nowhere,
+                };
+                self.audit_source(index, source, way, found, &mut seen);
+            }
+            self.audit_contexts(index);
+        }
+    }
+
+    fn audit_source(
+        &self,
+        index: usize,
+        source: SourceId,
+        way: Option<Way>,
+        found: Found,
+        seen: &mut Vec<(usize, u64)>,
+    ) {
+        let object = |promise, what: String| self.hub.object(Wrong::new(promise, what));
+        match (way, found) {
+            // A device that core does not know may be one that hardware would not let go.
+            (None, _) if self.doubted() => {}
+            (_, Found::Nonsense(what)) => {
+                object(
+                    Promise::Hitless,
+                    format!("the entry of {source} of device {index} makes no sense: {what}"),
+                );
+            }
+            (None | Some(Way::Blocked), Found::Nowhere) => {}
+            (None | Some(Way::Blocked), found) => {
+                object(
+                    Promise::Isolation,
+                    format!("device {index} is nowhere, and its {source} leads to {found:x?}"),
+                );
+            }
+            (Some(Way::Space(space)), Found::Through(root)) => {
+                if seen.contains(&(space, root.at)) {
+                    return;
+                }
+                seen.push((space, root.at));
+                let leaves = self.reading(|tables| tables.leaves(&root));
+                let compared = self.hub.shadow(|shadow| shadow.compare(space, &leaves));
+                self.hub.judged(
+                    compared.map_err(|wrong| {
+                        Wrong::new(wrong.promise, format!("device {index}: {}", wrong.what))
+                    }),
+                );
+            }
+            (Some(Way::Space(space)), found) => {
+                let promise = if found == Found::Everywhere { Promise::Isolation } else { Promise::Service };
+                object(
+                    promise,
+                    format!("device {index} is in space {space}, and its {source} leads {found:x?}"),
+                );
+            }
+        }
+    }
+}
