@@ -73,13 +73,16 @@ pub struct ContextTable<P: Platform> {
     leaves: BTreeMap<u32, Pa>,
     /// Second-level tables whose level 1 descriptor the hardware may remember as invalid.
     fresh: BTreeSet<u32>,
+    /// Substreams whose descriptor changed last without the hardware's word that it forgot what was there before.
+    doubtful: BTreeSet<u32>,
 }
 
 impl<P: Platform> ContextTable<P> {
     /// An empty table, every descriptor invalid. None if there is no memory.
     pub fn new(platform: Arc<P>, shape: ContextShape, coherent: bool) -> Option<Self> {
         let root = platform.alloc(shape.root_layout())?;
-        let table = Self { platform, shape, coherent, root, leaves: BTreeMap::new(), fresh: BTreeSet::new() };
+        let (leaves, fresh, doubtful) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        let table = Self { platform, shape, coherent, root, leaves, fresh, doubtful };
         table.clean(root, shape.root_layout().size_bytes());
         Some(table)
     }
@@ -171,6 +174,22 @@ impl<P: Platform> ContextTable<P> {
     /// The hardware has forgotten that there was no second-level table for this substream.
     pub(crate) fn settle(&mut self, substream_id: u32) {
         self.fresh.remove(&(substream_id >> LEAF_BITS));
+    }
+
+    /// Whether the hardware may use another descriptor for this substream than the one that is there.
+    pub(crate) fn is_doubtful(&self, substream_id: u32) -> bool {
+        self.doubtful.contains(&substream_id)
+    }
+
+    /// The descriptor of a substream changes: until that is [confirmed](Self::confirm), the hardware may use what was there.
+    pub(crate) fn doubt(&mut self, substream_id: u32) {
+        self.doubtful.insert(substream_id);
+    }
+
+    /// The hardware has forgotten every other descriptor of this substream, and that there was none.
+    pub(crate) fn confirm(&mut self, substream_id: u32) {
+        self.doubtful.remove(&substream_id);
+        self.settle(substream_id);
     }
 
     /// If no descriptor is left in the second-level table of this substream, cuts it off from the first level. The hardware must be made to forget it

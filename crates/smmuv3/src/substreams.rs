@@ -3,6 +3,9 @@
 //! As for stream table entries (`attach`): a plan of images, each written, then forgotten by the hardware for every stream that uses the
 //! table. The table's lock is held over a change, waits included, so that changes of one table come one after the other.
 //!
+//! A change that hardware did not confirm leaves it unknown which descriptor hardware uses. The next change of that descriptor begins with that question, and
+//! does nothing before it is answered: not even nothing, where the descriptor is already what it should be.
+//!
 //! Second-level tables come with their first descriptor and go with their last, so that memory is in proportion to the substreams in use.
 //!
 //! Spec: SMMUv3 H.a, 3.21.3 "Configuration structures and configuration invalidation completion", 4.3.3 "CMD_CFGI_CD".
@@ -80,6 +83,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
     ) -> Result<(), SyncError> {
         let mut table = contexts.table.lock();
         let Some(at) = table.find(substream_id) else { return Ok(()) };
+        self.settle_doubt(contexts, &mut table, substream_id)?;
         let now = table.read(at);
         if now[0] & CD_VALID == 0 {
             return Ok(());
@@ -110,19 +114,38 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         at: Pa,
         next: &Cd,
     ) -> Result<(), SyncError> {
+        self.settle_doubt(contexts, table, substream_id)?;
         let mut now = table.read(at);
         let plan = plan(&now, next, CD_VALID, cd_used);
         self.trace_cd(contexts, substream_id, next, plan.syncs());
         // What the descriptor points to is visible before the descriptor is.
         self.platform.write_barrier();
         for image in plan.images() {
+            table.doubt(substream_id);
             table.write(at, &now, image);
             now = *image;
-            if !mutant!("descriptor-changed-and-not-forgotten") {
-                self.forget_cd(contexts, substream_id, !table.is_fresh(substream_id))?;
-            }
-            table.settle(substream_id);
+            self.settle_doubt(contexts, table, substream_id)?;
         }
+        Ok(())
+    }
+
+    /// Makes the hardware use the descriptor that is there, if it may be using another.
+    fn settle_doubt(
+        &self,
+        contexts: &Contexts<P>,
+        table: &mut ContextTable<P>,
+        substream_id: u32,
+    ) -> Result<(), SyncError> {
+        if !table.is_doubtful(substream_id) {
+            return Ok(());
+        }
+        if !mutant!("descriptor-changed-and-not-forgotten") {
+            let forgotten = self.forget_cd(contexts, substream_id, !table.is_fresh(substream_id));
+            if !mutant!("descriptor-in-doubt-taken-for-forgotten") {
+                forgotten?;
+            }
+        }
+        table.confirm(substream_id);
         Ok(())
     }
 

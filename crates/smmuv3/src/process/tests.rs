@@ -191,6 +191,39 @@ fn part_17_a_detach_that_is_not_confirmed_keeps_the_pasid_and_the_pin() {
 }
 
 #[test]
+fn part_17_a_descriptor_that_hardware_may_still_use_is_forgotten_before_its_process_is_gone() {
+    let forgets = |shared: &Shared| {
+        let log = shared.fake.take_log();
+        log.iter().filter(|command| command.opcode() == Opcode::CFGI_CD).count()
+    };
+    let doubted = || {
+        let shared = Shared::on(Machine::Pcie);
+        let (mm, process) = shared.bound(0x42, 5);
+        shared.fake.with(|state| state.illegal.push(Opcode::CFGI_CD));
+        assert_eq!(shared.detach(5), Err(SyncError::Failed { code: 1 }));
+        // Nothing is left to be changed, and hardware may walk the table all the same.
+        assert_eq!(cd(&shared.fake, 8, 5).unwrap()[0] & 1 << 31, 0);
+        assert_eq!(process.quiesce(), Err(SyncError::Failed { code: 1 }));
+        assert_eq!(shared.detach(5), Err(SyncError::Failed { code: 1 }));
+        shared.fake.with(|state| state.illegal.clear());
+        shared.fake.take_log();
+        (shared, mm, process)
+    };
+    let (shared, _mm, process) = doubted();
+    process.quiesce().unwrap();
+    assert_eq!(forgets(&shared), 2, "one for each stream");
+    let (shared, _mm, _process) = doubted();
+    shared.detach(5).unwrap();
+    assert_eq!(
+        forgets(&shared),
+        4,
+        "what was in doubt, and the words that are cleared when nobody looks at them"
+    );
+    assert_eq!(shared.detach(5), Ok(()), "once is enough");
+    assert_eq!(forgets(&shared), 0);
+}
+
+#[test]
 fn part_17_an_asid_that_hardware_may_remember_stays_pinned() {
     let shared = Shared::on(Machine::Pcie);
     let mm = FakeMm::new(0x42);
