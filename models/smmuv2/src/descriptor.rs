@@ -94,9 +94,9 @@ impl Rights {
         self.0 & needed.0 == needed.0
     }
 
-    /// Whether anything is allowed to an unprivileged access.
+    /// Whether an unprivileged access may read or write.
     pub(crate) fn reaches_unprivileged(self) -> bool {
-        self.0 & 7 != 0
+        self.0 & (Self::READ | Self::WRITE) != 0
     }
 
     /// What an access needs.

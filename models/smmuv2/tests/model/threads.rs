@@ -1,0 +1,81 @@
+//! Real threads: a completed synchronization means that no access is still under way.
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use model_bus::{Outcome, Request, Translator};
+use portcullis_types::{Access, Iova, SourceId};
+
+use crate::harness::{L3, Machine, PAGE, TLBIVAL, TLBSTATUS, TLBSYNC, lazy};
+
+fn request(address: u64) -> Request {
+    Request {
+        source: SourceId(5),
+        pasid: None,
+        iova: Iova::new(address),
+        len_bytes: 8,
+        access: Access::WRITE,
+    }
+}
+
+#[test]
+fn a_synchronization_waits_for_accesses_that_began_before_it() {
+    let machine = Machine::stage1(lazy());
+    let outcome = machine.smmu.access(&request(0x1000), &mut |_| {
+        machine.cb64(0, TLBIVAL, 3 << 48 | 1);
+        machine.cb(0, TLBSYNC, 0);
+        machine.w32(0x70, 0);
+        for _ in 0..100 {
+            machine.step();
+        }
+        assert_eq!((machine.rcb(0, TLBSTATUS), machine.r32(0x74)), (1, 1), "the access is under way");
+        // One that begins later is not waited for, but the first still is.
+        assert_eq!(machine.smmu.access(&request(0x1008), &mut |_| Ok(())), Outcome::Done);
+        assert_eq!(machine.rcb(0, TLBSTATUS), 1);
+        Ok(())
+    });
+    assert_eq!(outcome, Outcome::Done);
+    assert_eq!((machine.rcb(0, TLBSTATUS), machine.r32(0x74)), (0, 0));
+}
+
+#[test]
+fn no_write_lands_on_a_page_after_the_synchronization_that_took_it_away() {
+    const ROUNDS: u64 = 100;
+    let machine = Machine::stage1(lazy());
+    // HUPCF: one fault must not end the others.
+    machine.cb(0, 0, 0x67 | 1 << 8);
+    let mapped = AtomicBool::new(true);
+    let stop = AtomicBool::new(false);
+    let writes = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Acquire) {
+                    let _outcome = machine.smmu.access(&request(0x1000), &mut |_| {
+                        std::thread::yield_now();
+                        assert!(mapped.load(Ordering::Acquire), "a write after the synchronization");
+                        writes.fetch_add(1, Ordering::Relaxed);
+                        Ok(())
+                    });
+                }
+            });
+        }
+        for _ in 0..ROUNDS {
+            let before = writes.load(Ordering::Relaxed);
+            while writes.load(Ordering::Relaxed) == before {
+                std::thread::yield_now();
+            }
+            machine.words(L3 + 8, &[0]);
+            machine.cb64(0, TLBIVAL, 3 << 48 | 1);
+            machine.cb(0, TLBSYNC, 0);
+            while machine.rcb(0, TLBSTATUS) != 0 {
+                std::thread::yield_now();
+            }
+            mapped.store(false, Ordering::Release);
+            std::thread::yield_now();
+            mapped.store(true, Ordering::Release);
+            machine.words(L3 + 8, &[0x30_0000 | PAGE]);
+        }
+        stop.store(true, Ordering::Release);
+    });
+    machine.assert_clean();
+}
