@@ -50,6 +50,7 @@ mod options;
 mod platform;
 pub mod powernv8;
 mod process;
+pub mod q35;
 mod qtest;
 mod ram;
 mod raw;

@@ -16,7 +16,7 @@ use crate::QemuError;
 use crate::find::{Qemu, Version};
 use crate::options::MachineOptions;
 use crate::process::Process;
-use crate::qtest::{ByteOrder, Qtest, QtestError, Step, Width, load_line, store_line};
+use crate::qtest::{ByteOrder, Qtest, QtestError, Step, Width, load_line, port_line, store_line};
 use crate::ram::Ram;
 use crate::scratch::Scratch;
 
@@ -196,6 +196,12 @@ impl Machine {
     pub fn store(&self, at: Pa, width: Width, value: u64) -> Result<(), QemuError> {
         self.accesses.fetch_add(1, Relaxed);
         self.ask(|| store_line(at, width, value), |qtest| qtest.store(at, width, value))
+    }
+
+    /// Writes a value to a port of a PC's. There is none of 64 bits.
+    pub fn store_port(&self, port: u16, width: Width, value: u64) -> Result<(), QemuError> {
+        self.accesses.fetch_add(1, Relaxed);
+        self.ask(|| port_line(port, width, value), |qtest| qtest.store_port(port, width, value))
     }
 
     /// Writes many values in turn, faster than one by one.

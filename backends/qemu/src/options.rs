@@ -7,6 +7,7 @@ use portcullis_types::Pa;
 
 use crate::QemuError;
 use crate::find::Arch;
+use crate::q35::{counting_rom, halting_rom};
 use crate::scratch::Scratch;
 
 /// What is on a drive.
@@ -43,6 +44,8 @@ enum Park {
     PowerFirmware,
     /// A boot ROM that halts.
     X86Firmware,
+    /// A boot ROM that counts interrupts.
+    X86Counting,
 }
 
 /// `wfi; b .-4`.
@@ -50,11 +53,6 @@ const ARM_KERNEL: [u8; 8] = [0x7f, 0x20, 0x03, 0xd5, 0xff, 0xff, 0xff, 0x17];
 /// `b .`, big-endian, wherever the CPU begins.
 const POWER_LOOP: [u8; 4] = [0x48, 0, 0, 0];
 const POWER_FIRMWARE_BYTES: usize = 1 << 20;
-/// `cli; hlt; jmp .-1` at the reset vector, 16 bytes below the end.
-const X86_LOOP: [u8; 4] = [0xfa, 0xf4, 0xeb, 0xfd];
-const X86_FIRMWARE_BYTES: usize = 64 << 10;
-const X86_RESET_OFFSET: usize = X86_FIRMWARE_BYTES - 16;
-
 /// As long as QEMU is waited for unless it is said otherwise.
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -75,6 +73,17 @@ impl MachineOptions {
     /// PC `q35` with these machine properties (or none: ""), 256 MiB of RAM at 0.
     pub fn q35(properties: &str) -> Self {
         Self::new("q35", properties, None, Park::X86Firmware, Pa::new(0))
+    }
+
+    /// With a CPU that counts the interrupts that reach it ([`q35::COUNTERS`](crate::q35::COUNTERS)), and touches nothing else. For `q35`.
+    ///
+    /// # Panics
+    ///
+    /// For other machines.
+    pub fn counting_interrupts(mut self) -> Self {
+        assert_eq!(self.arch(), Arch::X86_64, "only a PC's CPU counts interrupts");
+        self.park = Park::X86Counting;
+        self
     }
 
     fn new(machine: &str, properties: &str, cpu: Option<&'static str>, park: Park, ram_base: Pa) -> Self {
@@ -138,7 +147,7 @@ impl MachineOptions {
         match self.park {
             Park::ArmKernel => Arch::Aarch64,
             Park::PowerFirmware => Arch::Ppc64,
-            Park::X86Firmware => Arch::X86_64,
+            Park::X86Firmware | Park::X86Counting => Arch::X86_64,
         }
     }
 
@@ -180,11 +189,8 @@ impl MachineOptions {
                 let bytes = POWER_LOOP.repeat(POWER_FIRMWARE_BYTES / POWER_LOOP.len());
                 Ok(("-bios", scratch.write("loop.bin", &bytes)?))
             }
-            Park::X86Firmware => {
-                let mut bytes = vec![0xf4; X86_FIRMWARE_BYTES];
-                bytes[X86_RESET_OFFSET..][..X86_LOOP.len()].copy_from_slice(&X86_LOOP);
-                Ok(("-bios", scratch.write("halt.bin", &bytes)?))
-            }
+            Park::X86Firmware => Ok(("-bios", scratch.write("halt.bin", &halting_rom())?)),
+            Park::X86Counting => Ok(("-bios", scratch.write("count.bin", &counting_rom())?)),
         }
     }
 }

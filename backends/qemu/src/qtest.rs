@@ -156,6 +156,11 @@ impl Qtest {
         self.ask(&store_line(at, width, value)).and_then(empty)
     }
 
+    /// Writes one value to a port of a PC's: `outb`, `outw`, `outl`.
+    pub fn store_port(&mut self, port: u16, width: Width, value: u64) -> Result<(), QtestError> {
+        self.ask(&port_line(port, width, value)).and_then(empty)
+    }
+
     /// Writes many values in turn, as a [`batch`](Self::batch).
     pub fn store_all(&mut self, stores: &[(Pa, Width, u64)]) -> Result<(), QtestError> {
         let steps: Vec<Step> =
@@ -266,6 +271,10 @@ pub(crate) fn load_line(at: Pa, width: Width) -> String {
 
 pub(crate) fn store_line(at: Pa, width: Width, value: u64) -> String {
     format!("write{} {:#x} {:#x}", width.letter(), at.get(), width.cut(value))
+}
+
+pub(crate) fn port_line(port: u16, width: Width, value: u64) -> String {
+    format!("out{} {port:#x} {:#x}", width.letter(), width.cut(value))
 }
 
 fn write_line(at: Pa, bytes: &[u8]) -> String {

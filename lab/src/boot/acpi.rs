@@ -160,4 +160,35 @@ mod tests {
         }
         facts.machine(area);
     }
+
+    mod on_qemu {
+        use portcullis::firmware::Translation;
+        use portcullis::firmware::acpi::FoundFunction;
+        use portcullis::pci::Bdf;
+        use portcullis_qemu::Arch;
+        use portcullis_qemu::testing::qemus;
+
+        use super::*;
+        use crate::machine::{DiskContent, Machine};
+
+        #[test]
+        fn the_tables_that_qemu_makes_say_that_its_unit_covers_every_function() {
+            for qemu in qemus(Arch::X86_64) {
+                let (machine, area) = Machine::on_qemu(&qemu, DiskContent::Blank, 1).unwrap();
+                let mut firmware = PcFacts::of(&machine.spec).unwrap().machine(&area);
+                assert_eq!(firmware.acpi_faults, [], "{qemu}");
+                let [unit] = &firmware.iommus[..] else { panic!("{qemu}: {:?}", firmware.iommus) };
+                assert_eq!(unit.registers[0].first(), Pa::new(0xfed9_0000), "{qemu}");
+                assert_eq!(firmware.pci_hosts.len(), 1, "{qemu}");
+                let at = Bdf::from_requester_id(8);
+                let disk = FoundFunction { at, requester_ids: vec![at], path: vec![(1, 0)], class: (1, 8) };
+                firmware.place_functions(0, &[disk]);
+                let translation = firmware.pci_hosts[0].translation(at);
+                assert!(
+                    matches!(translation, Translation::Behind { iommu: 0, source } if source.0 == 8),
+                    "{qemu}"
+                );
+            }
+        }
+    }
 }

@@ -6,14 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use model_devices::apic::LocalApics;
 use model_devices::its::Its;
 use portcullis::firmware::{self, MsiControllerKind, MsiTarget};
 use portcullis::nvme;
 use portcullis::types::{Pa, SourceId};
 
 use super::messages::Messages;
-use super::vectors::Vectors;
+use super::vectors::{FirstCpu, Vectors};
 use super::words::MemoryWords;
 use crate::error::RunError;
 
@@ -109,10 +108,10 @@ impl Interrupts {
     pub(super) fn new(
         firmware: &firmware::Machine,
         itses: Vec<(Pa, Arc<Its>)>,
-        apics: Option<Arc<LocalApics>>,
+        cpu: Option<FirstCpu>,
         words: Option<Arc<MemoryWords>>,
     ) -> Self {
-        let vectors = apics.map(|apics| Controller::Apics(Arc::new(Vectors::new(apics))));
+        let vectors = cpu.map(|cpu| Controller::Apics(Arc::new(Vectors::new(cpu))));
         let model = |controller: &firmware::MsiController| {
             if controller.kind == MsiControllerKind::LocalApics {
                 return vectors.clone();
@@ -122,8 +121,8 @@ impl Interrupts {
             Some(Controller::Its(controller.doorbell()?, its.clone()))
         };
         let memory = |controller: &firmware::MsiController| {
-            let may_be = matches!(controller.kind, MsiControllerKind::Its | MsiControllerKind::LocalApics);
-            let words = words.clone().filter(|_| may_be && controller.enabled);
+            let words =
+                words.clone().filter(|_| controller.kind == MsiControllerKind::Its && controller.enabled);
             words.map(Controller::Memory)
         };
         let controllers = firmware.msi_controllers.iter();
@@ -135,7 +134,8 @@ impl Interrupts {
     pub fn taken(&self) -> u64 {
         let of_bridge = |controller: &Controller| match controller {
             Controller::Bridge(messages) => messages.taken(),
-            Controller::Its(..) | Controller::Apics(_) | Controller::Memory(_) => 0,
+            Controller::Apics(vectors) => vectors.taken(),
+            Controller::Its(..) | Controller::Memory(_) => 0,
         };
         let of_bridges: u64 = self.controllers().iter().flatten().map(of_bridge).sum();
         self.words.as_ref().map_or(0, |words| words.taken()) + of_bridges

@@ -62,6 +62,7 @@ pub use unit::{Hardware, OwnLines, Unit};
 
 use self::acpi::PcFacts;
 use self::presenter::Presenter;
+use self::vectors::FirstCpu;
 use crate::error::RunError;
 use crate::machine::Machine;
 use crate::machine::qemu::Icp;
@@ -127,6 +128,8 @@ pub struct BootRequest<'a> {
     pub pc: Option<PcFacts>,
     /// A PC's local APICs, if they are a model.
     pub apics: Option<Arc<LocalApics>>,
+    /// Where a PC's first CPU counts its interrupts, if it is no model.
+    pub counters: Option<Pa>,
     /// Who hears what happens.
     pub sink: SharedSink,
     /// Who falsifies what the CPU does, in tests of the tests.
@@ -149,6 +152,7 @@ impl<'a> BootRequest<'a> {
             tables,
             pc: PcFacts::of(&machine.spec),
             apics: machine.apics.clone(),
+            counters: machine.qemu.as_ref().and_then(|behind| behind.counters),
             sink,
             tamper: None,
             mode: FlushMode::Strict,
@@ -172,7 +176,9 @@ impl System {
         };
         let platform = Arc::new(LabPlatform::new(request.bus.clone(), request.sink, request.tamper));
         let words = request.words.then(|| Arc::new(words::MemoryWords::new(platform.clone())));
-        let interrupts = Arc::new(Interrupts::new(&firmware, request.itses, request.apics, words));
+        let counting = |counters| FirstCpu::Counting(vectors::Counting::new(platform.clone(), counters));
+        let first_cpu = request.apics.map(FirstCpu::Model).or_else(|| request.counters.map(counting));
+        let interrupts = Arc::new(Interrupts::new(&firmware, request.itses, first_cpu, words));
         let cpu_facts = request.cpus.facts();
         let models = request.phbs.into_iter().map(|(at, model)| (at, Presenter::Model(model)));
         let others = request.icp.into_iter().map(|(at, icp)| (at, Presenter::Icp(icp)));

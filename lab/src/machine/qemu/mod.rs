@@ -9,11 +9,13 @@
 //! | file | what |
 //! |---|---|
 //! | `virt` | Arm's, with an SMMUv3: QEMU's device tree is read |
+//! | `q35` | a PC with VT-d: firmware's part is done here, and QEMU's own ACPI tables are read |
 //! | `power8` | `powernv8`, with a PHB3: firmware's part is done here |
 //!
 //! Not here: starting QEMU, and its registers' protocol (`portcullis-qemu`).
 
 mod power8;
+mod q35;
 mod virt;
 
 use core::time::Duration;
@@ -57,6 +59,8 @@ pub struct Behind {
     pub machine: Arc<qemu::Machine>,
     /// By which its PHB3's interrupts are presented, and where that PHB3's registers are.
     pub icp: Option<(Pa, Icp)>,
+    /// Where its CPU counts interrupts, if it does.
+    pub counters: Option<Pa>,
 }
 
 /// A chip's presentation controller, for one CPU.
@@ -114,6 +118,15 @@ pub fn find_power8() -> Result<Qemu, RunError> {
     find_with(Arch::Ppc64)
 }
 
+/// QEMU with x86's CPUs, if there is one.
+///
+/// # Errors
+///
+/// As for [`find`].
+pub fn find_x86() -> Result<Qemu, RunError> {
+    find_with(Arch::X86_64)
+}
+
 fn find_with(arch: Arch) -> Result<Qemu, RunError> {
     let hint = "leave out `--on qemu` to run on models";
     Qemu::find(arch).map_err(|error| RunError::refused("QEMU", error, hint))
@@ -124,7 +137,7 @@ pub(crate) fn failed(error: &QemuError) -> RunError {
     RunError::wrong("QEMU", error, "try again, or another QEMU")
 }
 
-/// Starts QEMU with a disk that holds `content`: `powernv8` if its CPUs are POWER's, else `virt`.
+/// Starts QEMU with a disk that holds `content`: `powernv8` if its CPUs are POWER's, `q35` if they are x86's, else `virt`.
 ///
 /// # Errors
 ///
@@ -137,7 +150,8 @@ pub(super) fn start(qemu: &Qemu, content: DiskContent, seed: u64) -> Result<Star
     };
     match qemu.arch() {
         Arch::Ppc64 => power8::start(qemu, content, seed),
-        Arch::Aarch64 | Arch::X86_64 => virt::start(qemu, content, seed),
+        Arch::Aarch64 => virt::start(qemu, content, seed),
+        Arch::X86_64 => q35::start(qemu, content, seed),
     }
 }
 

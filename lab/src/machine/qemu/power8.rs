@@ -38,7 +38,7 @@ pub(super) fn start(qemu: &Qemu, content: DriveContent, seed: u64) -> Result<Sta
         server: powernv8::SERVER,
         first: powernv8::FIRST_INTERRUPT,
     };
-    let behind = Behind { machine, icp: Some((Pa::new(REGISTERS), icp)) };
+    let behind = Behind { machine, icp: Some((Pa::new(REGISTERS), icp)), counters: None };
     Ok(Started { spec, bus, behind, device_tree })
 }
 

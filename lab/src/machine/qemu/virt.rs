@@ -29,7 +29,7 @@ pub(super) fn start(qemu: &Qemu, content: DriveContent, seed: u64) -> Result<Sta
     let machine = Arc::new(qemu.start(&options).map_err(|error| failed(&error))?);
     let spec = spec(qemu, machine.ram().range());
     let bus = bus(&machine, |_, _| ByteOrder::Little, seed)?;
-    Ok(Started { spec, bus, behind: Behind { machine, icp: None }, device_tree })
+    Ok(Started { spec, bus, behind: Behind { machine, icp: None, counters: None }, device_tree })
 }
 
 /// What the machine is, as far as work asks: its disk's place. All else boot finds out.
