@@ -156,7 +156,7 @@ impl WorkArguments {
 pub(crate) enum On {
     /// Strict models.
     Models,
-    /// QEMU's `virt`, for `spapr` its `powernv8`: an SMMUv3 or a PHB3, and an NVMe disk, that are not ours.
+    /// QEMU's `virt`, with `--machine x86` its `q35`, for `spapr` its `powernv8`: an SMMUv3, a VT-d unit or a PHB3, and an NVMe disk, that are not ours.
     Qemu,
 }
 
@@ -167,7 +167,7 @@ pub(crate) struct RunOptions {
     #[arg(long, value_name = "NAME|FILE.dtb", value_parser = machine_choice)]
     pub(crate) machine: Option<MachineChoice>,
     /// What the machine is made of [default: models, strict ones of ours].
-    #[arg(long, value_enum, value_name = "WHAT", conflicts_with = "machine")]
+    #[arg(long, value_enum, value_name = "WHAT")]
     pub(crate) on: Option<On>,
     /// Decides everything that hardware is free to decide; the same number gives the same run.
     #[arg(long, value_name = "N", value_parser = seed, default_value = "1")]

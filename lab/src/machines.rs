@@ -18,6 +18,8 @@ pub enum MachineChoice {
     Dtb(PathBuf),
     /// QEMU's `virt`, for `spapr` its `powernv8`: hardware that is no model of ours. Only [`run`](crate::run()) can do with it.
     Qemu,
+    /// QEMU's `q35`, a PC with VT-d.
+    QemuX86,
 }
 
 /// A built-in machine.
@@ -49,7 +51,7 @@ pub fn choose(choice: &MachineChoice) -> Result<(MachineSpec, Option<Vec<u8>>), 
             Some(spec) => Ok((spec, None)),
             None => Err(RunError::refused(name, "there is no such machine", "see `portcullis machines`")),
         },
-        MachineChoice::Qemu => {
+        MachineChoice::Qemu | MachineChoice::QemuX86 => {
             let hint = "see `portcullis machines`";
             Err(RunError::refused("QEMU", "its machine is not made of models that could be shown", hint))
         }

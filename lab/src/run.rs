@@ -63,7 +63,7 @@ pub fn run(request: RunRequest) -> Result<Report, RunError> {
         let hint = format!("the workloads are {}", workload::names().join(", "));
         return Err(RunError::refused(&request.workload, "there is no such workload", hint));
     };
-    if request.machine == MachineChoice::Qemu {
+    if matches!(request.machine, MachineChoice::Qemu | MachineChoice::QemuX86) {
         return run_on_qemu(&request, workload);
     }
     let (spec, device_tree) = machines::choose(&request.machine)?;
@@ -152,7 +152,16 @@ fn run_on_qemu(request: &RunRequest, workload: &'static str) -> Result<Report, R
         return Err(RunError::refused(workload, why, "leave out `--kill`"));
     }
     let is_power8 = workload == spapr::NAME;
-    let qemu = if is_power8 { qemu::find_power8()? } else { qemu::find()? };
+    let is_x86 = request.machine == MachineChoice::QemuX86;
+    if is_x86 && !matches!(workload, dma::NAME | vfio::NAME) {
+        let hint = format!("on QEMU's `q35` there are {} and {}", dma::NAME, vfio::NAME);
+        return Err(RunError::refused(workload, "QEMU's `q35` cannot do it", hint));
+    }
+    let (name, qemu) = match (is_power8, is_x86) {
+        (true, _) => ("powernv8", qemu::find_power8()?),
+        (_, true) => ("q35", qemu::find_x86()?),
+        _ => ("virt", qemu::find()?),
+    };
     let mut not_shown = qemu::NOT_SHOWN.to_vec();
     let came = match workload {
         vfio::NAME => {
@@ -175,6 +184,6 @@ fn run_on_qemu(request: &RunRequest, workload: &'static str) -> Result<Report, R
             (outcome.counters, Some(outcome.digest), outcome.elapsed_ns)
         }
     };
-    let machine = format!("{} of {qemu}", if is_power8 { "powernv8" } else { "virt" });
+    let machine = format!("{name} of {qemu}");
     Ok(report(machine, workload, request.seed, &input, came, not_shown))
 }

@@ -59,7 +59,7 @@ fn one(
     let request = RunRequest {
         workload: name.to_owned(),
         input: file.map_or(Input::Sample, |path| Input::File(path.to_owned())),
-        machine: machine(name, options),
+        machine: machine(name, options)?,
         sva,
         vfio,
         seed: options.seed,
@@ -73,11 +73,15 @@ fn one(
     Ok(outcome?)
 }
 
-fn machine(workload: &str, options: &RunOptions) -> MachineChoice {
+fn machine(workload: &str, options: &RunOptions) -> Result<MachineChoice, Failure> {
     match (&options.machine, options.on) {
-        (Some(machine), _) => machine.clone(),
-        (None, Some(On::Qemu)) => MachineChoice::Qemu,
-        (None, _) => MachineChoice::Name(workload::default_machine(workload).into()),
+        (Some(MachineChoice::Name(name)), Some(On::Qemu)) if name == "x86" => Ok(MachineChoice::QemuX86),
+        (Some(_), Some(On::Qemu)) => Err(Failure::Usage(
+            "of the machines, only x86 is one of QEMU's, too: leave out --machine or --on".into(),
+        )),
+        (None, Some(On::Qemu)) => Ok(MachineChoice::Qemu),
+        (Some(machine), _) => Ok(machine.clone()),
+        (None, _) => Ok(MachineChoice::Name(workload::default_machine(workload).into())),
     }
 }
 
