@@ -48,7 +48,11 @@ pub struct Counters {
 impl Counters {
     /// All TLB operations, without synchronizations.
     pub fn invalidations(&self) -> u64 {
-        self.operations.iter().filter(|(name, _)| !name.ends_with("SYNC")).map(|(_, count)| count).sum()
+        self.operations
+            .iter()
+            .filter(|(name, _)| !name.ends_with("SYNC") && **name != "broadcast")
+            .map(|(_, count)| count)
+            .sum()
     }
 
     /// How many of the operation with this name, `TLBIVA`, `TLBGSYNC` and the like, there were.

@@ -17,11 +17,11 @@
 //!
 //! Where to look: where a stream goes `stream`; what banks' registers mean `regime`; what happens to an access `verdict`, `translate`, `walk`; what is cached `tlb`; when it is
 //! removed `maintenance`; what registers do `program` and `program_bank`; what is told of a fault `fault` and `verdict`; what is held back `stall`; interrupts [`InterruptLines`];
-//! what the hardware does unasked `mischief`; what it may choose [`Policy`]; all forbidden things [`clause`].
+//! what the hardware does unasked `mischief`; what CPUs broadcast [`Broadcast`]; what it may choose [`Policy`]; all forbidden things [`clause`].
 //!
 //! Spec: SMMUv2 D.c is Arm IHI 0062 D.c; tables are those of Arm DDI 0487 (A-profile), VMSAv8-64, and of the AArch32 Long-descriptor scheme.
 //! Not here: the Short-descriptor scheme, two Security states, extended stream matching and compressed indexing, address translation operations, E2H contexts, hardware
-//! update of the access flag, performance monitors, global stalls, memory attributes (which change no address), broadcasts (BTM is only reported).
+//! update of the access flag, performance monitors, global stalls, memory attributes (which change no address).
 #![forbid(unsafe_code)]
 #![expect(
     clippy::cast_possible_truncation,
@@ -30,6 +30,7 @@
 
 mod bank;
 mod bits;
+mod broadcast;
 mod config;
 mod counters;
 mod descriptor;
@@ -53,6 +54,7 @@ mod translate;
 mod verdict;
 mod walk;
 
+pub use broadcast::Broadcast;
 pub use config::Config;
 pub use counters::Counters;
 pub use fault::FaultKind;

@@ -27,22 +27,25 @@ pub(crate) enum Scope {
         vmid: u16,
         asid: u16,
     },
-    /// Stage 1 by address. `last`: only leaves.
+    /// Stage 1 by address, up to and with the last. `leaf`: only leaves.
     Address {
         vmid: u16,
         asid: Option<u16>,
-        address: u64,
-        last: bool,
+        first: u64,
+        last: u64,
+        leaf: bool,
     },
     HypervisorAddress {
-        address: u64,
-        last: bool,
+        first: u64,
+        last: u64,
+        leaf: bool,
     },
     /// Stage 2 alone.
     Ipa {
         vmid: u16,
-        ipa: u64,
-        last: bool,
+        first: u64,
+        last: u64,
+        leaf: bool,
     },
 }
 
@@ -70,12 +73,14 @@ impl Scope {
 pub(crate) enum Issuer {
     Global,
     Bank(u8),
+    /// A CPU, by a broadcast.
+    Broadcast,
 }
 
 impl Issuer {
-    /// Whether a synchronization here covers an operation there.
+    /// Whether a synchronization here covers an operation there. "Either the global address space or any translation context bank", but no broadcast.
     fn covers(self, other: Self) -> bool {
-        self == Self::Global || self == other
+        self == other || self == Self::Global && other != Self::Broadcast
     }
 }
 
@@ -211,6 +216,14 @@ impl State {
         }
     }
 
+    /// Does all that CPUs have broadcast.
+    pub(crate) fn obey_broadcasts(&mut self) {
+        let limit = self.maintenance.next;
+        let sync = Sync { from: Issuer::Broadcast, limit, ticks: 0, stuck: false, before: None };
+        self.apply_covered(&sync);
+        self.settle_residues(&sync);
+    }
+
     fn settle_residues(&mut self, sync: &Sync) {
         for bank in &mut self.registers.banks {
             if let Residue::Posted(serial, from) = bank.residue
@@ -230,6 +243,7 @@ impl State {
 fn issuer(from: Issuer) -> (&'static str, Value<'static>) {
     match from {
         Issuer::Global => ("bank", Value::Str("all")),
+        Issuer::Broadcast => ("bank", Value::Str("cpu")),
         Issuer::Bank(index) => ("bank", Value::Dec(index.into())),
     }
 }

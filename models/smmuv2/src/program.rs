@@ -161,7 +161,8 @@ impl State {
             0x70 => self.synchronize("TLBGSYNC", Issuer::Global, around, flights),
             0x78 if config.aarch32 => {
                 self.note_reserved("TLBIVAH", value & 0xfff);
-                let scope = Scope::HypervisorAddress { address: (value & !0xfff).into(), last: false };
+                let address = u64::from(value & !0xfff);
+                let scope = Scope::HypervisorAddress { first: address, last: address, leaf: false };
                 self.post("TLBIVAH", scope, Issuer::Global, around);
             }
             0xb0 => self.post_hypervisor_address("TLBIVALH64", written.value, true, around),
@@ -259,7 +260,8 @@ impl State {
 
     fn post_hypervisor_address(&mut self, name: &'static str, value: u64, last: bool, around: Around<'_>) {
         self.note_reserved(name, (value >> 44) as u32);
-        let scope = Scope::HypervisorAddress { address: address_of(value), last };
+        let address = address_of(value);
+        let scope = Scope::HypervisorAddress { first: address, last: address, leaf: last };
         self.post(name, scope, Issuer::Global, around);
     }
 

@@ -257,9 +257,15 @@ impl State {
             return self.note_hypervisor(index, name);
         }
         let scope = if hypervisor {
-            Scope::HypervisorAddress { address, last }
+            Scope::HypervisorAddress { first: address, last: address, leaf: last }
         } else {
-            Scope::Address { vmid, asid: by_asid.then_some(asid as u16), address, last }
+            Scope::Address {
+                vmid,
+                asid: by_asid.then_some(asid as u16),
+                first: address,
+                last: address,
+                leaf: last,
+            }
         };
         self.post(name, scope, from, around);
     }
@@ -287,6 +293,6 @@ impl State {
         let bits = if bank.is_wide() { u32::from(around.config.ipa_bits) } else { 40 };
         let ipa = (field(value, 35, 0) << 12) & crate::bits::ones(bits);
         let vmid = bank.vmid(self.registers.wide_vmids());
-        self.post(name, Scope::Ipa { vmid, ipa, last }, Issuer::Bank(index), around);
+        self.post(name, Scope::Ipa { vmid, first: ipa, last: ipa, leaf: last }, Issuer::Bank(index), around);
     }
 }

@@ -42,7 +42,7 @@ pub struct Smmu {
     config: Config,
     fabric: Arc<dyn Fabric>,
     sink: Arc<dyn Sink>,
-    flights: Flights,
+    pub(crate) flights: Flights,
     wires: Wires,
     state: Guarded<State>,
 }

@@ -55,12 +55,12 @@ impl Translation {
         self.first | ((1u64 << self.size_lg2) - 1)
     }
 
-    fn covers(&self, address: u64) -> bool {
-        (self.first..=self.last()).contains(&address)
+    fn meets(&self, first: u64, last: u64) -> bool {
+        self.first <= last && first <= self.last()
     }
 
     fn overlaps(&self, other: &Self) -> bool {
-        self.first <= other.last() && other.first <= self.last()
+        self.meets(other.first, other.last())
     }
 
     /// Where `address`, which it covers, goes.
@@ -111,8 +111,9 @@ pub(crate) struct TableKey {
 }
 
 impl TableKey {
-    fn covers(&self, address: u64) -> bool {
-        address >> self.granule.shift(self.level) == self.prefix
+    fn meets(&self, first: u64, last: u64) -> bool {
+        let shift = self.granule.shift(self.level);
+        (first >> shift..=last >> shift).contains(&self.prefix)
     }
 }
 
@@ -265,26 +266,27 @@ fn targets_space_of_address(scope: &Scope, space: Space) -> bool {
     }
 }
 
-fn address_of(scope: &Scope) -> Option<(u64, bool)> {
+/// The first and last address of an operation that has any, and whether it is for leaves only.
+fn span_of(scope: &Scope) -> Option<(u64, u64, bool)> {
     match *scope {
-        Scope::Address { address, last, .. }
-        | Scope::HypervisorAddress { address, last }
-        | Scope::Ipa { ipa: address, last, .. } => Some((address, last)),
+        Scope::Address { first, last, leaf, .. }
+        | Scope::HypervisorAddress { first, last, leaf }
+        | Scope::Ipa { first, last, leaf, .. } => Some((first, last, leaf)),
         _ => None,
     }
 }
 
 fn targets_leaf(scope: &Scope, leaf: &Translation) -> bool {
-    match address_of(scope) {
-        Some((address, _)) => leaf.covers(address) && targets_space_of_address(scope, leaf.space),
+    match span_of(scope) {
+        Some((first, last, _)) => leaf.meets(first, last) && targets_space_of_address(scope, leaf.space),
         None => targets_space(scope, leaf.space),
     }
 }
 
 fn targets_table(scope: &Scope, key: &TableKey) -> bool {
-    match address_of(scope) {
-        Some((_, true)) => false,
-        Some((address, false)) => key.covers(address) && targets_space_of_address(scope, key.space),
+    match span_of(scope) {
+        Some((_, _, true)) => false,
+        Some((first, last, false)) => key.meets(first, last) && targets_space_of_address(scope, key.space),
         None => targets_space(scope, key.space),
     }
 }
@@ -340,7 +342,7 @@ mod tests {
             survivors(Scope::Asid { vmid: 1, asid: 2 }),
             both(vec![OTHER, GLOBAL, STAGE2, STRANGER, Space::Hypervisor])
         );
-        let address = |asid, last| Scope::Address { vmid: 1, asid, address: 0x5fff, last };
+        let address = |asid, leaf| Scope::Address { vmid: 1, asid, first: 0x5fff, last: 0x5fff, leaf };
         assert_eq!(
             survivors(address(Some(2), false)),
             // Walk entries of a global leaf have an ASID all the same: there are none that are global.
@@ -348,9 +350,10 @@ mod tests {
         );
         let last = survivors(address(None, true));
         assert_eq!(last, (vec![STAGE2, STRANGER, Space::Hypervisor], SPACES.to_vec()));
-        let ipa = survivors(Scope::Ipa { vmid: 1, ipa: 0x5000, last: false });
+        let ipa = survivors(Scope::Ipa { vmid: 1, first: 0x5000, last: 0x5000, leaf: false });
         assert_eq!(ipa, both(vec![OWN, OTHER, GLOBAL, NESTED, STRANGER, Space::Hypervisor]));
-        let elsewhere = survivors(Scope::Address { vmid: 1, asid: None, address: 0x6000, last: true });
+        let elsewhere =
+            survivors(Scope::Address { vmid: 1, asid: None, first: 0x6000, last: 0x7fff, leaf: true });
         assert_eq!(elsewhere, both(SPACES.to_vec()));
     }
 

@@ -3,6 +3,7 @@
 //! Nothing here uses the model's own decoders: a register's value, a descriptor and a syndrome is a hex literal.
 
 mod banks;
+mod broadcast;
 mod faults;
 mod fuzz;
 mod harness;
