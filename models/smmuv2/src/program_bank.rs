@@ -102,7 +102,8 @@ impl State {
         if bank.has_fault() && which & (part::CBAR | part::CBA2R) != 0 && bank.is_stalled() {
             self.notes.record(clause::FAULT_OUTSTANDING, format!("bank {index}: FSR {:#x}", bank.status()));
         }
-        if bank.is_on() {
+        // 2.5.2: "All MMUs are disabled from reset", whatever M may read as before it is written.
+        if bank.is_on() && bank.written & part::SCTLR != 0 {
             bank.changed |= which;
             // The halves of a 64-bit register are two writes.
             if bank.changed.count_ones() > 1 {

@@ -139,7 +139,8 @@ impl Registers {
             BankType::Stage2 => !config.stage2,
             BankType::Stage1Fault => true,
         };
-        if unsupported || (first < config.stage2_banks && kind != BankType::Stage2) {
+        // A bank that can do stage 2 only has no other type: it is read only there.
+        if unsupported {
             return Err(fault(FaultKind::InvalidContext, true));
         }
         let BankType::Nested(second) = kind else { return Ok(None) };

@@ -15,7 +15,7 @@ use crate::geometry::Granule;
 use crate::maintenance::Scope;
 
 /// What a cached translation belongs to. `nested`: with stage 2 behind it; invalidations do not ask for that.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Space {
     Private { vmid: u16, asid: u16, nested: bool },
     Global { vmid: u16, nested: bool },
@@ -181,7 +181,7 @@ impl Tlb {
     }
 
     fn overlapping(&self, new: &Translation, spaces: &[Space]) -> Vec<Translation> {
-        let mut found = Vec::new();
+        let mut found: Vec<Translation> = Vec::new();
         for size in (12..64u32).filter(|&size| self.sizes[size as usize] != 0) {
             let probes = (1u64 << new.size_lg2) >> size.min(new.size_lg2);
             if probes > self.leaves.len() as u64 {
@@ -196,6 +196,7 @@ impl Tlb {
                 found.extend((0..probes).filter_map(at));
             }
         }
+        found.sort_by_key(|old| (old.space, old.first, old.size_lg2));
         found
     }
 
@@ -209,8 +210,11 @@ impl Tlb {
         if self.leaves.is_empty() {
             return;
         }
-        // The order of a map is not the seed's: the one that comes first by its key is taken.
-        let order = |leaf: &&Translation| (leaf.first >> 12).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ pick;
+        // The order of a map is not the seed's: the one that comes first by what it is, is taken.
+        let order = |leaf: &&Translation| {
+            let mixed = (leaf.first >> 12).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ pick;
+            (mixed, leaf.space, leaf.size_lg2)
+        };
         if let Some(old) = self.leaves.values().min_by_key(order).copied() {
             self.drop_leaf(&old);
         }
@@ -224,15 +228,46 @@ impl Tlb {
         self.tables.insert(key, entry);
     }
 
+    /// The leaves that an operation by one address takes, by looking where they can be.
+    fn probe(&self, scope: &Scope) -> Option<Vec<Translation>> {
+        let (first, last, _) = span_of(scope)?;
+        let spaces = spaces_of(scope).filter(|_| first == last)?;
+        let live = |&size: &u32| self.sizes[size as usize] != 0;
+        let at = |size: u32| {
+            spaces.iter().filter_map(move |&space| self.leaves.get(&(space, first >> size, size)))
+        };
+        Some((12..64u32).filter(live).flat_map(at).copied().collect())
+    }
+
     /// Does what an operation demands. Answers how many leaves went.
     pub(crate) fn invalidate(&mut self, scope: &Scope) -> u64 {
-        self.tables.retain(|key, _| !targets_table(scope, key));
-        let gone: Vec<Translation> =
-            self.leaves.values().filter(|leaf| targets_leaf(scope, leaf)).copied().collect();
+        if !span_of(scope).is_some_and(|(_, _, leaf)| leaf) {
+            self.tables.retain(|key, _| !targets_table(scope, key));
+        }
+        let gone = self.probe(scope).unwrap_or_else(|| {
+            self.leaves.values().filter(|leaf| targets_leaf(scope, leaf)).copied().collect()
+        });
         for leaf in &gone {
             self.drop_leaf(leaf);
         }
         gone.len() as u64
+    }
+}
+
+/// Where the leaves can be that an operation by address takes; none if they can be anywhere.
+fn spaces_of(scope: &Scope) -> Option<Vec<Space>> {
+    let both =
+        |make: fn(u16, u16, bool) -> Space, vmid, asid| [make(vmid, asid, false), make(vmid, asid, true)];
+    match *scope {
+        Scope::HypervisorAddress { .. } => Some(vec![Space::Hypervisor]),
+        Scope::Ipa { vmid, .. } => Some(vec![Space::Stage2 { vmid }]),
+        Scope::Address { vmid, asid: Some(asid), .. } => {
+            let mut spaces =
+                both(|vmid, asid, nested| Space::Private { vmid, asid, nested }, vmid, asid).to_vec();
+            spaces.extend(both(|vmid, _, nested| Space::Global { vmid, nested }, vmid, asid));
+            Some(spaces)
+        }
+        _ => None,
     }
 }
 

@@ -285,3 +285,18 @@ impl Machine {
         machine.assert_clean();
     }
 }
+
+#[test]
+fn a_bank_whose_m_is_unknown_needs_not_be_switched_off_before_it_is_set_up() {
+    for seed in 0..8 {
+        let sink = std::sync::Arc::new(portcullis_types::trace::Silence);
+        let ram: std::sync::Arc<dyn model_bus::Fabric> = Machine::bare(plain()).ram.clone();
+        let smmu = model_smmuv2::Smmu::new(Config::default(), ram, seed, sink);
+        // CBAR first: it says of which format the others are.
+        smmu.write(0x1000, Width::Bits32, CBAR_S1.into());
+        for (at, value) in [(TCR, 0x80_3519), (0x10, 0x3_8015), (0x38, 0xff), (SCTLR, SCTLR_ON)] {
+            smmu.write(0x2_0000 + at, Width::Bits32, value.into());
+        }
+        assert_eq!(smmu.take_unpredictable(), [], "seed {seed}");
+    }
+}

@@ -197,6 +197,20 @@ fn each_stage_can_be_off() {
 }
 
 #[test]
+fn what_stage_2_lets_by_untranslated_must_fit_the_output() {
+    let machine = Machine::nested(Config { output_bits: 40, ..plain() });
+    machine.cb(1, SCTLR, SCTLR_ON & !1);
+    machine.words(L3 + 16, &[0x100_0000_0000 | PAGE]);
+    assert_eq!(machine.read(5, 0x2000), Got::Abort);
+    // ASF; NESTED, level 0.
+    assert_eq!(told(&machine), (0x480, 0x4, 0x2000, 0x100_0000_0000));
+    machine.cb(0, SCTLR, SCTLR_ON & !1);
+    assert_eq!(machine.read(5, 0x100_0000_0000), Got::Abort);
+    assert_eq!(told(&machine), (0x480, 0x4, 0x100_0000_0000, 0x100_0000_0000));
+    machine.assert_clean();
+}
+
+#[test]
 fn banks_that_make_no_sense_together_are_global_faults() {
     /// CBAR of banks 0 and 1, VA64 of both, what sGFSR and sGFSYNR0 say.
     type Row = (&'static str, Config, [u32; 2], [u32; 2], (u32, u32));
