@@ -48,7 +48,8 @@ pub struct DeviceInfo {
     pub coherent: bool,
     /// Whether it is a PCI device: those get addresses below 4 GiB as long as there are some.
     pub pci: bool,
-    /// Whether no other device can forge its interrupts, nor it theirs: they pass an ITS with device ids, or interrupt remapping. Where not, a user
+    /// Whether no other device can forge its interrupts, nor it theirs, apart from what its IOMMU does
+    /// ([`Capabilities::isolated_interrupts`](crate::iommu::Capabilities::isolated_interrupts)): they pass an ITS with device ids. Where neither, a user
     /// gets it only if the embedder has said that unsafe interrupts are allowed.
     pub isolated_interrupts: bool,
     /// Regions that firmware reserved for it.
@@ -161,6 +162,11 @@ impl<P: Platform> Device<P> {
     fn reach(&self, mask_bits: &AtomicU8) -> Iova {
         let mask = DmaMask(mask_bits.load(Relaxed)).last();
         self.info.bus_limit.map_or(mask, |bus| bus.min(mask))
+    }
+
+    /// Whether no other device can forge its interrupts, nor it theirs: by what the bus and firmware know, or because the IOMMU checks them.
+    pub fn has_isolated_interrupts(&self) -> bool {
+        self.info.isolated_interrupts || self.iommu.capabilities().isolated_interrupts
     }
 
     /// The reserved regions: the IOMMU driver's, then firmware's.

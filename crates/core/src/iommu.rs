@@ -193,12 +193,15 @@ pub struct Capabilities {
     pub coherent_walk: bool,
     /// Whether sources can be attached to [`Target::Identity`].
     pub identity: bool,
+    /// Whether the IOMMU checks the interrupts of all devices behind it, so that none can forge another's. Where it does not, something else may
+    /// ([`DeviceInfo::isolated_interrupts`](crate::device::DeviceInfo::isolated_interrupts)).
+    pub isolated_interrupts: bool,
 }
 
 impl Capabilities {
-    /// Capabilities of an IOMMU that maps `aperture` in `page_sizes`, walks coherently and can pass traffic through.
+    /// Capabilities of an IOMMU that maps `aperture` in `page_sizes`, walks coherently, can pass traffic through, and leaves interrupts alone.
     pub const fn new(aperture: IovaRange, page_sizes: PageSizes) -> Self {
-        Self { aperture, page_sizes, coherent_walk: true, identity: true }
+        Self { aperture, page_sizes, coherent_walk: true, identity: true, isolated_interrupts: false }
     }
 }
 
@@ -529,6 +532,11 @@ pub enum MapError {
         at: Pa,
         /// The word.
         word: u64,
+    },
+    /// The hardware, which has to be told of new mappings, did not confirm. EIO.
+    Unconfirmed {
+        /// What was waited for.
+        waiting_for: &'static str,
     },
 }
 

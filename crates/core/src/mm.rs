@@ -100,6 +100,19 @@ pub enum ProcessTable {
         /// The memory kinds that entries refer to by index (MAIR).
         mair: u64,
     },
+    /// The paging structures of an x86-64 process (what CR3 points to), walked through the CPU's caches. Devices use the lower half.
+    ///
+    /// Spec: Intel SDM volume 3A, 4.5 "4-Level Paging and 5-Level Paging".
+    X86 {
+        /// The table of the first level: a plain address, without CR3's low bits.
+        root: Pa,
+        /// 4 or 5.
+        levels: u8,
+        /// How many bits an output address has at most: 32 to 52 (MAXPHYADDR).
+        output_bits: u8,
+        /// The memory kinds that entries refer to by index (IA32_PAT).
+        pat: u64,
+    },
 }
 
 /// What a device wants of a process's memory.

@@ -208,7 +208,7 @@ impl MapError {
             Self::OutsideAperture(_) | Self::OutputTooLarge(_) => Errno::Erange,
             Self::Mapped(_) => Errno::Eexist,
             Self::NoTableMemory => Errno::Enomem,
-            Self::CorruptTable { .. } => Errno::Eio,
+            Self::CorruptTable { .. } | Self::Unconfirmed { .. } => Errno::Eio,
         }
     }
 }

@@ -38,7 +38,7 @@ impl<P: Platform> Type1<P> {
         }
         self.drop_stale()?;
         let forbidden = self.shrunk(group)?;
-        let isolated = group.devices().iter().all(|device| device.info().isolated_interrupts);
+        let isolated = group.devices().iter().all(|device| device.has_isolated_interrupts());
         if !isolated
             && !mutant!("forgeable-interrupts-let-in")
             && !self.shared.unsafe_interrupts.load(Relaxed)
