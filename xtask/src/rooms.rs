@@ -29,6 +29,7 @@ pub(crate) const ROOMS: &[Room] = &[
     room("crates/smmuv3", &["crates/types", "crates/spec", "crates/hal", "crates/pgtable", "crates/core"]),
     room("crates/smmuv2", &["crates/types", "crates/spec", "crates/hal", "crates/pgtable", "crates/core"]),
     room("crates/ioda2", &["crates/types", "crates/spec", "crates/hal", "crates/pgtable", "crates/core"]),
+    room("crates/vtd", &["crates/types", "crates/spec", "crates/hal", "crates/pgtable", "crates/core"]),
     room("crates/nvme", &["crates/types", "crates/hal", "crates/core"]),
     room("crates/accel", &["crates/types", "crates/hal", "crates/core"]),
     room(
@@ -84,6 +85,7 @@ const EMBEDDED: &[&str] = &[
     "crates/smmuv3",
     "crates/smmuv2",
     "crates/ioda2",
+    "crates/vtd",
     "crates/nvme",
     "crates/vfio",
     "crates/accel",

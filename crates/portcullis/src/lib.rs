@@ -10,6 +10,7 @@
 //! | an SMMUv3 | a driver for it | [`smmuv3`] |
 //! | an SMMUv2 or MMU-500 | a driver for it | [`smmuv2`] |
 //! | a POWER8 host bridge, PHB3 | a driver for it | [`ioda2`] |
+//! | an x86 machine with VT-d | a driver for its remapping units | [`vtd`] |
 //! | a device | memory that it can reach, interrupts that arrive | [`core`] |
 //! | an IOMMU that is not here | to write a driver | [`core::iommu`], [`pgtable`], [`spec`] |
 //!
@@ -32,3 +33,4 @@ pub use portcullis_smmuv3 as smmuv3;
 pub use portcullis_spec as spec;
 pub use portcullis_types as types;
 pub use portcullis_vfio as vfio;
+pub use portcullis_vtd as vtd;

@@ -1,0 +1,151 @@
+//! The PASID directory of one source: a table of tables, as large as the PASIDs in use ask for.
+//!
+//! A directory begins with 128 entries, for PASIDs below 8192, and doubles when a larger one is attached; each of its entries leads to a table of 64 PASIDs,
+//! which is made when one of them is attached. A larger directory has the same tables, so that it can take the place of the smaller by one word of the context
+//! entry.
+//!
+//! Spec: VT-d 5.10, 9.4 "Scalable-Mode Context-Entry", PDTS; 9.5 "Scalable-Mode PASID Directory Entry", 9.6 "Scalable-Mode PASID Table Entry".
+//! Not here: what stands in a table (`lead`), the invalidations (`switch`).
+
+use alloc::collections::BTreeMap;
+
+use portcullis_hal::{BlockLayout, Platform, Registers};
+use portcullis_spec::vtd::context::ScalableContextWord0;
+use portcullis_spec::vtd::pasid::{DIRECTORY_ENTRY_BYTES, PASID_ENTRY_BYTES, PasidDirectoryEntry};
+use portcullis_types::Pa;
+
+use crate::context::PAGE;
+use crate::hardware::Hardware;
+
+/// PASIDs of one table, as log2.
+const TABLE_LG2: u8 = 6;
+/// Entries of the smallest directory, as log2.
+const SMALLEST_LG2: u8 = 7;
+
+/// A PASID directory and its tables.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    at: Pa,
+    pdts: u8,
+    tables: BTreeMap<u32, Pa>,
+}
+
+impl Directory {
+    /// One of the smallest size, with a table for PASID 0, the PASID of requests without one. None if there is no memory.
+    pub(crate) fn new<P: Platform, R: Registers>(hardware: &Hardware<P, R>) -> Option<Self> {
+        let at = allocate(hardware, layout(0))?;
+        let mut directory = Self { at, pdts: 0, tables: BTreeMap::new() };
+        if directory.ensure(hardware, 0).is_none() {
+            hardware.platform.free(at, layout(0));
+            return None;
+        }
+        Some(directory)
+    }
+
+    /// How many PASIDs it has room for.
+    pub(crate) fn limit(&self) -> u32 {
+        1 << (TABLE_LG2 + SMALLEST_LG2 + self.pdts)
+    }
+
+    /// The word of the context entry that leads here, with the flags of `flags`.
+    pub(crate) fn context_word(&self, flags: ScalableContextWord0) -> u64 {
+        flags.with_p(true).with_pdts(self.pdts).with_pasiddirptr_address(self.at.get()).into_bits()
+    }
+
+    /// Where the entry of a PASID lies that the directory has room for. None if there is no memory for its table.
+    pub(crate) fn ensure<P: Platform, R: Registers>(
+        &mut self,
+        hardware: &Hardware<P, R>,
+        pasid: u32,
+    ) -> Option<Pa> {
+        let index = pasid >> TABLE_LG2;
+        let table = match self.tables.get(&index) {
+            Some(&table) => table,
+            None => {
+                let table = allocate(hardware, PAGE)?;
+                hardware.store_word(self.entry(index), directory_entry(table));
+                self.tables.insert(index, table);
+                table
+            }
+        };
+        Some(entry_in(table, pasid))
+    }
+
+    /// Where the entry of PASID 0 lies.
+    pub(crate) fn whole(&self) -> Pa {
+        entry_in(self.tables[&0], 0)
+    }
+
+    /// A directory with the same tables and room for `pasid`. What this was before is to be freed when hardware has forgotten it. None if there is no memory.
+    pub(crate) fn grow<P: Platform, R: Registers>(
+        &mut self,
+        hardware: &Hardware<P, R>,
+        pasid: u32,
+    ) -> Option<Outgrown> {
+        let mut pdts = self.pdts;
+        while pasid >> (TABLE_LG2 + SMALLEST_LG2 + pdts) != 0 {
+            pdts += 1;
+        }
+        let at = allocate(hardware, layout(pdts))?;
+        let outgrown = Outgrown { at: self.at, pdts: self.pdts };
+        (self.at, self.pdts) = (at, pdts);
+        for (&index, &table) in &self.tables {
+            hardware.store_word(self.entry(index), directory_entry(table));
+        }
+        Some(outgrown)
+    }
+
+    fn entry(&self, index: u32) -> Pa {
+        Pa::new(self.at.get() + DIRECTORY_ENTRY_BYTES * u64::from(index))
+    }
+
+    /// How many bytes it takes.
+    pub(crate) fn bytes(&self) -> u64 {
+        layout(self.pdts).size_bytes() + PAGE.size_bytes() * self.tables.len() as u64
+    }
+
+    /// Gives it back. No hardware knows it any more.
+    pub(crate) fn free<P: Platform>(self, platform: &P) {
+        platform.free(self.at, layout(self.pdts));
+        self.tables.into_values().for_each(|table| platform.free(table, PAGE));
+    }
+}
+
+/// The memory of a directory that a larger one has replaced.
+#[derive(Debug)]
+#[must_use = "it is lost unless freed"]
+pub(crate) struct Outgrown {
+    at: Pa,
+    pdts: u8,
+}
+
+impl Outgrown {
+    /// Gives it back. No hardware knows it any more.
+    pub(crate) fn free<P: Platform>(self, platform: &P) {
+        platform.free(self.at, layout(self.pdts));
+    }
+}
+
+/// A directory is a page at least, though the smallest needs less.
+fn layout(pdts: u8) -> BlockLayout {
+    let lg2 = SMALLEST_LG2 + pdts + 3;
+    BlockLayout::naturally_aligned(if lg2 < 12 { 12 } else { lg2 })
+}
+
+fn allocate<P: Platform, R: Registers>(hardware: &Hardware<P, R>, layout: BlockLayout) -> Option<Pa> {
+    let at = hardware.platform.alloc(layout)?;
+    if !hardware.features.coherent {
+        hardware.platform.clean_table(at, layout.size_bytes());
+    }
+    // Its zeroes are visible before a word that leads there.
+    hardware.platform.write_barrier();
+    Some(at)
+}
+
+fn directory_entry(table: Pa) -> u64 {
+    PasidDirectoryEntry::new().with_p(true).with_smptblptr_address(table.get()).into_bits()
+}
+
+fn entry_in(table: Pa, pasid: u32) -> Pa {
+    Pa::new(table.get() + PASID_ENTRY_BYTES * u64::from(pasid & 0x3f))
+}

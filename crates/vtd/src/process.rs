@@ -1,0 +1,292 @@
+//! The memory of a process as this unit sees it: PASID table entries that lead to the process's own page table, and what makes the hardware forget what it read
+//! from there.
+//!
+//! # Locks and order
+//!
+//! `life` is held while an entry for this process changes, waits included: attaching, detaching and the process's exit come one after the other. `uses` is held for
+//! moments only, so that an invalidation never waits for an attach. A source is in `uses` from before its entry is present until after it is not, and an
+//! invalidation reads `uses` after the change that it is about: whoever could have read an old entry is told to forget it.
+//!
+//! # Exit
+//!
+//! When the process exits its entries become not present, with FPD: the device's accesses fail, and are not recorded. Then, in this order, the PASID cache, the
+//! IOTLB and the devices' TLBs forget. When a PASID is detached its entry becomes zero, the same is forgotten, and page requests that the unit had
+//! received are pushed into their queue.
+//!
+//! # Without a PASID
+//!
+//! A device can be attached to a process as a whole: then the entry for requests without PASID leads to the process.
+//!
+//! Spec: VT-d 5.10, 9.6 "Scalable-Mode PASID Table Entry", FPD; 6.5.3.3 "Guidance to Software for Invalidations", Table 28; 7.7 "Page Request Draining".
+//! Not here: which devices may (`sharing`).
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::any::Any;
+use core::fmt;
+
+use portcullis_core::iommu::{AttachError, SyncError};
+use portcullis_core::mm::{ProcessMemory, ProcessTable};
+use portcullis_core::sva::{AttachPasidError, ProcessDomain, ProcessDomainError};
+use portcullis_hal::{Lock, Platform, Registers};
+use portcullis_spec::vtd::pasid::{FSPM_4_LEVELS, FSPM_5_LEVELS, PasidWord0};
+use portcullis_types::trace::{Event, Value};
+use portcullis_types::{IovaRange, Pa};
+
+use crate::descriptor::Descriptor;
+use crate::domain::RID_PASID;
+use crate::hardware::Hardware;
+use crate::lead::{Lead, To};
+use crate::span::Span;
+
+/// The memory of a process, for the devices behind one unit.
+pub struct Process<P: Platform, R: Registers + 'static> {
+    hardware: Arc<Hardware<P, R>>,
+    mm: Arc<dyn ProcessMemory>,
+    lead: Lead,
+    life: Lock<P, Life>,
+    /// By source and PASID.
+    uses: Lock<P, BTreeMap<(u16, u32), Use>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Lives,
+    /// Exits, but hardware has not confirmed for all devices.
+    Exits,
+    Exited,
+}
+
+/// An entry that leads here.
+#[derive(Clone, Copy, Debug)]
+struct Use {
+    at: Pa,
+    device_tlb: bool,
+}
+
+impl<P: Platform, R: Registers> fmt::Debug for Process<P, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Process")
+            .field("mm", &self.mm.id())
+            .field("did", &self.lead.did)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<P: Platform, R: Registers> Process<P, R> {
+    pub(crate) fn new(
+        hardware: Arc<Hardware<P, R>>,
+        mm: Arc<dyn ProcessMemory>,
+    ) -> Result<Self, ProcessDomainError> {
+        let to = walk(&hardware, &mm.table()).ok_or(ProcessDomainError::UnsupportedTable)?;
+        let did = hardware.ids.lock().take().ok_or(ProcessDomainError::NoIds)?;
+        Ok(Self {
+            lead: Lead { did, to },
+            mm,
+            life: Lock::<P, Life>::new(Life::Lives),
+            uses: Lock::<P, BTreeMap<(u16, u32), Use>>::new(BTreeMap::new()),
+            hardware,
+        })
+    }
+
+    pub(crate) fn is_of(&self, hardware: &Arc<Hardware<P, R>>) -> bool {
+        Arc::ptr_eq(&self.hardware, hardware)
+    }
+
+    /// The domain-id that tags what hardware remembers of it.
+    pub fn id(&self) -> u16 {
+        self.lead.did
+    }
+
+    pub(crate) fn lead(&self) -> Lead {
+        self.lead
+    }
+
+    /// Makes `pasid` of these sources, whose entries lie there, lead here. On failure to confirm, the entries are known here: they must be detached.
+    pub(crate) fn attach(&self, places: &[(u16, Pa)], pasid: u32) -> Result<(), AttachPasidError> {
+        let life = self.life.lock();
+        if *life != Life::Lives {
+            return Err(AttachPasidError::Exited);
+        }
+        // Known to invalidations before an entry is present.
+        let mut uses = self.uses.lock();
+        if places.iter().any(|&(sid, _)| uses.contains_key(&(sid, pasid))) {
+            return Err(AttachPasidError::Taken);
+        }
+        uses.extend(places.iter().map(|&(sid, at)| ((sid, pasid), Use { at, device_tlb: true })));
+        drop(uses);
+        let words = self.lead.pasid(&self.hardware.features);
+        places.iter().for_each(|&(_, at)| self.hardware.store_entry(at, &words));
+        self.hardware.show(&[Descriptor::pasid_cache(self.lead.did, pasid)]).map_err(AttachPasidError::Sync)
+    }
+
+    /// Makes `pasid` of these sources mean nothing. On success hardware has forgotten it.
+    pub(crate) fn detach(&self, sids: &[u16], pasid: u32) -> Result<(), SyncError> {
+        let _life = self.life.lock();
+        let uses: Vec<(u16, Use)> = {
+            let uses = self.uses.lock();
+            sids.iter().filter_map(|&sid| Some((sid, *uses.get(&(sid, pasid))?))).collect()
+        };
+        if uses.is_empty() {
+            return Ok(());
+        }
+        uses.iter().for_each(|(_, used)| self.hardware.store_word(used.at, 0));
+        self.forget(&[pasid])?;
+        let devices: Vec<_> =
+            uses.iter().map(|&(sid, _)| Descriptor::pasid_device_tlb(sid, pasid, None)).collect();
+        self.hardware.run_and_drain(&devices, true)?;
+        // Known to invalidations until its entry is gone.
+        let mut known = self.uses.lock();
+        known.retain(|&(sid, used), _| used != pasid || !sids.contains(&sid));
+        Ok(())
+    }
+
+    /// Entries for requests without PASID are about to lead here.
+    pub(crate) fn expect_whole(&self, places: impl Iterator<Item = (u16, Pa)>) -> Result<(), AttachError> {
+        let life = self.life.lock();
+        if *life != Life::Lives {
+            return Err(AttachError::Exited);
+        }
+        let mut uses = self.uses.lock();
+        uses.extend(places.map(|(sid, at)| ((sid, RID_PASID), Use { at, device_tlb: false })));
+        Ok(())
+    }
+
+    /// No entry for requests of this source without PASID leads here any more.
+    pub(crate) fn forget_whole(&self, sid: u16) {
+        let _life = self.life.lock();
+        self.uses.lock().remove(&(sid, RID_PASID));
+    }
+
+    /// The source is gone, with its entries.
+    pub(crate) fn forget_source(&self, sid: u16) {
+        let _life = self.life.lock();
+        self.uses.lock().retain(|&(used, _), _| used != sid);
+    }
+
+    /// The PASIDs that mean this process, each once.
+    fn pasids(&self) -> Vec<u32> {
+        let mut pasids: Vec<u32> = self.uses.lock().keys().map(|&(_, pasid)| pasid).collect();
+        pasids.sort_unstable();
+        pasids.dedup();
+        pasids
+    }
+
+    /// Makes the PASID cache and the IOTLB forget entries that are not present any more.
+    fn forget(&self, pasids: &[u32]) -> Result<(), SyncError> {
+        let did = self.lead.did;
+        let mut forget: Vec<_> = pasids.iter().map(|&pasid| Descriptor::pasid_cache(did, pasid)).collect();
+        forget.extend(pasids.iter().map(|&pasid| Descriptor::iotlb_pasid(did, pasid)));
+        self.hardware.run(&forget)
+    }
+
+    /// Makes devices forget a range, or everything.
+    fn forget_devices(&self, span: Option<Span>) -> Result<(), SyncError> {
+        let devices: Vec<_> = {
+            let uses = self.uses.lock();
+            let with_tlb = uses.iter().filter(|(_, used)| used.device_tlb);
+            with_tlb.map(|(&(sid, pasid), _)| Descriptor::pasid_device_tlb(sid, pasid, span)).collect()
+        };
+        self.hardware.run(&devices)
+    }
+
+    fn say(&self, name: &'static str, range: Option<IovaRange>) {
+        if !self.hardware.platform.listening() {
+            return;
+        }
+        let pasid = self.pasids().first().copied().unwrap_or(0);
+        let range = range.unwrap_or_else(IovaRange::all);
+        self.hardware.platform.event(&Event {
+            source: "vtd",
+            name,
+            fields: &[
+                ("pasid", Value::Dec(pasid.into())),
+                ("start", Value::Hex(range.first().get())),
+                ("last", Value::Hex(range.last().get())),
+            ],
+        });
+    }
+}
+
+impl<P: Platform, R: Registers> ProcessDomain for Process<P, R> {
+    fn invalidate(&self, range: IovaRange) -> Result<(), SyncError> {
+        self.say("mm_invalidate", Some(range));
+        let span = Span::covering(range);
+        let largest = self.hardware.features.largest_mask;
+        let pages = span.filter(|span| largest.is_some_and(|mask| span.mask <= mask));
+        let did = self.lead.did;
+        let forget: Vec<_> = self
+            .pasids()
+            .into_iter()
+            .map(|pasid| match pages {
+                Some(span) => Descriptor::iotlb_pasid_pages(did, pasid, span, false),
+                None => Descriptor::iotlb_pasid(did, pasid),
+            })
+            .collect();
+        self.hardware.run(&forget)?;
+        self.forget_devices(span)
+    }
+
+    fn quiesce(&self) -> Result<(), SyncError> {
+        let mut life = self.life.lock();
+        if *life == Life::Exited {
+            return Ok(());
+        }
+        self.say("mm_release", None);
+        *life = Life::Exits;
+        let quiet = PasidWord0::new().with_fpd(true).into_bits();
+        let places: Vec<Pa> = self.uses.lock().values().map(|used| used.at).collect();
+        places.into_iter().for_each(|at| self.hardware.store_word(at, quiet));
+        self.forget(&self.pasids())?;
+        self.forget_devices(None)?;
+        *life = Life::Exited;
+        Ok(())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl<P: Platform, R: Registers + 'static> Drop for Process<P, R> {
+    fn drop(&mut self) {
+        // Every PASID was detached, and forgotten by that; what is tagged with the id alone is forgotten here.
+        if self.hardware.run(&[Descriptor::iotlb_domain(self.lead.did)]).is_ok() {
+            self.hardware.ids.lock().give_back(self.lead.did);
+        }
+    }
+}
+
+/// How this hardware walks a table like this one; none if it cannot.
+///
+/// Spec: VT-d 5.10, 9.6 "Scalable-Mode PASID Table Entry", FSPM, PAT; 11.4.2 "Capability Register", FS5LP.
+fn walk<P: Platform, R>(hardware: &Hardware<P, R>, table: &ProcessTable) -> Option<To> {
+    let &ProcessTable::X86 { root, levels, output_bits, pat } = table else { return None };
+    let features = &hardware.features;
+    let fspm = match levels {
+        4 => FSPM_4_LEVELS,
+        5 if features.capability.fs5lp() => FSPM_5_LEVELS,
+        _ => return None,
+    };
+    if output_bits > features.output_bits
+        || !root.is_aligned(0x1000)
+        || root.get() >> features.output_bits != 0
+    {
+        return None;
+    }
+    Some(To::First { root, fspm, pat: short_pat(pat), process: true })
+}
+
+/// Eight memory types of 8 bits each, as CPUs have them, in 4 bits each.
+fn short_pat(pat: u64) -> u32 {
+    pat.to_le_bytes().iter().rev().fold(0, |short, kind| short << 4 | u32::from(kind & 0xf))
+}
+
+#[cfg(test)]
+mod unit_tests {
+    #[test]
+    fn memory_types_are_packed_in_their_order() {
+        assert_eq!(super::short_pat(0x0007_0406_0007_0406), 0x0746_0746);
+    }
+}

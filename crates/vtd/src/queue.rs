@@ -1,0 +1,450 @@
+//! The invalidation queue: descriptors go in under a lock, and each run of them ends with a wait that its sender watches under none.
+//!
+//! # A run
+//!
+//! Under the lock a sender writes its descriptors and a wait behind them, makes them visible, and moves the tail. The wait has a word in memory of its own, where
+//! the unit writes a number that no earlier wait with this word had. While it is watched, the run is a *flight*.
+//!
+//! # Errors
+//!
+//! Whoever waits looks at FSTS_REG as well and repairs what stops the queue, for all:
+//!
+//! - *IQE*: the head stands at a descriptor that the unit does not take. It is replaced by one that does nothing, and its flight has failed. An error that is not
+//!   about a descriptor, or that comes twice at one place, ends the queue.
+//! - *ITE*: a device did not answer. The unit drops the waits that it holds, and nothing from the oldest device TLB invalidation on is certain: all flights
+//!   are aborted, and their senders send again. A run with a device in it is sent three times at most.
+//! - *ICE*: a device answered wrongly. Flights with devices are aborted.
+//!
+//! An aborted flight's number may still be written later; nobody watches for it any more. A flight whose wait ran out keeps its word until the number
+//! came. Nothing is ever taken as done but a number that was written.
+//!
+//! Spec: VT-d 5.10, 6.5.2 "Queued Invalidation Interface", 6.5.2.9 "Invalidation Wait Descriptor", 6.5.2.11 "Hardware Handling of Queued Invalidation
+//! Interface Errors".
+//! Not here: which descriptors (`domain`, `switch`).
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use portcullis_core::iommu::{GlobalError, SyncError};
+use portcullis_hal::{BlockLayout, Lock, Platform, Registers, wait_for};
+use portcullis_spec::vtd::fault::FaultStatus;
+use portcullis_spec::vtd::queue::*;
+use portcullis_spec::vtd::registers::{FSTS, IQERCD, IQH, IQT};
+use portcullis_types::Pa;
+use portcullis_types::trace::{Event, Value};
+
+use crate::counters::Counters;
+use crate::descriptor::Descriptor;
+
+/// Flights at a time. A page of words.
+const FLIGHTS: usize = 64;
+/// Descriptors of a run, without its wait; longer ones are cut.
+const RUN: usize = 32;
+/// How often a run is sent to devices that do not answer.
+const DEVICE_TRIES: u32 = 3;
+/// How often a run is sent that others' devices abort.
+const TRIES: u32 = 64;
+
+/// The code of a failure for which a device is to blame: ITE and ICE of FSTS_REG.
+const DEVICE_FAILED: u32 = FaultStatus::new().with_ite(true).with_ice(true).into_bits();
+
+/// The invalidation queue.
+pub(crate) struct Queue<P: Platform, R> {
+    platform: Arc<P>,
+    registers: Arc<R>,
+    base: Pa,
+    words: Pa,
+    size_lg2: u8,
+    wide: bool,
+    coherent: bool,
+    limit_ns: u64,
+    state: Lock<P, State>,
+    /// Nothing more is taken.
+    closed: AtomicBool,
+    pub(crate) counters: Counters,
+}
+
+struct State {
+    /// The position behind the last descriptor. Positions only grow.
+    tail: u64,
+    /// Everything before has been fetched, when last looked at.
+    head: u64,
+    number: u32,
+    next_word: usize,
+    flights: [Option<Flight>; FLIGHTS],
+    /// Where the last descriptor was replaced.
+    replaced: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Flight {
+    first: u64,
+    wait: u64,
+    number: u32,
+    devices: bool,
+    fate: Fate,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Pending,
+    Aborted,
+    Refused(u32),
+    /// Nobody watches; the number may still come.
+    Left,
+}
+
+impl<P: Platform, R: Registers> Queue<P, R> {
+    /// A queue of `1 << size_lg2` descriptors, of 256 bits if `wide`, not yet told to the hardware. None if there is no memory.
+    pub(crate) fn new(
+        platform: Arc<P>,
+        registers: Arc<R>,
+        size_lg2: u8,
+        wide: bool,
+        coherent: bool,
+        limit_ns: u64,
+    ) -> Option<Self> {
+        // One page at least. Spec: VT-d 5.10, 11.4.9.3 "Invalidation Queue Address Register", QS: at most 7.
+        let size_lg2 = size_lg2.clamp(if wide { 7 } else { 8 }, if wide { 14 } else { 15 });
+        let layout = Self::layout(size_lg2, wide);
+        let base = platform.alloc(layout)?;
+        let Some(words) = platform.alloc(Self::words_layout()) else {
+            platform.free(base, layout);
+            return None;
+        };
+        if !coherent {
+            platform.clean_table(base, layout.size_bytes());
+        }
+        let state =
+            State { tail: 0, head: 0, number: 0, next_word: 0, flights: [None; FLIGHTS], replaced: None };
+        Some(Self {
+            platform,
+            registers,
+            base,
+            words,
+            size_lg2,
+            wide,
+            coherent,
+            limit_ns,
+            state: Lock::<P, State>::new(state),
+            closed: AtomicBool::new(false),
+            counters: Counters::new(),
+        })
+    }
+
+    fn entry_lg2(wide: bool) -> u8 {
+        if wide { 5 } else { 4 }
+    }
+
+    fn layout(size_lg2: u8, wide: bool) -> BlockLayout {
+        BlockLayout::naturally_aligned(size_lg2 + Self::entry_lg2(wide))
+    }
+
+    fn words_layout() -> BlockLayout {
+        BlockLayout::naturally_aligned(12)
+    }
+
+    /// What IQA_REG is told.
+    pub(crate) fn address_register(&self) -> u64 {
+        let qs = self.size_lg2 + Self::entry_lg2(self.wide) - 12;
+        let register = InvalidationQueueAddress::new().with_qs(qs).with_dw(self.wide);
+        register.with_iqa_address(self.base.get()).into_bits()
+    }
+
+    /// Refuses descriptors from now on.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Gives the memory back. The hardware has been turned off.
+    pub(crate) fn free(&self) {
+        drop(self.state.lock());
+        self.platform.free(self.base, Self::layout(self.size_lg2, self.wide));
+        self.platform.free(self.words, Self::words_layout());
+    }
+
+    fn slots(&self) -> u64 {
+        1 << self.size_lg2
+    }
+
+    fn at(&self, position: u64) -> Pa {
+        Pa::new(self.base.get() + ((position & (self.slots() - 1)) << Self::entry_lg2(self.wide)))
+    }
+
+    fn word(&self, index: usize) -> Pa {
+        Pa::new(self.words.get() + 8 * index as u64)
+    }
+
+    /// Whether the unit has written a flight's number. The unit's writes are always coherent.
+    fn came(&self, index: usize, number: u32) -> bool {
+        #[expect(clippy::cast_possible_truncation, reason = "the unit writes the low half")]
+        let low = self.platform.load(self.word(index)) as u32;
+        low == number
+    }
+
+    /// Sends descriptors, and waits until all have completed. If `drain`, also until the page requests that the unit had received are in their queue.
+    pub(crate) fn run(&self, descriptors: &[Descriptor], drain: bool) -> Result<(), SyncError> {
+        let mut parts = descriptors.chunks(RUN).peekable();
+        if parts.peek().is_none() {
+            return self.run_part(&[], drain);
+        }
+        parts.try_for_each(|part| self.run_part(part, drain))
+    }
+
+    fn run_part(&self, part: &[Descriptor], drain: bool) -> Result<(), SyncError> {
+        let devices = part.iter().any(Descriptor::asks_a_device);
+        let tries = if devices { DEVICE_TRIES } else { TRIES };
+        for _ in 0..tries {
+            let (index, number) = self.push_waiting(part, drain, devices)?;
+            match self.watch(index, number)? {
+                Fate::Pending => return Ok(()),
+                Fate::Refused(code) => return Err(SyncError::Failed { code }),
+                Fate::Aborted | Fate::Left => {}
+            }
+        }
+        Err(SyncError::Failed { code: DEVICE_FAILED })
+    }
+
+    /// Sends one descriptor without waiting for what it does.
+    pub(crate) fn send(&self, descriptor: Descriptor) -> Result<(), SyncError> {
+        self.wait_for_room(|state| {
+            if !self.has_room(state, 1) {
+                return None;
+            }
+            self.store(state.tail, descriptor);
+            state.tail += 1;
+            self.publish(state);
+            Some(())
+        })
+    }
+
+    fn push_waiting(
+        &self,
+        part: &[Descriptor],
+        drain: bool,
+        devices: bool,
+    ) -> Result<(usize, u32), SyncError> {
+        self.wait_for_room(|state| {
+            let count = part.len() as u64 + 1;
+            if !self.has_room(state, count) {
+                return None;
+            }
+            let index = self.free_word(state)?;
+            state.number = state.number.wrapping_add(1).max(1);
+            let number = state.number;
+            let first = state.tail;
+            for (position, &descriptor) in (first..).zip(part) {
+                self.store(position, descriptor);
+            }
+            let wait = first + count - 1;
+            self.store(wait, Descriptor::wait(self.word(index).get(), number, drain));
+            state.flights[index] = Some(Flight { first, wait, number, devices, fate: Fate::Pending });
+            state.tail = first + count;
+            self.publish(state);
+            Some((index, number))
+        })
+    }
+
+    fn wait_for_room<T>(&self, mut act: impl FnMut(&mut State) -> Option<T>) -> Result<T, SyncError> {
+        let waited = wait_for(&*self.platform, self.limit_ns, || {
+            if let Err(error) = self.usable() {
+                return Some(Err(error));
+            }
+            let done = act(&mut self.state.lock());
+            if done.is_none() {
+                self.repair();
+            }
+            done.map(Ok)
+        });
+        waited.unwrap_or_else(|_| {
+            let last = self.registers.read64(IQH);
+            Err(SyncError::Timeout { waiting_for: "room in the invalidation queue", last })
+        })
+    }
+
+    /// A queue holds one less than it has slots: with as many, head and tail would say that it is empty.
+    fn has_room(&self, state: &mut State, count: u64) -> bool {
+        if state.tail - state.head + count >= self.slots() {
+            state.head = self.head(state);
+        }
+        state.tail - state.head + count < self.slots()
+    }
+
+    /// The position of the unit's head, between the last that was seen and the tail.
+    fn head(&self, state: &State) -> u64 {
+        let offset = u64::from(InvalidationQueueIndex::from_bits(self.registers.read64(IQH)).offset());
+        let slot = offset >> u8::from(self.wide);
+        let head = state.head + (slot.wrapping_sub(state.head) & (self.slots() - 1));
+        // Beyond the tail is where no unit's head is: nothing new is known then.
+        if head <= state.tail { head } else { state.head }
+    }
+
+    /// A word that no flight uses. One after the other, so that a number that comes late meets no successor.
+    fn free_word(&self, state: &mut State) -> Option<usize> {
+        for step in 0..FLIGHTS {
+            let index = (state.next_word + step) % FLIGHTS;
+            let free = match state.flights[index] {
+                None => true,
+                Some(flight) => flight.fate == Fate::Left && self.came(index, flight.number),
+            };
+            if free {
+                state.next_word = index + 1;
+                return Some(index);
+            }
+        }
+        None
+    }
+
+    fn store(&self, position: u64, descriptor: Descriptor) {
+        self.counters.descriptor(&descriptor);
+        if self.platform.listening() {
+            self.platform.event(&Event {
+                source: "vtd",
+                name: "descriptor",
+                fields: &[
+                    ("type", Value::Hex(descriptor.kind().into())),
+                    ("word0", Value::Hex(descriptor.0[0])),
+                    ("word1", Value::Hex(descriptor.0[1])),
+                ],
+            });
+        }
+        self.write(position, descriptor);
+    }
+
+    fn write(&self, position: u64, descriptor: Descriptor) {
+        let at = self.at(position);
+        let words = if self.wide { 4 } else { 2 };
+        for (offset, &word) in (0u64..).step_by(8).zip(&descriptor.0[..words]) {
+            self.platform.store(Pa::new(at.get() + offset), word);
+        }
+        if !self.coherent {
+            self.platform.clean_table(at, 8 * words as u64);
+        }
+    }
+
+    fn publish(&self, state: &State) {
+        self.platform.write_barrier();
+        let index = state.tail & (self.slots() - 1);
+        self.registers.write64(IQT, index << Self::entry_lg2(self.wide));
+    }
+
+    fn usable(&self) -> Result<(), SyncError> {
+        if self.closed.load(Ordering::Acquire) {
+            let waiting_for = "an invalidation queue that works";
+            return Err(SyncError::Timeout { waiting_for, last: 0 });
+        }
+        Ok(())
+    }
+
+    /// Watches a flight until its number came, or its fate is another. Its word is free then, unless time ran out.
+    fn watch(&self, index: usize, number: u32) -> Result<Fate, SyncError> {
+        let waited = wait_for(&*self.platform, self.limit_ns, || {
+            if self.came(index, number) {
+                // What the invalidation allows is done only after it.
+                self.platform.full_barrier();
+                return Some(Ok(self.land(index, number)));
+            }
+            self.repair();
+            match self.fate(index, number) {
+                Fate::Pending => self.usable().err().map(Err),
+                _ => Some(Ok(self.land(index, number))),
+            }
+        });
+        waited.unwrap_or_else(|_| {
+            if let Some(flight) = self.state.lock().flights[index].as_mut().filter(|it| it.number == number) {
+                flight.fate = Fate::Left;
+            }
+            let last = self.registers.read64(IQH);
+            Err(SyncError::Timeout { waiting_for: "an invalidation wait", last })
+        })
+    }
+
+    fn fate(&self, index: usize, number: u32) -> Fate {
+        let state = self.state.lock();
+        let flight = state.flights[index].filter(|flight| flight.number == number);
+        flight.map_or(Fate::Left, |flight| flight.fate)
+    }
+
+    fn land(&self, index: usize, number: u32) -> Fate {
+        let mut state = self.state.lock();
+        let flight = state.flights[index].take_if(|flight| flight.number == number);
+        flight.map_or(Fate::Left, |flight| flight.fate)
+    }
+
+    /// Looks for errors of the queue and repairs them. Answers what was found.
+    pub(crate) fn repair(&self) -> Vec<GlobalError> {
+        let mut found = Vec::new();
+        if !is_error(FaultStatus::from_bits(self.registers.read32(FSTS))) {
+            return found;
+        }
+        let mut state = self.state.lock();
+        // Again, under the lock: somebody may have been here.
+        let status = FaultStatus::from_bits(self.registers.read32(FSTS));
+        let record = InvalidationQueueErrorRecord::from_bits(self.registers.read64(IQERCD));
+        if status.ite() {
+            self.abort(&mut state, |_| true);
+            found.push(self.device_failed("ITE", record.itesid(), FaultStatus::new().with_ite(true)));
+        }
+        if status.ice() {
+            self.abort(&mut state, |flight| flight.devices);
+            found.push(self.device_failed("ICE", record.icesid(), FaultStatus::new().with_ice(true)));
+        }
+        if status.iqe() {
+            found.push(self.replace(&mut state, record.iqei()));
+        }
+        found
+    }
+
+    fn abort(&self, state: &mut State, which: impl Fn(&Flight) -> bool) {
+        for (index, place) in state.flights.iter_mut().enumerate() {
+            let Some(flight) = place else { continue };
+            if flight.fate == Fate::Pending && which(flight) && !self.came(index, flight.number) {
+                flight.fate = Fate::Aborted;
+            }
+        }
+    }
+
+    /// Acknowledges that a device failed; the unit goes on then.
+    fn device_failed(&self, name: &'static str, sid: u16, bit: FaultStatus) -> GlobalError {
+        Counters::add(&self.counters.device_timeouts);
+        self.platform.event(&Event {
+            source: "vtd",
+            name: "device_tlb_error",
+            fields: &[("error", Value::Str(name)), ("sid", Value::Hex(sid.into()))],
+        });
+        self.registers.write32(FSTS, bit.into_bits());
+        GlobalError::Command { code: bit.into_bits(), words: [sid.into(), 0] }
+    }
+
+    /// Replaces the descriptor at the head, which the unit does not take.
+    fn replace(&self, state: &mut State, code: u8) -> GlobalError {
+        Counters::add(&self.counters.queue_errors);
+        let head = self.head(state);
+        let about_descriptor = matches!(code, IQEI_NONE | IQEI_TYPE | IQEI_RESERVED);
+        if !about_descriptor || head == state.tail || state.replaced == Some(head) {
+            self.close();
+            self.platform.event(&Event {
+                source: "vtd",
+                name: "queue_dead",
+                fields: &[("code", Value::Dec(code.into()))],
+            });
+            return GlobalError::ServiceFailure;
+        }
+        let at = self.at(head);
+        let words = [self.platform.load(at), self.platform.load(Pa::new(at.get() + 8))];
+        let of_head = |flight: &&mut Flight| flight.first <= head && head <= flight.wait;
+        if let Some(flight) = state.flights.iter_mut().flatten().find(of_head) {
+            flight.fate = Fate::Refused(code.into());
+        }
+        state.replaced = Some(head);
+        self.write(head, Descriptor::nothing());
+        self.platform.write_barrier();
+        self.registers.write32(FSTS, FaultStatus::new().with_iqe(true).into_bits());
+        GlobalError::Command { code: code.into(), words }
+    }
+}
+
+fn is_error(status: FaultStatus) -> bool {
+    status.iqe() || status.ite() || status.ice()
+}

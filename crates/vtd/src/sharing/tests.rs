@@ -1,0 +1,356 @@
+//! Scalable mode: PASID tables, and processes that share their memory, word for word and in order.
+
+extern crate std;
+
+use alloc::vec;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+
+use portcullis_core::iommu::{AttachError, Gather, HwDomain, Iommu, Target};
+use portcullis_core::iopf::{GroupTag, PageRequest, ResponseCode};
+use portcullis_core::mm::{
+    Exited, ListenerId, MmFault, MmFaultError, MmId, MmListener, PasidSlot, PinAsidError, ProcessTable,
+};
+use portcullis_core::sva::CpuFacts;
+use portcullis_spec::vtd::invalidation::*;
+use portcullis_spec::vtd::registers::{PQA, PQH, PQT, PRS};
+use portcullis_types::{Iova, IovaRange, Perms, Prot};
+
+use super::*;
+use crate::config::Config;
+use crate::span::Span;
+use crate::testing::{Act, CAP_LEGACY, ECAP_SCALABLE, Fake};
+
+const SID: SourceId = SourceId(0x0108);
+const READ_WRITE: Prot = Prot::cached(Perms::READ_WRITE);
+
+#[derive(Debug)]
+struct Mm {
+    slot: PasidSlot,
+    table: ProcessTable,
+}
+
+impl Mm {
+    fn new() -> Arc<Self> {
+        Self::with(4, 0x1_2345_6000)
+    }
+
+    fn with(levels: u8, root: u64) -> Arc<Self> {
+        let pat = 0x0007_0406_0007_0406;
+        let table = ProcessTable::X86 { root: Pa::new(root), levels, output_bits: 46, pat };
+        Arc::new(Self { slot: PasidSlot::new(), table })
+    }
+}
+
+impl ProcessMemory for Mm {
+    fn id(&self) -> MmId {
+        MmId(7)
+    }
+
+    fn pasid_slot(&self) -> &PasidSlot {
+        &self.slot
+    }
+
+    fn table(&self) -> ProcessTable {
+        self.table
+    }
+
+    fn pin_asid(&self) -> Result<u16, PinAsidError> {
+        Err(PinAsidError::Unsupported)
+    }
+
+    fn unpin_asid(&self) {
+        panic!("nothing was pinned")
+    }
+
+    fn handle_fault(&self, _: &MmFault) -> Result<(), MmFaultError> {
+        Ok(())
+    }
+
+    fn add_listener(&self, _: Arc<dyn MmListener>) -> Result<ListenerId, Exited> {
+        Ok(ListenerId(1))
+    }
+
+    fn remove_listener(&self, _: ListenerId) {}
+}
+
+#[derive(Debug, Default)]
+struct Switches {
+    on: AtomicBool,
+    turns: AtomicUsize,
+}
+
+impl DeviceSwitches for Switches {
+    fn set_ats(&self, on: bool) {
+        self.on.store(on, SeqCst);
+        self.turns.fetch_add(1, SeqCst);
+    }
+}
+
+fn facts() -> DeviceSvaFacts {
+    DeviceSvaFacts { ats: true, pri: true, response_pasid: true, pasid_bits: 20, can_stall: false }
+}
+
+fn config() -> Config {
+    let mut cpus = CpuFacts::new(SizeLg2::KIB_4);
+    cpus.output_bits = 46;
+    Config { cpus: Some(cpus), ..Fake::config() }
+}
+
+fn pasid(number: u32) -> Pasid {
+    Pasid::new(number).unwrap()
+}
+
+type Shared = (Arc<Fake>, Vtd<Fake, Fake>, Arc<dyn HwDomain<Fake>>, Arc<Switches>);
+
+/// A device in a domain that shares.
+fn sharing() -> Shared {
+    let fake = Fake::scalable();
+    let unit = fake.probe(config());
+    unit.add_device("gpu", &[SID]).unwrap();
+    let domain = unit.new_domain().unwrap();
+    unit.attach(&[SID], &Target::Domain(domain.clone())).unwrap();
+    let switches = Arc::new(Switches::default());
+    unit.enable(&[SID], &facts(), switches.clone()).unwrap();
+    fake.take_log();
+    (fake, unit, domain, switches)
+}
+
+#[test]
+fn in_scalable_mode_a_domain_is_the_second_stage_of_requests_without_pasid() {
+    let fake = Fake::scalable();
+    let unit = fake.probe(config());
+    unit.add_device("disk", &[SID]).unwrap();
+    let domain = unit.new_domain().unwrap();
+    unit.attach(&[SID], &Target::Domain(domain.clone())).unwrap();
+    let context = fake.context(0x108).unwrap();
+    assert_eq!((context[0] & 0xfff, context[1]), (1, 0), "present, the smallest directory, PASID 0");
+    let entry = fake.pasid(0x108, 0).unwrap();
+    // Present, 48 bits, second stage; domain 2, walks snoop.
+    assert_eq!((entry[0] & 0xfff, entry[1], entry[2]), (0x89, 0x80_0002, 0));
+    unit.attach(&[SID], &Target::Identity).unwrap();
+    assert_eq!(fake.pasid(0x108, 0).unwrap()[..2], [0x109, 0x80_0001]);
+    assert_eq!(fake.take_log()[4..6], [Descriptor::pasid_cache(2, 0), Descriptor::iotlb_domain(2)]);
+    unit.attach(&[SID], &Target::Blocked).unwrap();
+    assert_eq!(fake.context(0x108).unwrap()[0], 0);
+}
+
+#[test]
+fn where_there_is_no_second_stage_domains_are_first_stage_and_forgotten_by_pasid() {
+    let fake = Fake::new(CAP_LEGACY, ECAP_SCALABLE & !(1 << 46));
+    let unit = fake.probe(config());
+    unit.add_device("disk", &[SID]).unwrap();
+    let domain = unit.new_domain().unwrap();
+    assert_eq!(domain.aperture().last(), Iova::new((1 << 47) - 1));
+    unit.attach(&[SID], &Target::Domain(domain.clone())).unwrap();
+    let entry = fake.pasid(0x108, 0).unwrap();
+    assert_eq!((entry[0], entry[1] & 0xffff, entry[1] >> 32), (0x41, 2, 0x0746_0746));
+    fake.take_log();
+    domain.map(Iova::new(0x5000), Pa::new(0x9000), 0x2000, READ_WRITE).unwrap();
+    let mut gather = Gather::new();
+    domain.unmap(IovaRange::new(Iova::new(0x5000), 0x1000).unwrap(), &mut gather).unwrap();
+    let _ = domain.sync(&mut gather).unwrap();
+    assert_eq!(fake.take_log()[0].0, [0x2_0036, 0x5040, 0, 0]);
+}
+
+#[test]
+fn a_device_is_prepared_by_flags_alone_and_its_ats_comes_last() {
+    let (fake, unit, _domain, switches) = sharing();
+    assert_eq!(fake.context(0x108).unwrap()[0] & 0xfff, 0b1_1101, "present, DTE, PASIDE, PRE");
+    assert_eq!(fake.pasid(0x108, 0).unwrap()[0] & 1, 1);
+    assert!(switches.on.load(SeqCst));
+    unit.disable(&[SID]).unwrap();
+    assert!(!switches.on.load(SeqCst));
+    assert_eq!(fake.context(0x108).unwrap()[0] & 0xfff, 1);
+    assert_eq!(fake.kinds()[..2], [TYPE_DEVICE_TLB, TYPE_WAIT], "emptied before it may not translate");
+}
+
+#[test]
+fn what_is_unmapped_is_forgotten_by_the_iotlb_and_then_by_the_device() {
+    let (fake, _unit, domain, _switches) = sharing();
+    domain.map(Iova::new(0x5000), Pa::new(0x9000), 0x2000, READ_WRITE).unwrap();
+    let mut gather = Gather::new();
+    domain.unmap(IovaRange::new(Iova::new(0x5000), 0x1000).unwrap(), &mut gather).unwrap();
+    let _ = domain.sync(&mut gather).unwrap();
+    let log = fake.take_log();
+    let kinds: Vec<u8> = log.iter().map(Descriptor::kind).collect();
+    assert_eq!(kinds, [TYPE_IOTLB, TYPE_WAIT, TYPE_DEVICE_TLB, TYPE_WAIT]);
+    assert_eq!((log[2].0[0] >> 32 & 0xffff, log[2].0[1]), (0x108, 0x5000));
+}
+
+#[test]
+fn a_pasid_leads_to_the_table_of_the_process_and_costs_one_page() {
+    let (fake, unit, _domain, _switches) = sharing();
+    let before = unit.table_bytes();
+    let process = unit.new_process_domain(Mm::new()).unwrap();
+    unit.attach_pasid(&[SID], pasid(100), &process).unwrap();
+    let entry = fake.pasid(0x108, 100).unwrap();
+    assert_eq!(entry[0], 0x41, "present, first stage");
+    assert_eq!(
+        entry[1],
+        0x0746_0746 << 32 | 1 << 24 | 1 << 23 | 3,
+        "types, accesses and walks snoop, domain 3"
+    );
+    assert_eq!(entry[2], 0x1_2345_6000 | 1 << 4, "the root, 4 levels, privileged writes obey");
+    assert!(fake.take_log().is_empty());
+    assert_eq!(unit.table_bytes() - before, 0x1000);
+    assert_eq!(unit.attach_pasid(&[SID], pasid(100), &process), Err(AttachPasidError::Taken));
+    assert!(matches!(unit.attach_pasid(&[SID], pasid(0), &process), Err(AttachPasidError::OutOfRange(_))));
+    let busy = unit.attach(&[SID], &Target::Identity);
+    assert_eq!(busy, Err(AttachError::PasidsInUse));
+    unit.attach(&[SID], &Target::Blocked).unwrap();
+    assert_eq!(fake.context(0x108).unwrap()[0], 0, "with PASID or without");
+}
+
+#[test]
+fn a_directory_grows_with_the_largest_pasid_and_takes_its_tables_along() {
+    let (fake, unit, _domain, _switches) = sharing();
+    let process = unit.new_process_domain(Mm::new()).unwrap();
+    let whole = fake.pasid(0x108, 0);
+    let before = unit.table_bytes();
+    unit.attach_pasid(&[SID], pasid(0xf_ffff), &process).unwrap();
+    assert_eq!(fake.pasid(0x108, 0xf_ffff).unwrap()[0], 0x41);
+    assert_eq!(fake.pasid(0x108, 0), whole);
+    assert_eq!(fake.context(0x108).unwrap()[0] & 0xfff, 0b1110_0001_1101, "PDTS 7, and the flags");
+    assert_eq!(fake.kinds(), [TYPE_CONTEXT, TYPE_PASID_CACHE, TYPE_IOTLB, TYPE_WAIT]);
+    assert_eq!(unit.table_bytes() - before, (128 << 10) - 0x1000 + 0x1000);
+}
+
+#[test]
+fn an_invalidation_names_the_pasid_and_then_its_devices() {
+    let (fake, unit, _domain, _switches) = sharing();
+    let process = unit.new_process_domain(Mm::new()).unwrap();
+    unit.attach_pasid(&[SID], pasid(5), &process).unwrap();
+    fake.take_log();
+    process.invalidate(IovaRange::new(Iova::new(0x7000), 0x1000).unwrap()).unwrap();
+    let log = fake.take_log();
+    assert_eq!(log[0].0, [0x5_0003_0036, 0x7000, 0, 0]);
+    assert_eq!(log[2], Descriptor::pasid_device_tlb(0x108, 5, Some(Span { first: 0x7000, mask: 0 })));
+    process.invalidate(IovaRange::all()).unwrap();
+    assert_eq!(fake.take_log()[0], Descriptor::iotlb_pasid(3, 5));
+}
+
+#[test]
+fn on_exit_the_entry_faults_quietly_before_caches_and_devices_forget_in_order() {
+    let (fake, unit, _domain, _switches) = sharing();
+    let process = unit.new_process_domain(Mm::new()).unwrap();
+    unit.attach_pasid(&[SID], pasid(5), &process).unwrap();
+    fake.take_log();
+    process.quiesce().unwrap();
+    assert_eq!(fake.pasid(0x108, 5).unwrap()[0], 0b10);
+    let story = fake.with(|state| state.story.clone());
+    let quiet = story.iter().position(|act| matches!(act, Act::Store(_, 0b10))).unwrap();
+    let first = story.iter().position(|act| matches!(act, Act::Consumed(_))).unwrap();
+    assert!(quiet < first);
+    let order = [TYPE_PASID_CACHE, TYPE_PASID_IOTLB, TYPE_WAIT, TYPE_PASID_DEVICE_TLB, TYPE_WAIT];
+    assert_eq!(fake.kinds(), order);
+    assert_eq!(unit.attach_pasid(&[SID], pasid(6), &process), Err(AttachPasidError::Exited));
+    unit.detach_pasid(&[SID], pasid(5)).unwrap();
+    assert_eq!(fake.pasid(0x108, 5).unwrap()[0], 0, "what comes now is an error again");
+    let log = fake.take_log();
+    let kinds: Vec<u8> = log.iter().map(Descriptor::kind).collect();
+    assert_eq!(kinds, order);
+    assert_eq!(log[4].0[0] & 0xff, 0xe5, "the last wait drains page requests");
+    drop(process);
+    assert_eq!(fake.kinds(), [TYPE_IOTLB, TYPE_WAIT]);
+}
+
+#[test]
+fn a_device_that_does_not_answer_is_asked_three_times_and_the_pasid_stays_taken() {
+    let (fake, unit, _domain, _switches) = sharing();
+    let process = unit.new_process_domain(Mm::new()).unwrap();
+    unit.attach_pasid(&[SID], pasid(5), &process).unwrap();
+    fake.with(|state| state.unanswered = 3);
+    assert_eq!(unit.detach_pasid(&[SID], pasid(5)), Err(SyncError::Failed { code: 0x60 }));
+    assert_eq!(unit.attach_pasid(&[SID], pasid(5), &process), Err(AttachPasidError::Taken));
+    assert_eq!(unit.counts().device_timeouts, 3);
+    fake.with(|state| state.unanswered = 2);
+    unit.detach_pasid(&[SID], pasid(5)).unwrap();
+}
+
+#[test]
+fn an_innocent_senders_run_is_sent_again_when_another_device_does_not_answer() {
+    let (fake, unit, domain, _switches) = sharing();
+    domain.map(Iova::new(0x5000), Pa::new(0x9000), 0x2000, READ_WRITE).unwrap();
+    fake.with(|state| state.unanswered = 1);
+    let _ = domain.flush_all().unwrap();
+    assert_eq!(unit.counts().device_timeouts, 1);
+}
+
+#[test]
+fn page_requests_come_in_order_strangers_are_refused_and_an_overflow_is_told_last() {
+    let (fake, unit, _domain, _switches) = sharing();
+    let queue = fake.get(PQA) & !0xfff;
+    let put = |slot: u64, word0: u64, word1: u64| {
+        fake.store(Pa::new(queue + 32 * slot), word0);
+        fake.store(Pa::new(queue + 32 * slot + 8), word1);
+    };
+    use portcullis_hal::TableMemory;
+    put(0, 5 << 32 | 0x108 << 16 | 0x101, 0x7000 | 3 << 3 | 0b001);
+    put(1, 5 << 32 | 0x108 << 16 | 0x101, 0x8000 | 3 << 3 | 0b110);
+    put(2, 5 << 32 | 0x200 << 16 | 0x101, 0x8000 | 4 << 3 | 0b101);
+    fake.set(PQT, 96);
+    fake.set(PRS, 0b11);
+    fake.take_log();
+    let mut seen = vec![];
+    assert_eq!(unit.drain_page_requests(&mut |drained| seen.push(drained)), 3);
+    let request = |address, last, wanted| {
+        Drained::Request(PageRequest {
+            source: SID,
+            pasid: Pasid::new(5),
+            group: GroupTag::Prg(3),
+            last,
+            wanted,
+            address: Iova::new(address),
+        })
+    };
+    let wanted =
+        [request(0x7000, false, Perms::READ), request(0x8000, true, Perms::WRITE), Drained::Overflowed];
+    assert_eq!(seen, wanted);
+    assert_eq!((fake.get(PQH), fake.get(PRS)), (96, 0));
+    fake.work(4);
+    assert_eq!(fake.take_log(), [Descriptor::response(0x200, Some(5), 4, 1)]);
+    let code = ResponseCode::Success;
+    unit.respond(&PageResponse { source: SID, pasid: Pasid::new(5), group: GroupTag::Prg(3), code });
+    fake.work(4);
+    assert_eq!(fake.take_log(), [Descriptor::response(0x108, Some(5), 3, 0)]);
+}
+
+#[test]
+fn what_is_missing_for_sharing_is_named() {
+    let refusal = |extended: u64, change: &dyn Fn(&mut DeviceSvaFacts)| {
+        let fake = Fake::new(CAP_LEGACY, extended);
+        let unit = fake.probe(config());
+        unit.add_device("gpu", &[SID]).unwrap();
+        let mut device = facts();
+        change(&mut device);
+        unit.check(&[SID], &device).unwrap_err()
+    };
+    assert_eq!(refusal(ECAP_SCALABLE, &|it| it.ats = false), SvaRefusal::NoAts(Side::Device));
+    assert_eq!(refusal(ECAP_SCALABLE & !(1 << 29), &|_| {}), SvaRefusal::NoPri(Side::Iommu));
+    assert_eq!(refusal(ECAP_SCALABLE & !(1 << 47), &|_| {}), SvaRefusal::NoFirstStage);
+    assert_eq!(refusal(ECAP_SCALABLE & !(1 << 48), &|_| {}), SvaRefusal::NotCoherent);
+    let (_fake, unit, _domain, _switches) = sharing();
+    let five = unit.new_process_domain(Mm::with(5, 0x1000)).unwrap_err();
+    assert_eq!(five, ProcessDomainError::UnsupportedTable);
+}
+
+#[test]
+fn a_device_that_leaves_while_it_shares_takes_everything_of_its_with_it() {
+    let fake = Fake::scalable();
+    let before = fake.live_bytes();
+    let unit = fake.probe(config());
+    unit.add_device("gpu", &[SID]).unwrap();
+    let domain = unit.new_domain().unwrap();
+    unit.attach(&[SID], &Target::Domain(domain.clone())).unwrap();
+    unit.enable(&[SID], &facts(), Arc::new(Switches::default())).unwrap();
+    let process = unit.new_process_domain(Mm::new()).unwrap();
+    unit.attach_pasid(&[SID], pasid(5), &process).unwrap();
+    unit.remove_device(&[SID]).unwrap();
+    assert_eq!(fake.context(0x108).unwrap()[0], 0);
+    fake.take_log();
+    process.quiesce().unwrap();
+    assert!(fake.take_log().is_empty(), "nobody is left to be told");
+    unit.teardown().unwrap();
+    drop((domain, process));
+    assert_eq!(fake.live_bytes(), before + 0x1000);
+}

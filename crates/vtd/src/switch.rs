@@ -1,0 +1,240 @@
+//! Changing where the entries of sources lead.
+//!
+//! # Order
+//!
+//! 1. The old entries lose their present bit, all of them; a barrier.
+//! 2. The caches forget them, in one run: context cache (legacy mode) or PASID cache, then IOTLB, by the domain-id that the entries had; then, in a run of its own,
+//!    device TLBs.
+//! 3. The new entries are stored, the present bit last; hardware that caches what is not present, or has a write buffer, is told.
+//!
+//! If step 2 is not confirmed the old entries are put back, unless the sources were to be blocked: then nothing is put back.
+//!
+//! Spec: VT-d 5.10, 6.5.3.3 "Guidance to Software for Invalidations", Table 28 "Changes to a context-table entry", "Present bit transition from 1 to 0 in a
+//! scalable-mode PASID-table entry"; 6.2.2.1 "Context-Cache", domain-id 0 for what is not present.
+//! Not here: what sources are attached to (`vtd`).
+
+use alloc::vec::Vec;
+
+use portcullis_core::iommu::{AttachError, SyncError};
+use portcullis_hal::{Platform, Registers};
+use portcullis_spec::vtd::context::ScalableContextWord1;
+use portcullis_types::Pa;
+
+use crate::context::Tables;
+use crate::descriptor::Descriptor;
+use crate::devices::{Devices, Source};
+use crate::domain::RID_PASID;
+use crate::hardware::Hardware;
+use crate::lead::Lead;
+use crate::pasid::Directory;
+
+/// What tags entries that are not present, in caching mode.
+const NOT_PRESENT: u16 = 0;
+
+impl<P: Platform, R: Registers> Hardware<P, R> {
+    /// Makes room for the entries of these sources. Changes nothing that hardware could follow.
+    pub(crate) fn prepare(
+        &self,
+        tables: &mut Tables<P>,
+        devices: &mut Devices<P>,
+        sids: &[u16],
+    ) -> Result<(), AttachError> {
+        for &sid in sids {
+            tables.ensure(self, sid).ok_or(AttachError::NoMemory)?;
+            if let Some(source) =
+                devices.get_mut(sid).filter(|it| self.features.scalable && it.directory.is_none())
+            {
+                source.directory = Some(Directory::new(self).ok_or(AttachError::NoMemory)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the entries of these sources, which have been prepared, lead to `next`, or nowhere. `device_tlbs` are those whose devices may have
+    /// translations of the old ones.
+    pub(crate) fn switch(
+        &self,
+        tables: &Tables<P>,
+        devices: &mut Devices<P>,
+        sids: &[u16],
+        next: Option<Lead>,
+        device_tlbs: &[u16],
+    ) -> Result<(), AttachError> {
+        let before: Vec<(u16, Option<Lead>)> =
+            sids.iter().map(|&sid| (sid, devices.get(sid).and_then(|source| source.lead))).collect();
+        let cut = self.cut(tables, devices, &before, device_tlbs);
+        if let Err(error) = cut {
+            if next.is_none() {
+                self.note(devices, &before, |_| None);
+                return Err(AttachError::LeftBlocked(error));
+            }
+            return match self.lead_all(tables, devices, &before) {
+                Ok(()) => Err(AttachError::Sync(error)),
+                Err(_) => {
+                    self.clear_all(tables, devices, &before);
+                    self.note(devices, &before, |_| None);
+                    Err(AttachError::LeftBlocked(error))
+                }
+            };
+        }
+        if next.is_none() {
+            // Requests with PASID are blocked by this, too.
+            self.note(devices, &before, |_| None);
+            return self.close(tables, sids).map_err(AttachError::LeftBlocked);
+        }
+        let after: Vec<_> = sids.iter().map(|&sid| (sid, next)).collect();
+        if let Err(error) = self.lead_all(tables, devices, &after) {
+            self.clear_all(tables, devices, &after);
+            self.note(devices, &after, |_| None);
+            return Err(AttachError::LeftBlocked(error));
+        }
+        self.note(devices, &after, |lead| lead);
+        Ok(())
+    }
+
+    fn note(
+        &self,
+        devices: &mut Devices<P>,
+        leads: &[(u16, Option<Lead>)],
+        what: impl Fn(Option<Lead>) -> Option<Lead>,
+    ) {
+        for &(sid, lead) in leads {
+            if let Some(source) = devices.get_mut(sid) {
+                source.lead = what(lead);
+            }
+        }
+    }
+
+    /// Where the entry of a source lies that says where requests without PASID go.
+    fn entry_of(&self, tables: &Tables<P>, devices: &Devices<P>, sid: u16) -> Option<Pa> {
+        if self.features.scalable {
+            devices.get(sid)?.directory.as_ref().map(Directory::whole)
+        } else {
+            tables.find(sid)
+        }
+    }
+
+    fn clear_all(&self, tables: &Tables<P>, devices: &Devices<P>, leads: &[(u16, Option<Lead>)]) {
+        for &(sid, _) in leads {
+            if let Some(at) = self.entry_of(tables, devices, sid) {
+                self.store_word(at, 0);
+            }
+        }
+    }
+
+    /// Steps 1 and 2.
+    fn cut(
+        &self,
+        tables: &Tables<P>,
+        devices: &Devices<P>,
+        before: &[(u16, Option<Lead>)],
+        device_tlbs: &[u16],
+    ) -> Result<(), SyncError> {
+        let led: Vec<(u16, Lead)> = before.iter().filter_map(|&(sid, lead)| Some((sid, lead?))).collect();
+        if led.is_empty() {
+            return Ok(());
+        }
+        self.clear_all(tables, devices, before);
+        let scalable = self.features.scalable;
+        let mut forget: Vec<Descriptor> = Vec::new();
+        for &(sid, lead) in &led {
+            let entry = if scalable {
+                Descriptor::pasid_cache(lead.did, RID_PASID)
+            } else {
+                Descriptor::context(lead.did, sid)
+            };
+            push_once(&mut forget, entry);
+        }
+        led.iter().for_each(|(_, lead)| push_once(&mut forget, lead.forget_iotlb(scalable, RID_PASID)));
+        self.run(&forget)?;
+        let devices: Vec<_> = device_tlbs.iter().map(|&sid| Descriptor::device_tlb(sid, None)).collect();
+        self.run(&devices)
+    }
+
+    /// Step 3.
+    fn lead_all(
+        &self,
+        tables: &Tables<P>,
+        devices: &Devices<P>,
+        leads: &[(u16, Option<Lead>)],
+    ) -> Result<(), SyncError> {
+        let mut forget = Vec::new();
+        let mut tags = Vec::new();
+        for &(sid, lead) in leads {
+            let (Some(lead), Some(at)) = (lead, self.entry_of(tables, devices, sid)) else { continue };
+            if self.features.scalable {
+                self.store_entry(at, &lead.pasid(&self.features));
+                self.open(tables, devices, sid, &mut forget);
+                push_once(&mut tags, Descriptor::pasid_cache(lead.did, RID_PASID));
+            } else if let Some(words) = lead.context(&self.features) {
+                self.store_entry(at, &words);
+                push_once(&mut forget, Descriptor::context(NOT_PRESENT, sid));
+            }
+            push_once(&mut tags, lead.forget_iotlb(self.features.scalable, RID_PASID));
+        }
+        forget.append(&mut tags);
+        if forget.is_empty() { Ok(()) } else { self.show(&forget) }
+    }
+
+    /// Makes the context entry of a source lead to its directory, if it does not yet.
+    fn open(&self, tables: &Tables<P>, devices: &Devices<P>, sid: u16, forget: &mut Vec<Descriptor>) {
+        let word0 = devices.get(sid).and_then(Source::context_word);
+        let (Some(at), Some(word0)) = (tables.find(sid), word0) else { return };
+        if self.platform.load(at) != 0 {
+            return;
+        }
+        let word1 = ScalableContextWord1::new().with_rid_pasid(RID_PASID).into_bits();
+        self.store_entry(at, &[word0, word1, 0, 0]);
+        push_once(forget, Descriptor::context(NOT_PRESENT, sid));
+    }
+
+    /// Brings the first word of the context entries of sources up to date, where they are present.
+    ///
+    /// Spec: VT-d 5.10, 6.5.3.3, Table 28 "Changes to a scalable-mode context-table entry".
+    pub(crate) fn update_contexts(
+        &self,
+        tables: &Tables<P>,
+        devices: &Devices<P>,
+        sids: &[u16],
+    ) -> Result<(), SyncError> {
+        self.change_contexts(tables, sids, |sid| devices.get(sid).and_then(Source::context_word))
+    }
+
+    /// Takes the context entries of sources in scalable mode away: nothing of theirs gets through, with PASID or without. On success hardware knows neither them nor
+    /// their directories.
+    pub(crate) fn close(&self, tables: &Tables<P>, sids: &[u16]) -> Result<(), SyncError> {
+        if !self.features.scalable {
+            return Ok(());
+        }
+        self.change_contexts(tables, sids, |_| Some(0))
+    }
+
+    fn change_contexts(
+        &self,
+        tables: &Tables<P>,
+        sids: &[u16],
+        word: impl Fn(u16) -> Option<u64>,
+    ) -> Result<(), SyncError> {
+        let mut forget = Vec::new();
+        for &sid in sids {
+            let (Some(at), Some(word)) = (tables.find(sid), word(sid)) else { continue };
+            if self.platform.load(at) != 0 {
+                self.store_word(at, word);
+                forget.push(Descriptor::context(NOT_PRESENT, sid));
+            }
+        }
+        if forget.is_empty() {
+            return Ok(());
+        }
+        // The domains of all PASIDs are affected, and this is rare.
+        forget.push(Descriptor::pasid_cache_all());
+        forget.push(Descriptor::iotlb_all());
+        self.run(&forget)
+    }
+}
+
+fn push_once(list: &mut Vec<Descriptor>, descriptor: Descriptor) {
+    if !list.contains(&descriptor) {
+        list.push(descriptor);
+    }
+}

@@ -1,0 +1,553 @@
+//! One remapping unit: probe, teardown, and what core asks of it.
+//!
+//! # Locks
+//!
+//! `configuration` is held while entries change, waits included. Domains and processes are dropped under no lock: dropping one may wait for the hardware.
+//!
+//! Not here: the order of stores and invalidations (`switch`), bringing the unit up (`reset`), sharing processes' memory (`sharing`).
+
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+
+use portcullis_core::iommu::{
+    AddDeviceError, AttachError, Capabilities, DomainError, FaultRecord, GlobalError, HwDomain, Iommu,
+    RegionSource, ReservedKind, ReservedRegion, SyncError, Target,
+};
+use portcullis_core::sva::SvaIommu;
+use portcullis_hal::{Lock, Platform, Registers};
+use portcullis_spec::vtd::{INTERRUPT_WINDOW_FIRST, INTERRUPT_WINDOW_LAST};
+use portcullis_types::trace::{Event, Value};
+use portcullis_types::{Iova, IovaRange, Pa, Perms, Prot, SourceId};
+
+use crate::config::{BootRegion, Config};
+use crate::context::Tables;
+use crate::counters::Counts;
+use crate::devices::{Attachment, Devices, FIRMWARE, Source, distinct, plain};
+use crate::domain::Domain;
+use crate::fault::Faults;
+use crate::features::{Features, ProbeError};
+use crate::hardware::Hardware;
+use crate::interrupt::InterruptRemapping;
+use crate::lead::{Lead, To};
+use crate::page_requests::PageRequestQueue;
+use crate::process::Process;
+use crate::queue::Queue;
+use crate::reset::take_over;
+use crate::sharing::Sharing;
+use crate::table::TableFormat;
+
+/// The most leaves that a table for memory as it is may have, as log2.
+const IDENTITY_LEAVES_LG2: u8 = 18;
+
+type Guard<'a, P, T> = portcullis_hal::lock_api::MutexGuard<'a, <P as Platform>::Mutex, T>;
+
+/// A remapping unit that was brought up.
+pub struct Vtd<P: Platform, R: Registers + 'static> {
+    pub(crate) hardware: Arc<Hardware<P, R>>,
+    pub(crate) configuration: Lock<P, Configuration<P>>,
+    interrupts: Option<InterruptRemapping<P, R>>,
+    faults: Faults<P>,
+    /// The domain-id of entries that let requests pass.
+    passing: u16,
+}
+
+/// What changes when devices come, go, or are attached.
+pub(crate) struct Configuration<P: Platform> {
+    pub(crate) tables: Tables<P>,
+    pub(crate) devices: Devices<P>,
+    /// Memory as it is, where hardware cannot let requests pass. Made when it is first asked for.
+    identity: Option<Arc<dyn HwDomain<P>>>,
+    pub(crate) gone: bool,
+}
+
+impl<P: Platform, R: Registers> fmt::Debug for Vtd<P, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vtd").field("name", &self.hardware.name).finish_non_exhaustive()
+    }
+}
+
+impl<P: Platform, R: Registers> Vtd<P, R> {
+    /// Takes a unit over from firmware and brings it up. On return it translates: every source is blocked, but for those that firmware reserved memory for, which reach
+    /// that memory and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// As [`ProbeError`] says. Then the unit does not translate, unless it did before and would not stop.
+    pub fn probe(platform: Arc<P>, registers: Arc<R>, config: Config) -> Result<Self, ProbeError> {
+        let features = Features::read(&*registers, &config)?;
+        let wants_x2apic = config.interrupts.is_some_and(|interrupts| interrupts.x2apic);
+        if wants_x2apic && features.extended.ir() && !features.extended.eim() {
+            return Err(ProbeError::Missing("EIM"));
+        }
+        let format = TableFormat::choose(&features)
+            .ok_or(ProbeError::Absurd { field: "MGAW", value: features.input_bits.into() })?;
+        take_over(&*platform, &*registers, &features, config.wait_limit_ns)?;
+        let queue = Queue::new(
+            platform.clone(),
+            registers.clone(),
+            config.queue_lg2,
+            features.wide_descriptors(),
+            features.coherent,
+            config.wait_limit_ns,
+        );
+        let queue = queue.ok_or(ProbeError::NoMemory)?;
+        let shares = config.cpus.is_some() && features.pasid_bits > 0 && features.extended.prs();
+        let page_requests = if shares {
+            match PageRequestQueue::new(&*platform, config.page_request_queue_lg2, features.coherent) {
+                Some(requests) => Some(requests),
+                None => {
+                    queue.free();
+                    return Err(ProbeError::NoMemory);
+                }
+            }
+        } else {
+            None
+        };
+        let hardware = Hardware::new(platform, registers, features, config, format, queue, page_requests);
+        Self::start(Arc::new(hardware))
+    }
+
+    fn start(hardware: Arc<Hardware<P, R>>) -> Result<Self, ProbeError> {
+        let features = &hardware.features;
+        let tables = Tables::new(hardware.platform.clone(), features.scalable, features.coherent);
+        let Some(tables) = tables else {
+            hardware.free_queues();
+            return Err(ProbeError::NoMemory);
+        };
+        let wanted = hardware.config.interrupts.filter(|_| features.extended.ir());
+        let interrupts = wanted.map(|config| InterruptRemapping::new(hardware.clone(), config));
+        let no_memory = matches!(interrupts, Some(None));
+        let configuration = Configuration { tables, devices: Devices::new(), identity: None, gone: false };
+        let passing = hardware.ids.lock().take().unwrap_or(0);
+        let unit = Self {
+            interrupts: interrupts.flatten(),
+            faults: Faults::new(),
+            configuration: Lock::<P, Configuration<P>>::new(configuration),
+            passing,
+            hardware,
+        };
+        let outcome = if no_memory { Err(ProbeError::NoMemory) } else { unit.bring_up() };
+        outcome.inspect_err(|_| unit.give_up())?;
+        Ok(unit)
+    }
+
+    fn bring_up(&self) -> Result<(), ProbeError> {
+        let hardware = &self.hardware;
+        hardware.start_queue()?;
+        let root = self.configuration.lock().tables.root.get();
+        hardware.set_root(root)?;
+        if let Some(interrupts) = &self.interrupts {
+            hardware.start_interrupts(interrupts)?;
+        }
+        if let Some(requests) = &hardware.page_requests {
+            requests.open(&*hardware.registers);
+        }
+        self.attach_boot_regions()?;
+        hardware.start_events();
+        hardware.start_translation()
+    }
+
+    /// Makes memory that firmware goes on using reachable for those who use it: sources that have a region in common, or one each, get a domain with just their regions.
+    fn attach_boot_regions(&self) -> Result<(), ProbeError> {
+        let regions = &self.hardware.config.boot_regions;
+        let mut sids: Vec<u16> = regions.iter().flat_map(|region| distinct(&region.sources)).collect();
+        sids.sort_unstable();
+        sids.dedup();
+        let firmware: Arc<str> = Arc::from(FIRMWARE);
+        for sid in sids {
+            let source = SourceId(sid.into());
+            let domain = Domain::new(self.hardware.clone()).map_err(|_| ProbeError::NoMemory)?;
+            for region in regions.iter().filter(|region| region.sources.contains(&source)) {
+                map_region(&*domain, region)?;
+            }
+            self.configuration.lock().devices.insert(&firmware, sid);
+            self.attach(&[source], &Target::Domain(domain)).map_err(|error| match error {
+                AttachError::Sync(error) | AttachError::LeftBlocked(error) => ProbeError::Sync(error),
+                _ => ProbeError::NoMemory,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// After a probe that failed: stops what was started, and keeps what hardware may read if it does not stop.
+    fn give_up(&self) {
+        let Hardware { platform, registers, features, config, queue, .. } = &*self.hardware;
+        queue.close();
+        if take_over(&**platform, &**registers, features, config.wait_limit_ns).is_err() {
+            return;
+        }
+        self.hardware.turned_off();
+        let mut configuration = self.configuration.lock();
+        configuration.gone = true;
+        configuration.tables.free();
+        self.drop_all(configuration);
+    }
+
+    /// Lets go of everything, once hardware knows nothing of it any more.
+    fn drop_all(&self, mut configuration: Guard<'_, P, Configuration<P>>) {
+        let identity = configuration.identity.take();
+        let (sources, sharing) = configuration.devices.take_all();
+        drop(configuration);
+        for (sid, mut source) in sources {
+            self.let_go(sid, &source.attached);
+            if let Some(directory) = source.directory.take() {
+                directory.free(&*self.hardware.platform);
+            }
+        }
+        sharing.into_values().for_each(|sharing| drop(sharing.abandon::<R>()));
+        drop(identity);
+        self.interrupts.iter().for_each(InterruptRemapping::free);
+        self.hardware.free_queues();
+    }
+
+    /// Turns the unit off, for good. Every request is blocked from then on, interrupts are no longer remapped. Domains that are left work on as page tables that
+    /// nobody walks. A second call does nothing.
+    ///
+    /// # Errors
+    ///
+    /// The hardware did not confirm. Its tables are kept then, since it may still read them.
+    pub fn teardown(&self) -> Result<(), SyncError> {
+        let mut configuration = self.configuration.lock();
+        if configuration.gone {
+            return Ok(());
+        }
+        configuration.devices.all_sharing().for_each(Sharing::pause_ats);
+        self.hardware.shut_down(&configuration.tables)?;
+        self.hardware.turned_off();
+        configuration.gone = true;
+        configuration.tables.free_contexts();
+        self.drop_all(configuration);
+        Ok(())
+    }
+
+    /// What the hardware can do.
+    pub fn features(&self) -> &Features {
+        &self.hardware.features
+    }
+
+    /// What the driver did since probe.
+    pub fn counts(&self) -> Counts {
+        self.hardware.queue.counters.snapshot()
+    }
+
+    /// How interrupts are remapped; none if they are not.
+    pub fn interrupts(&self) -> Option<&InterruptRemapping<P, R>> {
+        self.interrupts.as_ref()
+    }
+
+    /// How many bytes root, context and PASID tables take.
+    pub fn table_bytes(&self) -> u64 {
+        let configuration = self.configuration.lock();
+        let directories = configuration.devices.iter().filter_map(|(_, source)| source.directory.as_ref());
+        configuration.tables.bytes() + directories.map(crate::pasid::Directory::bytes).sum::<u64>()
+    }
+
+    /// Whether memory can be passed as it is.
+    fn has_identity(&self) -> bool {
+        self.hardware.features.extended.pt() || self.identity_leaf().is_some()
+    }
+
+    /// The leaf with which a table maps all memory to itself: its size as log2. None if it would take too many.
+    fn identity_leaf(&self) -> Option<u8> {
+        let features = &self.hardware.features;
+        let leaf = features.page_sizes.iter().last()?.get();
+        let last = self.hardware.format.aperture().last().get();
+        let fits = last >> (features.output_bits - 1) != 0;
+        (fits && features.output_bits.saturating_sub(leaf) <= IDENTITY_LEAVES_LG2).then_some(leaf)
+    }
+
+    /// A domain that maps all memory to itself.
+    fn identity_domain(&self) -> Result<Arc<dyn HwDomain<P>>, AttachError> {
+        let mut configuration = self.configuration.lock();
+        if let Some(domain) = &configuration.identity {
+            return Ok(domain.clone());
+        }
+        self.identity_leaf().ok_or(AttachError::Unsupported)?;
+        let domain: Arc<dyn HwDomain<P>> =
+            Domain::new(self.hardware.clone()).map_err(|_| AttachError::NoMemory)?;
+        let aperture = domain.aperture().last().get();
+        let last = aperture.min((1 << self.hardware.features.output_bits) - 1);
+        let all = domain.map(Iova::new(0), Pa::new(0), last + 1, Prot::cached(Perms::READ_WRITE));
+        all.map_err(|_| AttachError::NoMemory)?;
+        configuration.identity = Some(domain.clone());
+        Ok(domain)
+    }
+
+    /// What `target` is for this unit, and where an entry leads that leads there.
+    pub(crate) fn resolve(&self, target: &Target<P>) -> Result<(Attachment<P>, Option<Lead>), AttachError> {
+        match target {
+            Target::Blocked => Ok((Attachment::Blocked, None)),
+            Target::Identity if self.hardware.features.extended.pt() => {
+                Ok((plain(target), Some(Lead { did: self.passing, to: To::Memory })))
+            }
+            Target::Identity => {
+                let domain = self.identity_domain()?;
+                let lead = self.ours(&domain).and_then(Domain::lead);
+                Ok((Attachment::Identity(Some(domain)), lead))
+            }
+            Target::Domain(domain) => {
+                let ours = self.ours(domain).ok_or(AttachError::ForeignDomain)?;
+                Ok((plain(target), Some(ours.lead().ok_or(AttachError::NoMemory)?)))
+            }
+            Target::Process(process) => {
+                let ours = process.as_any().downcast_ref::<Process<P, R>>();
+                let ours = ours.filter(|it| it.is_of(&self.hardware)).ok_or(AttachError::ForeignDomain)?;
+                Ok((plain(target), Some(ours.lead())))
+            }
+        }
+    }
+
+    /// The domain, if it is one of this unit's.
+    pub(crate) fn ours<'a>(&self, domain: &'a Arc<dyn HwDomain<P>>) -> Option<&'a Domain<P, R>> {
+        domain.as_any().downcast_ref::<Domain<P, R>>().filter(|ours| ours.is_of(&self.hardware))
+    }
+
+    /// Before entries of these sources lead to `attached`: it is to know them.
+    fn expect(
+        &self,
+        devices: &Devices<P>,
+        sids: &[u16],
+        attached: &Attachment<P>,
+        device_tlb: bool,
+    ) -> Result<(), AttachError> {
+        if let Some(domain) = attached.domain().and_then(|domain| self.ours(domain)) {
+            sids.iter().for_each(|&sid| domain.expect(sid, device_tlb));
+        }
+        let Attachment::Process(process) = attached else { return Ok(()) };
+        let Some(process) = process.as_any().downcast_ref::<Process<P, R>>() else { return Ok(()) };
+        let places =
+            sids.iter().filter_map(|&sid| Some((sid, devices.get(sid)?.directory.as_ref()?.whole())));
+        process.expect_whole(places)
+    }
+
+    /// After no entry of this source leads to `attached` any more.
+    pub(crate) fn let_go(&self, sid: u16, attached: &Attachment<P>) {
+        if let Some(domain) = attached.domain().and_then(|domain| self.ours(domain)) {
+            domain.forget(sid);
+        }
+        if let Attachment::Process(process) = attached
+            && let Some(process) = process.as_any().downcast_ref::<Process<P, R>>()
+        {
+            process.forget_whole(sid);
+        }
+    }
+
+    /// Makes the entries of sources lead to `attached`.
+    fn lead(&self, sids: &[u16], attached: &Attachment<P>, lead: Option<Lead>) -> Result<(), AttachError> {
+        let mut configuration = self.configuration.lock();
+        let Configuration { tables, devices, gone, .. } = &mut *configuration;
+        if *gone {
+            return Err(AttachError::Unsupported);
+        }
+        if let Some(&unknown) = sids.iter().find(|&&sid| !devices.contains(sid)) {
+            return Err(AttachError::UnknownSource(SourceId(unknown.into())));
+        }
+        let shares = devices.any_shares(sids);
+        if shares {
+            let sharing = devices.sharing(sids).ok_or(AttachError::Unsupported)?;
+            if sharing.in_use() && lead.is_some() {
+                return Err(AttachError::PasidsInUse);
+            }
+            if matches!(attached, Attachment::Process(_)) {
+                // A device that shares has PASIDs for that.
+                return Err(AttachError::Unsupported);
+            }
+        }
+        if lead.is_some() {
+            self.hardware.prepare(tables, devices, sids)?;
+        }
+        self.expect(devices, sids, attached, shares)?;
+        let device_tlbs: &[u16] = if shares { sids } else { &[] };
+        devices.sharing(sids).into_iter().for_each(Sharing::pause_ats);
+        let outcome = self.hardware.switch(tables, devices, sids, lead, device_tlbs);
+        let mut gone = Vec::new();
+        for &sid in sids {
+            let Some(source) = devices.get_mut(sid) else { continue };
+            match outcome {
+                Ok(()) => {
+                    let old = core::mem::replace(&mut source.attached, attached.clone());
+                    if !old.is(attached) {
+                        gone.push((sid, old));
+                    }
+                }
+                Err(AttachError::Sync(_)) => {
+                    if !source.attached.is(attached) {
+                        gone.push((sid, attached.clone()));
+                    }
+                }
+                Err(_) => {
+                    // Hardware may go on using the old table, or the new one: both must go on being told of changes, for good.
+                    core::mem::forget(core::mem::replace(&mut source.attached, Attachment::Blocked));
+                    core::mem::forget(attached.clone());
+                }
+            }
+        }
+        let first = sids.first().and_then(|&first| devices.get(first));
+        if first.is_some_and(|source| source.lead.is_some()) {
+            devices.sharing(sids).into_iter().for_each(Sharing::resume_ats);
+        }
+        drop(configuration);
+        gone.iter().for_each(|(sid, old)| self.let_go(*sid, old));
+        outcome
+    }
+
+    fn remove(&self, sids: &[u16]) -> Result<Vec<(u16, Source<P>)>, SyncError> {
+        let mut configuration = self.configuration.lock();
+        let Configuration { tables, devices, gone, .. } = &mut *configuration;
+        if *gone {
+            return Ok(Vec::new());
+        }
+        let known: Vec<u16> = sids.iter().copied().filter(|&sid| devices.contains(sid)).collect();
+        let shares = devices.sharing(&known).is_some();
+        devices.sharing(&known).into_iter().for_each(Sharing::pause_ats);
+        let device_tlbs: &[u16] = if shares { &known } else { &[] };
+        if let Err(error) = self.hardware.switch(tables, devices, &known, None, device_tlbs) {
+            for &sid in &known {
+                if let Some(source) = devices.get_mut(sid) {
+                    core::mem::forget(core::mem::replace(&mut source.attached, Attachment::Blocked));
+                }
+            }
+            return Err(match error {
+                AttachError::LeftBlocked(error) | AttachError::Sync(error) => error,
+                _ => SyncError::Failed { code: 0 },
+            });
+        }
+        let sharing = known.first().filter(|_| shares).and_then(|&first| devices.unshare(first));
+        self.hardware.askers.lock().remove(&known);
+        let removed = known.iter().filter_map(|&sid| Some((sid, devices.remove(sid)?))).collect();
+        drop(configuration);
+        drop(sharing.map(Sharing::abandon::<R>));
+        Ok(removed)
+    }
+}
+
+impl<P: Platform, R: Registers> Hardware<P, R> {
+    fn free_queues(&self) {
+        self.queue.close();
+        self.queue.free();
+        self.page_requests.iter().for_each(|requests| requests.free(&self.platform));
+    }
+}
+
+/// Maps memory that firmware reserved to itself.
+fn map_region<P: Platform>(domain: &dyn HwDomain<P>, region: &BootRegion) -> Result<(), ProbeError> {
+    let first = region.range.first();
+    let bad = ProbeError::BadRegion { first: first.get() };
+    if !region.range.is_aligned(0x1000) || !domain.aperture().covers(region.range) {
+        return Err(bad);
+    }
+    let mut at = first;
+    // Page by page: regions of one device may overlap.
+    while at <= region.range.last() {
+        let mapped = domain.map(at, Pa::new(at.get()), 0x1000, Prot::cached(Perms::READ_WRITE));
+        match mapped {
+            Ok(()) | Err(portcullis_core::iommu::MapError::Mapped(_)) => {}
+            Err(portcullis_core::iommu::MapError::NoTableMemory) => return Err(ProbeError::NoMemory),
+            Err(_) => return Err(bad),
+        }
+        let Some(next) = at.checked_add(0x1000) else { break };
+        at = next;
+    }
+    Ok(())
+}
+
+impl<P: Platform, R: Registers> Iommu<P> for Vtd<P, R> {
+    fn name(&self) -> &str {
+        &self.hardware.name
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Domain::capabilities(&self.hardware);
+        capabilities.coherent_walk = self.hardware.features.coherent_walk;
+        capabilities.identity = self.has_identity();
+        capabilities.isolated_interrupts = self.interrupts.is_some();
+        capabilities
+    }
+
+    fn add_device(&self, name: &str, sources: &[SourceId]) -> Result<(), AddDeviceError> {
+        let mut configuration = self.configuration.lock();
+        if configuration.gone {
+            let waiting_for = "a unit that is on";
+            return Err(AddDeviceError::Sync(SyncError::Timeout { waiting_for, last: 0 }));
+        }
+        let ids = configuration.devices.admit(name, sources)?;
+        let device: Arc<str> = Arc::from(name);
+        ids.into_iter().for_each(|id| configuration.devices.insert(&device, id));
+        Ok(())
+    }
+
+    fn remove_device(&self, sources: &[SourceId]) -> Result<(), SyncError> {
+        for (sid, mut source) in self.remove(&distinct(sources))? {
+            self.let_go(sid, &source.attached);
+            if let Some(directory) = source.directory.take() {
+                directory.free(&*self.hardware.platform);
+            }
+        }
+        Ok(())
+    }
+
+    fn new_domain(&self) -> Result<Arc<dyn HwDomain<P>>, DomainError> {
+        Ok(Domain::new(self.hardware.clone())?)
+    }
+
+    fn attach(&self, sources: &[SourceId], target: &Target<P>) -> Result<(), AttachError> {
+        if let Some(&unknown) = sources.iter().find(|source| u16::try_from(source.0).is_err()) {
+            return Err(AttachError::UnknownSource(unknown));
+        }
+        let sids = distinct(sources);
+        let (attached, lead) = self.resolve(target)?;
+        if !self.hardware.features.scalable && matches!(attached, Attachment::Process(_)) {
+            return Err(AttachError::Unsupported);
+        }
+        self.lead(&sids, &attached, lead)?;
+        self.hardware.platform.event(&Event {
+            source: "vtd",
+            name: "attach",
+            fields: &[
+                ("sid", Value::Hex(sids.first().copied().unwrap_or(0).into())),
+                ("sources", Value::Dec(sids.len() as u64)),
+                ("to", Value::Str(attached.name())),
+                ("did", Value::Dec(lead.map_or(0, |lead| lead.did.into()))),
+            ],
+        });
+        Ok(())
+    }
+
+    fn reserved_regions(&self, sources: &[SourceId]) -> Vec<ReservedRegion> {
+        let window =
+            IovaRange::from_ends(Iova::new(INTERRUPT_WINDOW_FIRST), Iova::new(INTERRUPT_WINDOW_LAST));
+        let mut regions = vec![ReservedRegion {
+            range: window.expect("the ends are in order"),
+            kind: ReservedKind::Msi,
+            prot: Prot::device(Perms::WRITE),
+            source: RegionSource::Iommu,
+        }];
+        let theirs = |region: &&BootRegion| region.sources.iter().any(|source| sources.contains(source));
+        regions.extend(self.hardware.config.boot_regions.iter().filter(theirs).map(|region| {
+            ReservedRegion {
+                range: region.range,
+                kind: if region.relaxable { ReservedKind::DirectRelaxable } else { ReservedKind::Direct },
+                prot: Prot::cached(Perms::READ_WRITE),
+                source: RegionSource::Dmar,
+            }
+        }));
+        regions
+    }
+
+    fn drain_events(&self, to: &mut dyn FnMut(&FaultRecord)) -> usize {
+        if self.hardware.is_off() { 0 } else { self.faults.drain(&self.hardware, to) }
+    }
+
+    fn handle_errors(&self) -> Vec<GlobalError> {
+        if self.hardware.is_off() { Vec::new() } else { self.hardware.queue.repair() }
+    }
+
+    fn sva(&self) -> Option<&dyn SvaIommu<P>> {
+        self.hardware.page_requests.is_some().then_some(self)
+    }
+}
+
+#[cfg(test)]
+mod tests;

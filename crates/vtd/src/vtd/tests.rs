@@ -1,0 +1,352 @@
+//! Legacy mode, interrupts and errors: which words are written, and in which order.
+
+use portcullis_core::iommu::{FaultReason, Gather, MapError};
+use portcullis_spec::vtd::invalidation::*;
+use portcullis_spec::vtd::registers::*;
+
+use super::*;
+use crate::config::{InterruptConfig, Mode};
+use crate::descriptor::Descriptor;
+use crate::interrupt::{Destination, Interrupt, Requester};
+use crate::testing::{Act, CAP_LEGACY, ECAP_LEGACY, Fake};
+
+const SID: SourceId = SourceId(0x0108);
+const READ_WRITE: Prot = Prot::cached(Perms::READ_WRITE);
+
+fn unit() -> (Arc<Fake>, Vtd<Fake, Fake>) {
+    let fake = Fake::legacy();
+    let unit = fake.probe(Fake::config());
+    unit.add_device("disk", &[SID]).unwrap();
+    fake.take_log();
+    (fake, unit)
+}
+
+fn attached() -> (Arc<Fake>, Vtd<Fake, Fake>, Arc<dyn HwDomain<Fake>>) {
+    let (fake, unit) = unit();
+    let domain = unit.new_domain().unwrap();
+    unit.attach(&[SID], &Target::Domain(domain.clone())).unwrap();
+    fake.take_log();
+    (fake, unit, domain)
+}
+
+fn page(iova: u64) -> IovaRange {
+    IovaRange::new(Iova::new(iova), 0x1000).unwrap()
+}
+
+#[test]
+fn the_root_is_set_and_everything_forgotten_before_translation_is_turned_on() {
+    let fake = Fake::legacy();
+    let _unit = fake.probe(Fake::config());
+    let story = fake.with(|state| state.story.clone());
+    let place = |act: &dyn Fn(&Act) -> bool| story.iter().position(act).unwrap();
+    let command = |bit: u32| place(&|act| matches!(act, Act::Write(GCMD, value) if value >> bit & 1 == 1));
+    let (queue, root, on) = (command(26), command(30), command(31));
+    let context = place(&|act| *act == Act::Consumed(Descriptor::context_all()));
+    let iotlb = place(&|act| *act == Act::Consumed(Descriptor::iotlb_all()));
+    assert!(queue < root && root < context && context < iotlb && iotlb < on, "{story:?}");
+    assert_eq!(fake.get(GSTS) >> 31 & 1, 1);
+}
+
+#[test]
+fn what_firmware_left_on_is_turned_off_translation_first_and_the_queue_last() {
+    let fake = Fake::legacy();
+    fake.set(GSTS, 1 << 31 | 1 << 26 | 1 << 25);
+    let _unit = fake.probe(Fake::config());
+    let commands: Vec<u64> = fake.with(|state| {
+        let all = state.story.iter();
+        all.filter_map(|act| if let Act::Write(GCMD, value) = act { Some(*value) } else { None }).collect()
+    });
+    assert_eq!(commands[..3], [1 << 26 | 1 << 25, 1 << 26, 0], "{commands:x?}");
+}
+
+#[test]
+fn a_unit_that_does_not_stop_translating_is_refused_and_leaves_no_memory_behind() {
+    let fake = Fake::legacy();
+    let before = fake.live_bytes();
+    fake.set(GSTS, 1 << 31);
+    fake.with(|state| state.stuck = 1 << 31);
+    let refused = Vtd::probe(fake.clone(), fake.clone(), Fake::config()).unwrap_err();
+    assert!(matches!(refused, ProbeError::Timeout { register: "GSTS_REG.TES", .. }));
+    assert_eq!(fake.live_bytes(), before);
+    fake.set(GSTS, 0);
+    let refused = Vtd::probe(fake.clone(), fake.clone(), Fake::config()).unwrap_err();
+    assert!(matches!(refused, ProbeError::Timeout { register: "GSTS_REG.TES", .. }));
+    assert_eq!(fake.live_bytes(), before, "a probe that fails at its end gives all back");
+}
+
+#[test]
+fn a_device_is_blocked_until_it_is_attached_and_after_it_is_blocked() {
+    let (fake, unit) = unit();
+    assert_eq!(fake.context(0x108), None);
+    let domain = unit.new_domain().unwrap();
+    unit.attach(&[SID], &Target::Domain(domain.clone())).unwrap();
+    let words = fake.context(0x108).unwrap();
+    assert_eq!((words[0] & 0xfff, words[1]), (1, 0x202), "present, translated, domain 2, 48 bits");
+    assert!(fake.take_log().is_empty(), "what was not present is not cached");
+    unit.attach(&[SID], &Target::Blocked).unwrap();
+    assert_eq!(fake.context(0x108).unwrap()[0], 0);
+    let wanted = [Descriptor::context(2, 0x108), Descriptor::iotlb_domain(2)];
+    assert_eq!(fake.take_log()[..2], wanted);
+    assert_eq!(fake.context(0x109).unwrap()[0], 0, "the next function was never added");
+}
+
+#[test]
+fn a_present_entry_is_cleared_and_forgotten_under_its_old_domain_before_the_next_is_written() {
+    let (fake, unit, _old) = attached();
+    let next = unit.new_domain().unwrap();
+    let at = fake.get(RTADDR) + 16;
+    let entry = (fake.word(at) & !0xfff) + 16 * 8;
+    unit.attach(&[SID], &Target::Domain(next)).unwrap();
+    let story = fake.with(|state| state.story.clone());
+    let place = |act: Act| story.iter().position(|it| *it == act).unwrap();
+    let present =
+        story.iter().position(|it| matches!(it, Act::Store(at, word) if *at == entry && word & 1 == 1));
+    let cleared = place(Act::Store(entry, 0));
+    let forgotten = place(Act::Consumed(Descriptor::iotlb_domain(2)));
+    let second = place(Act::Store(entry + 8, 0x302));
+    assert!(cleared < place(Act::Consumed(Descriptor::context(2, 0x108))));
+    assert!(cleared < forgotten && forgotten < second && second < present.unwrap(), "{story:?}");
+}
+
+#[test]
+fn to_map_and_unmap_a_page_costs_one_iotlb_invalidation_and_one_wait() {
+    let (fake, unit, domain) = attached();
+    let before = unit.counts();
+    domain.map(Iova::new(0x5000), Pa::new(0x9000), 0x1000, READ_WRITE).unwrap();
+    assert_eq!(unit.counts(), before, "a map tells hardware nothing");
+    domain.map(Iova::new(0x6000), Pa::new(0xa000), 0x1000, READ_WRITE).unwrap();
+    let mut gather = Gather::new();
+    domain.unmap(page(0x5000), &mut gather).unwrap();
+    let _ = domain.sync(&mut gather).unwrap();
+    let after = unit.counts();
+    assert_eq!(after.all_descriptors() - before.all_descriptors(), 2);
+    assert_eq!(
+        (after.descriptors(TYPE_IOTLB), after.waits()),
+        (before.descriptors(TYPE_IOTLB) + 1, before.waits() + 1)
+    );
+    assert_eq!(fake.take_log()[0].0[1], 0x5040, "one page, leaves only");
+}
+
+#[test]
+fn tables_that_went_are_forgotten_without_the_hint_and_large_ranges_as_a_whole_domain() {
+    let (fake, _unit, domain) = attached();
+    let mut gather = Gather::new();
+    domain.map(Iova::new(0x5000), Pa::new(0x9000), 0x1000, READ_WRITE).unwrap();
+    domain.unmap(page(0x5000), &mut gather).unwrap();
+    let _ = domain.sync(&mut gather).unwrap();
+    assert_eq!(fake.take_log()[0].0, [0x2_00f2, 0x5000, 0, 0]);
+    domain.map(Iova::new(0), Pa::new(0), 4 << 30, READ_WRITE).unwrap();
+    domain.unmap(IovaRange::new(Iova::new(0), 4 << 30).unwrap(), &mut gather).unwrap();
+    let _ = domain.sync(&mut gather).unwrap();
+    assert_eq!(fake.take_log()[0], Descriptor::iotlb_domain(2), "2^20 pages are more than a mask of 18");
+}
+
+#[test]
+fn in_caching_mode_what_is_mapped_or_attached_is_forgotten_as_not_present() {
+    let fake = Fake::new(CAP_LEGACY | 1 << 7, ECAP_LEGACY);
+    let unit = fake.probe(Fake::config());
+    unit.add_device("disk", &[SID]).unwrap();
+    let domain = unit.new_domain().unwrap();
+    fake.take_log();
+    unit.attach(&[SID], &Target::Domain(domain.clone())).unwrap();
+    assert_eq!(fake.take_log()[..2], [Descriptor::context(0, 0x108), Descriptor::iotlb_domain(2)]);
+    domain.map(Iova::new(0x5000), Pa::new(0x9000), 0x1000, READ_WRITE).unwrap();
+    assert_eq!(fake.kinds(), [TYPE_IOTLB, TYPE_WAIT]);
+    fake.with(|state| state.asleep = true);
+    let error = domain.map(Iova::new(0x6000), Pa::new(0x9000), 0x1000, READ_WRITE).unwrap_err();
+    assert_eq!(error, MapError::Unconfirmed { waiting_for: "an invalidation wait" });
+    assert_eq!(domain.lookup(Iova::new(0x6000)), None);
+    fake.with(|state| state.asleep = false);
+}
+
+#[test]
+fn a_write_buffer_is_flushed_where_hardware_has_one_and_nothing_is_invalidated_for_it() {
+    let fake = Fake::new(CAP_LEGACY | 1 << 4, ECAP_LEGACY);
+    let unit = fake.probe(Fake::config());
+    unit.add_device("disk", &[SID]).unwrap();
+    let domain = unit.new_domain().unwrap();
+    unit.attach(&[SID], &Target::Domain(domain.clone())).unwrap();
+    fake.take_log();
+    domain.map(Iova::new(0x5000), Pa::new(0x9000), 0x1000, READ_WRITE).unwrap();
+    assert!(fake.take_log().is_empty());
+    assert_eq!(unit.counts().write_buffer_flushes, 2);
+}
+
+#[test]
+fn tables_are_cleaned_where_hardware_does_not_snoop() {
+    let fake = Fake::new(CAP_LEGACY, ECAP_LEGACY & !1);
+    let unit = fake.probe(Fake::config());
+    unit.add_device("disk", &[SID]).unwrap();
+    let domain = unit.new_domain().unwrap();
+    unit.attach(&[SID], &Target::Domain(domain.clone())).unwrap();
+    domain.map(Iova::new(0x5000), Pa::new(0x9000), 0x1000, READ_WRITE).unwrap();
+    unit.attach(&[SID], &Target::Blocked).unwrap();
+    assert!(fake.with(|state| state.dirty.is_empty()));
+}
+
+#[test]
+fn nothing_is_given_back_when_the_queue_does_not_answer_and_all_of_it_later() {
+    let (fake, _unit, domain) = attached();
+    domain.map(Iova::new(0x5000), Pa::new(0x9000), 0x1000, READ_WRITE).unwrap();
+    let tables = fake.live_bytes();
+    let mut gather = Gather::new();
+    domain.unmap(page(0x5000), &mut gather).unwrap();
+    fake.with(|state| state.asleep = true);
+    assert!(matches!(domain.sync(&mut gather), Err(SyncError::Timeout { .. })));
+    assert!(!gather.is_empty());
+    assert_eq!(fake.live_bytes(), tables);
+    fake.with(|state| state.asleep = false);
+    let _ = domain.sync(&mut gather).unwrap();
+    assert!(fake.live_bytes() < tables);
+}
+
+#[test]
+fn a_refused_descriptor_fails_its_sender_and_the_queue_goes_on() {
+    let (fake, unit, domain) = attached();
+    domain.map(Iova::new(0x5000), Pa::new(0x9000), 0x2000, READ_WRITE).unwrap();
+    let mut gather = Gather::new();
+    domain.unmap(page(0x5000), &mut gather).unwrap();
+    fake.with(|state| state.refused = alloc::vec![TYPE_IOTLB]);
+    assert_eq!(domain.sync(&mut gather).unwrap_err(), SyncError::Failed { code: 3 });
+    fake.with(|state| state.refused.clear());
+    let _ = domain.sync(&mut gather).unwrap();
+    assert_eq!(unit.counts().queue_errors, 1);
+}
+
+#[test]
+fn an_attach_that_hardware_does_not_confirm_leaves_what_was_there_and_a_block_stays_blocked() {
+    let (fake, unit, _domain) = attached();
+    let before = fake.context(0x108);
+    let next = unit.new_domain().unwrap();
+    fake.with(|state| state.asleep = true);
+    let error = unit.attach(&[SID], &Target::Domain(next.clone())).unwrap_err();
+    assert!(matches!(error, AttachError::Sync(_)));
+    assert_eq!(fake.context(0x108), before);
+    let error = unit.attach(&[SID], &Target::Blocked).unwrap_err();
+    assert!(matches!(error, AttachError::LeftBlocked(_)));
+    assert_eq!(fake.context(0x108).unwrap()[0], 0);
+    fake.with(|state| state.asleep = false);
+}
+
+#[test]
+fn identity_is_pass_through_and_a_table_where_hardware_has_none() {
+    let (fake, unit) = unit();
+    unit.attach(&[SID], &Target::Identity).unwrap();
+    assert_eq!(fake.context(0x108), Some([0b1001, 0x102, 0, 0]));
+    let fake = Fake::new(CAP_LEGACY, ECAP_LEGACY & !(1 << 6));
+    let unit = fake.probe(Config { host_address_bits: 39, ..Fake::config() });
+    unit.add_device("disk", &[SID]).unwrap();
+    assert!(unit.capabilities().identity);
+    unit.attach(&[SID], &Target::Identity).unwrap();
+    let words = fake.context(0x108).unwrap();
+    assert_eq!((words[0] & 0xfff, words[1]), (1, 0x202));
+    let top = fake.word(words[0] & !0xfff);
+    assert_eq!(fake.word((top & !0xfff) + 8 * 3) & 0xf_ffff_f083, 3 << 30 | 0x83, "the fourth GiB to itself");
+}
+
+#[test]
+fn what_firmware_reserved_is_mapped_before_translation_is_turned_on_and_stays_until_an_attach() {
+    let fake = Fake::legacy();
+    let region = BootRegion {
+        range: IovaRange::new(Iova::new(0x7f00_0000), 0x2000).unwrap(),
+        sources: alloc::vec![SID],
+        relaxable: true,
+    };
+    let unit = fake.probe(Config { boot_regions: alloc::vec![region], ..Fake::config() });
+    let root = fake.context(0x108).unwrap();
+    assert_eq!(root[0] & 1, 1);
+    let story = fake.with(|state| state.story.clone());
+    let on = story.iter().position(|act| matches!(act, Act::Write(GCMD, value) if value >> 31 == 1));
+    let entry = (fake.word(fake.get(RTADDR) + 16) & !0xfff) + 16 * 8;
+    let led = story.iter().position(|act| *act == Act::Store(entry, root[0]));
+    assert!(led.unwrap() < on.unwrap());
+    unit.add_device("screen", &[SID]).unwrap();
+    assert_eq!(fake.context(0x108), Some(root), "adding the device does not black the screen out");
+    let kinds: Vec<_> = unit.reserved_regions(&[SID]).iter().map(|region| region.kind).collect();
+    assert_eq!(kinds, [ReservedKind::Msi, ReservedKind::DirectRelaxable]);
+    assert_eq!(unit.reserved_regions(&[SourceId(9)]).len(), 1);
+}
+
+#[test]
+fn faults_are_taken_in_order_cleared_one_by_one_and_the_overflow_last() {
+    let (fake, unit) = unit();
+    // The oldest is the second of two records.
+    fake.set(FSTS, 1 << 8 | 0b11);
+    fake.set(0x220, 0x6000);
+    fake.set(0x228, 1 << 63 | 5 << 32 | 0x108);
+    fake.set(0x230, 0x5000);
+    fake.set(0x238, 1 << 63 | 1 << 62 | 6 << 32 | 0x108);
+    let mut seen = Vec::new();
+    assert_eq!(unit.drain_events(&mut |fault| seen.push((fault.iova, fault.reason))), 2);
+    let not_mapped = |iova| (Some(Iova::new(iova)), FaultReason::NotMapped);
+    assert_eq!(seen, [not_mapped(0x5000), not_mapped(0x6000)]);
+    let writes = fake.with(|state| state.story.clone());
+    assert_eq!(
+        writes,
+        [Act::Write(0x23c, 1 << 31), Act::Write(0x22c, 1 << 31), Act::Write(FSTS, 1)],
+        "each record, then the overflow"
+    );
+    assert_eq!(unit.counts().fault_overflows, 1);
+}
+
+#[test]
+fn an_interrupt_is_for_its_requester_alone_and_is_forgotten_when_it_changes() {
+    let fake = Fake::legacy();
+    let interrupts = Some(InterruptConfig { entries_lg2: 8, x2apic: true });
+    let unit = fake.probe(Config { interrupts, ..Fake::config() });
+    assert!(unit.capabilities().isolated_interrupts);
+    assert_eq!(
+        (fake.get(IRTA) & 0xfff, fake.get(GSTS) >> 23 & 0b101),
+        (0x807, 0b100),
+        "remapping, no others"
+    );
+    fake.take_log();
+    let remapping = unit.interrupts().unwrap();
+    let block = remapping.allocate(2).unwrap();
+    let mut interrupt = Interrupt {
+        vector: 0x41,
+        destination: Destination::Physical(0x1_0203),
+        level: false,
+        requester: Requester::Source(SID),
+    };
+    remapping.set(&block, 1, &interrupt).unwrap();
+    let table = fake.get(IRTA) & !0xfff;
+    assert_eq!([fake.word(table + 16), fake.word(table + 24)], [0x1_0203_0041_0001, 0x4_0108]);
+    assert!(fake.take_log().is_empty());
+    interrupt.vector = 0x42;
+    remapping.set(&block, 1, &interrupt).unwrap();
+    assert_eq!(fake.take_log()[0], Descriptor::interrupts(1, 0));
+    let message = remapping.message(&block, 1);
+    assert_eq!((message.address, message.data), (0xfee0_0018, 1));
+    remapping.free_block(block).unwrap();
+    assert_eq!((fake.word(table + 16), fake.take_log()[0]), (0, Descriptor::interrupts(0, 1)));
+    let bad = Interrupt { requester: Requester::Buses { first: 2, last: 1 }, ..interrupt };
+    let block = remapping.allocate(1).unwrap();
+    assert!(remapping.set(&block, 0, &bad).is_err() && remapping.set(&block, 1, &interrupt).is_err());
+    assert!(remapping.allocate(3).is_err());
+}
+
+#[test]
+fn scalable_mode_is_chosen_where_it_is_unless_legacy_is_asked_for() {
+    let fake = Fake::scalable();
+    assert!(fake.probe(Fake::config()).features().scalable);
+    assert_eq!((fake.get(RTADDR) >> 10 & 3, fake.get(IQA) >> 11 & 1), (1, 1));
+    let fake = Fake::scalable();
+    assert!(!fake.probe(Config { mode: Mode::Legacy, ..Fake::config() }).features().scalable);
+}
+
+#[test]
+fn after_teardown_every_request_is_blocked_and_all_but_the_root_is_given_back() {
+    let fake = Fake::legacy();
+    let before = fake.live_bytes();
+    let unit = fake.probe(Fake::config());
+    unit.add_device("disk", &[SID]).unwrap();
+    let domain = unit.new_domain().unwrap();
+    unit.attach(&[SID], &Target::Domain(domain.clone())).unwrap();
+    unit.teardown().unwrap();
+    unit.teardown().unwrap();
+    assert_eq!((fake.get(GSTS) >> 31 & 1, fake.get(GSTS) >> 26 & 1), (1, 0));
+    assert_eq!(fake.context(0x108), None);
+    drop(domain);
+    assert_eq!(fake.live_bytes(), before + 0x1000);
+}
