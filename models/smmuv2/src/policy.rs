@@ -20,6 +20,8 @@ pub struct Policy {
     pub evict_one_in: u32,
     /// One access in so many fills a translation that nobody asked for; 0: never.
     pub prefetch_one_in: u32,
+    /// One tick in so many fills a translation near the last access, if its banks are still enabled, though nobody asks; 0: never.
+    pub idle_prefetch_one_in: u32,
     /// One access in so many walks the tables again to see whether a live translation was changed under it; 0: never.
     pub audit_one_in: u32,
     /// Whether a conflict of translations is a TLB match conflict fault, rather than one of the two.
@@ -40,6 +42,7 @@ impl Policy {
             stuck_sync_one_in: 0,
             evict_one_in: 0,
             prefetch_one_in: 0,
+            idle_prefetch_one_in: 0,
             audit_one_in: 251,
             conflict_faults: false,
             unknown_values: true,
@@ -64,6 +67,7 @@ impl Policy {
             sync_ticks: 40,
             evict_one_in: 31,
             prefetch_one_in: 7,
+            idle_prefetch_one_in: 3,
             audit_one_in: 13,
             conflict_faults: true,
             ..Self::stale()

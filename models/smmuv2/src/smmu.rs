@@ -195,6 +195,13 @@ impl Smmu {
         }
     }
 
+    /// One tick. Answers whether there is something to wait for.
+    fn tick(&self, state: &mut State) -> bool {
+        let _memory = self.state.accessing_memory();
+        state.fetch_idly(self.around());
+        state.maintain(&self.flights)
+    }
+
     fn hold(&self, state: &mut State, asked: &Asked, bank: u8, faulted: bool) -> Stall {
         state.counters.stalls += 1;
         let fields = [
@@ -248,7 +255,7 @@ impl Mmio for Smmu {
     fn read(&self, offset: u64, width: Width) -> u64 {
         let Some(mut state) = self.lock() else { return 0 };
         if self.config.policy.work_on_reads {
-            state.maintain(&self.flights);
+            self.tick(&mut state);
         }
         let value = state.read_register(offset, width, self.around());
         drop(state);
@@ -269,7 +276,7 @@ impl Mmio for Smmu {
 
 impl Clocked for Smmu {
     fn step(&self, _now_ns: u64) -> bool {
-        self.lock().is_some_and(|mut state| state.maintain(&self.flights))
+        self.lock().is_some_and(|mut state| self.tick(&mut state))
     }
 }
 

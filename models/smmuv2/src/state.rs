@@ -5,7 +5,7 @@ use portcullis_types::trace::{Event, Sink, Value};
 
 use crate::config::Config;
 use crate::counters::Counters;
-use crate::fault::FaultKind;
+use crate::fault::{Asked, FaultKind};
 use crate::lines::Levels;
 use crate::maintenance::{Maintenance, Scope};
 use crate::registers::{Registers, cr0};
@@ -52,6 +52,8 @@ pub(crate) struct State {
     pub(crate) counters: Counters,
     pub(crate) dice: Dice,
     pub(crate) initial: Initial,
+    /// The banks and the address of the last access that was let through, to guess what will be next.
+    pub(crate) last: Option<(u8, Option<u8>, Asked)>,
 }
 
 impl State {
@@ -66,6 +68,7 @@ impl State {
             counters: Counters::default(),
             dice,
             initial: Initial::default(),
+            last: None,
         }
     }
 
@@ -76,6 +79,7 @@ impl State {
         self.maintenance = Maintenance::default();
         self.stalls.abort_all();
         self.initial = Initial::default();
+        self.last = None;
     }
 
     /// The engine on the state's own caches.

@@ -65,6 +65,7 @@ impl State {
             Ok(grant) => {
                 let counter = if grant.hit { &mut self.counters.hits } else { &mut self.counters.misses };
                 *counter += u64::from(grant.translation.is_some());
+                self.last = Some((first, second, asked));
                 self.make_mischief(&asked, &regime, &grant, around);
                 self.trace_grant(&asked, &grant, around);
                 Verdict::Pass { output: grant.output, banks: true }

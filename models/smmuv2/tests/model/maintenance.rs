@@ -279,3 +279,20 @@ fn a_hostile_part_still_forgets_what_it_is_told_to() {
     }
     machine.assert_clean();
 }
+
+#[test]
+fn an_enabled_bank_fetches_again_what_an_invalidation_took_and_one_that_is_off_does_not() {
+    for (sctlr, cached) in [(0x67, 1), (0x66, 0)] {
+        let policy = Policy { idle_prefetch_one_in: 1, ..plain().policy };
+        let machine = Machine::stage1(Config { policy, ..plain() });
+        assert_eq!(machine.read(5, 0x1000), Got::At(0x30_0000));
+        machine.cb(0, 0, sctlr);
+        machine.cb(0, TLBIASID, 3);
+        machine.sync(0);
+        for _ in 0..20 {
+            machine.step();
+        }
+        assert_eq!(machine.smmu.cached_translations(), cached);
+        machine.assert_clean();
+    }
+}
