@@ -300,3 +300,41 @@ fn a_bank_whose_m_is_unknown_needs_not_be_switched_off_before_it_is_set_up() {
         assert_eq!(smmu.take_unpredictable(), [], "seed {seed}");
     }
 }
+
+#[test]
+fn vmids_may_not_change_their_width_while_anything_is_cached() {
+    for (cached, expected) in [(false, vec![]), (true, vec![clause::VMID_WIDTH])] {
+        let machine = Machine::stage1(Config { vmid_16_bits: true, ..plain() });
+        if cached {
+            machine.read(5, 0x1000);
+        }
+        machine.w32(0x00, 0x8020_0406);
+        assert_eq!(machine.clauses(), expected);
+    }
+}
+
+#[test]
+fn a_hypervisor_bank_has_no_walk_to_disable() {
+    let machine = Machine::new(plain());
+    machine.tables();
+    machine.bank1(0, CBAR_S1 | 0x400);
+    machine.cb(0, SCTLR, 0);
+    machine.w32(0x6c, 0);
+    machine.gsync();
+    machine.cb(0, TCR, 0x3599); // EPD0
+    machine.cb(0, SCTLR, SCTLR_ON);
+    machine.stream(0, 5, 0, 0);
+    assert_eq!(machine.read(5, 0x1000), crate::harness::Got::Abort);
+    assert_eq!(machine.clauses(), [clause::WALK_DISABLE_HYPERVISOR]);
+}
+
+#[test]
+fn a_bank_is_not_to_be_changed_under_an_access_that_waits() {
+    let machine = Machine::stage1(plain());
+    machine.cb(0, SCTLR, SCTLR_ON | 0x80);
+    machine.held(0x2000);
+    machine.w32(0x1000, CBAR_S1);
+    machine.assert_clean();
+    machine.w32(0x1000, CBAR_S1 + 1);
+    assert_eq!(machine.clauses(), [clause::FAULT_OUTSTANDING]);
+}
