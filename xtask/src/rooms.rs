@@ -44,6 +44,7 @@ pub(crate) const ROOMS: &[Room] = &[
     room("models/devices", &["crates/types", "crates/spec", "models/bus"]),
     room("models/cpu", &["crates/types", "crates/spec", "models/bus"]),
     room("models/ioda2", &["crates/types", "models/bus"]),
+    room("models/vtd", &["crates/types", "models/bus"]),
     // Hardware that others wrote, behind the platform seam.
     room("backends/qemu", &["crates/types", "crates/hal"]),
     // Where both sides meet.
@@ -110,6 +111,7 @@ const BOTH_SIDES: &[&str] = &[
     "models/bus",
     "models/smmuv3",
     "models/smmuv2",
+    "models/vtd",
     "models/devices",
     "models/cpu",
     "models/ioda2",
@@ -135,6 +137,7 @@ const BOTH_SIDES_AND_LAB: &[&str] = &[
     "models/bus",
     "models/smmuv3",
     "models/smmuv2",
+    "models/vtd",
     "models/devices",
     "models/cpu",
     "models/ioda2",
