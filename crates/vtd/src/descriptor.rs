@@ -3,6 +3,7 @@
 //! Spec: VT-d 5.10, 6.5.2 "Queued Invalidation Interface".
 //! Not here: getting them to the hardware (`queue`).
 
+use portcullis_spec::vtd::capability::{Capability, ExtendedCapability};
 use portcullis_spec::vtd::invalidation::*;
 use portcullis_spec::vtd::page_request::{PageGroupResponseWord0, PageGroupResponseWord1};
 
@@ -26,6 +27,28 @@ impl Descriptor {
     /// Whether it is answered by a device, which may not answer.
     pub(crate) fn asks_a_device(&self) -> bool {
         matches!(self.kind(), TYPE_DEVICE_TLB | TYPE_PASID_DEVICE_TLB)
+    }
+
+    /// The same without what is reserved where the unit cannot do it.
+    ///
+    /// Spec: VT-d 5.10, 6.5.2.3 "IOTLB Invalidate", DW, DR; 6.5.2.5 "Device-TLB Invalidate Descriptor", PFSID; 11.4.2 "Capability Register", DWD, DRD.
+    pub(crate) fn fitted(self, capability: Capability, extended: ExtendedCapability) -> Self {
+        let word0 = self.0[0];
+        let fitted = match self.kind() {
+            TYPE_IOTLB => {
+                let word = IotlbInvalidate::from_bits(word0);
+                let (dw, dr) = (word.dw() && capability.dwd(), word.dr() && capability.drd());
+                word.with_dw(dw).with_dr(dr).into_bits()
+            }
+            TYPE_DEVICE_TLB if !extended.dit() => {
+                DeviceTlbInvalidate::from_bits(word0).with_pfsid(0).into_bits()
+            }
+            TYPE_PASID_DEVICE_TLB if !extended.dit() => {
+                PasidDeviceTlbInvalidate::from_bits(word0).with_pfsid(0).into_bits()
+            }
+            _ => word0,
+        };
+        Self([fitted, self.0[1], self.0[2], self.0[3]])
     }
 
     const fn two(word0: u64, word1: u64) -> Self {
@@ -163,5 +186,20 @@ mod tests {
         assert_eq!(words(Descriptor::wait(0x1000, 9, false)), [0x9_0000_0025, 0x1000]);
         assert_eq!(words(Descriptor::wait(0x1000, 9, true)), [0x9_0000_00e5, 0x1000]);
         assert_eq!(words(Descriptor::response(0x1234, Some(5), 3, 1)), [0x5_1234_1019, 0x18]);
+    }
+
+    #[test]
+    fn what_a_unit_cannot_do_is_not_asked_of_it() {
+        let none = (Capability::new(), ExtendedCapability::new());
+        let some = (Capability::new().with_dwd(true), ExtendedCapability::new().with_dit(true));
+        let word = |descriptor: Descriptor, unit: (Capability, ExtendedCapability)| {
+            descriptor.fitted(unit.0, unit.1).0[0]
+        };
+        assert_eq!(word(Descriptor::iotlb_all(), none), 0x12);
+        assert_eq!(word(Descriptor::iotlb_all(), some), 0x52);
+        assert_eq!(word(Descriptor::device_tlb(0x1234, None), none), 0x1234_0001_0003);
+        assert_eq!(word(Descriptor::device_tlb(0x1234, None), some), 0x1230_1234_0001_4003);
+        assert_eq!(word(Descriptor::pasid_device_tlb(0x1234, 5, None), none), 0x0005_1234_0018);
+        assert_eq!(word(Descriptor::context_all(), none), 0x11);
     }
 }

@@ -59,14 +59,17 @@ impl Lead {
     ///
     /// PWSNP says that walks snoop, PGSNP that accesses do whatever the device asks for; both where hardware can.
     ///
-    /// Spec: VT-d 5.10, 9.6 "Scalable-Mode PASID Table Entry": PWSNP reserved where SMPWCS is clear, PGSNP where SC is.
+    /// Spec: VT-d 5.10, 9.6 "Scalable-Mode PASID Table Entry": PWSNP is reserved where SMPWCS is clear, PGSNP
+    /// where SC is, PAT where MTS is.
     pub(crate) fn pasid(&self, features: &Features) -> [u64; PASID_ENTRY_WORDS] {
         let present = PasidWord0::new().with_p(true);
         let word1 = PasidWord1::new().with_did(self.did).with_pwsnp(features.extended.smpwcs());
         let mut words = [0; PASID_ENTRY_WORDS];
         match self.to {
             To::Memory => {
-                words[0] = present.with_pgtt(PGTT_PASS_THROUGH).with_aw(features.widest_aw).into_bits();
+                // Spec: VT-d 5.10, 9.6, AW: reserved without a second stage, and ignored where requests pass.
+                let aw = if features.extended.ssts() { features.widest_aw } else { 0 };
+                words[0] = present.with_pgtt(PGTT_PASS_THROUGH).with_aw(aw).into_bits();
                 words[1] = word1.into_bits();
             }
             To::Second { root, aw } => {
@@ -76,6 +79,7 @@ impl Lead {
             }
             To::First { root, fspm, pat, process } => {
                 words[0] = present.with_pgtt(PGTT_FIRST_STAGE).into_bits();
+                let pat = if features.extended.mts() { pat } else { 0 };
                 words[1] = word1.with_pgsnp(features.extended.sc()).with_pat(pat).into_bits();
                 let word2 = PasidWord2::new().with_fspm(fspm).with_wpe(process);
                 words[2] = word2.with_fsptptr_address(root.get()).into_bits();

@@ -172,7 +172,8 @@ fn decode(raw: [u64; 2]) -> Option<PageRequest> {
     let mut wanted = Perms::empty();
     wanted.set(Perms::READ, word1.rdr());
     wanted.set(Perms::WRITE, word1.wrr());
-    wanted.set(Perms::EXECUTE, word0.pp() && word0.exr());
+    // Spec: VT-d 5.10, 7.4.1 "Page Request Descriptor", EXR: counts with a PASID and a read.
+    wanted.set(Perms::EXECUTE, word0.pp() && word1.rdr() && word0.exr());
     wanted.set(Perms::PRIVILEGED, word0.pp() && word0.pmr());
     Some(PageRequest {
         source: SourceId(word0.rid().into()),

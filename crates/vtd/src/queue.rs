@@ -28,6 +28,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use portcullis_core::iommu::{GlobalError, SyncError};
 use portcullis_hal::{BlockLayout, Lock, Platform, Registers, wait_for};
+use portcullis_spec::vtd::capability::{Capability, ExtendedCapability};
 use portcullis_spec::vtd::fault::FaultStatus;
 use portcullis_spec::vtd::queue::*;
 use portcullis_spec::vtd::registers::{FSTS, IQERCD, IQH, IQT};
@@ -36,6 +37,7 @@ use portcullis_types::trace::{Event, Value};
 
 use crate::counters::Counters;
 use crate::descriptor::Descriptor;
+use crate::features::Features;
 
 /// Flights at a time. A page of words.
 const FLIGHTS: usize = 64;
@@ -59,6 +61,8 @@ pub(crate) struct Queue<P: Platform, R> {
     wide: bool,
     coherent: bool,
     limit_ns: u64,
+    capability: Capability,
+    extended: ExtendedCapability,
     state: Lock<P, State>,
     /// Nothing more is taken.
     closed: AtomicBool,
@@ -96,15 +100,15 @@ enum Fate {
 }
 
 impl<P: Platform, R: Registers> Queue<P, R> {
-    /// A queue of `1 << size_lg2` descriptors, of 256 bits if `wide`, not yet told to the hardware. None if there is no memory.
+    /// A queue of `1 << size_lg2` descriptors, of 256 bits in scalable mode, not yet told to the hardware. None if there is no memory.
     pub(crate) fn new(
         platform: Arc<P>,
         registers: Arc<R>,
         size_lg2: u8,
-        wide: bool,
-        coherent: bool,
+        features: &Features,
         limit_ns: u64,
     ) -> Option<Self> {
+        let (wide, coherent) = (features.wide_descriptors(), features.coherent);
         // One page at least. Spec: VT-d 5.10, 11.4.9.3 "Invalidation Queue Address Register", QS: at most 7.
         let size_lg2 = size_lg2.clamp(if wide { 7 } else { 8 }, if wide { 14 } else { 15 });
         let layout = Self::layout(size_lg2, wide);
@@ -127,6 +131,8 @@ impl<P: Platform, R: Registers> Queue<P, R> {
             wide,
             coherent,
             limit_ns,
+            capability: features.capability,
+            extended: features.extended,
             state: Lock::<P, State>::new(state),
             closed: AtomicBool::new(false),
             counters: Counters::new(),
@@ -297,6 +303,7 @@ impl<P: Platform, R: Registers> Queue<P, R> {
     }
 
     fn store(&self, position: u64, descriptor: Descriptor) {
+        let descriptor = descriptor.fitted(self.capability, self.extended);
         self.counters.descriptor(&descriptor);
         if self.platform.listening() {
             self.platform.event(&Event {

@@ -24,12 +24,13 @@ use crate::descriptor::Descriptor;
 use crate::vtd::Vtd;
 
 /// 4 levels and 3, 48 bits, 2 MiB and 1 GiB, 16-bit domain-ids, page-selective with masks up to 18, two fault records at 0x220.
-pub(crate) const CAP_LEGACY: u64 = 0x0012_0180_0000_0606 | 47 << 16 | 0x22 << 24 | 0b11 << 34 | 1 << 39;
+pub(crate) const CAP_LEGACY: u64 =
+    0b11 << 54 | 0x0012_0180_0000_0606 | 47 << 16 | 0x22 << 24 | 0b11 << 34 | 1 << 39;
 /// Coherent, QI, IR, EIM, PT, SC, masks of up to 15 interrupts.
 pub(crate) const ECAP_LEGACY: u64 = 0x00f0_0fdb;
 /// And device TLBs, page requests, PASIDs of 20 bits, draining, scalable mode, both stages, coherent walks.
 pub(crate) const ECAP_SCALABLE: u64 =
-    ECAP_LEGACY | 1 << 2 | 1 << 29 | 19 << 35 | 1 << 40 | 1 << 42 | 1 << 43 | 0b111 << 46;
+    ECAP_LEGACY | 1 << 2 | 1 << 25 | 1 << 41 | 1 << 29 | 19 << 35 | 1 << 40 | 1 << 42 | 1 << 43 | 0b111 << 46;
 
 /// Platform and hardware in one.
 pub(crate) struct Fake {

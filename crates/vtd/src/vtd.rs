@@ -88,8 +88,7 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
             platform.clone(),
             registers.clone(),
             config.queue_lg2,
-            features.wide_descriptors(),
-            features.coherent,
+            &features,
             config.wait_limit_ns,
         );
         let queue = queue.ok_or(ProbeError::NoMemory)?;

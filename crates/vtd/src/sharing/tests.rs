@@ -150,6 +150,8 @@ fn where_there_is_no_second_stage_domains_are_first_stage_and_forgotten_by_pasid
     domain.unmap(IovaRange::new(Iova::new(0x5000), 0x1000).unwrap(), &mut gather).unwrap();
     let _ = domain.sync(&mut gather).unwrap();
     assert_eq!(fake.take_log()[0].0, [0x2_0036, 0x5040, 0, 0]);
+    unit.attach(&[SID], &Target::Identity).unwrap();
+    assert_eq!(fake.pasid(0x108, 0).unwrap()[0], 0x101, "AW is reserved without a second stage");
 }
 
 #[test]
@@ -199,6 +201,18 @@ fn a_pasid_leads_to_the_table_of_the_process_and_costs_one_page() {
     assert_eq!(busy, Err(AttachError::PasidsInUse));
     unit.attach(&[SID], &Target::Blocked).unwrap();
     assert_eq!(fake.context(0x108).unwrap()[0], 0, "with PASID or without");
+}
+
+#[test]
+fn memory_types_are_left_out_where_hardware_does_not_know_them() {
+    let fake = Fake::new(CAP_LEGACY, ECAP_SCALABLE & !(1 << 25));
+    let unit = fake.probe(config());
+    unit.add_device("gpu", &[SID]).unwrap();
+    unit.attach(&[SID], &Target::Identity).unwrap();
+    unit.enable(&[SID], &facts(), Arc::new(Switches::default())).unwrap();
+    let process = unit.new_process_domain(Mm::new()).unwrap();
+    unit.attach_pasid(&[SID], pasid(5), &process).unwrap();
+    assert_eq!(fake.pasid(0x108, 5).unwrap()[1] >> 32, 0);
 }
 
 #[test]
