@@ -201,6 +201,9 @@ pub(crate) struct SimArguments {
     /// Nothing goes wrong.
     #[arg(long)]
     pub(crate) no_faults: bool,
+    /// On so many threads without a schedule or faults, on machines without processes: a failure may not come again.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) threads: u8,
     /// Print the result for scripts: a JSON object on a line of its own.
     #[arg(long)]
     pub(crate) json: bool,

@@ -1,4 +1,4 @@
-//! Lives from a seed, for whoever works on the simulator: `cargo run --release --example lives -- SEED STEPS MACHINE [all|none|confirmed] [short]`. The
+//! Lives from a seed, for whoever works on the simulator: `cargo run --release --example lives -- SEED STEPS MACHINE [all|none|confirmed] [short|THREADS]`. The
 //! fourth word says that no faults are armed, or only those after which hardware still confirms everything; `short`, that traces are made shorter and shown.
 
 use std::time::Instant;
@@ -8,7 +8,7 @@ use portcullis_simulator::{FaultKind, MachineKind, Options, Summary, run_while};
 fn main() {
     let mut words = std::env::args().skip(1);
     let mut number = |otherwise: u64| words.next().and_then(|word| word.parse().ok()).unwrap_or(otherwise);
-    let mut options = Options::new(number(1), 0);
+    let mut options = Options { shrink: false, ..Options::new(number(1), 0) };
     let wanted = number(100_000);
     options.machine = words.next().and_then(|word| word.parse().ok()).unwrap_or(MachineKind::Smmuv3);
     match words.next().as_deref() {
@@ -18,7 +18,11 @@ fn main() {
         }
         _ => {}
     }
-    options.shrink = words.next().is_some();
+    match words.next().as_deref() {
+        Some("short") => options.shrink = true,
+        Some(count) => options.threads = count.parse().unwrap_or(1),
+        None => {}
+    }
     let (began, mut sum, mut wrong) = (Instant::now(), Summary::default(), 0);
     while sum.steps < wanted {
         let rest = Options { steps: wanted - sum.steps, ..options };

@@ -99,9 +99,28 @@ impl fmt::Display for Coverage {
             .enumerate()
             .map(|(column, fault)| format!("{} {}", column + 1, fault.name()));
         writeln!(f, "faults: {}", names.collect::<Vec<_>>().join(", "))?;
+        writeln!(f, "pairs that cannot meet (-):")?;
+        for fault in FaultKind::ALL {
+            for (reason, ops) in reasons(fault) {
+                writeln!(f, "  {}: {reason} ({})", fault.name(), ops.join(", "))?;
+            }
+        }
         let (met, all) = self.pairs();
         write!(f, "pairs met: {met} of {all} that can meet")
     }
+}
+
+/// Why operations cannot meet a fault, and which those are.
+fn reasons(fault: FaultKind) -> Vec<(&'static str, Vec<&'static str>)> {
+    let mut found: Vec<(&'static str, Vec<&'static str>)> = Vec::new();
+    for op in OpKind::ALL {
+        let Some(reason) = impossible(op, fault) else { continue };
+        match found.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, ops)) => ops.push(op.name()),
+            None => found.push((reason, vec![op.name()])),
+        }
+    }
+    found
 }
 
 fn short(count: u64) -> String {
@@ -118,8 +137,18 @@ pub fn impossible(op: OpKind, fault: FaultKind) -> Option<&'static str> {
     let needs = op.needs();
     match fault {
         F::AllocationFails if !needs.memory => Some("it takes no memory"),
+        F::AllocationFails if op == OpKind::UserUnmap => {
+            Some("no block was mapped that it would have to cut: memory comes in runs of pages")
+        }
+        F::AllocationFails if op == OpKind::ProcessMap => Some("pages and tables come when they are touched"),
+        F::AllocationFails if op == OpKind::Bind => {
+            Some("a device's first PASIDs have room since it was enabled")
+        }
         F::CommandError | F::LateSync | F::NoSync if !needs.commands => Some("it queues no commands"),
-        F::MessageLost if !needs.commands && !needs.events => Some("the SMMU has nothing to say"),
+        // In a step a sync may end that nobody waits for any more.
+        F::MessageLost if !needs.commands && op != OpKind::Step => {
+            Some("it waits for no sync, and only syncs send messages")
+        }
         F::EventOverflow if !needs.refusals => Some("no access is refused in it"),
         F::AtcSlow | F::AtcTwice | F::AtcNever if !needs.atc => Some("it invalidates no ATC"),
         F::PageOverflow

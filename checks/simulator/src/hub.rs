@@ -180,6 +180,12 @@ impl Hub {
         self.countdown.store(u32::try_from(first).unwrap_or(1), Relaxed);
     }
 
+    /// An operation begins beside others.
+    pub(crate) fn begin_beside(&self) {
+        self.waits.store(0, Relaxed);
+        self.serial.fetch_add(1, Relaxed);
+    }
+
     /// Which operation of the plan is under way: a number that no other has.
     pub(crate) fn serial(&self) -> u64 {
         self.serial.load(Relaxed)

@@ -58,6 +58,8 @@ pub struct Options {
     pub faults: bool,
     /// Faults that are not armed even so.
     pub spared: &'static [FaultKind],
+    /// How many threads do the operations of a life, without faults; on one every life is the same again.
+    pub threads: usize,
     /// Whether a trace that fails is made shorter.
     pub shrink: bool,
 }
@@ -65,7 +67,7 @@ pub struct Options {
 impl Options {
     /// So many steps from a seed, on any machine, with faults.
     pub fn new(seed: u64, steps: u64) -> Self {
-        Self { seed, steps, machine: MachineKind::Any, faults: true, spared: &[], shrink: true }
+        Self { seed, steps, machine: MachineKind::Any, faults: true, spared: &[], threads: 1, shrink: true }
     }
 }
 

@@ -37,6 +37,16 @@ fn lives_keep_every_promise() {
 }
 
 #[test]
+fn threads_without_a_schedule_keep_every_promise() {
+    let machine = MachineKind::Smmuv3;
+    let options = Options { machine, threads: 4, ..Options::new(FIRST, 12_000) };
+    match run(&options) {
+        Ok(summary) => told("four threads", FIRST, &summary),
+        Err(objection) => panic!("{objection}"),
+    }
+}
+
+#[test]
 fn seeds_that_once_failed_do_so_no_more() {
     let list = include_str!("../seeds.txt");
     for line in list.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
@@ -74,10 +84,12 @@ fn the_document_has_every_fault_and_no_other() {
 
 #[test]
 fn a_pair_that_cannot_meet_does_not() {
-    let summary = steps(5, MachineKind::Smmuv3, 20_000).unwrap_or_else(|objection| panic!("{objection}"));
-    for op in OpKind::ALL {
-        for fault in FaultKind::ALL.into_iter().filter(|&fault| impossible(op, fault).is_some()) {
-            assert_eq!(summary.coverage.met(op, fault), 0, "{} and {}", op.name(), fault.name());
+    for machine in [MachineKind::Smmuv3, MachineKind::Sva] {
+        let summary = steps(5, machine, 20_000).unwrap_or_else(|objection| panic!("{objection}"));
+        for op in OpKind::ALL {
+            for fault in FaultKind::ALL.into_iter().filter(|&fault| impossible(op, fault).is_some()) {
+                assert_eq!(summary.coverage.met(op, fault), 0, "{} and {}", op.name(), fault.name());
+            }
         }
     }
 }

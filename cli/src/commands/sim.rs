@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use portcullis_simulator::{FaultKind, OpKind, Options, Promise, Summary, run_while};
+use portcullis_simulator::{FaultKind, MachineKind, OpKind, Options, Promise, Summary, run_while};
 use serde_json::json;
 
 use crate::args::SimArguments;
@@ -22,6 +22,10 @@ pub(crate) fn run(arguments: &SimArguments) -> Result<(), Failure> {
     let mut options = Options::new(seed, steps);
     options.machine = arguments.machine;
     options.faults = !arguments.no_faults;
+    options.threads = arguments.threads.into();
+    if options.threads > 1 {
+        options.machine = MachineKind::Smmuv3;
+    }
     let limit = arguments.minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes));
     let bar = bar();
     let began = Instant::now();

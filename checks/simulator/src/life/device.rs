@@ -54,13 +54,16 @@ impl World {
         let source = engine.sources[usize::from(source) % engine.sources.len()];
         let room = u32::try_from(0x1000 - (iova & 0xfff)).expect("at most a page");
         let len = len.clamp(1, 64).min(room);
-        let expected = self.hub.shadow(|shadow| shadow.expects(source.0, iova, len, write));
+        let (expected, changes) =
+            self.hub.shadow(|shadow| (shadow.expects(source.0, iova, len, write), shadow.changes()));
         let outcome = engine.access(&Move { source, pasid: None, iova, len, write });
         if outcome != Outcome::Done {
             self.refused.fetch_add(1, Relaxed);
         }
         self.hub.trace(|trace| trace.note(&[iova, u64::from(outcome == Outcome::Done)]));
-        self.hub.hold(Promise::Service, !expected || outcome == Outcome::Done, || {
+        // Another thread may have taken it away meanwhile.
+        let changed = || self.hub.shadow(|shadow| shadow.changes() > changes);
+        self.hub.hold(Promise::Service, !expected || outcome == Outcome::Done || changed(), || {
             format!("device {device} was granted {iova:#x} (write {write}), and got {outcome:?}")
         });
         outcome

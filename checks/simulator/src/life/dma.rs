@@ -1,6 +1,7 @@
 //! Operations of drivers with the DMA API: mapping, unmapping, sharing, flushing.
 
 use core::fmt::Debug;
+use core::sync::atomic::Ordering::Relaxed;
 
 use portcullis::core::dma::{
     Coherent, Direction, DmaHandle, DmaMapError, DmaUnmapError, Mapping, Refused, SgMapping,
@@ -89,9 +90,10 @@ impl World {
     /// A map has succeeded: its addresses are nobody else's, and the device may use them.
     fn granted(&self, device: usize, space: SpaceId, token: Token, grants: &[Grant]) {
         let limit = self.device(device).map_or(u64::MAX, |device| device.dma_limit().get());
+        let several = self.crowded.load(Relaxed);
         for grant in grants {
             self.check_reserved(device, grant, limit);
-            let granted = self.hub.shadow(|shadow| shadow.grant(space, *grant));
+            let granted = self.hub.shadow(|shadow| shadow.grant(space, *grant, several));
             self.hub.judged(granted);
         }
         let ended = self.hub.shadow(|shadow| shadow.end_map(space, token, false));

@@ -5,9 +5,11 @@ use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
 use model_smmuv3::Smmu as Model;
+use portcullis::core::device::DeviceInfo;
 use portcullis::core::group::GroupError;
+use portcullis::core::iommu::{RegionSource, ReservedKind, ReservedRegion};
 use portcullis::smmuv3::Smmu;
-use portcullis::types::{Pa, PaRange};
+use portcullis::types::{Iova, IovaRange, Pa, PaRange, Perms, Prot, SizeLg2, SourceId};
 use portcullis_lab::trace;
 
 use super::Done;
@@ -17,6 +19,15 @@ use crate::hub::locked;
 use crate::machine::Wire;
 use crate::oracle::{Grant, Way};
 use crate::promise::Promise;
+
+/// What firmware lies about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lie {
+    /// Whose sources are whose: the device must be refused.
+    Source,
+    /// What the device is like: it may come, and nothing comes of it.
+    Shape,
+}
 
 impl World {
     /// At boot every device comes.
@@ -54,28 +65,89 @@ impl World {
         }
     }
 
+    /// Firmware says of a device what cannot be. Answers what kind of lie it is; none if it is one that does no harm.
+    fn lie(&self, index: usize, info: &mut DeviceInfo) -> Option<Lie> {
+        let unit = self.devices[index].spec.unit;
+        // Who comes and leaves at once needs hardware that confirms.
+        let faults = [FaultKind::CommandError, FaultKind::NoSync, FaultKind::AtcNever];
+        let silent = faults.into_iter().any(|fault| self.hub.faults.is_armed(fault)) || self.hub.is_held();
+        match if silent { 5 } else { self.hub.below(6) } {
+            0 => info.sources.push(SourceId(1 << 24)),
+            1 => {
+                info.sources.clear();
+                return Some(Lie::Shape);
+            }
+            2 => {
+                // No table leads there.
+                let first = Iova::new(0x0fff_0000_0000_0000);
+                info.firmware_regions.push(ReservedRegion {
+                    range: IovaRange::new(first, self.granule())?,
+                    kind: ReservedKind::Direct,
+                    prot: Prot::cached(Perms::READ_WRITE),
+                    source: RegionSource::DeviceTree,
+                });
+                return Some(Lie::Shape);
+            }
+            3 => {
+                (info.max_segment_bytes, info.segment_boundary) = (0, SizeLg2::new(3));
+                return Some(Lie::Shape);
+            }
+            4 => {
+                // The same source once more: one source for all that.
+                let first = info.sources.first().copied();
+                info.sources.extend(first);
+                return None;
+            }
+            _ => {
+                let taken = self.devices.iter().enumerate().find(|(other, state)| {
+                    *other != index && state.spec.unit == unit && self.device(*other).is_some()
+                });
+                let (_, other) = taken?;
+                info.sources.extend(other.engine.sources.first());
+            }
+        }
+        Some(Lie::Source)
+    }
+
+    /// A device that firmware has lied about joins its group, if it may, and leaves at once.
+    fn goes_again(
+        &self,
+        group: &super::world::GroupState,
+        unit: &super::world::Unit,
+        device: &Arc<portcullis::core::device::Device<crate::machine::SimPlatform>>,
+    ) {
+        if group.group.add_device(device).is_ok() {
+            let left = group.group.remove_device(device);
+            self.hub.hold(Promise::NoLeak, left.is_ok(), || {
+                format!("a device of which firmware lied does not leave: {left:?}")
+            });
+        }
+        let gone = unit.remove_device(device);
+        self.hub.hold(Promise::NoLeak, gone.is_ok() || self.hub.is_held(), || {
+            format!("a device of which firmware lied is not forgotten: {gone:?}")
+        });
+    }
+
     fn come(&self, index: usize) -> Done {
         let group = self.group_of(index);
         let unit = &self.units[group.unit].unit;
         let before = self.before(None);
         let mut info = self.info(index);
-        if self.hub.faults.fires(FaultKind::LyingFirmware) {
-            // Firmware says that it has a source that is another's.
-            let taken = self.devices.iter().enumerate().find(|(other, state)| {
-                *other != index && state.spec.unit == group.unit && self.device(*other).is_some()
-            });
-            if let Some((_, other)) = taken {
-                info.sources.extend(other.engine.sources.first());
-            }
-        }
-        let lies = info.sources.len() > self.devices[index].spec.sources.len();
+        let lie =
+            self.hub.faults.fires(FaultKind::LyingFirmware).then(|| self.lie(index, &mut info)).flatten();
         let device = match unit.add_device(info) {
+            Ok(device) if lie == Some(Lie::Shape) => {
+                self.goes_again(group, unit, &device);
+                return Done::Refused;
+            }
             Ok(device) => {
-                self.hub.hold(Promise::Isolation, !lies, || "a device was given another's source".to_owned());
+                self.hub.hold(Promise::Isolation, lie != Some(Lie::Source), || {
+                    "a device was given a source that is another's, or none".to_owned()
+                });
                 device
             }
             Err(error) => {
-                if !lies {
+                if lie.is_none() {
                     self.excuse(&before, &error);
                 }
                 return Done::Refused;

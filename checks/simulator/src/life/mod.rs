@@ -7,9 +7,11 @@
 //! | `dma`, `own`, `user`, `hot`, `device`, `sva` | what operations do |
 //! | `turn`, `flip` | what happens in the middle of them |
 //! | `audit` | all tables in memory, against the shadow |
+//! | `crowd` | the same on several threads |
 //! | `end` | teardown, and what must be true then |
 
 mod audit;
+mod crowd;
 mod device;
 mod dma;
 mod end;
@@ -30,6 +32,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use std::panic::catch_unwind;
 use std::sync::Arc;
 
+pub(crate) use crowd::crowd;
 pub(crate) use focus::next_seed;
 pub use op::OpKind;
 pub(crate) use op::{Op, Pick};
@@ -96,6 +99,11 @@ pub(crate) fn live(manner: Manner, plan: &[Step]) -> Report {
         forget_held();
         world.hub.object(Wrong::new(Promise::Alive, format!("a panic: {}", words(&*panic))));
     }
+    buried(world, at)
+}
+
+/// What a life came to, and whether anything of it is left.
+fn buried(world: Arc<World>, at: u64) -> Report {
     let mut report = world.report(at);
     world.dismantle();
     let bus = world.bus.clone();
@@ -304,7 +312,7 @@ impl World {
 
     /// Whether somebody else did something in the middle.
     fn crowded(&self, before: &Before) -> bool {
-        self.nested.load(Relaxed) > before.nested
+        self.crowded.load(Relaxed) || self.nested.load(Relaxed) > before.nested
     }
 
     /// An error that blames hardware or memory must have a fault behind it.

@@ -215,8 +215,6 @@ pub(crate) struct Needs {
     pub(crate) atc: bool,
     /// An access may be refused in it.
     pub(crate) refusals: bool,
-    /// The SMMU may have something to tell in it.
-    pub(crate) events: bool,
 }
 
 impl OpKind {
@@ -365,29 +363,34 @@ impl OpKind {
 
     /// What it can touch.
     pub(crate) const fn needs(self) -> Needs {
-        let none = Needs { memory: false, commands: false, atc: false, refusals: false, events: false };
+        let none = Needs { memory: false, commands: false, atc: false, refusals: false };
+        let commands = Needs { commands: true, ..none };
+        let both = Needs { memory: true, ..commands };
         match self {
-            Self::Map | Self::Scatter | Self::Coherent => Needs { memory: true, commands: true, ..none },
-            Self::Message => Needs { memory: true, ..none },
-            Self::Unmap | Self::FreeCoherent | Self::Flush | Self::Poll => Needs { commands: true, ..none },
-            Self::UnbindDriver | Self::UserSync => Needs { commands: true, ..none },
-            Self::UserMap | Self::UserUnmap => Needs { memory: true, commands: true, ..none },
-            Self::Claim | Self::Release | Self::Attach | Self::Detach | Self::Die | Self::BindDriver => {
-                Needs { memory: true, commands: true, ..none }
+            // What a map undoes, and an ATC may have, too.
+            Self::Map | Self::Scatter | Self::Coherent | Self::Message | Self::UserMap | Self::UserUnmap => {
+                Needs { atc: true, ..both }
             }
+            Self::Unmap
+            | Self::FreeCoherent
+            | Self::Flush
+            | Self::Poll
+            | Self::UnbindDriver
+            | Self::UserSync => Needs { atc: true, ..commands },
+            Self::Claim | Self::Release | Self::Attach | Self::Detach | Self::Die | Self::BindDriver => both,
             Self::NewDomain | Self::Spawn | Self::ProcessMap => Needs { memory: true, ..none },
-            Self::DropDomain | Self::Remove | Self::Teardown => Needs { commands: true, ..none },
-            Self::Reset => Needs { refusals: true, events: true, ..none },
-            Self::SetType | Self::Add | Self::Probe => Needs { memory: true, commands: true, ..none },
-            Self::Dma | Self::Translated => Needs { refusals: true, events: true, ..none },
-            Self::ProcessUnmap | Self::Protect | Self::Touch | Self::Fork | Self::Exit | Self::Unbind => {
-                Needs { commands: true, atc: true, ..none }
+            Self::DropDomain | Self::Remove => commands,
+            Self::Reset => Needs { refusals: true, ..none },
+            Self::SetType | Self::Add | Self::Probe | Self::Enable => both,
+            Self::Dma | Self::Translated => Needs { refusals: true, ..none },
+            Self::Touch | Self::Fork | Self::Bind | Self::Disable | Self::Teardown => {
+                Needs { atc: true, ..both }
             }
-            Self::Bind | Self::Enable => Needs { memory: true, commands: true, ..none },
-            Self::Disable => Needs { commands: true, atc: true, ..none },
-            Self::SharedDma => Needs { commands: true, refusals: true, events: true, ..none },
-            Self::PageRequest => Needs { commands: true, events: true, ..none },
-            Self::Serve => Needs { commands: true, events: true, ..none },
+            Self::ProcessUnmap | Self::Protect | Self::Exit | Self::Unbind | Self::Serve => {
+                Needs { atc: true, ..commands }
+            }
+            Self::SharedDma => Needs { atc: true, refusals: true, ..both },
+            Self::PageRequest => commands,
             Self::Step => none,
         }
     }

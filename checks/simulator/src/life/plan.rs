@@ -245,8 +245,13 @@ impl Aside {
         let (fault, draw) = self.pairs[self.chance.below(self.pairs.len())];
         let dice = Dice(&self.chance);
         let n = 1 + if dice.0.once_in(3) { dice.word(6) } else { 0 };
+        let op = draw(&dice);
+        if let Op::Touch { process, .. } = op {
+            // Only what is shared with a child is taken away from devices when it is written.
+            ops.push(Op::Fork { process, child: dice.byte(PROCESSES) });
+        }
         ops.push(Op::Arm { fault, n });
-        ops.push(draw(&dice));
+        ops.push(op);
     }
 }
 

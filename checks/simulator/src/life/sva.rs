@@ -61,8 +61,8 @@ struct BondState {
     areas: [Option<IovaRange>; AREAS],
 }
 
-/// Page requests of a flood that comes in the middle of something.
-const FLOOD: u64 = 2000;
+/// Page requests of a flood.
+pub(super) const FLOOD: u64 = 2000;
 pub(super) const AREAS: usize = 4;
 pub(super) const PROCESSES: usize = 4;
 pub(super) const BONDS: usize = 12;
@@ -471,14 +471,21 @@ impl World {
             _ => FaultKind::Flood,
         };
         self.hub.faults.fired(kind);
-        self.forge_requests(sharing, index, kind, bits, count);
+        self.forge_requests(sharing, index, kind, (bits, count), true);
         (0..8).for_each(|_| self.turn_of_waiting());
         self.pages_were_lost();
         Done::Succeeded
     }
 
     /// Sends page requests that nobody should; whoever serves interrupts finds them.
-    fn forge_requests(&self, sharing: &Sharing, index: usize, kind: FaultKind, bits: u64, count: u8) {
+    fn forge_requests(
+        &self,
+        sharing: &Sharing,
+        index: usize,
+        kind: FaultKind,
+        (bits, count): (u64, u8),
+        serves: bool,
+    ) {
         let engine = &self.devices[index].engine;
         let bonds = locked(&sharing.bonds);
         let bound = bonds.iter().flatten().find(|bond| bond.device == index).map(|bond| bond.bond.pasid());
@@ -509,6 +516,14 @@ impl World {
             }
             FaultKind::Flood => {
                 (0..FLOOD).for_each(|n| engine.send(&PageRequest { last: n & 3 == 3, ..of_number(n) }));
+                // By the million only where somebody serves in between.
+                let more = if serves { self.flood.swap(FLOOD, Relaxed) } else { FLOOD };
+                for n in FLOOD..more {
+                    engine.send(&PageRequest { last: n & 3 == 3, ..of_number(n & 0xffff) });
+                    if n & 0x1f == 0x1f {
+                        self.turn_of_waiting();
+                    }
+                }
             }
             _ => engine.send(&PageRequest { pasid: Pasid::new(0x7777), ..plain }),
         }
@@ -548,7 +563,7 @@ impl World {
         else {
             return false;
         };
-        self.forge_requests(sharing, index, kind, bits, 8);
+        self.forge_requests(sharing, index, kind, (bits, 8), false);
         self.pages_were_lost();
         true
     }

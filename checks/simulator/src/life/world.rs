@@ -5,9 +5,9 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
-use model_bus::{Bus, BusError, BusOptions, Caches, Doorbell, Downstream, Fabric, Translator};
+use model_bus::{Bus, BusError, BusOptions, Caches, Chance, Doorbell, Downstream, Fabric, Translator};
 use model_cpu::{CpuFeatures, Cpus, TlbPolicy};
 use model_smmuv3::Smmu as Model;
 use portcullis::core::device::{Device, DeviceInfo, DmaMask};
@@ -22,7 +22,7 @@ use portcullis_lab::boot::CpuSet;
 use portcullis_lab::trace;
 
 use super::OpKind;
-use super::sva::Sharing;
+use super::sva::{FLOOD, Sharing};
 use crate::cover::Coverage;
 use crate::fault::FaultKind;
 use crate::hub::{Hub, locked};
@@ -165,6 +165,11 @@ pub(crate) struct World {
     pub(super) refused: AtomicU64,
     /// How often all tables were held against the shadow.
     pub(super) audits: AtomicU64,
+    /// Several threads are at work, and what they do alone or beside each other (`crowd`).
+    pub(super) crowded: AtomicBool,
+    pub(super) crowd: RwLock<()>,
+    /// How many page requests a flood has.
+    pub(super) flood: AtomicU64,
     /// Operations of another CPU that were begun in between.
     pub(super) nested: AtomicU64,
 }
@@ -183,6 +188,11 @@ pub(super) const SPARE_UNIT: u64 = 0x0a00_0000;
 const FIRMWARE_PAGES: u64 = 8;
 /// The doorbell of all interrupts: a page of its own.
 pub(super) const DOORBELL: u64 = 0x0808_0000;
+
+/// How many page requests the first flood of a life has: a million, in few lives.
+fn flood_of(seed: u64) -> u64 {
+    if Chance::new(seed ^ 0x000f_100d).once_in(256) { 1 << 20 } else { FLOOD }
+}
 
 /// Behind which SMMU each source is.
 fn unit_of_sources(spec: &Spec) -> BTreeMap<SourceId, usize> {
@@ -322,6 +332,9 @@ impl World {
             refused: AtomicU64::new(0),
             nested: AtomicU64::new(0),
             audits: AtomicU64::new(0),
+            crowded: AtomicBool::new(false),
+            crowd: RwLock::default(),
+            flood: AtomicU64::new(flood_of(seed)),
         }))
     }
 

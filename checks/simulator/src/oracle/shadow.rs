@@ -140,6 +140,8 @@ pub(crate) struct Shadow {
     pub(super) spaces: Vec<Space>,
     free_spaces: Vec<SpaceId>,
     tokens: Token,
+    /// How often somebody's rights changed.
+    changes: u64,
     pub(crate) step: u64,
     pub(crate) checked: [u64; Promise::ALL.len()],
 }
@@ -190,6 +192,7 @@ impl Shadow {
 
     /// An operation begins that takes a device somewhere.
     pub(crate) fn begin_move(&mut self, device: DeviceIndex, to: Way) {
+        self.changes += 1;
         self.devices[device].next = Some(to);
     }
 
@@ -263,7 +266,7 @@ impl Shadow {
     /// # Errors
     ///
     /// Hardware may still use the addresses for something else.
-    pub(crate) fn grant(&mut self, space: SpaceId, grant: Grant) -> Result<(), Wrong> {
+    pub(crate) fn grant(&mut self, space: SpaceId, grant: Grant, several: bool) -> Result<(), Wrong> {
         self.check(Promise::NoReuse);
         let Space { live, leaving, flushes, .. } = &mut self.spaces[space];
         let overlaps = |held: &Grant| held.first <= grant.last && held.last >= grant.first;
@@ -275,7 +278,8 @@ impl Shadow {
             // What hardware was told to forget altogether since then is forgotten: an allocator may flush by itself.
             leaving.retain(|one| match one.until {
                 Until::Flush { .. } => !(overlaps(&one.grant) && *flushes > one.flushes),
-                Until::Return => true,
+                // On several threads it has returned to its caller's caller, who is about to say so.
+                Until::Return => !(several && overlaps(&one.grant)),
             });
             if let Some(held) = leaving.iter().find(|one| overlaps(&one.grant)) {
                 let what =
@@ -314,6 +318,7 @@ impl Shadow {
     }
 
     fn leave(&mut self, space: SpaceId, token: Token, first: u64, last: u64) {
+        self.changes += 1;
         let hit = self.live_in(space, first, last);
         let Space { live, leaving, flushes, .. } = &mut self.spaces[space];
         for grant in hit {
@@ -498,6 +503,11 @@ impl Shadow {
             }
         }
         Ok(())
+    }
+
+    /// How often somebody has lost something so far.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Whether an access must be let through: it is granted, and nothing changes at this moment.
