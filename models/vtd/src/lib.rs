@@ -21,10 +21,6 @@
 //! Spec: VT-d 5.10 is the Intel Virtualization Technology for Directed I/O Architecture Specification, revision 5.10 (D51397-018).
 //! Not here: host permission tables, posted interrupts, memory types, enhanced commands, performance monitoring.
 #![forbid(unsafe_code)]
-#![expect(
-    clippy::cast_possible_truncation,
-    reason = "fields are cut to their width by the book's bit numbers"
-)]
 
 mod ats;
 mod bits;

@@ -164,7 +164,7 @@ impl Engine<'_> {
         }
         if let Some(SecondRights { read, write }) = found.second_rights {
             // 3.14: a read of nothing needs no permission to read where ZLR is set.
-            let reads = !asked.write && !(asked.empty && self.config.zero_length_reads && write);
+            let reads = !(asked.write || asked.empty && self.config.zero_length_reads && write);
             if asked.write && !write || reads && !read {
                 return Err(lacking(asked.write));
             }
