@@ -32,7 +32,7 @@ use portcullis_core::iommu::{
 use portcullis_hal::{Lock, Platform, Registers};
 use portcullis_pgtable::Retired;
 use portcullis_types::trace::{Event, Value};
-use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Prot, SizeLg2};
+use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Prot, SizeLg2, mutant};
 
 use crate::descriptor::Descriptor;
 use crate::hardware::Hardware;
@@ -174,6 +174,9 @@ impl<P: Platform, R: Registers> Domain<P, R> {
                 retired.into_iter().for_each(|(_, tables)| format.free(tables, &**platform));
                 Ok(Flushed::completed())
             }
+            Err(error) if mutant!("vtd-tables-freed-though-the-wait-failed") => {
+                self.settle(retired, Ok(())).and(Err(error))
+            }
             Err(error) => {
                 self.retired.lock().extend(retired);
                 Err(error)
@@ -239,7 +242,7 @@ impl<P: Platform, R: Registers> HwDomain<P> for Domain<P, R> {
         let Some(table) = table.as_mut() else { return Ok(0) };
         let removed = table.unmap(&*self.hardware.platform, range)?;
         let tables = removed.tables || !removed.retired.is_empty();
-        if removed.leaf.is_some() || tables {
+        if (removed.leaf.is_some() || tables) && !mutant!("vtd-unmap-without-invalidation") {
             gather.add(range, removed.leaf.unwrap_or(SizeLg2::KIB_4), tables);
         }
         if !removed.retired.is_empty() {
@@ -254,7 +257,8 @@ impl<P: Platform, R: Registers> HwDomain<P> for Domain<P, R> {
         }
         let covered = |range: IovaRange| gather.tables() && gather.ranges().any(|held| held.covers(range));
         let retired = self.take_retired(covered);
-        let forgetting = self.forgetting(gather.ranges(), !gather.tables());
+        let forgetting = self
+            .forgetting(gather.ranges(), !gather.tables() || mutant!("vtd-tables-gone-and-leaves-forgotten"));
         let outcome = self.hardware.run(forgetting.descriptors());
         let outcome = outcome.and_then(|()| self.forget_devices(Some(gather)));
         let flushed = self.settle(retired, outcome)?;

@@ -21,7 +21,7 @@ use core::fmt;
 use portcullis_core::iommu::SyncError;
 use portcullis_hal::{BlockLayout, Lock, Platform, Registers};
 use portcullis_spec::vtd::interrupt::*;
-use portcullis_types::{Pa, SourceId};
+use portcullis_types::{Pa, SourceId, mutant};
 
 use crate::config::InterruptConfig;
 use crate::descriptor::Descriptor;
@@ -292,7 +292,8 @@ impl<P: Platform, R: Registers> InterruptRemapping<P, R> {
 
 /// SQ is how many bits of the function do not count, from bit 2 down.
 fn requester(sid: u16, sq: u8) -> IrteWord1 {
-    IrteWord1::new().with_svt(SVT_REQUESTER).with_sid(sid).with_sq(sq)
+    let svt = if mutant!("vtd-interrupts-from-anybody") { SVT_NONE } else { SVT_REQUESTER };
+    IrteWord1::new().with_svt(svt).with_sid(sid).with_sq(sq)
 }
 
 fn layout(config: InterruptConfig) -> BlockLayout {

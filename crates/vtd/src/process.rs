@@ -32,7 +32,7 @@ use portcullis_core::sva::{AttachPasidError, ProcessDomain, ProcessDomainError};
 use portcullis_hal::{Lock, Platform, Registers};
 use portcullis_spec::vtd::pasid::{FSPM_4_LEVELS, FSPM_5_LEVELS, PasidWord0};
 use portcullis_types::trace::{Event, Value};
-use portcullis_types::{IovaRange, Pa};
+use portcullis_types::{IovaRange, Pa, mutant};
 
 use crate::descriptor::Descriptor;
 use crate::domain::RID_PASID;
@@ -235,7 +235,7 @@ impl<P: Platform, R: Registers> ProcessDomain for Process<P, R> {
         }
         self.say("mm_release", None);
         *life = Life::Exits;
-        let quiet = PasidWord0::new().with_fpd(true).into_bits();
+        let quiet = PasidWord0::new().with_fpd(!mutant!("vtd-exited-process-faults-loudly")).into_bits();
         let places: Vec<Pa> = self.uses.lock().values().map(|used| used.at).collect();
         places.into_iter().for_each(|at| self.hardware.store_word(at, quiet));
         self.forget(&self.pasids())?;

@@ -18,7 +18,7 @@ use alloc::vec::Vec;
 use portcullis_core::iommu::{AttachError, SyncError};
 use portcullis_hal::{Platform, Registers};
 use portcullis_spec::vtd::context::ScalableContextWord1;
-use portcullis_types::Pa;
+use portcullis_types::{Pa, mutant};
 
 use crate::context::Tables;
 use crate::descriptor::Descriptor;
@@ -145,7 +145,9 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             };
             push_once(&mut forget, entry);
         }
-        led.iter().for_each(|(_, lead)| push_once(&mut forget, lead.forget_iotlb(scalable, RID_PASID)));
+        if !mutant!("vtd-old-domain-remembered") {
+            led.iter().for_each(|(_, lead)| push_once(&mut forget, lead.forget_iotlb(scalable, RID_PASID)));
+        }
         self.run(&forget)?;
         let devices: Vec<_> = device_tlbs.iter().map(|&sid| Descriptor::device_tlb(sid, None)).collect();
         self.run(&devices)
