@@ -153,8 +153,14 @@ pub(crate) fn plain() -> Config {
 
 impl Machine {
     pub(crate) fn new(config: Config) -> Self {
-        let (ram, ears) = (Arc::new(Ram::default()), Arc::new(Ears::default()));
-        let memory = Memory::uncached(ram.clone());
+        let ram = Arc::new(Ram::default());
+        Self::over(config, ram.clone(), ram)
+    }
+
+    /// Past the CPUs' caches there is other memory: what was not written back yet.
+    pub(crate) fn over(config: Config, ram: Arc<Ram>, unsnooped: Arc<Ram>) -> Self {
+        let ears = Arc::new(Ears::default());
+        let memory = Memory { snooped: ram.clone(), unsnooped };
         let unit = Arc::new(Vtd::new(config, memory, ears.clone(), 1, Arc::new(Silence)));
         let ears_down: Arc<dyn Downstream> = ears.clone();
         unit.connect(Arc::downgrade(&ears_down));

@@ -1,5 +1,7 @@
 //! Capability registers, commands, invalidation by register, protected memory, and what is against the rules.
 
+use std::sync::Arc;
+
 use model_vtd::{Config, Depths, Policy};
 
 use crate::harness::*;
@@ -114,4 +116,17 @@ fn a_disabled_queue_starts_again_at_0_and_reset_forgets_everything() {
     assert_eq!(machine.read(0x1000), Got::At(0x80_0000));
     machine.unit.reset();
     assert_eq!((machine.read32(0x1c), machine.unit.cached_translations()), (0, 0));
+}
+
+#[test]
+fn a_part_that_does_not_snoop_reads_what_was_written_back_and_its_queue_is_snooped_all_the_same() {
+    for coherent in [true, false] {
+        let (cached, behind) = (Arc::new(Ram::default()), Arc::new(Ram::default()));
+        let mut machine = Machine::over(Config { coherent, ..plain() }, cached, behind);
+        machine.set(ROOT, &[CONTEXTS | 1, 0]);
+        machine.set(CONTEXTS + 16 * 8, &[0x9, 0x503]);
+        machine.start(0, false);
+        let expected = if coherent { (Got::At(0x5000), None) } else { (Got::Abort, Some(1)) };
+        assert_eq!((machine.read(0x5000), machine.reason()), expected);
+    }
 }
