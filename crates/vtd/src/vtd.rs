@@ -148,7 +148,7 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
         hardware.start_translation()
     }
 
-    /// Makes memory that firmware goes on using reachable for those who use it: sources that have a region in common, or one each, get a domain with just their regions.
+    /// Makes memory that firmware goes on using reachable for those who use it: each such source gets a domain with just its regions.
     fn attach_boot_regions(&self) -> Result<(), ProbeError> {
         let regions = &self.hardware.config.boot_regions;
         let mut sids: Vec<u16> = regions.iter().flat_map(|region| distinct(&region.sources)).collect();
