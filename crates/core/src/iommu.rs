@@ -484,7 +484,8 @@ pub enum AttachError {
     NoMemory,
     /// The hardware did not confirm; the device is attached as before. EIO.
     Sync(SyncError),
-    /// The hardware did not confirm, nor going back: the device is blocked. EIO.
+    /// The hardware did not confirm, nor going back: the device is blocked, and hardware that takes no commands is told as soon as it does, by the next
+    /// [`Iommu::handle_errors`] at the latest. EIO.
     LeftBlocked(SyncError),
     /// PASIDs of the device mean something, so that it can only be blocked. EBUSY.
     PasidsInUse,

@@ -3,6 +3,9 @@
 //! Each entry goes its planned way (`update`), a sync after every step. If one of a device's streams cannot follow, those before it go back; if
 //! even that is not confirmed, they are blocked.
 //!
+//! An entry of which the hardware did not confirm that it forgot what it had cached is *in doubt* until it does: whoever changes it next has it forgotten
+//! first, because memory alone does not say what the hardware uses; and so does `handle_errors`, which is where the queue begins to work again.
+//!
 //! What the old entries pointed to is dropped only after all new ones are in force. If that cannot be said, it is kept for good: the
 //! hardware may still read it.
 
@@ -31,6 +34,8 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             debug_assert!(false, "a stream whose entry has no place");
             return Ok(());
         };
+        // A way that began in memory would not begin where the hardware is.
+        self.forget_doubted(table, &[stream_id])?;
         let mut now = self.read_ste(at);
         let plan = plan(&now, next, STE_VALID, entry::ste_used);
         self.trace_update(stream_id, next, plan.syncs(), plan.is_hitless());
@@ -47,10 +52,32 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             }
             self.write_ste(at, &now, image);
             now = *image;
-            if !early {
-                forget()?;
+            if !early && let Err(error) = forget() {
+                table.doubt(stream_id);
+                return Err(error);
             }
             table.settle(stream_id);
+        }
+        Ok(())
+    }
+
+    /// Makes the hardware forget those of these streams' entries of which it did not confirm it before.
+    ///
+    /// Spec: SMMUv3 H.a, 3.21.3 "Configuration structures and configuration invalidation completion": until an invalidation has completed, what was cached
+    /// may be used, whatever memory says.
+    pub(crate) fn forget_doubted(
+        &self,
+        table: &mut StreamTable<P>,
+        stream_ids: &[u32],
+    ) -> Result<(), SyncError> {
+        let doubted = || stream_ids.iter().filter(|&&id| table.is_in_doubt(id));
+        if doubted().next().is_none() || mutant!("unconfirmed-entry-taken-for-forgotten") {
+            return Ok(());
+        }
+        // Not only the leaf: what is in doubt may be that there is a table at all.
+        self.run(|batch| doubted().for_each(|&id| batch.add(Command::cfgi_ste(id, false))))?;
+        for &id in stream_ids {
+            table.trust(id);
         }
         Ok(())
     }
@@ -93,14 +120,16 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         AttachError::LeftBlocked(error)
     }
 
-    /// Writes an entry that aborts, whether or not the hardware says that it has seen it.
-    pub(crate) fn block_unconfirmed(&self, table: &StreamTable<P>, stream_id: u32) {
+    /// Writes an entry that aborts, whether or not the hardware says that it has seen it. If there is no room for the command that says so, whoever next changes
+    /// the entry, or handles errors, says it.
+    pub(crate) fn block_unconfirmed(&self, table: &mut StreamTable<P>, stream_id: u32) {
         let Some(at) = table.entry(stream_id) else { return };
         let now = self.read_ste(at);
         let mut blocked = now;
         blocked[0] = entry::abort()[0];
         self.write_ste(at, &now, &blocked);
         self.platform.write_barrier();
+        table.doubt(stream_id);
         // Not waited for: waiting is what has just failed.
         let told = self.commands.submit(&[Command::cfgi_ste(stream_id, false)]);
         self.platform.event(&Event {

@@ -314,6 +314,17 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         ended.map_err(AttachError::LeftBlocked)
     }
 
+    /// Says again that entries are to be forgotten of which hardware did not confirm it, now that the queue may work.
+    fn say_again(&self) {
+        let mut configuration = self.configuration.lock();
+        let Configuration { table, gone, .. } = &mut *configuration;
+        let doubted = table.all_in_doubt();
+        if !*gone && !doubted.is_empty() {
+            // What is not confirmed now either stays in doubt.
+            let _ = self.hardware.forget_doubted(table, &doubted);
+        }
+    }
+
     /// Lets a device that shares translate again, if its entry leads somewhere.
     pub(crate) fn resume_ats(&self, streams: &mut Streams<P>, ids: &[u32]) {
         let first = ids.first().and_then(|&first| streams.get(first));
@@ -449,6 +460,7 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
             return Vec::new();
         }
         let errors = self.hardware.commands.handle_errors();
+        self.say_again();
         if errors.contains(&GlobalError::QueueAbort(PRI_QUEUE)) {
             self.hardware.page_requests.iter().for_each(PageRequestQueue::requests_were_lost);
         }

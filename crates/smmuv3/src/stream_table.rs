@@ -7,6 +7,7 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use portcullis_hal::{BlockLayout, Platform};
 use portcullis_spec::smmuv3::registers::{STRTAB_2_LEVEL, STRTAB_LINEAR, StrtabBase, StrtabBaseCfg};
@@ -65,6 +66,8 @@ pub(crate) struct StreamTable<P: Platform> {
     leaves: BTreeMap<u32, Pa>,
     /// Second-level tables whose level 1 descriptor the hardware may remember as empty.
     fresh: BTreeSet<u32>,
+    /// Streams of whose entries the hardware may remember something that is no longer in memory: it did not confirm to have forgotten.
+    unconfirmed: BTreeSet<u32>,
 }
 
 impl<P: Platform> StreamTable<P> {
@@ -72,7 +75,15 @@ impl<P: Platform> StreamTable<P> {
     pub(crate) fn new(platform: Arc<P>, shape: StreamTableShape, coherent: bool) -> Option<Self> {
         let layout = shape.root_layout()?;
         let root = platform.alloc(layout)?;
-        let table = Self { platform, shape, coherent, root, leaves: BTreeMap::new(), fresh: BTreeSet::new() };
+        let table = Self {
+            platform,
+            shape,
+            coherent,
+            root,
+            leaves: BTreeMap::new(),
+            fresh: BTreeSet::new(),
+            unconfirmed: BTreeSet::new(),
+        };
         table.clean(root, layout.size_bytes());
         Some(table)
     }
@@ -143,6 +154,26 @@ impl<P: Platform> StreamTable<P> {
         if let Some(split) = self.shape.split {
             self.fresh.remove(&(stream_id >> split));
         }
+    }
+
+    /// The hardware did not confirm that it forgot a stream's entry.
+    pub(crate) fn doubt(&mut self, stream_id: u32) {
+        self.unconfirmed.insert(stream_id);
+    }
+
+    /// Whether the hardware may remember another entry of this stream than is in memory.
+    pub(crate) fn is_in_doubt(&self, stream_id: u32) -> bool {
+        self.unconfirmed.contains(&stream_id)
+    }
+
+    /// All such streams.
+    pub(crate) fn all_in_doubt(&self) -> Vec<u32> {
+        self.unconfirmed.iter().copied().collect()
+    }
+
+    /// The hardware has forgotten a stream's entry.
+    pub(crate) fn trust(&mut self, stream_id: u32) {
+        self.unconfirmed.remove(&stream_id);
     }
 
     /// Gives the memory back. The hardware has been turned off.

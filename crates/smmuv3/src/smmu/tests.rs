@@ -434,3 +434,41 @@ fn a_device_that_is_left_blocked_is_so_with_every_stream() {
     // V, and Config 0b000: whatever comes is aborted.
     assert_eq!([8, 9].map(|stream| crate::testing::ste(&fake, stream)[0]), [1, 1]);
 }
+
+/// Found by the simulator, seed 0x85 on `smmuv3`: memory had said for long that the device was blocked.
+#[test]
+fn an_entry_that_hardware_may_remember_is_forgotten_before_it_counts_as_changed() {
+    let fake = Fake::new();
+    let smmu = probe(&fake);
+    smmu.add_device("disk", &[SourceId(8)]).unwrap();
+    smmu.attach(&[SourceId(8)], &Target::Identity).unwrap();
+    let block = || smmu.attach(&[SourceId(8)], &Target::Blocked);
+    fake.with(|state| state.illegal.push(Opcode::CFGI_STE));
+    assert!(matches!(block(), Err(AttachError::LeftBlocked(_))));
+    assert!(block().is_err(), "nothing differs in memory, and hardware still has not confirmed");
+    fake.with(|state| state.illegal.clear());
+    fake.take_log();
+    block().unwrap();
+    assert!(fake.take_log().contains(&Command::cfgi_ste(8, false)));
+    block().unwrap();
+    assert_eq!(fake.take_log(), [], "once");
+}
+
+#[test]
+fn a_device_that_could_not_be_said_to_be_blocked_is_so_when_the_queue_works_again() {
+    let fake = Fake::new();
+    let smmu = probe(&fake);
+    smmu.add_device("disk", &[SourceId(8)]).unwrap();
+    smmu.attach(&[SourceId(8)], &Target::Identity).unwrap();
+    fake.with(|state| state.illegal.push(Opcode::CFGI_STE));
+    let refused = smmu.attach(&[SourceId(8)], &Target::Blocked);
+    assert!(matches!(refused, Err(AttachError::LeftBlocked(_))));
+    fake.work(64);
+    let _found = smmu.handle_errors();
+    fake.with(|state| state.illegal.clear());
+    fake.take_log();
+    let _found_before = smmu.handle_errors();
+    assert_eq!(fake.take_log(), [Command::cfgi_ste(8, false), Command::sync()]);
+    assert_eq!(smmu.handle_errors(), []);
+    assert_eq!(fake.take_log(), [], "it was confirmed");
+}
