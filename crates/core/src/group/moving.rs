@@ -47,6 +47,16 @@ impl<P: Platform> Group<P> {
         open
     }
 
+    /// Hardware has left a member blocked, in something that is not the group's: it is taken to where it belongs when the group next moves, or a driver is
+    /// bound to it.
+    pub(crate) fn left_blocked(&self, device: &Arc<Device<P>>) {
+        let state = self.state.lock();
+        if state.is_member(device) && !is_in(device, &self.blocked) && !mutant!("left-blocked-and-not-noted")
+        {
+            self.moved(device, &self.blocked);
+        }
+    }
+
     fn prepare_all(
         &self,
         devices: &[Arc<Device<P>>],

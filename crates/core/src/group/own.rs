@@ -29,7 +29,7 @@ impl<P: Platform> Group<P> {
 
     /// For the bus, before an ordinary driver is probed: from now on `driver` uses the DMA API for `device`, and no user gets the group.
     ///
-    /// If hardware left devices outside the default domain, they are taken there first.
+    /// If hardware left devices outside the domain that the group is in, they are taken there first.
     ///
     /// # Errors
     ///
@@ -66,13 +66,13 @@ impl<P: Platform> Group<P> {
         self.come_to_rest(state)
     }
 
-    /// Takes to the default domain whom hardware left elsewhere. Does nothing if the group is, by somebody's wish, in another domain.
+    /// Takes to the default domain whom hardware left elsewhere; or, if the group is in another domain by somebody's wish, to that.
     fn come_to_rest(&self, state: &mut State<P>) -> Result<(), UseError> {
-        let default = state.default.clone();
-        if !state.at_rest() || state.members.iter().all(|device| is_in(device, &default)) {
+        let rest = if state.at_rest() { state.default.clone() } else { state.current.clone() };
+        if state.members.iter().all(|device| is_in(device, &rest)) {
             return Ok(());
         }
-        self.move_all(state, &default).map_err(UseError::Stuck)?;
+        self.move_all(state, &rest).map_err(UseError::Stuck)?;
         state.stuck = false;
         Ok(())
     }

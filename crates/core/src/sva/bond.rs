@@ -217,7 +217,7 @@ impl<P: Platform> SvaUnit<P> {
     ///
     /// # Errors
     ///
-    /// As [`EnableError`] says; then nothing has changed.
+    /// As [`EnableError`] says; then nothing has changed, or hardware has left the device blocked, which its group knows.
     pub fn enable(
         self: &Arc<Self>,
         device: &Arc<Device<P>>,
@@ -226,7 +226,12 @@ impl<P: Platform> SvaUnit<P> {
         switches: Arc<dyn DeviceSwitches>,
     ) -> Result<Arc<SvaDevice<P>>, EnableError> {
         let sva = self.sva().ok_or(EnableError::NoSupport)?;
-        let limits = sva.enable(device.sources(), facts, switches).map_err(EnableError::Driver)?;
+        let limits = sva.enable(device.sources(), facts, switches).map_err(|error| {
+            if let EnableSvaError::LeftBlocked(_) = error {
+                group.left_blocked(device);
+            }
+            EnableError::Driver(error)
+        })?;
         let platform = self.unit.platform().clone();
         let answers: Arc<dyn Responder> = Arc::new(Answers(self.unit.iommu().clone()));
         let requester = PageRequester::new(platform.clone(), device.name(), Some(answers), Limits::default());
@@ -488,7 +493,11 @@ impl<P: Platform> SvaDevice<P> {
             return Err(DisableSvaError::PasidsInUse);
         }
         let sva = self.unit.sva().ok_or(DisableSvaError::NotEnabled)?;
-        sva.disable(self.device.sources())?;
+        sva.disable(self.device.sources()).inspect_err(|error| {
+            if let DisableSvaError::LeftBlocked(_) = error {
+                self.group.left_blocked(&self.device);
+            }
+        })?;
         let mut devices = self.unit.devices.lock();
         for source in self.device.sources() {
             devices.remove(source);

@@ -193,6 +193,23 @@ fn a_device_that_hardware_does_not_even_block_is_named_and_no_driver_gets_the_gr
     places_are(&bench, "domain0");
 }
 
+/// Found by the simulator, seed 0xf425a on `smmuv3`: the driver was bound, and its device stayed blocked.
+#[test]
+fn a_driver_takes_devices_that_hardware_left_blocked_to_where_their_group_is() {
+    let (bench, members) = three_members();
+    let domain = user_domain(&bench);
+    bench.group.attach(&domain).unwrap();
+    bench.iommu.fail(Call::AttachAndBlock, 0, 1);
+    assert!(matches!(bench.group.detach(), Err(GroupError::Stranded { .. })));
+    assert_eq!(bench.iommu.places(), ["blocked", "domain1", "domain1"]);
+    bench.iommu.fail(Call::Attach, 0, 1);
+    assert!(matches!(bench.group.use_default_domain(&members[0], "nvme"), Err(UseError::Stuck(_))));
+    nobody_holds(&bench);
+    bench.group.use_default_domain(&members[0], "nvme").unwrap();
+    assert!(members.iter().all(|device| Arc::ptr_eq(&device.domain().unwrap(), &domain)));
+    assert_eq!(bench.iommu.places(), ["domain1", "domain1", "domain1"]);
+}
+
 #[test]
 fn a_users_attach_or_detach_that_fails_leaves_him_what_he_had() {
     for pass in 0..3 {
