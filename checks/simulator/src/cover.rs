@@ -169,7 +169,12 @@ pub fn impossible(op: OpKind, fault: FaultKind) -> Option<&'static str> {
             Some("nobody else has a turn in it")
         }
         F::DmaToFreed if op != OpKind::Dma && !op.has_turns() => Some("nobody else has a turn in it"),
-        F::DmaAfterReset if op != OpKind::Reset => Some("a reset is an operation of its own"),
+        F::CommandError if op.is_of_windows() => Some("POWER's bridge has no command queue"),
+        F::LateSync if op.is_of_windows() => Some("POWER's bridge answers or is silent"),
+        F::MessageLost if op.is_of_windows() => Some("POWER's bridge says nothing by messages"),
+        F::DmaAfterReset if !matches!(op, OpKind::Reset | OpKind::DeviceReset | OpKind::Eeh) => {
+            Some("a reset is an operation of its own")
+        }
         F::BitFlip if !op.has_turns() => Some("no table is read in it that somebody works on"),
         F::UserDies if !matches!(op, OpKind::Die | OpKind::Exit | OpKind::Teardown) && !op.lets_die() => {
             Some("whoever dies waits for its locks")

@@ -17,11 +17,15 @@ pub enum MachineKind {
     Smmuv3,
     /// The same, and processes that share their memory with devices: ATS, page requests, stalls.
     Sva,
+    /// One or two SMMUv3, and users who have devices by VFIO.
+    Vfio,
+    /// A POWER8 bridge, and users who make their windows themselves.
+    Power8,
 }
 
 impl MachineKind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Any, Self::Smmuv3, Self::Sva];
+    pub const ALL: [Self; 5] = [Self::Any, Self::Smmuv3, Self::Sva, Self::Vfio, Self::Power8];
 
     /// Its name on the command line.
     pub const fn name(self) -> &'static str {
@@ -29,6 +33,8 @@ impl MachineKind {
             Self::Any => "any",
             Self::Smmuv3 => "smmuv3",
             Self::Sva => "sva",
+            Self::Vfio => "vfio",
+            Self::Power8 => "power8",
         }
     }
 }

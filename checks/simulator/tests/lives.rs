@@ -28,7 +28,7 @@ fn told(name: &str, seed: u64, summary: &Summary) {
 
 #[test]
 fn lives_keep_every_promise() {
-    for machine in [MachineKind::Smmuv3, MachineKind::Sva] {
+    for machine in [MachineKind::Smmuv3, MachineKind::Sva, MachineKind::Vfio, MachineKind::Power8] {
         match steps(FIRST, machine, STEPS) {
             Ok(summary) => told(machine.name(), FIRST, &summary),
             Err(objection) => panic!("{objection}"),
@@ -63,12 +63,26 @@ fn seeds_that_once_failed_do_so_no_more() {
 
 #[test]
 fn the_same_seed_is_the_same_life() {
-    for machine in [MachineKind::Smmuv3, MachineKind::Sva] {
+    for machine in [MachineKind::Smmuv3, MachineKind::Sva, MachineKind::Vfio, MachineKind::Power8] {
         let hash = |seed| {
             steps(seed, machine, 4000).map(|summary| (summary.hash, summary.steps, summary.accesses)).ok()
         };
         assert_eq!(hash(77), hash(77));
         assert_ne!(hash(77), hash(78));
+    }
+}
+
+#[test]
+fn users_map_and_unmap_what_their_devices_reach() {
+    for (machine, wanted) in [
+        (MachineKind::Vfio, &[OpKind::MapDma, OpKind::UnmapDma]),
+        (MachineKind::Power8, &[OpKind::MapDma, OpKind::UnmapDma]),
+    ] {
+        let summary = steps(0x40, machine, 10_000).unwrap_or_else(|objection| panic!("{objection}"));
+        for &op in wanted {
+            assert!(summary.coverage.of(op).0 > 0, "{} never succeeds on {}", op.name(), machine.name());
+        }
+        assert!(summary.accesses > 100, "devices of {} reach memory", machine.name());
     }
 }
 
@@ -85,7 +99,7 @@ fn the_document_has_every_fault_and_no_other() {
 #[test]
 fn a_pair_that_cannot_meet_does_not() {
     for machine in [MachineKind::Smmuv3, MachineKind::Sva] {
-        let summary = steps(5, machine, 20_000).unwrap_or_else(|objection| panic!("{objection}"));
+        let summary = steps(5, machine, 10_000).unwrap_or_else(|objection| panic!("{objection}"));
         for op in OpKind::ALL {
             for fault in FaultKind::ALL.into_iter().filter(|&fault| impossible(op, fault).is_some()) {
                 assert_eq!(summary.coverage.met(op, fault), 0, "{} and {}", op.name(), fault.name());

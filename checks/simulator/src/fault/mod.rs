@@ -119,7 +119,14 @@ impl FaultKind {
                 | Self::AfterStop
                 | Self::Flood
         );
-        kind == MachineKind::Sva || !of_sharing
+        let of_kernels = matches!(self, Self::ForgedTranslated | Self::DmaToFreed | Self::LyingFirmware);
+        let of_queues = matches!(self, Self::CommandError | Self::LateSync | Self::MessageLost);
+        match kind {
+            MachineKind::Sva => true,
+            MachineKind::Any | MachineKind::Smmuv3 => !of_sharing,
+            MachineKind::Vfio => !of_sharing && !of_kernels && self != Self::BitFlip,
+            MachineKind::Power8 => !of_sharing && !of_kernels && !of_queues && self != Self::EventOverflow,
+        }
     }
 
     /// Its name, as in `docs/faults.md`.

@@ -8,6 +8,7 @@
 //! | `turn`, `flip` | what happens in the middle of them |
 //! | `audit` | all tables in memory, against the shadow |
 //! | `crowd` | the same on several threads |
+//! | `vfio` | lives with users, on machines of their own |
 //! | `end` | teardown, and what must be true then |
 
 mod audit;
@@ -24,6 +25,7 @@ mod plan;
 mod sva;
 mod turn;
 mod user;
+mod vfio;
 mod world;
 
 use core::fmt::Debug;
@@ -88,6 +90,9 @@ pub(crate) struct Manner {
 /// Lives a life.
 pub(crate) fn live(manner: Manner, plan: &[Step]) -> Report {
     let spec = Spec::draw(manner.seed, manner.machine);
+    if matches!(spec.kind, MachineKind::Vfio | MachineKind::Power8) {
+        return vfio::live(manner, &spec, plan);
+    }
     let world = match catch_unwind(|| World::new(manner.seed, spec, manner.lines)) {
         Ok(Ok(world)) => world,
         Ok(Err(error)) => return unborn(error),
@@ -268,7 +273,7 @@ impl World {
             Op::Translated { device, pick, write } => self.forge_translated(device, pick, write),
             Op::Reset { device } => self.reset(device),
             Op::Probe { shape } => self.probe(shape),
-            Op::Arm { .. } => Done::Skipped,
+            Op::Call(_) | Op::Arm { .. } => Done::Skipped,
         }
     }
 

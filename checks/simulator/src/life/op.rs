@@ -3,6 +3,7 @@
 //! Everything is named by small numbers (a device, a slot, a domain), taken modulo what there is. An operation whose objects are not there does
 //! nothing and counts as skipped.
 
+use super::vfio::Call;
 use crate::fault::FaultKind;
 use crate::options::MachineKind;
 
@@ -108,6 +109,8 @@ pub(crate) enum Op {
     Translated { device: u8, pick: Pick, write: bool },
     /// A user dies with everything that he has.
     Die { user: u8 },
+    /// A user makes a call on a file of VFIO's.
+    Call(Call),
     /// A fault is armed: it fires at its `n`-th chance.
     Arm { fault: FaultKind, n: u16 },
 }
@@ -200,6 +203,46 @@ pub enum OpKind {
     Translated,
     /// A user dies.
     Die,
+    /// Open a container.
+    OpenContainer,
+    /// Open a group.
+    OpenGroup,
+    /// Put a group into a container.
+    SetContainer,
+    /// Take it out.
+    UnsetContainer,
+    /// Say of which kind a container is.
+    SetIommu,
+    /// Open a device.
+    OpenDevice,
+    /// Close a file.
+    Close,
+    /// Reset a device by its file.
+    DeviceReset,
+    /// Say where interrupts go.
+    SetIrqs,
+    /// Map a user's memory.
+    MapDma,
+    /// Unmap some.
+    UnmapDma,
+    /// Unmap all.
+    UnmapAll,
+    /// Bytes that mean nothing.
+    BadBytes,
+    /// Try again what containers left behind.
+    Reclaim,
+    /// Register memory.
+    RegisterMemory,
+    /// Let it go.
+    UnregisterMemory,
+    /// Make a window.
+    CreateWindow,
+    /// Remove it.
+    RemoveWindow,
+    /// Enable or disable a container of version 1.
+    TceEnable,
+    /// Freeze, thaw and reset endpoints.
+    Eeh,
     /// The end of a life.
     Teardown,
 }
@@ -222,7 +265,7 @@ impl OpKind {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All of them, in their order.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 63] = [
         Self::Map,
         Self::Scatter,
         Self::Unmap,
@@ -265,6 +308,26 @@ impl OpKind {
         Self::PageRequest,
         Self::Translated,
         Self::Die,
+        Self::OpenContainer,
+        Self::OpenGroup,
+        Self::SetContainer,
+        Self::UnsetContainer,
+        Self::SetIommu,
+        Self::OpenDevice,
+        Self::Close,
+        Self::DeviceReset,
+        Self::SetIrqs,
+        Self::MapDma,
+        Self::UnmapDma,
+        Self::UnmapAll,
+        Self::BadBytes,
+        Self::Reclaim,
+        Self::RegisterMemory,
+        Self::UnregisterMemory,
+        Self::CreateWindow,
+        Self::RemoveWindow,
+        Self::TceEnable,
+        Self::Eeh,
         Self::Teardown,
     ];
 
@@ -313,6 +376,26 @@ impl OpKind {
             Self::PageRequest => "page-request",
             Self::Translated => "translated",
             Self::Die => "die",
+            Self::OpenContainer => "open-container",
+            Self::OpenGroup => "open-group",
+            Self::SetContainer => "set-container",
+            Self::UnsetContainer => "unset-container",
+            Self::SetIommu => "set-iommu",
+            Self::OpenDevice => "open-device",
+            Self::Close => "close",
+            Self::DeviceReset => "device-reset",
+            Self::SetIrqs => "set-irqs",
+            Self::MapDma => "map-dma",
+            Self::UnmapDma => "unmap-dma",
+            Self::UnmapAll => "unmap-all",
+            Self::BadBytes => "bad-bytes",
+            Self::Reclaim => "reclaim",
+            Self::RegisterMemory => "register-memory",
+            Self::UnregisterMemory => "unregister-memory",
+            Self::CreateWindow => "create-window",
+            Self::RemoveWindow => "remove-window",
+            Self::TceEnable => "tce-enable",
+            Self::Eeh => "eeh",
             Self::Teardown => "teardown",
         }
     }
@@ -335,7 +418,38 @@ impl OpKind {
                 | Self::SharedDma
                 | Self::PageRequest
         );
-        kind == MachineKind::Sva || !of_sharing
+        match kind {
+            MachineKind::Vfio => self.is_on_users() && !self.is_of_windows(),
+            MachineKind::Power8 => self.is_on_users() && self != Self::UnmapAll,
+            MachineKind::Sva => !self.is_of_users(),
+            MachineKind::Any | MachineKind::Smmuv3 => !of_sharing && !self.is_of_users(),
+        }
+    }
+
+    /// Whether it is a call of a user's.
+    pub(crate) const fn is_of_users(self) -> bool {
+        self as usize >= Self::OpenContainer as usize && !matches!(self, Self::Teardown)
+    }
+
+    /// Whether users make it only where they make their windows themselves.
+    pub(crate) const fn is_of_windows(self) -> bool {
+        matches!(
+            self,
+            Self::RegisterMemory
+                | Self::UnregisterMemory
+                | Self::CreateWindow
+                | Self::RemoveWindow
+                | Self::TceEnable
+                | Self::Eeh
+        )
+    }
+
+    /// Whether machines with users do it.
+    const fn is_on_users(self) -> bool {
+        let of_kernel =
+            matches!(self, Self::Map | Self::Unmap | Self::BindDriver | Self::UnbindDriver | Self::Teardown);
+        let of_all = matches!(self, Self::Dma | Self::Step | Self::Die | Self::Reset);
+        of_kernel || of_all || self.is_of_users()
     }
 
     /// Whether others get turns in the middle of it: it stores, waits or writes registers.
@@ -391,6 +505,13 @@ impl OpKind {
             }
             Self::SharedDma => Needs { atc: true, refusals: true, ..both },
             Self::PageRequest => commands,
+            Self::MapDma | Self::SetContainer | Self::SetIommu | Self::Close | Self::Reclaim => both,
+            Self::UnmapDma | Self::UnmapAll | Self::UnsetContainer => both,
+            Self::RegisterMemory => Needs { memory: true, ..none },
+            Self::UnregisterMemory | Self::CreateWindow | Self::RemoveWindow | Self::TceEnable => both,
+            Self::Eeh => commands,
+            Self::OpenContainer | Self::OpenGroup | Self::OpenDevice | Self::DeviceReset => none,
+            Self::SetIrqs | Self::BadBytes => none,
             Self::Step => none,
         }
     }
@@ -442,6 +563,7 @@ impl Op {
             Self::PageRequest { .. } => OpKind::PageRequest,
             Self::Translated { .. } => OpKind::Translated,
             Self::Die { .. } => OpKind::Die,
+            Self::Call(call) => call.kind(),
             Self::Arm { .. } => return None,
         })
     }

@@ -5,6 +5,7 @@ use model_bus::Chance;
 use super::focus::{self, Pair};
 use super::op::{Op, OpKind, Pick};
 use super::sva::{AREAS, BONDS, PROCESSES};
+use super::vfio;
 use super::world::{DOMAINS, SLOTS, USERS};
 use crate::fault::FaultKind;
 use crate::machine::MOST_DEVICES as DEVICES;
@@ -18,28 +19,28 @@ pub(crate) struct Step {
 }
 
 /// Ways to draw an operation; each has a weight of its own.
-type Draw = fn(&Dice<'_>) -> Op;
+pub(super) type Draw = fn(&Dice<'_>) -> Op;
 
-struct Dice<'a>(&'a Chance);
+pub(super) struct Dice<'a>(pub(super) &'a Chance);
 
 impl Dice<'_> {
-    fn below(&self, bound: usize) -> u64 {
+    pub(super) fn below(&self, bound: usize) -> u64 {
         self.0.below(bound) as u64
     }
 
-    fn byte(&self, bound: usize) -> u8 {
+    pub(super) fn byte(&self, bound: usize) -> u8 {
         u8::try_from(self.below(bound)).expect("bounds of bytes fit")
     }
 
-    fn word(&self, bound: usize) -> u16 {
+    pub(super) fn word(&self, bound: usize) -> u16 {
         u16::try_from(self.below(bound)).expect("bounds of words fit")
     }
 
-    fn flag(&self) -> bool {
+    pub(super) fn flag(&self) -> bool {
         self.0.once_in(2)
     }
 
-    fn pick(&self) -> Pick {
+    pub(super) fn pick(&self) -> Pick {
         match self.below(16) {
             0..9 => Pick::Live(self.word(1 << 16)),
             9..12 => Pick::Stale(self.byte(8)),
@@ -179,13 +180,22 @@ fn weigh(chance: &Chance, table: &[(u32, Draw)], into: &mut Vec<(u64, Draw)>) {
     }
 }
 
+/// What is drawn on a machine of a kind.
+fn tables(kind: MachineKind) -> Vec<&'static [(u32, Draw)]> {
+    match kind {
+        MachineKind::Sva => vec![&PLAIN, &SHARED],
+        MachineKind::Vfio => vec![&vfio::CALLS],
+        MachineKind::Power8 => vec![&vfio::CALLS, &vfio::POWER],
+        MachineKind::Any | MachineKind::Smmuv3 => vec![&PLAIN],
+    }
+}
+
 /// The plan of a life: at most `most` operations.
 pub(crate) fn draw(seed: u64, kind: MachineKind, options: &Options, most: usize) -> Vec<Step> {
     let (chance, faults) = (Chance::new(seed ^ 0x91a4_5eed), options.faults);
     let mut weights = Vec::new();
-    weigh(&chance, &PLAIN, &mut weights);
-    if kind == MachineKind::Sva {
-        weigh(&chance, &SHARED, &mut weights);
+    for table in tables(kind) {
+        weigh(&chance, table, &mut weights);
     }
     let total = weights.last().map_or(1, |(sum, _)| *sum).max(1);
     let arm_one_in = if faults { [40, 100, 300, 1000][chance.below(4)] } else { usize::MAX };
@@ -225,7 +235,7 @@ impl Aside {
         let pairs = if options.faults { focus::of(seed, kind) } else { Vec::new() };
         let pairs = pairs.into_iter().filter(|(_, fault)| !options.spared.contains(fault));
         let (at_end, between): (Vec<Pair>, Vec<Pair>) = pairs.partition(|(op, _)| *op == OpKind::Teardown);
-        let drawn = |(op, fault): Pair| draw_of(op).map(|draw| (fault, draw));
+        let drawn = |(op, fault): Pair| draw_of(op, kind).map(|draw| (fault, draw));
         Self {
             chance: Chance::new(seed ^ 0xa51de),
             pairs: between.into_iter().filter_map(drawn).collect(),
@@ -256,10 +266,10 @@ impl Aside {
 }
 
 /// The way in which operations of a kind are drawn; none for the end of a life, which is not drawn.
-fn draw_of(op: OpKind) -> Option<Draw> {
+fn draw_of(op: OpKind, kind: MachineKind) -> Option<Draw> {
     let chance = Chance::new(0);
     let dice = Dice(&chance);
-    let all = PLAIN.iter().chain(&SHARED);
+    let all = tables(kind).into_iter().flatten();
     all.map(|&(_, draw)| draw).find(|draw| draw(&dice).kind() == Some(op))
 }
 

@@ -7,23 +7,29 @@
 //! | `wire` | an SMMU's way to memory |
 //! | `engine` | devices |
 //! | `fan` | several SMMUs as one |
+//! | `function` | devices as VFIO has them |
+//! | `power` | POWER8's bridge |
 //! | `hungry` | the memory of processes' kernel |
 //! | `pool` | memory that drivers and users give to devices |
 
 pub(crate) mod engine;
 mod fan;
+mod function;
 mod hungry;
 mod lock;
 pub(crate) mod platform;
 mod pool;
+mod power;
 mod spec;
 mod wire;
 
 pub(crate) use engine::{Engine, Form, Move, Root, Shared, Switch};
 pub(crate) use fan::Fan;
+pub(crate) use function::{SimFunction, SimSlot};
 pub(crate) use hungry::Hungry;
 pub(crate) use lock::{forget_held, held};
 pub(crate) use platform::{SimPlatform, SimRegisters};
 pub(crate) use pool::Pool;
+pub(crate) use power::{BRIDGE, BridgeRegisters, BridgeWire, draw as draw_power};
 pub(crate) use spec::{DeviceSpec, MOST_DEVICES, Spec};
 pub(crate) use wire::Wire;

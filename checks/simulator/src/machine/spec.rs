@@ -72,18 +72,27 @@ impl Spec {
     pub(crate) fn draw(seed: u64, kind: MachineKind) -> Self {
         let draw = Draw(Chance::new(seed ^ 0x3ac_417e));
         let kind = match kind {
-            MachineKind::Any => draw.of(&[MachineKind::Smmuv3, MachineKind::Smmuv3, MachineKind::Sva]),
+            MachineKind::Any => {
+                let drawn = draw.of(&[MachineKind::Smmuv3, MachineKind::Smmuv3, MachineKind::Sva]);
+                // A quarter of all lives is lived with users.
+                match seed & 7 {
+                    3 => MachineKind::Vfio,
+                    7 => MachineKind::Power8,
+                    _ => drawn,
+                }
+            }
             kind => kind,
         };
         let shared = kind == MachineKind::Sva;
-        let granule = if shared {
+        let users = matches!(kind, MachineKind::Vfio | MachineKind::Power8);
+        let granule = if shared || users {
             SizeLg2::KIB_4
         } else {
             draw.of(&[SizeLg2::KIB_4, SizeLg2::KIB_4, SizeLg2::KIB_4, SizeLg2::KIB_16, SizeLg2::KIB_64])
         };
         let unit_count = if draw.once_in(4) { 2 } else { 1 };
         // Processes' tables are the CPUs', and nobody cleans them.
-        let coherent = shared || !draw.once_in(4);
+        let coherent = shared || users || !draw.once_in(4);
         let units = (0..unit_count)
             .map(|index| {
                 let mut unit = unit(&draw, index, granule, shared);

@@ -471,6 +471,35 @@ impl Shadow {
         }
     }
 
+    /// A map was refused, and hardware did not confirm that it forgot: these may be reached for as long as nobody else has their memory.
+    pub(crate) fn doubt(&mut self, space: SpaceId, token: Token, grants: &[Grant]) {
+        let Space { leaving, flushes, .. } = &mut self.spaces[space];
+        let until = Until::Flush { since_ns: 0, bound: false };
+        let doubted =
+            grants.iter().map(|&grant| Leaving { token, grant, until, flushes: *flushes, dead: false });
+        leaving.extend(doubted);
+    }
+
+    /// What is granted, in one of these spaces, of memory.
+    pub(crate) fn granted_at(&self, spaces: &[SpaceId], first: u64, last: u64) -> Option<(SpaceId, Grant)> {
+        let hit = |grant: &&Grant| grant.pa <= last && grant.last_pa() >= first;
+        spaces.iter().find_map(|&space| Some((space, *self.spaces[space].live.values().find(hit)?)))
+    }
+
+    /// The last pin of a page goes: it is another's from here on.
+    ///
+    /// # Errors
+    ///
+    /// Somebody is granted it, in one of these spaces.
+    pub(crate) fn unpinned(&mut self, spaces: &[SpaceId], first: u64, last: u64) -> Result<(), Wrong> {
+        if let Some((space, grant)) = self.granted_at(spaces, first, last) {
+            let what =
+                format!("memory {first:#x}..={last:#x} is let go, and granted in space {space}: {grant:x?}");
+            return Err(Wrong::new(Promise::Reclaim, what));
+        }
+        self.freed(first, last)
+    }
+
     /// Whether something that was begun with a token may still be reached.
     pub(crate) fn waits(&self, space: SpaceId, token: Token) -> bool {
         let Space { leaving, arriving, .. } = &self.spaces[space];
@@ -485,12 +514,11 @@ impl Shadow {
     pub(crate) fn freed(&mut self, first: u64, last: u64) -> Result<(), Wrong> {
         self.check(Promise::Reclaim);
         for (id, space) in self.spaces.iter_mut().enumerate() {
-            if let Some(one) =
-                space.leaving.iter_mut().find(|one| one.grant.pa <= last && one.grant.last_pa() >= first)
-            {
-                // From here on it is another's: the slack is over.
-                one.dead = true;
-            }
+            // From here on it is another's: the slack is over.
+            let leaving = space.leaving.iter_mut();
+            leaving
+                .filter(|one| one.grant.pa <= last && one.grant.last_pa() >= first)
+                .for_each(|one| one.dead = true);
             let mut arriving = space.arriving.iter_mut().filter(|one| one.pa <= last && one.last_pa >= first);
             if let Some(one) = arriving.next() {
                 one.dead = true;

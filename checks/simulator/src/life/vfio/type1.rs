@@ -1,0 +1,293 @@
+//! Mapping by users: what both kinds of containers have in common, and what type 1 has of its own.
+
+use portcullis::vfio::Errno;
+
+use super::files::bytes;
+use super::task::{PAGE, VA};
+use super::world::{Container, Mapped, SECOND, UserWorld, Window};
+use super::{Before, Done};
+use crate::oracle::{Grant, Token};
+use crate::promise::Promise;
+
+const IOMMU_MAP_DMA: u32 = 0x3b71;
+const IOMMU_UNMAP_DMA: u32 = 0x3b72;
+const UNMAP_ALL: u32 = 2;
+
+/// Where users of type 1 map: reserved regions of some devices lie among these.
+const BASES: [u64; 4] = [0x000e_0000, 0xeffe_0000, 0xfffe_0000, 0x0008_0000];
+
+/// What a user asks to be mapped.
+pub(super) struct Wanted {
+    pub(super) first: u64,
+    pub(super) len: u64,
+    pub(super) va: u64,
+    pub(super) flags: u32,
+}
+
+impl Wanted {
+    pub(super) fn last(&self) -> u64 {
+        self.first + (self.len - 1)
+    }
+
+    pub(super) fn writes(&self) -> bool {
+        self.flags & 2 != 0
+    }
+}
+
+impl UserWorld {
+    /// What a user's pages are, one by one as the device will see them; none if some are not there, or not for this.
+    pub(super) fn grants(&self, user: usize, wanted: &Wanted) -> Option<Vec<Grant>> {
+        let mut grants: Vec<Grant> = Vec::new();
+        let (owed_read, write) = (wanted.flags & 1 != 0, wanted.writes());
+        for offset in (0..wanted.len).step_by(0x1000) {
+            let (pa, writable) = self.users[user].memory.page(wanted.va + offset)?;
+            if write && !writable {
+                return None;
+            }
+            let first = wanted.first + offset;
+            match grants.last_mut() {
+                Some(last) if last.pa + (first - last.first) == pa => last.last = first + (PAGE - 1),
+                _ => grants.push(Grant {
+                    first,
+                    last: first + (PAGE - 1),
+                    pa,
+                    read: true,
+                    owed_read,
+                    write,
+                    owed_write: write,
+                    since: self.step(),
+                }),
+            }
+        }
+        Some(grants)
+    }
+
+    pub(super) fn map_dma(
+        &self,
+        user: usize,
+        container: u8,
+        place: u16,
+        (page, pages): (u8, u8),
+        flags: u8,
+    ) -> Done {
+        let Some((id, fd)) = self.container_of(user, container) else { return Done::Skipped };
+        let Some(one) = self.container(id).filter(|one| one.kind != 0) else { return Done::Skipped };
+        let (place, mut page, mut pages) = (u64::from(place), u64::from(page), u64::from(pages));
+        let first = if one.is_spapr() {
+            // One window or the other, and now and then where none is.
+            let window = usize::from(place & 3 == 3);
+            let unit = one.windows[window].map_or(PAGE, |window| window.page);
+            if unit > PAGE && unit <= 16 * PAGE {
+                (page, pages) = (page & !15, pages.next_multiple_of(16));
+            }
+            [0, SECOND][window] + (place >> 2) * unit
+        } else {
+            BASES[usize::try_from(place >> 6 & 3).expect("two bits")] + (place & 0x3f) * PAGE
+        };
+        let wanted = Wanted { first, len: pages * PAGE, va: VA + page * PAGE, flags: u32::from(flags) };
+        if one.is_spapr() {
+            self.map_tce(id, &one, fd, &wanted)
+        } else {
+            self.map_type1(id, &one, fd, &wanted)
+        }
+    }
+
+    /// Makes the call that maps.
+    pub(super) fn ask_map(&self, user: usize, fd: i32, wanted: &Wanted) -> Result<(), Errno> {
+        let all = bytes(&[32, wanted.flags], &[wanted.va, wanted.first, wanted.len]);
+        self.users[user].ask(fd, IOMMU_MAP_DMA, &all).map(drop)
+    }
+
+    pub(super) fn runs(grants: &[Grant]) -> Vec<(u64, u64)> {
+        grants.iter().map(|grant| (grant.pa, grant.last - grant.first + 1)).collect()
+    }
+
+    fn map_type1(&self, id: usize, one: &Container, fd: i32, wanted: &Wanted) -> Done {
+        let before = self.before();
+        let grants = self.grants(one.user, wanted);
+        let runs = grants.as_deref().map(Self::runs).unwrap_or_default();
+        let token = self.hub.shadow(|shadow| shadow.begin_map(one.space, &runs, true, wanted.writes()));
+        let there = self.hub.shadow(|shadow| shadow.live_in(one.space, wanted.first, wanted.last()));
+        let forbidden = self.forbidden(one, wanted);
+        match self.ask_map(one.user, fd, wanted) {
+            Ok(()) => {
+                self.hub.hold(Promise::NoReuse, there.is_empty(), || {
+                    format!("{:#x} was mapped over {there:x?}", wanted.first)
+                });
+                self.hub.hold(Promise::Reserved, forbidden.is_none(), || {
+                    format!("{:#x} of {:#x} bytes was mapped over {forbidden:x?}", wanted.first, wanted.len)
+                });
+                self.mapped(id, one, token, grants, wanted);
+                self.change(id, |one| one.maps.insert(wanted.first, Mapped { len: wanted.len }));
+                Done::Succeeded
+            }
+            Err(errno) => {
+                self.not_mapped(id, one, &before, token, grants.as_deref());
+                let pages = wanted.len / PAGE;
+                let lawful = match errno {
+                    Errno::Eexist => !there.is_empty() || one.doubt,
+                    Errno::Efault => grants.is_none() || self.fired(&before),
+                    Errno::Einval => forbidden.is_some() || one.groups.is_empty(),
+                    Errno::Enomem => {
+                        self.users[one.user].memory.is_over(pages) || self.fired(&before) || one.doubt
+                    }
+                    Errno::Eio => self.fired(&before) || one.doubt,
+                    _ => false,
+                };
+                self.hub.hold(Promise::Service, lawful, || {
+                    format!("{:#x} of {:#x} bytes: {errno:?}; there is {there:x?}", wanted.first, wanted.len)
+                });
+                let errno = if errno == Errno::Enomem && lawful { Errno::Enospc } else { errno };
+                self.refused(&before, errno, "mapping")
+            }
+        }
+    }
+
+    /// What a member of a container forbids.
+    fn forbidden(&self, one: &Container, wanted: &Wanted) -> Option<(u64, u64)> {
+        let members = one.groups.iter().flat_map(|&group| &self.groups[group].members);
+        members
+            .filter_map(|&member| self.reserved(member))
+            .find(|&(first, last)| first <= wanted.last() && last >= wanted.first)
+    }
+
+    /// A map has returned: from now on its pages may be reached.
+    pub(super) fn mapped(
+        &self,
+        id: usize,
+        one: &Container,
+        token: Token,
+        grants: Option<Vec<Grant>>,
+        wanted: &Wanted,
+    ) {
+        self.hub.hold(Promise::Isolation, grants.is_some(), || {
+            format!(
+                "{:#x} of {:#x} bytes was mapped for container {id}, and is not its user's",
+                wanted.va, wanted.len
+            )
+        });
+        for grant in grants.into_iter().flatten() {
+            self.hub.shadow(|shadow| shadow.grant_over(one.space, grant));
+        }
+        let ended = self.hub.shadow(|shadow| shadow.end_map(one.space, token, false));
+        self.hub.judged(ended);
+    }
+
+    /// A map was refused. If hardware did not confirm that it forgot, its pages may be reached for as long as they are pinned.
+    pub(super) fn not_mapped(
+        &self,
+        id: usize,
+        one: &Container,
+        before: &Before,
+        token: Token,
+        grants: Option<&[Grant]>,
+    ) {
+        let doubt = self.unconfirmed(before);
+        let ended = self.hub.shadow(|shadow| {
+            if doubt {
+                shadow.doubt(one.space, token, grants.unwrap_or_default());
+            }
+            shadow.end_map(one.space, token, false)
+        });
+        self.hub.judged(ended);
+        self.change(id, |one| one.doubt |= doubt);
+    }
+
+    pub(super) fn unmap_dma(&self, user: usize, container: u8, pick: u16, bits: u8) -> Done {
+        let Some((id, fd)) = self.container_of(user, container) else { return Done::Skipped };
+        let Some(one) = self.container(id).filter(|one| one.kind != 0) else { return Done::Skipped };
+        if one.is_spapr() {
+            return self.unmap_tce(id, &one, fd, pick, bits);
+        }
+        let place = usize::from(pick) % one.maps.len().max(1);
+        let Some((&first, mapped)) = one.maps.iter().nth(place) else { return Done::Skipped };
+        // All of it; or a part, or more.
+        let (first, len) = match bits & 7 {
+            0 => (first, mapped.len + PAGE),
+            1 if mapped.len > PAGE => (first + PAGE, mapped.len - PAGE),
+            2 => (first.saturating_sub(16 * PAGE), mapped.len + 32 * PAGE),
+            _ => (first, mapped.len),
+        };
+        self.unmap_range(id, &one, fd, (first, first + (len - 1)), &bytes(&[24, 0], &[first, len]))
+    }
+
+    pub(super) fn unmap_all(&self, user: usize, container: u8) -> Done {
+        let Some((id, fd)) = self.container_of(user, container) else { return Done::Skipped };
+        let Some(one) = self.container(id).filter(|one| one.kind != 0) else { return Done::Skipped };
+        if one.is_spapr() {
+            let before = self.before();
+            let end = self.users[user].ask(fd, IOMMU_UNMAP_DMA, &bytes(&[24, UNMAP_ALL], &[0, 0]));
+            let refused = end.err().unwrap_or(Errno::Eio);
+            return self.refused(&before, refused, "unmapping all");
+        }
+        self.unmap_range(id, &one, fd, (0, u64::MAX), &bytes(&[24, UNMAP_ALL], &[0, 0]))
+    }
+
+    /// An unmap by type 1: of whole mappings, or (version 1) of those that begin inside.
+    fn unmap_range(&self, id: usize, one: &Container, fd: i32, ends: (u64, u64), all: &[u8]) -> Done {
+        let hit = |(first, mapped): (&u64, &Mapped)| *first <= ends.1 && first + (mapped.len - 1) >= ends.0;
+        let inside = |first: u64, len: u64| first >= ends.0 && first + (len - 1) <= ends.1;
+        let taken: Vec<(u64, u64)> =
+            one.maps.iter().filter(|one| hit(*one)).map(|(&first, mapped)| (first, mapped.len)).collect();
+        let cut = taken.iter().any(|&(first, len)| !inside(first, len));
+        // Version 1 takes nothing where the lowest begins before, and else all of what it hits.
+        let taken = match (one.kind, taken.first()) {
+            (1, Some(&(first, _))) if first < ends.0 => Vec::new(),
+            (3, _) if cut => Vec::new(),
+            _ => taken,
+        };
+        let ranges: Vec<(u64, u64)> = taken.iter().map(|&(first, len)| (first, first + (len - 1))).collect();
+        let before = self.before();
+        let token = self.hub.shadow(|shadow| shadow.begin_unmap(one.space, &ranges));
+        match self.users[one.user].ask(fd, IOMMU_UNMAP_DMA, all) {
+            Ok(after) => {
+                let sum: u64 = taken.iter().map(|&(_, len)| len).sum();
+                let said =
+                    after.get(16..24).map_or(0, |word| u64::from_ne_bytes(word.try_into().expect("8 bytes")));
+                self.hub.hold(Promise::Service, said == sum || one.doubt, || {
+                    format!("{said:#x} bytes were unmapped, and {sum:#x} were mapped in {ends:x?}")
+                });
+                self.settle(one.space, token, true);
+                self.change(id, |one| {
+                    one.maps.retain(|first, _| !taken.iter().any(|(gone, _)| gone == first))
+                });
+                self.try_taken(one, &ranges);
+                Done::Succeeded
+            }
+            Err(Errno::Eio) if self.unconfirmed(&before) || one.doubt => {
+                self.settle(one.space, token, false);
+                self.change(id, |one| one.doubt = true);
+                Done::Refused
+            }
+            Err(errno) => {
+                self.hub.shadow(|shadow| shadow.undo_unmap(one.space, token));
+                let lawful = one.kind == 3 && cut && errno == Errno::Einval;
+                self.hub.hold(Promise::Service, lawful || self.fired(&before) || one.doubt, || {
+                    format!("an unmap of {ends:x?}: {errno:?}")
+                });
+                self.refused(&before, errno, "unmapping")
+            }
+        }
+    }
+
+    /// Right after an unmap has returned: is it closed?
+    pub(super) fn try_taken(&self, one: &Container, ranges: &[(u64, u64)]) {
+        let member = one.groups.first().and_then(|&group| self.groups[group].members.first());
+        if let (Some(&member), Some(&(first, _))) = (member, ranges.first()) {
+            self.note_stale(member, first);
+            if self.hub.below(2) == 0 {
+                let _refused = self.access(member, 0, first, 8, true);
+                self.thaw(member);
+            }
+        }
+    }
+
+    /// The window of a container that holds an address.
+    pub(super) fn window_of(one: &Container, iova: u64) -> Option<Window> {
+        one.windows
+            .iter()
+            .flatten()
+            .copied()
+            .find(|window| !window.closing && window.first <= iova && iova <= window.last)
+    }
+}
