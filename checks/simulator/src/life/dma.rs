@@ -15,6 +15,9 @@ use crate::machine::SimPlatform;
 use crate::oracle::{Grant, SpaceId, Token};
 use crate::promise::Promise;
 
+/// How long after a flush that failed the next one may be due: twice the bound on age, since the failure may be seen late.
+const AFTER_FAILURE_NS: u64 = 20_000_000;
+
 fn direction(number: u8) -> Direction {
     [Direction::ToDevice, Direction::FromDevice, Direction::Bidirectional][usize::from(number) % 3]
 }
@@ -399,8 +402,10 @@ impl World {
         let now_ns = self.bus.now_ns();
         match dma.poll() {
             Ok(()) => {
-                self.hub.shadow(|shadow| shadow.polled(space, now_ns));
-                self.reclaim();
+                if self.polls_flush(index, dma.stats().failed_syncs, now_ns) {
+                    self.hub.shadow(|shadow| shadow.polled(space, now_ns));
+                    self.reclaim();
+                }
                 Done::Succeeded
             }
             Err(error) => {
@@ -408,6 +413,15 @@ impl World {
                 Done::Refused
             }
         }
+    }
+
+    /// Whether a poll makes hardware forget what has waited too long: not so soon behind a flush that failed.
+    fn polls_flush(&self, device: usize, failed_syncs: u64, now_ns: u64) -> bool {
+        let mut inner = locked(&self.group_of(device).inner);
+        if inner.failed.0 != failed_syncs {
+            inner.failed = (failed_syncs, now_ns);
+        }
+        inner.failed.0 == 0 || now_ns > inner.failed.1 + AFTER_FAILURE_NS
     }
 
     /// Where must the device write an interrupt?

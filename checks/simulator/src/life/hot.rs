@@ -197,7 +197,7 @@ impl World {
     }
 
     /// Where a group's devices are when they come.
-    fn current(&self, group: &super::world::GroupState, default: usize) -> Way {
+    pub(super) fn current(&self, group: &super::world::GroupState, default: usize) -> Way {
         let current = group.group.current_domain();
         if Arc::ptr_eq(&current, &group.group.default_domain()) {
             return Way::Space(default);

@@ -46,7 +46,7 @@ use portcullis::core::dma::DmaHandle;
 use crate::hub::{Turns, locked};
 use crate::machine::{SimPlatform, Spec, forget_held};
 use crate::options::{MachineKind, Summary};
-use crate::oracle::Wrong;
+use crate::oracle::{Shadow, Wrong};
 use crate::promise::Promise;
 
 /// What became of an operation.
@@ -175,13 +175,14 @@ impl World {
             return;
         }
         let Some(kind) = step.op.kind() else { return };
-        let fired = self.hub.faults.count();
+        let (fired, unconfirmed) = (self.hub.faults.count(), self.hub.faults.unconfirmed());
         let done = self.during(kind, || self.apply(&step.op));
         if self.hub.is_held() {
             // Hardware goes on, and comes to what it was told meanwhile.
             self.hub.end();
             self.pass(64);
         }
+        self.hardware_hears(unconfirmed);
         let now_ns = self.bus.now_ns();
         self.hub.trace(|trace| {
             if done != Done::Skipped {
@@ -194,6 +195,24 @@ impl World {
             self.hub.trace(|trace| trace.say(|| "        a fault fired in it".into()));
         }
         self.look_after(kind);
+    }
+
+    /// Hardware takes commands again: what it could not be told is told now, and from then on who is blocked is. `unconfirmed` were the faults that keep
+    /// hardware from confirming.
+    fn hardware_hears(&self, unconfirmed: u64) {
+        let deaf = self.hub.faults.unconfirmed() > unconfirmed;
+        if !self.deaf.fetch_or(deaf, Relaxed) && !deaf {
+            self.hub.shadow(Shadow::told);
+            return;
+        }
+        let fired = self.hub.faults.count();
+        for unit in &self.units {
+            let _errors = unit.unit.handle_errors();
+        }
+        if self.hub.faults.count() == fired && !self.hub.is_held() {
+            self.deaf.store(false, Relaxed);
+            self.hub.shadow(Shadow::told);
+        }
     }
 
     /// Counts an operation, and lets faults that fire know in which one they did.
@@ -322,7 +341,9 @@ impl World {
 
     /// An error that blames hardware or memory must have a fault behind it.
     fn excuse(&self, before: &Before, error: &dyn Debug) {
-        if self.hub.faults.count() > before.fired || self.hub.is_held() {
+        // A device that answers nothing any more answers nobody, whosever invalidation made it fall silent.
+        let silent = || self.devices.iter().any(|device| device.engine.is_mute());
+        if self.hub.faults.count() > before.fired || self.hub.is_held() || silent() {
             return;
         }
         let text = format!("{error:?}");

@@ -60,7 +60,12 @@ impl World {
             return Done::Skipped;
         };
         let group = self.group_of(index);
-        let to = Way::Space(locked(&group.inner).space);
+        let space = locked(&group.inner).space;
+        // Who was left blocked is taken to where the group is.
+        let to = match self.current(group, space) {
+            Way::Blocked => Way::Space(space),
+            at => at,
+        };
         let before = self.before(None);
         let members = self.begin_move(group, to);
         let end = group.group.use_default_domain(&device, "driver");
@@ -245,7 +250,10 @@ impl World {
                     for &(member, was) in &members {
                         let open = stuck.open.contains(&format!("device{member}"));
                         let at = if open { was } else { Way::Blocked };
-                        self.hub.shadow(|shadow| shadow.end_move(member, at));
+                        self.hub.shadow(|shadow| {
+                            shadow.begin_move(member, to);
+                            shadow.end_move(member, at);
+                        });
                     }
                 }
                 Done::Succeeded

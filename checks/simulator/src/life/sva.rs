@@ -29,7 +29,7 @@ use super::{Done, Pick};
 use crate::fault::FaultKind;
 use crate::hub::{Hub, locked};
 use crate::machine::{Form, Hungry, Shared, SimPlatform, Switch};
-use crate::oracle::Wrong;
+use crate::oracle::{Way, Wrong};
 use crate::promise::Promise;
 
 type Mutexes = <SimPlatform as Platform>::Mutex;
@@ -262,10 +262,10 @@ impl World {
         }
     }
 
-    /// Hardware left a device blocked, and its group does not know: that it reaches what it was granted is not expected any more.
+    /// Hardware left a device blocked, and its group knows.
     fn left_blocked(&self, index: usize, blocked: bool) {
         if blocked {
-            self.hub.shadow(|shadow| shadow.know(index, false));
+            self.hub.shadow(|shadow| shadow.end_move(index, Way::Blocked));
         }
     }
 

@@ -61,6 +61,8 @@ pub(super) struct GroupInner {
     /// The space of its default domain.
     pub(super) space: SpaceId,
     pub(super) lazy: bool,
+    /// How many syncs of it had failed when it was last polled, and when that was seen to be more than before.
+    pub(super) failed: (u64, u64),
     pub(super) ledger: Ledger,
     /// Where the doorbell's page is mapped: once for each reach that devices have.
     pub(super) doorbells: Vec<u64>,
@@ -153,6 +155,8 @@ pub(crate) struct World {
     pub(super) ending: AtomicBool,
     /// Whether memory was left to hardware that never confirmed.
     pub(super) lost: AtomicBool,
+    /// Hardware may not have heard what it was told.
+    pub(super) deaf: AtomicBool,
     /// Devices that hardware would not let go.
     pub(super) stranded: Mutex<Vec<Arc<Device<SimPlatform>>>>,
     pub(super) coverage: Mutex<Coverage>,
@@ -278,7 +282,8 @@ impl World {
             let members =
                 (0..spec.devices.len()).filter(|&device| spec.devices[device].group == index).collect();
             let space = hub.shadow(|shadow| shadow.add_space());
-            let inner = GroupInner { space, lazy, ledger: Ledger::default(), doorbells: Vec::new() };
+            let inner =
+                GroupInner { space, lazy, failed: (0, 0), ledger: Ledger::default(), doorbells: Vec::new() };
             groups.push(GroupState { unit, group: Arc::new(group), members, inner: Mutex::new(inner) });
         }
         let devices = spec.devices.iter().enumerate().map(|(index, device)| {
@@ -324,6 +329,7 @@ impl World {
             pages_lost: AtomicU64::new(0),
             ending: AtomicBool::new(false),
             lost: AtomicBool::new(false),
+            deaf: AtomicBool::new(false),
             stranded: Mutex::default(),
             coverage: Mutex::default(),
             steps: AtomicU64::new(0),

@@ -123,6 +123,11 @@ impl Engine {
         self.ats.load(Relaxed)
     }
 
+    /// Whether it answers no invalidation in this operation.
+    pub(crate) fn is_mute(&self) -> bool {
+        self.mute.load(Relaxed) == self.hub.serial()
+    }
+
     /// Moves bytes.
     pub(crate) fn access(&self, one: &Move) -> Outcome {
         let Move { source, pasid, iova, len, write } = *one;
@@ -334,7 +339,7 @@ impl Engine {
         locked(&self.state).held.retain(|key, _| !hit(key));
         let faults = &self.hub.faults;
         // Asked again by itself it would be believed: who never answers, never does.
-        if self.mute.load(Relaxed) == self.hub.serial() {
+        if self.is_mute() {
             return true;
         }
         if faults.fires(FaultKind::AtcNever) {

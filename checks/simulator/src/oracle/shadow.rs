@@ -96,6 +96,8 @@ pub(super) struct Arriving {
     pub(super) write: bool,
     /// The operation has ended without success, and hardware did not confirm that it forgot.
     kept: bool,
+    /// How often hardware had been told to forget everything when it ended.
+    flushes: u64,
     /// Its memory has gone back to the heap.
     dead: bool,
 }
@@ -126,6 +128,8 @@ struct Attachment {
     now: Way,
     /// Where it is going, while an operation moves it.
     next: Option<Way>,
+    /// Where it was, or was going, before it was blocked: hardware that takes no commands may not know that yet.
+    late: [Option<Way>; 4],
     /// Core knows it.
     known: bool,
     /// A bit of its entry has flipped.
@@ -151,7 +155,13 @@ const LAZY_NS: u64 = 10_000_000;
 
 impl Shadow {
     pub(crate) fn add_device(&mut self, sources: &[u32]) -> DeviceIndex {
-        self.devices.push(Attachment { now: Way::Blocked, next: None, known: false, spoiled: false });
+        self.devices.push(Attachment {
+            now: Way::Blocked,
+            next: None,
+            late: [None; 4],
+            known: false,
+            spoiled: false,
+        });
         let index = self.devices.len() - 1;
         self.sources.extend(sources.iter().map(|&source| (source, index)));
         index
@@ -198,8 +208,20 @@ impl Shadow {
 
     /// It has returned: the device is there.
     pub(crate) fn end_move(&mut self, device: DeviceIndex, at: Way) {
-        (self.devices[device].now, self.devices[device].next) = (at, None);
+        let one = &mut self.devices[device];
+        let left = [Some(one.now), one.next].into_iter().flatten();
+        for way in left.filter(|way| at == Way::Blocked && *way != at) {
+            if let Some(place) = one.late.iter_mut().find(|late| late.is_none_or(|late| late == way)) {
+                *place = Some(way);
+            }
+        }
+        (one.now, one.next) = (at, None);
         self.check(Promise::OneOwner);
+    }
+
+    /// Hardware has taken every command: who is blocked is.
+    pub(crate) fn told(&mut self) {
+        self.devices.iter_mut().for_each(|device| device.late = [None; 4]);
     }
 
     /// Pages are about to be mapped, nobody knows where yet.
@@ -218,6 +240,7 @@ impl Shadow {
             read,
             write,
             kept: false,
+            flushes: 0,
             dead: false,
         });
         self.spaces[space].arriving.extend(arriving);
@@ -233,6 +256,7 @@ impl Shadow {
             read: true,
             write: true,
             kept: false,
+            flushes: 0,
             dead: false,
         };
         self.spaces[space].arriving.push(one);
@@ -245,12 +269,15 @@ impl Shadow {
     /// Memory that may still be reached has gone back to the heap.
     pub(crate) fn end_map(&mut self, space: SpaceId, token: Token, doubt: bool) -> Result<(), Wrong> {
         self.check(Promise::Unwind);
-        let arriving = &mut self.spaces[space].arriving;
+        let Space { arriving, flushes, .. } = &mut self.spaces[space];
         if !doubt {
             arriving.retain(|one| one.token != token);
             return Ok(());
         }
-        arriving.iter_mut().filter(|one| one.token == token).for_each(|one| one.kept = true);
+        arriving
+            .iter_mut()
+            .filter(|one| one.token == token)
+            .for_each(|one| (one.kept, one.flushes) = (true, *flushes));
         match arriving.iter().find(|one| one.token == token && one.dead) {
             Some(one) => {
                 let what =
@@ -522,7 +549,8 @@ impl Shadow {
             let mut arriving = space.arriving.iter_mut().filter(|one| one.pa <= last && one.last_pa >= first);
             if let Some(one) = arriving.next() {
                 one.dead = true;
-                if !one.kept {
+                // A flush that began since may have succeeded, though it has not returned yet.
+                if !one.kept || space.flushes > one.flushes {
                     continue;
                 }
                 let what =
@@ -541,7 +569,7 @@ impl Shadow {
     /// Whether an access must be let through: it is granted, and nothing changes at this moment.
     pub(crate) fn expects(&self, source: u32, iova: u64, len: u32, write: bool) -> bool {
         let Some(&device) = self.sources.get(&source) else { return false };
-        let Attachment { now: Way::Space(space), next: None, known: true, spoiled: false } =
+        let Attachment { now: Way::Space(space), next: None, known: true, spoiled: false, .. } =
             self.devices[device]
         else {
             return false;
@@ -572,8 +600,9 @@ impl Shadow {
         if self.is_spoiled(device) {
             return Ok(());
         }
-        let Attachment { now, next, .. } = self.devices[device];
-        if self.grants(now, seen) || next.is_some_and(|next| self.grants(next, seen)) {
+        let Attachment { now, next, late, .. } = self.devices[device];
+        let ways = [Some(now), next].into_iter().chain(late);
+        if ways.flatten().any(|way| self.grants(way, seen)) {
             return Ok(());
         }
         Err(self.objection(device, now, seen))
