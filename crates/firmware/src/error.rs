@@ -88,6 +88,8 @@ pub enum PropertyFault {
         /// The mask.
         mask: u32,
     },
+    /// It is of a binding that has been given up; what is to be said instead.
+    GivenUp(&'static str),
     /// Another property says the opposite.
     Contradicts(&'static str),
 }
@@ -140,6 +142,7 @@ impl fmt::Display for PropertyFault {
             Self::MaskedOut { first, mask } => {
                 write!(f, "first id {first:#x} has bits that mask {mask:#x} ignores")
             }
+            Self::GivenUp(instead) => write!(f, "of a binding that has been given up: {instead}"),
             Self::Contradicts(other) => write!(f, "contradicts {other}"),
         }
     }

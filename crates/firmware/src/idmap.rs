@@ -79,6 +79,12 @@ impl IdMap {
         Self { mask: u32::MAX, entries }
     }
 
+    /// The same, with what `bits` says of a target set in all ids there.
+    pub(crate) fn with_bits(mut self, bits: impl Fn(usize) -> u32) -> Self {
+        self.entries.iter_mut().for_each(|entry| entry.base |= bits(entry.target));
+        self
+    }
+
     /// The map in `property` of `host` with the mask in `mask_property`; none without `property`.
     ///
     /// `resolve` finds a target by its phandle, and says what is wrong with it otherwise.

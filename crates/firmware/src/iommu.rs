@@ -1,6 +1,6 @@
 //! IOMMUs, and who is behind them.
 //!
-//! Spec: binding iommu/iommu.txt; binding iommu/arm,smmu-v3.yaml. For a PHB3 see `phb3`.
+//! Spec: binding iommu/iommu.txt; binding iommu/arm,smmu-v3.yaml. For an SMMUv2 see `smmuv2`, for a PHB3 `phb3`.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -10,9 +10,11 @@ use portcullis_types::{PaRange, SourceId};
 
 use crate::address::{cpu_ranges, is_dma_coherent, required_cpu_ranges};
 use crate::error::{FirmwareError, PropertyFault};
+use crate::idmap::{IdMap, IdMapEntry};
 use crate::interrupt::{Interrupt, interrupts};
 use crate::msi::{MsiControllers, MsiTarget};
 use crate::phb3;
+use crate::smmuv2;
 use crate::tree::Node;
 
 /// More cells than this no IOMMU's specifier has.
@@ -23,6 +25,10 @@ const MAX_SPECIFIER_CELLS: u32 = 8;
 pub enum IommuKind {
     /// `arm,smmu-v3`.
     SmmuV3,
+    /// `arm,smmu-v2`, of no design that is known.
+    SmmuV2,
+    /// `arm,mmu-500`, which is an SMMUv2.
+    Mmu500,
     /// `ibm,ioda2-phb`: a PHB3, which is the host bridge and the IOMMU of what is below it.
     Phb3,
     /// A VT-d unit, from ACPI's DMAR.
@@ -42,8 +48,12 @@ pub struct IommuNode {
     pub compatible: Vec<String>,
     /// Which of them is known here.
     pub kind: IommuKind,
-    /// How many cells say who asks. Of an SMMUv3 always 1, the StreamID.
+    /// How many cells say who asks. Of an SMMUv3 always 1, the StreamID; of an SMMUv2 1 or 2, the StreamID and which bits of it do not matter.
     pub cells: u32,
+    /// Of an SMMUv2, which bits of every StreamID do not matter, where there is one cell; 0 for all others.
+    pub stream_mask: u16,
+    /// Of an SMMUv2, how many of [`interrupts`](Self::interrupts), the first ones, are of global faults; 0 for all others.
+    pub global_interrupts: usize,
     /// Its registers.
     pub registers: Vec<PaRange>,
     /// Its wired interrupts; empty for a kind that is not known.
@@ -61,12 +71,13 @@ pub struct IommuNode {
 pub struct Stream {
     /// Index into [`Machine::iommus`](crate::Machine::iommus).
     pub iommu: usize,
-    /// Who the device is there, in the IOMMU's own words.
+    /// Who the device is there, in the IOMMU's own words; at an SMMUv2, the StreamID in the low half and which bits of it do not matter in the high
+    /// half of one word, whatever said so.
     pub specifier: Vec<u32>,
 }
 
 impl Stream {
-    /// Who the device is there, if that is a number of one cell, as with an SMMUv3.
+    /// Who the device is there, if that is one number, as with an SMMUv3 or an SMMUv2.
     pub fn source(&self) -> Option<SourceId> {
         match *self.specifier {
             [source] => Some(SourceId(source)),
@@ -106,6 +117,9 @@ impl IommuNode {
         if phb3::is_one(node)? {
             return Self::of_phb3(node).map(Some);
         }
+        if let Some(kind) = smmuv2::kind(node)? {
+            return smmuv2::read(node, kind).map(Some);
+        }
         let is_smmu = node.is_compatible(dt::ARM_SMMU_V3)?;
         let cells = node.u32(dt::IOMMU_CELLS)?;
         if !is_smmu && cells.is_none() {
@@ -126,6 +140,8 @@ impl IommuNode {
             compatible: node.texts(dt::COMPATIBLE)?.into_iter().map(String::from).collect(),
             kind: if is_smmu { IommuKind::SmmuV3 } else { IommuKind::Other },
             cells,
+            stream_mask: 0,
+            global_interrupts: 0,
             registers,
             interrupts,
             msi,
@@ -144,12 +160,24 @@ impl IommuNode {
             compatible: node.texts(dt::COMPATIBLE)?.into_iter().map(String::from).collect(),
             kind: IommuKind::Phb3,
             cells: 1,
+            stream_mask: 0,
+            global_interrupts: 0,
             registers: required_cpu_ranges(node)?,
             interrupts: Vec::new(),
             msi: Vec::new(),
             dma_coherent: true,
             enabled: node.is_enabled()?,
         })
+    }
+}
+
+impl IommuNode {
+    /// A specifier, in the words that [`Stream::specifier`] has.
+    fn in_own_words(&self, specifier: Vec<u32>) -> Result<Vec<u32>, PropertyFault> {
+        match self.kind {
+            IommuKind::SmmuV2 | IommuKind::Mmu500 => Ok([smmuv2::source(self, &specifier)?].into()),
+            _ => Ok(specifier),
+        }
     }
 }
 
@@ -172,6 +200,17 @@ impl Iommus<'_> {
         self.0.iter().position(|iommu| iommu.path == path)
     }
 
+    /// An `iommu-map` of `node`, in the words that [`Stream::specifier`] has.
+    pub(crate) fn in_own_words(self, node: Node<'_, '_>, map: IdMap) -> Result<IdMap, FirmwareError> {
+        let is_smmuv2 = |iommu: usize| matches!(self.0[iommu].kind, IommuKind::SmmuV2 | IommuKind::Mmu500);
+        let too_large =
+            |entry: &&IdMapEntry| is_smmuv2(entry.target) && entry.base + (entry.count - 1) > 0xffff;
+        if let Some(entry) = map.entries().iter().find(too_large) {
+            return Err(node.fault(dt::IOMMU_MAP, PropertyFault::Value(entry.base.into())));
+        }
+        Ok(map.with_bits(|iommu| u32::from(self.0[iommu].stream_mask) << 16))
+    }
+
     /// Finds an IOMMU for an entry of an `iommu-map`, which has room for one cell.
     pub(crate) fn find_for_map(self, node: Node<'_, '_>, phandle: u32) -> Result<usize, PropertyFault> {
         let iommu = self.find(node, phandle)?;
@@ -185,7 +224,8 @@ impl Iommus<'_> {
         cells.whole_entries(1)?;
         while !cells.is_empty() {
             let iommu = self.find(node, cells.u32()?).map_err(|fault| cells.fault(fault))?;
-            let specifier = (0..self.0[iommu].cells).map(|_| cells.u32()).collect::<Result<_, _>>()?;
+            let specifier = (0..self.0[iommu].cells).map(|_| cells.u32()).collect::<Result<Vec<_>, _>>()?;
+            let specifier = self.0[iommu].in_own_words(specifier).map_err(|fault| cells.fault(fault))?;
             streams.push(Stream { iommu, specifier });
         }
         Ok(streams)

@@ -19,7 +19,7 @@
 //!
 //! | here | device tree |
 //! |---|---|
-//! | source id | the cell after an IOMMU's phandle in `iommus`, the third and the fourth cell of `iommu-map` |
+//! | source id | the cell after an IOMMU's phandle in `iommus`, the third and the fourth cell of `iommu-map`; at an SMMUv2 a mask stands above it |
 //! | device id of an MSI | the cell after a controller's phandle in `msi-parent`, the third and the fourth cell of `msi-map` |
 //! | [`ReservedUse::Direct`] | `iommu-addresses` that equal the region's `reg` |
 //!
@@ -47,6 +47,7 @@ mod msi;
 mod pci;
 mod phb3;
 mod reserved;
+mod smmuv2;
 mod tree;
 
 pub use device::PlatformDevice;

@@ -152,6 +152,8 @@ impl PciHost {
         let ecam = required_cpu_ranges(node)?[0];
         let cells = PciCells::read(node, above)?;
         let find_iommu = |phandle| iommus.find_for_map(node, phandle);
+        let iommu_map = IdMap::read(node, dt::IOMMU_MAP, dt::IOMMU_MAP_MASK, find_iommu)?;
+        let iommu_map = iommu_map.map(|map| iommus.in_own_words(node, map)).transpose()?;
         Ok(Some(Self {
             path: node.path(),
             segment: segment(node)?.unwrap_or(place),
@@ -160,7 +162,7 @@ impl PciHost {
             windows: cells.windows(node, above)?,
             dma_ranges: cells.dma_ranges(node)?,
             dma_coherent: is_dma_coherent(node)?,
-            iommu_map: IdMap::read(node, dt::IOMMU_MAP, dt::IOMMU_MAP_MASK, find_iommu)?,
+            iommu_map,
             msi: msi(node, controllers)?,
             ats_supported: node.flag(dt::ATS_SUPPORTED)?,
             no_ats: Vec::new(),

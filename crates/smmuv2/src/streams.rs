@@ -324,7 +324,7 @@ mod tests {
     #[test]
     fn too_many_streams_are_refused_whole() {
         let mut streams = matching();
-        let apart: Vec<u32> = (0..9).map(|at| 3 * at << 4 | at).collect();
+        let apart: Vec<u32> = (0..9).map(|at| 0x31 * at).collect();
         streams.mask_bits = 0;
         assert_eq!(add(&mut streams, "gpu", &apart), Err(AddDeviceError::NoMemory));
         assert_eq!(streams.valid().count(), 0);

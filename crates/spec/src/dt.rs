@@ -130,6 +130,17 @@ pub const IOMMU_ADDRESSES: &str = "iommu-addresses";
 /// Reserved memory that a device uses. Spec: binding reserved-memory/reserved-memory.txt.
 pub const MEMORY_REGION: &str = "memory-region";
 
+/// An SMMUv2 of no design that is known. Spec: binding iommu/arm,smmu.yaml.
+pub const ARM_SMMU_V2: &str = "arm,smmu-v2";
+/// An MMU-500, which is an SMMUv2. Designs of others that behave as one say this behind their own name. Spec: binding iommu/arm,smmu.yaml.
+pub const ARM_MMU_500: &str = "arm,mmu-500";
+/// How many of an SMMUv2's interrupts, the first ones, are of global faults; the others are context banks', in their order. Spec: binding
+/// iommu/arm,smmu.yaml.
+pub const GLOBAL_INTERRUPTS: &str = "#global-interrupts";
+/// Which bits of every StreamID do not matter, where there is one cell for it. Spec: binding iommu/arm,smmu.yaml.
+pub const STREAM_MATCH_MASK: &str = "stream-match-mask";
+/// Who is behind an SMMUv2, in a binding that has been given up. Spec: binding iommu/arm,smmu.yaml.
+pub const MMU_MASTERS: &str = "mmu-masters";
 /// An SMMUv3. Spec: binding iommu/arm,smmu-v3.yaml.
 pub const ARM_SMMU_V3: &str = "arm,smmu-v3";
 /// [`INTERRUPT_NAMES`] of an SMMUv3: an event was recorded. Spec: binding iommu/arm,smmu-v3.yaml.

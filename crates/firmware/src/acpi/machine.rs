@@ -127,6 +127,8 @@ impl Machine {
                 compatible: Vec::new(),
                 kind: IommuKind::Vtd,
                 cells: 1,
+                stream_mask: 0,
+                global_interrupts: 0,
                 registers: [unit.registers].into(),
                 interrupts: Vec::new(),
                 msi: Vec::new(),

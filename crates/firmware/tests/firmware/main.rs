@@ -6,4 +6,5 @@ mod machine;
 mod phb3;
 mod qemu;
 mod sharing;
+mod smmuv2;
 mod trees;

@@ -131,7 +131,7 @@ fn a_bank_is_set_up_whole_before_it_is_turned_on_and_a_stream_led_there() {
 fn every_domain_has_a_bank_and_a_tag_of_its_own_and_more_than_there_are_is_an_error() {
     let (fake, smmu) = ready(Fake::config());
     let domains: Vec<_> = (0..4).map(|_| smmu.new_domain().unwrap()).collect();
-    assert!((0..4u64).all(|bank| fake.read64(fake.bank(bank as usize, TTBR0)) >> 48 == bank));
+    assert!((0..4).all(|bank| fake.read64(fake.bank(bank, TTBR0)) >> 48 == bank as u64));
     assert!(matches!(smmu.new_domain(), Err(DomainError::NoIds)));
     drop(domains);
     assert!(smmu.new_domain().is_ok());
