@@ -137,9 +137,10 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
     fn say_fault(&self, record: &FaultRecord) {
         self.platform.event(&Event {
             source: "smmuv2",
-            name: "event",
+            name: "event_record",
             fields: &[
                 ("name", Value::Str(record.name)),
+                ("iova", record.iova.map_or(Value::Str("none"), |iova| Value::Addr(iova.get()))),
                 ("word0", Value::Hex(record.raw[0])),
                 ("word1", Value::Hex(record.raw[1])),
                 ("word2", Value::Hex(record.raw[2])),

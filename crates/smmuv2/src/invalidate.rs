@@ -83,7 +83,8 @@ mod tests {
     #[test]
     fn as_many_leaves_as_a_table_has_entries_are_everything() {
         for (granule, entries) in [(SizeLg2::KIB_4, 512), (SizeLg2::KIB_16, 2048), (SizeLg2::KIB_64, 8192)] {
-            let count = |pages: u64| steps(range(0, pages << granule.get()), granule, granule, false).count() as u64;
+            let count =
+                |pages: u64| steps(range(0, pages << granule.get()), granule, granule, false).count() as u64;
             assert_eq!((count(entries - 1), count(entries)), (entries - 1, 1));
             let all = steps(range(0, entries << granule.get()), granule, granule, false).next();
             assert_eq!(all, Some(Step::All));
