@@ -70,6 +70,17 @@ fn unit(unit: &Unit) -> MachineTree {
             details.extend(services(smmu));
             details
         }
+        Hardware::Smmuv2(smmu) => {
+            let stage = if smmu.uses_stage2() { "stage 2" } else { "stage 1" };
+            let features = smmu.features();
+            let what = format!("SMMUv2, {stage}, addresses {}", capabilities.aperture);
+            let streams = if features.matching { "matched" } else { "indexed" };
+            let room = format!(
+                "{} groups, streams are {streams}; {} context banks",
+                features.groups, features.banks
+            );
+            vec![what, pages, room, "interrupts by wires".to_string()]
+        }
         Hardware::Phb3(..) => {
             vec![format!("PHB3, IODA2, the kernel's window {}", capabilities.aperture), pages]
         }

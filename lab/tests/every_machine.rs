@@ -43,6 +43,12 @@ fn with_policy(mut spec: MachineSpec, policy: Policy) -> MachineSpec {
         policy if policy == eager => model_ioda2::Policy::eager(),
         _ => model_ioda2::Policy::hostile(),
     };
+    let of_smmuv2s = match policy {
+        policy if policy == stale => model_smmuv2::Policy::stale(),
+        policy if policy == eager => model_smmuv2::Policy::eager(),
+        _ => model_smmuv2::Policy::hostile(),
+    };
+    spec.smmuv2s.iter_mut().for_each(|smmu| smmu.config.policy = of_smmuv2s);
     for bridge in &mut spec.host_bridges {
         if let BridgeKind::Phb3(phb) = &mut bridge.kind {
             phb.config.policy = alike;

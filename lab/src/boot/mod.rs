@@ -14,7 +14,7 @@
 //! | `vectors` | those of a PC's CPUs |
 //! | `words` | those that are words of memory |
 //! | `unit` | an IOMMU |
-//! | `smmu`, `phb3` | what its kind needs |
+//! | `smmu`, `smmuv2`, `phb3` | what its kind needs |
 //! | `slot` | how a PHB3's devices are reset |
 //! | `pci` | what is below a host bridge |
 //! | `fixed` | devices that firmware tells of |
@@ -34,6 +34,7 @@ mod presenter;
 mod sharing;
 mod slot;
 mod smmu;
+mod smmuv2;
 mod unit;
 mod vectors;
 mod words;

@@ -1,6 +1,6 @@
 //! An IOMMU that firmware tells of: brought up, serviced, shut down.
 //!
-//! Not here: what differs (`smmu`, `phb3`).
+//! Not here: what differs (`smmu`, `smmuv2`, `phb3`).
 
 use std::sync::Arc;
 
@@ -11,12 +11,13 @@ use portcullis::core::unit::IommuUnit;
 use portcullis::firmware::IommuKind;
 use portcullis::ioda2::Phb3;
 use portcullis::pgtable::arm::HardwareUpdate;
+use portcullis::smmuv2;
 use portcullis::smmuv3::Smmu;
 
 use super::irq::Line;
 use super::messages::Messages;
 use super::phb3::Chip;
-use super::{System, phb3, smmu};
+use super::{System, phb3, smmu, smmuv2 as boot_smmuv2};
 use crate::error::RunError;
 use crate::platform::{LabPlatform, RegisterWindow};
 
@@ -40,6 +41,8 @@ pub struct Unit {
 pub enum Hardware {
     /// An SMMUv3.
     Smmu(Arc<Smmu<LabPlatform, RegisterWindow>>),
+    /// An SMMUv2.
+    Smmuv2(Arc<smmuv2::Smmu<LabPlatform, RegisterWindow>>),
     /// A PHB3, and who takes its messages.
     Phb3(Arc<Phb3<LabPlatform, RegisterWindow>>, Arc<Messages>),
 }
@@ -68,13 +71,14 @@ pub(super) fn bring_up(
     }
     match node.kind {
         IommuKind::SmmuV3 => smmu::bring_up(system, cpus, index).map(Some),
+        IommuKind::SmmuV2 | IommuKind::Mmu500 => boot_smmuv2::bring_up(system, index).map(Some),
         IommuKind::Phb3 => phb3::bring_up(system, chip, index).map(Some),
         IommuKind::Vtd | IommuKind::Other => {
             let what = format!("no driver for an IOMMU that is {}", node.compatible.join(", "));
             Err(RunError::refused(
                 &node.path,
                 what,
-                "use a machine whose IOMMUs are arm,smmu-v3 or ibm,ioda2-phb",
+                "use a machine whose IOMMUs are arm,smmu-v3, arm,smmu-v2, arm,mmu-500 or ibm,ioda2-phb",
             ))
         }
     }
@@ -138,6 +142,7 @@ impl Unit {
     pub(super) fn shut_down(&self) -> Result<(), RunError> {
         let down = match &self.driver {
             Hardware::Smmu(smmu) => smmu.teardown(),
+            Hardware::Smmuv2(smmu) => smmu.teardown(),
             Hardware::Phb3(phb, messages) => {
                 let down = phb.teardown();
                 messages.shut_down();

@@ -15,13 +15,14 @@ use model_devices::pcie::{
     Acs, BridgeOptions, Host, PciBus, PortKind, Rid, RidMap, RidRange, RootComplex, RootLayout, Window,
 };
 use model_ioda2::{self as ioda2, ConfigTarget, Phb3};
+use model_smmuv2 as smmuv2;
 use model_smmuv3::Smmu;
 use portcullis::types::{Pa, PaRange, SourceId};
 
 use super::broadcast::Ear;
 use super::fdt::{ACCELERATOR_BYTES, FRAME_BYTES};
 use super::qemu;
-use super::spec::{AcceleratorSpec, BridgeKind, HostBridgeSpec, MachineSpec, Phb3Spec, Plugged};
+use super::spec::{AcceleratorSpec, BridgeKind, HostBridgeSpec, MachineSpec, Phb3Spec, Plugged, Smmuv2Spec};
 use crate::error::RunError;
 use crate::input::Opened;
 use crate::trace::SharedSink;
@@ -35,8 +36,10 @@ pub struct Machine {
     pub bus: Arc<Bus>,
     /// The CPUs.
     pub cpus: Arc<Cpus>,
-    /// The SMMUs, in the spec's order.
+    /// The SMMUv3s, in the spec's order.
     pub smmus: Vec<Arc<Smmu>>,
+    /// The SMMUv2s, in the spec's order.
+    pub smmuv2s: Vec<Arc<smmuv2::Smmu>>,
     /// The ITSes, in the spec's order.
     pub itses: Vec<Arc<Its>>,
     /// The local APICs, of a PC.
@@ -131,6 +134,9 @@ impl Machine {
             }
             machine.smmus.push(model);
         }
+        for smmu in &spec.smmuv2s {
+            machine.add_smmuv2(smmu, sink)?;
+        }
         for its in &spec.itses {
             let model = Its::new(sink.clone());
             model.connect(&machine.bus, its.base).map_err(|error| machine.trouble(error))?;
@@ -176,6 +182,7 @@ impl Machine {
             bus,
             cpus,
             smmus: Vec::new(),
+            smmuv2s: Vec::new(),
             itses: Vec::new(),
             apics: None,
             phbs: Vec::new(),
@@ -236,7 +243,9 @@ impl Machine {
         let phb = spec.phb3().map(|phb| self.add_phb3(phb, sink)).transpose()?;
         let translator: Arc<dyn Translator> = match (&phb, spec.smmu) {
             (Some(phb), _) => phb.clone(),
-            (None, Some((smmu, _))) => self.smmus[smmu].clone(),
+            (None, Some((smmu, _))) => {
+                self.smmu(smmu).ok_or_else(|| self.trouble("a host bridge's SMMU is missing"))?
+            }
             (None, None) => Arc::new(Untranslated),
         };
         let host = Host {
@@ -275,6 +284,29 @@ impl Machine {
             }
         }
         Ok(())
+    }
+
+    fn add_smmuv2(&mut self, spec: &Smmuv2Spec, sink: &SharedSink) -> Result<(), RunError> {
+        if let Some(problem) = spec.config.problem() {
+            return Err(self.trouble(problem));
+        }
+        let seed = self.seed ^ spec.base.get();
+        let fabric = self.fabric(spec.coherent);
+        let model = Arc::new(smmuv2::Smmu::new(spec.config.clone(), fabric, seed, sink.clone()));
+        let frame = PaRange::new(spec.base, spec.config.size_bytes())
+            .ok_or_else(|| self.trouble("an SMMU's registers wrap"))?;
+        self.bus.add_registers("smmu", frame, model.clone()).map_err(|error| self.trouble(error))?;
+        self.bus.add_clocked(model.clone());
+        self.smmuv2s.push(model);
+        Ok(())
+    }
+
+    /// An SMMU by its index, those of version 2 behind those of version 3.
+    fn smmu(&self, index: usize) -> Option<Arc<dyn Translator>> {
+        match index.checked_sub(self.smmus.len()) {
+            None => Some(self.smmus[index].clone()),
+            Some(index) => self.smmuv2s.get(index).cloned().map(|smmu| smmu as Arc<dyn Translator>),
+        }
     }
 
     fn add_phb3(&mut self, spec: &Phb3Spec, sink: &SharedSink) -> Result<Arc<Phb3>, RunError> {
@@ -375,8 +407,9 @@ impl ConfigTarget for Below {
 
 /// All memory but what firmware reserves is given out.
 fn bus_options(spec: &MachineSpec, seed: u64) -> BusOptions {
-    let coherent =
-        spec.smmus.iter().all(|smmu| smmu.coherent) && spec.host_bridges.iter().all(|bridge| bridge.coherent);
+    let coherent = spec.smmus.iter().all(|smmu| smmu.coherent)
+        && spec.smmuv2s.iter().all(|smmu| smmu.coherent)
+        && spec.host_bridges.iter().all(|bridge| bridge.coherent);
     BusOptions {
         ram: vec![spec.ram],
         heap: spec.usable_memory(),

@@ -6,7 +6,7 @@ use portcullis::types::{Iova, IovaRange, Pa, PaRange, SizeLg2, SourceId};
 
 use super::spec::{
     AcceleratorSpec, BridgeKind, HostBridgeSpec, ItsSpec, MachineSpec, PcSpec, Phb3Spec, Plugged,
-    ReservedSpec, Slot, SmmuSpec, VtdSpec,
+    ReservedSpec, Slot, SmmuSpec, Smmuv2Spec, VtdSpec,
 };
 
 /// The machine of a run that names none.
@@ -26,6 +26,7 @@ pub fn all() -> Vec<MachineSpec> {
         arm_noncoherent(),
         arm_small(),
         power8(),
+        smmuv2(),
     ]
 }
 
@@ -158,6 +159,7 @@ fn power8() -> MachineSpec {
         cpus: vec![CpuFeatures::COMMON; 2],
         page: SizeLg2::KIB_64,
         smmus: Vec::new(),
+        smmuv2s: Vec::new(),
         itses: Vec::new(),
         host_bridges: vec![HostBridgeSpec {
             kind: BridgeKind::Phb3(Phb3Spec {
@@ -181,6 +183,29 @@ fn power8() -> MachineSpec {
     }
 }
 
+/// SMMUv2: streams are matched by registers, context banks are few, and nothing is shared with processes. Firmware keeps for the first disk what it keeps of `arm`.
+fn smmuv2() -> MachineSpec {
+    let base = arm();
+    let bridge = HostBridgeSpec {
+        ats: false,
+        slots: SLOTS.into_iter().filter(|slot| slot.what != Plugged::Accelerator).collect(),
+        ..base.host_bridges[0].clone()
+    };
+    MachineSpec {
+        name: "smmuv2".into(),
+        summary: "SMMUv2, 32 stream mapping groups, 16 context banks".into(),
+        smmus: Vec::new(),
+        smmuv2s: vec![Smmuv2Spec {
+            base: Pa::new(0x0905_0000),
+            coherent: true,
+            config: model_smmuv2::Config::default(),
+        }],
+        host_bridges: vec![bridge],
+        accelerators: Vec::new(),
+        ..base
+    }
+}
+
 /// A PC: everything behind one VT-d unit. The addresses are those of QEMU's `q35`, which people know.
 fn x86() -> MachineSpec {
     MachineSpec {
@@ -190,6 +215,7 @@ fn x86() -> MachineSpec {
         cpus: vec![CpuFeatures::COMMON; 2],
         page: SizeLg2::KIB_4,
         smmus: Vec::new(),
+        smmuv2s: Vec::new(),
         itses: Vec::new(),
         host_bridges: vec![HostBridgeSpec {
             kind: BridgeKind::Ecam(memory(0xb000_0000, 0xb07f_ffff)),
@@ -227,6 +253,7 @@ fn with_smmu(name: &str, summary: &str, config: Config) -> MachineSpec {
             // Its messages come after those of every requester id.
             config: Config { msi_source: Some(SourceId(0x1_0000)), ..config },
         }],
+        smmuv2s: Vec::new(),
         itses: vec![ItsSpec { base: Pa::new(0x0808_0000) }],
         host_bridges: vec![HostBridgeSpec {
             kind: BridgeKind::Ecam(memory(0x40_1000_0000, 0x40_107f_ffff)),

@@ -5,7 +5,9 @@
 use portcullis::types::{Pa, PaRange};
 use vm_fdt::{Error, FdtWriter};
 
-use super::spec::{AcceleratorSpec, BridgeKind, HostBridgeSpec, MachineSpec, Phb3Spec, Plugged, Slot};
+use super::spec::{
+    AcceleratorSpec, BridgeKind, HostBridgeSpec, MachineSpec, Phb3Spec, Plugged, Slot, Smmuv2Spec,
+};
 
 const GIC: u32 = 1;
 const FIRST_ITS: u32 = 0x10;
@@ -69,6 +71,9 @@ pub fn emit(spec: &MachineSpec) -> Result<Vec<u8>, Error> {
         }
         fdt.property_phandle(FIRST_SMMU + index_u32(index))?;
         fdt.end_node(node)?;
+    }
+    for (index, smmu) in spec.smmuv2s.iter().enumerate() {
+        smmuv2(&mut fdt, spec.smmus.len() + index, smmu)?;
     }
     for (index, bridge) in spec.host_bridges.iter().enumerate() {
         match &bridge.kind {
@@ -163,8 +168,7 @@ fn host_bridge(
         // A small SMMU cannot tell all of a bus apart; slots beyond are not covered. Nor are those whose ids are other devices'.
         let others = spec.accelerators.iter().filter(|device| device.smmu == smmu).flat_map(|d| d.sources);
         let first_other = others.map(|source| source.0).filter(|&source| source >= base).min();
-        let streams =
-            (1 << spec.smmus[smmu].config.stream_id_bits.min(16)).min(first_other.unwrap_or(u32::MAX));
+        let streams = (1 << spec.stream_bits(smmu).min(16)).min(first_other.unwrap_or(u32::MAX));
         let map = [0, FIRST_SMMU + index_u32(smmu), base, requester_ids.min(streams - base)];
         fdt.property_array_u32("iommu-map", &map)?;
     }
@@ -176,6 +180,25 @@ fn host_bridge(
             function_node(fdt, index, *slot)?;
         }
     }
+    fdt.end_node(node)
+}
+
+/// An SMMUv2, which is the SMMU of this index. One interrupt of global faults, and one for each context bank.
+fn smmuv2(fdt: &mut FdtWriter, index: usize, smmu: &Smmuv2Spec) -> Result<(), Error> {
+    let registers = PaRange::new(smmu.base, smmu.config.size_bytes()).into_iter().flat_map(reg);
+    let node = fdt.begin_node(&format!("iommu@{:x}", smmu.base))?;
+    fdt.property_string("compatible", "arm,smmu-v2")?;
+    fdt.property_array_u32("reg", &registers.collect::<Vec<_>>())?;
+    fdt.property_u32("#iommu-cells", 1)?;
+    fdt.property_u32("#global-interrupts", 1)?;
+    // Level-triggered SPIs, as the binding wants.
+    let first = 74 + 4 * index_u32(index);
+    let lines = (0..=u32::from(smmu.config.banks)).flat_map(|line| [0, first + line, 4]);
+    fdt.property_array_u32("interrupts", &lines.collect::<Vec<_>>())?;
+    if smmu.coherent {
+        fdt.property_null("dma-coherent")?;
+    }
+    fdt.property_phandle(FIRST_SMMU + index_u32(index))?;
     fdt.end_node(node)
 }
 

@@ -17,6 +17,7 @@ use portcullis::types::{Pa, PaRange, SizeLg2, SourceId};
 use super::builtin::shares;
 use super::spec::{
     AcceleratorSpec, BridgeKind, HostBridgeSpec, ItsSpec, MachineSpec, Phb3Spec, Plugged, Slot, SmmuSpec,
+    Smmuv2Spec,
 };
 use crate::error::RunError;
 
@@ -84,7 +85,8 @@ fn beyond(spec: &MachineSpec) -> Option<Pa> {
         [ecam, Some(bridge.window_32), bridge.window_64].into_iter().flatten()
     });
     let ranges = bridges.chain([spec.ram]).map(PaRange::last);
-    let frames = spec.smmus.iter().map(|smmu| smmu.base).chain(spec.itses.iter().map(|its| its.base));
+    let frames = spec.smmus.iter().map(|smmu| smmu.base).chain(spec.smmuv2s.iter().map(|smmu| smmu.base));
+    let frames = frames.chain(spec.itses.iter().map(|its| its.base));
     let frames = frames.chain(spec.phb3s().map(|phb| phb.base));
     ranges.chain(frames).find(|at| at.get() >> ADDRESS_BITS != 0)
 }
@@ -109,7 +111,7 @@ impl Reader<'_> {
         RunError::refused(
             &self.name,
             what,
-            "the lab models SMMUv3, GICv3 ITS, pci-host-ecam-generic and PHB3",
+            "the lab models SMMUv3, SMMUv2, GICv3 ITS, pci-host-ecam-generic and PHB3",
         )
     }
 
@@ -118,6 +120,7 @@ impl Reader<'_> {
         let ram = *largest.ok_or_else(|| self.refused("it has no memory"))?;
         let ram = whole_chunks(ram).ok_or_else(|| self.refused(format!("too little memory at {ram}")))?;
         let smmus = self.smmus()?;
+        let smmuv2s = self.smmuv2s();
         let itses = self.itses();
         let hosts = self.machine.pci_hosts.iter().enumerate();
         let host_bridges =
@@ -136,6 +139,7 @@ impl Reader<'_> {
             summary,
             ram,
             smmus,
+            smmuv2s,
             itses,
             host_bridges,
             accelerators: self.accelerators()?,
@@ -172,8 +176,34 @@ impl Reader<'_> {
                 node.compatible.join(", ")
             ))),
         };
-        let bridges = |node: &&portcullis::firmware::IommuNode| node.kind != IommuKind::Phb3;
-        self.machine.iommus.iter().filter(bridges).map(iommu).collect()
+        let others = |node: &&portcullis::firmware::IommuNode| {
+            !matches!(node.kind, IommuKind::Phb3 | IommuKind::SmmuV2 | IommuKind::Mmu500)
+        };
+        self.machine.iommus.iter().filter(others).map(iommu).collect()
+    }
+
+    /// What the hardware is like, no tree says: it is the lab's.
+    fn smmuv2s(&self) -> Vec<Smmuv2Spec> {
+        let ones = self
+            .machine
+            .iommus
+            .iter()
+            .filter(|node| matches!(node.kind, IommuKind::SmmuV2 | IommuKind::Mmu500));
+        ones.filter_map(|node| {
+            let base = node.registers.first()?.first();
+            let config =
+                model_smmuv2::Config { coherent_walks: node.dma_coherent, ..model_smmuv2::Config::default() };
+            Some(Smmuv2Spec { base, coherent: node.dma_coherent, config })
+        })
+        .collect()
+    }
+
+    /// The index by which a spec knows the SMMU that is IOMMU `iommu` of the tree: those of version 2 come behind.
+    fn smmu_index(&self, iommu: usize) -> usize {
+        let is_v2 = |at: usize| matches!(self.machine.iommus[at].kind, IommuKind::SmmuV2 | IommuKind::Mmu500);
+        let before = (0..iommu).filter(|&at| is_v2(at) == is_v2(iommu)).count();
+        let v3s = (0..self.machine.iommus.len()).filter(|&at| !is_v2(at)).count();
+        if is_v2(iommu) { v3s + before } else { before }
     }
 
     fn itses(&self) -> Vec<ItsSpec> {
@@ -216,7 +246,12 @@ impl Reader<'_> {
             window_64: window(Space::Memory64),
             coherent: host.dma_coherent,
             ats: host.ats_supported,
-            smmu: host.iommu_map.as_ref().map(|map| self.single(host, map)).transpose()?,
+            smmu: host
+                .iommu_map
+                .as_ref()
+                .map(|map| self.single(host, map))
+                .transpose()?
+                .map(|(iommu, base)| (self.smmu_index(iommu), base)),
             its: its.and_then(|(its, base)| Some((its?, base))),
             slots: if index == 0 { SLOTS.to_vec() } else { Vec::new() },
         })

@@ -4,6 +4,7 @@
 
 use model_cpu::CpuFeatures;
 use model_ioda2 as ioda2;
+use model_smmuv2 as smmuv2;
 use model_smmuv3 as smmuv3;
 use portcullis::types::{IovaRange, Pa, PaRange, SizeLg2, SourceId};
 
@@ -22,6 +23,8 @@ pub struct MachineSpec {
     pub page: SizeLg2,
     /// SMMUv3s.
     pub smmus: Vec<SmmuSpec>,
+    /// SMMUv2s. Where an SMMU is meant by its index, they come behind the SMMUv3s.
+    pub smmuv2s: Vec<Smmuv2Spec>,
     /// GICv3 ITSes.
     pub itses: Vec<ItsSpec>,
     /// PCIe host bridges.
@@ -61,6 +64,17 @@ pub struct SmmuSpec {
     pub config: smmuv3::Config,
 }
 
+/// An SMMUv2.
+#[derive(Clone, Debug)]
+pub struct Smmuv2Spec {
+    /// Where its registers are; how many there are, its configuration says.
+    pub base: Pa,
+    /// Whether it reads tables through the CPU's caches, as firmware says.
+    pub coherent: bool,
+    /// What the hardware can do.
+    pub config: smmuv2::Config,
+}
+
 /// A GICv3 ITS.
 #[derive(Clone, Debug)]
 pub struct ItsSpec {
@@ -83,7 +97,7 @@ pub struct HostBridgeSpec {
     pub coherent: bool,
     /// Whether it passes on what devices with an ATC say.
     pub ats: bool,
-    /// The SMMU in front of memory, and the StreamID of requester id 0. None: its devices reach memory untranslated, or by the bridge itself.
+    /// The SMMU in front of memory, of either version, and the StreamID of requester id 0. None: its devices reach memory untranslated, or by the bridge itself.
     pub smmu: Option<(usize, u32)>,
     /// The ITS, and the DeviceID of requester id 0.
     pub its: Option<(usize, u32)>,
@@ -180,6 +194,14 @@ impl HostBridgeSpec {
 }
 
 impl MachineSpec {
+    /// Bits of a StreamID of an SMMU, those of version 2 behind those of version 3; 0 if there is none.
+    pub fn stream_bits(&self, smmu: usize) -> u8 {
+        match smmu.checked_sub(self.smmus.len()) {
+            None => self.smmus[smmu].config.stream_id_bits,
+            Some(smmu) => self.smmuv2s.get(smmu).map_or(0, |smmu| smmu.config.stream_id_bits),
+        }
+    }
+
     /// Its PHB3s, in the order of its host bridges.
     pub fn phb3s(&self) -> impl Iterator<Item = &Phb3Spec> {
         self.host_bridges.iter().filter_map(HostBridgeSpec::phb3)

@@ -26,6 +26,15 @@ pub(super) fn add_smmu_counters(counters: &mut Counters, machine: &Machine, plat
         devices += named("ATC_INV");
         stalls += counted.stalls;
     }
+    for smmu in &machine.smmuv2s {
+        let counted = smmu.counters();
+        let invalidations = counted.invalidations();
+        let operations: u64 = counted.operations.values().sum();
+        counters.commands += operations;
+        counters.syncs += operations - invalidations;
+        counters.invalidations += invalidations;
+        stalls += counted.stalls;
+    }
     for phb in &machine.phbs {
         let counted = phb.counters();
         counters.invalidations +=

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use model_bus::{Outcome, Passage, Request, Stall, StallState, Translator};
 use model_ioda2::Phb3;
+use model_smmuv2 as smmuv2;
 use model_smmuv3::Smmu;
 use portcullis::types::SourceId;
 
@@ -14,6 +15,8 @@ use crate::machine::{Machine, MachineSpec};
 pub(super) enum Front {
     /// An SMMUv3.
     Smmu(Arc<Smmu>),
+    /// An SMMUv2.
+    Smmuv2(Arc<smmuv2::Smmu>),
     /// A PHB3.
     Phb3(Arc<Phb3>),
 }
@@ -27,7 +30,10 @@ impl Front {
                 let before = spec.host_bridges[..bridge].iter().filter(|other| other.phb3().is_some());
                 machine.phbs.get(before.count()).cloned().map(Self::Phb3)
             }
-            (None, Some((smmu, _))) => machine.smmus.get(smmu).cloned().map(Self::Smmu),
+            (None, Some((smmu, _))) => match smmu.checked_sub(machine.smmus.len()) {
+                None => machine.smmus.get(smmu).cloned().map(Self::Smmu),
+                Some(smmu) => machine.smmuv2s.get(smmu).cloned().map(Self::Smmuv2),
+            },
             (None, None) => None,
         }
     }
@@ -41,6 +47,7 @@ impl Front {
         };
         let outcome = match self {
             Self::Smmu(smmu) => smmu.access(request, &mut commit),
+            Self::Smmuv2(smmu) => smmu.access(request, &mut commit),
             Self::Phb3(phb) => phb.access(request, &mut commit),
         };
         (outcome, to)
@@ -50,6 +57,7 @@ impl Front {
     pub(super) fn stalled(&self, stall: Stall) -> StallState {
         match self {
             Self::Smmu(smmu) => smmu.stalled(stall),
+            Self::Smmuv2(smmu) => smmu.stalled(stall),
             Self::Phb3(_) => StallState::Aborted,
         }
     }
@@ -59,10 +67,20 @@ impl Front {
         matches!(self, Self::Phb3(_))
     }
 
+    /// Whether it has room for one record at a time, so that each fault is to be taken before the next.
+    pub(super) fn keeps_one_record(&self) -> bool {
+        matches!(self, Self::Phb3(_) | Self::Smmuv2(_))
+    }
+
+    /// Whether it records what a blocked device tries.
+    pub(super) fn tells_of_the_blocked(&self) -> bool {
+        matches!(self, Self::Phb3(_) | Self::Smmuv2(_))
+    }
+
     /// Whether the device is frozen.
     pub(super) fn is_frozen(&self, source: SourceId) -> bool {
         match self {
-            Self::Smmu(_) => false,
+            Self::Smmu(_) | Self::Smmuv2(_) => false,
             Self::Phb3(phb) => phb.pe_of(source).is_some_and(|pe| phb.is_dma_frozen(pe)),
         }
     }

@@ -257,7 +257,8 @@ impl<'a> Watch<'a> {
                 self.try_one(system, "an address of a blocked device", source, at, access);
             }
         }
-        if !self.freezes() && !self.unrecorded {
+        let told = self.front.as_ref().is_some_and(Front::tells_of_the_blocked);
+        if !told && !self.unrecorded {
             self.probes.silent += self.probes.tried - before;
         }
         self.settle(system);
@@ -320,7 +321,8 @@ impl<'a> Watch<'a> {
         } else {
             self.probes.through.get_or_insert((what, at));
         }
-        if self.freezes() || self.probes.tried.is_multiple_of(FAULTS_IN_FLIGHT) {
+        let one = self.front.as_ref().is_some_and(Front::keeps_one_record);
+        if one || self.probes.tried.is_multiple_of(FAULTS_IN_FLIGHT) {
             self.settle(system);
         }
     }
@@ -352,10 +354,6 @@ impl<'a> Watch<'a> {
         self.probes.tried += recorded + silent;
         self.probes.aborted += recorded + silent;
         self.probes.silent += silent;
-    }
-
-    fn freezes(&self) -> bool {
-        self.front.as_ref().is_some_and(Front::freezes)
     }
 
     /// Unfreezes what was frozen by being tried, as who recovers a device does. What no device has stays frozen.
@@ -466,8 +464,9 @@ pub(super) fn proved<T>(
 /// [`RunError::Wrong`]: something is.
 fn nothing_left(machine: &Machine, platform: &LabPlatform, witness: &Witness) -> Result<(), RunError> {
     let of_smmus: usize = machine.smmus.iter().map(|smmu| smmu.take_unpredictable().len()).sum();
+    let of_smmuv2s: usize = machine.smmuv2s.iter().map(|smmu| smmu.take_unpredictable().len()).sum();
     let of_bridges: usize = machine.phbs.iter().map(|phb| phb.take_unpredictable().len()).sum();
-    for (what, count) in [("SMMU", of_smmus), ("PHB3", of_bridges)] {
+    for (what, count) in [("SMMU", of_smmus), ("SMMUv2", of_smmuv2s), ("PHB3", of_bridges)] {
         if count > 0 {
             let said = format!("the driver did {count} things that the book forbids");
             return Err(RunError::wrong(what, said, TRY_VERBOSE));

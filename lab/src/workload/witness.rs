@@ -280,10 +280,10 @@ impl Sink for Witness {
         if event.source == "vfio" {
             self.seen().note_user(event);
         }
-        if event.source == "smmuv3" {
+        if matches!(event.source, "smmuv3" | "smmuv2") {
             self.seen().note_driver(event, self.alone);
         }
-        if matches!(event.source, "model.smmuv3" | "model.ioda2") {
+        if matches!(event.source, "model.smmuv3" | "model.smmuv2" | "model.ioda2") {
             self.seen().note_model(event);
         }
         if self.next.listening() {

@@ -63,6 +63,7 @@ fn spec(qemu: &Qemu, ram: PaRange) -> MachineSpec {
         cpus: vec![CpuFeatures::COMMON],
         page: SizeLg2::KIB_64,
         smmus: Vec::new(),
+        smmuv2s: Vec::new(),
         itses: Vec::new(),
         host_bridges: vec![HostBridgeSpec {
             kind: BridgeKind::Phb3(Phb3Spec {

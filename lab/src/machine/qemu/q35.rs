@@ -70,6 +70,7 @@ fn spec(qemu: &Qemu, ram: PaRange) -> MachineSpec {
         cpus: vec![CpuFeatures::COMMON],
         page: SizeLg2::KIB_4,
         smmus: Vec::new(),
+        smmuv2s: Vec::new(),
         itses: Vec::new(),
         host_bridges: vec![HostBridgeSpec {
             kind: BridgeKind::Ecam(range((ECAM, ECAM_BYTES))),

@@ -42,6 +42,7 @@ fn spec(qemu: &Qemu, ram: PaRange) -> MachineSpec {
         cpus: vec![CPU],
         page: SizeLg2::KIB_4,
         smmus: Vec::new(),
+        smmuv2s: Vec::new(),
         itses: Vec::new(),
         host_bridges: vec![HostBridgeSpec {
             kind: BridgeKind::Ecam(range(ECAM)),
