@@ -22,6 +22,7 @@ mod rules;
 mod shell;
 mod stage;
 mod test;
+mod vendors;
 
 use std::process::ExitCode;
 

@@ -3,7 +3,7 @@
 //! Checked here: each room uses only the rooms it may ([`ROOMS`]), in its tests too; an embedded room ships only outside crates
 //! that are on the list ([`EMBEDDABLE`]); every embedded room says `no_std` and forbids unsafe code; the golden words are typed by
 //! hand, and take nothing from `spec`, which they are there to judge; every mutant in the code stands in a list, and the other way round; what docs/embedding.md
-//! names is there.
+//! names is there; core and VFIO name no vendor ([`vendors`]).
 //!
 //! Not here: whether an outside crate really does without std. The `no_std` stage builds it.
 
@@ -14,7 +14,7 @@ use crate::metadata::{Dependency, Package, Workspace};
 use crate::rooms::{EMBEDDABLE, ROOMS};
 use crate::shell::root;
 use crate::stage::Passed;
-use crate::{mutants, names};
+use crate::{mutants, names, vendors};
 
 /// Where the golden words are.
 const GOLDEN: &str = "checks/src/golden";
@@ -35,6 +35,9 @@ pub(crate) fn check() -> Result<Passed, String> {
     broken.extend(disagreements);
     embedded.extend(sources(&root().join(names::KERNEL))?);
     broken.extend(names::check(&root(), &embedded)?);
+    for file in neutral_sources()? {
+        broken.extend(vendors::check(&file)?);
+    }
     broken.iter().for_each(|line| println!("{line}"));
     let arrows: usize = workspace.packages.iter().map(|package| package.dependencies.len()).sum();
     match broken.len() {
@@ -100,6 +103,15 @@ fn embedded_sources(workspace: &Workspace) -> Result<Vec<PathBuf>, String> {
     let mut all = Vec::new();
     for package in workspace.embedded() {
         all.extend(sources(&root().join(workspace.room(package)).join("src"))?);
+    }
+    Ok(all)
+}
+
+/// The Rust sources of what knows no vendor, their tests included.
+fn neutral_sources() -> Result<Vec<PathBuf>, String> {
+    let mut all = Vec::new();
+    for room in vendors::ROOMS {
+        all.extend(sources(&root().join(room))?);
     }
     Ok(all)
 }

@@ -11,7 +11,7 @@
 //! An embedder makes an [`IommuUnit`](unit::IommuUnit) from an IOMMU's driver, tells it of the [`Device`](device::Device)s behind
 //! it, puts them into [`Group`](group::Group)s, and hands a [`DmaHandle`](dma::DmaHandle) to each device's driver.
 //!
-//! The seam to drivers is [`iommu`]. Not here: layouts, registers, tables (`portcullis-smmuv3` and its kin), firmware, PCI.
+//! The seam to drivers is [`iommu`]. Not here: layouts, registers, tables (the drivers'), firmware, PCI.
 #![no_std]
 #![forbid(unsafe_code)]
 

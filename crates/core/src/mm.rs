@@ -83,7 +83,7 @@ pub struct ListenerId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProcessTable {
-    /// The lower half of an Arm VMSAv8-64 stage 1 (what TTBR0 points to), walked through the CPU's caches.
+    /// The lower half of a VMSAv8-64 stage 1 (what TTBR0 points to), walked through the CPU's caches.
     ///
     /// Spec: Arm ARM DDI 0487, D8 "The AArch64 Virtual Memory System Architecture".
     Vmsa64 {

@@ -193,7 +193,7 @@ fn a_device_that_hardware_does_not_even_block_is_named_and_no_driver_gets_the_gr
     places_are(&bench, "domain0");
 }
 
-/// Found by the simulator, seed 0xf425a on `smmuv3`: the driver was bound, and its device stayed blocked.
+/// Found by the simulator, seed 0xf425a: the driver was bound, and its device stayed blocked.
 #[test]
 fn a_driver_takes_devices_that_hardware_left_blocked_to_where_their_group_is() {
     let (bench, members) = three_members();

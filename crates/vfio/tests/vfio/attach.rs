@@ -12,7 +12,7 @@ const SIZES: PageSizes = PageSizes::from_bits(0x4020_1000);
 fn three_groups() -> World {
     let mut world = world();
     world.add(8, 2, |_| ()).unwrap();
-    world.next_iommu("smmu1", range(0, (1 << 40) - 1), SIZES);
+    world.next_iommu("iommu1", range(0, (1 << 40) - 1), SIZES);
     world.add(9, 3, |_| ()).unwrap();
     world
 }

@@ -65,7 +65,7 @@ fn what_a_dead_process_leaves_in_hardwares_memory_is_kept_until_hardware_forgets
 /// Group 7 behind one IOMMU, group 9 behind another.
 fn two_iommus() -> World {
     let mut world = world();
-    world.next_iommu("smmu1", range(0, (1 << 40) - 1), PageSizes::from_bits(0x1000));
+    world.next_iommu("iommu1", range(0, (1 << 40) - 1), PageSizes::from_bits(0x1000));
     world.add(9, 3, |_| ()).unwrap();
     world
 }

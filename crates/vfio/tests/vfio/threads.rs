@@ -73,7 +73,7 @@ fn of_two_processes_one_gets_the_group_and_whoever_is_done_leaves_it() {
 fn a_group_that_comes_and_goes_and_mappings_that_do_agree() {
     let mut world = world();
     world.next_iommu(
-        "smmu1",
+        "iommu1",
         crate::support::range(0, (1 << 40) - 1),
         portcullis_types::PageSizes::from_bits(0x1000),
     );

@@ -52,7 +52,7 @@ fn type_1_is_not_for_groups_with_windows() {
 #[test]
 fn where_there_are_both_kinds_of_groups_each_gets_its_own_iommu() {
     let (mut world, [first, _]) = power();
-    world.next_iommu("smmu1", crate::support::range(0, (1 << 40) - 1), PageSizes::from_bits(0x1000));
+    world.next_iommu("iommu1", crate::support::range(0, (1 << 40) - 1), PageSizes::from_bits(0x1000));
     world.add(9, 3, |_| ()).unwrap();
     let process = world.process();
     let (container, _) = process.join(9).unwrap();

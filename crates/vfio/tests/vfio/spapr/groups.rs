@@ -106,7 +106,7 @@ fn a_group_for_which_a_window_cannot_be_set_loses_those_before_it() {
 #[test]
 fn a_group_of_another_bridge_is_refused() {
     let (mut world, _) = power();
-    world.next_iommu("phb1", range(0, (1 << 60) - 1), PageSizes::from_bits(0x1101_1000));
+    world.next_iommu("iommu1", range(0, (1 << 60) - 1), PageSizes::from_bits(0x1101_1000));
     let third = FakeTableGroup::new(&world.hardware, 1, 1, Offer::OnDemand, true);
     world.add_windows(9, 3, &third);
     let (process, container, _) = registered(&world);

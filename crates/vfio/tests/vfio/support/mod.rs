@@ -78,7 +78,7 @@ pub(crate) struct World {
     pub(crate) registered: Vec<Registered<Machine>>,
 }
 
-/// An IOMMU as an SMMUv3 with 48 bits, and group 7 with the disk 0000:00:01.0, source 1, which its VFIO driver has registered.
+/// An IOMMU with 48 bits, and group 7 with the disk 0000:00:01.0, source 1, which its VFIO driver has registered.
 pub(crate) fn world() -> World {
     world_with(range(0, (1 << 48) - 1), PageSizes::from_bits(0x4020_1000), |_| ())
 }
@@ -96,7 +96,7 @@ pub(crate) fn world_with(
 /// An IOMMU, and no groups.
 pub(crate) fn bare(aperture: IovaRange, sizes: PageSizes) -> World {
     let (machine, hardware) = (Arc::new(Machine::default()), Arc::<Hardware>::default());
-    let iommu = FakeIommu::new(&hardware, "smmu0", aperture, sizes);
+    let iommu = FakeIommu::new(&hardware, "iommu0", aperture, sizes);
     iommu.regions.lock().unwrap().push(region(0x800_0000, 0x80f_ffff, ReservedKind::SoftwareMsi));
     let unit = IommuUnit::new(machine.clone(), iommu.clone());
     World {
