@@ -11,6 +11,7 @@
 mod accessor;
 pub mod ioda2;
 pub mod scenes;
+pub mod smmuv2;
 pub mod smmuv3;
 pub mod vmsa;
 pub mod vtd;
