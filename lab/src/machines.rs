@@ -35,8 +35,14 @@ pub struct MachineInfo {
 pub fn list() -> Vec<MachineInfo> {
     builtin::all()
         .into_iter()
+        .chain([builtin::x86()])
         .map(|machine| MachineInfo { name: machine.name, summary: machine.summary })
         .collect()
+}
+
+/// Whether there is a built-in machine of this name.
+pub fn exists(name: &str) -> bool {
+    builtin::find(name).is_some()
 }
 
 /// The machine's parts, and its device tree if that came from a file.

@@ -26,6 +26,7 @@ pub struct LabPlatform {
     tamper: Option<Arc<dyn Tamper>>,
     tables: Usage,
     buffers: Usage,
+    kept_bytes: AtomicU64,
     register_accesses: AtomicU64,
 }
 
@@ -60,7 +61,15 @@ impl LabPlatform {
     /// A CPU on `bus` that says what happens to `sink`.
     pub fn new(bus: Arc<Bus>, sink: SharedSink, tamper: Option<Arc<dyn Tamper>>) -> Self {
         let (tables, buffers) = Default::default();
-        Self { bus, sink, tamper, tables, buffers, register_accesses: AtomicU64::new(0) }
+        Self {
+            bus,
+            sink,
+            tamper,
+            tables,
+            buffers,
+            kept_bytes: AtomicU64::new(0),
+            register_accesses: AtomicU64::new(0),
+        }
     }
 
     /// The bus.
@@ -71,6 +80,16 @@ impl LabPlatform {
     /// How many bytes of table memory are given out.
     pub fn live_table_bytes(&self) -> u64 {
         self.tables.live_bytes.load(Relaxed)
+    }
+
+    /// Hardware that is switched off keeps so much table memory for ever, to be closed by.
+    pub(crate) fn note_kept(&self, bytes: u64) {
+        self.kept_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// How many bytes of table memory hardware keeps that is switched off.
+    pub fn kept_table_bytes(&self) -> u64 {
+        self.kept_bytes.load(Relaxed)
     }
 
     /// The most bytes of table memory that were given out at one time.

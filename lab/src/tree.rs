@@ -81,6 +81,13 @@ fn unit(unit: &Unit) -> MachineTree {
             );
             vec![what, pages, room, "interrupts by wires".to_string()]
         }
+        Hardware::Vtd(vtd) => {
+            let features = vtd.features();
+            let mode = if features.scalable { "scalable mode" } else { "legacy mode" };
+            let remaps = if vtd.interrupts().is_some() { "remapped" } else { "not remapped" };
+            let what = format!("VT-d, {mode}, addresses {}", capabilities.aperture);
+            vec![what, pages, format!("interrupts of devices are {remaps}")]
+        }
         Hardware::Phb3(..) => {
             vec![format!("PHB3, IODA2, the kernel's window {}", capabilities.aperture), pages]
         }

@@ -10,11 +10,13 @@ use model_devices::its::Its;
 use portcullis::firmware::{self, MsiControllerKind, MsiTarget};
 use portcullis::nvme;
 use portcullis::types::{Pa, SourceId};
+use portcullis::vtd::Vtd;
 
 use super::messages::Messages;
 use super::vectors::{FirstCpu, Vectors};
 use super::words::MemoryWords;
 use crate::error::RunError;
+use crate::platform::{LabPlatform, RegisterWindow};
 
 /// The first interrupt number that a message can mean. Spec: GICv3 IHI 0069 H, 2.2 "INTIDs" (LPIs).
 const FIRST_LPI: u32 = 8192;
@@ -68,7 +70,7 @@ impl Controller {
                 its.map(SourceId(device), event, number).map_err(|error| error.to_string())?;
                 Ok((*doorbell, event))
             }
-            Self::Apics(vectors) => vectors.map(device, event, number).map_err(String::from),
+            Self::Apics(vectors) => vectors.map(device, event, number),
             Self::Bridge(messages) => messages.map(device, event, number).map_err(String::from),
             Self::Memory(words) => words.map(device, event, number).map_err(String::from),
         }
@@ -144,6 +146,20 @@ impl Interrupts {
     /// No device sends any more.
     pub(super) fn shut_down(&self) {
         self.words.iter().for_each(|words| words.shut_down());
+        for controller in self.controllers().iter().flatten() {
+            if let Controller::Apics(vectors) = controller {
+                vectors.shut_down();
+            }
+        }
+    }
+
+    /// From now on a device's messages to the CPUs name entries of a unit's table.
+    pub(super) fn remap(&self, device_id: u32, unit: &Arc<Vtd<LabPlatform, RegisterWindow>>) {
+        for controller in self.controllers().iter().flatten() {
+            if let Controller::Apics(vectors) = controller {
+                vectors.remap(device_id, unit);
+            }
+        }
     }
 
     /// The host bridge at `path` is up.

@@ -14,7 +14,7 @@
 //! | `vectors` | those of a PC's CPUs |
 //! | `words` | those that are words of memory |
 //! | `unit` | an IOMMU |
-//! | `smmu`, `smmuv2`, `phb3` | what its kind needs |
+//! | `smmu`, `smmuv2`, `vtd`, `phb3` | what its kind needs |
 //! | `slot` | how a PHB3's devices are reset |
 //! | `pci` | what is below a host bridge |
 //! | `fixed` | devices that firmware tells of |
@@ -37,6 +37,7 @@ mod smmu;
 mod smmuv2;
 mod unit;
 mod vectors;
+mod vtd;
 mod words;
 
 use std::sync::Arc;
@@ -195,23 +196,48 @@ impl System {
             pasids: Arc::new(MmPasids::new()),
             interrupts,
         };
+        // What ACPI's tables say of units' devices is known once those have been found.
+        let mut found: Vec<Option<pci::Found>> = Vec::new();
+        for index in 0..system.firmware.pci_hosts.len() {
+            let early = request.pc.as_ref().map(|_| pci::find(&system, index));
+            if let Some(found) = &early {
+                system.firmware.place_functions(index, &found.functions());
+            }
+            found.push(early);
+        }
         for index in 0..system.firmware.iommus.len() {
             let unit = unit::bring_up(&system, cpu_facts, &chip, index)?;
             system.units.extend(unit);
         }
-        for index in 0..system.firmware.pci_hosts.len() {
-            let found = pci::find(&system, index);
-            system.firmware.place_functions(index, &found.functions());
+        for (index, early) in found.into_iter().enumerate() {
+            let found = early.unwrap_or_else(|| pci::find(&system, index));
             let host = pci::bring_up(&system, index, found, request.mode)?;
             system.groups.extend(host.groups.iter().cloned());
             system.hosts.push(host);
         }
+        system.remap_interrupts();
         for index in 0..system.firmware.devices.len() {
             let device = fixed::bring_up(&system, index, request.mode)?;
             system.groups.extend(device.as_ref().and_then(FixedDevice::group));
             system.fixed.extend(device);
         }
         Ok(system)
+    }
+
+    /// From now on interrupts of functions that a VT-d unit covers are what its table says.
+    fn remap_interrupts(&self) {
+        for (_, endpoint) in self.endpoints() {
+            let Standing::Behind { device, .. } = &endpoint.standing else { continue };
+            let Some(Hardware::Vtd(vtd)) = self.unit_of(device.iommu().name()).map(|unit| &unit.driver)
+            else {
+                continue;
+            };
+            if vtd.interrupts().is_some()
+                && let Some(device_id) = endpoint.msi.and_then(|msi| msi.device_id)
+            {
+                self.interrupts.remap(device_id, vtd);
+            }
+        }
     }
 
     /// A new group of devices behind an IOMMU, with a domain for the DMA API.
@@ -266,7 +292,7 @@ impl System {
     pub fn shut_down(mut self) -> Result<(), RunError> {
         let detached = self.detach();
         drop(self.groups);
-        let down = self.units.iter().map(Unit::shut_down).fold(detached, Result::and);
+        let down = self.units.iter().map(|unit| unit.shut_down(&self.platform)).fold(detached, Result::and);
         self.interrupts.shut_down();
         down
     }

@@ -13,13 +13,17 @@ use portcullis::ioda2::Phb3;
 use portcullis::pgtable::arm::HardwareUpdate;
 use portcullis::smmuv2;
 use portcullis::smmuv3::Smmu;
+use portcullis::vtd::Vtd;
 
 use super::irq::Line;
 use super::messages::Messages;
 use super::phb3::Chip;
-use super::{System, phb3, smmu, smmuv2 as boot_smmuv2};
+use super::{System, phb3, smmu, smmuv2 as boot_smmuv2, vtd};
 use crate::error::RunError;
 use crate::platform::{LabPlatform, RegisterWindow};
+
+/// What a VT-d unit keeps. Spec: VT-d 5.10, 9.1 "Root Entry": 256 of 16 bytes.
+const ROOT_TABLE_BYTES: u64 = 4096;
 
 /// An IOMMU that is up.
 #[derive(Debug)]
@@ -43,6 +47,8 @@ pub enum Hardware {
     Smmu(Arc<Smmu<LabPlatform, RegisterWindow>>),
     /// An SMMUv2.
     Smmuv2(Arc<smmuv2::Smmu<LabPlatform, RegisterWindow>>),
+    /// A VT-d unit.
+    Vtd(Arc<Vtd<LabPlatform, RegisterWindow>>),
     /// A PHB3, and who takes its messages.
     Phb3(Arc<Phb3<LabPlatform, RegisterWindow>>, Arc<Messages>),
 }
@@ -73,7 +79,8 @@ pub(super) fn bring_up(
         IommuKind::SmmuV3 => smmu::bring_up(system, cpus, index).map(Some),
         IommuKind::SmmuV2 | IommuKind::Mmu500 => boot_smmuv2::bring_up(system, index).map(Some),
         IommuKind::Phb3 => phb3::bring_up(system, chip, index).map(Some),
-        IommuKind::Vtd | IommuKind::Other => {
+        IommuKind::Vtd => vtd::bring_up(system, cpus, index).map(Some),
+        IommuKind::Other => {
             let what = format!("no driver for an IOMMU that is {}", node.compatible.join(", "));
             Err(RunError::refused(
                 &node.path,
@@ -120,7 +127,12 @@ impl Unit {
 
     /// Which marks it sets by itself in entries of processes' tables.
     pub fn marks(&self) -> HardwareUpdate {
-        let Hardware::Smmu(smmu) = &self.driver else { return HardwareUpdate::None };
+        let smmu = match &self.driver {
+            Hardware::Smmu(smmu) => smmu,
+            // A first stage has marks, and its walker sets them.
+            Hardware::Vtd(_) => return HardwareUpdate::AccessAndDirty,
+            Hardware::Smmuv2(_) | Hardware::Phb3(..) => return HardwareUpdate::None,
+        };
         let features = smmu.features();
         match (features.access_flag, features.dirty_state) {
             (true, true) => HardwareUpdate::AccessAndDirty,
@@ -139,10 +151,16 @@ impl Unit {
         self.unit.iommu().name()
     }
 
-    pub(super) fn shut_down(&self) -> Result<(), RunError> {
+    pub(super) fn shut_down(&self, platform: &LabPlatform) -> Result<(), RunError> {
         let down = match &self.driver {
             Hardware::Smmu(smmu) => smmu.teardown(),
             Hardware::Smmuv2(smmu) => smmu.teardown(),
+            Hardware::Vtd(vtd) => {
+                // One that is off lets everything pass: it goes on with a root table that has nothing in it.
+                let down = vtd.teardown();
+                platform.note_kept(ROOT_TABLE_BYTES);
+                down
+            }
             Hardware::Phb3(phb, messages) => {
                 let down = phb.teardown();
                 messages.shut_down();

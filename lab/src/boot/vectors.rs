@@ -11,9 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model_devices::apic::{LocalApics, Vector};
 use portcullis::hal::{Barriers, DmaMemory};
-use portcullis::types::Pa;
+use portcullis::types::{Pa, SourceId};
+use portcullis::vtd::{Destination, Interrupt, InterruptBlock, InterruptMessage, Requester, Vtd};
 
-use crate::platform::LabPlatform;
+use crate::platform::{LabPlatform, RegisterWindow};
 
 /// Vectors that a kernel gives to devices: those below are exceptions and its own, and so is the last.
 const VECTORS: core::ops::Range<u8> = 0x30..0xff;
@@ -26,7 +27,13 @@ const FIRST_CPU: u64 = 0xfee0_0000;
 pub(super) struct Vectors {
     cpu: FirstCpu,
     given: Mutex<BTreeMap<u8, Given>>,
+    /// Devices whose messages a unit remaps.
+    remapped: Mutex<BTreeMap<u32, Arc<Unit>>>,
+    /// How many messages of devices were taken.
+    taken: AtomicU64,
 }
+
+type Unit = Vtd<LabPlatform, RegisterWindow>;
 
 /// Where interrupts of the first CPU arrive.
 #[derive(Debug)]
@@ -44,12 +51,11 @@ pub(super) struct Counting {
     counters: Pa,
     /// What was taken of each.
     taken: Mutex<BTreeMap<u8, u32>>,
-    total: AtomicU64,
 }
 
 impl Counting {
     pub(super) fn new(platform: Arc<LabPlatform>, counters: Pa) -> Self {
-        Self { platform, counters, taken: Mutex::default(), total: AtomicU64::new(0) }
+        Self { platform, counters, taken: Mutex::default() }
     }
 
     fn count(&self, vector: u8) -> u32 {
@@ -69,7 +75,6 @@ impl Counting {
         }
         // What the device wrote before its message is read after it.
         self.platform.read_barrier();
-        self.total.fetch_add(now.wrapping_sub(before).into(), Relaxed);
         true
     }
 }
@@ -96,24 +101,26 @@ impl FirstCpu {
 }
 
 /// What a vector stands for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Given {
     device: u32,
     event: u32,
     /// The interrupt's number.
     number: u32,
+    /// The entry that names the vector, and whose table it is in.
+    entry: Option<(Arc<Unit>, InterruptBlock)>,
 }
 
 impl Vectors {
     pub(super) fn new(cpu: FirstCpu) -> Self {
-        Self { cpu, given: Mutex::default() }
+        Self { cpu, given: Mutex::default(), remapped: Mutex::default(), taken: AtomicU64::new(0) }
     }
 
     /// How many messages were taken, where no model counts them.
     pub(super) fn taken(&self) -> u64 {
         match &self.cpu {
             FirstCpu::Model(_) => 0,
-            FirstCpu::Counting(counting) => counting.total.load(Relaxed),
+            FirstCpu::Counting(_) => self.taken.load(Relaxed),
         }
     }
 
@@ -126,24 +133,52 @@ impl Vectors {
     /// # Errors
     ///
     /// What is missing.
-    pub(super) fn map(&self, device: u32, event: u32, number: u32) -> Result<(Pa, u32), &'static str> {
+    pub(super) fn map(&self, device: u32, event: u32, number: u32) -> Result<(Pa, u32), String> {
         let mut given = self.given();
         let mut free = VECTORS.filter(|vector| !given.contains_key(vector));
         let vector = free.next().ok_or("every vector of the first CPU is taken")?;
+        let unit = self.remapped().get(&device).cloned();
+        let (to, data, entry) = match unit {
+            Some(unit) => {
+                let (message, block) = remapped(&unit, device, vector)?;
+                (Pa::new(message.address), message.data, Some((unit, block)))
+            }
+            None => (Pa::new(FIRST_CPU), vector.into(), None),
+        };
         // What came before means nothing to the new one.
         self.cpu.discard(vector);
-        given.insert(vector, Given { device, event, number });
-        Ok((Pa::new(FIRST_CPU), vector.into()))
+        given.insert(vector, Given { device, event, number, entry });
+        Ok((to, data))
     }
 
+    /// From now on messages of a device name entries of a unit's table.
+    pub(super) fn remap(&self, device: u32, unit: &Arc<Unit>) {
+        self.remapped().insert(device, unit.clone());
+    }
+
+    fn remapped(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<Unit>>> {
+        self.remapped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The entry goes first: a message that comes later is blocked, and what came before means nothing.
     pub(super) fn discard(&self, device: u32, event: u32) {
-        self.given().retain(|&vector, given| {
-            let gone = (given.device, given.event) == (device, event);
-            if gone {
-                self.cpu.discard(vector);
+        let mut given = self.given();
+        let own = given.iter().filter(|(_, given)| (given.device, given.event) == (device, event));
+        for vector in own.map(|(&vector, _)| vector).collect::<Vec<_>>() {
+            if let Some((unit, block)) = given.remove(&vector).and_then(|given| given.entry)
+                && let Some(interrupts) = unit.interrupts()
+            {
+                // What hardware did not confirm is not given out again.
+                let _ = interrupts.free_block(block);
             }
-            !gone
-        });
+            self.cpu.discard(vector);
+        }
+    }
+
+    /// Units are gone, and their tables with them.
+    pub(super) fn shut_down(&self) {
+        self.remapped().clear();
+        self.given().clear();
     }
 
     /// Takes an interrupt that has come. Vectors that stand for nothing are taken and forgotten, as a kernel does.
@@ -151,10 +186,26 @@ impl Vectors {
         let vectors: Vec<u8> = self.given().keys().copied().collect();
         loop {
             let vector = self.cpu.take(vectors.iter().copied())?;
-            let number = self.given().get(&vector).map(|given| given.number);
-            if number.is_some() {
-                return number;
+            let found = self.given().get(&vector).map(|given| (given.device, given.number));
+            if let Some((device, number)) = found {
+                // What units say of themselves is no message of a device's.
+                self.taken.fetch_add(u64::from(device <= u32::from(u16::MAX)), Relaxed);
+                return Some(number);
             }
         }
     }
+}
+
+/// An entry of the unit's table that names this vector and that this device alone may use, and what the device is to write for it.
+fn remapped(unit: &Unit, device: u32, vector: u8) -> Result<(InterruptMessage, InterruptBlock), String> {
+    let table = unit.interrupts().ok_or("its unit remaps nothing")?;
+    let block = table.allocate(1).map_err(|error| format!("no entry for its interrupt: {error:?}"))?;
+    let interrupt = Interrupt {
+        vector,
+        destination: Destination::Physical(0),
+        level: false,
+        requester: Requester::Source(SourceId(device)),
+    };
+    table.set(&block, 0, &interrupt).map_err(|error| format!("its interrupt was not set: {error:?}"))?;
+    Ok((table.message(&block, 0), block))
 }

@@ -30,6 +30,8 @@ const APIC_BASE: u32 = 0xfee0_0000;
 const INTR_REMAP: u8 = 1;
 /// The flag of a unit for all that no other covers.
 const INCLUDE_PCI_ALL: u8 = 1;
+/// The registers of a unit take two pages of 4 KiB.
+const PAGES_LG2: u8 = 1;
 /// Bits of an address, less one.
 const HOST_ADDRESS_WIDTH: u8 = 45;
 
@@ -125,7 +127,7 @@ fn dmar(spec: &MachineSpec, pc: &PcSpec) -> Result<Vec<u8>, String> {
 }
 
 fn drhd(unit: &VtdSpec, flags: u8, segment: u16, scope: &[u8]) -> Vec<u8> {
-    let body = [&[flags, 0][..], &segment.to_le_bytes(), &unit.base.get().to_le_bytes()].concat();
+    let body = [&[flags, PAGES_LG2][..], &segment.to_le_bytes(), &unit.base.get().to_le_bytes()].concat();
     structure(DRHD, &body, scope)
 }
 

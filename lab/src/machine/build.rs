@@ -17,12 +17,16 @@ use model_devices::pcie::{
 use model_ioda2::{self as ioda2, ConfigTarget, Phb3};
 use model_smmuv2 as smmuv2;
 use model_smmuv3::Smmu;
+use model_vtd::{Memory, Vtd};
 use portcullis::types::{Pa, PaRange, SourceId};
 
 use super::broadcast::Ear;
 use super::fdt::{ACCELERATOR_BYTES, FRAME_BYTES};
+use super::interrupts::Wire;
 use super::qemu;
-use super::spec::{AcceleratorSpec, BridgeKind, HostBridgeSpec, MachineSpec, Phb3Spec, Plugged, Smmuv2Spec};
+use super::spec::{
+    AcceleratorSpec, BridgeKind, HostBridgeSpec, MachineSpec, PcSpec, Phb3Spec, Plugged, Smmuv2Spec,
+};
 use crate::error::RunError;
 use crate::input::Opened;
 use crate::trace::SharedSink;
@@ -44,6 +48,8 @@ pub struct Machine {
     pub itses: Vec<Arc<Its>>,
     /// The local APICs, of a PC.
     pub apics: Option<Arc<LocalApics>>,
+    /// The VT-d units, in the spec's order.
+    pub vtds: Vec<Arc<Vtd>>,
     /// The PHB3s, in the order of [`MachineSpec::phb3s`].
     pub phbs: Vec<Arc<Phb3>>,
     /// The disks, in the order of [`MachineSpec::disks`].
@@ -142,12 +148,8 @@ impl Machine {
             model.connect(&machine.bus, its.base).map_err(|error| machine.trouble(error))?;
             machine.itses.push(model);
         }
-        if spec.pc.is_some() {
-            let cpus =
-                u8::try_from(spec.cpus.len()).map_err(|_| machine.trouble("more CPUs than APIC ids"))?;
-            let model = LocalApics::new(cpus, sink.clone());
-            model.connect(&machine.bus).map_err(|error| machine.trouble(error))?;
-            machine.apics = Some(model);
+        if let Some(pc) = &spec.pc {
+            machine.add_pc(pc, sink)?;
         }
         let mut contents = contents.into_iter();
         for bridge in &spec.host_bridges {
@@ -185,6 +187,7 @@ impl Machine {
             smmuv2s: Vec::new(),
             itses: Vec::new(),
             apics: None,
+            vtds: Vec::new(),
             phbs: Vec::new(),
             disks: Vec::new(),
             pcie_accelerators: Vec::new(),
@@ -192,6 +195,31 @@ impl Machine {
             qemu: None,
             seed,
             spec,
+        }
+    }
+
+    /// Local APICs, and the VT-d unit that devices' messages to them pass.
+    fn add_pc(&mut self, pc: &PcSpec, sink: &SharedSink) -> Result<(), RunError> {
+        let cpus = u8::try_from(self.spec.cpus.len()).map_err(|_| self.trouble("more CPUs than APIC ids"))?;
+        let apics = LocalApics::new(cpus, sink.clone());
+        self.apics = Some(apics.clone());
+        match &pc.units[..] {
+            [] => apics.connect(&self.bus).map_err(|error| self.trouble(error)),
+            [unit] => {
+                let memory = Memory { snooped: self.bus.clone(), unsnooped: self.bus.non_snooping() };
+                let wire = Arc::new(Wire(apics));
+                let vtd = Arc::new(Vtd::new(unit.config, memory, wire, self.seed, sink.clone()));
+                let registers = PaRange::new(unit.base, Vtd::REGISTER_BYTES);
+                let registers = registers.ok_or_else(|| self.trouble("a unit's registers wrap"))?;
+                let added = self.bus.add_registers("vtd", registers, vtd.clone());
+                let added =
+                    added.and_then(|()| self.bus.add_doorbell("vtd", LocalApics::range(), vtd.clone()));
+                added.map_err(|error| self.trouble(error))?;
+                self.bus.add_clocked(vtd.clone());
+                self.vtds.push(vtd);
+                Ok(())
+            }
+            _ => Err(self.trouble("the lab builds PCs with one unit at most")),
         }
     }
 
@@ -246,7 +274,10 @@ impl Machine {
             (None, Some((smmu, _))) => {
                 self.smmu(smmu).ok_or_else(|| self.trouble("a host bridge's SMMU is missing"))?
             }
-            (None, None) => Arc::new(Untranslated),
+            (None, None) => match self.vtds.first() {
+                Some(vtd) => vtd.clone(),
+                None => Arc::new(Untranslated),
+            },
         };
         let host = Host {
             translator,

@@ -12,7 +12,7 @@ use super::spec::{
 /// The machine of a run that names none.
 pub const DEFAULT: &str = "arm";
 
-/// Every built-in machine, the default first.
+/// Every built-in machine that a device tree tells of, the default first. The one with ACPI's tables is [`x86`].
 pub fn all() -> Vec<MachineSpec> {
     vec![
         arm(),
@@ -207,7 +207,7 @@ fn smmuv2() -> MachineSpec {
 }
 
 /// A PC: everything behind one VT-d unit. The addresses are those of QEMU's `q35`, which people know.
-fn x86() -> MachineSpec {
+pub(crate) fn x86() -> MachineSpec {
     MachineSpec {
         name: "x86".into(),
         summary: "a PC with VT-d, its firmware's tables in ACPI's words".into(),
@@ -235,7 +235,13 @@ fn x86() -> MachineSpec {
             iova: iovas(0x3fff_0000, 0x3fff_ffff),
             memory: Some(memory(0x3fff_0000, 0x3fff_ffff)),
         }],
-        pc: Some(PcSpec { units: vec![VtdSpec { base: Pa::new(0xfed9_0000), slots: None }] }),
+        pc: Some(PcSpec {
+            units: vec![VtdSpec {
+                base: Pa::new(0xfed9_0000),
+                config: model_vtd::Config::default(),
+                slots: None,
+            }],
+        }),
     }
 }
 

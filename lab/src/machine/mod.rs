@@ -6,6 +6,7 @@ pub mod build;
 pub mod builtin;
 pub mod fdt;
 pub mod from_dtb;
+mod interrupts;
 pub mod qemu;
 pub mod spec;
 mod tables;

@@ -6,6 +6,7 @@ use model_cpu::CpuFeatures;
 use model_ioda2 as ioda2;
 use model_smmuv2 as smmuv2;
 use model_smmuv3 as smmuv3;
+use model_vtd as vtd;
 use portcullis::types::{IovaRange, Pa, PaRange, SizeLg2, SourceId};
 
 /// A machine.
@@ -47,8 +48,10 @@ pub struct PcSpec {
 /// A VT-d unit.
 #[derive(Clone, Debug)]
 pub struct VtdSpec {
-    /// Where its registers are (4 KiB).
+    /// Where its registers are (8 KiB).
     pub base: Pa,
+    /// What the hardware can do.
+    pub config: vtd::Config,
     /// The slots whose devices it covers: host bridge, and device number. None: all that no other unit covers.
     pub slots: Option<Vec<(usize, u8)>>,
 }

@@ -35,6 +35,16 @@ pub(super) fn add_smmu_counters(counters: &mut Counters, machine: &Machine, plat
         counters.invalidations += invalidations;
         stalls += counted.stalls;
     }
+    for vtd in &machine.vtds {
+        let counted = vtd.counters();
+        let of_tables = counted.iotlb_invalidations + counted.pasid_iotlb_invalidations;
+        let of_entries = counted.context_invalidations + counted.pasid_invalidations;
+        counters.commands += counted.descriptors.values().sum::<u64>();
+        counters.syncs += counted.waits;
+        counters.invalidations += of_tables + of_entries + counted.interrupt_invalidations;
+        translations += of_tables;
+        devices += counted.device_invalidations;
+    }
     for phb in &machine.phbs {
         let counted = phb.counters();
         counters.invalidations +=
@@ -53,7 +63,8 @@ pub(super) fn add_smmu_counters(counters: &mut Counters, machine: &Machine, plat
 /// Where no model counts: the driver's commands, and messages as they were taken. Before the system shuts down.
 pub(super) fn add_driver_counters(counters: &mut Counters, witness: &Witness, system: &System) {
     counters.commands = witness.commands("");
-    counters.syncs = witness.commands("CMD_SYNC");
-    counters.invalidations = witness.commands("TLBI") + witness.commands("CFGI");
+    counters.syncs = witness.commands("CMD_SYNC") + witness.commands("WAIT");
+    counters.invalidations =
+        witness.commands("TLBI") + witness.commands("CFGI") + witness.commands("INVALIDATE_");
     counters.interrupts = system.interrupts.taken();
 }

@@ -6,6 +6,7 @@ use model_bus::{Outcome, Passage, Request, Stall, StallState, Translator};
 use model_ioda2::Phb3;
 use model_smmuv2 as smmuv2;
 use model_smmuv3::Smmu;
+use model_vtd::Vtd;
 use portcullis::types::SourceId;
 
 use crate::machine::{Machine, MachineSpec};
@@ -17,6 +18,8 @@ pub(super) enum Front {
     Smmu(Arc<Smmu>),
     /// An SMMUv2.
     Smmuv2(Arc<smmuv2::Smmu>),
+    /// A VT-d unit.
+    Vtd(Arc<Vtd>),
     /// A PHB3.
     Phb3(Arc<Phb3>),
 }
@@ -34,7 +37,7 @@ impl Front {
                 None => machine.smmus.get(smmu).cloned().map(Self::Smmu),
                 Some(smmu) => machine.smmuv2s.get(smmu).cloned().map(Self::Smmuv2),
             },
-            (None, None) => None,
+            (None, None) => machine.vtds.first().cloned().map(Self::Vtd),
         }
     }
 
@@ -48,6 +51,7 @@ impl Front {
         let outcome = match self {
             Self::Smmu(smmu) => smmu.access(request, &mut commit),
             Self::Smmuv2(smmu) => smmu.access(request, &mut commit),
+            Self::Vtd(vtd) => vtd.access(request, &mut commit),
             Self::Phb3(phb) => phb.access(request, &mut commit),
         };
         (outcome, to)
@@ -58,7 +62,7 @@ impl Front {
         match self {
             Self::Smmu(smmu) => smmu.stalled(stall),
             Self::Smmuv2(smmu) => smmu.stalled(stall),
-            Self::Phb3(_) => StallState::Aborted,
+            Self::Vtd(_) | Self::Phb3(_) => StallState::Aborted,
         }
     }
 
@@ -80,7 +84,7 @@ impl Front {
     /// Whether the device is frozen.
     pub(super) fn is_frozen(&self, source: SourceId) -> bool {
         match self {
-            Self::Smmu(_) | Self::Smmuv2(_) => false,
+            Self::Smmu(_) | Self::Smmuv2(_) | Self::Vtd(_) => false,
             Self::Phb3(phb) => phb.pe_of(source).is_some_and(|pe| phb.is_dma_frozen(pe)),
         }
     }

@@ -246,18 +246,19 @@ impl<'a> Watch<'a> {
     }
 
     /// The device's group is blocked: tries these addresses. Each must be aborted, and none recorded: that is what a blocked stream's entry says. A PHB3
-    /// records.
+    /// records, and so does a VT-d unit, for which blocked is that nothing is present.
     pub(super) fn probe_blocked(&mut self, system: &System, at: impl Iterator<Item = u64>) {
         let Some(source) = self.source else { return };
         self.service(system);
         let before = self.probes.tried;
+        let recorded = self.machine.spec.pc.is_some();
         for at in at.map(Iova::new) {
             for access in [Access::READ, Access::WRITE] {
-                self.ask_disk(system, "an address of a blocked device", at, access, false);
+                self.ask_disk(system, "an address of a blocked device", at, access, recorded);
                 self.try_one(system, "an address of a blocked device", source, at, access);
             }
         }
-        let told = self.front.as_ref().is_some_and(Front::tells_of_the_blocked);
+        let told = recorded || self.front.as_ref().is_some_and(Front::tells_of_the_blocked);
         if !told && !self.unrecorded {
             self.probes.silent += self.probes.tried - before;
         }
@@ -466,7 +467,9 @@ fn nothing_left(machine: &Machine, platform: &LabPlatform, witness: &Witness) ->
     let of_smmus: usize = machine.smmus.iter().map(|smmu| smmu.take_unpredictable().len()).sum();
     let of_smmuv2s: usize = machine.smmuv2s.iter().map(|smmu| smmu.take_unpredictable().len()).sum();
     let of_bridges: usize = machine.phbs.iter().map(|phb| phb.take_unpredictable().len()).sum();
-    for (what, count) in [("SMMU", of_smmus), ("SMMUv2", of_smmuv2s), ("PHB3", of_bridges)] {
+    let of_vtds: usize = machine.vtds.iter().map(|vtd| vtd.take_unpredictable().len()).sum();
+    let all = [("SMMU", of_smmus), ("SMMUv2", of_smmuv2s), ("VT-d unit", of_vtds), ("PHB3", of_bridges)];
+    for (what, count) in all {
         if count > 0 {
             let said = format!("the driver did {count} things that the book forbids");
             return Err(RunError::wrong(what, said, TRY_VERBOSE));
@@ -474,7 +477,7 @@ fn nothing_left(machine: &Machine, platform: &LabPlatform, witness: &Witness) ->
     }
     let left = [
         ("uses of freed memory", machine.bus.cpu().ram().freed_use_count() as u64),
-        ("bytes of tables", platform.live_table_bytes()),
+        ("bytes of tables", platform.live_table_bytes().abs_diff(platform.kept_table_bytes())),
         ("bytes of coherent buffers", platform.live_buffer_bytes()),
         ("mappings", witness.live() as u64),
     ];

@@ -41,6 +41,8 @@ struct Seen {
     fault_pages: BTreeSet<u64>,
     /// What the driver told its hardware: commands by name.
     commands: BTreeMap<String, u64>,
+    /// Whether that is a VT-d unit.
+    of_vtd: bool,
 }
 
 /// What a user has mapped through VFIO.
@@ -118,6 +120,31 @@ impl Seen {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// A descriptor of VT-d's invalidation queue. Spec: VT-d 5.10, 6.5.2 "Queued Invalidation Interface", the types.
+    fn note_descriptor(&mut self, event: &Event<'_>) {
+        let name = match number(event, "type").unwrap_or(0) {
+            1 => "INVALIDATE_CONTEXT",
+            2 | 6 => "INVALIDATE_IOTLB",
+            3 | 8 => "INVALIDATE_DEVICE_TLB",
+            4 => "INVALIDATE_INTERRUPT_ENTRY",
+            5 => "WAIT",
+            7 => "INVALIDATE_PASID",
+            _ => "OTHER",
+        };
+        self.of_vtd = true;
+        *self.commands.entry(name.into()).or_default() += 1;
+    }
+
+    /// A fault that core was told of. The SMMU's driver tells more of them itself.
+    fn note_fault(&mut self, event: &Event<'_>, alone: bool) {
+        let at = number(event, "iova").unwrap_or(0);
+        self.fault_pages.insert(at & !0xfff);
+        if self.of_vtd && alone && !self.expecting {
+            let kind = word(event, "name");
+            self.faults.add(kind.clone(), || format!("{kind} at {at:#x}"));
         }
     }
 
@@ -283,7 +310,13 @@ impl Sink for Witness {
         if matches!(event.source, "smmuv3" | "smmuv2") {
             self.seen().note_driver(event, self.alone);
         }
-        if matches!(event.source, "model.smmuv3" | "model.smmuv2" | "model.ioda2") {
+        if event.source == "vtd" && event.name == "descriptor" {
+            self.seen().note_descriptor(event);
+        }
+        if event.source == "core" && event.name == "fault" {
+            self.seen().note_fault(event, self.alone);
+        }
+        if matches!(event.source, "model.smmuv3" | "model.smmuv2" | "model.vtd" | "model.ioda2") {
             self.seen().note_model(event);
         }
         if self.next.listening() {

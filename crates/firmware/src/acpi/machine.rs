@@ -186,6 +186,16 @@ impl Machine {
         self.remapping.is_some()
     }
 
+    /// How many bits of address the platform's memory has, where DMAR says it.
+    pub fn host_address_bits(&self) -> Option<u8> {
+        self.remapping.as_ref().and_then(|remapping| u8::try_from(remapping.host_address_bits).ok())
+    }
+
+    /// Whether DMAR says that interrupts can be remapped.
+    pub fn interrupt_remapping(&self) -> bool {
+        self.remapping.as_ref().is_some_and(|remapping| remapping.interrupt_remapping)
+    }
+
     /// Says of what was found below host bridge `host` who is behind which IOMMU, which memory is kept for whom, and whose translation requests get through. Does nothing
     /// for a machine from a device tree, which says these things itself.
     ///

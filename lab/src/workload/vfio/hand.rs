@@ -57,7 +57,7 @@ pub(super) fn check(
         let what = "firmware does not say where its messages go, and a user gets no interrupts by wires";
         return refused(what.into(), HINT);
     };
-    if !device.info().isolated_interrupts && !unsafe_interrupts {
+    if !device.has_isolated_interrupts() && !unsafe_interrupts {
         let controller = system.firmware.msi_controllers.get(target.controller);
         let path = controller.map_or("an unknown controller", |controller| controller.path.as_str());
         let what = format!(

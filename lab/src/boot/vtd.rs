@@ -1,0 +1,83 @@
+//! Bringing up a VT-d unit.
+//!
+//! What firmware goes on using by DMA is known before: on a PC, PCI is enumerated first. The unit's own interrupts are messages of the compatibility format, which nobody remaps;
+//! its devices' are remapped where firmware and hardware can, so that no device raises another's (`vectors`).
+
+use std::sync::Arc;
+
+use portcullis::core::sva::CpuFacts;
+use portcullis::firmware::{DeviceRef, Machine, MsiTarget, ReservedUse, Translation};
+use portcullis::types::SourceId;
+use portcullis::vtd::{BootRegion, Config, InterruptConfig, Msi, Vtd};
+
+use super::System;
+use super::unit::{Hardware, OwnLines, Unit};
+use crate::error::RunError;
+
+/// The least of registers that a unit has.
+const REGISTER_BYTES: u64 = 0x1000;
+/// Events that a unit sends as messages of its own.
+const FAULTS: u32 = 0;
+const PAGE_REQUESTS: u32 = 1;
+/// Who a unit is for the CPUs' vectors: none of the functions, whose ids have 16 bits.
+const OWN_IDS: u32 = 0x1_0000;
+/// Entries for interrupts: one for each vector of the first CPU.
+const INTERRUPT_ENTRIES_LG2: u8 = 8;
+
+/// Brings up the VT-d unit that is IOMMU `index` of the firmware's list.
+pub(super) fn bring_up(system: &System, cpus: Option<CpuFacts>, index: usize) -> Result<Unit, RunError> {
+    let System { platform, firmware, interrupts, .. } = system;
+    let node = &firmware.iommus[index];
+    let window =
+        node.registers.first().filter(|window| window.len_bytes().is_none_or(|len| len >= REGISTER_BYTES));
+    let Some(&window) = window else {
+        return Err(RunError::bad_input(&node.path, "it has no registers", "correct the tables"));
+    };
+    let own = OWN_IDS + u32::try_from(index).unwrap_or(0);
+    let controller = firmware.msi_controllers.iter().position(|one| one.enabled);
+    let target = controller.map(|controller| MsiTarget { controller, device_id: Some(own) });
+    let target = target
+        .ok_or_else(|| RunError::bad_input(&node.path, "no CPU takes messages", "correct the tables"))?;
+    let faults = interrupts.line(&node.path, target, FAULTS)?;
+    let page_requests = interrupts.line(&node.path, target, PAGE_REQUESTS)?;
+
+    let mut config = Config::new(node.path.clone());
+    config.host_address_bits = firmware.host_address_bits().unwrap_or(config.host_address_bits);
+    config.boot_regions = boot_regions(firmware, index);
+    config.interrupts = firmware
+        .interrupt_remapping()
+        .then_some(InterruptConfig { entries_lg2: INTERRUPT_ENTRIES_LG2, x2apic: false });
+    config.msi = Some(Msi {
+        address: faults.doorbell.get(),
+        fault_data: faults.data,
+        page_request_data: page_requests.data,
+    });
+    config.cpus = cpus;
+    let registers = Arc::new(platform.registers(window));
+    let vtd = Vtd::probe(platform.clone(), registers, config).map_err(|error| {
+        let what = format!("probing the VT-d unit failed: {error:?}");
+        RunError::wrong(&node.path, what, "run with -v to see its descriptors")
+    })?;
+    let vtd = Arc::new(vtd);
+    let lines = OwnLines { events: faults.clone(), errors: faults, page_requests };
+    Ok(Unit::new(system, index, vtd.clone(), Hardware::Vtd(vtd), Some(lines)))
+}
+
+/// What firmware goes on using by DMA of functions behind this unit.
+fn boot_regions(firmware: &Machine, index: usize) -> Vec<BootRegion> {
+    let source = |device: &DeviceRef| -> Option<SourceId> {
+        let DeviceRef::PciFunction { host, function } = device else { return None };
+        match firmware.pci_hosts[*host].translation(*function) {
+            Translation::Behind { iommu, source } if iommu == index => Some(source),
+            _ => None,
+        }
+    };
+    let all = firmware.reserved_memory.iter().flat_map(|memory| &memory.addresses);
+    all.filter(|addresses| addresses.used != ReservedUse::Reserved)
+        .filter_map(|addresses| {
+            let source = source(&addresses.device)?;
+            let relaxable = addresses.used == ReservedUse::DirectRelaxable;
+            Some(BootRegion { range: addresses.range, sources: vec![source], relaxable })
+        })
+        .collect()
+}
