@@ -69,7 +69,10 @@ pub(crate) const ROOMS: &[Room] = &[
         "checks/differential",
         &["crates/types", "models/bus", "models/smmuv3", "models/ioda2", "backends/qemu"],
     ),
-    room("checks/fuzzed", &["crates/portcullis", "models/bus", "models/smmuv3", "models/ioda2", "lab"]),
+    room(
+        "checks/fuzzed",
+        &["crates/portcullis", "models/bus", "models/smmuv2", "models/smmuv3", "models/ioda2", "lab"],
+    ),
     room("benches", BOTH_SIDES_AND_LAB),
     room("xtask", &[]),
 ];

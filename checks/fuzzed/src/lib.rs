@@ -12,6 +12,7 @@
 //! | `queues` | hardware | the SMMUv3 driver's event and PRI queues | `queues` |
 //! | `vfio` | a program | system calls, on a whole machine | `vfio` |
 //! | `smmuv3` | software and devices | the SMMUv3 model | `smmuv3` |
+//! | `smmuv2` | software and devices | the SMMUv2 model | `smmuv2` |
 //! | `phb3` | software and devices | the PHB3 model | `phb3` |
 //!
 //! The same functions run in two places: under cargo-fuzz, which looks for new inputs (`fuzz/`, `cargo xtask fuzz`), and in this crate's tests, which run
@@ -26,6 +27,7 @@ mod pci;
 mod phb3;
 mod queues;
 mod ram;
+mod smmuv2;
 mod smmuv3;
 mod vfio;
 
@@ -43,13 +45,14 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     Target { name: "fdt", run: fdt::run, drawn: 3000, most_bytes: 40 },
     Target { name: "dmar", run: dmar::run, drawn: 10000, most_bytes: 300 },
     Target { name: "pci", run: pci::run, drawn: 3000, most_bytes: 300 },
     Target { name: "queues", run: queues::run, drawn: 1000, most_bytes: 400 },
     Target { name: "vfio", run: vfio::run, drawn: 120, most_bytes: 600 },
     Target { name: "smmuv3", run: smmuv3::run, drawn: 800, most_bytes: 1000 },
+    Target { name: "smmuv2", run: smmuv2::run, drawn: 800, most_bytes: 1000 },
     Target { name: "phb3", run: phb3::run, drawn: 1500, most_bytes: 1000 },
 ];
 

@@ -66,6 +66,11 @@ fn any_program_gets_its_own_pages_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn anything_done_to_an_smmuv2_leaves_it_sound() {
+    check("smmuv2");
+}
+
+#[test]
 fn anything_done_to_an_smmu_leaves_it_sound() {
     check("smmuv3");
 }
