@@ -13,13 +13,15 @@ use portcullis_core::group::{DefaultDomain, Group, GroupError, PasidError};
 use portcullis_core::iommu::Iommu;
 use portcullis_core::iopf::FaultQueue;
 use portcullis_core::pasid::MmPasids;
-use portcullis_core::sva::{BindError, Bond, EnableError, SvaDevice, SvaUnit, UnbindError};
+use portcullis_core::sva::{
+    BindError, Bond, DisableSvaError, EnableError, EnableSvaError, SvaDevice, SvaUnit, UnbindError,
+};
 use portcullis_core::unit::IommuUnit;
 use portcullis_spec::smmuv3::command::Opcode;
 use portcullis_types::{Iova, IovaRange};
 
 use super::*;
-use crate::testing::{Fake, FakeMm, FakeSwitches, Machine, Shared, cd, put_event, put_page_request};
+use crate::testing::{Fake, FakeMm, FakeSwitches, Machine, Shared, cd, put_event, put_page_request, ste};
 
 /// A machine with devices that share, each in a group of its own.
 struct Bench {
@@ -371,4 +373,32 @@ fn a_process_that_is_bound_by_pasid_and_given_a_group_has_one_domain_for_both() 
     );
     drop(domain);
     assert_eq!((mm.listener_count(), mm.pins.load(SeqCst)), (1, 0));
+}
+
+#[test]
+fn part_16_a_driver_takes_a_device_that_enable_or_disable_left_blocked_to_where_its_group_is() {
+    for machine in [Machine::Pcie, Machine::Platform] {
+        let bench = Bench::new(machine);
+        let (shares, device, group) = bench.disk();
+        let silent = |on: bool| {
+            let opcodes: &[_] = if on { &[Opcode::CFGI_STE] } else { &[] };
+            bench.fake.with(|state| state.illegal = opcodes.to_vec());
+        };
+        let is_blocked = || Arc::ptr_eq(&device.domain().unwrap(), group.blocked_domain());
+        let taken_back = || {
+            assert!(is_blocked());
+            silent(false);
+            group.use_default_domain(&device, "nvme").unwrap();
+            assert!(!is_blocked() && ste(&bench.fake, 8)[0] != 1);
+            group.unuse_default_domain(&device).unwrap();
+        };
+        silent(true);
+        assert!(matches!(shares.disable(), Err(DisableSvaError::LeftBlocked(_))));
+        taken_back();
+        shares.disable().unwrap();
+        silent(true);
+        let enabled = bench.unit.enable(&device, &group, &bench.facts, FakeSwitches::new(&bench.fake));
+        assert!(matches!(enabled, Err(EnableError::Driver(EnableSvaError::LeftBlocked(_)))));
+        taken_back();
+    }
 }
