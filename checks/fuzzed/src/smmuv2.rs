@@ -186,7 +186,7 @@ impl Machine {
 
     fn register(&self, bytes: &mut Bytes<'_>) -> u64 {
         match bytes.below(4) {
-            0 => u64::from(bytes.u32()) % self.smmu.config().size_bytes() & !3,
+            0 => (u64::from(bytes.u32()) % self.smmu.config().size_bytes()) & !3,
             1 => bytes.pick(&GLOBAL),
             2 => self.smmu.config().page_bytes() + bytes.pick(&[0, 4, CBA2R, CBA2R + 4]),
             _ => self.bank(bytes.below(3).into()) + bytes.pick(&BANK),

@@ -19,7 +19,7 @@ use portcullis_core::sva::SvaIommu;
 use portcullis_hal::{Lock, Platform, Registers};
 use portcullis_spec::vtd::{INTERRUPT_WINDOW_FIRST, INTERRUPT_WINDOW_LAST};
 use portcullis_types::trace::{Event, Value};
-use portcullis_types::{Iova, IovaRange, Pa, Perms, Prot, SourceId};
+use portcullis_types::{Iova, IovaRange, Pa, Perms, Prot, SourceId, mutant};
 
 use crate::config::{BootRegion, Config};
 use crate::context::Tables;
@@ -158,7 +158,10 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
         for sid in sids {
             let source = SourceId(sid.into());
             let domain = Domain::new(self.hardware.clone()).map_err(|_| ProbeError::NoMemory)?;
-            for region in regions.iter().filter(|region| region.sources.contains(&source)) {
+            let theirs = |region: &&BootRegion| {
+                region.sources.contains(&source) && !mutant!("vtd-boot-region-not-mapped")
+            };
+            for region in regions.iter().filter(theirs) {
                 map_region(&*domain, region)?;
             }
             self.configuration.lock().devices.insert(&firmware, sid);

@@ -260,6 +260,20 @@ fn what_firmware_reserved_is_mapped_before_translation_is_turned_on_and_stays_un
     let entry = (fake.word(fake.get(RTADDR) + 16) & !0xfff) + 16 * 8;
     let led = story.iter().position(|act| *act == Act::Store(entry, root[0]));
     assert!(led.unwrap() < on.unwrap());
+    // AW, bits 2:0 of the second word: 1 is three levels of 9 bits. R and W of a leaf are bits 1:0.
+    let leaf = |iova: u64| {
+        let levels = (root[1] & 7) + 2;
+        (0..levels).rev().fold(root[0] & !0xfff, |table, level| match table {
+            0 => 0,
+            table => fake.word((table & !0xfff) + 8 * (iova >> (12 + 9 * level) & 0x1ff)),
+        })
+    };
+    let leaves = [0x7eff_f000, 0x7f00_0000, 0x7f00_1000, 0x7f00_2000].map(leaf);
+    assert_eq!(
+        leaves.map(|leaf| leaf & 0xf_ffff_f003),
+        [0, 0x7f00_0003, 0x7f00_1003, 0],
+        "1:1, and nothing else"
+    );
     unit.add_device("screen", &[SID]).unwrap();
     assert_eq!(fake.context(0x108), Some(root), "adding the device does not black the screen out");
     let kinds: Vec<_> = unit.reserved_regions(&[SID]).iter().map(|region| region.kind).collect();

@@ -56,7 +56,8 @@ impl Model {
         let which = which.ok_or_else(|| missing(spec, kind))?;
         let smmu = smmu.and_then(|smmu| machine.smmus.get(smmu)).cloned();
         let smmu = smmu.ok_or_else(|| {
-            RunError::refused(&spec.name, "no IOMMU is before its accelerator", "choose another machine")
+            let missing = "no IOMMU that shares processes' memory is before its accelerator";
+            RunError::refused(&spec.name, missing, "choose another machine: see `portcullis machines`")
         })?;
         Ok(Self { which, smmu })
     }
