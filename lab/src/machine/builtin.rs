@@ -12,7 +12,7 @@ use super::spec::{
 /// The machine of a run that names none.
 pub const DEFAULT: &str = "arm";
 
-/// Every built-in machine that a device tree tells of, the default first. The one with ACPI's tables is [`x86`].
+/// Every built-in machine that a device tree tells of, the default first. The one with ACPI's tables is `x86`.
 pub fn all() -> Vec<MachineSpec> {
     vec![
         arm(),
