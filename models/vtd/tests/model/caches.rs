@@ -1,6 +1,7 @@
 //! Each cache keeps what it has until an invalidation covers it, and no longer.
 
-use model_vtd::{Config, Policy};
+use model_vtd::{Config, Policy, clause};
+use portcullis_types::Access;
 
 use crate::harness::*;
 
@@ -127,15 +128,8 @@ fn two_tables_under_one_domain_are_against_the_rules() {
     let machine = Machine::legacy(plain());
     assert_eq!(machine.read(0x1000), Got::At(0x80_0000));
     machine.set(CONTEXT + 16, &[0x13_0005, 0x502]);
-    let request = model_bus::Request {
-        source: portcullis_types::SourceId(9),
-        pasid: None,
-        iova: portcullis_types::Iova::new(0x1000),
-        len_bytes: 4,
-        access: portcullis_types::Access::READ,
-    };
-    let _ = model_bus::Translator::access(&*machine.unit, &request, &mut |_| Ok(()));
-    assert!(machine.notes()[0].clause.contains("differ in SSPTPTR"));
+    let _ = machine.access_by(9, None, 0x1000, Access::READ);
+    assert_eq!(machine.broken(), [clause::DOMAIN_SHARED]);
 }
 
 #[test]

@@ -311,8 +311,12 @@ impl Machine {
     }
 
     pub(crate) fn access(&self, pasid: Option<u32>, iova: u64, access: Access) -> Got {
+        self.access_by(DEVICE, pasid, iova, access)
+    }
+
+    pub(crate) fn access_by(&self, source: u16, pasid: Option<u32>, iova: u64, access: Access) -> Got {
         let pasid = pasid.map(|pasid| Pasid::new(pasid).unwrap());
-        let source = SourceId(DEVICE.into());
+        let source = SourceId(source.into());
         let request = Request { source, pasid, iova: Iova::new(iova), len_bytes: 8, access };
         let mut at = None;
         let outcome = self.unit.access(&request, &mut |passage| {
@@ -372,5 +376,12 @@ impl Machine {
 
     pub(crate) fn notes(&self) -> Vec<Unpredictable> {
         self.unit.take_unpredictable()
+    }
+
+    /// The rules that were broken since the last look; one broken several times in a row, as by both halves of a quadword, is told once.
+    pub(crate) fn broken(&self) -> Vec<&'static str> {
+        let mut clauses: Vec<_> = self.notes().iter().map(|note| note.clause).collect();
+        clauses.dedup();
+        clauses
     }
 }

@@ -9,4 +9,5 @@ mod harness;
 mod interrupts;
 mod programming;
 mod queue;
+mod rules;
 mod scalable;
