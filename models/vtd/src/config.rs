@@ -332,6 +332,11 @@ impl Config {
         mask(63, u32::from(self.host_bits))
     }
 
+    /// The table or queue that a register points to: bits 63:HAW are not implemented.
+    pub(crate) fn base_of(&self, register: u64) -> u64 {
+        register & mask(63, 12) & !self.beyond_host()
+    }
+
     /// Whether the scalable mode has something.
     pub(crate) fn scalable_has(&self, test: impl Fn(&Scalable) -> bool) -> bool {
         self.scalable.as_ref().is_some_and(test)

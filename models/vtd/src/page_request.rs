@@ -99,7 +99,8 @@ impl State {
         for (chunk, word) in bytes.chunks_exact_mut(8).zip(words) {
             chunk.copy_from_slice(&word.to_le_bytes());
         }
-        let at = Pa::new((self.registers.pqa & mask(63, 12)) + self.registers.pqt % self.page_queue_bytes());
+        let at =
+            Pa::new(around.config.base_of(self.registers.pqa) + self.registers.pqt % self.page_queue_bytes());
         let written = around.memory.snooped.write(Write { at, bytes: &bytes, source: None });
         if written.is_err() {
             // The book does not say. Choice: as if the queue were full, without saying so.

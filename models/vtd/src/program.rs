@@ -285,11 +285,7 @@ impl State {
         let rtaddr = self.registers.rtaddr;
         let mode = byte(field(rtaddr, 11, 10), 0);
         let config = around.config;
-        self.root = Root {
-            table: rtaddr & mask(63, 12) & !config.beyond_host(),
-            mode,
-            io_permissions: bit(rtaddr, 7),
-        };
+        self.root = Root { table: config.base_of(rtaddr), mode, io_permissions: bit(rtaddr, 7) };
         let there = match mode {
             0 => !self.root.io_permissions,
             1 => config.scalable.is_some(),
@@ -310,7 +306,7 @@ impl State {
     fn set_interrupt_table(&mut self, around: Around<'_>) {
         let irta = self.registers.irta;
         self.interrupt_table = InterruptTable {
-            at: irta & mask(63, 12) & !around.config.beyond_host(),
+            at: around.config.base_of(irta),
             count: 2 << field(irta, 3, 0),
             wide: bit(irta, 11),
         };

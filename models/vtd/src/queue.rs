@@ -10,7 +10,7 @@ use model_bus::{PageResponse, Write};
 use portcullis_types::trace::Value;
 use portcullis_types::{Pa, Pasid, SourceId};
 
-use crate::bits::{bit, field, mask};
+use crate::bits::{bit, field};
 use crate::caches::{ContextScope, InterruptScope, IotlbScope, PasidScope};
 use crate::descriptor::{Descriptor, Invalidate, QueueError, Reader, Response, WaitFor, kind};
 use crate::event::Which;
@@ -103,7 +103,7 @@ impl State {
     fn fetch(&mut self, around: Around<'_>) -> Result<bool, QueueError> {
         self.check_queue(around)?;
         let wide = self.is_wide();
-        let at = Pa::new((self.registers.iqa & mask(63, 12)) + self.registers.iqh);
+        let at = Pa::new(around.config.base_of(self.registers.iqa) + self.registers.iqh);
         let mut bytes = [0; 32];
         let length = if wide { 32 } else { 16 };
         around.memory.snooped.read(at, &mut bytes[..length]).map_err(|_| QueueError::Fetch)?;

@@ -147,6 +147,18 @@ fn a_full_queue_overflows_and_the_hardware_answers_for_software() {
 }
 
 #[test]
+fn a_page_request_queue_at_the_end_of_memory_takes_nothing_and_breaks_nothing() {
+    let machine = Machine::scalable(plain());
+    // Eight pages from the last one of 46 bits on, and beyond that.
+    machine.write64(0xd0, !0xfff | 3);
+    machine.write64(0xc8, 0x2000);
+    page(&machine, Some(1), 5, true);
+    assert_eq!((machine.read64(0xc8), machine.read32(0xdc)), (0x2000, 0));
+    let response = machine.ears.responses.lock().unwrap()[0];
+    assert_eq!((response.group, response.code), (5, 1));
+}
+
+#[test]
 fn a_page_request_that_meets_a_fault_is_invalid_and_recorded() {
     let machine = Machine::scalable(plain());
     machine.set(CONTEXT, &[DIRECTORY | 0xd]);

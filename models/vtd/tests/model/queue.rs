@@ -183,3 +183,25 @@ fn a_lazy_invalidation_is_done_when_the_wait_is() {
     machine.invalidate(&[0x5_0032, 0x1000]);
     assert_eq!(machine.read(0x1000), Got::At(0x90_0000));
 }
+
+#[test]
+fn an_address_of_a_queue_has_no_more_bits_than_the_part() {
+    let machine = Machine::new(plain());
+    // 512 descriptors, of which 257 are taken.
+    machine.write64(0x90, QUEUE | 1);
+    machine.command(26, true);
+    (0..0x1010).step_by(16).for_each(|offset| machine.set(QUEUE + offset, &[0x12, 0]));
+    machine.write64(0x88, 0x1010);
+    machine.ticks();
+    assert_eq!(machine.read64(0x80), 0x1010);
+    // There is memory at the part's last addresses; what is behind 46 bits is not there.
+    machine.write64(0x90, !0xfff << 46 | QUEUE | 1);
+    machine.set(QUEUE + 0x1010, &[0x25 | 7 << 32, STATUS]);
+    machine.write64(0x88, 0x1020);
+    machine.ticks();
+    assert_eq!((machine.read64(0x80), machine.get(STATUS)), (0x1020, 7));
+    machine.write64(0x90, !0xfff | 1);
+    machine.write64(0x88, 0x1030);
+    machine.ticks();
+    assert_eq!((machine.read32(0x34), machine.read64(0xb0)), (0x10, 2), "the end of memory: no descriptor");
+}
