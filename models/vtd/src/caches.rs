@@ -95,8 +95,8 @@ pub(crate) fn pages(address: u64, address_mask: u32) -> RangeInclusive<u64> {
 /// The caches.
 #[derive(Debug, Default)]
 pub(crate) struct Caches {
-    pub(crate) contexts: HashMap<u16, CachedContext>,
-    pub(crate) pasids: HashMap<(u16, u32), CachedPasid>,
+    pub(crate) contexts: BTreeMap<u16, CachedContext>,
+    pub(crate) pasids: BTreeMap<(u16, u32), CachedPasid>,
     pub(crate) iotlb: Iotlb,
     pub(crate) first: Structures,
     pub(crate) second: Structures,

@@ -327,16 +327,18 @@ impl Engine<'_> {
 
     /// Notes what is wrong with a PASID-table entry beside those that are cached.
     fn judge_pasid(&mut self, source: u16, pasid: u32, new: &PasidEntry) {
-        /// A look at all of them has its price.
+        /// A look at all of them has its price: at those next to it, the same in every run.
         const MOST: usize = 256;
         if new.domain == 0 && self.config.caching_mode {
             self.notes.record(clause::DOMAIN_ZERO, format!("source {source:#06x}, PASID {pasid}"));
         }
         let second = |entry: &PasidEntry| entry.second_levels != 0;
         let mut wrong = None;
-        for (&(theirs, their_pasid), cached) in self.caches.pasids.iter().take(MOST) {
+        let own = (source, pasid);
+        let others = self.caches.pasids.range(own..).chain(self.caches.pasids.range(..own));
+        for (&(theirs, their_pasid), cached) in others.take(MOST) {
             let Ok(old) = &cached.meaning else { continue };
-            if old.domain != new.domain || (theirs, their_pasid) == (source, pasid) {
+            if old.domain != new.domain || (theirs, their_pasid) == own {
                 continue;
             }
             let roots = |entry: &PasidEntry| (entry.second_root, entry.second_levels);
