@@ -5,6 +5,7 @@
 mod ats;
 mod caches;
 mod faults;
+mod fuzz;
 mod harness;
 mod interrupts;
 mod programming;
