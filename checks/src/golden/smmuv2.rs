@@ -13,14 +13,3 @@ pub use global::{
     ACR, ACTLR, CBA2R, CBAR, CBFRSYNRA, CR0, EXTENDED_SMR, GFSR, GFSYNR0, GLOBAL_OFFSETS, IDR0, IDR1, IDR2,
     IDR7, NESTED_CBAR, S2CR, SMR, TLBGSTATUS,
 };
-
-use super::{Field, Table};
-
-const fn table(
-    name: &'static str,
-    clause: &'static str,
-    fields: &'static [Field],
-    res0: &'static [u64],
-) -> Table {
-    Table { name, clause, code: None, fields, res0 }
-}

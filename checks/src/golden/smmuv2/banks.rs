@@ -1,7 +1,6 @@
 //! Translation context banks.
 
-use super::super::{Table, f};
-use super::table;
+use super::super::{Table, f, table};
 
 /// Offset of each register that is used, from the start of a bank. Spec: SMMUv2 D.c, Tables 16-1 and 17-1.
 pub const BANK_OFFSETS: &[(&str, usize)] = &[

@@ -1,7 +1,6 @@
 //! The global address space.
 
-use super::super::{Table, f};
-use super::table;
+use super::super::{Table, f, table};
 
 /// Offset of each register that is used, from the start of Global Register Space 0. Spec: SMMUv2 D.c, Table 9-1.
 pub const GLOBAL_OFFSETS: &[(&str, usize)] = &[
