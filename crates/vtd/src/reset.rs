@@ -81,12 +81,17 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         if self.features.capability.esrtps() {
             return Ok(());
         }
-        let forget: &[Descriptor] = if self.features.scalable {
+        self.forget_everything().map_err(ProbeError::Sync)
+    }
+
+    /// Empties the caches of entries and translations, in the order of the book.
+    fn forget_everything(&self) -> Result<(), SyncError> {
+        let all: &[Descriptor] = if self.features.scalable {
             &[Descriptor::context_all(), Descriptor::pasid_cache_all(), Descriptor::iotlb_all()]
         } else {
             &[Descriptor::context_all(), Descriptor::iotlb_all()]
         };
-        self.run(forget).map_err(ProbeError::Sync)
+        self.run(all)
     }
 
     /// Step 4.
@@ -145,12 +150,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             self.registers.write32(PECTL, EventControl::new().with_im(true).into_bits());
         }
         tables.empty(self);
-        let all: &[Descriptor] = if self.features.scalable {
-            &[Descriptor::context_all(), Descriptor::pasid_cache_all(), Descriptor::iotlb_all()]
-        } else {
-            &[Descriptor::context_all(), Descriptor::iotlb_all()]
-        };
-        self.run(all)?;
+        self.forget_everything()?;
         let none = GlobalStatus::new();
         let off = |clear, name, done: fn(GlobalStatus) -> bool| {
             self.command(none, clear, done).map_err(timeout(name))
