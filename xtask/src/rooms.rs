@@ -25,11 +25,21 @@ pub(crate) const ROOMS: &[Room] = &[
     room("crates/core", &["crates/types", "crates/hal", "crates/iova"]),
     room("crates/pci", &["crates/types", "crates/spec", "crates/hal", "crates/core"]),
     room("crates/firmware", &["crates/types", "crates/spec"]),
+    room("crates/paging", &["crates/types", "crates/hal", "crates/pgtable", "crates/core"]),
     // Drivers never know each other.
-    room("crates/smmuv3", &["crates/types", "crates/spec", "crates/hal", "crates/pgtable", "crates/core"]),
-    room("crates/smmuv2", &["crates/types", "crates/spec", "crates/hal", "crates/pgtable", "crates/core"]),
+    room(
+        "crates/smmuv3",
+        &["crates/types", "crates/spec", "crates/hal", "crates/pgtable", "crates/core", "crates/paging"],
+    ),
+    room(
+        "crates/smmuv2",
+        &["crates/types", "crates/spec", "crates/hal", "crates/pgtable", "crates/core", "crates/paging"],
+    ),
     room("crates/ioda2", &["crates/types", "crates/spec", "crates/hal", "crates/pgtable", "crates/core"]),
-    room("crates/vtd", &["crates/types", "crates/spec", "crates/hal", "crates/pgtable", "crates/core"]),
+    room(
+        "crates/vtd",
+        &["crates/types", "crates/spec", "crates/hal", "crates/pgtable", "crates/core", "crates/paging"],
+    ),
     room("crates/nvme", &["crates/types", "crates/hal", "crates/core"]),
     room("crates/accel", &["crates/types", "crates/hal", "crates/core"]),
     room(

@@ -21,7 +21,7 @@ use crate::features::{Features, IdRegisters, ProbeError};
 use crate::groups::Path;
 use crate::hardware::Hardware;
 use crate::streams::{Attachment, Group, Streams};
-use crate::table::{TableFormat, Wanted};
+use crate::table::{self, Wanted};
 
 /// Where doorbells get mapped: 1 MiB that no device is likely to have RAM at.
 ///
@@ -59,7 +59,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         let granule = choose_granule(&features, config.granule);
         let coherent = features.coherent && config.coherent;
         let wanted = Wanted { stage2, granule, input_bits: config.input_bits, coherent };
-        let format = TableFormat::choose(&features, wanted).ok_or(ProbeError::NoGranule)?;
+        let format = table::choose(&features, wanted).ok_or(ProbeError::NoGranule)?;
         let hardware = Hardware::new(platform, registers, features, config, stage2, granule, format);
         let mut streams = Streams::new(features.groups);
         hardware.bring_up(&mut streams)?;

@@ -1,35 +1,22 @@
 //! The page table of a domain, in the driver's words: which format, and what a context bank's registers must say about it.
 //!
 //! Spec: SMMUv2 D.c, 16.5.38 "SMMU_CBn_TCR", 16.5.39 "SMMU_CBn_TCR2", 17.3.8 "SMMU_CBn_TCR", 1.6 "SMMU address support".
-//! Not here: walking, mapping, unmapping (`pgtable`), writing the registers (`bank`).
+//! Not here: walking, mapping, unmapping (`pgtable`), the domain's part of that (`paging`), writing the registers (`bank`).
 
-use portcullis_core::iommu::{MapError, UnmapError};
-use portcullis_hal::Platform;
+use portcullis_pgtable::BreakBeforeMake;
 use portcullis_pgtable::arm::{self, Stage1, Stage2};
-use portcullis_pgtable::{BreakBeforeMake, Format, PageTable, Retired, Unmapped};
 use portcullis_spec::smmuv2::bank::{
     SEP_UPSTREAM, SHARE_INNER, SHARE_OUTER, Stage2Tcr, Tcr, Tcr2, WALK_NON_CACHEABLE, WALK_WRITE_BACK,
 };
-use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Prot, SizeLg2};
+use portcullis_types::{Pa, SizeLg2};
 
 use crate::features::Features;
 
 /// A page table, of the stage that this SMMU uses.
-pub(crate) enum Table {
-    /// Stage 1.
-    One(PageTable<Stage1>),
-    /// Stage 2.
-    Two(PageTable<Stage2>),
-}
+pub(crate) type Table = portcullis_paging::Table<Stage1, Stage2>;
 
 /// The format of an SMMU's page tables.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum TableFormat {
-    /// Stage 1.
-    One(Stage1),
-    /// Stage 2.
-    Two(Stage2),
-}
+pub(crate) type TableFormat = portcullis_paging::TableFormat<Stage1, Stage2>;
 
 /// What a context bank's registers say of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,139 +38,63 @@ pub(crate) struct Wanted {
     pub(crate) coherent: bool,
 }
 
-impl TableFormat {
-    /// The format for this hardware; none if it has no sizes that a format can say.
-    ///
-    /// Stage 1 alone still gives intermediate addresses, which the hardware checks against what it has for those.
-    /// Spec: SMMUv2 D.c, 3.7.2 "Recording a context fault", Table 3-3.
-    ///
-    /// Choice: live entries are never changed from a block to a table, since the book says nothing that would allow it.
-    pub(crate) fn choose(features: &Features, wanted: Wanted) -> Option<Self> {
-        let Features { input_bits, ipa_bits, output_bits, .. } = *features;
-        let (most_in, out) = if wanted.stage2 {
-            (ipa_bits.min(input_bits), output_bits)
-        } else {
-            (input_bits, output_bits.min(ipa_bits))
-        };
-        let config = arm::Config {
-            input_bits: wanted.input_bits.unwrap_or(most_in).min(most_in),
-            output_bits: out,
-            break_before_make: BreakBeforeMake::Always,
-            coherent: wanted.coherent,
-            ..arm::Config::new(wanted.granule)
-        };
-        if wanted.stage2 {
-            Stage2::new(config).ok().map(Self::Two)
-        } else {
-            Stage1::new(config).ok().map(Self::One)
-        }
-    }
-
-    pub(crate) fn aperture(&self) -> IovaRange {
-        match self {
-            Self::One(format) => format.geometry().aperture(),
-            Self::Two(format) => format.geometry().aperture(),
-        }
-    }
-
-    pub(crate) fn page_sizes(&self) -> PageSizes {
-        match self {
-            Self::One(format) => format.page_sizes(),
-            Self::Two(format) => format.page_sizes(),
-        }
-    }
-
-    pub(crate) fn free<P: Platform>(&self, retired: Retired, platform: &P) {
-        match self {
-            Self::One(format) => retired.free(format, platform),
-            Self::Two(format) => retired.free(format, platform),
-        }
+/// The format for this hardware; none if it has no sizes that a format can say.
+///
+/// Stage 1 alone still gives intermediate addresses, which the hardware checks against what it has for those.
+/// Spec: SMMUv2 D.c, 3.7.2 "Recording a context fault", Table 3-3.
+///
+/// Choice: live entries are never changed from a block to a table, since the book says nothing that would allow it.
+pub(crate) fn choose(features: &Features, wanted: Wanted) -> Option<TableFormat> {
+    let Features { input_bits, ipa_bits, output_bits, .. } = *features;
+    let (most_in, out) = if wanted.stage2 {
+        (ipa_bits.min(input_bits), output_bits)
+    } else {
+        (input_bits, output_bits.min(ipa_bits))
+    };
+    let config = arm::Config {
+        input_bits: wanted.input_bits.unwrap_or(most_in).min(most_in),
+        output_bits: out,
+        break_before_make: BreakBeforeMake::Always,
+        coherent: wanted.coherent,
+        ..arm::Config::new(wanted.granule)
+    };
+    if wanted.stage2 {
+        Stage2::new(config).ok().map(TableFormat::Two)
+    } else {
+        Stage1::new(config).ok().map(TableFormat::One)
     }
 }
 
-impl Table {
-    /// An empty table; none if there is no memory.
-    pub(crate) fn new<P: Platform>(format: TableFormat, platform: &P) -> Option<Self> {
-        Some(match format {
-            TableFormat::One(format) => Self::One(PageTable::new(format, platform)?),
-            TableFormat::Two(format) => Self::Two(PageTable::new(format, platform)?),
-        })
-    }
-
-    /// What a bank that walks it must say. ASIDs have 8 bits: there are no more banks.
-    pub(crate) fn bank_words(&self) -> BankWords {
-        match self {
-            Self::One(table) => {
-                let format = table.format();
-                let (cache, share) = walks(format.config().coherent);
-                let tcr = Tcr::new()
-                    .with_t0sz(format.t0sz())
-                    .with_tg0(format.tg0())
-                    .with_irgn0(cache)
-                    .with_orgn0(cache)
-                    .with_sh0(share)
-                    .with_epd1(true);
-                let tcr2 = Tcr2::new()
-                    .with_pasize(arm::address_code(format.config().output_bits))
-                    .with_sep(SEP_UPSTREAM);
-                BankWords { tcr: tcr.into_bits(), tcr2: tcr2.into_bits(), root: table.root() }
-            }
-            Self::Two(table) => {
-                let format = table.format();
-                let (cache, share) = walks(format.config().coherent);
-                let tcr = Stage2Tcr::new()
-                    .with_t0sz(format.t0sz())
-                    .with_sl0(format.sl0())
-                    .with_tg0(format.tg())
-                    .with_irgn0(cache)
-                    .with_orgn0(cache)
-                    .with_sh0(share)
-                    .with_pasize(arm::address_code(format.config().output_bits));
-                BankWords { tcr: tcr.into_bits(), tcr2: 0, root: table.root() }
-            }
+/// What a bank that walks a table must say. ASIDs have 8 bits: there are no more banks.
+pub(crate) fn bank_words(table: &Table) -> BankWords {
+    match table {
+        Table::One(table) => {
+            let format = table.format();
+            let (cache, share) = walks(format.config().coherent);
+            let tcr = Tcr::new()
+                .with_t0sz(format.t0sz())
+                .with_tg0(format.tg0())
+                .with_irgn0(cache)
+                .with_orgn0(cache)
+                .with_sh0(share)
+                .with_epd1(true);
+            let tcr2 = Tcr2::new()
+                .with_pasize(arm::address_code(format.config().output_bits))
+                .with_sep(SEP_UPSTREAM);
+            BankWords { tcr: tcr.into_bits(), tcr2: tcr2.into_bits(), root: table.root() }
         }
-    }
-
-    pub(crate) fn map<P: Platform>(
-        &mut self,
-        platform: &P,
-        iova: Iova,
-        pa: Pa,
-        len_bytes: u64,
-        prot: Prot,
-    ) -> Result<(), MapError> {
-        match self {
-            Self::One(table) => table.map(platform, iova, pa, len_bytes, prot),
-            Self::Two(table) => table.map(platform, iova, pa, len_bytes, prot),
-        }
-        .map_err(map_error)
-    }
-
-    pub(crate) fn unmap<P: Platform>(
-        &mut self,
-        platform: &P,
-        range: IovaRange,
-    ) -> Result<Unmapped, UnmapError> {
-        match self {
-            Self::One(table) => table.unmap(platform, range),
-            Self::Two(table) => table.unmap(platform, range),
-        }
-        .map_err(unmap_error)
-    }
-
-    pub(crate) fn lookup<P: Platform>(&self, platform: &P, iova: Iova) -> Option<(Pa, Prot)> {
-        let found = match self {
-            Self::One(table) => table.lookup(platform, iova),
-            Self::Two(table) => table.lookup(platform, iova),
-        };
-        found.map(|translation| (translation.pa, translation.prot))
-    }
-
-    /// Gives the tables back. No hardware may know them any more.
-    pub(crate) fn destroy<P: Platform>(self, platform: &P) {
-        match self {
-            Self::One(table) => table.destroy(platform),
-            Self::Two(table) => table.destroy(platform),
+        Table::Two(table) => {
+            let format = table.format();
+            let (cache, share) = walks(format.config().coherent);
+            let tcr = Stage2Tcr::new()
+                .with_t0sz(format.t0sz())
+                .with_sl0(format.sl0())
+                .with_tg0(format.tg())
+                .with_irgn0(cache)
+                .with_orgn0(cache)
+                .with_sh0(share)
+                .with_pasize(arm::address_code(format.config().output_bits));
+            BankWords { tcr: tcr.into_bits(), tcr2: 0, root: table.root() }
         }
     }
 }
@@ -193,41 +104,18 @@ fn walks(coherent: bool) -> (u8, u8) {
     if coherent { (WALK_WRITE_BACK, SHARE_INNER) } else { (WALK_NON_CACHEABLE, SHARE_OUTER) }
 }
 
-fn map_error(error: portcullis_pgtable::MapError) -> MapError {
-    use portcullis_pgtable::MapError as Theirs;
-    match error {
-        Theirs::Misaligned { value, granule } => MapError::Misaligned { value, granule },
-        Theirs::BadLength => MapError::BadLength,
-        Theirs::OutsideAperture(iova) => MapError::OutsideAperture(iova),
-        Theirs::OutputTooLarge(pa) => MapError::OutputTooLarge(pa),
-        Theirs::Mapped(iova) => MapError::Mapped(iova),
-        Theirs::Unsupported(prot) => MapError::Unsupported(prot),
-        Theirs::CorruptTable { at, word } => MapError::CorruptTable { at, word },
-        // Also an error that the page tables learn later: nothing was mapped.
-        _ => MapError::NoTableMemory,
-    }
-}
-
-fn unmap_error(error: portcullis_pgtable::UnmapError) -> UnmapError {
-    use portcullis_pgtable::UnmapError as Theirs;
-    match error {
-        Theirs::Misaligned { granule } => UnmapError::Misaligned { granule },
-        Theirs::OutsideAperture(iova) => UnmapError::OutsideAperture(iova),
-        Theirs::WouldSplit { iova, size } => UnmapError::WouldSplit { iova, size },
-        // Also an error that the page tables learn later: nothing was unmapped.
-        _ => UnmapError::NoTableMemory,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use portcullis_core::iommu::MapError;
+    use portcullis_types::{Iova, Prot};
+
     use super::*;
     use crate::testing::{Fake, features};
 
     fn format(stage2: bool, granule: SizeLg2, change: impl Fn(&mut Features)) -> TableFormat {
         let mut features = features();
         change(&mut features);
-        TableFormat::choose(&features, Wanted { stage2, granule, input_bits: None, coherent: true }).unwrap()
+        choose(&features, Wanted { stage2, granule, input_bits: None, coherent: true }).unwrap()
     }
 
     #[test]
@@ -264,8 +152,8 @@ mod tests {
         let fake = Fake::new();
         let words = |stage2, granule, coherent| {
             let wanted = Wanted { stage2, granule, input_bits: None, coherent };
-            let table = Table::new(TableFormat::choose(&features(), wanted).unwrap(), &*fake).unwrap();
-            let words = table.bank_words();
+            let table = Table::new(choose(&features(), wanted).unwrap(), &*fake).unwrap();
+            let words = bank_words(&table);
             table.destroy(&*fake);
             (words.tcr, words.tcr2)
         };

@@ -14,9 +14,9 @@ use alloc::sync::{Arc, Weak};
 
 use portcullis_core::iommu::SyncError;
 use portcullis_hal::{Platform, Registers, wait_for};
+use portcullis_paging::Ids;
 
 use crate::hardware::Hardware;
-use crate::ids::Ids;
 
 /// Somebody whose ASID can be another.
 pub(crate) trait Holder: Send + Sync {

@@ -2,10 +2,7 @@
 //!
 //! # Locks and order
 //!
-//! The page table is under one lock, held while entries are changed, never while waiting. A change ends with a write barrier, so that it is visible
-//! before the call returns. Tables that an unmap emptied are *retired*: nobody can reach them from the root any more, but the hardware may
-//! remember a pointer to them. They are freed after a completed invalidation, without the leaf hint, of the range that they were retired from; if it
-//! fails they stay retired, for the next one.
+//! Those of the page table, and of the tables that an unmap emptied, are [`Mappings`]'.
 //!
 //! # Ids
 //!
@@ -35,7 +32,8 @@ use portcullis_core::iommu::{
     Capabilities, DomainError, Flushed, Gather, HwDomain, MapError, SyncError, UnmapError,
 };
 use portcullis_hal::{Lock, Platform, Registers};
-use portcullis_pgtable::Retired;
+use portcullis_paging::Mappings;
+use portcullis_pgtable::arm::{Stage1, Stage2};
 use portcullis_spec::smmuv3::command::{Command, TlbiTarget};
 use portcullis_types::trace::{Event, Value};
 use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Pasid, Prot, SizeLg2, mutant};
@@ -56,8 +54,7 @@ pub struct Domain<P: Platform, R: Registers + 'static> {
     tag: Lock<P, Tag<P>>,
     /// Held while the domain moves to another ASID.
     moving: Lock<P, ()>,
-    table: Lock<P, Option<Table>>,
-    retired: Lock<P, Vec<(IovaRange, Retired)>>,
+    mappings: Mappings<P::Mutex, Stage1, Stage2>,
 }
 
 /// What tags the domain's entries in TLBs, and who may have them.
@@ -107,7 +104,7 @@ impl<P: Platform, R: Registers> fmt::Debug for Domain<P, R> {
 impl<P: Platform, R: Registers> Domain<P, R> {
     pub(crate) fn new(hardware: Arc<Hardware<P, R>>) -> Result<Arc<Self>, DomainError> {
         let id = hardware.take_tag().ok_or(DomainError::NoIds)?;
-        let Some(table) = Table::new(hardware.format, &*hardware.platform) else {
+        let Some(mappings) = Mappings::new(hardware.format, &*hardware.platform) else {
             hardware.give_tag_back(id);
             return Err(DomainError::NoMemory);
         };
@@ -115,8 +112,7 @@ impl<P: Platform, R: Registers> Domain<P, R> {
         let domain = Arc::new(Self {
             tag: Lock::<P, Tag<P>>::new(tag),
             moving: Lock::<P, ()>::new(()),
-            table: Lock::<P, Option<Table>>::new(Some(table)),
-            retired: Lock::<P, Vec<(IovaRange, Retired)>>::new(Vec::new()),
+            mappings,
             hardware,
         });
         if !domain.hardware.stage2 {
@@ -138,12 +134,20 @@ impl<P: Platform, R: Registers> Domain<P, R> {
     /// The stream table entry with which these streams lead here, with the context table that it points to for stage 1. From now on the domain knows
     /// that they may. None if there is no memory.
     pub(crate) fn entry(&self, streams: &[u32], how: UseShape) -> Option<(Ste, Option<Arc<Contexts<P>>>)> {
+        self.mappings.with_table(|table| self.entry_to(table, streams, how))?
+    }
+
+    fn entry_to(
+        &self,
+        table: &Table,
+        streams: &[u32],
+        how: UseShape,
+    ) -> Option<(Ste, Option<Arc<Contexts<P>>>)> {
         let hardware = &self.hardware;
-        let table = self.table.lock();
         // A move that begins after this sees the new table of contexts.
         let mut tag = self.tag.lock();
         let id = tag.ids.id;
-        let table = match table.as_ref()? {
+        let table = match table {
             Table::One(table) => table,
             Table::Two(table) => {
                 let (word2, word3) = table::stage2_words(hardware, table, id);
@@ -238,37 +242,6 @@ impl<P: Platform, R: Registers> Domain<P, R> {
         let spans: Vec<_> = gather.ranges().map(|range| AtcSpan::covering(range, unit)).collect();
         self.hardware.forget_atcs(&streams, &spans)
     }
-
-    /// Takes out what was retired from within these ranges.
-    fn take_retired(&self, covered: impl Fn(IovaRange) -> bool) -> Vec<(IovaRange, Retired)> {
-        let mut retired = self.retired.lock();
-        let (taken, kept) =
-            core::mem::take(&mut *retired).into_iter().partition(|(range, _)| covered(*range));
-        *retired = kept;
-        taken
-    }
-
-    /// What was retired can be freed, if the hardware has confirmed; else it waits for the next time.
-    fn settle(
-        &self,
-        retired: Vec<(IovaRange, Retired)>,
-        outcome: Result<(), SyncError>,
-    ) -> Result<Flushed, SyncError> {
-        match outcome {
-            Ok(()) => {
-                let Hardware { platform, format, .. } = &*self.hardware;
-                retired.into_iter().for_each(|(_, tables)| format.free(tables, &**platform));
-                Ok(Flushed::completed())
-            }
-            Err(error) if mutant!("tables-freed-though-the-sync-failed") => {
-                self.settle(retired, Ok(())).and(Err(error))
-            }
-            Err(error) => {
-                self.retired.lock().extend(retired);
-                Err(error)
-            }
-        }
-    }
 }
 
 impl<P: Platform, R: Registers> HwDomain<P> for Domain<P, R> {
@@ -281,47 +254,29 @@ impl<P: Platform, R: Registers> HwDomain<P> for Domain<P, R> {
     }
 
     fn map(&self, iova: Iova, pa: Pa, len_bytes: u64, prot: Prot) -> Result<(), MapError> {
-        let platform = &*self.hardware.platform;
-        match self.table.lock().as_mut() {
-            Some(table) => table.map(platform, iova, pa, len_bytes, prot),
-            None => Err(MapError::NoTableMemory),
-        }
+        self.mappings.map(&*self.hardware.platform, iova, pa, len_bytes, prot)
     }
 
     fn unmap(&self, range: IovaRange, gather: &mut Gather) -> Result<u64, UnmapError> {
-        let mut table = self.table.lock();
-        let Some(table) = table.as_mut() else { return Ok(0) };
-        let removed = table.unmap(&*self.hardware.platform, range)?;
-        let tables = removed.tables || !removed.retired.is_empty();
-        if (removed.leaf.is_some() || tables) && !mutant!("unmap-without-invalidation") {
-            gather.add(range, removed.leaf.unwrap_or(self.hardware.granule), tables);
-        }
-        if !removed.retired.is_empty() {
-            self.retired.lock().push((range, removed.retired));
-        }
-        Ok(removed.bytes)
+        self.mappings.unmap(&*self.hardware.platform, range, gather)
     }
 
     fn sync(&self, gather: &mut Gather) -> Result<Flushed, SyncError> {
-        let Some(leaf) = gather.leaf() else { return Ok(Flushed::completed()) };
-        let covered = |range: IovaRange| gather.tables() && gather.ranges().any(|held| held.covers(range));
-        let retired = self.take_retired(covered);
-        let outcome = self.hardware.run(|batch| self.add_ranges(batch, gather, leaf));
-        let outcome = outcome.and_then(|()| self.forget_atcs(gather));
-        let flushed = self.settle(retired, outcome)?;
-        *gather = Gather::new();
-        Ok(flushed)
+        self.mappings.sync(&*self.hardware.platform, gather, |gather, leaf| {
+            self.hardware.run(|batch| self.add_ranges(batch, gather, leaf))?;
+            self.forget_atcs(gather)
+        })
     }
 
     fn flush_all(&self) -> Result<Flushed, SyncError> {
-        let retired = self.take_retired(|_| true);
-        let outcome = self.hardware.run(|batch| self.add_all(batch));
-        let outcome = outcome.and_then(|()| self.hardware.forget_atcs(&self.atc_streams(), &[AtcSpan::ALL]));
-        self.settle(retired, outcome)
+        self.mappings.flush_all(&*self.hardware.platform, || {
+            self.hardware.run(|batch| self.add_all(batch))?;
+            self.hardware.forget_atcs(&self.atc_streams(), &[AtcSpan::ALL])
+        })
     }
 
     fn lookup(&self, iova: Iova) -> Option<(Pa, Prot)> {
-        self.table.lock().as_ref()?.lookup(&*self.hardware.platform, iova)
+        self.mappings.lookup(&*self.hardware.platform, iova)
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -376,19 +331,16 @@ impl<P: Platform, R: Registers> Domain<P, R> {
 
 impl<P: Platform, R: Registers + 'static> Drop for Domain<P, R> {
     fn drop(&mut self) {
-        let Some(table) = self.table.get_mut().take() else { return };
         match self.flush_all().or_else(|error| {
             if mutant!("tag-reused-though-not-forgotten") { Ok(Flushed::completed()) } else { Err(error) }
         }) {
             Ok(flushed) => {
-                let _: Flushed = flushed;
                 let ids = self.tag.get_mut().ids;
                 ids.each().for_each(|id| self.hardware.give_tag_back(id));
-                table.destroy(&*self.hardware.platform);
+                self.mappings.destroy(&*self.hardware.platform, flushed);
             }
             Err(_) => {
                 // Whatever the TLB still holds under this id must never mean anything else.
-                // A page table that is dropped and not destroyed keeps its memory, and so do retired tables.
                 if !self.hardware.stage2 {
                     let mut asids = self.hardware.asids.lock();
                     self.ids().each().for_each(|id| asids.lose(id));

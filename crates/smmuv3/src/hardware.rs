@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use portcullis_core::iommu::SyncError;
 use portcullis_hal::{Lock, Platform, Registers};
+use portcullis_paging::Ids;
 use portcullis_spec::smmuv3::command::{Command, TlbiTarget};
 use portcullis_types::SizeLg2;
 use portcullis_types::trace::{Event, Value};
@@ -21,7 +22,6 @@ use crate::context::ContextShape;
 use crate::entry::World;
 use crate::event_queue::EventQueue;
 use crate::features::Features;
-use crate::ids::Ids;
 use crate::page_requests::PageRequestQueue;
 use crate::stalls::Stalls;
 use crate::table::TableFormat;

@@ -47,7 +47,6 @@ mod event;
 mod event_queue;
 mod features;
 mod hardware;
-mod ids;
 mod invalidate;
 mod page_requests;
 mod process;

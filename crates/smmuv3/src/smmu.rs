@@ -31,7 +31,7 @@ use crate::sharing::Sharing;
 use crate::stream_table::{StreamTable, StreamTableShape};
 use crate::streams::{Attachment, Streams, distinct};
 use crate::substreams::Contexts;
-use crate::table::{TableFormat, Wanted};
+use crate::table::{self, Wanted};
 
 /// Where doorbells get mapped: 1 MiB that no device is likely to have RAM at.
 ///
@@ -72,7 +72,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         let granule = choose_granule(&features, config.granule);
         let coherent = features.coherent && config.coherent;
         let wanted = Wanted { stage2, granule, input_bits: config.input_bits, coherent };
-        let format = TableFormat::choose(&features, wanted).ok_or(ProbeError::NoGranule)?;
+        let format = table::choose(&features, wanted).ok_or(ProbeError::NoGranule)?;
         Bench { platform: &*platform, registers: &*registers, limit_ns: config.wait_limit_ns }.quiesce()?;
 
         let signalled = coherent && features.msi && config.completion != Completion::Poll;

@@ -1,17 +1,16 @@
 //! The page table of a domain, in the driver's words: which format, and what STE and CD must say about it.
 //!
 //! Spec: SMMUv3 H.a, 5.4 "CD, Context Descriptor", 5.2 "STE, Stream Table Entry", the S2 fields.
-//! Not here: walking, mapping, unmapping (`pgtable`).
+//! Not here: walking, mapping, unmapping (`pgtable`), and the domain's part of that (`paging`).
 
-use portcullis_core::iommu::{MapError, UnmapError};
 use portcullis_hal::{Platform, Registers};
 use portcullis_pgtable::arm::{self, MAIR, Stage1, Stage2};
-use portcullis_pgtable::{BreakBeforeMake, Format, PageTable, Retired, Unmapped};
+use portcullis_pgtable::{BreakBeforeMake, PageTable};
 use portcullis_spec::smmuv3::tables::{
     CD_WORDS, CdWord0, CdWord1, CdWord2, CdWord3, SteWord2, SteWord3, WALK_NON_CACHEABLE, WALK_WRITE_BACK,
 };
 use portcullis_spec::smmuv3::{SHARE_INNER, SHARE_OUTER};
-use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Prot, SizeLg2, mutant};
+use portcullis_types::{SizeLg2, mutant};
 
 use crate::entry::Cd;
 use crate::hardware::Hardware;
@@ -20,21 +19,10 @@ use crate::hardware::Hardware;
 const INPUT_BITS: u8 = 48;
 
 /// A page table, of the stage that this SMMU uses.
-pub(crate) enum Table {
-    /// Stage 1.
-    One(PageTable<Stage1>),
-    /// Stage 2.
-    Two(PageTable<Stage2>),
-}
+pub(crate) type Table = portcullis_paging::Table<Stage1, Stage2>;
 
 /// The format of an SMMU's page tables.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum TableFormat {
-    /// Stage 1.
-    One(Stage1),
-    /// Stage 2.
-    Two(Stage2),
-}
+pub(crate) type TableFormat = portcullis_paging::TableFormat<Stage1, Stage2>;
 
 /// What the hardware is like, of what formats ask.
 #[derive(Clone, Copy, Debug)]
@@ -45,110 +33,34 @@ pub(crate) struct Wanted {
     pub(crate) coherent: bool,
 }
 
-impl TableFormat {
-    /// The format for this hardware; none if it has no sizes that a format can say.
-    pub(crate) fn choose(features: &crate::Features, wanted: Wanted) -> Option<Self> {
-        let granule = wanted.granule;
-        // Large descriptors only where memory is beyond what others reach: they take the shareability field.
-        let large = granule != SizeLg2::KIB_64 && features.large_addresses && features.output_bits > 48;
-        let wide = large || granule == SizeLg2::KIB_64;
-        let most_out = if wide { features.output_bits } else { features.output_bits.min(48) };
-        let most_in = match (wanted.stage2, wide) {
-            (true, _) => most_out,
-            (false, true) => features.input_bits,
-            (false, false) => 48,
-        };
-        let config = arm::Config {
-            input_bits: wanted.input_bits.unwrap_or(INPUT_BITS).min(most_in),
-            output_bits: most_out,
-            large,
-            break_before_make: match features.break_before_make_level {
-                0 => BreakBeforeMake::Always,
-                1 => BreakBeforeMake::ForBlocks,
-                _ => BreakBeforeMake::Never,
-            },
-            coherent: wanted.coherent,
-            ..arm::Config::new(granule)
-        };
-        if wanted.stage2 {
-            Stage2::new(config).ok().map(Self::Two)
-        } else {
-            Stage1::new(config).ok().map(Self::One)
-        }
-    }
-
-    pub(crate) fn aperture(&self) -> IovaRange {
-        match self {
-            Self::One(format) => format.geometry().aperture(),
-            Self::Two(format) => format.geometry().aperture(),
-        }
-    }
-
-    pub(crate) fn page_sizes(&self) -> PageSizes {
-        match self {
-            Self::One(format) => format.page_sizes(),
-            Self::Two(format) => format.page_sizes(),
-        }
-    }
-
-    pub(crate) fn free<P: Platform>(&self, retired: Retired, platform: &P) {
-        match self {
-            Self::One(format) => retired.free(format, platform),
-            Self::Two(format) => retired.free(format, platform),
-        }
-    }
-}
-
-impl Table {
-    /// An empty table; none if there is no memory.
-    pub(crate) fn new<P: Platform>(format: TableFormat, platform: &P) -> Option<Self> {
-        Some(match format {
-            TableFormat::One(format) => Self::One(PageTable::new(format, platform)?),
-            TableFormat::Two(format) => Self::Two(PageTable::new(format, platform)?),
-        })
-    }
-
-    pub(crate) fn map<P: Platform>(
-        &mut self,
-        platform: &P,
-        iova: Iova,
-        pa: Pa,
-        len_bytes: u64,
-        prot: Prot,
-    ) -> Result<(), MapError> {
-        match self {
-            Self::One(table) => table.map(platform, iova, pa, len_bytes, prot),
-            Self::Two(table) => table.map(platform, iova, pa, len_bytes, prot),
-        }
-        .map_err(map_error)
-    }
-
-    pub(crate) fn unmap<P: Platform>(
-        &mut self,
-        platform: &P,
-        range: IovaRange,
-    ) -> Result<Unmapped, UnmapError> {
-        match self {
-            Self::One(table) => table.unmap(platform, range),
-            Self::Two(table) => table.unmap(platform, range),
-        }
-        .map_err(unmap_error)
-    }
-
-    pub(crate) fn lookup<P: Platform>(&self, platform: &P, iova: Iova) -> Option<(Pa, Prot)> {
-        let found = match self {
-            Self::One(table) => table.lookup(platform, iova),
-            Self::Two(table) => table.lookup(platform, iova),
-        };
-        found.map(|translation| (translation.pa, translation.prot))
-    }
-
-    /// Gives the tables back. No hardware may know them any more.
-    pub(crate) fn destroy<P: Platform>(self, platform: &P) {
-        match self {
-            Self::One(table) => table.destroy(platform),
-            Self::Two(table) => table.destroy(platform),
-        }
+/// The format for this hardware; none if it has no sizes that a format can say.
+pub(crate) fn choose(features: &crate::Features, wanted: Wanted) -> Option<TableFormat> {
+    let granule = wanted.granule;
+    // Large descriptors only where memory is beyond what others reach: they take the shareability field.
+    let large = granule != SizeLg2::KIB_64 && features.large_addresses && features.output_bits > 48;
+    let wide = large || granule == SizeLg2::KIB_64;
+    let most_out = if wide { features.output_bits } else { features.output_bits.min(48) };
+    let most_in = match (wanted.stage2, wide) {
+        (true, _) => most_out,
+        (false, true) => features.input_bits,
+        (false, false) => 48,
+    };
+    let config = arm::Config {
+        input_bits: wanted.input_bits.unwrap_or(INPUT_BITS).min(most_in),
+        output_bits: most_out,
+        large,
+        break_before_make: match features.break_before_make_level {
+            0 => BreakBeforeMake::Always,
+            1 => BreakBeforeMake::ForBlocks,
+            _ => BreakBeforeMake::Never,
+        },
+        coherent: wanted.coherent,
+        ..arm::Config::new(granule)
+    };
+    if wanted.stage2 {
+        Stage2::new(config).ok().map(TableFormat::Two)
+    } else {
+        Stage1::new(config).ok().map(TableFormat::One)
     }
 }
 
@@ -218,32 +130,6 @@ fn walks(coherent: bool) -> (u8, u8) {
     if coherent { (WALK_WRITE_BACK, SHARE_INNER) } else { (WALK_NON_CACHEABLE, SHARE_OUTER) }
 }
 
-fn map_error(error: portcullis_pgtable::MapError) -> MapError {
-    use portcullis_pgtable::MapError as Theirs;
-    match error {
-        Theirs::Misaligned { value, granule } => MapError::Misaligned { value, granule },
-        Theirs::BadLength => MapError::BadLength,
-        Theirs::OutsideAperture(iova) => MapError::OutsideAperture(iova),
-        Theirs::OutputTooLarge(pa) => MapError::OutputTooLarge(pa),
-        Theirs::Mapped(iova) => MapError::Mapped(iova),
-        Theirs::Unsupported(prot) => MapError::Unsupported(prot),
-        Theirs::CorruptTable { at, word } => MapError::CorruptTable { at, word },
-        // Also an error that the page tables learn later: nothing was mapped.
-        _ => MapError::NoTableMemory,
-    }
-}
-
-fn unmap_error(error: portcullis_pgtable::UnmapError) -> UnmapError {
-    use portcullis_pgtable::UnmapError as Theirs;
-    match error {
-        Theirs::Misaligned { granule } => UnmapError::Misaligned { granule },
-        Theirs::OutsideAperture(iova) => UnmapError::OutsideAperture(iova),
-        Theirs::WouldSplit { iova, size } => UnmapError::WouldSplit { iova, size },
-        // Also an error that the page tables learn later: nothing was unmapped.
-        _ => UnmapError::NoTableMemory,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,7 +145,7 @@ mod tests {
         let mut features = Features::decode(&IdRegisters::read(&*Fake::new())).unwrap();
         change(&mut features);
         let wanted = Wanted { stage2, granule, input_bits: bits, coherent: true };
-        TableFormat::choose(&features, wanted).unwrap()
+        choose(&features, wanted).unwrap()
     }
 
     fn last(format: &TableFormat) -> u64 {

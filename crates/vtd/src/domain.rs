@@ -2,10 +2,8 @@
 //!
 //! # Locks and order
 //!
-//! The page table is under one lock, held while entries are changed, never while waiting. A change ends with a write barrier, so that it is visible
-//! before the call returns; hardware that caches what is not present, or has a write buffer, is told of it as well. Tables that an unmap emptied are *retired*: nobody can
-//! reach them from the root any more, but hardware may remember a pointer to them. They are freed after a completed invalidation, without the hint that only leaves
-//! changed, of the range that they were retired from; if it fails they stay retired, for the next one.
+//! Those of the page table, and of the tables that an unmap emptied, are [`Mappings`]'. Hardware that caches what is not present, or has a write buffer, is told of
+//! what was mapped before the call returns.
 //!
 //! # Ids
 //!
@@ -30,15 +28,16 @@ use portcullis_core::iommu::{
     Capabilities, DomainError, Flushed, Gather, HwDomain, MapError, SyncError, UnmapError,
 };
 use portcullis_hal::{Lock, Platform, Registers};
-use portcullis_pgtable::Retired;
+use portcullis_paging::Mappings;
+use portcullis_pgtable::vtd::{FirstStage, SecondStage};
 use portcullis_types::trace::{Event, Value};
-use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Prot, SizeLg2, mutant};
+use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Prot, mutant};
 
 use crate::descriptor::Descriptor;
 use crate::hardware::Hardware;
 use crate::lead::Lead;
 use crate::span::Span;
-use crate::table::Table;
+use crate::table;
 
 /// The PASID of requests that have none.
 pub(crate) const RID_PASID: u32 = 0;
@@ -47,8 +46,7 @@ pub(crate) const RID_PASID: u32 = 0;
 pub struct Domain<P: Platform, R: Registers + 'static> {
     hardware: Arc<Hardware<P, R>>,
     id: u16,
-    table: Lock<P, Option<Table>>,
-    retired: Lock<P, Vec<(IovaRange, Retired)>>,
+    mappings: Mappings<P::Mutex, FirstStage, SecondStage>,
     /// The sources whose entries lead here, or are about to, or did a moment ago; and whether their device may have translations.
     uses: Lock<P, BTreeMap<u16, bool>>,
 }
@@ -65,14 +63,13 @@ impl<P: Platform, R: Registers> fmt::Debug for Domain<P, R> {
 impl<P: Platform, R: Registers> Domain<P, R> {
     pub(crate) fn new(hardware: Arc<Hardware<P, R>>) -> Result<Arc<Self>, DomainError> {
         let id = hardware.ids.lock().take().ok_or(DomainError::NoIds)?;
-        let Some(table) = Table::new(hardware.format, &*hardware.platform) else {
+        let Some(mappings) = Mappings::new(hardware.format, &*hardware.platform) else {
             hardware.ids.lock().give_back(id);
             return Err(DomainError::NoMemory);
         };
         Ok(Arc::new(Self {
             id,
-            table: Lock::<P, Option<Table>>::new(Some(table)),
-            retired: Lock::<P, Vec<(IovaRange, Retired)>>::new(Vec::new()),
+            mappings,
             uses: Lock::<P, BTreeMap<u16, bool>>::new(BTreeMap::new()),
             hardware,
         }))
@@ -94,7 +91,7 @@ impl<P: Platform, R: Registers> Domain<P, R> {
 
     /// Where an entry leads that leads here.
     pub(crate) fn lead(&self) -> Option<Lead> {
-        Some(Lead { did: self.id, to: self.table.lock().as_ref()?.lead() })
+        Some(Lead { did: self.id, to: self.mappings.with_table(table::lead)? })
     }
 
     /// An entry of this source is about to lead here.
@@ -154,36 +151,6 @@ impl<P: Platform, R: Registers> Domain<P, R> {
         self.hardware.run(&descriptors)
     }
 
-    fn take_retired(&self, covered: impl Fn(IovaRange) -> bool) -> Vec<(IovaRange, Retired)> {
-        let mut retired = self.retired.lock();
-        let (taken, kept) =
-            core::mem::take(&mut *retired).into_iter().partition(|(range, _)| covered(*range));
-        *retired = kept;
-        taken
-    }
-
-    /// What was retired can be freed, if the hardware has confirmed; else it waits for the next time.
-    fn settle(
-        &self,
-        retired: Vec<(IovaRange, Retired)>,
-        outcome: Result<(), SyncError>,
-    ) -> Result<Flushed, SyncError> {
-        match outcome {
-            Ok(()) => {
-                let Hardware { platform, format, .. } = &*self.hardware;
-                retired.into_iter().for_each(|(_, tables)| format.free(tables, &**platform));
-                Ok(Flushed::completed())
-            }
-            Err(error) if mutant!("vtd-tables-freed-though-the-wait-failed") => {
-                self.settle(retired, Ok(())).and(Err(error))
-            }
-            Err(error) => {
-                self.retired.lock().extend(retired);
-                Err(error)
-            }
-        }
-    }
-
     /// After a map: takes it back if hardware did not confirm that it sees it.
     fn show(&self, iova: Iova, len_bytes: u64) -> Result<(), MapError> {
         let Some(range) = IovaRange::new(iova, len_bytes) else { return Ok(()) };
@@ -229,52 +196,31 @@ impl<P: Platform, R: Registers> HwDomain<P> for Domain<P, R> {
     }
 
     fn map(&self, iova: Iova, pa: Pa, len_bytes: u64, prot: Prot) -> Result<(), MapError> {
-        let platform = &*self.hardware.platform;
-        match self.table.lock().as_mut() {
-            Some(table) => table.map(platform, iova, pa, len_bytes, prot)?,
-            None => return Err(MapError::NoTableMemory),
-        }
+        self.mappings.map(&*self.hardware.platform, iova, pa, len_bytes, prot)?;
         self.show(iova, len_bytes)
     }
 
     fn unmap(&self, range: IovaRange, gather: &mut Gather) -> Result<u64, UnmapError> {
-        let mut table = self.table.lock();
-        let Some(table) = table.as_mut() else { return Ok(0) };
-        let removed = table.unmap(&*self.hardware.platform, range)?;
-        let tables = removed.tables || !removed.retired.is_empty();
-        if (removed.leaf.is_some() || tables) && !mutant!("vtd-unmap-without-invalidation") {
-            gather.add(range, removed.leaf.unwrap_or(SizeLg2::KIB_4), tables);
-        }
-        if !removed.retired.is_empty() {
-            self.retired.lock().push((range, removed.retired));
-        }
-        Ok(removed.bytes)
+        self.mappings.unmap(&*self.hardware.platform, range, gather)
     }
 
     fn sync(&self, gather: &mut Gather) -> Result<Flushed, SyncError> {
-        if gather.is_empty() {
-            return Ok(Flushed::completed());
-        }
-        let covered = |range: IovaRange| gather.tables() && gather.ranges().any(|held| held.covers(range));
-        let retired = self.take_retired(covered);
-        let forgetting = self
-            .forgetting(gather.ranges(), !gather.tables() || mutant!("vtd-tables-gone-and-leaves-forgotten"));
-        let outcome = self.hardware.run(forgetting.descriptors());
-        let outcome = outcome.and_then(|()| self.forget_devices(Some(gather)));
-        let flushed = self.settle(retired, outcome)?;
-        *gather = Gather::new();
-        Ok(flushed)
+        self.mappings.sync(&*self.hardware.platform, gather, |gather, _| {
+            let leaves_only = !gather.tables() || mutant!("vtd-tables-gone-and-leaves-forgotten");
+            self.hardware.run(self.forgetting(gather.ranges(), leaves_only).descriptors())?;
+            self.forget_devices(Some(gather))
+        })
     }
 
     fn flush_all(&self) -> Result<Flushed, SyncError> {
-        let retired = self.take_retired(|_| true);
-        let outcome = self.hardware.run(&[self.everything()]);
-        let outcome = outcome.and_then(|()| self.forget_devices(None));
-        self.settle(retired, outcome)
+        self.mappings.flush_all(&*self.hardware.platform, || {
+            self.hardware.run(&[self.everything()])?;
+            self.forget_devices(None)
+        })
     }
 
     fn lookup(&self, iova: Iova) -> Option<(Pa, Prot)> {
-        self.table.lock().as_ref()?.lookup(&*self.hardware.platform, iova)
+        self.mappings.lookup(&*self.hardware.platform, iova)
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -284,16 +230,13 @@ impl<P: Platform, R: Registers> HwDomain<P> for Domain<P, R> {
 
 impl<P: Platform, R: Registers + 'static> Drop for Domain<P, R> {
     fn drop(&mut self) {
-        let Some(table) = self.table.get_mut().take() else { return };
         match self.flush_all() {
             Ok(flushed) => {
-                let _: Flushed = flushed;
                 self.hardware.ids.lock().give_back(self.id);
-                table.destroy(&*self.hardware.platform);
+                self.mappings.destroy(&*self.hardware.platform, flushed);
             }
             Err(_) => {
-                // Whatever the IOTLB still holds under this id must never mean anything else. A page table that is dropped and not destroyed keeps its memory, and so
-                // do retired tables.
+                // Whatever the IOTLB still holds under this id must never mean anything else.
                 self.hardware.platform.event(&Event {
                     source: "vtd",
                     name: "domain_kept",

@@ -14,6 +14,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use portcullis_core::iommu::SyncError;
 use portcullis_hal::{Lock, Platform, Registers, wait_for};
+use portcullis_paging::Ids;
 use portcullis_spec::vtd::registers::{GCMD, GSTS, GlobalStatus, ONE_SHOT};
 use portcullis_types::Pa;
 use portcullis_types::trace::{Event, Value};
@@ -22,7 +23,6 @@ use crate::config::Config;
 use crate::counters::Counters;
 use crate::descriptor::Descriptor;
 use crate::features::Features;
-use crate::ids::Ids;
 use crate::page_requests::PageRequestQueue;
 use crate::queue::Queue;
 use crate::sharing::Askers;

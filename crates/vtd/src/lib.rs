@@ -44,7 +44,6 @@ mod domain;
 mod fault;
 mod features;
 mod hardware;
-mod ids;
 mod interrupt;
 mod lead;
 mod page_requests;

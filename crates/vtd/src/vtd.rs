@@ -36,7 +36,7 @@ use crate::process::Process;
 use crate::queue::Queue;
 use crate::reset::take_over;
 use crate::sharing::Sharing;
-use crate::table::TableFormat;
+use crate::table;
 
 /// The most leaves that a table for memory as it is may have, as log2.
 const IDENTITY_LEAVES_LG2: u8 = 18;
@@ -81,7 +81,7 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
         if wants_x2apic && features.extended.ir() && !features.extended.eim() {
             return Err(ProbeError::Missing("EIM"));
         }
-        let format = TableFormat::choose(&features)
+        let format = table::choose(&features)
             .ok_or(ProbeError::Absurd { field: "MGAW", value: features.input_bits.into() })?;
         take_over(&*platform, &*registers, &features, config.wait_limit_ns)?;
         let queue = Queue::new(

@@ -1,0 +1,18 @@
+//! What drivers of IOMMUs with page tables have in common, whoever made the hardware.
+//!
+//! [`Mappings`] is the page table of a domain with what an unmap took out of it, until hardware has forgotten that. A [`Table`] is of one of the two
+//! formats that an IOMMU has for its stages. [`Ids`] says who has which of the numbers that tag what TLBs remember.
+//!
+//! Not here: the formats and their walker (`pgtable`); how hardware is made to forget, and what it is told of a table (the drivers).
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod ids;
+mod mappings;
+mod table;
+
+pub use ids::Ids;
+pub use mappings::Mappings;
+pub use table::{Table, TableFormat};

@@ -1,0 +1,344 @@
+//! The page table of a domain, and what an unmap took out of it, until hardware has forgotten that.
+//!
+//! # Locks and order
+//!
+//! The page table is under one lock, held while entries are changed, never while waiting. A change ends with a write barrier, so that it is visible
+//! before the call returns.
+//!
+//! Tables that an unmap emptied are *retired*: nobody can reach them from the root any more, but hardware may remember a pointer to them. They are
+//! freed after a completed invalidation, one that is not of leaves only, of the range that they were retired from; if it fails they stay retired, for the
+//! next one. What an invalidation will cover is taken out of the list before it is sent: what is retired while it is under way waits for another.
+//!
+//! Not here: how hardware is made to forget, and when it has (a driver, by the functions that it passes in).
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use portcullis_core::iommu::{Flushed, Gather, MapError, SyncError, UnmapError};
+use portcullis_hal::lock_api::{Mutex, RawMutex};
+use portcullis_pgtable::{Format, Memory, Retired};
+use portcullis_types::{Iova, IovaRange, Pa, Prot, SizeLg2, mutant};
+
+use crate::{Table, TableFormat};
+
+/// What a domain maps, and the tables that wait to be freed.
+///
+/// Dropped without [`destroy`](Self::destroy), all of it keeps its memory: hardware may still read there.
+pub struct Mappings<M, A: Format, B: Format> {
+    format: TableFormat<A, B>,
+    /// None once it was destroyed.
+    table: Mutex<M, Option<Table<A, B>>>,
+    retired: Mutex<M, Vec<(IovaRange, Retired)>>,
+}
+
+impl<M, A: Format, B: Format> fmt::Debug for Mappings<M, A, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mappings").finish_non_exhaustive()
+    }
+}
+
+impl<M: RawMutex, A: Format + Copy, B: Format + Copy> Mappings<M, A, B> {
+    /// With an empty table; none if there is no memory.
+    pub fn new(format: TableFormat<A, B>, memory: &impl Memory) -> Option<Self> {
+        let table = Table::new(format, memory)?;
+        Some(Self { format, table: Mutex::new(Some(table)), retired: Mutex::new(Vec::new()) })
+    }
+
+    /// Looks at the table, under its lock; none if it was destroyed.
+    pub fn with_table<T>(&self, look: impl FnOnce(&Table<A, B>) -> T) -> Option<T> {
+        self.table.lock().as_ref().map(look)
+    }
+
+    /// As [`HwDomain::map`](portcullis_core::iommu::HwDomain::map), for hardware that need not be told of what is new.
+    ///
+    /// # Errors
+    ///
+    /// As [`MapError`] says.
+    pub fn map(
+        &self,
+        memory: &impl Memory,
+        iova: Iova,
+        pa: Pa,
+        len_bytes: u64,
+        prot: Prot,
+    ) -> Result<(), MapError> {
+        match self.table.lock().as_mut() {
+            Some(table) => table.map(memory, iova, pa, len_bytes, prot),
+            None => Err(MapError::NoTableMemory),
+        }
+    }
+
+    /// As [`HwDomain::unmap`](portcullis_core::iommu::HwDomain::unmap).
+    ///
+    /// # Errors
+    ///
+    /// As [`UnmapError`] says.
+    pub fn unmap(
+        &self,
+        memory: &impl Memory,
+        range: IovaRange,
+        gather: &mut Gather,
+    ) -> Result<u64, UnmapError> {
+        let mut table = self.table.lock();
+        let Some(table) = table.as_mut() else { return Ok(0) };
+        let removed = table.unmap(memory, range)?;
+        let tables = removed.tables || !removed.retired.is_empty();
+        if (removed.leaf.is_some() || tables) && !mutant!("unmap-without-invalidation") {
+            gather.add(range, removed.leaf.unwrap_or(self.format.granule()), tables);
+        }
+        if !removed.retired.is_empty() {
+            self.retired.lock().push((range, removed.retired));
+        }
+        Ok(removed.bytes)
+    }
+
+    /// As [`HwDomain::sync`](portcullis_core::iommu::HwDomain::sync): `forget` makes hardware forget the ranges of a gather whose smallest leaf it is told,
+    /// and comes back when it has.
+    ///
+    /// # Errors
+    ///
+    /// What `forget` says.
+    pub fn sync(
+        &self,
+        memory: &impl Memory,
+        gather: &mut Gather,
+        forget: impl FnOnce(&Gather, SizeLg2) -> Result<(), SyncError>,
+    ) -> Result<Flushed, SyncError> {
+        let Some(leaf) = gather.leaf() else { return Ok(Flushed::completed()) };
+        let covered = |range: IovaRange| gather.tables() && gather.ranges().any(|held| held.covers(range));
+        let waiting = self.take_retired(covered);
+        let flushed = self.settle(memory, waiting, forget(gather, leaf))?;
+        *gather = Gather::new();
+        Ok(flushed)
+    }
+
+    /// As [`HwDomain::flush_all`](portcullis_core::iommu::HwDomain::flush_all): `forget` makes hardware forget everything, and comes back when it has.
+    ///
+    /// # Errors
+    ///
+    /// What `forget` says.
+    pub fn flush_all(
+        &self,
+        memory: &impl Memory,
+        forget: impl FnOnce() -> Result<(), SyncError>,
+    ) -> Result<Flushed, SyncError> {
+        let waiting = self.take_retired(|_| true);
+        self.settle(memory, waiting, forget())
+    }
+
+    /// What `iova` is mapped to.
+    pub fn lookup(&self, memory: &impl Memory, iova: Iova) -> Option<(Pa, Prot)> {
+        self.table.lock().as_ref()?.lookup(memory, iova)
+    }
+
+    /// Gives the table back, once nothing leads to it and hardware has forgotten all of it.
+    pub fn destroy(&mut self, memory: &impl Memory, proof: Flushed) {
+        let _: Flushed = proof;
+        if let Some(table) = self.table.get_mut().take() {
+            table.destroy(memory);
+        }
+    }
+
+    /// Takes out what was retired from within these ranges.
+    fn take_retired(&self, covered: impl Fn(IovaRange) -> bool) -> Vec<(IovaRange, Retired)> {
+        let mut retired = self.retired.lock();
+        let (taken, kept) =
+            core::mem::take(&mut *retired).into_iter().partition(|(range, _)| covered(*range));
+        *retired = kept;
+        taken
+    }
+
+    /// What was retired can be freed, if the hardware has confirmed; else it waits for the next time.
+    fn settle(
+        &self,
+        memory: &impl Memory,
+        retired: Vec<(IovaRange, Retired)>,
+        outcome: Result<(), SyncError>,
+    ) -> Result<Flushed, SyncError> {
+        match outcome {
+            Ok(()) => {
+                retired.into_iter().for_each(|(_, tables)| self.format.free(tables, memory));
+                Ok(Flushed::completed())
+            }
+            Err(error) if mutant!("tables-freed-though-the-sync-failed") => {
+                self.settle(memory, retired, Ok(())).and(Err(error))
+            }
+            Err(error) => {
+                self.retired.lock().extend(retired);
+                Err(error)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::boxed::Box;
+    use core::sync::atomic::AtomicU64;
+
+    use portcullis_hal::{Arena, Barriers, BlockLayout, TableMemory};
+    use portcullis_pgtable::arm::{Config, Stage1, Stage2};
+    use portcullis_types::Perms;
+
+    use super::*;
+
+    const PAGE: u64 = 0x1000;
+    const MIB_2: u64 = 0x20_0000;
+    const RW: Prot = Prot::cached(Perms::READ_WRITE);
+    const REFUSED: SyncError = SyncError::Failed { code: 7 };
+
+    struct Memory(Arena<spin::Mutex<()>, Box<[AtomicU64]>>);
+
+    impl TableMemory for Memory {
+        fn alloc(&self, layout: BlockLayout) -> Option<Pa> {
+            self.0.alloc(layout)
+        }
+
+        fn free(&self, first: Pa, layout: BlockLayout) {
+            self.0.free(first, layout);
+        }
+
+        fn load(&self, at: Pa) -> u64 {
+            self.0.load(at)
+        }
+
+        fn store(&self, at: Pa, word: u64) {
+            self.0.store(at, word);
+        }
+
+        fn compare_exchange(&self, at: Pa, current: u64, new: u64) -> Result<u64, u64> {
+            self.0.compare_exchange(at, current, new)
+        }
+
+        fn clean_table(&self, _: Pa, _: u64) {}
+    }
+
+    impl Barriers for Memory {
+        fn write_barrier(&self) {}
+
+        fn read_barrier(&self) {}
+
+        fn full_barrier(&self) {}
+    }
+
+    type Ours = Mappings<spin::Mutex<()>, Stage1, Stage2>;
+
+    fn both(check: impl Fn(&Memory, Ours)) {
+        let config = Config::new(SizeLg2::KIB_4);
+        for format in
+            [TableFormat::One(Stage1::new(config).unwrap()), TableFormat::Two(Stage2::new(config).unwrap())]
+        {
+            let memory = Memory(Arena::on_heap(Pa::new(0x4000_0000), 20));
+            check(&memory, Mappings::new(format, &memory).unwrap());
+        }
+    }
+
+    fn range(first: u64, len_bytes: u64) -> IovaRange {
+        IovaRange::new(Iova::new(first), len_bytes).unwrap()
+    }
+
+    fn map(memory: &Memory, mappings: &Ours, iova: u64) {
+        mappings.map(memory, Iova::new(iova), Pa::new(iova), PAGE, RW).unwrap();
+    }
+
+    /// Unmaps the 2 MiB around a page, and with it the table that the page is in.
+    fn unmap(memory: &Memory, mappings: &Ours, iova: u64, gather: &mut Gather) {
+        assert_eq!(mappings.unmap(memory, range(iova, MIB_2), gather), Ok(PAGE));
+    }
+
+    fn destroy(memory: &Memory, mut mappings: Ours) {
+        let flushed = mappings.flush_all(memory, || Ok(())).unwrap();
+        mappings.destroy(memory, flushed);
+        assert_eq!(memory.0.live_bytes(), 0);
+    }
+
+    #[test]
+    fn tables_that_an_unmap_emptied_are_freed_by_a_sync_that_hardware_confirmed_and_by_no_other() {
+        both(|memory, mappings| {
+            map(memory, &mappings, 0);
+            let (full, mut gather) = (memory.0.live_bytes(), Gather::new());
+            unmap(memory, &mappings, 0, &mut gather);
+            assert_eq!(memory.0.live_bytes(), full, "hardware may still read them");
+            let held = gather.clone();
+            let refused = mappings.sync(memory, &mut gather, |_, _| Err(REFUSED));
+            assert_eq!((refused.err(), memory.0.live_bytes()), (Some(REFUSED), full));
+            assert_eq!(gather, held, "for another try");
+            let flushed = mappings.sync(memory, &mut gather, |gather, leaf| {
+                assert_eq!((gather.tables(), leaf), (true, SizeLg2::KIB_4));
+                assert_eq!(memory.0.live_bytes(), full, "not before hardware has confirmed");
+                Ok(())
+            });
+            let _: Flushed = flushed.unwrap();
+            assert!(gather.is_empty() && memory.0.live_bytes() < full);
+            destroy(memory, mappings);
+        });
+    }
+
+    #[test]
+    fn a_sync_frees_what_its_ranges_cover_and_nothing_else() {
+        both(|memory, mappings| {
+            let (near, far) = (0, 0x40_0000);
+            map(memory, &mappings, near);
+            map(memory, &mappings, far);
+            let full = memory.0.live_bytes();
+            let (mut one, mut other) = (Gather::new(), Gather::new());
+            unmap(memory, &mappings, near, &mut one);
+            unmap(memory, &mappings, far, &mut other);
+            let _: Flushed = mappings.sync(memory, &mut one, |_, _| Ok(())).unwrap();
+            let left = memory.0.live_bytes();
+            assert_eq!(full - left, PAGE);
+            // Of leaves only, and around what the table was retired from but not all of it: neither is about it.
+            let (mut leaves, mut part) = (Gather::new(), Gather::new());
+            leaves.add(range(far, MIB_2), SizeLg2::KIB_4, false);
+            part.add(range(far, MIB_2 - PAGE), SizeLg2::KIB_4, true);
+            for mut gather in [leaves, part] {
+                let _: Flushed = mappings.sync(memory, &mut gather, |_, _| Ok(())).unwrap();
+                assert_eq!(memory.0.live_bytes(), left);
+            }
+            let _: Flushed = mappings.sync(memory, &mut other, |_, _| Ok(())).unwrap();
+            assert_eq!(
+                left - memory.0.live_bytes(),
+                3 * PAGE,
+                "its table, and the two above that it was the last in"
+            );
+            destroy(memory, mappings);
+        });
+    }
+
+    #[test]
+    fn what_is_retired_while_an_invalidation_is_under_way_waits_for_the_next() {
+        both(|memory, mappings| {
+            map(memory, &mappings, 0);
+            let (full, mut gather) = (memory.0.live_bytes(), Gather::new());
+            let flushed = mappings.flush_all(memory, || {
+                unmap(memory, &mappings, 0, &mut gather);
+                Ok(())
+            });
+            let _: Flushed = flushed.unwrap();
+            assert_eq!(memory.0.live_bytes(), full);
+            destroy(memory, mappings);
+        });
+    }
+
+    #[test]
+    fn nothing_to_forget_asks_nobody() {
+        both(|memory, mappings| {
+            let mut gather = Gather::new();
+            assert_eq!(mappings.unmap(memory, range(0, PAGE), &mut gather), Ok(0));
+            let flushed = mappings.sync(memory, &mut gather, |_, _| Err(REFUSED));
+            let _: Flushed = flushed.unwrap();
+            destroy(memory, mappings);
+        });
+    }
+
+    #[test]
+    fn dropped_and_not_destroyed_it_keeps_its_memory() {
+        both(|memory, mappings| {
+            map(memory, &mappings, 0);
+            let full = memory.0.live_bytes();
+            unmap(memory, &mappings, 0, &mut Gather::new());
+            drop(mappings);
+            assert_eq!(memory.0.live_bytes(), full);
+        });
+    }
+}
