@@ -4,6 +4,7 @@ use core::fmt;
 
 use crate::fault::FaultKind;
 use crate::life::OpKind;
+use crate::options::MachineKind;
 
 /// How often each operation was done, and how often each fault fired while it was under way, in lives that went well.
 #[derive(Clone, Debug)]
@@ -71,7 +72,7 @@ impl Coverage {
         let possible = OpKind::ALL
             .into_iter()
             .flat_map(|op| FaultKind::ALL.into_iter().map(move |fault| (op, fault)))
-            .filter(|&(op, fault)| impossible(op, fault).is_none());
+            .filter(|&(op, fault)| impossible(MachineKind::Any, op, fault).is_none());
         possible.fold((0, 0), |(met, all), (op, fault)| (met + usize::from(self.met(op, fault) > 0), all + 1))
     }
 }
@@ -86,7 +87,7 @@ impl fmt::Display for Coverage {
             let (done, refused, _) = self.of(op);
             write!(f, "{:<16} {done:>9} {refused:>8}", op.name())?;
             for fault in FaultKind::ALL {
-                match (self.met(op, fault), impossible(op, fault)) {
+                match (self.met(op, fault), impossible(MachineKind::Any, op, fault)) {
                     (0, Some(_)) => write!(f, " {:>5}", "-")?,
                     (0, None) => write!(f, " {:>5}", ".")?,
                     (count, _) => write!(f, " {:>5}", short(count))?,
@@ -114,7 +115,7 @@ impl fmt::Display for Coverage {
 fn reasons(fault: FaultKind) -> Vec<(&'static str, Vec<&'static str>)> {
     let mut found: Vec<(&'static str, Vec<&'static str>)> = Vec::new();
     for op in OpKind::ALL {
-        let Some(reason) = impossible(op, fault) else { continue };
+        let Some(reason) = impossible(MachineKind::Any, op, fault) else { continue };
         match found.iter_mut().find(|(known, _)| *known == reason) {
             Some((_, ops)) => ops.push(op.name()),
             None => found.push((reason, vec![op.name()])),
@@ -131,8 +132,29 @@ fn short(count: u64) -> String {
     }
 }
 
-/// Why an operation and a fault cannot meet; none if they can.
-pub fn impossible(op: OpKind, fault: FaultKind) -> Option<&'static str> {
+/// Why an operation and a fault cannot meet on machines of a kind, or (any) on any of them; none if they can.
+pub fn impossible(kind: MachineKind, op: OpKind, fault: FaultKind) -> Option<&'static str> {
+    if kind == MachineKind::Any {
+        let kinds = MachineKind::ALL.into_iter().filter(|&kind| kind != MachineKind::Any);
+        let reasons: Vec<_> = kinds.map(|kind| impossible(kind, op, fault)).collect();
+        // What keeps two apart that some machine has says more than that others have not both.
+        let told = reasons.iter().copied().find(|&reason| reason != Some(NO_MACHINE));
+        return if reasons.contains(&None) { None } else { told.unwrap_or(Some(NO_MACHINE)) };
+    }
+    if !op.is_on(kind) || !fault.is_on(kind) {
+        return Some(NO_MACHINE);
+    }
+    // Whoever finds an endpoint frozen thaws it, and asks the bridge whether that is done.
+    let thaws =
+        kind == MachineKind::Power8 && matches!(op, OpKind::Dma | OpKind::Reset | OpKind::DeviceReset);
+    apart(op, fault).filter(|_| !(thaws && fault == FaultKind::NoSync))
+}
+
+/// Where they are on no machine both.
+const NO_MACHINE: &str = "no machine has both";
+
+/// What keeps an operation and a fault apart on a machine that has both, unless they meet by the way.
+pub(crate) fn apart(op: OpKind, fault: FaultKind) -> Option<&'static str> {
     use FaultKind as F;
     let needs = op.needs();
     match fault {
@@ -169,9 +191,6 @@ pub fn impossible(op: OpKind, fault: FaultKind) -> Option<&'static str> {
             Some("nobody else has a turn in it")
         }
         F::DmaToFreed if op != OpKind::Dma && !op.has_turns() => Some("nobody else has a turn in it"),
-        F::CommandError if op.is_of_windows() => Some("POWER's bridge has no command queue"),
-        F::LateSync if op.is_of_windows() => Some("POWER's bridge answers or is silent"),
-        F::MessageLost if op.is_of_windows() => Some("POWER's bridge says nothing by messages"),
         F::DmaAfterReset if !matches!(op, OpKind::Reset | OpKind::DeviceReset | OpKind::Eeh) => {
             Some("a reset is an operation of its own")
         }
