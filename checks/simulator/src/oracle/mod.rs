@@ -8,7 +8,10 @@
 //! | `compare` | whether that is what the shadow says |
 //! | `owners` | who has which group |
 //! | `wrong` | what an objection is |
+//! | `broken` | tests: each promise is broken, and somebody objects |
 
+#[cfg(test)]
+mod broken;
 mod compare;
 mod gate;
 mod owners;
