@@ -10,8 +10,11 @@
 //! | `crowd` | the same on several threads |
 //! | `vfio` | lives with users, on machines of their own |
 //! | `end` | teardown, and what must be true then |
+//! | `broken` | tests: each promise is broken, and somebody objects |
 
 mod audit;
+#[cfg(test)]
+mod broken;
 mod crowd;
 mod device;
 mod dma;

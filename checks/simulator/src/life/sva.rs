@@ -637,3 +637,29 @@ impl World {
         self.look_at_judge();
     }
 }
+
+/// What tests do behind the back of whoever watches.
+#[cfg(test)]
+impl World {
+    /// The judge knows nothing of a bond any more.
+    pub(super) fn judge_forgets(&self, bond: u8) {
+        let sharing = self.sharing.as_ref().expect("they share");
+        let state = sharing.bond(bond).expect("it is bound");
+        sharing.judge.shadow(|shadow| shadow.unbound(state.device, state.bond.pasid()));
+    }
+
+    /// Nobody has a bond any more, and its device neither; the driver has both.
+    pub(super) fn bond_is_lost(&self, bond: u8) {
+        let sharing = self.sharing.as_ref().expect("they share");
+        let lost = locked(&sharing.bonds)[usize::from(bond)].take().expect("it is bound");
+        let device = locked(&sharing.devices[lost.device]).take();
+        core::mem::forget((lost, device));
+    }
+
+    /// A bond is given back, and nobody is told.
+    pub(super) fn unbind_behind(&self, bond: u8) {
+        let state = self.sharing.as_ref().and_then(|sharing| sharing.bond(bond)).expect("it is bound");
+        self.devices[state.device].engine.stop(state.bond.pasid(), &mut || self.turn_of_waiting());
+        state.bond.device().clone().unbind(&state.bond).expect("nothing is in its way");
+    }
+}

@@ -46,6 +46,12 @@ impl SimFunction {
         locked(&self.vectors).iter().flatten().count()
     }
 
+    /// An interrupt goes somewhere, and nobody asked for it.
+    #[cfg(test)]
+    pub(crate) fn connect(&self, to: Arc<dyn EventFile>) {
+        locked(&self.vectors)[0] = Some(to);
+    }
+
     /// Raises an interrupt.
     pub(crate) fn raise(&self, vector: usize) {
         let to = locked(&self.vectors)[vector % VECTORS].clone();

@@ -13,7 +13,10 @@
 //! | `kernel` | the kernel's own drivers |
 //! | `device` | what devices do, also in the middle of operations |
 //! | `end` | teardown, and what must be true then |
+//! | `broken` | tests: each promise is broken, and somebody objects |
 
+#[cfg(test)]
+mod broken;
 mod device;
 mod end;
 mod files;

@@ -1,0 +1,416 @@
+//! Promises are broken behind the back of a life, one at a time: an operation, an audit or the end must object, and by the promise's name.
+//!
+//! Either the world is not what whoever watches was told, or somebody does in the middle of an operation what a driver must not do. What the watchers decide by
+//! themselves is tested beside them (`oracle::broken`).
+
+use std::sync::{Arc, Weak};
+
+use model_bus::{Bus, Fabric, Width};
+use portcullis::core::owner::Owner;
+use portcullis::hal::{BlockLayout, DmaMemory};
+use portcullis::types::{Pa, SizeLg2};
+
+use super::world::World;
+use super::{Done, OpKind, buried};
+use crate::fault::FaultKind;
+use crate::hub::{Place, Turns, locked};
+use crate::machine::Spec;
+use crate::options::MachineKind;
+use crate::oracle::{Grant, SpaceId, Way};
+use crate::promise::Promise;
+
+/// A machine with one device of one source, of which firmware says nothing, and pages of 4 KiB.
+fn spec(kind: MachineKind) -> Spec {
+    let fits = |spec: &Spec| spec.granule == SizeLg2::KIB_4 && spec.coherent && spec.units.len() == 1;
+    let mut spec = (0..64).map(|seed| Spec::draw(seed, kind)).find(fits).expect("many seeds draw one");
+    spec.groups = vec![(0, false)];
+    spec.devices.truncate(1);
+    let device = &mut spec.devices[0];
+    (device.mask_bits, device.max_segment, device.boundary) = (64, u64::MAX, None);
+    (device.reserved, device.direct) = (None, None);
+    spec
+}
+
+/// It has booted, its device is there, and nobody has turns.
+fn booted(spec: Spec) -> Arc<World> {
+    let world = World::new(7, spec, false).expect("the machine boots");
+    world.hub.begin(7);
+    world.all_devices_come();
+    assert_eq!(objection(&world), None);
+    world
+}
+
+fn plain() -> Arc<World> {
+    booted(spec(MachineKind::Smmuv3))
+}
+
+/// The same, and its group's domain is lazy.
+fn lazy() -> Arc<World> {
+    booted(Spec { groups: vec![(0, true)], ..spec(MachineKind::Smmuv3) })
+}
+
+/// A driver is bound, and has mapped two pages.
+fn mapped() -> (Arc<World>, SpaceId, Grant) {
+    let world = plain();
+    assert_eq!(world.bind_driver(0), Done::Succeeded);
+    assert_eq!(world.map(0, 0, 2, 0, 2), Done::Succeeded);
+    let space = locked(&world.groups[0].inner).space;
+    let grant = world.hub.shadow(|shadow| shadow.some_live(space, 0)).expect("something is mapped");
+    (world, space, grant)
+}
+
+/// User 1 has the group, and attached it to a domain.
+fn attached() -> Arc<World> {
+    let world = plain();
+    assert_eq!(world.claim(0, 0, true), Done::Succeeded);
+    assert_eq!(world.new_domain(0, 0), Done::Succeeded);
+    assert_eq!(world.attach(0, 0, 1), Done::Succeeded);
+    world
+}
+
+fn objection(world: &World) -> Option<Promise> {
+    world.hub.first_wrong().map(|wrong| wrong.promise)
+}
+
+/// Whoever watches believes that nothing is mapped in a space.
+fn forget(world: &World, space: SpaceId) {
+    world.hub.shadow(|shadow| {
+        let token = shadow.begin_unmap(space, &[(0, u64::MAX)]);
+        shadow.end_unmap(space, token);
+    });
+}
+
+/// Changes the first word of the device's entry in memory.
+fn spoil_entry(world: &World, value: u64, mask: u64) {
+    let source = world.devices[0].engine.sources[0].0;
+    let entry = world.hub.entry_of(0, source).expect("it has an entry");
+    world.bus.cpu().ram().store_masked(entry, value, mask).expect("it lies in RAM");
+}
+
+#[test]
+fn an_access_to_what_was_taken_away_breaks_isolation() {
+    let (world, space, grant) = mapped();
+    let _done = world.access(0, 0, grant.first, 8, true);
+    assert_eq!(objection(&world), None);
+    forget(&world, space);
+    let _reached = world.access(0, 0, grant.first, 8, true);
+    assert_eq!(objection(&world), Some(Promise::Isolation));
+}
+
+#[test]
+fn an_access_that_is_refused_though_it_was_granted_breaks_service() {
+    let (world, space, grant) = mapped();
+    let beside = Grant { first: grant.first ^ 0x100_0000, last: grant.last ^ 0x100_0000, ..grant };
+    world.hub.shadow(|shadow| shadow.grant_over(space, beside));
+    let _refused = world.access(0, 0, beside.first, 8, true);
+    assert_eq!(objection(&world), Some(Promise::Service));
+}
+
+#[test]
+fn an_audit_finds_what_is_mapped_and_not_granted() {
+    let (world, space, _) = mapped();
+    world.audit();
+    assert_eq!(objection(&world), None);
+    forget(&world, space);
+    world.audit();
+    assert_eq!(objection(&world), Some(Promise::Isolation));
+}
+
+#[test]
+fn an_audit_finds_what_is_granted_and_not_mapped() {
+    let (world, space, grant) = mapped();
+    let beside = Grant { first: grant.first ^ 0x100_0000, last: grant.last ^ 0x100_0000, ..grant };
+    world.hub.shadow(|shadow| shadow.grant_over(space, beside));
+    world.audit();
+    assert_eq!(objection(&world), Some(Promise::Service));
+}
+
+#[test]
+fn an_audit_finds_a_device_that_is_blocked_and_has_a_table() {
+    let (world, ..) = mapped();
+    world.hub.shadow(|shadow| shadow.end_move(0, Way::Blocked));
+    world.audit();
+    assert_eq!(objection(&world), Some(Promise::Isolation));
+}
+
+#[test]
+fn an_audit_finds_an_entry_past_translation_one_to_nowhere_and_one_without_sense() {
+    // V, and Config in bits 3:1.
+    let entries = [(0b1001, Promise::Isolation), (0b0001, Promise::Service), (0b1111, Promise::Hitless)];
+    for (word, promise) in entries {
+        let (world, ..) = mapped();
+        spoil_entry(&world, word, 0xf);
+        world.audit();
+        assert_eq!(objection(&world), Some(promise), "{word:#b}");
+    }
+}
+
+#[test]
+fn a_mixture_that_hardware_would_see_in_the_middle_of_a_move_breaks_hitless() {
+    let looked = |spoil: &dyn Fn(&World, SpaceId, Grant)| {
+        let (world, space, grant) = mapped();
+        world.hub.shadow(|shadow| shadow.begin_move(0, Way::Blocked));
+        spoil(&world, space, grant);
+        world.watch();
+        objection(&world)
+    };
+    assert_eq!(looked(&|_, _, _| {}), None);
+    assert_eq!(looked(&|world, _, _| spoil_entry(world, 0, 1)), None, "an entry that is not valid");
+    assert_eq!(
+        looked(&|world, _, _| spoil_entry(world, u64::MAX, u64::MAX)),
+        Some(Promise::Hitless),
+        "half an entry"
+    );
+    let elsewhere = |world: &World, space, grant: Grant| {
+        world.hub.shadow(|shadow| shadow.grant_over(space, Grant { pa: grant.pa ^ 0x10_0000, ..grant }));
+    };
+    assert_eq!(looked(&elsewhere), Some(Promise::Hitless), "another table");
+}
+
+#[test]
+fn an_address_that_is_handed_out_twice_breaks_no_reuse() {
+    let (world, space, grant) = mapped();
+    world.hub.shadow(|shadow| shadow.grant_over(space, Grant { first: 0, last: u64::MAX >> 1, ..grant }));
+    assert_eq!(world.map(0, 1, 1, 0, 2), Done::Succeeded);
+    assert_eq!(objection(&world), Some(Promise::NoReuse));
+    let world = attached();
+    let space = world.user_domain(0).expect("it was made").space;
+    world.hub.shadow(|shadow| shadow.grant_over(space, Grant { first: 0, last: u64::MAX >> 1, ..grant }));
+    assert_eq!(world.user_map(0, 0, 1, 2, 1), Done::Succeeded);
+    assert_eq!(objection(&world), Some(Promise::NoReuse));
+}
+
+/// Firmware has reserved everything, and only whoever watches knows it.
+fn reserve_all(world: &mut Arc<World>) {
+    let world = Arc::get_mut(world).expect("nobody else has it");
+    world.devices[0].spec.reserved = Some((0, u64::MAX));
+}
+
+#[test]
+fn a_map_over_a_reserved_region_breaks_reserved() {
+    let mut world = plain();
+    reserve_all(&mut world);
+    assert_eq!(world.bind_driver(0), Done::Succeeded);
+    assert_eq!(world.map(0, 0, 1, 0, 2), Done::Succeeded);
+    assert_eq!(objection(&world), Some(Promise::Reserved));
+    let mut world = attached();
+    reserve_all(&mut world);
+    assert_eq!(world.user_map(0, 0, 1, 2, 1), Done::Succeeded);
+    assert_eq!(objection(&world), Some(Promise::Reserved));
+}
+
+#[test]
+fn an_attach_where_something_lies_in_a_reserved_region_breaks_reserved() {
+    let mut world = plain();
+    reserve_all(&mut world);
+    assert_eq!(world.claim(0, 0, true), Done::Succeeded);
+    assert_eq!(world.new_domain(0, 0), Done::Succeeded);
+    assert_eq!(world.user_map(0, 0, 1, 2, 1), Done::Succeeded);
+    assert_eq!(objection(&world), None);
+    assert_eq!(world.attach(0, 0, 1), Done::Succeeded);
+    assert_eq!(objection(&world), Some(Promise::Reserved));
+}
+
+#[test]
+fn a_user_who_is_given_a_device_that_firmware_works_with_breaks_reserved() {
+    let mut world = plain();
+    let state = Arc::get_mut(&mut world).expect("nobody else has it");
+    (state.devices[0].spec.direct, state.devices[0].spec.relaxable) = (Some(0), false);
+    assert_eq!(world.claim(0, 0, true), Done::Succeeded);
+    assert_eq!(objection(&world), Some(Promise::Reserved));
+}
+
+#[test]
+fn who_is_given_a_group_that_another_has_breaks_one_owner() {
+    type Told = fn(&mut crate::oracle::Ledger);
+    type Given = (&'static str, Arc<World>, Told, fn(&World) -> Done);
+    let given: [Given; 8] = [
+        ("a driver", plain(), |held| held.owner = Some(2), |world| world.bind_driver(0)),
+        ("a user", plain(), |held| held.kernel.push(0), |world| world.claim(0, 0, true)),
+        ("a user beside another", plain(), |held| held.owner = Some(2), |world| world.claim(0, 0, false)),
+        ("another default domain", lazy(), |held| held.kernel.push(0), |world| world.set_type(0, false)),
+        ("a device taken away", plain(), |held| held.claims.push(0), |world| world.remove(0)),
+        ("an attach", attached(), |held| held.owner = Some(2), |world| world.attach(0, 0, 1)),
+        ("a detach", attached(), |held| held.owner = Some(2), |world| world.detach(0, 1)),
+        ("a release", attached(), |held| held.owner = Some(2), |world| world.release(0, 0, true)),
+    ];
+    for (what, world, tell, give) in given {
+        tell(&mut locked(&world.groups[0].inner).ledger);
+        assert_eq!(give(&world), Done::Succeeded, "{what}");
+        assert_eq!(objection(&world), Some(Promise::OneOwner), "{what}");
+    }
+}
+
+#[test]
+fn a_driver_that_is_refused_a_group_that_nobody_has_breaks_one_owner() {
+    let world = plain();
+    world.groups[0].group.claim_group(Owner::new(0x9000).expect("not zero")).expect("nobody has it");
+    assert_eq!(world.bind_driver(0), Done::Refused);
+    assert_eq!(objection(&world), Some(Promise::OneOwner));
+}
+
+/// Takes memory whenever somebody else gets a turn, and never gives it back.
+struct Leak(Arc<Bus>);
+
+impl Turns for Leak {
+    fn turn(&self, _: Place) {
+        let _lost = self.0.cpu().alloc(0x1000, 0x1000);
+    }
+
+    fn watch(&self) {}
+}
+
+#[test]
+fn an_operation_that_fails_and_keeps_memory_breaks_unwind() {
+    let fails = |world: &World, leaks: bool, act: &dyn Fn(&World) -> Done| {
+        let leak: Arc<dyn Turns> = Arc::new(Leak(world.bus.clone()));
+        let to: Weak<dyn Turns> = Arc::downgrade(&leak);
+        world.hub.give_turns(to, u32::from(leaks));
+        world.hub.begin(7);
+        world.hub.faults.arm(FaultKind::AllocationFails, 2);
+        assert_eq!(act(world), Done::Refused);
+        objection(world)
+    };
+    let bound = || {
+        let world = plain();
+        assert_eq!(world.bind_driver(0), Done::Succeeded);
+        world
+    };
+    let map = |world: &World| world.map(0, 0, 1, 0, 2);
+    assert_eq!(fails(&bound(), false, &map), None);
+    assert_eq!(fails(&bound(), true, &map), Some(Promise::Unwind));
+    let user_map = |world: &World| world.user_map(0, 0, 1, 2, 1);
+    assert_eq!(fails(&attached(), false, &user_map), None);
+    assert_eq!(fails(&attached(), true, &user_map), Some(Promise::Unwind));
+}
+
+#[test]
+fn an_error_that_blames_memory_when_nothing_was_wrong_breaks_service() {
+    let world = plain();
+    assert_eq!(world.bind_driver(0), Done::Succeeded);
+    world.bus.cpu().heap().fail_after(0);
+    assert_eq!(world.map(0, 0, 1, 0, 2), Done::Refused);
+    assert_eq!(objection(&world), Some(Promise::Service));
+}
+
+#[test]
+fn memory_that_is_used_after_it_was_freed_breaks_reclaim() {
+    let world = plain();
+    let block = world.bus.cpu().alloc(0x1000, 0x1000).expect("there is memory");
+    world.bus.cpu().free(block, 0x1000).expect("it is live");
+    world.look_after(OpKind::Step);
+    assert_eq!(objection(&world), None);
+    let _read = Fabric::read(&*world.bus, block, &mut [0; 8]);
+    world.look_after(OpKind::Step);
+    assert_eq!(objection(&world), Some(Promise::Reclaim));
+}
+
+#[test]
+fn a_buffer_that_is_freed_while_it_may_be_reached_breaks_reclaim() {
+    let (world, space, _) = mapped();
+    let layout = BlockLayout::new(0x1000, 0x1000).expect("a page");
+    let buffer = world.platform.alloc_buffer(layout).expect("there is memory");
+    world.hub.shadow(|shadow| {
+        let token = shadow.begin_map(space, &[(buffer.get(), 0x1000)], true, true);
+        shadow.end_map(space, token, true).expect("it is kept");
+    });
+    world.platform.free_buffer(buffer, layout);
+    assert_eq!(objection(&world), Some(Promise::Reclaim));
+}
+
+#[test]
+fn what_is_still_out_when_a_life_is_over_breaks_no_leak() {
+    for leaks in [false, true] {
+        let (world, ..) = mapped();
+        world.end(None);
+        assert_eq!(objection(&world), None);
+        if leaks {
+            let _lost = world.bus.cpu().alloc(0x1000, 0x1000);
+        }
+        let wrong = buried(world, 0).wrong.map(|(wrong, _)| wrong.promise);
+        assert_eq!(wrong, leaks.then_some(Promise::NoLeak));
+    }
+}
+
+#[test]
+fn a_group_that_is_still_held_when_a_life_is_over_breaks_no_leak() {
+    let world = plain();
+    world.groups[0].group.claim_group(Owner::new(0x9000).expect("not zero")).expect("nobody has it");
+    world.end(None);
+    assert_eq!(objection(&world), Some(Promise::NoLeak));
+}
+
+#[test]
+fn a_register_that_is_written_when_the_book_forbids_it_breaks_book() {
+    let world = plain();
+    assert_eq!(world.serve(0), Done::Succeeded);
+    assert_eq!(objection(&world), None);
+    // SMMU_STRTAB_BASE, while SMMU_CR0.SMMUEN is set.
+    let base = Pa::new(world.spec.units[0].registers + 0x80);
+    world.bus.write_register(base, Width::Bits64, 0).expect("a register is there");
+    assert_eq!(world.serve(0), Done::Succeeded);
+    assert_eq!(objection(&world), Some(Promise::Book));
+}
+
+/// A process is bound to the device, which has worked in its memory.
+fn bound() -> Arc<World> {
+    let world = booted(spec(MachineKind::Sva));
+    assert_eq!(world.enable(0), Done::Succeeded);
+    assert_eq!(world.spawn(0), Done::Succeeded);
+    assert_eq!(world.bind(0, 0, 0), Done::Succeeded);
+    assert_eq!(world.touch(0, 0, 0, true), Done::Succeeded);
+    assert_eq!(world.shared_dma(0, 0, 0, true, 0), Done::Succeeded);
+    world.look_after(OpKind::SharedDma);
+    world.audit();
+    assert_eq!(objection(&world), None);
+    world
+}
+
+#[test]
+fn what_the_judge_of_processes_memory_says_is_objected_to_by_the_promise_it_names() {
+    let lines = [
+        ("one-answer: answered twice", Promise::OneAnswer),
+        ("isolation: reached", Promise::Isolation),
+        ("forbidden: an answer to nobody", Promise::Book),
+        ("whatever else", Promise::Service),
+    ];
+    for (line, promise) in lines {
+        let world = booted(spec(MachineKind::Sva));
+        world.sharing.as_ref().expect("they share").judge.note(line);
+        world.look_after(OpKind::Step);
+        assert_eq!(objection(&world), Some(promise), "{line}");
+    }
+}
+
+#[test]
+fn a_process_that_is_reached_and_bound_to_nobody_breaks_isolation() {
+    let world = bound();
+    world.judge_forgets(0);
+    assert_eq!(world.shared_dma(0, 0, 0, true, 0), Done::Succeeded);
+    world.look_after(OpKind::SharedDma);
+    assert_eq!(objection(&world), Some(Promise::Isolation));
+}
+
+#[test]
+fn an_audit_finds_a_descriptor_of_a_pasid_that_nobody_is_bound_to() {
+    let world = bound();
+    world.bond_is_lost(0);
+    world.audit();
+    assert_eq!(objection(&world), Some(Promise::Isolation));
+}
+
+#[test]
+fn an_audit_finds_a_bond_without_a_descriptor() {
+    let world = bound();
+    world.unbind_behind(0);
+    world.audit();
+    assert_eq!(objection(&world), Some(Promise::Service));
+}
+
+#[test]
+fn a_pasid_that_is_still_in_use_when_a_life_is_over_breaks_no_leak() {
+    let world = bound();
+    world.bond_is_lost(0);
+    world.end_sharing();
+    assert_eq!(objection(&world), Some(Promise::NoLeak));
+}

@@ -1,0 +1,385 @@
+//! Promises are broken behind the back of a life with users, one at a time: the call, the pin or the end that comes by must object, and by the promise's name.
+//!
+//! As in `life::broken`: the world is not what whoever watches was told.
+
+use std::sync::Arc;
+
+use portcullis::core::owner::Owner;
+use portcullis::types::{Pa, PaRange};
+use portcullis::vfio::{Errno, UserMemory};
+
+use super::task::{Event, PAGE, VA};
+use super::type1::Wanted;
+use super::world::{Container, UserWorld};
+use super::{Done, OpKind};
+use crate::hub::locked;
+use crate::machine::Spec;
+use crate::options::MachineKind;
+use crate::oracle::Grant;
+use crate::promise::Promise;
+
+const BOTH: [MachineKind; 2] = [MachineKind::Vfio, MachineKind::Power8];
+/// The first container of the first user.
+const HIS: usize = 0;
+
+/// A machine with two devices in groups of their own, of which firmware says nothing. Nobody has turns.
+fn booted(kind: MachineKind) -> Arc<UserWorld> {
+    let fits = |spec: &Spec| spec.units.len() == 1 && spec.groups.len() > 1;
+    let mut spec = (0..64).map(|seed| Spec::draw(seed, kind)).find(fits).expect("many seeds draw one");
+    spec.groups.truncate(2);
+    spec.devices.truncate(2);
+    for (group, device) in spec.devices.iter_mut().enumerate() {
+        (device.group, device.reserved, device.mask_bits) = (group, None, 64);
+    }
+    let world = UserWorld::new(7, &spec, false).expect("the machine boots");
+    world.hub.begin(7);
+    world
+}
+
+/// The first user has a container with the first group, which has its kind, and has registered memory where that is asked for.
+fn usable(kind: MachineKind) -> Arc<UserWorld> {
+    let world = booted(kind);
+    assert_eq!(world.open_container(0), Done::Succeeded);
+    assert_eq!(world.open_group(0, 0), Done::Succeeded);
+    assert_eq!(world.set_container(0, 0, 0), Done::Succeeded);
+    assert_eq!(world.set_iommu(0, 0, 0), Done::Succeeded);
+    if kind == MachineKind::Power8 {
+        assert_eq!(world.register_memory(0, 0, 0, 32), Done::Succeeded);
+    }
+    assert_eq!(objection(&world), None);
+    world
+}
+
+/// He has mapped a page.
+fn mapped(kind: MachineKind) -> (Arc<UserWorld>, Grant) {
+    let world = usable(kind);
+    assert_eq!(map(&world), Done::Succeeded);
+    assert_eq!(objection(&world), None);
+    let space = container(&world).space;
+    let grant = world.hub.shadow(|shadow| shadow.some_live(space, 0)).expect("it is mapped");
+    (world, grant)
+}
+
+fn map(world: &UserWorld) -> Done {
+    world.map_dma(0, 0, 4, (0, 1), 3)
+}
+
+fn container(world: &UserWorld) -> Container {
+    world.container(HIS).expect("he has it open")
+}
+
+fn objection(world: &UserWorld) -> Option<Promise> {
+    world.hub.first_wrong().map(|wrong| wrong.promise)
+}
+
+fn page(first: u64) -> PaRange {
+    PaRange::new(Pa::new(first), PAGE).expect("pages do not wrap")
+}
+
+/// Something that is done, and what it is.
+type Deed = (&'static str, fn(&UserWorld));
+
+/// A page of a user's is pinned, and nobody has asked for it.
+fn pins(world: &UserWorld, user: usize) {
+    world.users[user].memory.pin(VA, PAGE, true).expect("his first page");
+}
+
+/// A page is charged to a user, and nobody has asked for it.
+fn charges(world: &UserWorld, user: usize) {
+    world.users[user].memory.charge(1).expect("he may lock more");
+}
+
+#[test]
+fn an_access_to_what_was_taken_away_breaks_isolation() {
+    for kind in BOTH {
+        let (world, grant) = mapped(kind);
+        let space = container(&world).space;
+        let _done = world.access(0, 0, grant.first, 8, true);
+        assert_eq!(objection(&world), None);
+        world.hub.shadow(|shadow| {
+            let token = shadow.begin_unmap(space, &[(0, u64::MAX)]);
+            shadow.end_unmap(space, token);
+        });
+        let _reached = world.access(0, 0, grant.first, 8, true);
+        assert_eq!(objection(&world), Some(Promise::Isolation), "{kind:?}");
+    }
+}
+
+#[test]
+fn an_access_that_is_refused_though_it_was_granted_breaks_service() {
+    let (world, grant) = mapped(MachineKind::Vfio);
+    let beside = Grant { first: grant.first ^ 0x10_0000, last: grant.last ^ 0x10_0000, ..grant };
+    world.hub.shadow(|shadow| shadow.grant_over(container(&world).space, beside));
+    let _refused = world.access(0, 0, beside.first, 8, true);
+    assert_eq!(objection(&world), Some(Promise::Service));
+}
+
+#[test]
+fn a_page_that_is_let_go_while_it_is_granted_breaks_reclaim() {
+    for kind in BOTH {
+        let (world, grant) = mapped(kind);
+        world.users[0].memory.unpin(page(grant.pa), true);
+        assert_eq!(objection(&world), Some(Promise::Reclaim), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_page_that_is_let_go_and_was_not_pinned_breaks_reclaim() {
+    let world = usable(MachineKind::Vfio);
+    let (pa, _) = world.users[0].memory.page(VA).expect("his first page");
+    world.users[0].memory.unpin(page(pa), true);
+    assert_eq!(objection(&world), Some(Promise::Reclaim));
+}
+
+#[test]
+fn pages_that_are_charged_no_more_and_never_were_break_unwind() {
+    let world = booted(MachineKind::Vfio);
+    world.users[0].memory.uncharge(1);
+    assert_eq!(objection(&world), Some(Promise::Unwind));
+}
+
+#[test]
+fn a_call_that_fails_and_keeps_a_pin_or_a_charge_breaks_unwind() {
+    let keeps: [Deed; 3] =
+        [("nothing", |_| {}), ("a pin", |world| pins(world, 0)), ("a charge", |world| charges(world, 0))];
+    for (what, keep) in keeps {
+        let world = usable(MachineKind::Vfio);
+        let before = world.before();
+        keep(&world);
+        assert_eq!(world.refused(&before, Errno::Einval, "it"), Done::Refused);
+        assert_eq!(objection(&world), (what != "nothing").then_some(Promise::Unwind), "{what}");
+    }
+}
+
+#[test]
+fn an_error_that_blames_hardware_or_memory_when_nothing_was_wrong_breaks_service() {
+    for errno in [Errno::Eio, Errno::Enomem] {
+        let world = usable(MachineKind::Vfio);
+        assert_eq!(world.refused(&world.before(), errno, "it"), Done::Refused);
+        assert_eq!(objection(&world), Some(Promise::Service), "{errno:?}");
+    }
+}
+
+#[test]
+fn a_dead_user_whose_pages_stay_pinned_or_charged_breaks_no_leak() {
+    let keeps: [Deed; 2] = [("a pin", |world| pins(world, 0)), ("a charge", |world| charges(world, 0))];
+    for (what, keep) in keeps {
+        let (world, _) = mapped(MachineKind::Vfio);
+        keep(&world);
+        assert_eq!(world.die(0), Done::Succeeded);
+        assert_eq!(objection(&world), Some(Promise::NoLeak), "{what}");
+    }
+}
+
+#[test]
+fn the_end_of_a_life_finds_pins_interrupts_and_groups_that_are_still_held() {
+    let left: [(Deed, Option<Promise>); 5] = [
+        (("nothing", |_| {}), None),
+        // He has no file open, so that his death is none.
+        (("a pin", |world| pins(world, 1)), Some(Promise::NoLeak)),
+        (("a charge", |world| charges(world, 1)), Some(Promise::NoLeak)),
+        (
+            ("an interrupt", |world| world.devices[1].function.connect(Arc::new(Event::default()))),
+            Some(Promise::NoLeak),
+        ),
+        (
+            ("a claim", |world| {
+                let owner = Owner::new(0x9000).expect("not zero");
+                world.groups[1].group.claim_group(owner).expect("nobody has it");
+            }),
+            Some(Promise::OneOwner),
+        ),
+    ];
+    for kind in BOTH {
+        for ((what, leave), promise) in left {
+            let (world, _) = mapped(kind);
+            leave(&world);
+            world.end(None);
+            assert_eq!(objection(&world), promise, "{what} on {kind:?}");
+        }
+    }
+}
+
+#[test]
+fn memory_that_is_used_after_it_was_freed_breaks_reclaim() {
+    let world = booted(MachineKind::Vfio);
+    let block = world.bus.cpu().alloc(0x1000, 0x1000).expect("there is memory");
+    world.bus.cpu().free(block, 0x1000).expect("it is live");
+    let _read = model_bus::Fabric::read(&*world.bus, block, &mut [0; 8]);
+    world.look_after(OpKind::Step);
+    assert_eq!(objection(&world), Some(Promise::Reclaim));
+}
+
+#[test]
+fn who_is_given_a_group_that_another_has_breaks_one_owner() {
+    type Told = fn(&mut super::world::GroupHeld);
+    type Given = (&'static str, Arc<UserWorld>, Told, fn(&UserWorld) -> Done);
+    let kind = MachineKind::Vfio;
+    let joins = || {
+        let world = booted(kind);
+        assert_eq!(world.open_container(0), Done::Succeeded);
+        assert_eq!(world.open_group(0, 0), Done::Succeeded);
+        world
+    };
+    let given: [Given; 5] = [
+        ("a group opened twice", booted(kind), |held| held.files = 1, |world| world.open_group(0, 0)),
+        ("a driver", booted(kind), |held| held.container = Some(HIS), |world| world.bind_driver(0)),
+        ("a group that joins", joins(), |held| held.drivers = 1, |world| world.set_container(0, 0, 0)),
+        ("a device", usable(kind), |held| held.drivers = 1, |world| world.open_device(0, 0)),
+        (
+            "a device of no container",
+            usable(kind),
+            |held| held.container = None,
+            |world| world.open_device(0, 0),
+        ),
+    ];
+    for (what, world, tell, give) in given {
+        tell(&mut locked(&world.groups[0].held));
+        assert_eq!(give(&world), Done::Succeeded, "{what}");
+        assert_eq!(objection(&world), Some(Promise::OneOwner), "{what}");
+    }
+}
+
+#[test]
+fn a_group_that_leaves_while_its_devices_are_open_breaks_one_owner() {
+    let world = usable(MachineKind::Vfio);
+    locked(&world.groups[0].held).files = 2;
+    let _left = world.unset_container(0, 0);
+    assert_eq!(objection(&world), Some(Promise::OneOwner));
+}
+
+#[test]
+fn a_device_that_goes_on_when_its_file_is_closed_breaks_one_owner() {
+    let world = usable(MachineKind::Vfio);
+    assert_eq!(world.open_device(0, 0), Done::Succeeded);
+    assert_eq!(world.open_device(0, 0), Done::Succeeded);
+    // One of two files of the device, and whoever watches is told of none.
+    world.users[0].forget_file(super::task::Of::Device(0));
+    let place = world.users[0].open_files().len() - 1;
+    assert_eq!(world.close(0, u8::try_from(place).expect("few files")), Done::Succeeded);
+    assert_eq!(objection(&world), Some(Promise::OneOwner));
+}
+
+/// Firmware has reserved everything, and only whoever watches knows it.
+fn reserve_all(world: &mut Arc<UserWorld>) {
+    let world = Arc::get_mut(world).expect("nobody else has it");
+    world.devices[0].spec.reserved = Some((0, u64::MAX));
+}
+
+#[test]
+fn a_map_over_a_reserved_region_breaks_reserved() {
+    let mut world = usable(MachineKind::Vfio);
+    reserve_all(&mut world);
+    assert_eq!(map(&world), Done::Succeeded);
+    assert_eq!(objection(&world), Some(Promise::Reserved));
+    let mut world = booted(MachineKind::Vfio);
+    reserve_all(&mut world);
+    assert_eq!(world.bind_driver(0), Done::Succeeded);
+    assert_eq!(world.kernel_map(0, 0, 1, 2), Done::Succeeded);
+    assert_eq!(objection(&world), Some(Promise::Reserved));
+}
+
+#[test]
+fn a_group_that_joins_where_its_reserved_region_is_mapped_breaks_reserved() {
+    let (mut world, _) = mapped(MachineKind::Vfio);
+    let state = Arc::get_mut(&mut world).expect("nobody else has it");
+    state.devices[1].spec.reserved = Some((0, u64::MAX));
+    assert_eq!(world.open_group(0, 1), Done::Succeeded);
+    assert_eq!(world.set_container(0, 1, 0), Done::Succeeded);
+    assert_eq!(objection(&world), Some(Promise::Reserved));
+}
+
+#[test]
+fn an_address_that_is_mapped_twice_breaks_no_reuse() {
+    let (world, grant) = mapped(MachineKind::Vfio);
+    let space = container(&world).space;
+    let next = Grant { first: grant.last + 1, last: grant.last + PAGE, ..grant };
+    world.hub.shadow(|shadow| shadow.grant_over(space, next));
+    assert_eq!(world.map_dma(0, 0, 5, (0, 1), 3), Done::Succeeded);
+    assert_eq!(objection(&world), Some(Promise::NoReuse));
+    let world = booted(MachineKind::Vfio);
+    assert_eq!(world.bind_driver(0), Done::Succeeded);
+    let all = Grant { first: 0, last: u64::MAX >> 1, ..grant };
+    world.hub.shadow(|shadow| shadow.grant_over(world.groups[0].space, all));
+    assert_eq!(world.kernel_map(0, 0, 1, 2), Done::Succeeded);
+    assert_eq!(objection(&world), Some(Promise::NoReuse));
+}
+
+#[test]
+fn a_map_of_memory_that_is_not_the_users_breaks_isolation() {
+    let world = usable(MachineKind::Vfio);
+    let one = container(&world);
+    let token = world.hub.shadow(|shadow| shadow.begin_map(one.space, &[], true, true));
+    world.mapped(HIS, &one, token, None, &Wanted { first: 0, len: PAGE, va: VA, flags: 3 });
+    assert_eq!(objection(&world), Some(Promise::Isolation));
+}
+
+#[test]
+fn a_map_of_memory_that_is_not_registered_breaks_isolation() {
+    let world = usable(MachineKind::Power8);
+    world.change(HIS, |one| one.registered.clear());
+    assert_eq!(map(&world), Done::Succeeded);
+    assert_eq!(objection(&world), Some(Promise::Isolation));
+}
+
+#[test]
+fn a_map_in_no_window_breaks_reserved() {
+    let world = usable(MachineKind::Power8);
+    world.change(HIS, |one| (one.windows, one.pending) = ([None; 2], false));
+    assert_eq!(map(&world), Done::Succeeded);
+    assert_eq!(objection(&world), Some(Promise::Reserved));
+}
+
+#[test]
+fn a_window_that_is_made_where_one_is_breaks_reserved() {
+    let (world, _) = mapped(MachineKind::Power8);
+    let first = container(&world).windows[0].expect("the default one was made");
+    world.change(HIS, |one| one.windows[1] = Some(first));
+    assert_eq!(world.create_window(0, 0, 0), Done::Succeeded);
+    assert_eq!(objection(&world), Some(Promise::Reserved));
+}
+
+#[test]
+fn a_window_that_is_removed_and_that_there_is_not_breaks_service() {
+    let (world, _) = mapped(MachineKind::Power8);
+    world.change(HIS, |one| one.windows[0] = None);
+    assert_eq!(world.remove_window(0, 0, 0), Done::Succeeded);
+    assert_eq!(objection(&world), Some(Promise::Service));
+}
+
+#[test]
+fn memory_that_is_registered_twice_breaks_isolation() {
+    let world = usable(MachineKind::Power8);
+    world.change(HIS, |one| one.registered.insert(VA + 40 * PAGE, PAGE));
+    assert_eq!(world.register_memory(0, 0, 40, 1), Done::Succeeded);
+    assert_eq!(objection(&world), Some(Promise::Isolation));
+}
+
+#[test]
+fn memory_that_is_unregistered_while_it_is_mapped_breaks_reclaim() {
+    let world = usable(MachineKind::Power8);
+    let (pa, _) = world.users[0].memory.page(VA).expect("his first page");
+    let one = Grant {
+        first: 0x10_0000,
+        last: 0x10_0fff,
+        pa,
+        read: true,
+        owed_read: true,
+        write: true,
+        owed_write: true,
+        since: 0,
+    };
+    // Not by the pins, which the shadow judges for itself.
+    locked(&world.book.spaces).clear();
+    world.hub.shadow(|shadow| shadow.grant_over(container(&world).space, one));
+    assert_eq!(world.unregister_memory(0, 0, 0), Done::Succeeded);
+    assert_eq!(objection(&world), Some(Promise::Reclaim));
+}
+
+#[test]
+fn an_unmap_that_says_other_bytes_than_were_mapped_breaks_service() {
+    let (world, grant) = mapped(MachineKind::Vfio);
+    world.change(HIS, |one| one.maps.get_mut(&grant.first).expect("it is mapped").len = 2 * PAGE);
+    assert_eq!(world.unmap_all(0, 0), Done::Succeeded);
+    assert_eq!(objection(&world), Some(Promise::Service));
+}
