@@ -33,6 +33,7 @@ mod rng;
 mod services;
 mod store_buffer;
 mod transaction;
+mod ways;
 
 pub use bus::{Bus, BusOptions};
 pub use cpu::{Caches, CpuMemory, Stores};
@@ -50,3 +51,4 @@ pub use services::{
     TranslatedRequest, Translation, TranslationAnswer, TranslationRequest,
 };
 pub use transaction::{BusError, Clocked, Fabric, Mmio, Outcome, Passage, Request, Translator, Width, Write};
+pub use ways::Ways;

@@ -13,7 +13,7 @@ use std::sync::{Arc, MutexGuard, Weak};
 use model_bus::{
     BusError, Clocked, Downstream, Fabric, Flights, Guarded, InvalidationDone, Marked, Mmio, Notes, Outcome,
     PageRequest, Passage, Request, Stall, StallState, TranslatedRequest, TranslationAnswer,
-    TranslationRequest, Translator, Unpredictable, Width, Write,
+    TranslationRequest, Translator, Unpredictable, Ways, Width, Write,
 };
 use portcullis_types::Pa;
 use portcullis_types::trace::{Sink, Value};
@@ -21,7 +21,7 @@ use portcullis_types::trace::{Sink, Value};
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::cr::{GBPA_ABORT, SMMUEN};
-use crate::downstream::{Outgoing, Ways};
+use crate::downstream::Outgoing;
 use crate::engine::{Caches, Engine, Refusal};
 use crate::event::{Asked, EventKind};
 use crate::state::{Around, Lines, Message, State, Traffic};

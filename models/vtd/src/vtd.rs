@@ -6,12 +6,12 @@
 //!
 //! Should a table or queue lie, by somebody's mistake, on the model's own registers, the model would wait for itself: see [`Guarded`].
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, MutexGuard, Weak};
 
 use model_bus::{
     BusError, Clocked, Doorbell, Downstream, Flights, Guarded, InvalidationDone, Mmio, Notes, Outcome,
     PageRequest, Passage, Request, TranslatedRequest, TranslationAnswer, TranslationRequest, Translator,
-    Unpredictable, Width, Write,
+    Unpredictable, Ways, Width, Write,
 };
 use portcullis_types::trace::{Sink, Value};
 use portcullis_types::{AccessKind, Pa, Pasid, SourceId};
@@ -45,7 +45,7 @@ pub struct Vtd {
     interrupts: Arc<dyn Interrupts>,
     sink: Arc<dyn Sink>,
     flights: Flights,
-    ways: Mutex<Vec<Weak<dyn Downstream>>>,
+    ways: Ways,
     state: Guarded<State>,
 }
 
@@ -68,7 +68,7 @@ impl Vtd {
             interrupts,
             sink,
             flights: Flights::default(),
-            ways: Mutex::default(),
+            ways: Ways::default(),
             state: Guarded::new(state),
         }
     }
@@ -147,19 +147,15 @@ impl Vtd {
         for message in outgoing {
             match message {
                 Outgoing::Event(event) => self.send_event(&event),
+                // Whether it arrived nobody learns: both are posted.
                 Outgoing::Invalidate(message) => {
-                    self.live_ways().iter().any(|way| way.invalidate(&message));
+                    self.ways.invalidate(&message);
                 }
                 Outgoing::Respond(message) => {
-                    self.live_ways().iter().any(|way| way.page_response(&message));
+                    self.ways.respond(&message);
                 }
             }
         }
-    }
-
-    fn live_ways(&self) -> Vec<Arc<dyn Downstream>> {
-        let ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
-        ways.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// An interrupt of the unit's own: never remapped. One whose address is no interrupt is a write to memory, as software asked.
@@ -363,9 +359,7 @@ impl Translator for Vtd {
     }
 
     fn connect(&self, downstream: Weak<dyn Downstream>) {
-        let mut ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
-        ways.retain(|way| way.strong_count() != 0);
-        ways.push(downstream);
+        self.ways.add(downstream);
     }
 }
 
