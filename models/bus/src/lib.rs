@@ -41,6 +41,7 @@ pub use dice::Dice;
 pub use flights::{Flight, Flights};
 pub use guarded::{Guarded, Marked, mark};
 pub use heap::{FreeError, Heap, HeapUse, POISON};
+pub use index::{KeyMap, Mixer};
 pub use map::{Doorbell, Occupied};
 pub use notes::{Notes, Unpredictable};
 pub use port::{DmaError, Moved, Port, Traffic, Untranslated};

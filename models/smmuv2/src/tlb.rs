@@ -8,7 +8,7 @@
 //!
 //! Spec: SMMUv2 D.c, 2.5 "TLB operation", Table 2-5 "SMMU TLB entry attribute requirements", 5.4.1 "Scope of the TLB maintenance operations".
 
-use std::collections::HashMap;
+use model_bus::KeyMap;
 
 use crate::descriptor::{Hierarchy, Rights};
 use crate::geometry::Granule;
@@ -121,15 +121,15 @@ type Key = (Space, u64, u32);
 
 /// All that is cached of translation tables.
 pub(crate) struct Tlb {
-    leaves: HashMap<Key, Translation>,
+    leaves: KeyMap<Key, Translation>,
     /// How many leaves there are of each size; sizes without any are not searched.
     sizes: [u32; 64],
-    tables: HashMap<TableKey, TableEntry>,
+    tables: KeyMap<TableKey, TableEntry>,
 }
 
 impl Default for Tlb {
     fn default() -> Self {
-        Self { leaves: HashMap::new(), sizes: [0; 64], tables: HashMap::new() }
+        Self { leaves: KeyMap::default(), sizes: [0; 64], tables: KeyMap::default() }
     }
 }
 

@@ -4,9 +4,10 @@
 //!
 //! Spec: SMMUv3 H.a, 3.21.3 "Configuration structures and configuration invalidation completion", 4.3 "Configuration structure invalidation".
 
+use model_bus::KeyMap;
+
 use crate::cd::{self, Cd, IllegalCd};
 use crate::ste::{self, IllegalSte, Ste};
-use crate::tlb::Map;
 
 /// A fetched entry: where it was, what lay there, what it means.
 #[derive(Clone, Copy, Debug)]
@@ -30,12 +31,12 @@ pub(crate) struct CachedCd {
 /// All that is cached of configuration.
 #[derive(Default)]
 pub(crate) struct ConfigCache {
-    stes: Map<u32, CachedSte>,
+    stes: KeyMap<u32, CachedSte>,
     /// L1STDs by the upper bits of the StreamID, with the split they were found with.
-    stream_tables: Map<(u32, u32), u64>,
-    cds: Map<(u32, u32), CachedCd>,
+    stream_tables: KeyMap<(u32, u32), u64>,
+    cds: KeyMap<(u32, u32), CachedCd>,
     /// L1CDs by stream and index.
-    context_tables: Map<(u32, u32), u64>,
+    context_tables: KeyMap<(u32, u32), u64>,
 }
 
 impl ConfigCache {

@@ -9,8 +9,9 @@
 //!
 //! Spec: SMMUv3 H.a, 3.17 "TLB tagging, VMIDs, ASIDs and participation in broadcast TLB maintenance", 4.4 "TLB invalidation".
 
-use core::hash::{BuildHasherDefault, Hasher};
-use std::collections::HashMap;
+use core::hash::Hasher;
+
+use model_bus::KeyMap;
 
 use crate::command::Invalidate;
 use crate::descriptor::{Hierarchy, Rights};
@@ -137,43 +138,6 @@ pub(crate) struct Conflict {
     pub(crate) size_only: bool,
 }
 
-/// A quick mixing of small keys. Keys are ours, not a guest's choice of collisions: speed matters, not strength.
-#[derive(Default)]
-pub(crate) struct Mixer(u64);
-
-impl Hasher for Mixer {
-    fn finish(&self) -> u64 {
-        self.0 ^ (self.0 >> 29)
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&byte| self.write_u64(u64::from(byte)));
-    }
-
-    fn write_u8(&mut self, value: u8) {
-        self.write_u64(u64::from(value));
-    }
-
-    fn write_u16(&mut self, value: u16) {
-        self.write_u64(u64::from(value));
-    }
-
-    fn write_u32(&mut self, value: u32) {
-        self.write_u64(u64::from(value));
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.0 = (self.0.rotate_left(5) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-
-    fn write_usize(&mut self, value: usize) {
-        self.write_u64(value as u64);
-    }
-}
-
-/// A map with such keys.
-pub(crate) type Map<K, V> = HashMap<K, V, BuildHasherDefault<Mixer>>;
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Key {
     space: Space,
@@ -199,15 +163,15 @@ fn key(space: Space, address: u64, size_lg2: u32) -> Key {
 
 /// All that is cached of translation tables.
 pub(crate) struct Tlb {
-    leaves: Map<Key, Translation>,
+    leaves: KeyMap<Key, Translation>,
     /// How many leaves there are of each size; sizes without any are not searched.
     sizes: [u32; 64],
-    tables: Map<TableKey, TableEntry>,
+    tables: KeyMap<TableKey, TableEntry>,
 }
 
 impl Default for Tlb {
     fn default() -> Self {
-        Self { leaves: Map::default(), sizes: [0; 64], tables: Map::default() }
+        Self { leaves: KeyMap::default(), sizes: [0; 64], tables: KeyMap::default() }
     }
 }
 

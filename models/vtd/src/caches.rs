@@ -6,7 +6,9 @@
 //! Spec: VT-d 5.10, 6.2 "Address Translation Caches", 6.5.2.1 to 6.5.2.4, 6.5.2.8.
 
 use core::ops::RangeInclusive;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+
+use model_bus::KeyMap;
 
 use crate::bits::mask;
 use crate::entry::{Context, PasidEntry, ScalableContext};
@@ -102,7 +104,7 @@ pub(crate) struct Caches {
     pub(crate) second: Structures,
     pub(crate) interrupts: BTreeMap<u16, [u64; 2]>,
     /// Where write buffers are: words as they were when they were last seen. What software stored since may still be on its way.
-    pub(crate) unflushed: HashMap<u64, u64>,
+    pub(crate) unflushed: KeyMap<u64, u64>,
 }
 
 impl Caches {

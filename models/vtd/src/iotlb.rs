@@ -7,7 +7,9 @@
 //! Spec: VT-d 5.10, 6.2.1 "Tagging of Cached Translations", 6.2.4 "IOTLB", Table 23 "IOTLB Invalidation", Table 24 "PASID-based-IOTLB Invalidation".
 
 use core::ops::RangeInclusive;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+
+use model_bus::KeyMap;
 
 use crate::reason::Reason;
 
@@ -91,7 +93,7 @@ const SIZES: [u32; 3] = [12, 21, 30];
 /// The IOTLB.
 #[derive(Debug, Default)]
 pub(crate) struct Iotlb {
-    entries: HashMap<Key, Translation>,
+    entries: KeyMap<Key, Translation>,
     /// Made by the second stage or pass-through: domain, first address.
     by_address: BTreeSet<(u16, u64, Key)>,
     /// Made with a first stage: domain, PASID, first address.

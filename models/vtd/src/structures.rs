@@ -4,7 +4,8 @@
 //! by PASID, domain and address.
 
 use core::ops::RangeInclusive;
-use std::collections::HashMap;
+
+use model_bus::KeyMap;
 
 /// Which table: the entry that points to it is at `level` (2 is a page directory entry), and is for addresses with `prefix` above the bits that lower
 /// levels take.
@@ -37,7 +38,7 @@ pub(crate) const fn shift(level: u32) -> u32 {
 /// The caches of one stage.
 #[derive(Debug, Default)]
 pub(crate) struct Structures {
-    tables: HashMap<Place, Table>,
+    tables: KeyMap<Place, Table>,
 }
 
 impl Structures {
