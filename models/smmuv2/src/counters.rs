@@ -64,9 +64,4 @@ impl Counters {
     pub fn fault(&self, kind: FaultKind) -> u64 {
         self.faults.get(&kind).copied().unwrap_or(0)
     }
-
-    /// All faults.
-    pub fn faults_total(&self) -> u64 {
-        self.faults.values().sum()
-    }
 }
