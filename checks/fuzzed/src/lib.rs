@@ -26,7 +26,6 @@ mod fdt;
 mod pci;
 mod phb3;
 mod queues;
-mod ram;
 mod smmuv2;
 mod smmuv3;
 mod vfio;

@@ -15,13 +15,12 @@
 use core::cell::Cell;
 use std::sync::Arc;
 
-use model_bus::{Clocked, Doorbell, Fabric, Mmio, Outcome, Request, Translator, Width};
+use model_bus::{Clocked, Doorbell, Fabric, Mmio, Outcome, Request, SparseMemory, Translator, Width};
 use model_ioda2::{Config, Counters, Phb3, Policy, Unit};
 use portcullis::types::trace::Silence;
 use portcullis::types::{Access, AccessKind, Iova, Pa, SourceId};
 
 use crate::bytes::Bytes;
-use crate::ram::Ram;
 
 const RTT: u64 = 0x2_0000;
 const PELTV: u64 = 0x4_0000;
@@ -52,7 +51,7 @@ fn play(input: &[u8]) -> (Counters, usize) {
         machine.act(&mut bytes);
         interrupts += machine.phb.take_interrupts().len();
     }
-    *machine.ram.hole.lock().unwrap() = None;
+    machine.ram.fill_holes();
     machine.settle();
     let counters = machine.phb.counters();
     machine.check_reset();
@@ -60,7 +59,7 @@ fn play(input: &[u8]) -> (Counters, usize) {
 }
 
 struct Machine {
-    ram: Arc<Ram>,
+    ram: Arc<SparseMemory>,
     phb: Arc<Phb3>,
     eager: bool,
     /// The table of PEs has not been touched: whose PE a requester has is known.
@@ -70,7 +69,7 @@ struct Machine {
 impl Machine {
     /// As firmware and a kernel leave it: tables in memory, two PEs with a window each.
     fn new(bytes: &mut Bytes<'_>) -> Self {
-        let ram = Arc::new(Ram::new(50));
+        let ram = Arc::new(SparseMemory::new(50));
         let (policy, eager) = match bytes.below(3) {
             0 => (Policy::stale(), false),
             1 => (Policy::hostile(), false),
@@ -166,7 +165,10 @@ impl Machine {
             14 if bytes.one_in(4) => {
                 self.sound.set(false);
                 let first = bytes.pick(&[RTT, PELTV, PEST, IVT, TABLE]) + u64::from(bytes.u8());
-                *self.ram.hole.lock().unwrap() = bytes.flag().then_some(first..=first + 0xff);
+                self.ram.fill_holes();
+                if bytes.flag() {
+                    self.ram.hole(first..=first + 0xff);
+                }
             }
             14 if bytes.one_in(8) => {
                 self.sound.set(false);

@@ -14,13 +14,14 @@
 
 use std::sync::{Arc, Mutex};
 
-use model_bus::{Clocked, Fabric, Mmio, Outcome, Request, Stall, StallState, Translator, Width};
+use model_bus::{
+    Clocked, Fabric, Mmio, Outcome, Request, SparseMemory, Stall, StallState, Translator, Width,
+};
 use model_smmuv2::{Config, Counters, Policy, Smmu};
 use portcullis::types::trace::Silence;
 use portcullis::types::{Access, AccessKind, Iova, SourceId};
 
 use crate::bytes::Bytes;
-use crate::ram::Ram;
 
 const TABLES: u64 = 0x10_0000;
 const TABLES_2: u64 = 0x20_0000;
@@ -70,7 +71,7 @@ fn play(input: &[u8]) -> Counters {
     while !bytes.is_empty() {
         machine.act(&mut bytes);
     }
-    *machine.ram.hole.lock().unwrap() = None;
+    machine.ram.fill_holes();
     machine.settle();
     let counters = machine.smmu.counters();
     machine.check_reset();
@@ -106,7 +107,7 @@ fn config(bytes: &mut Bytes<'_>) -> Config {
 }
 
 struct Machine {
-    ram: Arc<Ram>,
+    ram: Arc<SparseMemory>,
     smmu: Smmu,
     stalls: Mutex<Vec<Stall>>,
 }
@@ -114,7 +115,7 @@ struct Machine {
 impl Machine {
     /// As a driver leaves it: stream 1 goes to a bank of stage 2, stream 2 to one of stage 1, stream 3 past all, where the part has that.
     fn new(bytes: &mut Bytes<'_>) -> Self {
-        let ram = Arc::new(Ram::new(48));
+        let ram = Arc::new(SparseMemory::new(48));
         let seed = bytes.u8().into();
         let config = config(bytes);
         assert_eq!(config.problem(), None);
@@ -215,7 +216,10 @@ impl Machine {
             }
             9 if bytes.one_in(4) => {
                 let first = Self::word(bytes);
-                *self.ram.hole.lock().unwrap() = bytes.flag().then_some(first..=first.saturating_add(0xff));
+                self.ram.fill_holes();
+                if bytes.flag() {
+                    self.ram.hole(first..=first.saturating_add(0xff));
+                }
             }
             9 if bytes.one_in(3) => self.repair(),
             9 => drop(self.smmu.step(self.ram.now_ns())),

@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex, Weak};
 
 use model_bus::{
     Clocked, Downstream, Fabric, Invalidation, InvalidationDone, Mmio, Outcome, PageRequest, PageResponse,
-    Request, Stall, StallState, TranslatedRequest, TranslationAnswer, TranslationRequest, Translator, Width,
+    Request, SparseMemory, Stall, StallState, TranslatedRequest, TranslationAnswer, TranslationRequest,
+    Translator, Width,
 };
 use model_smmuv3::{
     Broadcast, BroadcastRegime, BroadcastScope, Config, Counters, HardwareUpdate, Policy, Smmu, StallModel,
@@ -24,7 +25,6 @@ use portcullis::types::trace::Silence;
 use portcullis::types::{Access, AccessKind, Iova, Pa, Pasid, SourceId};
 
 use crate::bytes::Bytes;
-use crate::ram::Ram;
 
 const COMMANDS: u64 = 0x1_0000;
 const EVENTS: u64 = 0x2_0000;
@@ -71,7 +71,7 @@ fn play(input: &[u8]) -> Counters {
     while !bytes.is_empty() {
         machine.act(&mut bytes);
     }
-    *machine.ram.hole.lock().unwrap() = None;
+    machine.ram.fill_holes();
     machine.settle();
     let counters = machine.smmu.counters();
     machine.check_reset();
@@ -129,7 +129,7 @@ impl Downstream for Device {
 }
 
 struct Machine {
-    ram: Arc<Ram>,
+    ram: Arc<SparseMemory>,
     smmu: Smmu,
     device: Arc<Device>,
     stalls: Mutex<Vec<Stall>>,
@@ -138,7 +138,7 @@ struct Machine {
 impl Machine {
     /// As a driver leaves it: streams with a table of each stage, queues, everything on.
     fn new(bytes: &mut Bytes<'_>) -> Self {
-        let ram = Arc::new(Ram::new(52));
+        let ram = Arc::new(SparseMemory::new(52));
         let seed = bytes.u8().into();
         let smmu = Smmu::new(config(bytes), ram.clone() as Arc<dyn Fabric>, seed, Arc::new(Silence));
         let device = Arc::new(Device { source: SourceId(1), tags: Mutex::new(0) });
@@ -266,13 +266,16 @@ impl Machine {
                 let tags = *self.device.tags.lock().unwrap() & bytes.u32();
                 *self.device.tags.lock().unwrap() &= !tags;
                 self.smmu.invalidation_done(&InvalidationDone { source: SourceId(1), tags });
-                self.ram.now_ns.fetch_add(u64::from(bytes.u16()), core::sync::atomic::Ordering::Relaxed);
+                self.ram.advance(bytes.u16().into());
             }
             13 => self.page_service(bytes),
             14 => self.hear(bytes),
             15 if bytes.one_in(4) => {
                 let first = Self::word(bytes);
-                *self.ram.hole.lock().unwrap() = bytes.flag().then_some(first..=first.saturating_add(0xff));
+                self.ram.fill_holes();
+                if bytes.flag() {
+                    self.ram.hole(first..=first.saturating_add(0xff));
+                }
             }
             15 if bytes.one_in(3) => self.repair(),
             15 => drop(self.smmu.step(self.ram.now_ns())),

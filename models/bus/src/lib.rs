@@ -31,6 +31,7 @@ mod port;
 mod ram;
 mod rng;
 mod services;
+mod sparse;
 mod store_buffer;
 mod transaction;
 mod ways;
@@ -51,5 +52,6 @@ pub use services::{
     Downstream, Invalidation, InvalidationDone, PageRequest, PageResponse, Stall, StallState,
     TranslatedRequest, Translation, TranslationAnswer, TranslationRequest,
 };
+pub use sparse::SparseMemory;
 pub use transaction::{BusError, Clocked, Fabric, Mmio, Outcome, Passage, Request, Translator, Width, Write};
 pub use ways::Ways;

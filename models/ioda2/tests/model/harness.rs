@@ -11,10 +11,11 @@
 //! | 0xf000_0000 | the doorbell |
 
 use core::ops::RangeInclusive;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
-use model_bus::{BusError, Clocked, Doorbell, Fabric, Mmio, Outcome, Request, Translator, Width, Write};
+use model_bus::{
+    BusError, Clocked, Doorbell, Fabric, Mmio, Outcome, Request, SparseMemory, Translator, Width, Write,
+};
 use model_ioda2::{Config, Phb3, Policy, Unpredictable};
 use portcullis_types::trace::Silence;
 use portcullis_types::{Access, Iova, Pa, SourceId};
@@ -45,49 +46,23 @@ pub(crate) const KILL_ALL: u64 = 1 << 63;
 pub(crate) const KILL_PE: u64 = 1 << 62;
 pub(crate) const KILL_ONE: u64 = 1 << 61;
 
-#[derive(Default)]
+/// Memory, and the bridge's doorbell in it.
 pub(crate) struct Ram {
-    pages: Mutex<HashMap<u64, Box<[u8; 4096]>>>,
-    holes: Mutex<Vec<RangeInclusive<u64>>>,
+    memory: SparseMemory,
     phb: OnceLock<Weak<Phb3>>,
-}
-
-impl Ram {
-    fn check(&self, at: Pa, len: usize) -> Result<(), BusError> {
-        let last = at.get().checked_add(len as u64 - 1).ok_or(BusError { at })?;
-        let holes = self.holes.lock().unwrap();
-        let hit = holes.iter().any(|hole| *hole.start() <= last && at.get() <= *hole.end());
-        if hit || last >> 50 != 0 { Err(BusError { at }) } else { Ok(()) }
-    }
 }
 
 impl Fabric for Ram {
     fn read(&self, at: Pa, into: &mut [u8]) -> Result<(), BusError> {
-        self.check(at, into.len())?;
-        let pages = self.pages.lock().unwrap();
-        for (i, byte) in into.iter_mut().enumerate() {
-            let address = at.get() + i as u64;
-            *byte = pages.get(&(address >> 12)).map_or(0, |page| page[(address & 0xfff) as usize]);
-        }
-        Ok(())
+        self.memory.read(at, into)
     }
 
     fn write(&self, write: Write<'_>) -> Result<(), BusError> {
-        self.check(write.at, write.bytes.len())?;
         if write.at.get() & !0xffff == DOORBELL {
             let phb = self.phb.get().and_then(Weak::upgrade).unwrap();
             return phb.ring(write.at.get() & 0xffff, write.bytes, write.source);
         }
-        let mut pages = self.pages.lock().unwrap();
-        let (mut at, mut bytes) = (write.at.get(), write.bytes);
-        while !bytes.is_empty() {
-            let offset = (at & 0xfff) as usize;
-            let (run, rest) = bytes.split_at(bytes.len().min(4096 - offset));
-            let page = pages.entry(at >> 12).or_insert_with(|| Box::new([0; 4096]));
-            page[offset..offset + run.len()].copy_from_slice(run);
-            (at, bytes) = (at + run.len() as u64, rest);
-        }
-        Ok(())
+        self.memory.write(write)
     }
 
     fn compare_exchange(&self, at: Pa, _: u64, _: u64) -> Result<u64, BusError> {
@@ -107,7 +82,7 @@ pub(crate) struct Machine {
 impl Machine {
     /// A bridge out of reset: no table is set up.
     pub(crate) fn bare(policy: Policy) -> Self {
-        let ram = Arc::new(Ram::default());
+        let ram = Arc::new(Ram { memory: SparseMemory::new(50), phb: OnceLock::new() });
         let config = Config { policy, ..Config::new(Pa::new(DOORBELL)) };
         let phb = Arc::new(Phb3::new(config, ram.clone(), 1, Arc::new(Silence)));
         ram.phb.set(Arc::downgrade(&phb)).unwrap();
@@ -179,7 +154,7 @@ impl Machine {
 
     /// Nothing answers there any more.
     pub(crate) fn hole(&self, range: RangeInclusive<u64>) {
-        self.ram.holes.lock().unwrap().push(range);
+        self.ram.memory.hole(range);
     }
 
     /// An access of 8 bytes: where it went, if it was let through.

@@ -8,15 +8,14 @@
 //! Stream 5 goes, by group 0, to bank 0; bank 1 does stage 2 where it is wanted.
 
 use core::ops::RangeInclusive;
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use model_bus::{
-    BusError, Clocked, Fabric, Mmio, Outcome, Request, Stall, StallState, Translator, Width, Write,
+    Clocked, Fabric, Mmio, Outcome, Request, SparseMemory, Stall, StallState, Translator, Width,
 };
 use model_smmuv2::{Config, InterruptLines, Line, Policy, Smmu};
 use portcullis_types::trace::Silence;
-use portcullis_types::{Access, AccessKind, Iova, Pa, SourceId};
+use portcullis_types::{Access, AccessKind, Iova, SourceId};
 
 pub(crate) const L1: u64 = 0x10_0000;
 pub(crate) const L2: u64 = 0x10_1000;
@@ -62,51 +61,6 @@ pub(crate) const TLBIIPAS2: u64 = 0x630;
 pub(crate) const TLBSYNC: u64 = 0x7f0;
 pub(crate) const TLBSTATUS: u64 = 0x7f4;
 
-pub(crate) struct Ram {
-    pages: Mutex<HashMap<u64, Box<[u8; 4096]>>>,
-    holes: Mutex<Vec<RangeInclusive<u64>>>,
-}
-
-impl Ram {
-    fn check(&self, at: Pa, len: usize) -> Result<(), BusError> {
-        let last = at.get().checked_add(len as u64 - 1).ok_or(BusError { at })?;
-        let holes = self.holes.lock().unwrap();
-        let hit = holes.iter().any(|hole| *hole.start() <= last && at.get() <= *hole.end());
-        if hit || last >> 48 != 0 { Err(BusError { at }) } else { Ok(()) }
-    }
-}
-
-impl Fabric for Ram {
-    fn read(&self, at: Pa, into: &mut [u8]) -> Result<(), BusError> {
-        self.check(at, into.len())?;
-        let pages = self.pages.lock().unwrap();
-        for (i, byte) in into.iter_mut().enumerate() {
-            let address = at.get() + i as u64;
-            *byte = pages.get(&(address >> 12)).map_or(0, |page| page[(address & 0xfff) as usize]);
-        }
-        Ok(())
-    }
-
-    fn write(&self, write: Write<'_>) -> Result<(), BusError> {
-        self.check(write.at, write.bytes.len())?;
-        let mut pages = self.pages.lock().unwrap();
-        for (i, byte) in write.bytes.iter().enumerate() {
-            let address = write.at.get() + i as u64;
-            pages.entry(address >> 12).or_insert_with(|| Box::new([0; 4096]))[(address & 0xfff) as usize] =
-                *byte;
-        }
-        Ok(())
-    }
-
-    fn compare_exchange(&self, at: Pa, _: u64, _: u64) -> Result<u64, BusError> {
-        Err(BusError { at })
-    }
-
-    fn now_ns(&self) -> u64 {
-        0
-    }
-}
-
 /// What interrupt lines did.
 #[derive(Default)]
 pub(crate) struct Seen(pub(crate) Mutex<Vec<(Line, bool)>>);
@@ -133,7 +87,7 @@ pub(crate) enum Got {
 }
 
 pub(crate) struct Machine {
-    pub(crate) ram: Arc<Ram>,
+    pub(crate) ram: Arc<SparseMemory>,
     pub(crate) smmu: Arc<Smmu>,
     pub(crate) lines: Arc<Seen>,
 }
@@ -154,7 +108,7 @@ pub(crate) fn lazy() -> Config {
 impl Machine {
     /// Out of reset.
     pub(crate) fn bare(config: Config) -> Self {
-        let ram = Arc::new(Ram { pages: Mutex::default(), holes: Mutex::default() });
+        let ram = Arc::new(SparseMemory::new(48));
         let smmu = Smmu::new(config, Arc::clone(&ram) as Arc<dyn Fabric>, 1, Arc::new(Silence));
         let lines = Arc::new(Seen::default());
         smmu.connect_lines(lines.clone());
@@ -254,14 +208,11 @@ impl Machine {
     }
 
     pub(crate) fn words(&self, at: u64, words: &[u64]) {
-        for (i, word) in words.iter().enumerate() {
-            let at = Pa::new(at + i as u64 * 8);
-            self.ram.write(Write { at, bytes: &word.to_le_bytes(), source: None }).unwrap();
-        }
+        self.ram.put(at, words);
     }
 
     pub(crate) fn hole(&self, range: RangeInclusive<u64>) {
-        self.ram.holes.lock().unwrap().push(range);
+        self.ram.hole(range);
     }
 
     pub(crate) fn r32(&self, offset: u64) -> u32 {

@@ -37,7 +37,7 @@ fn is_idle(machine: &Machine) -> bool {
 }
 
 fn pass(machine: &Machine, ns: u64) {
-    machine.ram.now_ns.fetch_add(ns, Ordering::Relaxed);
+    machine.ram.memory.advance(ns);
 }
 
 /// Acknowledges the command error, as long as it has this code.

@@ -1,7 +1,5 @@
 //! Anything at all, from software and devices: the model never panics, never hangs, and never lets an access out of its sight.
 
-use core::sync::atomic::Ordering;
-
 use model_bus::{InvalidationDone, Mmio, PageRequest, Stall, TranslationRequest, Translator, Width};
 use model_smmuv3::{Broadcast, BroadcastRegime, BroadcastScope, Config, HardwareUpdate, Policy, StallModel};
 use portcullis_types::{Access, AccessKind, Iova, Pasid, SourceId};
@@ -153,7 +151,7 @@ fn act(machine: &Machine, random: &mut Random) {
         15 => {
             let tags = u32::try_from(random.next() >> 32).unwrap();
             machine.smmu.invalidation_done(&InvalidationDone { source: SourceId(1), tags });
-            machine.ram.now_ns.fetch_add(random.below(400_000), Ordering::Relaxed);
+            machine.ram.memory.advance(random.below(400_000));
         }
         16 => machine.w32(0x1_00cc, machine.r32(0x1_00c8)),
         21..=23 => sharing(machine, random, stream),

@@ -11,11 +11,11 @@
 //! | 0xf000_0000 | a doorbell that remembers |
 
 use core::ops::RangeInclusive;
-use core::sync::atomic::{AtomicU64, Ordering};
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use model_bus::{BusError, Clocked, Fabric, Mmio, Outcome, Request, Stall, Translator, Width, Write};
+use model_bus::{
+    BusError, Clocked, Fabric, Mmio, Outcome, Request, SparseMemory, Stall, Translator, Width, Write,
+};
 use model_smmuv3::{Config, Policy, Smmu, Unpredictable};
 use portcullis_types::trace::Silence;
 use portcullis_types::{Access, AccessKind, Iova, Pa, Pasid, SourceId};
@@ -50,68 +50,37 @@ pub(crate) const PAGE: u64 = 0xf43;
 /// A stage 2 page: AF, inner shareable, S2AP=0b11, MemAttr write-back.
 pub(crate) const S2_PAGE: u64 = 0x7ff;
 
+/// Memory, and a doorbell in it that remembers.
 pub(crate) struct Ram {
-    pages: Mutex<HashMap<u64, Box<[u8; 4096]>>>,
-    holes: Mutex<Vec<RangeInclusive<u64>>>,
+    pub(crate) memory: SparseMemory,
     pub(crate) messages: Mutex<Vec<(u64, u32)>>,
-    /// Time on the bus.
-    pub(crate) now_ns: AtomicU64,
     /// Words that somebody stores just before the next compare-exchange.
     pub(crate) meddling: Mutex<Vec<(u64, u64)>>,
 }
 
-impl Ram {
-    fn check(&self, at: Pa, len: usize) -> Result<(), BusError> {
-        let last = at.get().checked_add(len as u64 - 1).ok_or(BusError { at })?;
-        let holes = self.holes.lock().unwrap();
-        let hit = holes.iter().any(|hole| *hole.start() <= last && at.get() <= *hole.end());
-        if hit || last >> 52 != 0 { Err(BusError { at }) } else { Ok(()) }
-    }
-}
-
 impl Fabric for Ram {
     fn read(&self, at: Pa, into: &mut [u8]) -> Result<(), BusError> {
-        self.check(at, into.len())?;
-        let pages = self.pages.lock().unwrap();
-        for (i, byte) in into.iter_mut().enumerate() {
-            let address = at.get() + i as u64;
-            *byte = pages.get(&(address >> 12)).map_or(0, |page| page[(address & 0xfff) as usize]);
-        }
-        Ok(())
+        self.memory.read(at, into)
     }
 
     fn write(&self, write: Write<'_>) -> Result<(), BusError> {
-        self.check(write.at, write.bytes.len())?;
+        self.memory.write(write)?;
         if write.at.get() & !0xfff == DOORBELL {
             let data = u32::from_le_bytes(write.bytes.try_into().unwrap());
             self.messages.lock().unwrap().push((write.at.get(), data));
-        }
-        let mut pages = self.pages.lock().unwrap();
-        for (i, byte) in write.bytes.iter().enumerate() {
-            let address = write.at.get() + i as u64;
-            pages.entry(address >> 12).or_insert_with(|| Box::new([0; 4096]))[(address & 0xfff) as usize] =
-                *byte;
         }
         Ok(())
     }
 
     fn compare_exchange(&self, at: Pa, current: u64, new: u64) -> Result<u64, BusError> {
-        self.check(at, 8)?;
         if let Some((at, word)) = self.meddling.lock().unwrap().pop() {
-            self.write(Write { at: Pa::new(at), bytes: &word.to_le_bytes(), source: None })?;
+            self.memory.put(at, &[word]);
         }
-        let mut pages = self.pages.lock().unwrap();
-        let page = pages.entry(at.get() >> 12).or_insert_with(|| Box::new([0; 4096]));
-        let word: &mut [u8; 8] = page[(at.get() & 0xff8) as usize..].first_chunk_mut().unwrap();
-        let found = u64::from_le_bytes(*word);
-        if found == current {
-            *word = new.to_le_bytes();
-        }
-        Ok(found)
+        self.memory.compare_exchange(at, current, new)
     }
 
     fn now_ns(&self) -> u64 {
-        self.now_ns.load(Ordering::Relaxed)
+        self.memory.now_ns()
     }
 }
 
@@ -143,10 +112,8 @@ impl Machine {
     /// Out of reset.
     pub(crate) fn bare(config: Config) -> Self {
         let ram = Arc::new(Ram {
-            pages: Mutex::default(),
-            holes: Mutex::default(),
+            memory: SparseMemory::new(52),
             messages: Mutex::default(),
-            now_ns: AtomicU64::new(0),
             meddling: Mutex::default(),
         });
         let smmu = Smmu::new(config, Arc::clone(&ram) as Arc<dyn Fabric>, 1, Arc::new(Silence));
@@ -212,24 +179,19 @@ impl Machine {
     }
 
     pub(crate) fn words(&self, at: u64, words: &[u64]) {
-        for (i, word) in words.iter().enumerate() {
-            let at = Pa::new(at + i as u64 * 8);
-            self.ram.write(Write { at, bytes: &word.to_le_bytes(), source: None }).unwrap();
-        }
+        self.ram.memory.put(at, words);
     }
 
     pub(crate) fn word(&self, at: u64) -> u64 {
-        let mut bytes = [0; 8];
-        self.ram.read(Pa::new(at), &mut bytes).unwrap();
-        u64::from_le_bytes(bytes)
+        self.ram.memory.word(at)
     }
 
     pub(crate) fn hole(&self, range: RangeInclusive<u64>) {
-        self.ram.holes.lock().unwrap().push(range);
+        self.ram.memory.hole(range);
     }
 
     pub(crate) fn fill_holes(&self) {
-        self.ram.holes.lock().unwrap().clear();
+        self.ram.memory.fill_holes();
     }
 
     pub(crate) fn ste(&self, stream: u64, words: &[u64; 8]) {

@@ -193,8 +193,7 @@ fn the_model_survives_anything() {
             match random.below(5) {
                 0 | 1 => software(&machine, &mut random),
                 2 => {
-                    let now_ns = &machine.ram.now_ns;
-                    now_ns.fetch_add(random.below(0x4_0000), core::sync::atomic::Ordering::Relaxed);
+                    machine.ram.advance(random.below(0x4_0000));
                     machine.unit.step(0);
                 }
                 _ => through += u64::from(device(&machine, &mut random)),
@@ -204,7 +203,7 @@ fn the_model_survives_anything() {
                 machine = set_up();
             }
         }
-        machine.ram.now_ns.fetch_add(1 << 40, core::sync::atomic::Ordering::Relaxed);
+        machine.ram.advance(1 << 40);
         assert!((0..10_000).any(|_| !machine.unit.step(0)), "it never comes to rest");
     }
     assert!(through > 500, "{through} accesses were let through");

@@ -12,18 +12,15 @@
 //! | 0x10_0000 | second-stage tables: 4 KiB each for levels 4, 3, 2, 1 |
 //! | 0x20_0000 | first-stage tables, the same |
 
-use core::ops::RangeInclusive;
-use core::sync::atomic::{AtomicU64, Ordering};
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use model_bus::{
-    BusError, Clocked, Doorbell, Downstream, Fabric, Invalidation, Mmio, Outcome, PageResponse, Request,
-    Translator, Width, Write,
+    Clocked, Doorbell, Downstream, Invalidation, Mmio, Outcome, PageResponse, Request, SparseMemory,
+    Translator, Width,
 };
 use model_vtd::{Config, Interrupt, Interrupts, Memory, Policy, Unpredictable, Vtd};
 use portcullis_types::trace::Silence;
-use portcullis_types::{Access, AccessKind, Iova, Pa, Pasid, SourceId};
+use portcullis_types::{Access, AccessKind, Iova, Pasid, SourceId};
 
 pub(crate) const ROOT: u64 = 0x1_0000;
 pub(crate) const CONTEXTS: u64 = 0x1_1000;
@@ -48,63 +45,6 @@ pub(crate) const DEVICE: u16 = 8;
 /// The offset of the first fault recording register, and of IVA_REG.
 pub(crate) const FRCD: u64 = 0x1000;
 pub(crate) const IVA: u64 = 0x500;
-
-#[derive(Default)]
-pub(crate) struct Ram {
-    pages: Mutex<HashMap<u64, Box<[u8; 4096]>>>,
-    holes: Mutex<Vec<RangeInclusive<u64>>>,
-    pub(crate) now_ns: AtomicU64,
-}
-
-impl Ram {
-    fn check(&self, at: Pa, len: usize) -> Result<(), BusError> {
-        let last = at.get() + len as u64 - 1;
-        let holes = self.holes.lock().unwrap();
-        let hit = holes.iter().any(|hole| *hole.start() <= last && at.get() <= *hole.end());
-        if hit || last >> 46 != 0 { Err(BusError { at }) } else { Ok(()) }
-    }
-
-    pub(crate) fn hole(&self, range: RangeInclusive<u64>) {
-        self.holes.lock().unwrap().push(range);
-    }
-}
-
-impl Fabric for Ram {
-    fn read(&self, at: Pa, into: &mut [u8]) -> Result<(), BusError> {
-        self.check(at, into.len())?;
-        let pages = self.pages.lock().unwrap();
-        for (i, byte) in into.iter_mut().enumerate() {
-            let address = at.get() + i as u64;
-            *byte = pages.get(&(address >> 12)).map_or(0, |page| page[(address & 0xfff) as usize]);
-        }
-        Ok(())
-    }
-
-    fn write(&self, write: Write<'_>) -> Result<(), BusError> {
-        self.check(write.at, write.bytes.len())?;
-        let mut pages = self.pages.lock().unwrap();
-        for (i, byte) in write.bytes.iter().enumerate() {
-            let address = write.at.get() + i as u64;
-            let page = pages.entry(address >> 12).or_insert_with(|| Box::new([0; 4096]));
-            page[(address & 0xfff) as usize] = *byte;
-        }
-        Ok(())
-    }
-
-    fn compare_exchange(&self, at: Pa, current: u64, new: u64) -> Result<u64, BusError> {
-        let mut bytes = [0; 8];
-        self.read(at, &mut bytes)?;
-        let found = u64::from_le_bytes(bytes);
-        if found == current {
-            self.write(Write { at, bytes: &new.to_le_bytes(), source: None })?;
-        }
-        Ok(found)
-    }
-
-    fn now_ns(&self) -> u64 {
-        self.now_ns.load(Ordering::Relaxed)
-    }
-}
 
 /// Processors, and devices that remember what they were told.
 #[derive(Default)]
@@ -133,7 +73,7 @@ impl Downstream for Ears {
 }
 
 pub(crate) struct Machine {
-    pub(crate) ram: Arc<Ram>,
+    pub(crate) ram: Arc<SparseMemory>,
     pub(crate) ears: Arc<Ears>,
     pub(crate) unit: Arc<Vtd>,
     wide: bool,
@@ -153,12 +93,12 @@ pub(crate) fn plain() -> Config {
 
 impl Machine {
     pub(crate) fn new(config: Config) -> Self {
-        let ram = Arc::new(Ram::default());
+        let ram = Arc::new(SparseMemory::new(46));
         Self::over(config, ram.clone(), ram)
     }
 
     /// Past the CPUs' caches there is other memory: what was not written back yet.
-    pub(crate) fn over(config: Config, ram: Arc<Ram>, unsnooped: Arc<Ram>) -> Self {
+    pub(crate) fn over(config: Config, ram: Arc<SparseMemory>, unsnooped: Arc<SparseMemory>) -> Self {
         let ears = Arc::new(Ears::default());
         let memory = Memory { snooped: ram.clone(), unsnooped };
         let unit = Arc::new(Vtd::new(config, memory, ears.clone(), 1, Arc::new(Silence)));
@@ -248,16 +188,11 @@ impl Machine {
     }
 
     pub(crate) fn set(&self, at: u64, words: &[u64]) {
-        for (i, word) in words.iter().enumerate() {
-            let at = Pa::new(at + 8 * i as u64);
-            self.ram.write(Write { at, bytes: &word.to_le_bytes(), source: None }).unwrap();
-        }
+        self.ram.put(at, words);
     }
 
     pub(crate) fn get(&self, at: u64) -> u64 {
-        let mut bytes = [0; 8];
-        self.ram.read(Pa::new(at), &mut bytes).unwrap();
-        u64::from_le_bytes(bytes)
+        self.ram.word(at)
     }
 
     pub(crate) fn read32(&self, offset: u64) -> u32 {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use model_bus::SparseMemory;
 use model_vtd::{Config, Depths, Policy, clause};
 
 use crate::harness::*;
@@ -121,7 +122,7 @@ fn a_disabled_queue_starts_again_at_0_and_reset_forgets_everything() {
 #[test]
 fn a_part_that_does_not_snoop_reads_what_was_written_back_and_its_queue_is_snooped_all_the_same() {
     for coherent in [true, false] {
-        let (cached, behind) = (Arc::new(Ram::default()), Arc::new(Ram::default()));
+        let (cached, behind) = (Arc::new(SparseMemory::new(46)), Arc::new(SparseMemory::new(46)));
         let mut machine = Machine::over(Config { coherent, ..plain() }, cached, behind);
         machine.set(ROOT, &[CONTEXTS | 1, 0]);
         machine.set(CONTEXTS + 16 * 8, &[0x9, 0x503]);

@@ -1,7 +1,5 @@
 //! The invalidation queue: completion, errors, device TLBs.
 
-use core::sync::atomic::Ordering;
-
 use model_bus::{InvalidationDone, Request, Translator};
 use model_vtd::{Config, Policy, clause};
 use portcullis_types::{Access, Iova, SourceId};
@@ -144,7 +142,7 @@ fn a_device_that_does_not_answer_stops_the_queue_and_its_wait_never_completes() 
     let machine = Machine::legacy(plain());
     machine.submit(&[0x8_0000_0003, 0x5000]);
     assert!(!machine.waited());
-    machine.ram.now_ns.store(1_000_000, Ordering::Relaxed);
+    machine.ram.advance(1_000_000);
     machine.ticks();
     assert_eq!(machine.read32(0x34), 0x40);
     assert_eq!(machine.read64(0xb0) >> 32 & 0xffff, 8);
@@ -167,7 +165,7 @@ fn a_held_head_fetches_the_aborted_wait_again() {
     let machine = Machine::legacy(Config { policy, ..Config::default() });
     machine.submit(&[0x8_0000_0003, 0x5000]);
     assert!(!machine.waited());
-    machine.ram.now_ns.store(1_000_000, Ordering::Relaxed);
+    machine.ram.advance(1_000_000);
     machine.ticks();
     assert_eq!(machine.read64(0x80) + 0x10, machine.read64(0x88));
     machine.write32(0x34, 0x40);
