@@ -180,6 +180,19 @@ fn what_is_unmapped_is_forgotten_by_the_iotlb_and_then_by_the_device() {
 }
 
 #[test]
+fn a_device_that_shares_forgets_the_domain_that_it_leaves_after_the_iotlb_has() {
+    let (fake, unit, _domain, switches) = sharing();
+    let next = unit.new_domain().unwrap();
+    unit.attach(&[SID], &Target::Domain(next)).unwrap();
+    let log = fake.take_log();
+    let kinds: Vec<u8> = log.iter().map(Descriptor::kind).collect();
+    let wanted = [TYPE_PASID_CACHE, TYPE_IOTLB, TYPE_WAIT, TYPE_DEVICE_TLB, TYPE_WAIT];
+    assert_eq!(kinds, wanted);
+    assert_eq!(log[3], Descriptor::device_tlb(0x108, None));
+    assert!(switches.on.load(SeqCst));
+}
+
+#[test]
 fn a_pasid_leads_to_the_table_of_the_process_and_costs_one_page() {
     let (fake, unit, _domain, _switches) = sharing();
     let before = unit.table_bytes();

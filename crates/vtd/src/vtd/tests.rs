@@ -75,6 +75,34 @@ fn a_unit_that_does_not_stop_translating_is_refused_and_leaves_no_memory_behind(
 }
 
 #[test]
+fn regions_that_firmware_protected_are_opened_once_translation_is_on_and_not_before() {
+    let story = |capability| {
+        let fake = Fake::new(capability, ECAP_LEGACY);
+        fake.set(PMEN, 1 << 31);
+        let _unit = fake.probe(Fake::config());
+        (fake.get(PMEN), fake.with(|state| state.story.clone()))
+    };
+    // PLMR and PHMR.
+    for protects in [1 << 5, 1 << 6] {
+        let (left, story) = story(CAP_LEGACY | protects);
+        let on = story.iter().position(|act| matches!(act, Act::Write(GCMD, value) if value >> 31 == 1));
+        let opened = story.iter().position(|act| *act == Act::Write(PMEN, 0));
+        assert!(left == 0 && on.unwrap() < opened.unwrap());
+    }
+    assert_eq!(story(CAP_LEGACY).0, 1 << 31, "a unit without such regions has no such register");
+}
+
+#[test]
+fn interrupts_for_32_bit_destinations_are_refused_where_hardware_has_none() {
+    let fake = Fake::new(CAP_LEGACY, ECAP_LEGACY & !(1 << 4));
+    let interrupts = Some(InterruptConfig { entries_lg2: 8, x2apic: true });
+    let refused = Vtd::probe(fake.clone(), fake.clone(), Config { interrupts, ..Fake::config() });
+    assert!(matches!(refused, Err(ProbeError::Missing("EIM"))));
+    let interrupts = Some(InterruptConfig { entries_lg2: 8, x2apic: false });
+    assert!(fake.probe(Config { interrupts, ..Fake::config() }).capabilities().isolated_interrupts);
+}
+
+#[test]
 fn a_device_is_blocked_until_it_is_attached_and_after_it_is_blocked() {
     let (fake, unit) = unit();
     assert_eq!(fake.context(0x108), None);
@@ -214,6 +242,33 @@ fn a_refused_descriptor_fails_its_sender_and_the_queue_goes_on() {
 }
 
 #[test]
+fn a_queue_that_stops_again_where_its_descriptor_was_replaced_is_given_up() {
+    let (fake, _unit, domain) = attached();
+    domain.map(Iova::new(0x5000), Pa::new(0x9000), 0x2000, READ_WRITE).unwrap();
+    let mut gather = Gather::new();
+    domain.unmap(page(0x5000), &mut gather).unwrap();
+    fake.with(|state| state.refused = alloc::vec![TYPE_IOTLB, Descriptor::nothing().kind()]);
+    assert_eq!(domain.sync(&mut gather).unwrap_err(), SyncError::Failed { code: 3 });
+    let waiting_for = "an invalidation queue that works";
+    assert_eq!(domain.sync(&mut gather).unwrap_err(), SyncError::Timeout { waiting_for, last: 0 });
+    assert!(!gather.is_empty(), "nothing is given back any more");
+}
+
+#[test]
+fn a_queue_is_never_so_full_that_it_would_look_empty() {
+    let (fake, unit) = unit();
+    fake.with(|state| state.asleep = true);
+    for _ in 0..10 {
+        // With their wait an eighth of the queue.
+        let run = unit.hardware.run(&[Descriptor::iotlb_all(); 31]);
+        assert!(matches!(run, Err(SyncError::Timeout { .. })));
+        assert_ne!(fake.get(IQT), fake.get(IQH));
+    }
+    fake.with(|state| state.asleep = false);
+    unit.hardware.run(&[Descriptor::iotlb_all()]).unwrap();
+}
+
+#[test]
 fn an_attach_that_hardware_does_not_confirm_leaves_what_was_there_and_a_block_stays_blocked() {
     let (fake, unit, _domain) = attached();
     let before = fake.context(0x108);
@@ -226,6 +281,54 @@ fn an_attach_that_hardware_does_not_confirm_leaves_what_was_there_and_a_block_st
     assert!(matches!(error, AttachError::LeftBlocked(_)));
     assert_eq!(fake.context(0x108).unwrap()[0], 0);
     fake.with(|state| state.asleep = false);
+}
+
+#[test]
+fn what_a_device_was_attached_to_is_kept_for_good_if_a_block_is_not_confirmed() {
+    let (fake, unit, domain) = attached();
+    let weak = Arc::downgrade(&domain);
+    drop(domain);
+    fake.with(|state| state.asleep = true);
+    assert!(matches!(unit.attach(&[SID], &Target::Blocked), Err(AttachError::LeftBlocked(_))));
+    assert!(weak.upgrade().is_some(), "hardware may be using it for ever");
+    fake.with(|state| state.asleep = false);
+}
+
+#[test]
+fn an_entry_that_hardware_in_caching_mode_was_not_told_of_is_taken_back() {
+    let fake = Fake::new(CAP_LEGACY | 1 << 7, ECAP_LEGACY);
+    let unit = fake.probe(Fake::config());
+    unit.add_device("disk", &[SID]).unwrap();
+    let domain = unit.new_domain().unwrap();
+    fake.with(|state| state.asleep = true);
+    let error = unit.attach(&[SID], &Target::Domain(domain.clone())).unwrap_err();
+    assert!(matches!(error, AttachError::LeftBlocked(_)));
+    assert_eq!(fake.context(0x108).unwrap()[0], 0, "what it will see by itself one day is nothing");
+    fake.with(|state| state.asleep = false);
+    unit.attach(&[SID], &Target::Domain(domain)).unwrap();
+}
+
+#[test]
+fn a_device_whose_removal_is_not_confirmed_stays_known_and_blocked() {
+    let (fake, unit, _domain) = attached();
+    fake.with(|state| state.asleep = true);
+    assert!(unit.remove_device(&[SID]).is_err());
+    assert_eq!(fake.context(0x108).unwrap()[0], 0);
+    fake.with(|state| state.asleep = false);
+    assert!(unit.add_device("other", &[SID]).is_err());
+    unit.remove_device(&[SID]).unwrap();
+    unit.add_device("other", &[SID]).unwrap();
+}
+
+#[test]
+fn a_source_that_is_another_devices_is_refused_and_said_whose_it_is() {
+    let (_fake, unit) = unit();
+    let taken = AddDeviceError::Taken { source: SID, by: "disk".into() };
+    assert_eq!(unit.add_device("net", &[SourceId(0x0109), SID]), Err(taken));
+    unit.add_device("disk", &[SID]).unwrap();
+    unit.add_device("other", &[SourceId(0x0109)]).unwrap();
+    let far = SourceId(0x1_0000);
+    assert_eq!(unit.add_device("far", &[far]), Err(AddDeviceError::OutOfRange { source: far, bits: 16 }));
 }
 
 #[test]
