@@ -39,6 +39,8 @@ pub(crate) struct State {
     pub(crate) writes: Vec<(usize, u64)>,
     /// Syncs never end.
     pub(crate) stuck: bool,
+    /// After so many, they never do.
+    pub(crate) syncs_that_end: Option<usize>,
     /// Bits that SMMU_SMRn can hold.
     pub(crate) smr_bits: u32,
     frame: Frame,
@@ -89,6 +91,7 @@ impl Fake {
             registers: BTreeMap::new(),
             writes: Vec::new(),
             stuck: false,
+            syncs_that_end: None,
             smr_bits: 0xffff_7fff,
             frame: Frame { page_lg2: 12, pages: 8 },
         };
@@ -173,10 +176,22 @@ impl State {
         self.registers.get(&register).copied().unwrap_or(0)
     }
 
+    /// Begins a sync. Answers what its status says from now on.
+    fn sync(&mut self) -> u64 {
+        let ends = match &mut self.syncs_that_end {
+            Some(0) => false,
+            Some(left) => {
+                *left -= 1;
+                true
+            }
+            None => true,
+        };
+        u64::from(self.stuck || !ends)
+    }
+
     fn write(&mut self, register: usize, value: u64) {
         self.writes.push((register, value));
         let in_bank = register.checked_sub(self.frame.bank(0, 0)).map(|at| at & 0xfff);
-        let busy = u64::from(self.stuck);
         let held = match (register, in_bank) {
             (GFSR, _) => self.get(register) & !value,
             // SS is cleared by SMMU_CBn_RESUME alone.
@@ -188,10 +203,12 @@ impl State {
                 return;
             }
             (TLBGSYNC, _) => {
+                let busy = self.sync();
                 self.registers.insert(TLBGSTATUS, busy);
                 return;
             }
             (_, Some(TLBSYNC)) => {
+                let busy = self.sync();
                 self.registers.insert(register - TLBSYNC + TLBSTATUS, busy);
                 return;
             }

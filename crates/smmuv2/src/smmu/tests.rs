@@ -2,7 +2,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use portcullis_core::iommu::{
-    AttachError, DomainError, FaultReason, Gather, GlobalError, HwDomain, Iommu, SyncError, Target,
+    AddDeviceError, AttachError, DomainError, FaultReason, Gather, GlobalError, HwDomain, Iommu, SyncError,
+    Target,
 };
 use portcullis_spec::smmuv2::bank::{
     ACTLR, FAR, FSR, FSYNR0, RESUME, SCTLR, TCR, TLBIASID, TLBIIPAS2L, TLBIVA, TLBIVAL, TLBSYNC, TTBR0,
@@ -295,11 +296,14 @@ fn a_removed_device_is_a_stream_that_nobody_knows() {
 
 #[test]
 fn a_device_whose_removal_is_not_confirmed_stays_known_and_blocked() {
-    let (fake, smmu, _domain) = attached(Fake::config());
+    let (fake, smmu, domain) = attached(Fake::config());
+    let weak = Arc::downgrade(&domain);
+    drop(domain);
     fake.with(|state| state.stuck = true);
     assert!(smmu.remove_device(&GPU).is_err());
     assert_eq!(fake.table(), [(0x400, 0x3f, FAULT, 0)]);
     assert!(smmu.add_device("other", &GPU).is_err());
+    assert!(weak.upgrade().is_some(), "what it was attached to may be in use for ever");
 }
 
 #[test]
@@ -485,6 +489,63 @@ fn firmwares_bank_is_nobodys_until_its_last_stream_has_left_it() {
 }
 
 #[test]
+fn streams_of_firmwares_that_give_way_fault_and_are_waited_for_before_their_group_is_anothers() {
+    let fake = left_on();
+    let smmu = fake.probe(keeping(&[0x000f_0040]));
+    smmu.add_device("disk", &[SourceId(0x41)]).unwrap();
+    assert_eq!(fake.table(), [(0x41, 0, FAULT, 0)]);
+    let writes = fake.take_writes();
+    let at = |wanted: (usize, u64)| writes.iter().position(|&write| write == wanted).unwrap();
+    let (blocked, waited) = (at((s2cr(3), 0x0002_0000)), at((TLBGSYNC, 0)));
+    assert!(blocked < waited && waited < at((smr(3), 0)), "{writes:x?}");
+    let fake = left_on();
+    let smmu = fake.probe(keeping(&[0x000f_0040]));
+    fake.with(|state| state.stuck = true);
+    assert!(matches!(smmu.add_device("disk", &[SourceId(0x41)]), Err(AddDeviceError::Sync(_))));
+    assert_eq!(fake.table(), [(0x40, 0xf, FAULT, 0)], "blocked, and nobody's");
+}
+
+#[test]
+fn firmwares_bank_that_may_be_remembered_is_nobodys_for_ever() {
+    let fake = left_on();
+    let smmu = fake.probe(keeping(&[0x000f_0040]));
+    smmu.add_device("display", &[SourceId(0x000f_0040)]).unwrap();
+    let held = [smmu.new_domain().unwrap(), smmu.new_domain().unwrap(), smmu.new_domain().unwrap()];
+    // What leaves is confirmed, and what the bank put into TLBs is not.
+    fake.take_writes();
+    fake.with(|state| state.syncs_that_end = Some(1));
+    smmu.attach(&[SourceId(0x000f_0040)], &Target::Blocked).unwrap();
+    fake.with(|state| state.syncs_that_end = None);
+    let bank_off = fake.take_writes().iter().position(|&write| write == (fake.bank(2, SCTLR), 0));
+    assert!(bank_off.is_some());
+    assert!(matches!(smmu.new_domain(), Err(DomainError::NoIds)), "one bank less");
+    drop(held);
+}
+
+#[test]
+fn a_bank_of_stage_2_that_firmwares_bank_leads_to_is_kept_with_it_and_one_that_is_not_there_is_not_looked_for()
+ {
+    // SMMU_CBARn.TYPE 0b11: stage 1, then stage 2 by the bank in CBNDX, bits 15:8.
+    let nested = |to: u32| {
+        let fake = left_on();
+        fake.set(fake.global1(cbar(2)), 0x0003_0000 | to << 8);
+        Smmu::probe(fake.clone(), fake.clone(), keeping(&[0x000f_0040])).unwrap();
+        [0, 1, 2, 3].map(|bank| fake.get_bank(bank, SCTLR) != 0)
+    };
+    assert_eq!(nested(3), [false, false, true, true]);
+    assert_eq!(nested(200), [false, false, true, false]);
+}
+
+#[test]
+fn streams_that_cannot_be_kept_fail_the_probe_and_leave_no_way_around() {
+    let fake = Fake::new();
+    let apart: Vec<u32> = (0..9).map(|at| 0x31 * at).collect();
+    let probed = Smmu::probe(fake.clone(), fake.clone(), keeping(&apart));
+    assert!(matches!(probed, Err(ProbeError::BootStreams)));
+    assert_eq!(fake.get(CR0), 0x0020_1d36);
+}
+
+#[test]
 fn after_teardown_nobody_gets_through_and_everything_is_given_back() {
     let (fake, smmu, domain) = attached(Fake::config());
     map(&*domain, 0x5000, 0x1000);
@@ -496,6 +557,36 @@ fn after_teardown_nobody_gets_through_and_everything_is_given_back() {
     drop(domain);
     assert_eq!(fake.live_bytes(), 0);
     assert!(smmu.new_domain().is_err() && smmu.add_device("net", &NET).is_err());
+}
+
+#[test]
+fn a_teardown_that_is_not_confirmed_keeps_what_the_hardware_may_read_and_nobody_gets_through() {
+    let (fake, smmu, domain) = attached(Fake::config());
+    map(&*domain, 0x5000, 0x1000);
+    let held = fake.live_bytes();
+    fake.with(|state| state.stuck = true);
+    assert!(smmu.teardown().is_err());
+    drop(domain);
+    assert_eq!((fake.live_bytes(), fake.table()), (held, vec![]));
+    fake.with(|state| state.stuck = false);
+    smmu.teardown().unwrap();
+    assert_eq!(fake.live_bytes(), 0);
+}
+
+#[test]
+fn walks_snoop_only_where_firmware_and_hardware_both_say_so() {
+    let shared = |firmware, hardware: bool| {
+        let fake = Fake::new();
+        // SMMU_IDR0.CTTW.
+        fake.set(IDR0, if hardware { fake.get(IDR0) } else { fake.get(IDR0) & !(1 << 14) });
+        let smmu = fake.probe(Config { coherent: firmware, ..Fake::config() });
+        let _domain = smmu.new_domain().unwrap();
+        (smmu.capabilities().coherent_walk, fake.get_bank(0, TCR))
+    };
+    assert_eq!(shared(true, true), (true, 0x0080_3510));
+    for (firmware, hardware) in [(true, false), (false, true), (false, false)] {
+        assert_eq!(shared(firmware, hardware), (false, 0x0080_2010));
+    }
 }
 
 #[test]
