@@ -137,6 +137,36 @@ fn reserved_memory_is_direct_and_may_be_given_up_by_usb_controllers_and_graphics
 }
 
 #[test]
+fn memory_that_is_kept_for_a_function_of_one_segment_is_not_kept_for_its_namesake_in_another() {
+    let scope = [endpoint(0, &[(2, 0)])];
+    let tables = table(&[
+        drhd(1, 0, UNIT, &[]),
+        drhd(1, 1, UNIT + 0x1000, &[]),
+        rmrr(1, 0x7b80_0000, 0x7b9f_ffff, &scope),
+    ]);
+    let mcfg = mcfg(&[(ECAM, 0, 0, 0x0f), (ECAM + 0x1000_0000, 1, 0, 0x0f)]);
+    let mut machine =
+        Machine::from_acpi(&AcpiTables { dmar: Some(&tables), mcfg: Some(&mcfg), ..AcpiTables::default() });
+    let function = found(0, &[(2, 0)], NVME);
+    let kept = [0, 1].map(|host| {
+        machine.place_functions(host, core::slice::from_ref(&function));
+        let device = Machine::pci_function(host, function.at);
+        machine.reserved_for(&device).count()
+    });
+    assert_eq!(kept, [0, 1]);
+    let translations = [0, 1].map(|host| machine.pci_hosts[host].translation(function.at));
+    assert_eq!(translations, [behind(0, 0x10), behind(1, 0x10)]);
+}
+
+#[test]
+fn devices_of_the_name_space_that_a_unit_covers_are_named_as_what_nothing_is_known_of() {
+    let tables = table(&[drhd(1, 0, UNIT, &[]), andd(1, b"\\_SB.UART\0")]);
+    let unsupported = machine(Some(&tables)).unsupported;
+    let [device] = &unsupported[..] else { panic!("{unsupported:?}") };
+    assert_eq!((device.path.as_str(), device.compatible.len()), ("\\_SB.UART", 0));
+}
+
+#[test]
 fn translation_requests_pass_the_ports_that_dmar_names() {
     let tables = table(&[drhd(1, 0, UNIT, &[]), atsr(0, 0, &[bridge(0, &[(1, 0)])])]);
     let mut machine = machine(Some(&tables));
