@@ -1,11 +1,14 @@
-//! Real threads: a completed synchronization means that no access is still under way.
+//! Real threads: a completed synchronization means that no access is still under way; and one that comes back to the model in the middle of a walk.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
-use model_bus::{Outcome, Request, Translator};
-use portcullis_types::{Access, Iova, SourceId};
+use model_bus::{BusError, Fabric, Mmio, Outcome, Request, SparseMemory, Translator, Width, Write};
+use model_smmuv2::Smmu;
+use portcullis_types::trace::Silence;
+use portcullis_types::{Access, Iova, Pa, SourceId};
 
-use crate::harness::{L3, Machine, PAGE, TLBIVAL, TLBSTATUS, TLBSYNC, lazy};
+use crate::harness::{CBAR_S1, Got, L3, Machine, PAGE, Seen, TLBIVAL, TLBSTATUS, TLBSYNC, lazy, plain};
 
 fn request(address: u64) -> Request {
     Request {
@@ -81,4 +84,39 @@ fn no_write_lands_on_a_page_after_the_synchronization_that_took_it_away() {
     });
     assert_eq!(late.into_inner(), 0, "writes after the synchronization");
     machine.assert_clean();
+}
+
+/// Every read of memory is a read of a register of the SMMU that asks.
+struct Mirror(OnceLock<Weak<Smmu>>);
+
+impl Fabric for Mirror {
+    fn read(&self, at: Pa, into: &mut [u8]) -> Result<(), BusError> {
+        let smmu = self.0.get().and_then(Weak::upgrade).unwrap();
+        into.copy_from_slice(&smmu.read(at.get() & 0xff8, Width::Bits64).to_le_bytes()[..into.len()]);
+        Ok(())
+    }
+
+    fn write(&self, write: Write<'_>) -> Result<(), BusError> {
+        Err(BusError { at: write.at })
+    }
+
+    fn compare_exchange(&self, at: Pa, _: u64, _: u64) -> Result<u64, BusError> {
+        Err(BusError { at })
+    }
+
+    fn now_ns(&self) -> u64 {
+        0
+    }
+}
+
+#[test]
+fn registers_that_tables_lie_on_do_not_stop_the_model() {
+    let mirror = Arc::new(Mirror(OnceLock::new()));
+    let smmu = Arc::new(Smmu::new(plain(), mirror.clone(), 1, Arc::new(Silence)));
+    mirror.0.set(Arc::downgrade(&smmu)).unwrap();
+    let machine = Machine { ram: Arc::new(SparseMemory::new(48)), smmu, lines: Arc::new(Seen::default()) };
+    machine.bank1(0, CBAR_S1);
+    machine.stream(0, 5, 0, 0);
+    machine.w32(0x00, 0x0020_0406);
+    assert_eq!(machine.access(5, 0x1000, Access::READ), Got::Abort, "registers in use read as 0");
 }

@@ -8,6 +8,7 @@ mod faults;
 mod fuzz;
 mod harness;
 mod interrupts;
+mod mirror;
 mod programming;
 mod queue;
 mod rules;
