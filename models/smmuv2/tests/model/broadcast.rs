@@ -1,6 +1,10 @@
 //! TLB maintenance that CPUs broadcast.
 
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use model_bus::{Request, Translator};
 use model_smmuv2::{Broadcast, Config, Policy};
+use portcullis_types::{Access, Iova, SourceId};
 
 use crate::harness::{Got, L3, Machine, lazy};
 
@@ -79,4 +83,32 @@ fn a_synchronization_by_register_completes_no_broadcast() {
     assert_eq!(machine.read(5, 0x1000), Got::At(0x30_0000));
     machine.smmu.broadcast_sync();
     assert_eq!(machine.read(5, 0x1000), Got::Abort);
+}
+
+#[test]
+fn a_broadcast_synchronization_waits_for_accesses_of_other_threads() {
+    let machine = Machine::stage1(Config { broadcast: true, ..lazy() });
+    let (begun, landed) = (AtomicBool::new(false), AtomicBool::new(false));
+    let request = Request {
+        source: SourceId(5),
+        pasid: None,
+        iova: Iova::new(0x1000),
+        len_bytes: 8,
+        access: Access::WRITE,
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            machine.smmu.access(&request, &mut |_| {
+                begun.store(true, Ordering::Release);
+                (0..1000).for_each(|_| std::thread::yield_now());
+                landed.store(true, Ordering::Release);
+                Ok(())
+            })
+        });
+        while !begun.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+        machine.smmu.broadcast_sync();
+        assert!(landed.load(Ordering::Acquire), "it is still under way");
+    });
 }

@@ -3,7 +3,7 @@
 use model_smmuv2::{Config, Policy, clause};
 
 use crate::harness::{
-    CBAR_S1, Got, L2, L3, Machine, PAGE, S2_L3, TCR, TLBIALL, TLBIASID, TLBIIPAS2, TLBIVA, TLBIVAL,
+    CBAR_S1, Got, L2, L3, Machine, PAGE, S2_L3, SCTLR, TCR, TLBIALL, TLBIASID, TLBIIPAS2, TLBIVA, TLBIVAL,
     TLBSTATUS, TLBSYNC, TTBR0, lazy, plain,
 };
 
@@ -294,5 +294,36 @@ fn an_enabled_bank_fetches_again_what_an_invalidation_took_and_one_that_is_off_d
         }
         assert_eq!(machine.smmu.cached_translations(), cached);
         machine.assert_clean();
+    }
+}
+
+#[test]
+fn hardware_fetches_ahead_only_for_banks_that_are_on_and_as_they_were() {
+    let policy = Policy { idle_prefetch_one_in: 1, ..Policy::eager() };
+    let fetches = |change: fn(&Machine)| {
+        let machine = Machine::nested(Config { policy, ..Config::default() });
+        assert_eq!(machine.read(5, 0x1000), Got::At(0x30_0000));
+        change(&machine);
+        machine.w32(0x68, 0); // TLBIALLNSNH
+        machine.gsync();
+        for _ in 0..50 {
+            machine.step();
+        }
+        machine.smmu.cached_translations() != 0
+    };
+    assert!(fetches(|_| {}));
+    assert!(!fetches(|machine| machine.cb(0, SCTLR, 0)));
+    // Stage 2 is bypassed from now on: it is another bank than the one that was used.
+    assert!(!fetches(|machine| machine.w32(0x1000, CBAR_S1)));
+}
+
+#[test]
+fn no_more_translations_are_kept_than_the_policy_has_room_for() {
+    let policy = Policy { translations: 2, ..Policy::eager() };
+    let machine = Machine::stage1(Config { policy, ..Config::default() });
+    for page in 1..=5 {
+        machine.words(L3 + 8 * page, &[0x30_0000 | PAGE]);
+        assert_eq!(machine.read(5, page << 12), Got::At(0x30_0000));
+        assert_eq!(machine.smmu.cached_translations() as u64, page.min(2));
     }
 }

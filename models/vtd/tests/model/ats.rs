@@ -189,3 +189,15 @@ fn a_part_without_device_tlbs_answers_none() {
     assert_eq!(ask(&machine, None, 0x1000, false), TranslationAnswer::UnsupportedRequest);
     assert!(!translated(&machine, 0x80_0000));
 }
+
+#[test]
+fn a_translated_request_does_not_reach_protected_memory() {
+    let machine = Machine::legacy(Config { protected_memory: true, ..plain() });
+    machine.write32(0x68, 0x80_0000);
+    machine.write32(0x6c, 0x80_0000);
+    machine.write64(0x70, 0x4000_0000);
+    assert!(translated(&machine, 0x80_0000));
+    machine.write32(0x64, 1 << 31);
+    assert!(!translated(&machine, 0x80_0000) && translated(&machine, 0xa0_0000));
+    assert_eq!(machine.fault(), None);
+}

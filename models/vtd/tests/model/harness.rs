@@ -12,7 +12,7 @@
 //! | 0x10_0000 | second-stage tables: 4 KiB each for levels 4, 3, 2, 1 |
 //! | 0x20_0000 | first-stage tables, the same |
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use model_bus::{
     Clocked, Doorbell, Downstream, Invalidation, Mmio, Outcome, PageResponse, Request, SparseMemory,
@@ -52,11 +52,16 @@ pub(crate) struct Ears {
     pub(crate) interrupts: Mutex<Vec<Interrupt>>,
     pub(crate) invalidations: Mutex<Vec<Invalidation>>,
     pub(crate) responses: Mutex<Vec<PageResponse>>,
+    /// Done while an interrupt is being delivered.
+    pub(crate) meanwhile: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Interrupts for Ears {
     fn deliver(&self, interrupt: &Interrupt) {
         self.interrupts.lock().unwrap().push(*interrupt);
+        if let Some(meanwhile) = self.meanwhile.get() {
+            meanwhile();
+        }
     }
 }
 
@@ -263,6 +268,23 @@ impl Machine {
             (Outcome::Aborted, None) => Got::Abort,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// What is done while a write of the device to 0x1000 is under way.
+    pub(crate) fn during_a_write(&self, then: impl FnOnce()) {
+        let request = Request {
+            source: SourceId(DEVICE.into()),
+            pasid: None,
+            iova: Iova::new(0x1000),
+            len_bytes: 8,
+            access: Access::WRITE,
+        };
+        let mut then = Some(then);
+        let outcome = self.unit.access(&request, &mut |_| {
+            then.take().expect("let through once")();
+            Ok(())
+        });
+        assert_eq!(outcome, Outcome::Done);
     }
 
     pub(crate) fn read(&self, iova: u64) -> Got {

@@ -1,5 +1,7 @@
 //! Interrupt remapping: entries, source validation, faults, the interrupt entry cache.
 
+use std::sync::{Arc, Mutex};
+
 use model_vtd::{Config, clause};
 
 use crate::harness::*;
@@ -160,4 +162,22 @@ fn enabling_without_invalidation_is_against_the_rules() {
     machine.command(24, true);
     machine.command(25, true);
     assert_eq!(machine.broken(), [clause::INTERRUPT_TABLE_NOT_INVALIDATED]);
+}
+
+#[test]
+fn an_invalidation_of_the_entry_cache_waits_for_interrupts_under_way() {
+    let machine = Arc::new(remapping(plain(), true));
+    machine.set(IRT + 48, &[ENTRY_WIDE, 0]);
+    let done = Arc::new(Mutex::new(None));
+    let (weak, seen) = (Arc::downgrade(&machine), done.clone());
+    let meanwhile = move || {
+        let machine = weak.upgrade().unwrap();
+        machine.submit(&[0x4]);
+        *seen.lock().unwrap() = Some(machine.waited());
+    };
+    assert!(machine.ears.meanwhile.set(Box::new(meanwhile)).is_ok());
+    assert!(machine.message(DEVICE, MESSAGE, 0));
+    assert_eq!(*done.lock().unwrap(), Some(false), "it is being delivered");
+    machine.ticks();
+    assert_eq!(machine.get(STATUS), 7);
 }

@@ -131,3 +131,57 @@ fn a_part_that_does_not_snoop_reads_what_was_written_back_and_its_queue_is_snoop
         assert_eq!((machine.read(0x5000), machine.reason()), expected);
     }
 }
+
+#[test]
+fn remapping_is_on_when_the_accesses_before_it_are_back() {
+    let machine = Machine::legacy(plain());
+    machine.write64(0xb8, IRT | 7);
+    machine.command(24, true);
+    machine.invalidate(&[0x4]);
+    for control in [31, 25] {
+        machine.command(31, false);
+        machine.during_a_write(|| {
+            machine.write32(0x18, 1 << 26 | 1 << control);
+            machine.ticks();
+            assert_eq!(machine.read32(0x1c) >> control & 1, 0, "an access is under way");
+        });
+        machine.ticks();
+        assert_eq!(machine.read32(0x1c) >> control & 1, 1);
+    }
+}
+
+#[test]
+fn memory_is_protected_when_the_accesses_before_it_are_back() {
+    let machine = Machine::legacy(Config { protected_memory: true, ..plain() });
+    machine.write64(0x70, 0x4000_0000);
+    machine.during_a_write(|| {
+        machine.write32(0x64, 1 << 31);
+        machine.ticks();
+        assert_eq!(machine.read32(0x64), 1 << 31, "PRS is not set");
+    });
+    machine.ticks();
+    assert_eq!(machine.read32(0x64), 1 << 31 | 1);
+}
+
+#[test]
+fn an_invalidation_by_register_is_over_when_the_accesses_before_it_are_back() {
+    let machine = Machine::new(plain());
+    machine.during_a_write(|| {
+        machine.write64(IVA + 8, 1 << 63 | 1 << 60);
+        machine.ticks();
+        assert_eq!(machine.read64(IVA + 8) >> 63, 1, "IVT");
+    });
+    machine.ticks();
+    assert_eq!(machine.read64(IVA + 8) >> 63, 0);
+}
+
+#[test]
+fn no_more_translations_are_kept_than_the_policy_has_room_for() {
+    let policy = Policy { translations: 2, ..Policy::eager() };
+    let machine = Machine::legacy(Config { policy, ..plain() });
+    for page in 1..=5 {
+        machine.set(SS1 + 8 * page, &[0x80_0003]);
+        assert_eq!(machine.read(page << 12), Got::At(0x80_0000));
+        assert_eq!(machine.unit.cached_translations() as u64, page.min(2));
+    }
+}
