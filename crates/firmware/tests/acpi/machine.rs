@@ -104,6 +104,17 @@ fn a_function_that_two_units_claim_is_behind_neither() {
 }
 
 #[test]
+fn a_function_is_behind_its_unit_by_every_id_that_its_requests_may_carry() {
+    let mut machine = machine(Some(&table(&[drhd(1, 0, UNIT, &[])])));
+    let mut function = found(1, &[(1, 0), (3, 0)], NVME);
+    let bridges = Bdf::from_requester_id(0x100);
+    function.requester_ids.push(bridges);
+    machine.place_functions(0, core::slice::from_ref(&function));
+    let translations = [function.at, bridges].map(|id| machine.pci_hosts[0].translation(id));
+    assert_eq!(translations, [behind(0, 0x118), behind(0, 0x100)]);
+}
+
+#[test]
 fn an_id_that_functions_behind_two_units_share_is_behind_neither() {
     let tables = table(&[drhd(0, 0, UNIT, &[endpoint(0, &[(2, 0)])]), drhd(1, 0, UNIT + 0x1000, &[])]);
     let mut machine = machine(Some(&tables));
