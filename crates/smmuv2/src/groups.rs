@@ -54,15 +54,16 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
     /// The streams of a group that is valid, and where they go; none if it is not.
     pub(crate) fn read_group(&self, mapping: Mapping, group: usize) -> Option<(StreamMatch, Path)> {
         let to = S2cr::from_bits(self.registers.read32(s2cr(group)));
-        let word = self.registers.read32(smr(group));
+        // Where streams are indexed there are no such registers.
+        let word = || self.registers.read32(smr(group));
         let (valid, streams) = match mapping {
             Mapping::Indexing => (true, StreamMatch::new(u16::try_from(group).unwrap_or(u16::MAX), 0)),
             Mapping::Matching { extended: true } => {
-                let smr = ExtendedSmr::from_bits(word);
+                let smr = ExtendedSmr::from_bits(word());
                 (to.exidvalid(), StreamMatch::new(smr.exid(), smr.exmask()))
             }
             Mapping::Matching { extended: false } => {
-                let smr = Smr::from_bits(word);
+                let smr = Smr::from_bits(word());
                 (smr.valid(), StreamMatch::new(smr.id(), smr.mask()))
             }
         };

@@ -51,9 +51,13 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             self.registers.write32(CR0, closed.into_bits());
         }
         let kept: Vec<usize> = streams.valid().map(|(at, _)| at).collect();
+        // Whichever format is in force: neither makes a group valid.
+        let closing = match streams.mapping {
+            Mapping::Matching { .. } => Mapping::Matching { extended: false },
+            Mapping::Indexing => Mapping::Indexing,
+        };
         for group in (0..self.features.groups).filter(|group| !kept.contains(group)) {
-            // Whichever format is in force: neither makes it valid.
-            self.close_group(Mapping::Matching { extended: false }, group);
+            self.close_group(closing, group);
         }
         if extended && !found.exidenable() {
             self.registers.write32(CR0, closed.with_exidenable(true).into_bits());
