@@ -152,15 +152,9 @@ fn arm_small() -> MachineSpec {
 fn power8() -> MachineSpec {
     let doorbell = Pa::new(0x3_fffe_4010_0000);
     let port = |device| Slot { device, what: Plugged::PortWithDisk { acs: true } };
+    let summary = "a POWER8 host bridge, PHB3, that translates by TCEs (IODA2); the CPUs are Arm's";
     MachineSpec {
-        name: "power8".into(),
-        summary: "a POWER8 host bridge, PHB3, that translates by TCEs (IODA2); the CPUs are Arm's".into(),
-        ram: memory(0x1000_0000, 0x4fff_ffff),
-        cpus: vec![CpuFeatures::COMMON; 2],
         page: SizeLg2::KIB_64,
-        smmus: Vec::new(),
-        smmuv2s: Vec::new(),
-        itses: Vec::new(),
         host_bridges: vec![HostBridgeSpec {
             kind: BridgeKind::Phb3(Phb3Spec {
                 base: Pa::new(0x3_fffe_4000_0000),
@@ -177,9 +171,7 @@ fn power8() -> MachineSpec {
             its: None,
             slots: vec![port(0), port(1)],
         }],
-        accelerators: Vec::new(),
-        reserved: Vec::new(),
-        pc: None,
+        ..MachineSpec::bare("power8", summary, memory(0x1000_0000, 0x4fff_ffff))
     }
 }
 
@@ -207,16 +199,11 @@ fn smmuv2() -> MachineSpec {
 }
 
 /// A PC: everything behind one VT-d unit. The addresses are those of QEMU's `q35`, which people know.
+///
+/// The CPUs are the lab's own, which are Arm's: that shows in processes' tables, which no VT-d unit walks.
 pub(crate) fn x86() -> MachineSpec {
+    let summary = "a PC with VT-d, its firmware's tables in ACPI's words; the CPUs are Arm's";
     MachineSpec {
-        name: "x86".into(),
-        summary: "a PC with VT-d, its firmware's tables in ACPI's words".into(),
-        ram: memory(0x10_0000, 0x4000_ffff),
-        cpus: vec![CpuFeatures::COMMON; 2],
-        page: SizeLg2::KIB_4,
-        smmus: Vec::new(),
-        smmuv2s: Vec::new(),
-        itses: Vec::new(),
         host_bridges: vec![HostBridgeSpec {
             kind: BridgeKind::Ecam(memory(0xb000_0000, 0xb07f_ffff)),
             last_bus: 7,
@@ -228,7 +215,6 @@ pub(crate) fn x86() -> MachineSpec {
             its: None,
             slots: SLOTS.to_vec(),
         }],
-        accelerators: Vec::new(),
         // As a BIOS keeps memory for its own use of a disk.
         reserved: vec![ReservedSpec {
             slot: (0, 1),
@@ -242,24 +228,19 @@ pub(crate) fn x86() -> MachineSpec {
                 slots: None,
             }],
         }),
+        ..MachineSpec::bare("x86", summary, memory(0x10_0000, 0x4000_ffff))
     }
 }
 
 /// A machine with one SMMU in front of one host bridge and one accelerator. The addresses are those of QEMU's `virt`, which people know.
 fn with_smmu(name: &str, summary: &str, config: Config) -> MachineSpec {
     MachineSpec {
-        name: name.into(),
-        summary: summary.into(),
-        ram: memory(0x4000_0000, 0x7fff_ffff),
-        cpus: vec![CpuFeatures::COMMON; 2],
-        page: SizeLg2::KIB_4,
         smmus: vec![SmmuSpec {
             base: Pa::new(0x0905_0000),
             coherent: true,
             // Its messages come after those of every requester id.
             config: Config { msi_source: Some(SourceId(0x1_0000)), ..config },
         }],
-        smmuv2s: Vec::new(),
         itses: vec![ItsSpec { base: Pa::new(0x0808_0000) }],
         host_bridges: vec![HostBridgeSpec {
             kind: BridgeKind::Ecam(memory(0x40_1000_0000, 0x40_107f_ffff)),
@@ -281,8 +262,7 @@ fn with_smmu(name: &str, summary: &str, config: Config) -> MachineSpec {
             can_stall: true,
             coherent: true,
         }],
-        reserved: Vec::new(),
-        pc: None,
+        ..MachineSpec::bare(name, summary, memory(0x4000_0000, 0x7fff_ffff))
     }
 }
 

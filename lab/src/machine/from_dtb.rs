@@ -5,7 +5,6 @@
 
 use std::path::Path;
 
-use model_cpu::CpuFeatures;
 use model_smmuv3::Config;
 use portcullis::firmware::{
     IdMap, IommuKind, Machine, MsiControllerKind, PciConfig, PciHost, PciMsi, Phb3Host, PlatformDevice,
@@ -135,19 +134,14 @@ impl Reader<'_> {
         };
         let summary = format!("from a device tree: {model}");
         let spec = MachineSpec {
-            name: self.name.clone(),
-            summary,
-            ram,
             smmus,
             smmuv2s,
             itses,
             host_bridges,
             accelerators: self.accelerators()?,
-            cpus: vec![CpuFeatures::COMMON; 2],
             // Observed: Linux on POWER8 is built for pages of 64 KiB.
             page: if self.has_phb3() { SizeLg2::KIB_64 } else { SizeLg2::KIB_4 },
-            reserved: Vec::new(),
-            pc: None,
+            ..MachineSpec::bare(&self.name, summary, ram)
         };
         match beyond(&spec) {
             Some(at) => {

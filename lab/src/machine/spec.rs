@@ -197,6 +197,24 @@ impl HostBridgeSpec {
 }
 
 impl MachineSpec {
+    /// A machine of memory and two CPUs of the common kind, with a kernel of 4 KiB pages: what others are made from.
+    pub fn bare(name: impl Into<String>, summary: impl Into<String>, ram: PaRange) -> Self {
+        Self {
+            name: name.into(),
+            summary: summary.into(),
+            ram,
+            cpus: vec![CpuFeatures::COMMON; 2],
+            page: SizeLg2::KIB_4,
+            smmus: Vec::new(),
+            smmuv2s: Vec::new(),
+            itses: Vec::new(),
+            host_bridges: Vec::new(),
+            accelerators: Vec::new(),
+            reserved: Vec::new(),
+            pc: None,
+        }
+    }
+
     /// Bits of a StreamID of an SMMU, those of version 2 behind those of version 3; 0 if there is none.
     pub fn stream_bits(&self, smmu: usize) -> u8 {
         match smmu.checked_sub(self.smmus.len()) {
@@ -279,6 +297,13 @@ mod tests {
 
     fn range(first: u64, last: u64) -> PaRange {
         PaRange::from_ends(Pa::new(first), Pa::new(last)).unwrap()
+    }
+
+    #[test]
+    fn what_firmware_reserves_is_not_the_kernels_to_use() {
+        let usable = |name| crate::machine::builtin::find(name).unwrap().usable_memory();
+        assert_eq!(usable("x86"), [range(0x10_0000, 0x3ffe_ffff), range(0x4000_0000, 0x4000_ffff)]);
+        assert_eq!(usable("arm"), [range(0x4000_0000, 0x4ffe_ffff), range(0x5000_0000, 0x7fff_ffff)]);
     }
 
     #[test]

@@ -55,16 +55,11 @@ fn range(first: u64, len: u64) -> PaRange {
 
 /// What the machine is, as far as work and device tree ask.
 fn spec(qemu: &Qemu, ram: PaRange) -> MachineSpec {
+    let summary = "QEMU's powernv8 with its PHB3 and its NVMe disk; the CPUs are Arm's";
     MachineSpec {
-        name: format!("powernv8 of {qemu}"),
-        summary: "QEMU's powernv8 with its PHB3 and its NVMe disk; the CPUs are Arm's".into(),
-        ram,
         // As those of `power8`: the lab's own, which IODA2 has nothing to do with.
         cpus: vec![CpuFeatures::COMMON],
         page: SizeLg2::KIB_64,
-        smmus: Vec::new(),
-        smmuv2s: Vec::new(),
-        itses: Vec::new(),
         host_bridges: vec![HostBridgeSpec {
             kind: BridgeKind::Phb3(Phb3Spec {
                 base: Pa::new(REGISTERS),
@@ -81,8 +76,6 @@ fn spec(qemu: &Qemu, ram: PaRange) -> MachineSpec {
             its: None,
             slots: vec![Slot { device: 0, what: Plugged::PortWithDisk { acs: false } }],
         }],
-        accelerators: Vec::new(),
-        reserved: Vec::new(),
-        pc: None,
+        ..MachineSpec::bare(format!("powernv8 of {qemu}"), summary, ram)
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use model_cpu::CpuFeatures;
-use portcullis::types::{Pa, PaRange, SizeLg2};
+use portcullis::types::{Pa, PaRange};
 use portcullis_qemu::{ByteOrder, DriveContent, MachineOptions, Qemu};
 
 use super::super::spec::{BridgeKind, HostBridgeSpec, MachineSpec, Plugged, Slot};
@@ -36,14 +36,7 @@ pub(super) fn start(qemu: &Qemu, content: DriveContent, seed: u64) -> Result<Sta
 fn spec(qemu: &Qemu, ram: PaRange) -> MachineSpec {
     let range = |(first, len)| PaRange::new(Pa::new(first), len).expect("no window of `virt` wraps");
     MachineSpec {
-        name: format!("virt of {qemu}"),
-        summary: "QEMU's virt with its SMMUv3 and its NVMe disk".into(),
-        ram,
         cpus: vec![CPU],
-        page: SizeLg2::KIB_4,
-        smmus: Vec::new(),
-        smmuv2s: Vec::new(),
-        itses: Vec::new(),
         host_bridges: vec![HostBridgeSpec {
             kind: BridgeKind::Ecam(range(ECAM)),
             last_bus: 255,
@@ -55,8 +48,6 @@ fn spec(qemu: &Qemu, ram: PaRange) -> MachineSpec {
             its: None,
             slots: vec![Slot { device: DISK_SLOT, what: Plugged::Disk }],
         }],
-        accelerators: Vec::new(),
-        reserved: Vec::new(),
-        pc: None,
+        ..MachineSpec::bare(format!("virt of {qemu}"), "QEMU's virt with its SMMUv3 and its NVMe disk", ram)
     }
 }
