@@ -35,7 +35,6 @@ pub struct MachineInfo {
 pub fn list() -> Vec<MachineInfo> {
     builtin::all()
         .into_iter()
-        .chain([builtin::x86()])
         .map(|machine| MachineInfo { name: machine.name, summary: machine.summary })
         .collect()
 }

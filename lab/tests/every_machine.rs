@@ -1,15 +1,18 @@
 //! Every built-in machine, with inputs of every awkward size, under every policy of the models.
 
+mod policies;
+
 use std::sync::Arc;
 
 use model_smmuv3::Policy;
 use portcullis::core::domain::FlushMode;
 use portcullis_lab::RunError;
 use portcullis_lab::input::Opened;
-use portcullis_lab::machine::spec::BridgeKind;
 use portcullis_lab::machine::{MachineSpec, builtin};
 use portcullis_lab::trace::Memory;
 use portcullis_lab::workload::dma::{Job, Outcome, run};
+
+use self::policies::with_policy;
 
 /// Less than a block, one block, around a page, and more than all buffers in flight hold for one round.
 const SIZES: [usize; 9] = [0, 1, 511, 512, 513, 4095, 4096, 4097, 300 << 10];
@@ -33,28 +36,6 @@ fn go(
         progress: None,
     };
     Ok((run(&job)?, sink.lines()))
-}
-
-fn with_policy(mut spec: MachineSpec, policy: Policy) -> MachineSpec {
-    spec.smmus.iter_mut().for_each(|smmu| smmu.config.policy = policy);
-    let (stale, eager) = (Policy::stale(), Policy::eager());
-    let alike = match policy {
-        policy if policy == stale => model_ioda2::Policy::stale(),
-        policy if policy == eager => model_ioda2::Policy::eager(),
-        _ => model_ioda2::Policy::hostile(),
-    };
-    let of_smmuv2s = match policy {
-        policy if policy == stale => model_smmuv2::Policy::stale(),
-        policy if policy == eager => model_smmuv2::Policy::eager(),
-        _ => model_smmuv2::Policy::hostile(),
-    };
-    spec.smmuv2s.iter_mut().for_each(|smmu| smmu.config.policy = of_smmuv2s);
-    for bridge in &mut spec.host_bridges {
-        if let BridgeKind::Phb3(phb) = &mut bridge.kind {
-            phb.config.policy = alike;
-        }
-    }
-    spec
 }
 
 #[test]

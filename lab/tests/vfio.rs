@@ -1,5 +1,7 @@
 //! A disk handed to user space and back, on every machine, and the ways in which that must fail.
 
+mod policies;
+
 use std::sync::Arc;
 
 use model_smmuv3::Policy;
@@ -9,6 +11,8 @@ use portcullis_lab::machine::{MachineSpec, builtin};
 use portcullis_lab::report::VfioCounters;
 use portcullis_lab::trace::Memory;
 use portcullis_lab::workload::vfio::{Job, Outcome, run};
+
+use self::policies::with_policy;
 
 /// Less than a block, one block, around a page, and more than all buffers in flight hold for one round.
 const SIZES: [usize; 9] = [0, 1, 511, 512, 513, 4095, 4096, 4097, 300 << 10];
@@ -37,11 +41,6 @@ fn counters(outcome: &Outcome) -> VfioCounters {
 /// Those whose containers are of type 1.
 fn machines() -> impl Iterator<Item = MachineSpec> {
     builtin::all().into_iter().filter(|spec| spec.phb3s().next().is_none())
-}
-
-fn with_policy(mut spec: MachineSpec, policy: Policy) -> MachineSpec {
-    spec.smmus.iter_mut().for_each(|smmu| smmu.config.policy = policy);
-    spec
 }
 
 #[test]
