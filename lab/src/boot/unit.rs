@@ -1,6 +1,6 @@
 //! An IOMMU that firmware tells of: brought up, serviced, shut down.
 //!
-//! Not here: what differs (`smmu`, `smmuv2`, `phb3`).
+//! Not here: what differs (`smmu`, `smmuv2`, `vtd`, `phb3`).
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use super::{System, phb3, smmu, smmuv2 as boot_smmuv2, vtd};
 use crate::error::RunError;
 use crate::platform::{LabPlatform, RegisterWindow};
 
-/// What a VT-d unit keeps. Spec: VT-d 5.10, 9.1 "Root Entry": 256 of 16 bytes.
+/// What a VT-d unit keeps. Spec: VT-d 5.10, 9.1 "Root Entry": 256 of 16 bytes. The book's number and not the driver's: that it keeps no more is to be shown.
 const ROOT_TABLE_BYTES: u64 = 4096;
 
 /// An IOMMU that is up.
@@ -144,6 +144,11 @@ impl Unit {
     /// Looks at the IOMMU's errors.
     pub fn errors(&self) -> Vec<GlobalError> {
         self.unit.handle_errors()
+    }
+
+    /// Whether it records what a blocked device tries. An entry of an SMMUv3's aborts without a word; for all others nothing is there for a blocked device, which is a fault.
+    pub fn records_blocked(&self) -> bool {
+        !matches!(self.driver, Hardware::Smmu(_))
     }
 
     /// Its name: where firmware says it is.

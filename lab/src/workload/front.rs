@@ -76,11 +76,6 @@ impl Front {
         matches!(self, Self::Phb3(_) | Self::Smmuv2(_))
     }
 
-    /// Whether it records what a blocked device tries.
-    pub(super) fn tells_of_the_blocked(&self) -> bool {
-        matches!(self, Self::Phb3(_) | Self::Smmuv2(_))
-    }
-
     /// Whether the device is frozen.
     pub(super) fn is_frozen(&self, source: SourceId) -> bool {
         match self {

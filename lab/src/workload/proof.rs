@@ -29,7 +29,7 @@ use super::TRY_VERBOSE;
 use super::front::Front;
 use super::prober::{Detached, Prober};
 use super::witness::Witness;
-use crate::boot::{Endpoint, Standing, System};
+use crate::boot::{Endpoint, Standing, System, Unit};
 use crate::error::RunError;
 use crate::machine::{Machine, qemu};
 use crate::platform::LabPlatform;
@@ -54,6 +54,8 @@ pub(super) struct Watch<'a> {
     disk: Option<Asked>,
     /// Whether the hardware keeps no record of what it refuses.
     unrecorded: bool,
+    /// Whether the device's IOMMU records what a blocked device tries.
+    records_blocked: bool,
     source: Option<SourceId>,
     /// The other devices behind the same model.
     neighbours: Vec<SourceId>,
@@ -93,6 +95,7 @@ impl<'a> Watch<'a> {
             front: None,
             disk: None,
             unrecorded: machine.qemu.is_some() && machine.spec.phb3s().next().is_some(),
+            records_blocked: false,
             source: None,
             neighbours: Vec::new(),
             direct: Vec::new(),
@@ -108,6 +111,7 @@ impl<'a> Watch<'a> {
         self.direct = regions.filter(|region| direct(region.kind)).map(|region| region.range).collect();
         self.source = device.sources().first().copied();
         self.front = front;
+        self.records_blocked = system.unit_of(device.iommu().name()).is_some_and(Unit::records_blocked);
         let behind = |endpoint: &'_ Endpoint| match &endpoint.standing {
             Standing::Behind { device: other, .. } if other.iommu().name() == device.iommu().name() => {
                 other.sources().first().copied()
@@ -245,21 +249,19 @@ impl<'a> Watch<'a> {
         self.must_abort(system, what, at);
     }
 
-    /// The device's group is blocked: tries these addresses. Each must be aborted, and none recorded: that is what a blocked stream's entry says. A PHB3
-    /// records, and so does a VT-d unit, for which blocked is that nothing is present.
+    /// The device's group is blocked: tries these addresses. Each must be aborted, and recorded where its IOMMU does that ([`Unit::records_blocked`]).
     pub(super) fn probe_blocked(&mut self, system: &System, at: impl Iterator<Item = u64>) {
         let Some(source) = self.source else { return };
         self.service(system);
         let before = self.probes.tried;
-        let recorded = self.machine.spec.pc.is_some();
+        let recorded = self.records_blocked;
         for at in at.map(Iova::new) {
             for access in [Access::READ, Access::WRITE] {
                 self.ask_disk(system, "an address of a blocked device", at, access, recorded);
                 self.try_one(system, "an address of a blocked device", source, at, access);
             }
         }
-        let told = recorded || self.front.as_ref().is_some_and(Front::tells_of_the_blocked);
-        if !told && !self.unrecorded {
+        if !recorded && !self.unrecorded {
             self.probes.silent += self.probes.tried - before;
         }
         self.settle(system);
