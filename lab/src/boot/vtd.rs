@@ -8,14 +8,16 @@ use std::sync::Arc;
 use portcullis::core::sva::CpuFacts;
 use portcullis::firmware::{DeviceRef, Machine, MsiTarget, ReservedUse, Translation};
 use portcullis::types::SourceId;
-use portcullis::vtd::{BootRegion, Config, InterruptConfig, Msi, Vtd};
+use portcullis::vtd::{BootRegion, Config, Features, InterruptConfig, Msi, ProbeError, Vtd};
 
 use super::System;
 use super::unit::{Hardware, OwnLines, Unit};
 use crate::error::RunError;
 
-/// The least of registers that a unit has.
+/// The least of registers that a unit has: those that say how many there are.
 const REGISTER_BYTES: u64 = 0x1000;
+/// Bytes of a fault recording register. Spec: VT-d 5.10, 11.4.7.6 "Fault Recording Registers \[n\]".
+const FAULT_RECORD_BYTES: usize = 16;
 /// Events that a unit sends as messages of its own.
 const FAULTS: u32 = 0;
 const PAGE_REQUESTS: u32 = 1;
@@ -54,11 +56,18 @@ pub(super) fn bring_up(system: &System, cpus: Option<CpuFacts>, index: usize) ->
     });
     config.cpus = cpus;
     let registers = Arc::new(platform.registers(window));
-    let vtd = Vtd::probe(platform.clone(), registers, config).map_err(|error| {
+    let failed = |error: ProbeError| {
         let what = format!("probing the VT-d unit failed: {error:?}");
         RunError::wrong(&node.path, what, "run with -v to see its descriptors")
-    })?;
-    let vtd = Arc::new(vtd);
+    };
+    // None is touched that firmware does not tell of.
+    let features = Features::read(&*registers, &config).map_err(failed)?;
+    let all = (features.fault_records_at + FAULT_RECORD_BYTES * features.fault_records) as u64;
+    if window.len_bytes().is_some_and(|len| len < all) {
+        let what = format!("its registers take {all} bytes, and {window} is less");
+        return Err(RunError::bad_input(&node.path, what, "correct the tables"));
+    }
+    let vtd = Arc::new(Vtd::probe(platform.clone(), registers, config).map_err(failed)?);
     let lines = OwnLines { events: faults.clone(), errors: faults, page_requests };
     Ok(Unit::new(system, index, vtd.clone(), Hardware::Vtd(vtd), Some(lines)))
 }
