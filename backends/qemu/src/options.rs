@@ -53,6 +53,7 @@ const ARM_KERNEL: [u8; 8] = [0x7f, 0x20, 0x03, 0xd5, 0xff, 0xff, 0xff, 0x17];
 /// `b .`, big-endian, wherever the CPU begins.
 const POWER_LOOP: [u8; 4] = [0x48, 0, 0, 0];
 const POWER_FIRMWARE_BYTES: usize = 1 << 20;
+
 /// As long as QEMU is waited for unless it is said otherwise.
 const LIMIT: Duration = Duration::from_secs(10);
 

@@ -21,7 +21,7 @@ pub(crate) use rom::{counting_rom, halting_rom};
 pub const ECAM: u64 = 0xb000_0000;
 /// Bytes of it.
 pub const ECAM_BYTES: u64 = 0x1000_0000;
-/// Where the area begins in which a kernel looks for ACPI's tables, and how large it is.
+/// Where the area begins in which a kernel looks for ACPI's tables.
 pub const AREA_FIRST: u64 = 0xe_0000;
 /// Bytes of it.
 pub const AREA_BYTES: usize = 0x2_0000;
@@ -71,7 +71,8 @@ pub fn bring_up(machine: &Machine) -> Result<(), QemuError> {
 ///
 /// [`QemuError`]: the machine does not answer, or what it has makes no sense.
 pub fn tables(machine: &Machine) -> Result<Vec<u8>, QemuError> {
-    let files = Files { machine, directory: file(machine, DIRECTORY, MOST_BYTES)? };
+    let directory = fetch(machine, DIRECTORY, 4 + count_of(machine)? * ENTRY_BYTES)?;
+    let files = Files { machine, directory };
     let script = files.named("etc/table-loader")?;
     loader::run(&script, AREA_FIRST, AREA_BYTES, |name| files.named(name))
 }
@@ -87,14 +88,8 @@ impl Files<'_> {
         let mut own = listed.filter(|entry| text(&entry[NAME]) == name.as_bytes());
         let entry = own.next().ok_or_else(|| nonsense(name))?;
         let len = u32::from_be_bytes([entry[0], entry[1], entry[2], entry[3]]);
-        file(self.machine, u16::from_be_bytes([entry[4], entry[5]]), len.min(MOST_BYTES))
+        fetch(self.machine, u16::from_be_bytes([entry[4], entry[5]]), len.min(MOST_BYTES))
     }
-}
-
-/// So much of the file with this key.
-fn file(machine: &Machine, key: u16, len: u32) -> Result<Vec<u8>, QemuError> {
-    let len = if key == DIRECTORY { 4 + count_of(machine)? * ENTRY_BYTES } else { len };
-    fetch(machine, key, len)
 }
 
 /// How many files are listed.
@@ -104,6 +99,7 @@ fn count_of(machine: &Machine) -> Result<u32, QemuError> {
     Ok(count.min(MOST_BYTES / ENTRY_BYTES - 1))
 }
 
+/// So much of the file with this key.
 fn fetch(machine: &Machine, key: u16, len: u32) -> Result<Vec<u8>, QemuError> {
     let control = u32::from(key) << 16 | SELECT_AND_READ;
     let request = [&control.to_be_bytes()[..], &len.to_be_bytes(), &BUFFER.to_be_bytes()].concat();

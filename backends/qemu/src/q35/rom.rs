@@ -5,8 +5,6 @@
 //!
 //! Spec: Intel SDM volume 3A, 10.9 "Initialization Overview"; 7.11 "IDT Descriptors"; 11.4 "Local APIC"; 11.8.5 "Signaling Interrupt Servicing Completion".
 
-use core::iter::repeat_n;
-
 /// The words that count, one of 32 bits for each vector.
 pub const COUNTERS: u64 = 0x1000;
 /// A word that is 1 once interrupts are counted.
@@ -111,7 +109,7 @@ pub(crate) fn counting_rom() -> Vec<u8> {
 
 /// A ROM that halts at once.
 pub(crate) fn halting_rom() -> Vec<u8> {
-    let mut rom: Vec<u8> = repeat_n(0xf4, ROM_BYTES).collect();
+    let mut rom = vec![0xf4; ROM_BYTES];
     // cli; hlt; jmp to the hlt
     rom[RESET..][..4].copy_from_slice(&[0xfa, 0xf4, 0xeb, 0xfd]);
     rom
