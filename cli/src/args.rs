@@ -212,7 +212,7 @@ pub(crate) struct SimArguments {
 /// A built-in machine's name, or a path: whatever ends in `.dtb` or has a directory in it.
 fn machine_choice(text: &str) -> Result<MachineChoice, String> {
     let names: Vec<_> = machines::list().into_iter().map(|machine| machine.name).collect();
-    if machines::exists(text) {
+    if names.iter().any(|name| name == text) {
         return Ok(MachineChoice::Name(text.to_owned()));
     }
     let path = Path::new(text);

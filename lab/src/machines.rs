@@ -39,11 +39,6 @@ pub fn list() -> Vec<MachineInfo> {
         .collect()
 }
 
-/// Whether there is a built-in machine of this name.
-pub fn exists(name: &str) -> bool {
-    builtin::find(name).is_some()
-}
-
 /// The machine's parts, and its device tree if that came from a file.
 ///
 /// # Errors

@@ -151,15 +151,14 @@ fn run_on_qemu(request: &RunRequest, workload: &'static str) -> Result<Report, R
         let why = "on QEMU the process that shares its memory exits in every run, with the disk attached";
         return Err(RunError::refused(workload, why, "leave out `--kill`"));
     }
-    let is_power8 = workload == spapr::NAME;
     let is_x86 = request.machine == MachineChoice::QemuX86;
     if is_x86 && !matches!(workload, dma::NAME | vfio::NAME) {
         let hint = format!("on QEMU's `q35` there are {} and {}", dma::NAME, vfio::NAME);
         return Err(RunError::refused(workload, "QEMU's `q35` cannot do it", hint));
     }
-    let (name, qemu) = match (is_power8, is_x86) {
-        (true, _) => ("powernv8", qemu::find_power8()?),
-        (_, true) => ("q35", qemu::find_x86()?),
+    let (name, qemu) = match workload {
+        _ if is_x86 => ("q35", qemu::find_x86()?),
+        spapr::NAME => ("powernv8", qemu::find_power8()?),
         _ => ("virt", qemu::find()?),
     };
     let mut not_shown = qemu::NOT_SHOWN.to_vec();
