@@ -26,7 +26,7 @@ pub struct Script<P: Platform, R: Registers + 'static, N> {
     platform: Arc<P>,
     /// The driver.
     pub driver: Arc<Smmu<P, R>>,
-    unit: IommuUnit<P>,
+    unit: Arc<IommuUnit<P>>,
     /// What was noted.
     pub notes: N,
 }
@@ -38,7 +38,7 @@ const GIB: u64 = 1 << 30;
 impl<P: Platform, R: Registers + 'static, N: Notes> Script<P, R, N> {
     /// Of a driver that was brought up.
     pub fn new(platform: Arc<P>, driver: Arc<Smmu<P, R>>, notes: N) -> Self {
-        let unit = IommuUnit::new(platform.clone(), driver.clone() as Arc<dyn Iommu<P>>);
+        let unit = Arc::new(IommuUnit::new(platform.clone(), driver.clone() as Arc<dyn Iommu<P>>));
         Self { platform, driver, unit, notes }
     }
 
@@ -59,10 +59,9 @@ impl<P: Platform, R: Registers + 'static, N: Notes> Script<P, R, N> {
     pub fn device(&mut self, name: &str, stream: u32) -> Arc<Device<P>> {
         let mut info = DeviceInfo::new(name, &[SourceId(stream)]);
         info.pci = true;
-        let before = self.driver.counts();
-        self.notes.begin();
-        let device = self.unit.add_device(info).expect("a device is added");
-        self.notes.note(&format!("add the {name} device"), &self.driver.counts().since(&before));
+        let unit = self.unit.clone();
+        let added = self.cost(&format!("add the {name} device"), || unit.add_device(info));
+        let device = added.expect("a device is added");
         device.set_dma_mask(DmaMask::BITS_64);
         device
     }
