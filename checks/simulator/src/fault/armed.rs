@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use super::FaultKind;
 use crate::cover::Coverage;
-use crate::hub::{Hub, locked};
+use crate::hub::locked;
 use crate::life::OpKind;
 
 /// The faults of a life.
@@ -105,9 +105,5 @@ impl Faults {
 
     pub(crate) fn coverage<T>(&self, look: impl FnOnce(&mut Coverage) -> T) -> T {
         look(&mut locked(&self.met))
-    }
-
-    pub(crate) fn allocation_fails(&self, _: &Hub) -> bool {
-        self.fires(FaultKind::AllocationFails)
     }
 }

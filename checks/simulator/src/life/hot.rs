@@ -153,12 +153,8 @@ impl World {
                 return Done::Refused;
             }
         };
-        let (space, lazy) = {
-            let inner = locked(&group.inner);
-            (inner.space, inner.lazy)
-        };
+        let space = locked(&group.inner).space;
         let to = self.current(group, space);
-        let _ = lazy;
         if to == Way::Space(space) {
             self.firmware_mapped(index, space);
         }

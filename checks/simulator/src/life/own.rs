@@ -112,7 +112,7 @@ impl World {
             return Done::Skipped;
         };
         let mine: Vec<u8> = self.slots_of(index);
-        if self.somebody_is_at(index) {
+        if self.a_slot_is_busy() {
             return Done::Skipped;
         }
         for slot in mine {
@@ -144,7 +144,7 @@ impl World {
         mine.map(|(slot, _)| slot).collect()
     }
 
-    fn somebody_is_at(&self, _: usize) -> bool {
+    fn a_slot_is_busy(&self) -> bool {
         locked(&self.slots).iter().any(|slot| matches!(slot, Slot::Busy))
     }
 

@@ -6,6 +6,7 @@ use portcullis::hal::BlockLayout;
 use portcullis::types::Pa;
 use portcullis_lab::tamper::{Hands, Tamper};
 
+use crate::fault::FaultKind;
 use crate::hub::Hub;
 
 /// Who lets its allocations fail.
@@ -13,10 +14,10 @@ pub(crate) struct Hungry(pub(crate) Arc<Hub>);
 
 impl Tamper for Hungry {
     fn alloc(&self, hands: Hands<'_>, layout: BlockLayout) -> Option<Pa> {
-        if self.0.faults.allocation_fails(&self.0) { None } else { hands.alloc(layout) }
+        if self.0.faults.fires(FaultKind::AllocationFails) { None } else { hands.alloc(layout) }
     }
 
     fn alloc_buffer(&self, hands: Hands<'_>, layout: BlockLayout) -> Option<Pa> {
-        if self.0.faults.allocation_fails(&self.0) { None } else { hands.alloc_buffer(layout) }
+        if self.0.faults.fires(FaultKind::AllocationFails) { None } else { hands.alloc_buffer(layout) }
     }
 }

@@ -14,6 +14,7 @@ use portcullis::types::trace::{Event, Sink};
 use portcullis::types::{Pa, PaRange};
 
 use super::lock::SimMutex;
+use crate::fault::FaultKind;
 use crate::hub::{Hub, Place};
 
 /// A CPU.
@@ -45,7 +46,7 @@ impl SimPlatform {
     }
 
     fn take(&self, layout: BlockLayout) -> Option<Pa> {
-        if self.hub.faults.allocation_fails(&self.hub) {
+        if self.hub.faults.fires(FaultKind::AllocationFails) {
             return None;
         }
         self.bus.cpu().alloc(layout.size_bytes(), layout.align_bytes())

@@ -107,13 +107,11 @@ impl Registers for BridgeRegisters {
 pub(crate) struct BridgeWire {
     bus: Arc<Bus>,
     hub: Arc<Hub>,
-    /// Whether a bit has flipped.
-    flipped: Arc<AtomicBool>,
 }
 
 impl BridgeWire {
-    pub(crate) fn new(hub: &Arc<Hub>, flipped: Arc<AtomicBool>) -> Self {
-        Self { bus: hub.bus.clone(), hub: hub.clone(), flipped }
+    pub(crate) fn new(hub: &Arc<Hub>) -> Self {
+        Self { bus: hub.bus.clone(), hub: hub.clone() }
     }
 }
 
@@ -130,7 +128,7 @@ impl Fabric for BridgeWire {
             let (bit, pick) = (1 << self.hub.below(2), self.hub.below(into.len() as u64 / 8));
             let tce = 8 * usize::try_from(pick).unwrap_or(0);
             into[tce + LAST_BYTE] &= !bit;
-            self.flipped.store(true, Relaxed);
+            self.hub.flipped();
         }
         Ok(())
     }

@@ -72,7 +72,7 @@ pub(crate) struct Seen {
 enum Until {
     /// The operation returns.
     Return,
-    /// A flush succeeds. `bound_ns`: if somebody polls, it has to have by then.
+    /// A flush succeeds. `bound`: if somebody polls when it is due, it has to have by then.
     Flush { since_ns: u64, bound: bool },
 }
 

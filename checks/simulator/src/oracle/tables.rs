@@ -54,8 +54,6 @@ pub(crate) struct Leaf {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Word {
     pub(crate) at: u64,
-    /// 0 is the first.
-    pub(crate) level: u32,
     /// A block or a page.
     pub(crate) leaf: bool,
 }
@@ -207,7 +205,7 @@ impl Tables<'_> {
             let place = at + 8 * (iova >> shift & ((1 << width) - 1));
             let word = self.word(place);
             let leaf = matches!((level, word & 3), (3, 3) | (..3, 1));
-            path.push(Word { at: place, level, leaf });
+            path.push(Word { at: place, leaf });
             if leaf || level == 3 || word & 3 != 3 {
                 return path;
             }

@@ -102,7 +102,7 @@ impl UserWorld {
             || self.is_power() && !self.told.load(Relaxed)
             || unheard
             || self.is_frozen(device)
-            || self.flipped.load(Relaxed)
+            || self.hub.has_flipped()
             || self.injected.load(Relaxed)
     }
 

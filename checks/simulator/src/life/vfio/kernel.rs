@@ -81,7 +81,6 @@ impl UserWorld {
         let way = [Direction::ToDevice, Direction::FromDevice, Direction::Bidirectional]
             [usize::from(direction) % 3];
         let (first, len) = (Self::slot_memory(slot), u64::from(pages) * PAGE);
-        let granule = PAGE;
         let before = self.before();
         let failed = dma.stats().failed_syncs;
         let write = way.device_writes();
@@ -89,7 +88,7 @@ impl UserWorld {
         match dma.map_single(Pa::new(first), len, way) {
             Ok(mapping) => {
                 let range = mapping.range();
-                let (low, high) = (range.first().get() & !(granule - 1), range.last().get() | (granule - 1));
+                let (low, high) = (range.first().get() & !(PAGE - 1), range.last().get() | (PAGE - 1));
                 let owed_read = way != Direction::FromDevice;
                 let grant = Grant {
                     first: low,

@@ -8,7 +8,7 @@ use super::Done;
 use super::files::{bytes, words};
 use super::task::{PAGE, VA};
 use super::type1::Wanted;
-use super::world::{Container, Iron, SECOND, UserWorld, Window};
+use super::world::{Container, SECOND, UserWorld, Window};
 use crate::promise::Promise;
 
 const IOMMU_UNMAP_DMA: u32 = 0x3b72;
@@ -23,9 +23,7 @@ const EEH_PE_OP: u32 = 0x3b79;
 impl UserWorld {
     /// The window that a container has as long as nobody has asked for another.
     fn default_window(&self) -> Window {
-        let Iron::Power { driver, .. } = &self.iron else { unreachable!("only POWER has windows") };
         let aperture = self.units[0].iommu().capabilities().aperture;
-        let _ = driver;
         Window { first: 0, last: aperture.last().get(), page: PAGE, closing: false }
     }
 
@@ -113,11 +111,7 @@ impl UserWorld {
                 self.try_taken(one, &[ends]);
                 Done::Succeeded
             }
-            Err(Errno::Eio) if self.unconfirmed(&before) || one.doubt => {
-                self.settle(one.space, token, false);
-                self.change(id, |one| one.doubt = true);
-                Done::Refused
-            }
+            Err(Errno::Eio) if self.unconfirmed(&before) || one.doubt => self.not_confirmed(id, one, token),
             Err(errno) => {
                 self.hub.shadow(|shadow| shadow.undo_unmap(one.space, token));
                 self.refused_tce(&before, one, errno, 0, "unmapping")
@@ -226,12 +220,10 @@ impl UserWorld {
                 Done::Succeeded
             }
             Err(Errno::Eio) if self.unconfirmed(&before) || one.doubt => {
-                self.settle(one.space, token, false);
                 self.change(id, |one| {
-                    one.doubt = true;
                     one.windows[number].iter_mut().for_each(|window| window.closing = true);
                 });
-                Done::Refused
+                self.not_confirmed(id, &one, token)
             }
             Err(errno) => {
                 self.hub.shadow(|shadow| shadow.undo_unmap(one.space, token));
@@ -253,11 +245,7 @@ impl UserWorld {
                 self.change(id, |one| one.enabled = on);
                 Done::Succeeded
             }
-            Err(Errno::Eio) if self.unconfirmed(&before) || one.doubt => {
-                self.settle(one.space, token, false);
-                self.change(id, |one| one.doubt = true);
-                Done::Refused
-            }
+            Err(Errno::Eio) if self.unconfirmed(&before) || one.doubt => self.not_confirmed(id, &one, token),
             Err(errno) => {
                 self.hub.shadow(|shadow| shadow.undo_unmap(one.space, token));
                 self.refused_tce(&before, &one, errno, 1 << 16, "enabling")

@@ -254,11 +254,7 @@ impl UserWorld {
                 self.try_taken(one, &ranges);
                 Done::Succeeded
             }
-            Err(Errno::Eio) if self.unconfirmed(&before) || one.doubt => {
-                self.settle(one.space, token, false);
-                self.change(id, |one| one.doubt = true);
-                Done::Refused
-            }
+            Err(Errno::Eio) if self.unconfirmed(&before) || one.doubt => self.not_confirmed(id, one, token),
             Err(errno) => {
                 self.hub.shadow(|shadow| shadow.undo_unmap(one.space, token));
                 let lawful = one.kind == 3 && cut && errno == Errno::Einval;
@@ -268,6 +264,13 @@ impl UserWorld {
                 self.refused(&before, errno, "unmapping")
             }
         }
+    }
+
+    /// Hardware has not confirmed that it forgot what a call of a container's took away.
+    pub(super) fn not_confirmed(&self, id: usize, one: &Container, token: Token) -> Done {
+        self.settle(one.space, token, false);
+        self.change(id, |one| one.doubt = true);
+        Done::Refused
     }
 
     /// Right after an unmap has returned: is it closed?

@@ -184,7 +184,6 @@ pub(crate) struct UserWorld {
     pub(super) left: Mutex<Vec<SpaceId>>,
     pub(super) slots: Mutex<Vec<Option<KernelMap>>>,
     pub(super) stale: Mutex<VecDeque<(usize, u64)>>,
-    pub(super) flipped: Arc<AtomicBool>,
     /// An error is to be made that somebody asked for.
     pub(super) injected: AtomicBool,
     /// A device was told to work, by a store that pushed the bridge's own before it.
@@ -214,12 +213,8 @@ impl UserWorld {
             if power { Vec::new() } else { spec.units.iter().map(|unit| unit.registers).collect() };
         let hub = Hub::new(bus.clone(), &registers, lines);
         let platform = SimPlatform::new(hub.clone());
-        let flipped = Arc::default();
-        let (iron, gates, iommus) = if power {
-            power_up(&hub, &platform, seed, &flipped)?
-        } else {
-            smmus_up(&hub, &platform, spec, seed)?
-        };
+        let (iron, gates, iommus) =
+            if power { power_up(&hub, &platform, seed)? } else { smmus_up(&hub, &platform, spec, seed)? };
         let units: Vec<_> =
             iommus.into_iter().map(|iommu| Arc::new(IommuUnit::new(platform.clone(), iommu))).collect();
         let vfio = Arc::new(Vfio::new(platform.clone()));
@@ -308,7 +303,6 @@ impl UserWorld {
             left: Mutex::default(),
             slots: Mutex::new((0..SLOTS).map(|_| None).collect()),
             stale: Mutex::default(),
-            flipped,
             injected: AtomicBool::new(false),
             told: AtomicBool::new(false),
             coverage: Mutex::default(),
@@ -419,14 +413,9 @@ const POWER_SALT: u64 = 0x90_3e58;
 
 type Up = (Iron, Vec<Arc<dyn Translator>>, Vec<Arc<dyn Iommu<SimPlatform>>>);
 
-fn power_up(
-    hub: &Arc<Hub>,
-    platform: &Arc<SimPlatform>,
-    seed: u64,
-    flipped: &Arc<AtomicBool>,
-) -> Result<Up, String> {
+fn power_up(hub: &Arc<Hub>, platform: &Arc<SimPlatform>, seed: u64) -> Result<Up, String> {
     let (config, driver) = draw_power(&Chance::new(seed ^ POWER_SALT), END);
-    let fabric: Arc<dyn Fabric> = Arc::new(BridgeWire::new(hub, flipped.clone()));
+    let fabric: Arc<dyn Fabric> = Arc::new(BridgeWire::new(hub));
     let model = Arc::new(PowerModel::new(config, fabric, seed, trace::shared(None)));
     model.connect(&hub.bus, Pa::new(BRIDGE)).map_err(|error| error.to_string())?;
     let registers = BridgeRegisters::new(hub);
