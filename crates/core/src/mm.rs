@@ -137,7 +137,7 @@ pub enum MmFaultError {
     Exited,
     /// No memory for the page or a table.
     NoMemory,
-    /// The page could not be read from where it lies.
+    /// The page could not be read from where it lies, or may not be entered, since hardware did not confirm that it forgot what was there before.
     Io,
     /// Nothing is wrong, but the work has to begin anew, perhaps after others had a turn.
     Retry,

@@ -3,7 +3,10 @@
 //! 1. Entries are zeroed, and a barrier makes that visible to every walker.
 //! 2. TLBI, and a barrier that waits for it: no CPU goes through the old entries, nor any device that hears broadcasts.
 //! 3. Listeners: no device does.
-//! 4. Only now may frames go, and tables that were left empty.
+//! 4. Only now may frames go, and tables that were left empty; and only now may there be an entry again.
+//!
+//! A listener that does not confirm leaves addresses in doubt: there is no entry at them, whatever is mapped there meanwhile, until all listeners have been told again and
+//! confirmed. Who touches one until then is refused.
 //!
 //! Spec: Arm ARM DDI 0487, D8.17.1 "Using break-before-make when updating translation table entries".
 
@@ -11,6 +14,7 @@ use core::sync::atomic::Ordering::SeqCst;
 
 use model_cpu::Tlbi;
 use portcullis::core::iommu::SyncError;
+use portcullis::core::mm::MmFaultError;
 use portcullis::pgtable::Retired;
 use portcullis::types::{Iova, IovaRange, Perms};
 
@@ -34,16 +38,12 @@ pub(super) fn note_dirty(page: Option<&Page>) {
 }
 
 impl Process {
-    /// Steps 1 to 3 for every entry in `range`. Says nothing to anybody if there was none, and nobody is in doubt about a page there.
+    /// Steps 1 to 3 for every entry in `range`. Says nothing to anybody if there was none, and no address there is in doubt.
     pub(super) fn take_out(&self, state: &mut State, range: IovaRange) -> TakenOut {
         let page_bytes = self.kernel.page_bytes();
         let Some(table) = &mut state.table else { return TakenOut::default() };
         let numbers = range.first().get() / page_bytes..=range.last().get() / page_bytes;
-        let mut in_doubt = false;
-        for (_, page) in state.pages.range_mut(numbers.clone()) {
-            page.mapped = None;
-            in_doubt |= page.doubtful;
-        }
+        state.pages.range_mut(numbers).for_each(|(_, page)| page.mapped = None);
         let pages = &state.pages;
         let platform = &**self.kernel.platform();
         let gone = if self.kernel.keeps_dirty() {
@@ -56,13 +56,29 @@ impl Process {
             table.unmap(platform, range)
         };
         let gone = gone.expect("areas lie inside the table, and there are no blocks to split");
-        if gone.bytes == 0 && !gone.tables && gone.retired.is_empty() && !in_doubt {
+        let only_pages = !gone.tables && gone.retired.is_empty();
+        if gone.bytes == 0 && only_pages && !state.in_doubt.overlaps(range) {
             return TakenOut::default();
         }
-        let doubters = self.tell(range, !gone.tables && gone.retired.is_empty());
-        let confirmed = doubters.error.is_none();
-        state.pages.range_mut(numbers).for_each(|(_, page)| page.doubtful = !confirmed);
+        let doubters = self.tell(range, only_pages);
+        if doubters.error.is_some() {
+            state.in_doubt.insert(range);
+        } else {
+            state.in_doubt.remove(range);
+        }
         TakenOut { retired: gone.retired, doubters }
+    }
+
+    /// That nobody remembers an entry that `range` had, so that it may have another: all are told again where somebody may.
+    pub(super) fn settle(&self, state: &mut State, range: IovaRange) -> Result<(), MmFaultError> {
+        if !state.in_doubt.overlaps(range) {
+            return Ok(());
+        }
+        if self.tell(range, false).error.is_some() {
+            return Err(MmFaultError::Io);
+        }
+        state.in_doubt.remove(range);
+        Ok(())
     }
 
     /// Steps 2 and 3: CPUs, then listeners, forget `range`.
@@ -109,7 +125,8 @@ impl Process {
         let mut runs: Vec<(u64, u64)> = Vec::new();
         for (&number, page) in &state.pages {
             let writable = page.mapped.is_some_and(|perms| perms.contains(Perms::WRITE));
-            if page.shared.is_some() || !(writable || page.doubtful) {
+            let range = self.page_range(number);
+            if page.shared.is_some() || !(writable || state.in_doubt.overlaps(range)) {
                 continue;
             }
             match runs.last_mut() {

@@ -146,6 +146,7 @@ impl Process {
             Ok(frame) => frame,
             Err(need) => return Ok(Look::Missing(need)),
         };
+        self.settle(state, self.page_range(number))?;
         let mut page = Page::new(frame, shared);
         let entry = self.entry_for(&page, found.area.perms, wanted);
         self.set_entry(&mut state.table, number, &mut page, entry)?;
@@ -226,6 +227,7 @@ impl Process {
         found: &Found,
         first: Pa,
     ) -> Result<Look, MmFaultError> {
+        self.settle(state, self.page_range(number))?;
         let page_bytes = self.kernel.page_bytes();
         let pa = Pa::new(first.get() + (number * page_bytes - found.start));
         let Some(table) = &mut state.table else { return Err(MmFaultError::Retry) };
@@ -252,42 +254,45 @@ impl Process {
         copy: Frame,
         entry: NewEntry,
     ) -> Result<(), MmFaultError> {
-        let taken = self.take_page_out(state, number);
+        let taken = self.take_page_out(state, number)?;
         let State { table, pages, .. } = state;
         let Some(page) = pages.get_mut(&number) else { return Err(MmFaultError::Retry) };
         let old = replace(&mut page.frame, copy);
         let entered = self.set_entry(table, number, page, entry);
-        match entered {
-            // Whoever is in doubt reaches the old page, not this one.
-            Ok(()) => page.doubtful = false,
-            Err(_) => page.frame = old.clone(),
+        if entered.is_err() {
+            page.frame = old.clone();
         }
         self.copies.fetch_add(u64::from(entered.is_ok()), Relaxed);
-        // An invalidation that was not confirmed only means that the old page is kept: the access itself is possible now.
-        let _ = self.let_go(state, taken, vec![old]);
+        let let_go = self.let_go(state, taken, vec![old]);
+        debug_assert!(let_go.is_ok(), "page {number:#x} of {self:?} was in doubt, and has an entry");
         entered
     }
 
     /// Makes the entry of a page that the process has, through zero if there is one that says something else.
     fn enter_page(&self, state: &mut State, number: u64, entry: NewEntry) -> Result<(), MmFaultError> {
-        let taken = self.take_page_out(state, number);
+        let taken = self.take_page_out(state, number)?;
         let State { table, pages, .. } = state;
         let Some(page) = pages.get_mut(&number) else { return Err(MmFaultError::Retry) };
         let entered = self.set_entry(table, number, page, entry);
-        // The page stays the process's own: there is nothing to keep if a listener did not confirm, but for tables.
-        let _ = self.let_go(state, taken, Vec::new());
+        let let_go = self.let_go(state, taken, Vec::new());
+        debug_assert!(let_go.is_ok(), "page {number:#x} of {self:?} was in doubt, and has an entry");
         entered
     }
 
     /// Takes the entry of a page out, if it has one, or had one that somebody may remember. What is taken is let go after its successor is there: a table that was left empty is
-    /// taken back into use by it.
-    fn take_page_out(&self, state: &mut State, number: u64) -> TakenOut {
-        match state.pages.get(&number) {
-            Some(page) if page.mapped.is_some() || page.doubtful => {
-                self.take_out(state, self.page_range(number))
-            }
-            _ => TakenOut::default(),
+    /// taken back into use by it. If somebody does not confirm, there is to be none: the page stays the process's own, and has no entry.
+    fn take_page_out(&self, state: &mut State, number: u64) -> Result<TakenOut, MmFaultError> {
+        let range = self.page_range(number);
+        if state.pages.get(&number).is_none_or(|page| page.mapped.is_none()) {
+            return self.settle(state, range).map(|()| TakenOut::default());
         }
+        let taken = self.take_out(state, range);
+        if state.in_doubt.overlaps(range) {
+            // Nothing is kept but tables.
+            let _ = self.let_go(state, taken, Vec::new());
+            return Err(MmFaultError::Io);
+        }
+        Ok(taken)
     }
 
     /// Writes an entry where there is none. Hardware sees what the page holds already.

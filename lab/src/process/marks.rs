@@ -90,15 +90,17 @@ impl Process {
     pub(super) fn make_clean(&self, file: &File, indexes: &Range<u64>) -> Vec<u64> {
         let mut state = self.state();
         let mut doubtful = Vec::new();
-        let State { table: Some(table), pages, .. } = &mut *state else { return doubtful };
+        let State { table: Some(table), pages, in_doubt, .. } = &mut *state else { return doubtful };
         for (&number, page) in pages.iter() {
-            let Some(index) = written_page(page, file).filter(|index| indexes.contains(index)) else {
+            let range = self.page_range(number);
+            let remembered = in_doubt.overlaps(range);
+            let Some(index) = written_page(page, file, remembered).filter(|index| indexes.contains(index))
+            else {
                 continue;
             };
-            if page.doubtful {
+            if remembered {
                 doubtful.push(index);
             }
-            let range = self.page_range(number);
             let mut dirty = false;
             table.clear_marks(&**self.kernel.platform(), range, DIRTY, |_, _| dirty = true);
             if dirty {
@@ -145,8 +147,8 @@ impl Process {
 type FilePart = (std::sync::Arc<File>, Range<u64>);
 
 /// Which page of `file` this is, if it is one and can be written: by the entry that it has, or one that somebody may remember.
-fn written_page(page: &Page, file: &File) -> Option<u64> {
+fn written_page(page: &Page, file: &File, remembered: bool) -> Option<u64> {
     let FilePage { file: of, index } = page.shared.as_ref()?;
     let writable = page.mapped.is_some_and(|mapped| mapped.contains(Perms::WRITE));
-    ((writable || page.doubtful) && core::ptr::eq(&**of, file)).then_some(*index)
+    ((writable || remembered) && core::ptr::eq(&**of, file)).then_some(*index)
 }

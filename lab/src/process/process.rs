@@ -11,6 +11,7 @@ use portcullis::core::mm::{
     Exited, ListenerId, MmFault, MmFaultError, MmId, MmListener, PasidSlot, PinAsidError, ProcessMemory,
     ProcessTable,
 };
+use portcullis::iova::RangeSet;
 use portcullis::pgtable::arm::Stage1;
 use portcullis::pgtable::{PageTable, Retired};
 use portcullis::types::{Iova, IovaRange, Pa, Perms};
@@ -75,6 +76,9 @@ pub(super) struct State {
     pub(super) table: Option<PageTable<Stage1>>,
     /// What some listener's hardware may still reach.
     pub(super) doubts: Vec<Doubt>,
+    /// Where it may: addresses at which some listener did not confirm that its hardware has forgotten an entry. Until one confirms, they may be reached as that entry
+    /// said, and have none (`change`).
+    pub(super) in_doubt: RangeSet,
     /// Who is inside; the process itself counts as one until it exits.
     users: usize,
     exiting: bool,
@@ -104,15 +108,12 @@ pub(super) struct Page {
     pub(super) shared: Option<FilePage>,
     /// What its entry allows; none if there is no entry.
     pub(super) mapped: Option<Perms>,
-    /// Some listener did not confirm that its hardware has forgotten an entry that the page had: until one is confirmed, the page may be reached
-    /// as that entry said.
-    pub(super) doubtful: bool,
 }
 
 impl Page {
     /// A page without an entry.
     pub(super) fn new(frame: Frame, shared: Option<FilePage>) -> Self {
-        Self { frame, shared, mapped: None, doubtful: false }
+        Self { frame, shared, mapped: None }
     }
 
     /// Whether the process may write the page as it is: nobody else holds it. Who has it pinned holds it for the process (`pin`). Huge pages are never
@@ -172,6 +173,7 @@ impl Process {
             reserve: Vec::new(),
             table: Some(table),
             doubts: Vec::new(),
+            in_doubt: RangeSet::new(),
             users: 1,
             exiting: false,
             kept_for_ever: false,

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use model_cpu::TlbPolicy;
 use portcullis::core::iommu::SyncError;
 use portcullis::core::mm::{MmFaultError, ProcessMemory};
-use portcullis::types::{Iova, IovaRange, Perms};
+use portcullis::types::{Iova, IovaRange, Pa, Perms};
 
 use super::bench::{Bench, Device, R, RW, at, mapping, part, read};
 use super::maps::Scripted;
 use crate::process::listeners::Listeners;
-use crate::process::{MmError, Process, Source, UserError};
+use crate::process::{Mapping, MmError, Process, Source, UserError};
 
 const LOST: SyncError = SyncError::Failed { code: 3 };
 
@@ -241,6 +241,88 @@ fn a_copy_is_told_where_no_entry_is_but_somebody_may_remember_one() {
         assert_eq!(byte(), Ok(2), "pinned {pin}");
         assert_eq!(read(&child, range.first(), 1), [1]);
         drop(pinned);
+        process.exit();
+        process.unpin_asid();
+        drop(child);
+        bench.assert_clean();
+    }
+}
+
+/// What a process is refused where somebody may remember another entry.
+fn refused(at: Iova) -> Result<(), UserError> {
+    Err(UserError::Fault { at, why: MmFaultError::Io })
+}
+
+#[test]
+fn what_is_mapped_where_somebody_may_remember_a_page_has_no_entry_until_he_forgets() {
+    let bench = Bench::new(12);
+    let process = bench.process();
+    let range = process.map(&mapping(0x1000, RW, Source::Anonymous)).unwrap();
+    process.write(range.first(), &[1]).unwrap();
+    let (device, _) = Device::bind(&bench, &process, TlbPolicy::holding(1));
+    device.write(range.first(), &[2]).unwrap();
+    *device.failing.lock().unwrap() = Some(LOST);
+    assert_eq!(process.unmap(range), Err(MmError::Unconfirmed(LOST)));
+    let again = Mapping { at: Some(range.first()), ..mapping(0x1000, RW, Source::Anonymous) };
+    process.map(&again).unwrap();
+    assert_eq!(process.write(range.first(), &[3]), refused(range.first()));
+    assert_eq!(device.write(range.first(), &[4]), Ok(()), "the old page, which is nobody else's");
+    *device.failing.lock().unwrap() = None;
+    assert_eq!(read(&process, range.first(), 1), [0], "a page of its own");
+    device.write(range.first(), &[5]).unwrap();
+    assert_eq!(read(&process, range.first(), 1), [5]);
+    assert_eq!(device.unpredictable(), 0, "no live entry was changed");
+    process.exit();
+    process.unpin_asid();
+    bench.assert_clean();
+}
+
+#[test]
+fn registers_have_no_entry_where_somebody_may_remember_a_page() {
+    let bench = Bench::new(13);
+    let process = bench.process();
+    let range = process.map(&mapping(0x1000, RW, Source::Anonymous)).unwrap();
+    process.write(range.first(), &[1]).unwrap();
+    let (device, _) = Device::bind(&bench, &process, TlbPolicy::holding(1));
+    device.write(range.first(), &[2]).unwrap();
+    *device.failing.lock().unwrap() = Some(LOST);
+    assert_eq!(process.unmap(range), Err(MmError::Unconfirmed(LOST)));
+    // No device answers there.
+    let registers = Source::Registers { first: Pa::new(0x1000_0000) };
+    process.map(&Mapping { at: Some(range.first()), ..mapping(0x1000, RW, registers) }).unwrap();
+    assert_eq!(process.read(range.first(), &mut [0]), refused(range.first()));
+    *device.failing.lock().unwrap() = None;
+    let entered = Err(UserError::Abort { at: range.first() });
+    assert_eq!(process.read(range.first(), &mut [0]), entered, "it has reached the bus");
+    process.exit();
+    process.unpin_asid();
+    bench.assert_clean();
+}
+
+#[test]
+fn a_copy_takes_no_pages_place_while_somebody_may_remember_that_page() {
+    for pin in [false, true] {
+        let bench = Bench::new(14);
+        let process = bench.process();
+        let range = process.map(&mapping(0x1000, RW, Source::Anonymous)).unwrap();
+        process.write(range.first(), &[1]).unwrap();
+        let child = process.fork().unwrap();
+        let (device, _) = Device::bind(&bench, &process, TlbPolicy::holding(1));
+        let byte = || {
+            let mut byte = [0];
+            device.read(range.first(), &mut byte).map(|()| byte[0])
+        };
+        assert_eq!(byte(), Ok(1));
+        *device.failing.lock().unwrap() = Some(LOST);
+        if pin {
+            assert_eq!(process.pin(range.first(), true).map(drop), Err(MmFaultError::Io));
+        }
+        assert_eq!(process.write(range.first(), &[2]), refused(range.first()));
+        assert_eq!(byte(), Ok(1), "the page that it shares with the child");
+        *device.failing.lock().unwrap() = None;
+        process.write(range.first(), &[2]).unwrap();
+        assert_eq!((byte(), read(&child, range.first(), 1)), (Ok(2), vec![1]), "pinned {pin}");
+        assert_eq!(device.unpredictable(), 0, "no live entry was changed");
         process.exit();
         process.unpin_asid();
         drop(child);
