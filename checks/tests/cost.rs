@@ -1,62 +1,23 @@
-//! What operations cost: commands by kind, syncs, memory for tables, register accesses. A change shows as a diff of a snapshot.
+//! What operations of SMMUv3's driver cost: commands by kind, syncs, memory for tables, register accesses. A change shows as a diff of a snapshot.
 //!
 //! To accept one: `INSTA_UPDATE=always cargo test -p portcullis-checks --test cost`.
 
-use core::fmt::Write;
-use std::sync::Arc;
-
 use model_smmuv3::Policy;
-use portcullis::smmuv3::{Config, Counts, Smmu};
+use portcullis::smmuv3::{Config, Smmu};
 use portcullis::types::PaRange;
-use portcullis_checks::cost::commands;
-use portcullis_checks::cost::meter::{Counted, Meter};
-use portcullis_checks::cost::script::{Notes, Script};
-use portcullis_lab::machine::{DiskContent, Machine, builtin};
+use portcullis_checks::cost::script::Script;
+use portcullis_checks::cost::table::{self, Table, line, taken_bytes};
+use portcullis_lab::machine::builtin;
 use portcullis_lab::platform::{LabPlatform, RegisterWindow};
-use portcullis_lab::trace;
-
-/// The table, as it is written.
-struct Table {
-    _machine: Machine,
-    meter: Arc<Meter>,
-    text: String,
-}
-
-impl Notes for Table {
-    fn begin(&mut self) {
-        self.meter.take();
-    }
-
-    fn note(&mut self, operation: &str, spent: &Counts) {
-        let Counted { allocated_bytes, freed_bytes, stores, register_reads, register_writes, .. } =
-            self.meter.take();
-        let line = format!(
-            "{operation:<26}{allocated_bytes:>9}{freed_bytes:>9}{stores:>9}{register_reads:>7}{register_writes:>7}  {}",
-            commands(spent)
-        );
-        writeln!(self.text, "{}", line.trim_end()).unwrap();
-    }
-}
 
 /// The driver of a machine that was brought up.
-fn script(machine: &str) -> Script<LabPlatform, RegisterWindow, Table> {
+fn script(machine: &str) -> Script<LabPlatform, Smmu<LabPlatform, RegisterWindow>, Table> {
     let mut spec = builtin::find(machine).unwrap();
     // Hardware that does everything at once: figures that do not depend on dice.
     spec.smmus[0].config.policy = Policy::eager();
-    let base = spec.smmus[0].base;
-    let sink = trace::shared(None);
-    let machine = Machine::build(spec, DiskContent::Blank, 1, &sink).unwrap();
-    let meter = Arc::new(Meter::default());
-    let platform = Arc::new(LabPlatform::new(machine.bus.clone(), sink, Some(meter.clone())));
-    let frame = PaRange::new(base, 0x2_0000).unwrap();
-    let driver = Smmu::probe(platform.clone(), platform.registers(frame), Config::new("smmu")).unwrap();
-    let text = format!(
-        "{:<26}{:>9}{:>9}{:>9}{:>7}{:>7}  {}\n",
-        "operation", "bytes +", "bytes -", "stores", "reads", "writes", "commands"
-    );
-    let mut table = Table { _machine: machine, meter, text };
-    table.note("probe", &driver.counts());
-    Script::new(platform, driver, table)
+    let registers = PaRange::new(spec.smmus[0].base, 0x2_0000).unwrap();
+    let probe = |platform, registers| Smmu::probe(platform, registers, Config::new("smmu")).unwrap();
+    table::script(spec, registers, probe)
 }
 
 const PAGE: u64 = 4096;
@@ -65,12 +26,7 @@ const PAGE: u64 = 4096;
 fn table(machine: &str) -> String {
     let mut script = script(machine);
     script.run(true);
-    script.notes.text
-}
-
-/// The line of an operation.
-fn line<'a>(table: &'a str, operation: &str) -> &'a str {
-    table.lines().find(|line| line.split("  ").next() == Some(operation)).unwrap()
+    script.notes.text().to_owned()
 }
 
 #[test]
@@ -102,12 +58,8 @@ fn one_gibibyte_is_unmapped_by_one_range_and_one_sync() {
 #[test]
 fn blocks_of_1_gib_take_a_table_page_per_level_at_most() {
     let table = table("arm");
-    let bytes = |operation: &str| -> u64 {
-        let figures = line(&table, operation)[26..].split_whitespace().next().unwrap();
-        figures.parse().unwrap()
-    };
-    assert!(bytes("map 1 GiB") <= 3 * PAGE);
-    assert!(bytes("map 1 GiB as 2 MiB") <= 4 * PAGE);
+    assert!(taken_bytes(&table, "map 1 GiB") <= 3 * PAGE);
+    assert!(taken_bytes(&table, "map 1 GiB as 2 MiB") <= 4 * PAGE);
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use model_smmuv3::Policy;
 use portcullis::accel::{Algorithm, Status};
 use portcullis::types::{Iova, IovaRange};
-use portcullis_checks::cost;
 use portcullis_checks::cost::meter::{Counted, Meter};
+use portcullis_checks::cost::spent::Spent;
 use portcullis_checks::sva::plan::Plan;
 use portcullis_checks::sva::rig::Rig;
 use portcullis_checks::sva::watched::Watched;
@@ -37,7 +37,7 @@ impl Bench {
         self.meter.take();
         let done = work(&self.rig);
         let Counted { stores, register_reads, register_writes, .. } = self.meter.take();
-        let commands = cost::commands(&self.rig.driver.counts().since(&before));
+        let commands = Spent::from(self.rig.driver.counts().since(&before));
         let line = format!("{operation:<36}{stores:>7}{register_reads:>7}{register_writes:>7}  {commands}");
         writeln!(self.table, "{}", line.trim_end()).unwrap();
         done

@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
-use portcullis::smmuv3::{Config, Counts, Smmu};
+use portcullis::smmuv3::{Config, Smmu};
 
 use super::bed::Bed;
 use super::via::{Accesses, Between, between};
-use crate::cost::commands;
 use crate::cost::script::{Notes, Script};
+use crate::cost::spent::Spent;
 
 /// What one operation cost.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,9 +33,9 @@ impl Notes for Lines {
         self.between.take_accesses();
     }
 
-    fn note(&mut self, operation: &str, spent: &Counts) {
+    fn note(&mut self, operation: &str, spent: &Spent) {
         let accesses = self.between.take_accesses();
-        self.lines.push(Line { operation: operation.into(), accesses, commands: commands(spent) });
+        self.lines.push(Line { operation: operation.into(), accesses, commands: spent.to_string() });
     }
 }
 

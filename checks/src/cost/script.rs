@@ -1,5 +1,5 @@
-//! The operations of the SMMUv3 driver whose cost is measured: on the models (`tests/cost.rs`) and on any bed (`conformance::cost`), the same ones by
-//! the same names.
+//! The operations of a driver whose cost is measured: on the models (`tests/cost*.rs`) and, of SMMUv3, on any bed (`conformance::cost`), the same
+//! ones by the same names.
 
 use std::sync::Arc;
 
@@ -9,23 +9,24 @@ use portcullis::core::domain::{Domain, DomainType, FlushMode};
 use portcullis::core::group::{DefaultDomain, Group};
 use portcullis::core::iommu::Iommu;
 use portcullis::core::unit::IommuUnit;
-use portcullis::hal::{Platform, Registers};
-use portcullis::smmuv3::{Counts, Smmu};
+use portcullis::hal::Platform;
 use portcullis::types::{Pa, PaRange, SourceId};
+
+use super::spent::{Spends, Spent};
 
 /// Who counts besides the driver, and notes what an operation cost.
 pub trait Notes {
     /// An operation begins: what was counted before is none of its.
     fn begin(&mut self);
     /// It has ended, and the driver has spent this.
-    fn note(&mut self, operation: &str, spent: &Counts);
+    fn note(&mut self, operation: &str, spent: &Spent);
 }
 
 /// A driver whose operations are measured.
-pub struct Script<P: Platform, R: Registers + 'static, N> {
+pub struct Script<P: Platform, D, N> {
     platform: Arc<P>,
     /// The driver.
-    pub driver: Arc<Smmu<P, R>>,
+    pub driver: Arc<D>,
     unit: Arc<IommuUnit<P>>,
     /// What was noted.
     pub notes: N,
@@ -35,19 +36,19 @@ const PAGE: u64 = 4096;
 const MIB_2: u64 = 2 << 20;
 const GIB: u64 = 1 << 30;
 
-impl<P: Platform, R: Registers + 'static, N: Notes> Script<P, R, N> {
+impl<P: Platform, D: Iommu<P> + Spends + 'static, N: Notes> Script<P, D, N> {
     /// Of a driver that was brought up.
-    pub fn new(platform: Arc<P>, driver: Arc<Smmu<P, R>>, notes: N) -> Self {
+    pub fn new(platform: Arc<P>, driver: Arc<D>, notes: N) -> Self {
         let unit = Arc::new(IommuUnit::new(platform.clone(), driver.clone() as Arc<dyn Iommu<P>>));
         Self { platform, driver, unit, notes }
     }
 
     /// Does something and notes what it cost.
     fn cost<T>(&mut self, operation: &str, act: impl FnOnce() -> T) -> T {
-        let before = self.driver.counts();
+        let before = self.driver.spent();
         self.notes.begin();
         let done = act();
-        self.notes.note(operation, &self.driver.counts().since(&before));
+        self.notes.note(operation, &self.driver.spent().since(&before));
         done
     }
 

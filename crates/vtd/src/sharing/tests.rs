@@ -243,6 +243,30 @@ fn a_directory_grows_with_the_largest_pasid_and_takes_its_tables_along() {
 }
 
 #[test]
+fn a_directory_for_20_bits_of_pasids_takes_memory_in_proportion_to_those_in_use() {
+    let (_fake, unit, _domain, _switches) = sharing();
+    let process = unit.new_process_domain(Mm::new()).unwrap();
+    let bytes = |unit: &Vtd<Fake, Fake>, last: u32, count: u32| {
+        let used = (last + 1 - count..=last).rev();
+        for pasid in used {
+            match unit.attach_pasid(&[SID], self::pasid(pasid), &process) {
+                Ok(()) | Err(AttachPasidError::Taken) => {}
+                Err(error) => panic!("{pasid}: {error:?}"),
+            }
+        }
+        unit.table_bytes()
+    };
+    let none = unit.table_bytes();
+    // From the bottom, as they are given out: a table of a page for each 64 of them.
+    assert_eq!(bytes(&unit, 1, 1) - none, 0, "PASID 0 has a table already");
+    assert_eq!(bytes(&unit, 1000, 1000) - none, 15 * 0x1000);
+    let many = bytes(&unit, 10_000, 10_000) - none;
+    assert_eq!(many, 156 * 0x1000, "and the directory is one page still");
+    // The largest of all: the whole directory, 128 KiB, and one table.
+    assert_eq!(bytes(&unit, 0xf_ffff, 1) - none, many + 0x2_0000 - 0x1000 + 0x1000);
+}
+
+#[test]
 fn an_invalidation_names_the_pasid_and_then_its_devices() {
     let (fake, unit, _domain, _switches) = sharing();
     let process = unit.new_process_domain(Mm::new()).unwrap();
