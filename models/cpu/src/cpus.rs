@@ -29,7 +29,8 @@ pub struct TlbPolicy {
     pub evict_one_in: usize,
     /// After one in so many accesses some CPU walks for a page near what was accessed; 0 for never.
     pub speculate_one_in: usize,
-    /// One in so many accesses makes what was asked to be forgotten take effect before its barrier; 0 for never.
+    /// One in so many accesses makes what was asked to be forgotten take effect before its barrier; 0 for never. An x86 CPU forgets at once; there, one in
+    /// so many invalidations makes it forget all that it holds.
     pub early_one_in: usize,
 }
 

@@ -10,6 +10,7 @@
 //!
 //! Spec: Arm ARM DDI 0487, D8 "The AArch64 Virtual Memory System Architecture". Written from the book alone: nothing here is
 //! shared with another walker or with those who write tables.
+//! CPUs of x86-64, with the same shape, are in [`x86`].
 //! Not here: the upper half (TTBR1), privileged accesses, stage 2, memory types beyond whether they are a device's.
 #![forbid(unsafe_code)]
 #![expect(
@@ -28,6 +29,7 @@ mod registers;
 mod tlb;
 mod tlbi;
 mod walk;
+pub mod x86;
 
 pub use conflict::Unpredictable;
 pub use context::{Context, Granule};
