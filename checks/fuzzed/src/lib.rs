@@ -8,6 +8,7 @@
 //! |---|---|---|---|
 //! | `fdt` | firmware | device trees | `fdt` |
 //! | `dmar` | firmware | ACPI's DMAR | `dmar` |
+//! | `iort` | firmware | ACPI's IORT, and the machine that it describes | `iort` |
 //! | `pci` | devices | enumeration, groups, address services, resets | `pci` |
 //! | `queues` | hardware | the SMMUv3 driver's event and PRI queues | `queues` |
 //! | `vfio` | a program | system calls, on a whole machine | `vfio` |
@@ -23,6 +24,7 @@
 mod bytes;
 mod dmar;
 mod fdt;
+mod iort;
 mod pci;
 mod phb3;
 mod queues;
@@ -44,9 +46,10 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     Target { name: "fdt", run: fdt::run, drawn: 3000, most_bytes: 40 },
     Target { name: "dmar", run: dmar::run, drawn: 10000, most_bytes: 300 },
+    Target { name: "iort", run: iort::run, drawn: 3000, most_bytes: 200 },
     Target { name: "pci", run: pci::run, drawn: 3000, most_bytes: 300 },
     Target { name: "queues", run: queues::run, drawn: 1000, most_bytes: 400 },
     Target { name: "vfio", run: vfio::run, drawn: 120, most_bytes: 600 },

@@ -46,6 +46,11 @@ fn any_device_tree_is_a_machine_whose_parts_fit_or_an_error() {
 }
 
 #[test]
+fn any_iort_leads_each_function_where_its_machine_says_and_no_other_is_translated() {
+    check("iort");
+}
+
+#[test]
 fn any_dmar_covers_no_function_by_a_unit_that_does_not_take_it() {
     check("dmar");
 }

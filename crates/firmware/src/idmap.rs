@@ -79,6 +79,11 @@ impl IdMap {
         Self { mask: u32::MAX, entries }
     }
 
+    /// The same, of which only these bits of a requester id count.
+    pub(crate) fn with_mask(self, mask: u32) -> Self {
+        Self { mask, ..self }
+    }
+
     /// The same, with what `bits` says of a target set in all ids there.
     pub(crate) fn with_bits(mut self, bits: impl Fn(usize) -> u32) -> Self {
         self.entries.iter_mut().for_each(|entry| entry.base |= bits(entry.target));

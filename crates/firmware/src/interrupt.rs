@@ -21,8 +21,8 @@ const MAX_INTERRUPT_CELLS: u32 = 8;
 pub struct Interrupt {
     /// What the device calls it, if it says.
     pub name: Option<String>,
-    /// The phandle of the controller.
-    pub controller: u32,
+    /// The phandle of the controller; none where ACPI tells of it, which knows one for all.
+    pub controller: Option<u32>,
     /// Which of the controller's interrupts, in the controller's own words.
     pub cells: Vec<u32>,
 }
@@ -48,6 +48,18 @@ pub struct GicInterrupt {
 }
 
 impl Interrupt {
+    /// The interrupt of a GIC that ACPI calls `gsiv`, which is the GIC's own number. None for 0, which ACPI writes where there is none, and for numbers beyond those of
+    /// shared interrupts.
+    pub(crate) fn of_gsiv(name: &str, gsiv: u32, edge: bool) -> Option<Self> {
+        let (kind, number) = match gsiv {
+            16..32 => (1, gsiv - 16),
+            32..1020 => (0, gsiv - 32),
+            _ => return None,
+        };
+        let trigger = if edge { 1 } else { 4 };
+        Some(Self { name: Some(String::from(name)), controller: None, cells: [kind, number, trigger].into() })
+    }
+
     /// The interrupt in a GIC's words; none if the cells are not a GIC's.
     ///
     /// Spec: binding interrupt-controller/arm,gic-v3.yaml, `#interrupt-cells`: 0 shared (id less 32) or 1 private (id less 16);
@@ -127,7 +139,7 @@ fn extended(node: Node<'_, '_>, mut cells: Cells<'_, '_>) -> Result<Vec<Interrup
         let controller = cells.u32()?;
         let count = interrupt_cells(node, dt::INTERRUPTS_EXTENDED, controller)?;
         let cells = (0..count).map(|_| cells.u32()).collect::<Result<_, _>>()?;
-        interrupts.push(Interrupt { name: None, controller, cells });
+        interrupts.push(Interrupt { name: None, controller: Some(controller), cells });
     }
     Ok(interrupts)
 }
@@ -148,7 +160,7 @@ fn plain(node: Node<'_, '_>) -> Result<Vec<Interrupt>, FirmwareError> {
     let mut interrupts = Vec::new();
     while !cells.is_empty() {
         let cells = (0..count).map(|_| cells.u32()).collect::<Result<_, _>>()?;
-        interrupts.push(Interrupt { name: None, controller, cells });
+        interrupts.push(Interrupt { name: None, controller: Some(controller), cells });
     }
     Ok(interrupts)
 }

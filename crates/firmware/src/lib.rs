@@ -23,7 +23,7 @@
 //! | device id of an MSI | the cell after a controller's phandle in `msi-parent`, the third and the fourth cell of `msi-map` |
 //! | [`ReservedUse::Direct`] | `iommu-addresses` that equal the region's `reg` |
 //!
-//! Where there is no device tree, [`Machine::from_acpi`] takes DMAR and MCFG instead; [`acpi`] reads these, and IORT, which no [`Machine`] comes from yet.
+//! Where there is no device tree, [`Machine::from_acpi`] takes ACPI's tables instead: DMAR on a PC, IORT and MADT on Arm, and MCFG ([`acpi`]).
 //!
 //! Spec: Devicetree Specification 0.4; the bindings cited in `spec::dt`.
 //! Not here: PCI enumeration (`pci`), building devices and groups of it (the embedder, with `core`).

@@ -9,7 +9,9 @@ use portcullis_spec::pcie::Bdf;
 use portcullis_types::{Pa, PaRange};
 
 use crate::acpi::AcpiFault;
+use crate::acpi::Streams;
 use crate::acpi::dmar::{DmarError, Remapping};
+use crate::acpi::iort::IortError;
 use crate::address::reg;
 use crate::blob::Blob;
 use crate::device::PlatformDevice;
@@ -55,6 +57,8 @@ pub struct Machine {
     pub(crate) remapping: Option<Remapping>,
     /// Why there is a DMAR that says nothing.
     pub(crate) unreadable: Option<DmarError>,
+    /// What IORT says, or why it says nothing.
+    pub(crate) streams: Option<Result<Streams, IortError>>,
 }
 
 /// A part of a machine that is not understood here.

@@ -43,6 +43,8 @@ pub struct PciHost {
     pub msi: PciMsi,
     /// Whether it passes what ATS needs. Without that word of firmware's, no function below is to use ATS.
     pub ats_supported: bool,
+    /// How many bits of PASID it passes on; none if firmware does not say.
+    pub pasid_bits: Option<u8>,
     /// Functions whose translation requests it does not pass all the same.
     pub no_ats: Vec<Bdf>,
     /// Which of its ports lead out of the machine.
@@ -141,6 +143,7 @@ impl PciHost {
                 iommu_map: Some(IdMap::same(iommu)),
                 msi: PciMsi::Parent(controller),
                 ats_supported: false,
+                pasid_bits: None,
                 no_ats: Vec::new(),
                 external: external_ports(node)?,
                 config: PciConfig::Phb3(host),
@@ -165,6 +168,7 @@ impl PciHost {
             iommu_map,
             msi: msi(node, controllers)?,
             ats_supported: node.flag(dt::ATS_SUPPORTED)?,
+            pasid_bits: None,
             no_ats: Vec::new(),
             external: external_ports(node)?,
         }))

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use portcullis_spec::dt;
 use portcullis_spec::pcie::Bdf;
-use portcullis_types::{Iova, IovaRange, PaRange};
+use portcullis_types::{Iova, IovaRange, PaRange, Perms, Prot};
 
 use crate::address::{bus_cells, cpu_ranges, to_root};
 use crate::cells::Cells;
@@ -41,6 +41,8 @@ pub struct IommuAddresses {
     pub range: IovaRange,
     /// Why.
     pub used: ReservedUse,
+    /// How a region that is used directly is to be mapped; nothing is allowed for others.
+    pub prot: Prot,
 }
 
 /// What addresses are reserved for.
@@ -50,7 +52,7 @@ pub enum ReservedUse {
     Direct,
     /// The same, but it may be given up when a driver in user space takes the device.
     ///
-    /// No device tree's binding has a word for it; of ACPI's tables, see [`Machine::place_functions`](crate::Machine::place_functions).
+    /// No device tree's binding has a word for it; IORT has one, and of DMAR's regions see [`Machine::place_functions`](crate::Machine::place_functions).
     DirectRelaxable,
     /// Nothing may be mapped there.
     ///
@@ -128,7 +130,12 @@ fn addresses(
         };
         let used = if memory.iter().any(is_same) { ReservedUse::Direct } else { ReservedUse::Reserved };
         let device = devices.get(&target.index()).cloned().unwrap_or_else(|| DeviceRef::Other(target.path()));
-        addresses.push(IommuAddresses { device, range, used });
+        let prot = match used {
+            // Choice: no binding says how; devices that firmware uses are mostly coherent, and mapped so nothing of theirs is lost.
+            ReservedUse::Direct | ReservedUse::DirectRelaxable => Prot::cached(Perms::READ_WRITE),
+            ReservedUse::Reserved => Prot::default(),
+        };
+        addresses.push(IommuAddresses { device, range, used, prot });
     }
     Ok(addresses)
 }

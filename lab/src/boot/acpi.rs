@@ -56,9 +56,12 @@ impl PcFacts {
             windows.map(|(segment, windows)| BridgeWindows { segment, first_bus: 0, windows }).collect();
         firmware::Machine::from_acpi(&AcpiTables {
             dmar: find(*b"DMAR"),
+            iort: find(*b"IORT"),
+            madt: find(*b"APIC"),
             mcfg: find(*b"MCFG"),
             memory: &self.memory,
             windows: &windows,
+            devices: &[],
         })
     }
 }

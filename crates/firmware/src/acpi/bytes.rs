@@ -34,8 +34,8 @@ pub(super) fn name(bytes: &[u8]) -> Option<&str> {
 pub(super) fn pieces<'a, E>(
     bytes: &'a [u8],
     offset: usize,
-    piece: impl Fn(&'a [u8], usize) -> Option<Result<&'a [u8], E>>,
-) -> impl Iterator<Item = Result<(usize, &'a [u8]), E>> {
+    piece: impl Fn(&'a [u8], usize) -> Option<Result<&'a [u8], E>> + Clone,
+) -> impl Iterator<Item = Result<(usize, &'a [u8]), E>> + Clone {
     let mut left = Some((bytes, offset));
     core::iter::from_fn(move || {
         let (rest, at) = left.take()?;

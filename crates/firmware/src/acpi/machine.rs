@@ -1,37 +1,39 @@
-//! The machine that ACPI's tables describe: VT-d units from DMAR, PCI host bridges from MCFG.
+//! The machine that ACPI's tables describe: VT-d units from DMAR or SMMUs from IORT, PCI host bridges from MCFG, ITSs from MADT.
 //!
-//! Tables name functions by the way to them from their host bridge, and bus numbers behind bridges are the embedder's choice. So a machine comes in two steps:
-//! [`Machine::from_acpi`] makes units and host bridges, behind which nothing is covered yet; once PCI has been enumerated, [`Machine::place_functions`] says
-//! who of what was found is behind which unit, and which memory firmware keeps for it.
+//! DMAR names functions by the way to them from their host bridge, and bus numbers behind bridges are the embedder's choice. So a machine comes in two steps:
+//! [`Machine::from_acpi`] makes units and host bridges, behind which DMAR covers nothing yet; once PCI has been enumerated, [`Machine::place_functions`] says
+//! who of what was found is behind which unit, and which memory firmware keeps for it. IORT names functions by their requester ids, so that these are covered at
+//! once; what is kept for them needs the second step all the same.
 //!
 //! # What a broken or unusual table leads to
 //!
 //! Never to an error: a machine boots with what is left. [`Machine::acpi_faults`] has what was wrong.
 //!
-//! - Without a table of units, no function is behind an IOMMU ([`Translation::NoIommu`](crate::Translation)): firmware says that there is none.
+//! - Without a table of units or SMMUs, no function is behind an IOMMU ([`Translation::NoIommu`](crate::Translation)): firmware says that there is none.
 //! - With one that cannot be read, or that covers a function by nobody, by two units or by one that was left out, that function is
 //!   [`Translation::Uncovered`](crate::Translation), and listed with the reason. It is never behind another unit instead, nor behind none.
-//! - Devices of ACPI's name space that a unit covers are in [`Machine::unsupported`]: nothing more is known here of what they do.
+//! - Devices of ACPI's name space that a unit covers, or that IORT knows but not how they reach memory, are in [`Machine::unsupported`]: nothing more is known here
+//!   of what they do.
 //!
-//! Spec: VT-d 5.10, 8 "BIOS Considerations"; PCI Firmware 3.3, 4.1.2 "MCFG Table Description".
-//! Not here: finding the tables, the memory map, and what AML says of host bridges' windows: the embedder has these.
+//! Spec: VT-d 5.10, 8 "BIOS Considerations"; Arm DEN0049 E.f "IO Remapping Table"; PCI Firmware 3.3, 4.1.2 "MCFG Table Description".
+//! Not here: what DMAR says (`units`), what IORT says (`smmus`); finding the tables, the memory map, and what AML says of host bridges' windows and of devices'
+//! registers: the embedder has these.
 
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use portcullis_spec::pcie::{Bdf, HostWindow};
-use portcullis_types::{Iova, IovaRange, Pa, PaRange};
+use portcullis_types::{Pa, PaRange};
 
-use super::dmar::{Cover, DevicePath, DmarError, Remapping};
+use super::dmar::Remapping;
 use super::fault::AcpiFault;
+use super::madt::Madt;
 use super::mcfg::{EcamWindow, Mcfg};
-use crate::idmap::{IdMap, IdMapEntry};
-use crate::iommu::{IommuKind, IommuNode};
-use crate::machine::{Machine, Unsupported};
+use crate::idmap::IdMap;
+use crate::machine::Machine;
 use crate::msi::{MsiController, MsiControllerKind};
 use crate::pci::{ExternalPorts, PciConfig, PciHost, PciMsi};
-use crate::reserved::{DeviceRef, IommuAddresses, ReservedMemory, ReservedUse};
 
 /// Where interrupt messages go: every write of a device's there is one.
 ///
@@ -43,12 +45,29 @@ const MESSAGES: (u64, u64) = (0xfee0_0000, 0x10_0000);
 pub struct AcpiTables<'a> {
     /// DMAR, if there is one.
     pub dmar: Option<&'a [u8]>,
+    /// IORT, if there is one.
+    pub iort: Option<&'a [u8]>,
+    /// MADT, if there is one.
+    pub madt: Option<&'a [u8]>,
     /// MCFG, if there is one.
     pub mcfg: Option<&'a [u8]>,
     /// The memory that the firmware's memory map gives to the operating system.
     pub memory: &'a [PaRange],
     /// What the CPU reaches through host bridges.
     pub windows: &'a [BridgeWindows<'a>],
+    /// Devices of the name space, as far as they have drivers.
+    pub devices: &'a [NamedDevice<'a>],
+}
+
+/// A device of ACPI's name space, as AML tells of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NamedDevice<'a> {
+    /// Its full path in the name space, as IORT writes it.
+    pub name: &'a str,
+    /// What it is: its hardware id, then those that it is compatible with.
+    pub compatible: &'a [&'a str],
+    /// Its registers.
+    pub registers: &'a [PaRange],
 }
 
 /// What the CPU reaches through a host bridge.
@@ -80,8 +99,20 @@ impl FoundFunction {
     /// screen, until an operating system has drivers of its own.
     ///
     /// Observed: Linux 6.x, `device_rmrr_is_relaxable`. Spec: PCI Code and ID Assignment 1.15, 1.4 "Base Class 03h", 1.13 "Base Class 0Ch".
-    fn is_relaxable(&self) -> bool {
+    pub(super) fn is_relaxable(&self) -> bool {
         matches!(self.class, (0x03, _) | (0x0c, 0x03))
+    }
+}
+
+fn local_apics() -> MsiController {
+    let (first, len_bytes) = MESSAGES;
+    MsiController {
+        path: String::from("local APICs"),
+        phandle: None,
+        kind: MsiControllerKind::LocalApics,
+        registers: PaRange::new(Pa::new(first), len_bytes).into_iter().collect(),
+        cells: 1,
+        enabled: true,
     }
 }
 
@@ -89,17 +120,22 @@ impl Machine {
     /// The machine that these tables describe. Nothing of the tables is needed afterwards.
     pub fn from_acpi(tables: &AcpiTables<'_>) -> Self {
         let mut machine = Self { memory: tables.memory.to_vec(), ..Self::default() };
-        let (first, len_bytes) = MESSAGES;
-        machine.msi_controllers.push(MsiController {
-            path: String::from("local APICs"),
-            phandle: None,
-            kind: MsiControllerKind::LocalApics,
-            registers: PaRange::new(Pa::new(first), len_bytes).into_iter().collect(),
-            cells: 1,
-            enabled: true,
+        let madt = tables.madt.and_then(|bytes| {
+            let read = Madt::read(bytes);
+            machine.acpi_faults.extend(read.err().map(AcpiFault::Madt));
+            read.ok()
         });
+        if tables.iort.is_none() && !madt.is_some_and(Madt::has_gic) {
+            machine.msi_controllers.push(local_apics());
+        }
+        machine.take_itses(madt);
         if let Some(bytes) = tables.dmar {
             machine.take_dmar(Remapping::read(bytes, tables.memory));
+        }
+        match (tables.iort, tables.dmar) {
+            (Some(_), Some(_)) => machine.acpi_faults.push(AcpiFault::TwoKinds),
+            (Some(bytes), None) => machine.take_iort(bytes, tables, madt),
+            (None, _) => {}
         }
         if let Some(bytes) = tables.mcfg {
             match Mcfg::read(bytes) {
@@ -110,38 +146,6 @@ impl Machine {
         machine
     }
 
-    fn take_dmar(&mut self, read: Result<Remapping, DmarError>) {
-        let remapping = match read {
-            Ok(remapping) => remapping,
-            Err(error) => {
-                self.acpi_faults.push(AcpiFault::Dmar(error));
-                self.unreadable = Some(error);
-                return;
-            }
-        };
-        self.acpi_faults.extend(remapping.faults.iter().copied().map(AcpiFault::Dmar));
-        for unit in &remapping.units {
-            self.iommus.push(IommuNode {
-                path: format!("dmar{}", self.iommus.len()),
-                phandle: None,
-                compatible: Vec::new(),
-                kind: IommuKind::Vtd,
-                cells: 1,
-                stream_mask: 0,
-                global_interrupts: 0,
-                registers: [unit.registers].into(),
-                interrupts: Vec::new(),
-                msi: Vec::new(),
-                // Whether its walks snoop, its registers say.
-                dma_coherent: true,
-                enabled: true,
-            });
-        }
-        let names = remapping.namespace.iter().map(|device| device.name.clone());
-        self.unsupported.extend(names.map(|path| Unsupported { path, compatible: Vec::new() }));
-        self.remapping = Some(remapping);
-    }
-
     fn take_mcfg(&mut self, mcfg: Mcfg<'_>, tables: &AcpiTables<'_>) {
         for window in mcfg.windows() {
             // Choice: neither of two windows that have a bus both is used, not even for its other buses: what a table says that is wrong there is not to be relied on.
@@ -150,7 +154,8 @@ impl Machine {
             if let Some(range) =
                 window.range().ok().filter(|_| (window.first_bus..=window.last_bus).all(is_own))
             {
-                let host = self.host(&window, range, tables);
+                let mut host = self.host(&window, range, tables);
+                self.lead_host(&mut host);
                 self.pci_hosts.push(host);
             }
         }
@@ -173,27 +178,35 @@ impl Machine {
             // As everything on a PC.
             dma_coherent: true,
             iommu_map: tables.dmar.map(|_| IdMap::nobody()),
-            msi: PciMsi::Parent(0),
+            msi: self.messages_to_cpus(),
             ats_supported: self.remapping.is_some(),
+            pasid_bits: None,
             no_ats: Vec::new(),
             // ACPI says it in AML.
             external: ExternalPorts::Ports(Vec::new()),
         }
     }
 
-    /// Whether what it reserves for devices is from a DMAR table.
-    pub fn has_dmar(&self) -> bool {
-        self.remapping.is_some()
+    /// Where messages go if nobody says where.
+    fn messages_to_cpus(&self) -> PciMsi {
+        let is_cpus = |one: &MsiController| one.kind == MsiControllerKind::LocalApics;
+        self.msi_controllers.iter().position(is_cpus).map_or(PciMsi::None, PciMsi::Parent)
     }
 
-    /// How many bits of address the platform's memory has, where DMAR says it.
-    pub fn host_address_bits(&self) -> Option<u8> {
-        self.remapping.as_ref().and_then(|remapping| u8::try_from(remapping.host_address_bits).ok())
-    }
-
-    /// Whether DMAR says that interrupts can be remapped.
-    pub fn interrupt_remapping(&self) -> bool {
-        self.remapping.as_ref().is_some_and(|remapping| remapping.interrupt_remapping)
+    /// ITSs, by which IORT's groups are found.
+    fn take_itses(&mut self, madt: Option<Madt<'_>>) {
+        let Some(madt) = madt else { return };
+        self.acpi_faults.extend(madt.faults().map(AcpiFault::Madt));
+        for (id, registers) in madt.its() {
+            self.msi_controllers.push(MsiController {
+                path: format!("ITS {id}"),
+                phandle: None,
+                kind: MsiControllerKind::Its,
+                registers: [registers].into(),
+                cells: 1,
+                enabled: true,
+            });
+        }
     }
 
     /// Says of what was found below host bridge `host` who is behind which IOMMU, which memory is kept for whom, and whose translation requests get through. Does nothing
@@ -203,75 +216,10 @@ impl Machine {
     ///
     /// If there is no such host bridge.
     pub fn place_functions(&mut self, host: usize, found: &[FoundFunction]) {
-        let (segment, start_bus) = (self.pci_hosts[host].segment, *self.pci_hosts[host].buses.start());
-        if let (Some(error), None) = (self.unreadable, &self.remapping) {
-            let uncovered = |one: &FoundFunction| AcpiFault::NotCovered {
-                segment,
-                function: one.at,
-                cover: Cover::Broken(error),
-            };
-            self.acpi_faults.extend(found.iter().map(uncovered));
+        if self.streams.is_some() {
+            self.keep_for_functions(host, found);
+        } else {
+            self.place_behind_units(host, found);
         }
-        let Some(remapping) = self.remapping.take() else { return };
-        let mut map = Coverage::default();
-        for one in found {
-            let path = DevicePath { segment, start_bus, path: one.path.clone() };
-            let cover = remapping.cover(&path);
-            match cover {
-                Cover::Unit(unit) => map.cover(one, unit),
-                cover => {
-                    self.acpi_faults.push(AcpiFault::NotCovered { segment, function: one.at, cover });
-                }
-            }
-            self.reserve(host, one, &remapping, &path);
-            if !remapping.passes_translation_requests(&path) {
-                self.pci_hosts[host].no_ats.push(one.at);
-            }
-        }
-        self.pci_hosts[host].iommu_map = Some(map.done());
-        self.remapping = Some(remapping);
-    }
-
-    /// Keeps for a function what firmware keeps for it.
-    fn reserve(&mut self, host: usize, one: &FoundFunction, remapping: &Remapping, path: &DevicePath) {
-        let used = if one.is_relaxable() { ReservedUse::DirectRelaxable } else { ReservedUse::Direct };
-        for region in remapping.reserved_for(path) {
-            let (first, last) = (region.range.first().get(), region.range.last().get());
-            let Some(range) = IovaRange::from_ends(Iova::new(first), Iova::new(last)) else { continue };
-            let device = DeviceRef::PciFunction { host, function: one.at };
-            self.reserved_memory.push(ReservedMemory {
-                path: format!("DMAR RMRR {}", region.range),
-                memory: [region.range].into(),
-                no_map: false,
-                addresses: [IommuAddresses { device, range, used }].into(),
-            });
-        }
-    }
-}
-
-/// Which requester ids are behind which unit, while that is found out.
-#[derive(Default)]
-struct Coverage {
-    entries: Vec<IdMapEntry>,
-    /// Ids that functions behind different units share: they are behind neither.
-    disputed: Vec<u16>,
-}
-
-impl Coverage {
-    fn cover(&mut self, one: &FoundFunction, unit: usize) {
-        for id in one.requester_ids.iter().map(|id| id.requester_id()) {
-            match self.entries.iter().find(|entry| entry.first == id) {
-                Some(entry) if entry.target != unit => self.disputed.push(id),
-                Some(_) => {}
-                None => {
-                    self.entries.push(IdMapEntry { first: id, count: 1, target: unit, base: id.into() });
-                }
-            }
-        }
-    }
-
-    fn done(mut self) -> IdMap {
-        self.entries.retain(|entry| !self.disputed.contains(&entry.first));
-        IdMap::of(self.entries)
     }
 }

@@ -7,3 +7,4 @@ mod cover;
 mod iort;
 mod machine;
 mod mcfg;
+mod smmus;

@@ -56,7 +56,7 @@ fn interrupts_may_each_name_their_controller() {
     );
     let machine = read(tree);
     let interrupt = machine.iommus[0].interrupt("eventq").unwrap();
-    assert_eq!((interrupt.controller, interrupt.cells.as_slice()), (1, &[1, 7, 4][..]));
+    assert_eq!((interrupt.controller, interrupt.cells.as_slice()), (Some(1), &[1, 7, 4][..]));
     let gic = interrupt.gic().unwrap();
     assert_eq!((gic.kind, gic.intid, gic.edge), (GicKind::Private, 7 + 16, false));
 }

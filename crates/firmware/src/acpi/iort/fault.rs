@@ -39,6 +39,8 @@ pub enum IortFault {
     Segment(u32),
     /// A device cannot put out this many bits of address. What it can is taken as not known.
     AddressBits(u8),
+    /// A PASID has no so many bits. There are as many as it can have.
+    PasidBits(u8),
     /// This is no word for coherency. The device is taken as not coherent.
     Coherency(u32),
     /// A name is not text that ends with a zero byte.
@@ -94,6 +96,7 @@ impl fmt::Display for IortFault {
             Self::EmptyGroup => f.write_str("a group of no ITS"),
             Self::Segment(segment) => write!(f, "{segment} is no PCI segment"),
             Self::AddressBits(bits) => write!(f, "{bits} is no number of address bits"),
+            Self::PasidBits(bits) => write!(f, "a PASID has no {bits} bits"),
             Self::Coherency(word) => write!(f, "{word:#x} is no word for coherency"),
             Self::Name => f.write_str("a name is not text that ends with a zero byte"),
             Self::NoSuchNode(reference) => write!(f, "no known node lies at {reference:#x}"),

@@ -37,6 +37,7 @@ pub use remapping::{
     SmmuKind, SmmuV2, StreamRange,
 };
 pub use route::{ComponentRoutes, Dma, Messages, Route};
+pub(crate) use route::{Run, Segment};
 
 use super::Table;
 use super::bytes::{pieces, u16_at, u32_at};

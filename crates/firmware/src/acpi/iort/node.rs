@@ -92,7 +92,7 @@ pub struct RootComplexNode {
     pub segment: u32,
     /// How many bits of address it has. Not told before revision 1.
     pub address_bits: Option<u8>,
-    /// How many bits of PASID it passes on; none if none. Not told before revision 4.
+    /// How many bits of PASID it passes on, 0 if it passes none on. Not told before revision 4.
     pub pasid_bits: Option<u8>,
 }
 
@@ -319,13 +319,14 @@ fn root_complex(bytes: &[u8], revision: u8) -> Option<RootComplexNode> {
     let mapped = u32_at(bytes, 8)? != 0;
     let before_mappings = if mapped { u32_at(bytes, 12)? } else { u32::MAX };
     let flags = u32_at(bytes, 36).filter(|_| revision >= 4 && before_mappings >= 40);
-    let pasid_bits = flags.filter(|flags| flags & 1 != 0).and_then(|_| u16_at(bytes, 33));
+    let capabilities = u16_at(bytes, 33).unwrap_or(0);
+    let pasid_bits = flags.map(|flags| if flags & 1 != 0 { five_bits(capabilities.into()) } else { 0 });
     Some(RootComplexNode {
         memory: memory_access(bytes, 16)?,
         ats: u32_at(bytes, 24)?,
         segment: u32_at(bytes, 28)?,
         address_bits: u8_at(bytes, 32).filter(|_| revision >= 1),
-        pasid_bits: pasid_bits.map(|capabilities| five_bits(capabilities.into())).filter(|&bits| bits != 0),
+        pasid_bits,
     })
 }
 

@@ -96,7 +96,7 @@ pub struct RootComplex {
     pub pasid_forwarding: bool,
     /// How many bits of address its functions can put out, if that is known.
     pub address_bits: Option<u8>,
-    /// How many bits of PASID it passes on, if it is told that it does.
+    /// How many bits of PASID it passes on, 0 if none, if that is told.
     pub pasid_bits: Option<u8>,
     pub(super) mappings: Vec<Mapping>,
 }

@@ -2,6 +2,7 @@
 //!
 //! Spec: Arm DEN0049 E.f, "ID mappings".
 
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use portcullis_spec::pcie::Bdf;
@@ -129,7 +130,84 @@ fn find<'a>(mappings: impl Iterator<Item = &'a Mapping>, id: u32) -> Found<'a> {
     }
 }
 
+/// Requester ids that one after the other lead to ids one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// The first, and how many there are.
+    pub(crate) first: u16,
+    pub(crate) count: u32,
+    /// Where the first one leads.
+    pub(crate) route: Route,
+}
+
+/// Where all requester ids of a segment lead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Segment {
+    /// The table has no root complex of it.
+    Unknown,
+    /// All of them to one stream, or as one device.
+    AsOne(Route),
+    /// Each to its own.
+    Runs(Vec<Run>),
+    /// All of them to one, and some also to another.
+    Broken,
+}
+
 impl Remapping {
+    /// Where all requester ids of a segment lead.
+    ///
+    /// Choice: a mapping of all ids to one beside others is a table that nobody means. None of its ids leads anywhere.
+    pub(crate) fn segment(&self, segment: u16) -> Segment {
+        let mut roots = self.root_complexes.iter().filter(|root| root.segment == segment).peekable();
+        if roots.peek().is_none() {
+            return Segment::Unknown;
+        }
+        let mappings: Vec<&Mapping> = roots.flat_map(|root| &root.mappings).collect();
+        match mappings[..] {
+            [one] if one.single => Segment::AsOne(self.function(segment, Bdf::from_requester_id(0))),
+            _ if mappings.iter().any(|mapping| mapping.single) => Segment::Broken,
+            _ => Segment::Runs(self.runs(segment, &mappings)),
+        }
+    }
+
+    /// Whether the table leads ids of a segment, if any, to ITSs alone: without an SMMU on the way.
+    pub(crate) fn is_past_smmus(&self, segment: u16) -> bool {
+        let mut roots = self.root_complexes.iter().filter(|root| root.segment == segment).peekable();
+        roots.peek().is_some()
+            && roots.flat_map(|root| &root.mappings).all(|mapping| matches!(mapping.to, Ok(Target::Its(_))))
+    }
+
+    /// Whether a device of the name space has ids of its own.
+    pub(crate) fn has_ids(&self, name: &str) -> bool {
+        let nodes = self.components.iter().filter(|component| component.name == name);
+        nodes.flat_map(|node| &node.mappings).any(|mapping| !mapping.single)
+    }
+
+    fn runs(&self, segment: u16, mappings: &[&Mapping]) -> Vec<Run> {
+        // Where something may begin or end: at a mapping's ends, and at those of the mappings that its streams meet.
+        let mut edges = BTreeSet::from([0]);
+        let mut add = |edge: Option<u32>| edges.extend(edge.and_then(|edge| u16::try_from(edge).ok()));
+        for mapping in mappings {
+            [Some(mapping.first), mapping.last.checked_add(1)].into_iter().for_each(&mut add);
+            let Ok(Target::Smmu(smmu)) = mapping.to else { continue };
+            let beyond = self.smmus.get(smmu).map_or(&[][..], |smmu| &smmu.mappings);
+            for edge in beyond.iter().flat_map(|next| [Some(next.first), next.last.checked_add(1)]).flatten()
+            {
+                let offset =
+                    edge.checked_sub(mapping.output).filter(|&by| by <= mapping.last - mapping.first);
+                add(offset.and_then(|by| mapping.first.checked_add(by)));
+            }
+        }
+        let firsts = edges.iter().copied();
+        let ends = edges.iter().skip(1).map(|&edge| u32::from(edge)).chain([0x1_0000]);
+        let runs = firsts.zip(ends).map(|(first, end)| Run {
+            first,
+            count: end - u32::from(first),
+            route: self.function(segment, Bdf::from_requester_id(first)),
+        });
+        runs.collect()
+    }
+
     /// Where a PCI function leads, by the id that its requests carry.
     pub fn function(&self, segment: u16, function: Bdf) -> Route {
         let roots = self.root_complexes.iter().filter(|root| root.segment == segment);

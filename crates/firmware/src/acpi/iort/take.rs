@@ -22,6 +22,8 @@ use super::{
 const PAGE_BYTES: u64 = 1 << 16;
 /// Pages of other registers.
 const SMALL_PAGE_BYTES: u64 = 1 << 12;
+/// Spec: PCIe 6.0, 6.20 "PASID TLP Prefix".
+const MOST_PASID_BITS: u8 = 20;
 /// An SMMU that has one page of registers where others have two. Observed: Linux 6.1, arm_smmu_v3_resource_size.
 const CN99XX: u32 = 2;
 
@@ -180,13 +182,27 @@ impl Remapping {
             }
             // Left out, and told already.
             Some(Err(why)) => Err(why),
-            Some(Ok(to)) if may_be(to) => Ok(to),
+            Some(Ok(to)) if may_be(to) => {
+                let more = if single { 0 } else { more };
+                if self.is_beyond(to, output, more) {
+                    Err(self.fault(offset, IortFault::Ids { first: output, more }))
+                } else {
+                    Ok(to)
+                }
+            }
             Some(Ok(_)) => Err(self.fault(offset, IortFault::WrongTarget(reference))),
             None if places.is_device(reference) => Err(self.fault(offset, IortFault::WrongTarget(reference))),
             None => Err(self.fault(offset, IortFault::NoSuchNode(reference))),
         };
         let (first, last) = if single { (0, u32::MAX) } else { (first, first.saturating_add(more)) };
         Mapping { offset, first, last, single, output, to }
+    }
+
+    /// Whether StreamIDs are beyond those of their SMMU. Spec: SMMUv2 D.c, 2.2 "Stream identification": a StreamID has at most 16 bits.
+    fn is_beyond(&self, to: Target, first: u32, more: u32) -> bool {
+        let Target::Smmu(smmu) = to else { return false };
+        let is_v2 = matches!(self.smmus.get(smmu), Some(Smmu { kind: SmmuKind::V2(_), .. }));
+        is_v2 && first.saturating_add(more) > u16::MAX.into()
     }
 
     fn take_root_complex(&mut self, node: Node<'_>, root: RootComplexNode, places: &Places) {
@@ -197,6 +213,7 @@ impl Remapping {
         };
         self.tell_coherency(node.offset, root.memory);
         let address_bits = root.address_bits.and_then(|bits| self.address_bits(node.offset, bits));
+        let pasid_bits = root.pasid_bits.map(|bits| self.pasid_bits(node.offset, bits));
         self.root_complexes.push(RootComplex {
             segment,
             memory: root.memory,
@@ -204,7 +221,7 @@ impl Remapping {
             pri: root.ats & 2 != 0,
             pasid_forwarding: root.ats & 4 != 0,
             address_bits,
-            pasid_bits: root.pasid_bits,
+            pasid_bits,
             mappings,
         });
     }
@@ -217,11 +234,12 @@ impl Remapping {
         };
         self.tell_coherency(node.offset, component.memory);
         let address_bits = self.address_bits(node.offset, component.address_bits);
+        let pasid_bits = self.pasid_bits(node.offset, component.pasid_bits);
         self.components.push(Component {
             name: name.into(),
             memory: component.memory,
             stall: component.stall,
-            pasid_bits: component.pasid_bits,
+            pasid_bits,
             address_bits,
             mappings,
         });
@@ -239,6 +257,13 @@ impl Remapping {
             self.fault(offset, IortFault::AddressBits(bits));
         }
         can_be.then_some(bits)
+    }
+
+    fn pasid_bits(&mut self, offset: usize, bits: u8) -> u8 {
+        if bits > MOST_PASID_BITS {
+            self.fault(offset, IortFault::PasidBits(bits));
+        }
+        bits.min(MOST_PASID_BITS)
     }
 
     fn take_counters(&mut self, node: Node<'_>, counters: CountersNode, places: &Places) {

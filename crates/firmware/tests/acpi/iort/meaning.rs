@@ -190,7 +190,7 @@ fn fields_that_came_later_are_not_read_from_nodes_that_have_them_not() {
     };
     let read = read(&[old, new(3, 1), new(4, 1), new(4, 0)]);
     let told: Vec<_> = read.root_complexes.iter().map(|root| (root.address_bits, root.pasid_bits)).collect();
-    assert_eq!(told, [(None, None), (Some(52), None), (Some(52), Some(20)), (Some(52), None)]);
+    assert_eq!(told, [(None, None), (Some(52), None), (Some(52), Some(20)), (Some(52), Some(0))]);
     assert!(read.root_complexes[0].memory.always_write_back);
 }
 

@@ -1,0 +1,140 @@
+//! What DMAR says of a machine: units, who is behind which, and memory that firmware keeps.
+//!
+//! Spec: VT-d 5.10, 8 "BIOS Considerations".
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use portcullis_types::{Iova, IovaRange, Perms, Prot};
+
+use super::dmar::{Cover, DevicePath, DmarError, Remapping};
+use super::fault::AcpiFault;
+use super::machine::FoundFunction;
+use crate::idmap::{IdMap, IdMapEntry};
+use crate::iommu::{IommuKind, IommuNode};
+use crate::machine::{Machine, Unsupported};
+use crate::reserved::{DeviceRef, IommuAddresses, ReservedMemory, ReservedUse};
+
+impl Machine {
+    pub(super) fn take_dmar(&mut self, read: Result<Remapping, DmarError>) {
+        let remapping = match read {
+            Ok(remapping) => remapping,
+            Err(error) => {
+                self.acpi_faults.push(AcpiFault::Dmar(error));
+                self.unreadable = Some(error);
+                return;
+            }
+        };
+        self.acpi_faults.extend(remapping.faults.iter().copied().map(AcpiFault::Dmar));
+        for unit in &remapping.units {
+            self.iommus.push(IommuNode {
+                path: format!("dmar{}", self.iommus.len()),
+                phandle: None,
+                compatible: Vec::new(),
+                kind: IommuKind::Vtd,
+                cells: 1,
+                stream_mask: 0,
+                global_interrupts: 0,
+                registers: [unit.registers].into(),
+                interrupts: Vec::new(),
+                msi: Vec::new(),
+                // Whether its walks snoop, its registers say.
+                dma_coherent: true,
+                enabled: true,
+            });
+        }
+        let names = remapping.namespace.iter().map(|device| device.name.clone());
+        self.unsupported.extend(names.map(|path| Unsupported { path, compatible: Vec::new() }));
+        self.remapping = Some(remapping);
+    }
+
+    /// Whether what it reserves for devices is from a DMAR table.
+    pub fn has_dmar(&self) -> bool {
+        self.remapping.is_some()
+    }
+
+    /// How many bits of address the platform's memory has, where DMAR says it.
+    pub fn host_address_bits(&self) -> Option<u8> {
+        self.remapping.as_ref().and_then(|remapping| u8::try_from(remapping.host_address_bits).ok())
+    }
+
+    /// Whether DMAR says that interrupts can be remapped.
+    pub fn interrupt_remapping(&self) -> bool {
+        self.remapping.as_ref().is_some_and(|remapping| remapping.interrupt_remapping)
+    }
+
+    /// Says of what was found below host bridge `host` who is behind which unit.
+    pub(super) fn place_behind_units(&mut self, host: usize, found: &[FoundFunction]) {
+        let (segment, start_bus) = (self.pci_hosts[host].segment, *self.pci_hosts[host].buses.start());
+        if let (Some(error), None) = (self.unreadable, &self.remapping) {
+            let uncovered = |one: &FoundFunction| AcpiFault::NotCovered {
+                segment,
+                function: one.at,
+                cover: Cover::Broken(error),
+            };
+            self.acpi_faults.extend(found.iter().map(uncovered));
+        }
+        let Some(remapping) = self.remapping.take() else { return };
+        let mut map = Coverage::default();
+        for one in found {
+            let path = DevicePath { segment, start_bus, path: one.path.clone() };
+            let cover = remapping.cover(&path);
+            match cover {
+                Cover::Unit(unit) => map.cover(one, unit),
+                cover => {
+                    self.acpi_faults.push(AcpiFault::NotCovered { segment, function: one.at, cover });
+                }
+            }
+            self.reserve(host, one, &remapping, &path);
+            if !remapping.passes_translation_requests(&path) {
+                self.pci_hosts[host].no_ats.push(one.at);
+            }
+        }
+        self.pci_hosts[host].iommu_map = Some(map.done());
+        self.remapping = Some(remapping);
+    }
+
+    /// Keeps for a function what firmware keeps for it.
+    fn reserve(&mut self, host: usize, one: &FoundFunction, remapping: &Remapping, path: &DevicePath) {
+        let used = if one.is_relaxable() { ReservedUse::DirectRelaxable } else { ReservedUse::Direct };
+        let prot = Prot::cached(Perms::READ_WRITE);
+        for region in remapping.reserved_for(path) {
+            let (first, last) = (region.range.first().get(), region.range.last().get());
+            let Some(range) = IovaRange::from_ends(Iova::new(first), Iova::new(last)) else { continue };
+            let device = DeviceRef::PciFunction { host, function: one.at };
+            self.reserved_memory.push(ReservedMemory {
+                path: format!("DMAR RMRR {}", region.range),
+                memory: [region.range].into(),
+                no_map: false,
+                addresses: [IommuAddresses { device, range, used, prot }].into(),
+            });
+        }
+    }
+}
+
+/// Which requester ids are behind which unit, while that is found out.
+#[derive(Default)]
+struct Coverage {
+    entries: Vec<IdMapEntry>,
+    /// Ids that functions behind different units share: they are behind neither.
+    disputed: Vec<u16>,
+}
+
+impl Coverage {
+    fn cover(&mut self, one: &FoundFunction, unit: usize) {
+        for id in one.requester_ids.iter().map(|id| id.requester_id()) {
+            match self.entries.iter().find(|entry| entry.first == id) {
+                Some(entry) if entry.target != unit => self.disputed.push(id),
+                Some(_) => {}
+                None => {
+                    self.entries.push(IdMapEntry { first: id, count: 1, target: unit, base: id.into() });
+                }
+            }
+        }
+    }
+
+    fn done(mut self) -> IdMap {
+        self.entries.retain(|entry| !self.disputed.contains(&entry.first));
+        IdMap::of(self.entries)
+    }
+}
