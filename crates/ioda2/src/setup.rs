@@ -2,6 +2,9 @@
 //!
 //! Windows that close are closed before windows open. Tables are linked to the PE before its TVE points to them, and unlinked, at the earliest let
 //! go, when the bridge has confirmed to have forgotten them. Where it never does, they are kept with the PE (`stale`) until it does.
+//!
+//! What a window is that was stored and not confirmed nobody knows (`doubtful`): the bridge may have cached TCEs of a table that was never noted. It is closed, and that
+//! confirmed, before it becomes anything else.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -90,11 +93,13 @@ pub(crate) struct Windows<P: Platform, R: Registers + 'static> {
     setup: Setup<P, R>,
     /// Tables that the bridge may remember for this PE. They are linked.
     stale: Vec<Arc<Table<P, R>>>,
+    /// Which windows may not be what was noted.
+    doubtful: [bool; MAX_WINDOWS],
 }
 
 impl<P: Platform, R: Registers> Windows<P, R> {
     pub(crate) fn new(pe: u8) -> Self {
-        Self { pe, setup: Setup::CLOSED, stale: Vec::new() }
+        Self { pe, setup: Setup::CLOSED, stale: Vec::new(), doubtful: [false; MAX_WINDOWS] }
     }
 
     pub(crate) fn setup(&self) -> &Setup<P, R> {
@@ -175,10 +180,32 @@ impl<P: Platform, R: Registers> Windows<P, R> {
         self.stale.drain(..).for_each(|table| table.unlink(self.pe));
     }
 
-    fn store(&self, bridge: &Bridge<P, R>, setup: &Setup<P, R>) -> Result<(), SyncError> {
+    fn store(&mut self, bridge: &Bridge<P, R>, setup: &Setup<P, R>) -> Result<(), SyncError> {
+        let (noted, tves) = (self.setup.tves(), setup.tves());
+        let stored = self.close_doubtful(bridge, tves).and_then(|()| self.tell(bridge, tves));
+        for (window, doubtful) in self.doubtful.iter_mut().enumerate() {
+            *doubtful = stored.is_err() && (*doubtful || tves[window] != noted[window]);
+        }
+        stored
+    }
+
+    /// Closes what nobody knows and is to be open, so that nothing is found in a window that was cached of another.
+    fn close_doubtful(&self, bridge: &Bridge<P, R>, mut tves: [u64; MAX_WINDOWS]) -> Result<(), SyncError> {
+        let opens = |window: usize| self.doubtful[window] && tves[window] != tve::DISABLED;
+        let closing = core::array::from_fn::<_, MAX_WINDOWS, _>(opens);
+        if !closing.contains(&true) || mutant!("doubtful-window-reused") {
+            return Ok(());
+        }
+        let noted = self.setup.tves();
+        for (window, tve) in tves.iter_mut().enumerate() {
+            *tve = if closing[window] { tve::DISABLED } else { noted[window] };
+        }
+        self.tell(bridge, tves)
+    }
+
+    fn tell(&self, bridge: &Bridge<P, R>, tves: [u64; MAX_WINDOWS]) -> Result<(), SyncError> {
         // Tables are complete before anything points to them.
         bridge.platform.write_barrier();
-        let tves = setup.tves();
         for closing in [true, false] {
             for (window, &tve) in (0u16..).zip(&tves) {
                 if (tve == tve::DISABLED) == closing {

@@ -55,6 +55,11 @@ pub(crate) struct State {
     /// A request id whose PE is looked up whenever a window opens, and what was found.
     pub(crate) watched: Option<u16>,
     pub(crate) seen: Vec<u8>,
+    /// Stores that are heard still, before it neither hears nor answers.
+    pub(crate) stores_left: Option<usize>,
+    /// A PE and an address that one of its devices tries whenever a window opens, and what it reached.
+    pub(crate) tries: Option<(u8, u64)>,
+    pub(crate) tried: Vec<Option<u64>>,
     /// How many registers were read or written by the wrong width, at a wrong place, or when they should not be.
     pub(crate) wrong: usize,
 }
@@ -267,6 +272,11 @@ impl Registers for Fake {
                 "register {offset:#x} is written while stores are on their way"
             );
         }
+        match &mut state.stores_left {
+            Some(0) => state.answers_left = Some(0),
+            Some(left) => *left -= 1,
+            None => {}
+        }
         if state.answers_left == Some(0) {
             return;
         }
@@ -283,6 +293,10 @@ impl Registers for Fake {
                         state.seen.push(pe);
                     }
                     state.put(table, index, value);
+                    if let Some((pe, address)) = state.tries.filter(|_| opens) {
+                        let reached = self.translate(&mut state, pe, address, true).ok();
+                        state.tried.push(reached);
+                    }
                 }
                 None => state.wrong += 1,
             },

@@ -194,3 +194,43 @@ fn what_a_window_was_is_forgotten_before_it_is_another() {
     flush(&*after, range(BYPASS, 0x1000));
     assert_eq!(machine.fake.take_kills(), [0u64; 0], "no page of the window");
 }
+
+#[test]
+fn a_window_that_nobody_confirmed_is_forgotten_before_it_is_another() {
+    let machine = taken(&[DISK]);
+    let group = machine.table_group(DISK);
+    let ops = group.tables().unwrap();
+    let create = || ops.create_table(spec(0, 12, GIB, 1)).unwrap();
+    let (before, after) = (create(), create());
+    before.exchange(Iova::new(0x1000), Some(page(0x8000))).unwrap();
+    // Both TVEs are heard, each by two stores, and nothing behind them: the window is open, and its user is told that it is not.
+    machine.fake.state().stores_left = Some(4);
+    assert!(matches!(ops.set_window(&before), Err(WindowError::Sync(_))));
+    machine.fake.state().stores_left = None;
+    machine.fake.answers(None);
+    assert_eq!(machine.reach(DISK, 0x1000), Some(0x8000), "and cached");
+    let pe = machine.bridge.pe_of(source(DISK)).unwrap();
+    machine.fake.state().tries = Some((pe, 0x1000));
+    ops.set_window(&after).unwrap();
+    assert_eq!(machine.fake.state().tried, [None], "whoever comes first finds nothing of the old one");
+}
+
+#[test]
+fn a_window_that_is_known_stays_open_while_the_other_is_not() {
+    let machine = taken(&[DISK]);
+    let group = machine.table_group(DISK);
+    let ops = group.tables().unwrap();
+    let (low, high) =
+        (ops.create_table(spec(0, 12, GIB, 1)).unwrap(), ops.create_table(spec(1, 12, GIB, 1)).unwrap());
+    low.exchange(Iova::new(0x1000), Some(page(0x8000))).unwrap();
+    ops.set_window(&low).unwrap();
+    machine.fake.state().stores_left = Some(4);
+    assert!(matches!(ops.set_window(&high), Err(WindowError::Sync(_))));
+    machine.fake.state().stores_left = None;
+    machine.fake.answers(None);
+    let pe = machine.bridge.pe_of(source(DISK)).unwrap();
+    machine.fake.state().tries = Some((pe, 0x1000));
+    ops.set_window(&high).unwrap();
+    let state = machine.fake.state();
+    assert!(!state.tried.is_empty() && state.tried.iter().all(|&reached| reached == Some(0x8000)));
+}
