@@ -1,4 +1,4 @@
-//! A test bed: an SMMU that something else than its driver can be asked about.
+//! A test bed: an IOMMU that something else than its driver can be asked about.
 //!
 //! A [`Bed`] has a machine behind it: ours, of models, or one of QEMU. It gives the driver a platform and registers, and the suite
 //! DMA engines. What an engine did is judged by memory, not by what the engine says: some do not say.
@@ -8,11 +8,11 @@ use std::sync::Arc;
 use portcullis::hal::{Platform, Registers};
 use portcullis::types::{AccessKind, Pa, SourceId};
 
-/// An SMMU with DMA engines in front of it and memory behind it.
+/// An IOMMU with DMA engines in front of it and memory behind it.
 pub trait Bed: Send + Sync + 'static {
     /// The `hal` seams over its machine.
     type Platform: Platform;
-    /// Its SMMU's registers.
+    /// Its IOMMU's registers.
     type Registers: Registers + Clone + 'static;
 
     /// What it is called in the pinned files: `model-arm`, `qemu-7`.
@@ -21,7 +21,7 @@ pub trait Bed: Send + Sync + 'static {
     /// Its memory and its time.
     fn platform(&self) -> Arc<Self::Platform>;
 
-    /// Its SMMU's registers, page 0 first.
+    /// Its IOMMU's registers, from the first.
     fn registers(&self) -> Self::Registers;
 
     /// Its DMA engines: at least three, of three streams below 64.
@@ -40,9 +40,19 @@ pub trait Bed: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// Whether the SMMU reads memory through the CPU's caches, as firmware says.
+    /// Whether the IOMMU reads memory through the CPU's caches, as firmware says.
     fn coherent(&self) -> bool {
         true
+    }
+
+    /// Bits of a physical address, as firmware says.
+    fn host_address_bits(&self) -> u8 {
+        48
+    }
+
+    /// Has an engine write a message: four bytes of its choice. Answers the vectors that CPUs got since the last call; none if nobody can be asked.
+    fn send_message(&self, _engine: usize, _at: u64, _data: u32) -> Option<Vec<u8>> {
+        None
     }
 }
 

@@ -3,4 +3,5 @@
 mod cost;
 mod models;
 mod qemu;
+mod vendors;
 mod wrong;

@@ -25,7 +25,7 @@ use super::fdt::{ACCELERATOR_BYTES, FRAME_BYTES};
 use super::interrupts::Wire;
 use super::qemu;
 use super::spec::{
-    AcceleratorSpec, BridgeKind, HostBridgeSpec, MachineSpec, PcSpec, Phb3Spec, Plugged, Smmuv2Spec,
+    AcceleratorSpec, BridgeKind, HostBridgeSpec, MachineSpec, PcSpec, Phb3Spec, Plugged, Smmuv2Spec, VtdSpec,
 };
 use crate::error::RunError;
 use crate::input::Opened;
@@ -440,6 +440,7 @@ impl ConfigTarget for Below {
 fn bus_options(spec: &MachineSpec, seed: u64) -> BusOptions {
     let coherent = spec.smmus.iter().all(|smmu| smmu.coherent)
         && spec.smmuv2s.iter().all(|smmu| smmu.coherent)
+        && spec.pc.iter().flat_map(|pc| &pc.units).all(snoops)
         && spec.host_bridges.iter().all(|bridge| bridge.coherent);
     BusOptions {
         ram: vec![spec.ram],
@@ -448,4 +449,9 @@ fn bus_options(spec: &MachineSpec, seed: u64) -> BusOptions {
         stores: Stores::Buffered,
         caches: if coherent { Caches::Snooped } else { Caches::WriteBack },
     }
+}
+
+/// Whether a unit reads all its tables through the caches.
+fn snoops(unit: &VtdSpec) -> bool {
+    unit.config.coherent && unit.config.scalable.is_none_or(|mode| mode.coherent_walks)
 }

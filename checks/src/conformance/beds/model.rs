@@ -1,10 +1,10 @@
-//! Our models as a bed: the SMMU of one of the lab's machines, under strict eyes.
+//! Our models as a bed: the IOMMU of one of the lab's machines, under strict eyes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use model_bus::{Fabric, Outcome, Request, Translator, Write};
-use model_smmuv3::{Config, Policy, Smmu};
-use portcullis::types::{Access, AccessKind, Iova, PaRange, Pasid, SourceId};
+use model_bus::{Fabric, Outcome, Request, Translator, Unpredictable, Write};
+use model_smmuv3::{Config, Policy};
+use portcullis::types::{Access, AccessKind, Iova, Pa, PaRange, Pasid, SourceId};
 use portcullis_lab::machine::{DiskContent, Machine, MachineSpec, builtin};
 use portcullis_lab::platform::{LabPlatform, RegisterWindow};
 use portcullis_lab::trace;
@@ -18,12 +18,51 @@ const SENT: u32 = 0x1122_3344;
 /// What is in an engine's buffer before it reads.
 const BUFFER: u8 = 0xbb;
 
+/// What is judged.
+struct Model {
+    translator: Arc<dyn Translator>,
+    registers: PaRange,
+    coherent: bool,
+    host_address_bits: u8,
+    /// What software did against the book since the last call.
+    complaints: Box<dyn Fn() -> Vec<Unpredictable> + Send + Sync>,
+}
+
+impl Model {
+    /// The one IOMMU of a machine.
+    fn of(machine: &Machine) -> Self {
+        let spec = &machine.spec;
+        let frame = |base: Pa, len| PaRange::new(base, len).expect("a frame that does not wrap");
+        if let [model, ..] = &machine.smmus[..] {
+            let (translator, asked) = (model.clone(), model.clone());
+            let (registers, coherent) = (frame(spec.smmus[0].base, 0x2_0000), spec.smmus[0].coherent);
+            let complaints = Box::new(move || asked.take_unpredictable());
+            return Self { translator, registers, coherent, host_address_bits: 48, complaints };
+        }
+        if let [model, ..] = &machine.smmuv2s[..] {
+            let (translator, asked) = (model.clone(), model.clone());
+            let (smmu, bits) = (&spec.smmuv2s[0], model.config().output_bits);
+            let (registers, coherent) = (frame(smmu.base, model.config().size_bytes()), smmu.coherent);
+            let complaints = Box::new(move || asked.take_unpredictable());
+            return Self { translator, registers, coherent, host_address_bits: bits, complaints };
+        }
+        let model = machine.vtds.first().expect("a machine with an IOMMU");
+        let (translator, asked) = (model.clone(), model.clone());
+        let base = spec.pc.as_ref().expect("VT-d is a PC's").units[0].base;
+        let (registers, config) = (frame(base, model_vtd::Vtd::REGISTER_BYTES), model.config());
+        let (coherent, host_address_bits) = (config.coherent, config.host_bits);
+        let complaints = Box::new(move || asked.take_unpredictable());
+        Self { translator, registers, coherent, host_address_bits, complaints }
+    }
+}
+
 /// A machine of models.
 pub struct ModelBed {
     name: String,
     machine: Machine,
     platform: Arc<LabPlatform>,
     memory: Arc<dyn Fabric>,
+    iommu: Model,
     engines: Vec<Engine>,
     /// How many uses of freed memory were told.
     told: Mutex<usize>,
@@ -59,18 +98,30 @@ impl ModelBed {
         Self::new(name.into(), spec)
     }
 
+    /// The PC with a VT-d unit of this kind. The bed is called `model-NAME`.
+    pub fn vtd(name: &str, config: model_vtd::Config) -> Self {
+        let mut spec = builtin::find("x86").expect("the PC is there");
+        spec.pc.as_mut().expect("it is one").units[0].config = config;
+        Self::new(format!("model-{name}"), spec)
+    }
+
+    /// The machine with an SMMUv2 of this kind. The bed is called `model-NAME`.
+    pub fn smmuv2(name: &str, config: model_smmuv2::Config) -> Self {
+        let mut spec = builtin::find("smmuv2").expect("the machine is there");
+        spec.smmuv2s[0].coherent = config.coherent_walks;
+        spec.smmuv2s[0].config = config;
+        Self::new(format!("model-{name}"), spec)
+    }
+
     fn new(name: String, spec: MachineSpec) -> Self {
         let sink = trace::shared(None);
         let machine = Machine::build(spec, DiskContent::Blank, 1, &sink).expect("a machine of the lab");
         let platform = Arc::new(LabPlatform::new(machine.bus.clone(), sink, None));
         let snoops = machine.spec.host_bridges[0].coherent;
         let memory: Arc<dyn Fabric> = if snoops { machine.bus.clone() } else { machine.bus.non_snooping() };
+        let iommu = Model::of(&machine);
         let engines = STREAMS.map(|stream| Engine { stream, reads: true }).to_vec();
-        Self { name, machine, platform, memory, engines, told: Mutex::new(0) }
-    }
-
-    fn smmu(&self) -> &Smmu {
-        &self.machine.smmus[0]
+        Self { name, machine, platform, memory, iommu, engines, told: Mutex::new(0) }
     }
 
     fn one(&self, ask: &Ask) -> Carried {
@@ -91,7 +142,7 @@ impl ModelBed {
                 access: Access { kind, privileged },
             };
             let bytes = &mut buffer[done..done + piece];
-            let outcome = self.smmu().access(&request, &mut |passage| match kind {
+            let outcome = self.iommu.translator.access(&request, &mut |passage| match kind {
                 AccessKind::Write => {
                     self.memory.write(Write { at: passage.pa, bytes, source: Some(request.source) })
                 }
@@ -121,9 +172,7 @@ impl Bed for ModelBed {
     }
 
     fn registers(&self) -> RegisterWindow {
-        let frame =
-            PaRange::new(self.machine.spec.smmus[0].base, 0x2_0000).expect("a frame that does not wrap");
-        self.platform.registers(frame)
+        self.platform.registers(self.iommu.registers)
     }
 
     fn engines(&self) -> &[Engine] {
@@ -139,7 +188,7 @@ impl Bed for ModelBed {
     }
 
     fn complaints(&self) -> Vec<String> {
-        let forbidden = self.smmu().take_unpredictable();
+        let forbidden = (self.iommu.complaints)();
         let mut said: Vec<String> =
             forbidden.iter().map(|one| format!("{} ({})", one.clause, one.detail)).collect();
         let uses = self.machine.bus.cpu().ram().freed_uses();
@@ -150,6 +199,26 @@ impl Bed for ModelBed {
     }
 
     fn coherent(&self) -> bool {
-        self.machine.spec.smmus[0].coherent
+        self.iommu.coherent
+    }
+
+    fn host_address_bits(&self) -> u8 {
+        self.iommu.host_address_bits
+    }
+
+    fn send_message(&self, engine: usize, at: u64, data: u32) -> Option<Vec<u8>> {
+        let apics = self.machine.apics.as_ref()?;
+        let request = Request {
+            source: self.engines[engine].stream,
+            pasid: None,
+            iova: Iova::new(at),
+            len_bytes: 4,
+            access: Access { kind: AccessKind::Write, privileged: false },
+        };
+        let bytes = data.to_le_bytes();
+        let _what_it_is_told = self.iommu.translator.access(&request, &mut |passage| {
+            self.memory.write(Write { at: passage.pa, bytes: &bytes, source: Some(request.source) })
+        });
+        Some(core::iter::from_fn(|| apics.take_pending()).map(|vector| vector.vector).collect())
     }
 }

@@ -1,4 +1,4 @@
-//! QEMU's `virt` as a bed: an SMMUv3 that we did not write.
+//! QEMU's `virt` and `q35` as beds: an SMMUv3 and a VT-d unit that we did not write.
 //!
 //! Engines are `edu` devices, which copy between memory and a buffer of their own, and, where QEMU has it, an `iommu-testdev`, which writes a pattern
 //! and says whether it was let through. What an `edu` has read is seen by having it write its buffer to the way out, which every domain of
@@ -16,15 +16,25 @@ use std::time::Instant;
 use portcullis::types::trace::Silence;
 use portcullis::types::{AccessKind, Pa, PaRange, SourceId};
 use portcullis_qemu::{
-    Arch, Machine, MachineOptions, Qemu, QemuError, QemuPlatform, QemuRegisters, Version, Width,
+    Arch, Machine, MachineOptions, Qemu, QemuError, QemuPlatform, QemuRegisters, Version, Width, q35,
 };
 
 use crate::conformance::bed::{Ask, Bed, Carried, Engine, Limits, MOST_BYTES, WayOut};
 
-/// SMMUv3's registers, PCIe's configuration space, and where its devices' registers are put.
-const SMMU: u64 = 0x0905_0000;
-const ECAM: u64 = 0x40_1000_0000;
-const WINDOW: u64 = 0x1000_0000;
+/// Where things are on a machine.
+#[derive(Clone, Copy, Debug)]
+struct Places {
+    /// The IOMMU's registers, and bytes of them.
+    iommu: (u64, u64),
+    /// PCIe's configuration space.
+    ecam: u64,
+    /// Where devices' registers are put.
+    window: u64,
+}
+
+const VIRT: Places = Places { iommu: (0x0905_0000, 0x2_0000), ecam: 0x40_1000_0000, window: 0x1000_0000 };
+const Q35: Places =
+    Places { iommu: (0xfed9_0000, 0x1000), ecam: q35::ECAM, window: q35::ECAM + q35::ECAM_BYTES };
 /// An `edu` has 1 MiB of registers.
 const REGISTERS_BYTES: u64 = 0x10_0000;
 
@@ -46,6 +56,7 @@ enum Device {
 /// A machine of QEMU's.
 pub struct QemuBed {
     name: String,
+    places: Places,
     machine: Arc<Machine>,
     platform: Arc<QemuPlatform>,
     registers: QemuRegisters,
@@ -78,33 +89,55 @@ mod testdev {
 }
 
 impl QemuBed {
-    /// Starts a machine.
+    /// Starts `virt` with its SMMUv3. The bed is called `qemu-MAJOR`.
     ///
     /// # Errors
     ///
     /// [`QemuError`].
     pub fn start(qemu: &Qemu) -> Result<Self, QemuError> {
+        let name = format!("qemu-{}", qemu.version().major);
+        Self::with(qemu, name, VIRT, MachineOptions::virt("iommu=smmuv3"))
+    }
+
+    /// Starts `q35` with a VT-d unit that has these properties besides (`,scalable-mode=on`). The bed is called `qemu-MAJOR-q35-NAME`.
+    ///
+    /// # Errors
+    ///
+    /// [`QemuError`].
+    pub fn start_q35(qemu: &Qemu, name: &str, properties: &str) -> Result<Self, QemuError> {
+        let name = format!("qemu-{}-q35-{name}", qemu.version().major);
+        // The unit first: what comes before it is not behind it.
+        let unit = format!("intel-iommu,intremap=on,aw-bits=48{properties}");
+        Self::with(qemu, name, Q35, MachineOptions::q35("").device(&unit))
+    }
+
+    fn with(qemu: &Qemu, name: String, places: Places, options: MachineOptions) -> Result<Self, QemuError> {
         let has_testdev = qemu.version() >= WITH_TESTDEV;
         let edu = "edu,dma_mask=0xffffffffffffffff";
         let first = if has_testdev { "iommu-testdev" } else { edu };
         let options = [first, edu, edu]
             .into_iter()
             .enumerate()
-            .fold(MachineOptions::virt("iommu=smmuv3"), |options, (index, device)| {
+            .fold(options, |options, (index, device)| {
                 options.device(&format!("{device},addr={:#x}", index + 1))
             })
             .argument("-icount")
             .argument("shift=0,sleep=off");
         let machine = Arc::new(qemu.start(&options)?);
+        if options.arch() == Arch::X86_64 {
+            q35::bring_up(&machine)?;
+        }
         let platform = Arc::new(QemuPlatform::new(machine.clone(), Arc::new(Silence)));
-        let frame = PaRange::new(Pa::new(SMMU), 0x2_0000).expect("a frame that does not wrap");
+        let (first, bytes) = places.iommu;
+        let frame = PaRange::new(Pa::new(first), bytes).expect("a frame that does not wrap");
         let devices = vec![
             if has_testdev { Device::Testdev } else { Device::Edu(Mutex::new(vec![0; MOST_BYTES])) },
             Device::Edu(Mutex::new(vec![0; MOST_BYTES])),
             Device::Edu(Mutex::new(vec![0; MOST_BYTES])),
         ];
         let bed = Self {
-            name: format!("qemu-{}", qemu.version().major),
+            name,
+            places,
             registers: platform.registers(frame),
             engines: (0u32..)
                 .zip(&devices)
@@ -124,11 +157,15 @@ impl QemuBed {
     /// BAR 0 and the command register: memory and bus master.
     fn place_devices(&self) -> Result<(), QemuError> {
         for index in 0..self.devices.len() {
-            let space = ECAM + ((index as u64 + 1) << 15);
-            self.machine.store(Pa::new(space + 0x10), Width::Bits32, window(index))?;
+            let space = self.places.ecam + ((index as u64 + 1) << 15);
+            self.machine.store(Pa::new(space + 0x10), Width::Bits32, self.window(index))?;
             self.machine.store(Pa::new(space + 4), Width::Bits16, 6)?;
         }
         Ok(())
+    }
+
+    fn window(&self, index: usize) -> u64 {
+        self.places.window + (index as u64 + 1) * REGISTERS_BYTES
     }
 
     /// Which architecture's QEMU it wants.
@@ -145,7 +182,11 @@ impl QemuBed {
                 }
                 self.transfer(ask.engine, ask.at, edu::BUFFER, ask.len, 0)?;
                 if let Some(way_out) = way_out {
-                    *buffer = self.buffer_of(ask.engine, way_out)?;
+                    let seen = self.buffer_of(ask.engine, way_out)?;
+                    // Whoever may not write there did not read either.
+                    if seen != [MARK; MOST_BYTES] {
+                        *buffer = seen;
+                    }
                 }
                 Ok(Carried { bytes: buffer[..ask.len].to_vec(), refused: None })
             }
@@ -170,7 +211,7 @@ impl QemuBed {
         len: usize,
         direction: u64,
     ) -> Result<(), QemuError> {
-        let at = |offset: u64| Pa::new(window(engine) + offset);
+        let at = |offset: u64| Pa::new(self.window(engine) + offset);
         self.machine.store_all(&[
             (at(edu::SOURCE), Width::Bits64, from),
             (at(edu::DESTINATION), Width::Bits64, to),
@@ -186,7 +227,7 @@ impl QemuBed {
 
     /// One write of an `iommu-testdev`. What it finds in memory afterwards is not asked.
     fn testdev(&self, ask: &Ask) -> Result<Carried, QemuError> {
-        let at = |offset: u64| Pa::new(window(ask.engine) + offset);
+        let at = |offset: u64| Pa::new(self.window(ask.engine) + offset);
         let ram = self.machine.ram().range().first().get();
         let word = |offset: u64, value: u64| (at(offset), Width::Bits32, value & 0xffff_ffff);
         self.machine.store_all(&[
@@ -202,10 +243,6 @@ impl QemuBed {
         let bytes = testdev::PATTERN.to_le_bytes().into_iter().cycle().take(ask.len).collect();
         Ok(Carried { bytes, refused: Some(refused) })
     }
-}
-
-fn window(index: usize) -> u64 {
-    WINDOW + (index as u64 + 1) * REGISTERS_BYTES
 }
 
 impl Bed for QemuBed {
