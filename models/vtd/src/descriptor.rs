@@ -48,6 +48,8 @@ pub(crate) struct WaitFor {
     pub(crate) interrupt: bool,
     /// FN.
     pub(crate) fence: bool,
+    /// PD.
+    pub(crate) drains_requests: bool,
 }
 
 /// A page group response.
@@ -90,7 +92,7 @@ impl Reader<'_> {
         if !self.allows(kind) {
             return Err(QueueError::Type);
         }
-        if words.iter().zip(reserved(kind)).any(|(word, reserved)| word & reserved != 0) {
+        if words.iter().zip(self.reserved(kind)).any(|(word, reserved)| word & reserved != 0) {
             return Err(QueueError::Reserved);
         }
         let word = words[0];
@@ -106,6 +108,7 @@ impl Reader<'_> {
                 status: bit(word, 5).then(|| (words[1] & !self.config.beyond_host() & !3, high(word))),
                 interrupt: bit(word, 4),
                 fence: bit(word, 6),
+                drains_requests: bit(word, 7),
             })),
             6 => pasid_translations(words, granularity, domain),
             7 => {
@@ -152,6 +155,15 @@ impl Reader<'_> {
         there && (self.legacy || self.wide)
     }
 
+    fn reserved(&self, kind: u8) -> [u64; 4] {
+        let mut words = always_reserved(kind);
+        // PD: "implementations reporting Page-request draining as not supported treat this field as reserved."
+        if kind == 5 && !self.config.scalable_has(|mode| mode.page_request_drain) {
+            words[0] |= 1 << 7;
+        }
+        words
+    }
+
     fn translations(
         &self,
         words: &[u64; 4],
@@ -191,8 +203,8 @@ impl Reader<'_> {
     }
 }
 
-/// The reserved bits of the four words, by type.
-fn reserved(kind: u8) -> [u64; 4] {
+/// The reserved bits of the four words, by type, on a part that has everything.
+fn always_reserved(kind: u8) -> [u64; 4] {
     let all = u64::MAX;
     let (first, second) = match kind {
         1 => (mask(8, 6) | mask(15, 12) | mask(63, 50), all),

@@ -1,7 +1,10 @@
 //! Page requests: into the queue, or answered by the hardware.
 //!
+//! One that has arrived is *received*; it is *accepted*, in the order of arrival, some ticks later, or when a wait descriptor with PD completes:
+//! then it is judged, and written or dropped.
+//!
 //! Spec: VT-d 5.10, 7.4.1 "Handling of Page Requests", Table 31 "Page Request Error Conditions", 7.4.1.1 "Page Request Descriptor", 7.5 "Recoverable Fault
-//! Event", 6.5.3.1 "Implicit Invalidation on Page Requests".
+//! Event", 7.7 "Page Request Ordering and Draining", 6.5.3.1 "Implicit Invalidation on Page Requests".
 
 use model_bus::{PageRequest, PageResponse, Write};
 use portcullis_types::{Pa, Pasid};
@@ -20,9 +23,56 @@ const SUCCESS: u8 = 0;
 /// Response Code: Invalid Request.
 const INVALID: u8 = 1;
 
+/// The most page requests that wait to be accepted.
+const MOST_RECEIVED: usize = 32;
+
+/// A page request that has arrived.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Received {
+    request: PageRequest,
+    /// After how many ticks it is accepted, once it is the first.
+    ticks: u32,
+}
+
 impl State {
-    /// Takes a page request.
+    /// Receives a page request.
     pub(crate) fn request_page(&mut self, request: &PageRequest, around: Around<'_>) {
+        let ticks = self.dice.up_to(around.config.policy.page_request_ticks);
+        self.received.push_back(Received { request: *request, ticks });
+        while self.received.len() > MOST_RECEIVED {
+            self.accept_next(around);
+        }
+        self.accept_due(around);
+    }
+
+    /// A tick has passed. Answers whether anything was accepted or waits.
+    pub(crate) fn age_requests(&mut self, around: Around<'_>) -> bool {
+        let Some(first) = self.received.front_mut() else { return false };
+        first.ticks = first.ticks.saturating_sub(1);
+        self.accept_due(around);
+        true
+    }
+
+    /// Accepts all that were received.
+    pub(crate) fn accept_all(&mut self, around: Around<'_>) {
+        while !self.received.is_empty() {
+            self.accept_next(around);
+        }
+    }
+
+    fn accept_due(&mut self, around: Around<'_>) {
+        while self.received.front().is_some_and(|first| first.ticks == 0) {
+            self.accept_next(around);
+        }
+    }
+
+    fn accept_next(&mut self, around: Around<'_>) {
+        if let Some(Received { request, .. }) = self.received.pop_front() {
+            self.accept(&request, around);
+        }
+    }
+
+    fn accept(&mut self, request: &PageRequest, around: Around<'_>) {
         if !self.is_enabled() || !around.config.device_tlbs {
             self.counters.page_requests_dropped += 1;
             return;

@@ -25,6 +25,8 @@ pub struct Policy {
     pub audit_one_in: u32,
     /// How long a device may take to answer an invalidation, in nanoseconds of bus time.
     pub device_tlb_timeout_ns: u64,
+    /// The most ticks that a page request waits in the unit before it is in the queue. 0: none.
+    pub page_request_ticks: u32,
     /// One answer to a translation request in so many is for 4 KiB only; 0: never.
     pub stingy_answer_one_in: u32,
     /// The most translations that are kept.
@@ -44,6 +46,7 @@ impl Policy {
             prefetch_one_in: 0,
             audit_one_in: 251,
             device_tlb_timeout_ns: 500_000,
+            page_request_ticks: 2,
             stingy_answer_one_in: 0,
             translations: 1 << 16,
         }
@@ -57,6 +60,7 @@ impl Policy {
             lazy_invalidation: false,
             head_stays_at_wait: false,
             audit_one_in: 0,
+            page_request_ticks: 0,
             ..Self::stale()
         }
     }
@@ -70,6 +74,7 @@ impl Policy {
             evict_one_in: 31,
             prefetch_one_in: 7,
             audit_one_in: 13,
+            page_request_ticks: 9,
             stingy_answer_one_in: 2,
             ..Self::stale()
         }

@@ -220,6 +220,9 @@ impl State {
 
     fn complete(&mut self, wait: &WaitFor, around: Around<'_>) {
         self.counters.waits += 1;
+        if wait.drains_requests {
+            self.accept_all(around);
+        }
         if let Some((at, data)) = wait.status {
             // "Hardware behavior is undefined if the Status Address specified is not an address route-able to memory."
             let write = Write { at: Pa::new(at), bytes: &data.to_le_bytes(), source: None };

@@ -13,6 +13,7 @@ use crate::device_tlb::DeviceTlbs;
 use crate::engine::{Engine, Root};
 use crate::event::{Message, Which};
 use crate::memory::Memory;
+use crate::page_request::Received;
 use crate::program::{Job, Waiting};
 use crate::queue::Wait;
 use crate::registers::{Registers, TRANSLATION};
@@ -82,6 +83,8 @@ pub(crate) struct State {
     pub(crate) next_record: usize,
     /// Groups of page requests that software is to answer: source, PASID, group.
     pub(crate) groups: HashSet<(u16, Option<u32>, u16)>,
+    /// Page requests that have arrived, and are not in the queue yet.
+    pub(crate) received: VecDeque<Received>,
 }
 
 impl State {
@@ -105,6 +108,7 @@ impl State {
             interrupts_owed: false,
             next_record: 0,
             groups: HashSet::new(),
+            received: VecDeque::new(),
         }
     }
 

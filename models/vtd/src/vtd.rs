@@ -184,7 +184,8 @@ impl Vtd {
         let _memory = self.state.accessing_memory();
         let around = self.around();
         let moved = state.finish_commands(around) | state.finish_jobs(around);
-        moved | state.run_queue(around)
+        let aged = state.age_requests(around);
+        moved | aged | state.run_queue(around)
     }
 
     /// Counts an access as under way, gives the lock back, and lets its bytes move.

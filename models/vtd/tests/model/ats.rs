@@ -7,9 +7,9 @@ use portcullis_types::{Access, Iova, Pa, Pasid, SourceId};
 use crate::harness::*;
 
 const CONTEXT: u64 = CONTEXTS + 32 * 8;
-const NOTHING: Option<(u64, u8, bool, bool)> = Some((0, 12, false, false));
+pub(crate) const NOTHING: Option<(u64, u8, bool, bool)> = Some((0, 12, false, false));
 
-fn ask(machine: &Machine, pasid: Option<u32>, iova: u64, no_write: bool) -> TranslationAnswer {
+pub(crate) fn ask(machine: &Machine, pasid: Option<u32>, iova: u64, no_write: bool) -> TranslationAnswer {
     machine.unit.translate(&TranslationRequest {
         source: SourceId(DEVICE.into()),
         pasid: pasid.and_then(Pasid::new),
@@ -21,7 +21,7 @@ fn ask(machine: &Machine, pasid: Option<u32>, iova: u64, no_write: bool) -> Tran
 }
 
 /// Where it goes, size, read, write.
-fn given(answer: TranslationAnswer) -> Option<(u64, u8, bool, bool)> {
+pub(crate) fn given(answer: TranslationAnswer) -> Option<(u64, u8, bool, bool)> {
     match answer {
         TranslationAnswer::Translated(it) => Some((it.pa.get(), it.size_lg2, it.read, it.write)),
         _ => None,
@@ -39,7 +39,7 @@ fn translated(machine: &Machine, at: u64) -> bool {
     machine.unit.access_translated(&request, &mut |_| Ok(())) == Outcome::Done
 }
 
-fn page(machine: &Machine, pasid: Option<u32>, group: u16, last: bool) {
+pub(crate) fn page(machine: &Machine, pasid: Option<u32>, group: u16, last: bool) {
     machine.unit.request_page(&PageRequest {
         source: SourceId(DEVICE.into()),
         pasid: pasid.and_then(Pasid::new),

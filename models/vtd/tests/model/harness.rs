@@ -104,8 +104,13 @@ impl Machine {
 
     /// Past the CPUs' caches there is other memory: what was not written back yet.
     pub(crate) fn over(config: Config, ram: Arc<SparseMemory>, unsnooped: Arc<SparseMemory>) -> Self {
-        let ears = Arc::new(Ears::default());
         let memory = Memory { snooped: ram.clone(), unsnooped };
+        Self::by_way_of(config, ram, memory)
+    }
+
+    /// The unit reaches `ram` as `memory` lets it.
+    pub(crate) fn by_way_of(config: Config, ram: Arc<SparseMemory>, memory: Memory) -> Self {
+        let ears = Arc::new(Ears::default());
         let unit = Arc::new(Vtd::new(config, memory, ears.clone(), 1, Arc::new(Silence)));
         let ears_down: Arc<dyn Downstream> = ears.clone();
         unit.connect(Arc::downgrade(&ears_down));
@@ -126,7 +131,11 @@ impl Machine {
     /// Scalable mode: device 8 has PASIDs, a device TLB and page requests; RID_PASID 0 is second stage in domain 5, PASID 1 first stage in
     /// domain 6, PASID 2 nested in domain 5, PASID 3 pass-through in domain 6. Walks snoop.
     pub(crate) fn scalable(config: Config) -> Self {
-        let mut machine = Self::new(config);
+        Self::new(config).in_scalable_mode()
+    }
+
+    pub(crate) fn in_scalable_mode(self) -> Self {
+        let mut machine = self;
         machine.set(ROOT, &[CONTEXTS | 1, 0]);
         // P, DTE, PASIDE, PRE.
         machine.set(CONTEXTS + 32 * 8, &[DIRECTORY | 0x1d, 0, 0, 0]);

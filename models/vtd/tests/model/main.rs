@@ -4,12 +4,15 @@
 
 mod ats;
 mod caches;
+mod draining;
 mod faults;
 mod fuzz;
 mod harness;
 mod interrupts;
 mod mirror;
+mod nested;
 mod programming;
 mod queue;
 mod rules;
 mod scalable;
+mod sva;
