@@ -14,6 +14,7 @@
 //! | `vfio` | a program | system calls, on a whole machine | `vfio` |
 //! | `smmuv3` | software and devices | the SMMUv3 model | `smmuv3` |
 //! | `smmuv2` | software and devices | the SMMUv2 model | `smmuv2` |
+//! | `vtd` | software and devices | the VT-d model | `vtd` |
 //! | `phb3` | software and devices | the PHB3 model | `phb3` |
 //!
 //! The same functions run in two places: under cargo-fuzz, which looks for new inputs (`fuzz/`, `cargo xtask fuzz`), and in this crate's tests, which run
@@ -31,6 +32,7 @@ mod queues;
 mod smmuv2;
 mod smmuv3;
 mod vfio;
+mod vtd;
 
 /// Something that takes any bytes.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +57,7 @@ pub const TARGETS: [Target; 9] = [
     Target { name: "vfio", run: vfio::run, drawn: 120, most_bytes: 600 },
     Target { name: "smmuv3", run: smmuv3::run, drawn: 800, most_bytes: 1000 },
     Target { name: "smmuv2", run: smmuv2::run, drawn: 800, most_bytes: 1000 },
+    Target { name: "vtd", run: vtd::run, drawn: 2500, most_bytes: 1000 },
     Target { name: "phb3", run: phb3::run, drawn: 1500, most_bytes: 1000 },
 ];
 

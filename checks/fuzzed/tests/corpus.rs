@@ -81,6 +81,11 @@ fn anything_done_to_an_smmu_leaves_it_sound() {
 }
 
 #[test]
+fn anything_done_to_a_vtd_unit_leaves_it_sound() {
+    check("vtd");
+}
+
+#[test]
 fn anything_done_to_a_phb3_leaves_it_sound() {
     check("phb3");
 }
