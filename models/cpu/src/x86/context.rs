@@ -59,7 +59,7 @@ impl Context {
         Self { cr3: self.cr3 | Self::KEEP, ..self }
     }
 
-    /// Whether what is held may stay.
+    /// Whether what is held may stay. Without PCIDs the bit is reserved.
     pub(crate) const fn keeps(&self) -> bool {
         self.cr3 & Self::KEEP != 0
     }

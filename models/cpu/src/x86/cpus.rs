@@ -203,7 +203,7 @@ impl Core {
         if self.last.is_some_and(|last| space.forgets_all_after(&last)) {
             self.forget_all();
         }
-        if !(space.pcids && context.keeps()) {
+        if !context.keeps() {
             self.forget_pcid(space.pcid);
         }
         let before = self.roots.insert(space.pcid, space.root);

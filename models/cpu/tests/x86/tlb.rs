@@ -4,7 +4,7 @@ use model_cpu::TlbPolicy;
 use model_cpu::x86::{Context, CpuFeatures, FaultKind, Invalidation};
 use portcullis_types::{AccessKind, Pa};
 
-use crate::bench::{Bench, CONTEXT, PAGE_RW, PD, PT, goes};
+use crate::bench::{Bench, CONTEXT, PAGE_RW, PD, PML4, PML5, PT, goes};
 
 /// A table with nothing in it, under PCID 8.
 const OTHER: Context = Context { cr3: 0x4011_0008, ..CONTEXT };
@@ -101,6 +101,21 @@ fn without_pcids_a_switch_forgets_all_but_what_is_global() {
 }
 
 #[test]
+fn pcids_that_go_and_levels_that_change_take_everything_with_them() {
+    let plain = Context { cr3: 0x4010_0000, cr4: 0xa0, efer: 0xd00 };
+    let five = Context { cr3: PML5 | 7, cr4: 0x2_10a0, efer: 0xd00 };
+    for (next, there) in [(CONTEXT.keeping(), true), (plain, false), (five.keeping(), false)] {
+        let bench = Bench::new(CpuFeatures::LARGE, TlbPolicy::holding(1));
+        bench.word(PML5, PML4 | 0x27);
+        bench.word_now(PT, 0x8000_0000_4020_0167);
+        assert_eq!(goes(&bench.cpu(0), 0), Ok(0x4020_0000));
+        bench.word_now(PT, 0);
+        bench.cpu(0).switch_to(Some(next));
+        assert_eq!(goes(&bench.cpu(0), 0).is_ok(), there, "{next:x?}");
+    }
+}
+
+#[test]
 fn without_pge_no_page_is_global() {
     let bench = Bench::common();
     bench.word_now(PT, 0x8000_0000_4020_0167);
@@ -130,6 +145,7 @@ fn invlpg_forgets_every_table_of_the_pcid_whatever_the_address() {
     let bench = Bench::common();
     bench.word_now(PT, PAGE_RW);
     assert_eq!(goes(&bench.cpu(0), 0), Ok(0x4020_0000));
+    bench.word(PT + 8, 0x8000_0000_4020_1067);
     bench.word_now(PD, 0);
     bench.cpu(0).invalidate(Invalidation::Page { va: 0x80_0000_0000 });
     assert_eq!(goes(&bench.cpu(0), 0x1000), Err(FaultKind::NotPresent));

@@ -26,6 +26,16 @@ fn with_second_stage_flags_a_look_at_first_stage_tables_is_a_write_to_them() {
 }
 
 #[test]
+fn a_write_to_a_page_that_is_dirty_in_the_first_stage_alone_sets_the_flag_of_the_second() {
+    let machine = with_flags();
+    machine.set(FS1 + 24, &[0x1067]);
+    assert_eq!(machine.read_in(2, 0x3000), Got::At(0x80_0000));
+    assert_eq!(machine.get(SS1 + 8), 0x80_0103);
+    assert_eq!(machine.write_in(2, 0x3000), Got::At(0x80_0000));
+    assert_eq!(machine.get(SS1 + 8), 0x80_0303);
+}
+
+#[test]
 fn with_second_stage_flags_first_stage_tables_must_be_writable() {
     let machine = with_flags();
     machine.set(SS2 + 8, &[0x20_0081]);
