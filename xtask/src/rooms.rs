@@ -77,7 +77,7 @@ pub(crate) const ROOMS: &[Room] = &[
     // The models against QEMU's: no driver may be in between.
     room(
         "checks/differential",
-        &["crates/types", "models/bus", "models/smmuv3", "models/ioda2", "backends/qemu"],
+        &["crates/types", "models/bus", "models/smmuv3", "models/ioda2", "models/vtd", "backends/qemu"],
     ),
     room(
         "checks/fuzzed",

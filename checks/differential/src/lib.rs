@@ -29,9 +29,11 @@
 //!
 //! For what is not compared, golden words and the book carry alone.
 //!
-//! It is run by `cargo xtask differential`, and `cargo xtask differential phb3`; a short run is a test (`tests/short.rs`).
+//! It is run by `cargo xtask differential`, `cargo xtask differential phb3` and `cargo xtask differential vtd`; a short run is a test (`tests/short.rs`).
 //!
 //! [`phb3`] does the same for POWER's TVEs and TCE walks, as far as QEMU has them.
+//!
+//! [`vtd`] does it for a PC's unit, by entries and second-stage tables.
 //!
 //! Not here: starting QEMU (`portcullis-qemu`).
 #![forbid(unsafe_code)]
@@ -54,3 +56,4 @@ pub mod streams;
 pub mod tables;
 pub mod tally;
 pub mod theirs;
+pub mod vtd;

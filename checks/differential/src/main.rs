@@ -1,23 +1,25 @@
-//! `cargo xtask differential`: our SMMUv3 and PHB3 against QEMU's, for as long as is wanted.
+//! `cargo xtask differential`: our SMMUv3, PHB3 and VT-d against QEMU's, for as long as is wanted.
 
 use std::process::ExitCode;
 use std::time::Instant;
 
-use portcullis_differential::phb3;
 use portcullis_differential::run::{self, Options};
+use portcullis_differential::{phb3, vtd};
 
 const USAGE: &str = "\
-differential [phb3] [--seed N] [--accesses N] [--least N]
+differential [phb3 | vtd] [--seed N] [--accesses N] [--least N]
 
   phb3           PHB3's TVEs and TCE walks instead of SMMUv3
+  vtd            VT-d's entries and second-stage tables instead of SMMUv3
   --seed N       what decides everything (1)
   --accesses N   how many accesses must agree (100000)
   --least N      how many of each kind of descriptor, fault and configuration there must be among them (200)";
 
 fn main() -> ExitCode {
     let mut words: Vec<String> = std::env::args().skip(1).collect();
-    let power = words.first().is_some_and(|word| word == "phb3");
-    if power {
+    let is_other = |word: &&String| ["phb3", "vtd"].contains(&word.as_str());
+    let other = words.first().filter(is_other).cloned();
+    if other.is_some() {
         words.remove(0);
     }
     let (options, least) = match arguments(&words) {
@@ -28,10 +30,10 @@ fn main() -> ExitCode {
         }
     };
     let start = Instant::now();
-    let outcome = if power {
-        phb3::run(options).map(|tally| (tally.to_string(), Vec::new()))
-    } else {
-        run::run(options).map(|tally| (tally.to_string(), tally.short(least)))
+    let outcome = match other.as_deref() {
+        Some("phb3") => phb3::run(options).map(|tally| (tally.to_string(), Vec::new())),
+        Some(_) => vtd::run(options).map(|tally| (tally.to_string(), Vec::new())),
+        None => run::run(options).map(|tally| (tally.to_string(), tally.short(least))),
     };
     match outcome {
         Ok((tally, short)) => {

@@ -1,9 +1,9 @@
 //! A short run, with every other test. The long one is `cargo xtask differential`.
 
 mod on_qemu {
-    use portcullis_differential::phb3;
     use portcullis_differential::run::{self, Options};
     use portcullis_differential::theirs::Theirs;
+    use portcullis_differential::{phb3, vtd};
 
     #[test]
     fn some_thousand_accesses_agree() {
@@ -27,5 +27,19 @@ mod on_qemu {
             phb3::run(Options { seed: 0x5eed, accesses: 400 }).unwrap_or_else(|failure| panic!("{failure}"));
         println!("{tally}");
         assert!(tally.through > 50 && tally.refused.len() > 5, "{tally}");
+    }
+
+    #[test]
+    fn some_thousand_writes_through_a_pcs_unit_agree_and_every_row_is_still_needed() {
+        if vtd::Theirs::for_test().is_none() {
+            return;
+        }
+        let options = Options { seed: 0x5eed, accesses: 3_000 };
+        let tally = vtd::run(options).unwrap_or_else(|failure| panic!("{failure}"));
+        println!("{tally}");
+        assert!(tally.through.len() == 2 && tally.through.values().all(|count| *count > 100), "{tally}");
+        assert!(tally.refused.len() > 20, "{tally}");
+        let idle = vtd::ROWS.iter().filter(|row| !tally.corrected.contains_key(row.what));
+        assert_eq!(idle.map(|row| row.what).collect::<Vec<_>>(), [""; 0], "QEMU has learnt what a row says");
     }
 }

@@ -117,9 +117,13 @@ impl Vendor for VtD {
         1 + (bed.registers().read64(CAP) >> 40 & 0xff) as usize
     }
 
-    /// Spec: VT-d 5.10, 11.4.7.6 "Fault Recording Registers", FI: bits from MGAW on are 0.
+    /// As many as the largest AGAW has, by CAP_REG.SAGAW. Spec: VT-d 5.10, 11.4.7.6 "Fault Recording Registers \[n\]", FI.
     fn recorded_bits<B: Bed>(bed: &B) -> u8 {
-        1 + (bed.registers().read64(CAP) >> 16 & 0x3f) as u8
+        let sagaw = bed.registers().read64(CAP) >> 8 & 0x1f;
+        [(3, 57), (2, 48), (1, 39)]
+            .into_iter()
+            .find(|(bit, _)| sagaw >> bit & 1 == 1)
+            .map_or(64, |(_, bits)| bits)
     }
 
     fn cases<B: Bed>() -> Vec<Case<B, Self>> {

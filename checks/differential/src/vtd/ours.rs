@@ -1,0 +1,178 @@
+//! Our unit takes a case.
+
+use std::sync::Arc;
+
+use model_bus::{BusError, Clocked, Fabric, Mmio, Outcome, Ram, Request, Translator, Width, Write};
+use model_vtd::{Config, Depths, Interrupt, Interrupts, Memory, Policy, Scalable, Vtd};
+use portcullis_types::trace::Silence;
+use portcullis_types::{Access as Kind, Iova, Pa, PaRange, SourceId};
+
+use super::program::{self, Step};
+use super::{Access, Case, HOST_BITS, RAM_MIB, is_data, is_nowhere};
+
+/// Where our unit has its fault record.
+const RECORD: u64 = 0x1000;
+/// GSTS_REG.
+const STATUS: u64 = 0x1c;
+
+/// What became of a write: where it went, and the two words of the fault record, if there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Answer {
+    /// Where its bytes went, if anything answers there.
+    pub reached: Option<u64>,
+    /// What was recorded.
+    pub record: Option<[u64; 2]>,
+}
+
+impl Answer {
+    /// The fault reason.
+    pub fn reason(&self) -> Option<u8> {
+        self.record.map(|[_, word]| word.to_le_bytes()[4])
+    }
+}
+
+/// What the model says of a write.
+#[derive(Clone, Copy, Debug)]
+pub struct Verdict {
+    /// What became of it.
+    pub answer: Answer,
+    /// It would reach what no device may reach here.
+    pub out_of_bounds: bool,
+}
+
+/// Our unit, and memory.
+pub struct Ours {
+    memory: Arc<Plain>,
+    unit: Vtd,
+}
+
+struct Plain(Ram);
+
+impl Fabric for Plain {
+    fn read(&self, at: Pa, into: &mut [u8]) -> Result<(), BusError> {
+        self.0.read(at, into)
+    }
+
+    fn write(&self, write: Write<'_>) -> Result<(), BusError> {
+        self.0.write(write.at, write.bytes)
+    }
+
+    fn compare_exchange(&self, at: Pa, current: u64, new: u64) -> Result<u64, BusError> {
+        self.0.compare_exchange(at, current, new)
+    }
+
+    fn now_ns(&self) -> u64 {
+        0
+    }
+}
+
+struct Nobody;
+
+impl Interrupts for Nobody {
+    fn deliver(&self, _: &Interrupt) {}
+}
+
+/// The part that QEMU's `q35` has: scalable mode with second stages, no device TLBs, one fault record.
+pub fn config() -> Config {
+    let scalable = Scalable {
+        first_stage: false,
+        nested: false,
+        coherent_walks: false,
+        second_stage_dirty: false,
+        page_requests: false,
+        pasid_bits: None,
+        rid_priv: false,
+        rid_pasid: false,
+        ..Scalable::full()
+    };
+    Config {
+        host_bits: HOST_BITS,
+        guest_bits: HOST_BITS,
+        depths: Depths { three: true, four: true, five: false },
+        fault_records: 1,
+        device_tlbs: false,
+        abort_dma: false,
+        snoop_control: false,
+        scalable: Some(scalable),
+        policy: Policy::eager(),
+        ..Config::default()
+    }
+}
+
+impl Ours {
+    /// A unit out of reset.
+    pub fn new() -> Self {
+        let ram = Ram::new(&[PaRange::new(Pa::new(0), RAM_MIB << 20).expect("RAM ends")]);
+        let memory = Arc::new(Plain(ram));
+        let both = Memory { snooped: memory.clone(), unsnooped: memory.clone() };
+        let unit = Vtd::new(config(), both, Arc::new(Nobody), 1, Arc::new(Silence));
+        Self { memory, unit }
+    }
+
+    /// Runs a case.
+    pub fn run(&mut self, case: &Case) -> Vec<Verdict> {
+        let put = |at: u64, word: u64| {
+            self.memory.0.write(Pa::new(at), &word.to_le_bytes()).expect("an image lies in RAM");
+        };
+        case.words.iter().for_each(|(&at, &word)| put(at, word));
+        program::queue(case).for_each(|(at, word)| put(at, word));
+        program::enable(case).into_iter().for_each(|step| self.step(step));
+        let mut flushes = 1;
+        let verdicts = case.accesses.iter().map(|access| {
+            if access.flush {
+                flushes += 1;
+                self.step(program::flush(case, flushes));
+            }
+            self.access(access)
+        });
+        let verdicts = verdicts.collect();
+        self.step(program::disable());
+        case.words.keys().for_each(|&at| put(at, 0));
+        let _ = self.unit.take_unpredictable();
+        verdicts
+    }
+
+    fn step(&self, step: Step) {
+        match step {
+            Step::Write32(register, value) => self.unit.write(register, Width::Bits32, value.into()),
+            Step::Write64(register, value) => self.unit.write(register, Width::Bits64, value),
+        }
+        for _ in 0..4 {
+            self.unit.step(0);
+            self.unit.read(STATUS, Width::Bits32);
+        }
+    }
+
+    fn access(&self, access: &Access) -> Verdict {
+        let request = Request {
+            source: SourceId(access.requester.into()),
+            pasid: None,
+            iova: Iova::new(access.address),
+            len_bytes: access.len,
+            access: Kind::WRITE,
+        };
+        let mut granted = None;
+        let outcome = self.unit.access(&request, &mut |passage| {
+            granted = Some(passage.pa.get());
+            Ok(())
+        });
+        let granted = granted.filter(|_| outcome == Outcome::Done);
+        let len = access.len.into();
+        let reached = granted.filter(|&at| is_data(at, len));
+        let out_of_bounds = granted.is_some_and(|at| !is_data(at, len) && !is_nowhere(at, len));
+        Verdict { answer: Answer { reached, record: self.record() }, out_of_bounds }
+    }
+
+    /// Takes the fault record.
+    fn record(&self) -> Option<[u64; 2]> {
+        let words = [0, 8].map(|offset| self.unit.read(RECORD + offset, Width::Bits64));
+        self.unit.write(RECORD + 12, Width::Bits32, 1 << 31);
+        (words[1] >> 63 == 1).then_some(words)
+    }
+}
+
+impl Default for Ours {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,18 @@
+//! Our unit says of itself what QEMU's says, as far as the comparison goes.
+
+mod on_qemu {
+    use portcullis_differential::vtd::{Theirs, config};
+
+    /// CAP_REG: ND, SAGAW, MGAW, SSLPS, PSI off or on. ECAP_REG: QI, DT, EIM without, PT, SMTS, SSTS, FSTS, NEST.
+    const CAP: u64 = 0x7 | 0x1f << 8 | 0x3f << 16 | 0xf << 34;
+    const ECAP: u64 = 1 << 1 | 1 << 2 | 1 << 6 | 1 << 26 | 1 << 43 | 1 << 46 | 1 << 47;
+
+    #[test]
+    fn both_units_say_the_same_of_widths_sizes_and_modes() {
+        let Some(theirs) = Theirs::for_test() else { return };
+        let ours = config();
+        let (cap, ecap) = (theirs.register(0x08).unwrap(), theirs.register(0x10).unwrap());
+        assert_eq!(format!("{:#x}", cap & CAP), format!("{:#x}", ours.cap() & CAP), "{cap:#x}");
+        assert_eq!(format!("{:#x}", ecap & ECAP), format!("{:#x}", ours.ecap() & ECAP), "{ecap:#x}");
+    }
+}
