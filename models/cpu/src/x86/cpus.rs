@@ -51,14 +51,7 @@ impl fmt::Debug for Cpus {
 impl Cpus {
     /// CPUs on `bus`, one for each member of `features`, none of them with anything to translate by.
     pub fn new(bus: Arc<Bus>, features: &[CpuFeatures], policy: TlbPolicy) -> Arc<Self> {
-        let core = |&features| Core {
-            features,
-            context: None,
-            space: None,
-            last: None,
-            tlb: Tlb::new(policy.entries),
-            roots: HashMap::new(),
-        };
+        let core = |&features| Core::new(features, policy.entries);
         let state = State { cores: features.iter().map(core).collect(), journal: Journal::default() };
         Arc::new(Self { bus, policy, chance: Chance::new(policy.seed ^ 0x86), state: Mutex::new(state) })
     }
@@ -186,6 +179,11 @@ impl Cpus {
 }
 
 impl Core {
+    pub(crate) fn new(features: CpuFeatures, entries: usize) -> Self {
+        let tlb = Tlb::new(entries);
+        Self { features, context: None, space: None, last: None, tlb, roots: HashMap::new() }
+    }
+
     /// Under which PCID it runs the table at `root` now.
     pub(crate) fn pcid_of(&self, root: Pa) -> Option<u16> {
         self.space.filter(|space| space.root == root).map(|space| space.pcid)

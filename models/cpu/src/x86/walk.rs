@@ -141,3 +141,71 @@ impl Walker<'_> {
         entry
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::{AtomicU64, Ordering};
+
+    use model_bus::{BusError, Write};
+
+    use super::*;
+    use crate::x86::{Context, CpuFeatures};
+
+    /// A word that leads to itself as a table, and maps a page at its last level. Somebody stores `beaten_by` before the first update.
+    struct Contended {
+        word: AtomicU64,
+        beaten_by: u64,
+        updates: AtomicU64,
+    }
+
+    impl Fabric for Contended {
+        fn read(&self, _: Pa, into: &mut [u8]) -> Result<(), BusError> {
+            into.copy_from_slice(&self.word.load(Ordering::Relaxed).to_le_bytes());
+            Ok(())
+        }
+
+        fn write(&self, write: Write<'_>) -> Result<(), BusError> {
+            Err(BusError { at: write.at })
+        }
+
+        fn compare_exchange(&self, _: Pa, current: u64, new: u64) -> Result<u64, BusError> {
+            if self.updates.fetch_add(1, Ordering::Relaxed) == 0 {
+                self.word.store(self.beaten_by, Ordering::Relaxed);
+            }
+            let relaxed = Ordering::Relaxed;
+            Ok(self.word.compare_exchange(current, new, relaxed, relaxed).unwrap_or_else(|found| found))
+        }
+
+        fn now_ns(&self) -> u64 {
+            0
+        }
+    }
+
+    /// What a write by way of `word` finds where somebody stores `beaten_by` first, and the word afterwards.
+    fn beaten(word: u64, beaten_by: u64) -> (Result<u64, Refusal>, u64) {
+        let fabric = Contended { word: word.into(), beaten_by, updates: AtomicU64::new(0) };
+        let space = Context::new(Pa::new(0x1000), 7, 4).decode(&CpuFeatures::COMMON).unwrap();
+        let mut walker = Walker {
+            fabric: &fabric,
+            space: &space,
+            chance: &Chance::new(1),
+            cores: &mut [Core::new(CpuFeatures::COMMON, 8)],
+            own: 0,
+            journal: &mut Journal::default(),
+        };
+        let found = walker.walk(0, Purpose::Access(AccessKind::Write)).map(|entry| entry.pa);
+        (found, fabric.word.into_inner())
+    }
+
+    #[test]
+    fn an_update_that_another_store_beats_is_done_again_on_what_was_stored() {
+        // P, R/W, U/S: the accessed flag of a table; with A: the dirty flag of the page.
+        for word in [0x1007, 0x1027] {
+            assert_eq!(
+                beaten(word, 0),
+                (Err((FaultKind::NotPresent, if word == 0x1007 { 4 } else { 1 })), 0)
+            );
+            assert_eq!(beaten(word, 0x2207), (Ok(0x2000), 0x2267), "{word:#x}");
+        }
+    }
+}

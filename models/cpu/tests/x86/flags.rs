@@ -1,11 +1,7 @@
 //! What the CPU writes into entries.
 
-use core::sync::atomic::{AtomicBool, Ordering};
-
 use model_cpu::TlbPolicy;
 use model_cpu::x86::{CpuFeatures, FaultKind, Invalidation};
-
-use portcullis_types::Pa;
 
 use crate::bench::{Bench, PD, PDPT, PML4, PT, goes};
 
@@ -81,40 +77,4 @@ fn speculation_may_set_accessed_flags_but_never_makes_anything_dirty() {
     bench.word_now(PT + 8, 0x4020_1007);
     (0..200).for_each(|_| bench.cpu(0).store(0, &[1]).unwrap());
     assert_eq!(bench.read_word(PT + 8), 0x4020_1027);
-}
-
-#[test]
-fn a_flag_is_set_though_software_changes_the_entry_at_the_same_time() {
-    const ROUNDS: u32 = 4000;
-    let bench = Bench::common();
-    bench.word_now(PT, FRESH);
-    let memory = bench.bus.cpu();
-    // Changes a word in one step, whoever else does.
-    let change = |by: fn(u64) -> u64| {
-        while let Ok(word) = memory.load64(Pa::new(PT)) {
-            if memory.compare_exchange(Pa::new(PT), word, by(word)) == Ok(word) {
-                break;
-            }
-        }
-    };
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                // Bit 9 is software's.
-                change(|word| word ^ 0x200);
-            }
-        });
-        for _ in 0..ROUNDS {
-            change(|word| word & !0x60);
-            bench.cpu(0).invalidate(Invalidation::Page { va: 0 });
-            bench.cpu(0).store(0, &[1]).unwrap();
-            let word = bench.read_word(PT);
-            if word & !0x200 != FRESH | 0x60 {
-                done.store(true, Ordering::Relaxed);
-                panic!("{word:#x}: the page is dirty and nobody knows");
-            }
-        }
-        done.store(true, Ordering::Relaxed);
-    });
 }
