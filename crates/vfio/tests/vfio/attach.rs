@@ -1,5 +1,7 @@
 //! Several groups in a container: which domain, which addresses, which are refused; and doorbells.
 
+use core::sync::atomic::Ordering::Relaxed;
+
 use crate::support::{BUFFER, Call, DOORBELL, PAGE, Process, RAM, World, bare, range, region, world};
 use portcullis_core::dma::compose_msi;
 use portcullis_core::iommu::ReservedKind;
@@ -162,6 +164,31 @@ pub(crate) fn interrupts_that_can_be_forged_are_for_users_only_if_somebody_has_s
     assert_eq!(world.iommu.place(1), "blocked");
     world.vfio.allow_unsafe_interrupts(true);
     assert_eq!(process.ioctl(container, 0x3b66, 3), Ok(0));
+}
+
+#[test]
+pub(crate) fn an_iommu_that_keeps_interrupts_apart_itself_makes_its_devices_users_and_no_other_iommus() {
+    let forged = |isolates: bool| {
+        let mut world = bare(range(0, (1 << 48) - 1), SIZES);
+        world.iommu.isolates_interrupts.store(isolates, Relaxed);
+        world.add(7, 1, |info| info.isolated_interrupts = false).unwrap();
+        world
+    };
+    let refused = forged(false);
+    let process = refused.process();
+    let (container, _) = process.join(7).unwrap();
+    assert_eq!(process.ioctl(container, 0x3b66, 3), Err(Errno::Eperm));
+    assert_eq!(refused.iommu.place(1), "blocked");
+
+    let mut world = forged(true);
+    world.next_iommu("iommu1", range(0, (1 << 48) - 1), SIZES);
+    world.add(8, 2, |info| info.isolated_interrupts = false).unwrap();
+    world.add(9, 3, |_| ()).unwrap();
+    let (process, container, _) = world.user(3);
+    process.buffer(1);
+    process.map(container, 0x10_0000, BUFFER, PAGE, 3).unwrap();
+    assert_eq!(process.join_to(container, 8), Err(Errno::Eperm), "its own IOMMU keeps nothing apart");
+    process.join_to(container, 9).unwrap();
 }
 
 #[test]

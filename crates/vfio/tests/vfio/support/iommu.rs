@@ -2,6 +2,7 @@
 //! if addresses are mapped again, or memory is given back, while it does.
 
 use core::any::Any;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -149,6 +150,8 @@ pub(crate) struct FakeIommu {
     sizes: PageSizes,
     attached: Mutex<BTreeMap<u32, String>>,
     pub(crate) regions: Mutex<Vec<ReservedRegion>>,
+    /// Whether it keeps interrupts apart itself.
+    pub(crate) isolates_interrupts: AtomicBool,
     /// Which sources are in which groups with windows.
     pub(crate) window_groups: Mutex<BTreeMap<u32, Arc<FakeTableGroup>>>,
 }
@@ -167,6 +170,7 @@ impl FakeIommu {
             sizes,
             attached: Mutex::default(),
             regions: Mutex::default(),
+            isolates_interrupts: AtomicBool::new(false),
             window_groups: Mutex::default(),
         })
     }
@@ -283,7 +287,9 @@ impl Iommu<Machine> for FakeIommu {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new(self.aperture, self.sizes)
+        let mut capabilities = Capabilities::new(self.aperture, self.sizes);
+        capabilities.isolated_interrupts = self.isolates_interrupts.load(Relaxed);
+        capabilities
     }
 
     fn add_device(&self, _: &str, sources: &[SourceId]) -> Result<(), AddDeviceError> {
