@@ -18,11 +18,30 @@ use portcullis_types::trace::{Event, Value};
 use portcullis_types::{Pa, mutant};
 
 use crate::entry::{self, STE_VALID, Ste};
+use crate::features::ProbeError;
 use crate::hardware::Hardware;
 use crate::stream_table::StreamTable;
+use crate::streams::distinct;
 use crate::update::plan;
 
 impl<P: Platform, R: Registers> Hardware<P, R> {
+    /// Entries that let pass the streams that firmware uses, in a table that the hardware does not read yet.
+    pub(crate) fn place_boot_streams(&self, table: &mut StreamTable<P>) -> Result<(), ProbeError> {
+        let beyond = self.config.boot_streams.iter().find(|source| !table.covers(source.0));
+        if let Some(&source) = beyond {
+            return Err(ProbeError::BootStream(source));
+        }
+        for stream_id in distinct(&self.config.boot_streams) {
+            let placed = table.ensure(stream_id).then(|| table.entry(stream_id)).flatten();
+            let at = placed.ok_or(ProbeError::NoMemory)?;
+            self.write_ste(at, &entry::INVALID, &entry::bypass(&self.features));
+            // What it remembers of before is invalidated before it is turned on.
+            table.settle(stream_id);
+            table.keep_boot_stream(stream_id);
+        }
+        Ok(())
+    }
+
     /// Makes `next` the entry of a stream whose entry has a place. On success the hardware uses it.
     pub(crate) fn install(
         &self,

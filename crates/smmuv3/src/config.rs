@@ -1,9 +1,10 @@
 //! What the embedder decides about one SMMU.
 
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use portcullis_core::sva::CpuFacts;
-use portcullis_types::{Pa, SizeLg2};
+use portcullis_types::{Pa, SizeLg2, SourceId};
 
 /// What firmware and embedder say about one SMMU. [`Config::new`] is right for most.
 #[derive(Clone, Debug)]
@@ -22,6 +23,9 @@ pub struct Config {
     pub granule: Option<SizeLg2>,
     /// Bits of a domain's addresses, at most what hardware and granule can do; 48, or what they can do, if none.
     pub input_bits: Option<u8>,
+    /// Streams that firmware uses while the machine boots, and that are to pass untranslated until their device is first attached. Everybody else is blocked. An
+    /// SMMU that is found on has to be turned off for a moment, in which these are blocked, too: who else would pass then is not known.
+    pub boot_streams: Vec<SourceId>,
     /// The shape of the stream table.
     pub stream_table: TableShape,
     /// The shape of tables of context descriptors.
@@ -47,7 +51,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Coherent, no MSIs, stage 1 where it is, everything else as the hardware can do it, nothing shared with processes; queues of 256
+    /// Coherent, no MSIs, stage 1 where it is, everything else as the hardware can do it, nothing shared with processes, nobody keeps anything from before; queues of 256
     /// commands, 128 events and 128 page requests; waits of at
     /// most one second.
     pub fn new(name: impl Into<String>) -> Self {
@@ -58,6 +62,7 @@ impl Config {
             stage: Stage::Auto,
             granule: None,
             input_bits: None,
+            boot_streams: Vec::new(),
             stream_table: TableShape::Auto,
             context_table: TableShape::Auto,
             substream_bits: 0,

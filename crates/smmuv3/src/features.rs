@@ -9,7 +9,7 @@ use portcullis_spec::smmuv3::registers::{
     AIDR, Aidr, IDR0, IDR1, IDR3, IDR5, Idr0, Idr1, Idr3, Idr5, ST_LEVEL_2, ST_LEVEL_LINEAR,
     STALL_MODEL_BOTH, STALL_MODEL_FORCED, TTENDIAN_BIG,
 };
-use portcullis_types::{PageSizes, SizeLg2};
+use portcullis_types::{PageSizes, SizeLg2, SourceId};
 
 /// The identification registers as they were read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,6 +222,8 @@ pub enum ProbeError {
     },
     /// No memory for a table or a queue.
     NoMemory,
+    /// A stream that is to pass while the machine boots is beyond what the stream table covers.
+    BootStream(SourceId),
     /// The MSI doorbell is 0, not a multiple of 4, or beyond 56 bits.
     BadDoorbell,
     /// A register did not come to say what was written.

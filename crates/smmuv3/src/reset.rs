@@ -6,6 +6,10 @@
 //! Up: abort, everything off, errors of before acknowledged, attributes, stream table, command queue and ATSCHK, caches invalidated, event queue, PRI
 //! queue, interrupts, translation. Down: translation off, interrupts off, queues off.
 //!
+//! Streams that firmware uses ([`Config::boot_streams`](crate::Config)) want the opposite: who is let pass by an SMMU that is off goes on passing until the stream table
+//! is in force, in which these pass and all others are not valid; then traffic is aborted whenever translation is off. Until then nobody was kept from anything anyway. A
+//! probe that fails aborts all.
+//!
 //! Choice: ATSCHK is set wherever there is ATS. What devices send as translated then passes only if their entry allows ATS: a device that was never
 //! enabled cannot forge it, and one that was blocked is blocked whatever it remembers. It goes in before caches are invalidated,
 //! since they may hold it.
@@ -77,7 +81,7 @@ impl<P: Platform, R: Registers> Bench<'_, P, R> {
     }
 
     /// Traffic is aborted while translation is off.
-    fn abort_bypass(&self) -> Result<(), RegisterTimeout> {
+    pub(crate) fn abort_bypass(&self) -> Result<(), RegisterTimeout> {
         let update = Gbpa::new().with_update(true).into_bits();
         self.wait("SMMU_GBPA", GBPA, update, 0)?;
         let gbpa = Gbpa::from_bits(self.registers.read32(GBPA)).with_abort(true).with_update(true);
@@ -106,6 +110,18 @@ impl<P: Platform, R: Registers> Bench<'_, P, R> {
         if !mutant!("traffic-passes-while-off") {
             self.abort_bypass()?;
         }
+        self.turn_off()
+    }
+
+    /// The same, but who passes an SMMU that is off goes on doing so, until translation is on and [`Bench::abort_bypass`] has been called.
+    pub(crate) fn quiesce_open(&self) -> Result<(), RegisterTimeout> {
+        if Cr0::from_bits(self.registers.read32(CR0)).smmuen() {
+            return self.quiesce();
+        }
+        self.turn_off()
+    }
+
+    fn turn_off(&self) -> Result<(), RegisterTimeout> {
         let cr0 = Cr0::from_bits(self.registers.read32(CR0));
         if cr0.smmuen() {
             // Translation first: what it does may still fill the queues.
@@ -152,6 +168,9 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             .with_priq_irqen(self.page_requests.is_some());
         bench.set_interrupts(interrupts)?;
         bench.set_cr0(events.with_smmuen(true))?;
+        if !self.config.boot_streams.is_empty() {
+            bench.abort_bypass()?;
+        }
         Ok(())
     }
 

@@ -31,7 +31,7 @@ use crate::sharing::Sharing;
 use crate::stream_table::{StreamTable, StreamTableShape};
 use crate::streams::{Attachment, Streams, distinct};
 use crate::substreams::Contexts;
-use crate::table::{self, Wanted};
+use crate::table::{self, TableFormat, Wanted};
 
 /// Where doorbells get mapped: 1 MiB that no device is likely to have RAM at.
 ///
@@ -42,6 +42,15 @@ const SOFTWARE_MSI: (u64, u64) = (0x0800_0000, 0x10_0000);
 pub struct Smmu<P: Platform, R: Registers + 'static> {
     pub(crate) hardware: Arc<Hardware<P, R>>,
     pub(crate) configuration: Lock<P, Configuration<P>>,
+}
+
+/// What hardware, firmware and embedder agree on.
+struct Chosen {
+    features: Features,
+    stage2: bool,
+    granule: SizeLg2,
+    format: TableFormat,
+    coherent: bool,
 }
 
 /// What attaching changes, under one lock.
@@ -59,7 +68,7 @@ impl<P: Platform, R: Registers> fmt::Debug for Smmu<P, R> {
 }
 
 impl<P: Platform, R: Registers> Smmu<P, R> {
-    /// Brings up the SMMU behind `registers`, page 0 first. On return every stream is blocked.
+    /// Brings up the SMMU behind `registers`, page 0 first. On return every stream is blocked but those of [`Config::boot_streams`].
     ///
     /// # Errors
     ///
@@ -73,8 +82,33 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         let coherent = features.coherent && config.coherent;
         let wanted = Wanted { stage2, granule, input_bits: config.input_bits, coherent };
         let format = table::choose(&features, wanted).ok_or(ProbeError::NoGranule)?;
-        Bench { platform: &*platform, registers: &*registers, limit_ns: config.wait_limit_ns }.quiesce()?;
+        let bench = Bench { platform: &*platform, registers: &*registers, limit_ns: config.wait_limit_ns };
+        if config.boot_streams.is_empty() {
+            bench.quiesce()?;
+        } else {
+            bench.quiesce_open()?;
+        }
+        let chosen = Chosen { features, stage2, granule, format, coherent };
+        let smmu = match Self::build(platform.clone(), registers.clone(), config, chosen) {
+            Ok(smmu) => smmu,
+            Err(error) => {
+                // It may have been left open for streams of firmware's.
+                bench.abort_bypass()?;
+                return Err(error);
+            }
+        };
+        smmu.start()?;
+        Ok(smmu)
+    }
 
+    /// Tables and queues of hardware that is quiet.
+    fn build(
+        platform: Arc<P>,
+        registers: Arc<R>,
+        config: Config,
+        chosen: Chosen,
+    ) -> Result<Arc<Self>, ProbeError> {
+        let Chosen { features, stage2, granule, format, coherent } = chosen;
         let signalled = coherent && features.msi && config.completion != Completion::Poll;
         let commands = CommandQueue::new(
             platform.clone(),
@@ -113,14 +147,12 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         let hardware = Hardware::new(config, features, stage2, granule, format, commands, events, requests);
         let hardware = Arc::new(hardware);
         let configuration = Configuration { table, streams: Streams::new(), gone: false };
-        let smmu =
-            Arc::new(Self { hardware, configuration: Lock::<P, Configuration<P>>::new(configuration) });
-        smmu.start()?;
-        Ok(smmu)
+        Ok(Arc::new(Self { hardware, configuration: Lock::<P, Configuration<P>>::new(configuration) }))
     }
 
     fn start(&self) -> Result<(), ProbeError> {
-        let started = self.hardware.bring_up(&self.configuration.lock().table);
+        let placed = self.hardware.place_boot_streams(&mut self.configuration.lock().table);
+        let started = placed.and_then(|()| self.hardware.bring_up(&self.configuration.lock().table));
         if let Err(error) = started {
             // If even this is not confirmed, the memory stays where the hardware may look for it.
             let _ = self.teardown();
@@ -383,7 +415,9 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
         if !new.iter().all(|&id| table.ensure(id)) {
             return Err(AddDeviceError::NoMemory);
         }
-        self.hardware.install_all(table, &new, &entry::abort()).map_err(|error| match error {
+        // Those that firmware uses go on until they are attached.
+        let blocked: Vec<u32> = new.iter().copied().filter(|&id| !table.takes_boot_stream(id)).collect();
+        self.hardware.install_all(table, &blocked, &entry::abort()).map_err(|error| match error {
             AttachError::Sync(error) | AttachError::LeftBlocked(error) => AddDeviceError::Sync(error),
             _ => AddDeviceError::NoMemory,
         })?;

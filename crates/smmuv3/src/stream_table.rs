@@ -68,6 +68,8 @@ pub(crate) struct StreamTable<P: Platform> {
     fresh: BTreeSet<u32>,
     /// Streams of whose entries the hardware may remember something that is no longer in memory: it did not confirm to have forgotten.
     unconfirmed: BTreeSet<u32>,
+    /// Streams that pass since boot, and that no device has.
+    boot: BTreeSet<u32>,
 }
 
 impl<P: Platform> StreamTable<P> {
@@ -83,6 +85,7 @@ impl<P: Platform> StreamTable<P> {
             leaves: BTreeMap::new(),
             fresh: BTreeSet::new(),
             unconfirmed: BTreeSet::new(),
+            boot: BTreeSet::new(),
         };
         table.clean(root, layout.size_bytes());
         Some(table)
@@ -154,6 +157,16 @@ impl<P: Platform> StreamTable<P> {
         if let Some(split) = self.shape.split {
             self.fresh.remove(&(stream_id >> split));
         }
+    }
+
+    /// Notes that a stream passes since boot.
+    pub(crate) fn keep_boot_stream(&mut self, stream_id: u32) {
+        self.boot.insert(stream_id);
+    }
+
+    /// Whether a stream that now gets a device passes since boot.
+    pub(crate) fn takes_boot_stream(&mut self, stream_id: u32) -> bool {
+        self.boot.remove(&stream_id)
     }
 
     /// The hardware did not confirm that it forgot a stream's entry.

@@ -28,6 +28,57 @@ fn after_probe_translation_is_on_and_bypass_aborts() {
     assert_eq!(fake.get(IRQ_CTRL), 0b101);
 }
 
+/// The first three words of an STE decide here: valid and bypass, valid and abort.
+const BYPASS: u64 = 0b1001;
+const ABORT: u64 = 1;
+
+fn with_boot_stream(fake: &Arc<Fake>, id: u32) -> Result<Arc<Smmu<Fake, Arc<Fake>>>, ProbeError> {
+    let config = Config { boot_streams: vec![SourceId(id), SourceId(id)], ..Fake::config() };
+    Smmu::probe(fake.clone(), fake.clone(), config)
+}
+
+#[test]
+fn a_stream_that_firmware_uses_passes_an_smmu_that_was_off_all_the_time_until_it_is_attached() {
+    let fake = Fake::new();
+    let smmu = with_boot_stream(&fake, 8).unwrap();
+    let writes = fake.with(|state| state.writes.clone());
+    let on = writes.iter().position(|&(at, value)| at == CR0 && value & 1 == 1).unwrap();
+    let closed = writes.iter().position(|&(at, value)| at == GBPA && value >> 20 & 1 == 1).unwrap();
+    assert!(on < closed, "traffic is aborted while off only from then on");
+    let entry = |id| {
+        let configuration = smmu.configuration.lock();
+        configuration.table.entry(id).map(|at| portcullis_hal::TableMemory::load(&*fake, at) & 0xf)
+    };
+    assert_eq!((entry(8), entry(9)), (Some(BYPASS), Some(0)), "all others are not valid");
+    smmu.add_device("screen", &[SourceId(8)]).unwrap();
+    smmu.add_device("disk", &[SourceId(9)]).unwrap();
+    assert_eq!((entry(8), entry(9)), (Some(BYPASS), Some(ABORT)), "its driver comes later");
+    smmu.attach(&[SourceId(8)], &Target::Blocked).unwrap();
+    assert_eq!(entry(8), Some(ABORT));
+    smmu.remove_device(&[SourceId(8)]).unwrap();
+    smmu.add_device("screen", &[SourceId(8)]).unwrap();
+    assert_eq!(entry(8), Some(ABORT), "what was before is over");
+    smmu.teardown().unwrap();
+    assert_eq!(fake.live_bytes(), 0);
+}
+
+#[test]
+fn an_smmu_that_was_on_or_whose_probe_fails_is_closed_whoever_firmware_uses() {
+    let fake = Fake::new();
+    fake.set(CR0, 1);
+    let _smmu = with_boot_stream(&fake, 8).unwrap();
+    let writes = fake.with(|state| state.writes.clone());
+    let off = writes.iter().position(|&(at, value)| at == CR0 && value & 1 == 0).unwrap();
+    let closed = writes.iter().position(|&(at, value)| at == GBPA && value >> 20 & 1 == 1).unwrap();
+    assert!(closed < off, "who else would pass is not known");
+
+    let fake = Fake::new();
+    let beyond = with_boot_stream(&fake, 0x1_0000).unwrap_err();
+    assert_eq!(beyond, ProbeError::BootStream(SourceId(0x1_0000)));
+    assert!(Gbpa::from_bits(fake.get(GBPA) as u32).abort() && !cr0(&fake).smmuen());
+    assert_eq!(fake.live_bytes(), 0);
+}
+
 #[test]
 fn caches_are_invalidated_before_translation_is_on() {
     let fake = Fake::new();
