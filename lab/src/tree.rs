@@ -160,7 +160,7 @@ fn function(system: &System, host: &HostBridge, endpoint: &Endpoint) -> MachineT
     details
         .extend(endpoint.msi.and_then(|msi| msi.device_id).map(|id| format!("messages as device {id:#x}")));
     let services = system.services(host, endpoint);
-    let facts = services.sva_facts();
+    let facts = system.function_facts(host, &services);
     // Of what does not even say that it has address spaces, nobody asks whether it shares them.
     if services.pasids.is_ok() {
         details.push(shares(system, &endpoint.name, &endpoint.standing, &facts));

@@ -6,12 +6,14 @@
 //! Not here: what the tables mean (`portcullis::firmware::acpi`).
 
 use portcullis::firmware;
-use portcullis::firmware::acpi::{AcpiTables, BridgeWindows, Table};
+use portcullis::firmware::acpi::{AcpiTables, BridgeWindows, NamedDevice, Table};
 use portcullis::pci::{HostWindow, Space};
 use portcullis::types::PaRange;
 
 use crate::machine::MachineSpec;
 use crate::machine::acpi::AREA_FIRST;
+use crate::machine::fdt::{ACCELERATOR, ACCELERATOR_BYTES};
+use crate::machine::spec::AcceleratorSpec;
 
 /// Bytes of the RSDP of ACPI 1.0, and of later ones.
 const RSDP_1_BYTES: usize = 20;
@@ -19,19 +21,23 @@ const RSDP_2_BYTES: usize = 36;
 /// Bytes of the header of a table.
 const HEADER_BYTES: usize = 36;
 
-/// What firmware tells a kernel of a PC by other ways than ACPI's static tables: by the memory map, and by AML.
+/// What firmware tells a kernel by other ways than ACPI's static tables: by the memory map, and by AML.
 #[derive(Clone, Debug)]
 pub struct PcFacts {
     /// The memory that is the kernel's to use.
     pub memory: Vec<PaRange>,
     /// What the CPU reaches through each host bridge, by segment; each begins with bus 0.
     pub windows: Vec<Vec<HostWindow>>,
+    /// Devices by their names: what they are compatible with, and their registers.
+    pub devices: Vec<(String, &'static str, PaRange)>,
 }
 
 impl PcFacts {
-    /// Those of a machine; none if it is no PC.
+    /// Those of a machine; none if a device tree tells of it.
     pub fn of(spec: &MachineSpec) -> Option<Self> {
-        spec.pc.as_ref()?;
+        if spec.pc.is_none() && !spec.acpi {
+            return None;
+        }
         let window = |space, cpu: PaRange| HostWindow {
             space,
             prefetchable: false,
@@ -43,7 +49,15 @@ impl PcFacts {
             let high = bridge.window_64.map(|cpu| window(Space::Memory64, cpu));
             [window(Space::Memory32, bridge.window_32)].into_iter().chain(high).collect()
         };
-        Some(Self { memory: spec.usable_memory(), windows: spec.host_bridges.iter().map(windows).collect() })
+        let device = |device: &AcceleratorSpec| {
+            let registers = PaRange::new(device.base, ACCELERATOR_BYTES)?;
+            Some((device.acpi_name(), ACCELERATOR, registers))
+        };
+        Some(Self {
+            memory: spec.usable_memory(),
+            windows: spec.host_bridges.iter().map(windows).collect(),
+            devices: spec.accelerators.iter().filter_map(device).collect(),
+        })
     }
 
     /// The machine whose tables are in `area`, which begins at [`AREA_FIRST`].
@@ -54,6 +68,11 @@ impl PcFacts {
         let windows = (0..).zip(&self.windows);
         let windows: Vec<_> =
             windows.map(|(segment, windows)| BridgeWindows { segment, first_bus: 0, windows }).collect();
+        let compatible: Vec<_> = self.devices.iter().map(|(_, compatible, _)| [*compatible]).collect();
+        let devices = self.devices.iter().zip(&compatible).map(|((name, _, registers), compatible)| {
+            NamedDevice { name, compatible, registers: core::slice::from_ref(registers) }
+        });
+        let devices: Vec<_> = devices.collect();
         firmware::Machine::from_acpi(&AcpiTables {
             dmar: find(*b"DMAR"),
             iort: find(*b"IORT"),
@@ -61,7 +80,7 @@ impl PcFacts {
             mcfg: find(*b"MCFG"),
             memory: &self.memory,
             windows: &windows,
-            devices: &[],
+            devices: &devices,
         })
     }
 }

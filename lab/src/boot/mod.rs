@@ -124,9 +124,9 @@ pub struct BootRequest<'a> {
     pub bypass: bool,
     /// The machine's CPUs, and the kernel's page size.
     pub cpus: CpuSet,
-    /// What firmware hands over: a flattened device tree, or of a PC the area with ACPI's tables.
+    /// What firmware hands over: a flattened device tree, or the area with ACPI's tables.
     pub tables: &'a [u8],
-    /// What a PC's firmware tells besides.
+    /// What firmware tells besides, where it has ACPI's tables.
     pub pc: Option<PcFacts>,
     /// A PC's local APICs, if they are a model.
     pub apics: Option<Arc<LocalApics>>,

@@ -13,7 +13,7 @@ use portcullis::firmware::{
     DeviceRef, Machine, MsiControllerKind, MsiTarget, PciConfig, PciHost, ReservedUse, Translation,
 };
 use portcullis::pci::{self, Bdf, ConfigAccess, Ecam, Space, Topology};
-use portcullis::types::{Iova, IovaRange, Perms, Prot, SourceId};
+use portcullis::types::{Iova, IovaRange, SourceId};
 
 use super::drivers::{Binding, Bound, Port, unbind};
 use super::phb3::{self, Phb3Config};
@@ -321,16 +321,22 @@ pub(super) fn gaps(ranges: impl Iterator<Item = IovaRange>) -> Vec<IovaRange> {
 /// The regions that firmware reserves for a device.
 pub(super) fn reserved(firmware: &Machine, device: &DeviceRef) -> Vec<ReservedRegion> {
     let regions = firmware.reserved_for(device);
-    let source = if firmware.has_dmar() { RegionSource::Dmar } else { RegionSource::DeviceTree };
-    let region = |used| match used {
-        ReservedUse::Direct => (ReservedKind::Direct, Prot::cached(Perms::READ_WRITE)),
-        ReservedUse::DirectRelaxable => (ReservedKind::DirectRelaxable, Prot::cached(Perms::READ_WRITE)),
-        ReservedUse::Reserved => (ReservedKind::Reserved, Prot::default()),
+    let source = match (firmware.has_dmar(), firmware.has_iort()) {
+        (true, _) => RegionSource::Dmar,
+        (false, true) => RegionSource::Iort,
+        (false, false) => RegionSource::DeviceTree,
+    };
+    let kind = |used| match used {
+        ReservedUse::Direct => ReservedKind::Direct,
+        ReservedUse::DirectRelaxable => ReservedKind::DirectRelaxable,
+        ReservedUse::Reserved => ReservedKind::Reserved,
     };
     regions
-        .map(|(_, addresses)| {
-            let (kind, prot) = region(addresses.used);
-            ReservedRegion { range: addresses.range, kind, prot, source }
+        .map(|(_, addresses)| ReservedRegion {
+            range: addresses.range,
+            kind: kind(addresses.used),
+            prot: addresses.prot,
+            source,
         })
         .collect()
 }

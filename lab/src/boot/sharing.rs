@@ -61,6 +61,15 @@ impl System {
         AddressServices::find(&*host.config, &host.topology, endpoint.function, &trust)
     }
 
+    /// What a function with these services has of what sharing needs: no more bits of PASID than its host bridge passes on.
+    pub fn function_facts(&self, host: &HostBridge, services: &AddressServices) -> DeviceSvaFacts {
+        let mut facts = services.sva_facts();
+        if let Some(passed_on) = self.firmware.pci_hosts[host.index].pasid_bits {
+            facts.pasid_bits = facts.pasid_bits.min(passed_on);
+        }
+        facts
+    }
+
     /// What a device of firmware's has of what sharing needs.
     pub fn fixed_facts(&self, fixed: &FixedDevice) -> DeviceSvaFacts {
         let node = &self.firmware.devices[fixed.index];
@@ -77,7 +86,7 @@ impl System {
         let wrong = |what: &dyn fmt::Display| {
             RunError::wrong(&endpoint.name, format!("its address services: {what}"), HINT)
         };
-        let facts = services.sva_facts();
+        let facts = self.function_facts(host, &services);
         self.check(&endpoint.name, &endpoint.standing, &facts)
             .map_err(|why| RunError::refused(&endpoint.name, with_services(&why, &services), HINT))?;
         let switches: Arc<dyn DeviceSwitches> = match &services.ats {

@@ -4,7 +4,7 @@ use portcullis::core::sva::CpuFacts;
 use portcullis::smmuv3::{Config, Msi, Smmu};
 
 use super::System;
-use super::unit::{Hardware, OwnLines, Unit};
+use super::unit::{Hardware, OwnLines, Unit, boot_streams};
 use crate::error::RunError;
 use crate::machine::fdt::FRAME_BYTES;
 
@@ -37,6 +37,7 @@ pub(super) fn bring_up(system: &System, cpus: Option<CpuFacts>, index: usize) ->
     };
     let mut config = Config::new(node.path.clone());
     config.coherent = node.dma_coherent;
+    config.boot_streams = boot_streams(firmware, index);
     config.cpus = cpus;
     config.msi = lines.as_ref().map(|lines| Msi {
         doorbell: lines.events.doorbell,

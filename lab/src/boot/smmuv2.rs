@@ -4,7 +4,7 @@ use portcullis::firmware::IommuKind;
 use portcullis::smmuv2::{Config, Features, IdRegisters, Implementation, ProbeError, Smmu};
 
 use super::System;
-use super::unit::{Hardware, Unit};
+use super::unit::{Hardware, Unit, boot_streams};
 use crate::error::RunError;
 
 /// The least of registers: those that say how many there are.
@@ -35,6 +35,7 @@ pub(super) fn bring_up(system: &System, index: usize) -> Result<Unit, RunError> 
     }
     let mut config = Config::new(node.path.clone());
     config.coherent = node.dma_coherent;
+    config.boot_streams = boot_streams(firmware, index);
     if node.kind == IommuKind::Mmu500 {
         config.implementation = Implementation::Mmu500;
     }

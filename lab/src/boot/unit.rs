@@ -8,11 +8,12 @@ use portcullis::core::iommu::{GlobalError, Iommu};
 use portcullis::core::iopf::FaultQueue;
 use portcullis::core::sva::{CpuFacts, Serviced, SvaUnit};
 use portcullis::core::unit::IommuUnit;
-use portcullis::firmware::IommuKind;
+use portcullis::firmware::{DeviceRef, IommuAddresses, IommuKind, Machine, ReservedUse, Stream, Translation};
 use portcullis::ioda2::Phb3;
 use portcullis::pgtable::arm::HardwareUpdate;
 use portcullis::smmuv2;
 use portcullis::smmuv3::Smmu;
+use portcullis::types::SourceId;
 use portcullis::vtd::Vtd;
 
 use super::irq::Line;
@@ -89,6 +90,41 @@ pub(super) fn bring_up(
             ))
         }
     }
+}
+
+/// Addresses by which firmware goes on using memory, and the sources behind IOMMU `index` of the firmware's list that do. All functions of a host bridge have none: which there
+/// are is not known yet.
+pub(super) fn used_directly(
+    firmware: &Machine,
+    index: usize,
+) -> impl Iterator<Item = (&IommuAddresses, Vec<SourceId>)> {
+    let sources = move |device: &DeviceRef| -> Vec<SourceId> {
+        match *device {
+            DeviceRef::PciFunction { host, function } => match firmware.pci_hosts[host].translation(function)
+            {
+                Translation::Behind { iommu, source } if iommu == index => vec![source],
+                _ => Vec::new(),
+            },
+            DeviceRef::Platform(device) => {
+                let own = firmware.devices[device].streams.iter().filter(|stream| stream.iommu == index);
+                own.filter_map(Stream::source).collect()
+            }
+            _ => Vec::new(),
+        }
+    };
+    let all = firmware.reserved_memory.iter().flat_map(|memory| &memory.addresses);
+    all.filter(|addresses| addresses.used != ReservedUse::Reserved)
+        .map(move |addresses| (addresses, sources(&addresses.device)))
+        .filter(|(_, sources)| !sources.is_empty())
+}
+
+/// The sources that are to go on reaching memory while an SMMU comes up, each once.
+pub(super) fn boot_streams(firmware: &Machine, index: usize) -> Vec<SourceId> {
+    let mut sources: Vec<SourceId> =
+        used_directly(firmware, index).flat_map(|(_, sources)| sources).collect();
+    sources.sort_unstable();
+    sources.dedup();
+    sources
 }
 
 impl Unit {

@@ -6,12 +6,11 @@
 use std::sync::Arc;
 
 use portcullis::core::sva::CpuFacts;
-use portcullis::firmware::{DeviceRef, Machine, MsiTarget, ReservedUse, Translation};
-use portcullis::types::SourceId;
+use portcullis::firmware::{IommuAddresses, Machine, MsiTarget, ReservedUse};
 use portcullis::vtd::{BootRegion, Config, Features, InterruptConfig, Msi, ProbeError, Vtd};
 
 use super::System;
-use super::unit::{Hardware, OwnLines, Unit};
+use super::unit::{Hardware, OwnLines, Unit, used_directly};
 use crate::error::RunError;
 
 /// The least of registers that a unit has: those that say how many there are.
@@ -74,19 +73,9 @@ pub(super) fn bring_up(system: &System, cpus: Option<CpuFacts>, index: usize) ->
 
 /// What firmware goes on using by DMA of functions behind this unit.
 fn boot_regions(firmware: &Machine, index: usize) -> Vec<BootRegion> {
-    let source = |device: &DeviceRef| -> Option<SourceId> {
-        let DeviceRef::PciFunction { host, function } = device else { return None };
-        match firmware.pci_hosts[*host].translation(*function) {
-            Translation::Behind { iommu, source } if iommu == index => Some(source),
-            _ => None,
-        }
+    let region = |(addresses, sources): (&IommuAddresses, _)| {
+        let relaxable = addresses.used == ReservedUse::DirectRelaxable;
+        BootRegion { range: addresses.range, sources, relaxable }
     };
-    let all = firmware.reserved_memory.iter().flat_map(|memory| &memory.addresses);
-    all.filter(|addresses| addresses.used != ReservedUse::Reserved)
-        .filter_map(|addresses| {
-            let source = source(&addresses.device)?;
-            let relaxable = addresses.used == ReservedUse::DirectRelaxable;
-            Some(BootRegion { range: addresses.range, sources: vec![source], relaxable })
-        })
-        .collect()
+    used_directly(firmware, index).map(region).collect()
 }

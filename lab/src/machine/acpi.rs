@@ -1,6 +1,6 @@
-//! The ACPI tables that a PC's firmware leaves in memory.
+//! The ACPI tables that a PC's firmware leaves in memory, or that of an Arm machine without a device tree.
 //!
-//! Emitted from the same [`MachineSpec`] as the models: RSDP, XSDT, MCFG, DMAR, MADT. Headers, sums and MCFG are the `acpi_tables` crate's; DMAR, which it does not have, is put
+//! Emitted from the same [`MachineSpec`] as the models: RSDP, XSDT, MCFG, MADT, and DMAR or IORT (`iort`). Headers, sums and MCFG are the `acpi_tables` crate's; DMAR, which it does not have, is put
 //! together here byte by byte. Neither shares anything with who reads them.
 //!
 //! What firmware tells by other ways, AML and the memory map, is in no table: boot gets it from the machine ([`BootRequest`](crate::boot::BootRequest)).
@@ -9,12 +9,15 @@
 //! Not here: finding and reading tables (`boot::acpi`).
 
 use acpi_tables::Aml;
-use acpi_tables::madt::{EnabledStatus, LocalInterruptController, MADT, ProcessorLocalApic};
+use acpi_tables::madt::{
+    EnabledStatus, GicIts, GicVersion, Gicd, LocalInterruptController, MADT, ProcessorLocalApic,
+};
 use acpi_tables::mcfg::MCFG;
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 
+use super::iort;
 use super::spec::{BridgeKind, MachineSpec, PcSpec, Plugged, Slot, VtdSpec};
 
 /// Where the area begins in which a PC's firmware leaves the RSDP, on a boundary of 16 bytes. Spec: ACPI 6.5, 5.2.5.1 "Finding the RSDP on IA-PC Systems".
@@ -26,6 +29,8 @@ const OEM: [u8; 6] = *b"PORTCU";
 const TABLE: [u8; 8] = *b"PORTCULL";
 /// Where the local APICs are. Spec: Intel SDM volume 3A, 11.4.1 "The Local APIC Block Diagram".
 const APIC_BASE: u32 = 0xfee0_0000;
+/// Where a GIC's distributor is, as in the device tree.
+const DISTRIBUTOR: u64 = 0x0800_0000;
 /// The flags of DMAR: interrupts can be remapped.
 const INTR_REMAP: u8 = 1;
 /// The flag of a unit for all that no other covers.
@@ -48,10 +53,26 @@ const SUB_HIERARCHY: u8 = 2;
 ///
 /// What of the machine no table can say.
 pub fn emit(spec: &MachineSpec, pc: &PcSpec) -> Result<Vec<u8>, String> {
-    let tables = [madt(spec)?, mcfg(spec)?, dmar(spec, pc)?];
+    area_of(&[madt(spec)?, mcfg(spec)?, dmar(spec, pc)?])
+}
+
+/// The area with the tables of an Arm machine. Where it is, EFI would say.
+///
+/// # Errors
+///
+/// What of the machine no table can say.
+pub fn emit_arm(spec: &MachineSpec) -> Result<Vec<u8>, String> {
+    let mut iort = Sdt::new(*b"IORT", 36, 6, OEM, TABLE, 1);
+    iort.append_slice(&iort::body(spec)?);
+    iort.update_checksum();
+    area_of(&[gic(spec)?, mcfg(spec)?, bytes(&iort)])
+}
+
+/// An area in which these tables lie.
+fn area_of(tables: &[Vec<u8>]) -> Result<Vec<u8>, String> {
     let mut area = vec![0; 0x100];
     let mut xsdt = XSDT::new(OEM, TABLE, 1);
-    for table in &tables {
+    for table in tables {
         xsdt.add_entry(AREA_FIRST + area.len() as u64);
         area.extend(table);
         area.resize(area.len().next_multiple_of(16), 0);
@@ -83,11 +104,22 @@ fn madt(spec: &MachineSpec) -> Result<Vec<u8>, String> {
     Ok(bytes(&madt))
 }
 
+/// A GICv3 with the machine's ITSs, by their places in the spec.
+fn gic(spec: &MachineSpec) -> Result<Vec<u8>, String> {
+    let mut madt = MADT::new(OEM, TABLE, 1, LocalInterruptController::Address(0));
+    madt.add_structure(Gicd::new(0, DISTRIBUTOR, GicVersion::GICv3));
+    for (id, its) in spec.itses.iter().enumerate() {
+        let id = u32::try_from(id).map_err(|_| "an ITS's number has 32 bits")?;
+        madt.add_structure(GicIts::new(id, its.base.get()));
+    }
+    Ok(bytes(&madt))
+}
+
 fn mcfg(spec: &MachineSpec) -> Result<Vec<u8>, String> {
     let mut mcfg = MCFG::new(OEM, TABLE, 1);
     for (segment, bridge) in spec.host_bridges.iter().enumerate() {
         let BridgeKind::Ecam(ecam) = &bridge.kind else {
-            return Err("a PC has host bridges with an ECAM".into());
+            return Err("MCFG tells of host bridges with an ECAM".into());
         };
         mcfg.add_ecam(ecam.first().get(), segment_of(segment)?, 0, bridge.last_bus);
     }

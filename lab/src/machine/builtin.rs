@@ -31,9 +31,17 @@ pub fn all() -> Vec<MachineSpec> {
     ]
 }
 
-/// The built-in machine of this name.
+/// What a name ends with that means an Arm machine whose firmware tells of it by ACPI's tables: `arm+acpi`.
+pub const WITH_ACPI: &str = "+acpi";
+
+/// The built-in machine of this name. One with an SMMU is there a second time, with [`WITH_ACPI`]; of what firmware reserves that one has what IORT can say, which is memory.
 pub fn find(name: &str) -> Option<MachineSpec> {
-    all().into_iter().find(|machine| machine.name == name)
+    let named = |name| all().into_iter().find(|machine| machine.name == name);
+    let Some(of) = name.strip_suffix(WITH_ACPI) else { return named(name) };
+    let mut machine =
+        named(of).filter(|machine| !(machine.smmus.is_empty() && machine.smmuv2s.is_empty()))?;
+    machine.reserved.retain(|region| region.memory.is_some());
+    Some(MachineSpec { name: name.into(), acpi: true, ..machine })
 }
 
 const SLOTS: [Slot; 4] = [

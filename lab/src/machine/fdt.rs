@@ -14,6 +14,9 @@ const FIRST_ITS: u32 = 0x10;
 const FIRST_SMMU: u32 = 0x20;
 const FIRST_SLOT: u32 = 0x100;
 
+/// What an accelerator that is no PCI device is compatible with. Spec: docs/accelerator.md.
+pub(crate) const ACCELERATOR: &str = "portcullis,accelerator";
+
 /// Size of an accelerator's registers. Spec: docs/accelerator.md.
 pub(crate) const ACCELERATOR_BYTES: u64 = 0x1_0000;
 
@@ -229,7 +232,7 @@ fn accelerator(fdt: &mut FdtWriter, device: &AcceleratorSpec) -> Result<(), Erro
     let registers = PaRange::new(device.base, ACCELERATOR_BYTES).into_iter().flat_map(reg);
     let smmu = FIRST_SMMU + index_u32(device.smmu);
     let node = fdt.begin_node(&device.node_name())?;
-    fdt.property_string("compatible", "portcullis,accelerator")?;
+    fdt.property_string("compatible", ACCELERATOR)?;
     fdt.property_array_u32("reg", &registers.collect::<Vec<_>>())?;
     fdt.property_array_u32("iommus", &device.sources.map(|source| [smmu, source.0]).concat())?;
     fdt.property_u32("pasid-num-bits", device.pasid_bits.into())?;

@@ -7,6 +7,7 @@ pub mod builtin;
 pub mod fdt;
 pub mod from_dtb;
 mod interrupts;
+mod iort;
 pub mod qemu;
 pub mod spec;
 mod tables;

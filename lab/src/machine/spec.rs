@@ -34,6 +34,8 @@ pub struct MachineSpec {
     pub accelerators: Vec<AcceleratorSpec>,
     /// Memory that firmware reserves for devices.
     pub reserved: Vec<ReservedSpec>,
+    /// Whether an Arm machine's firmware tells of it by ACPI's tables, IORT among them, and not by a device tree. A PC's always does.
+    pub acpi: bool,
     /// What makes it a PC, if it is one.
     pub pc: Option<PcSpec>,
 }
@@ -211,6 +213,7 @@ impl MachineSpec {
             host_bridges: Vec::new(),
             accelerators: Vec::new(),
             reserved: Vec::new(),
+            acpi: false,
             pc: None,
         }
     }
@@ -271,6 +274,11 @@ impl AcceleratorSpec {
     /// The name that firmware gives it.
     pub fn name(&self) -> String {
         format!("/{}", self.node_name())
+    }
+
+    /// The name that ACPI's name space has for it.
+    pub(crate) fn acpi_name(&self) -> String {
+        format!("\\_SB.A{:03X}", self.base.get() >> 16 & 0xfff)
     }
 
     pub(super) fn node_name(&self) -> String {

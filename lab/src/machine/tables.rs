@@ -1,11 +1,13 @@
 //! What firmware hands over: a device tree, or ACPI's tables.
+//!
+//! An Arm machine has either, as its spec says: the two say the same, and a machine does the same work with both.
 
 use super::spec::MachineSpec;
 use super::{acpi, fdt};
 use crate::error::RunError;
 
-/// The tables of a run: those that were given, or else the machine's own. Of a PC the area in which the kernel looks for ACPI's ([`acpi::AREA_FIRST`]), of every
-/// other machine a flattened device tree.
+/// The tables of a run: those that were given, or else the machine's own. Where they are ACPI's, the area in which they lie ([`acpi::AREA_FIRST`]), otherwise
+/// a flattened device tree.
 ///
 /// # Errors
 ///
@@ -15,6 +17,9 @@ pub(crate) fn tables_of(spec: &MachineSpec, given: Option<&[u8]>) -> Result<Vec<
         (Some(tables), _) => Ok(tables.to_vec()),
         (None, Some(pc)) => {
             acpi::emit(spec, pc).map_err(|what| RunError::bad_input(&spec.name, what, "change the machine"))
+        }
+        (None, None) if spec.acpi => {
+            acpi::emit_arm(spec).map_err(|what| RunError::bad_input(&spec.name, what, "change the machine"))
         }
         (None, None) => {
             fdt::emit(spec).map_err(|error| RunError::bad_input(&spec.name, error, "change the machine"))

@@ -1,0 +1,280 @@
+//! Arm machines whose firmware tells of them by IORT, beside the same ones with a device tree: they are one machine, they do the same work with the same steps, and what firmware
+//! uses is never cut off.
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::Arc;
+
+use model_bus::{Outcome, Request, Translator, Width};
+use portcullis::core::domain::FlushMode;
+use portcullis::core::iommu::{Iommu, RegionSource};
+use portcullis::firmware::{self, MsiTarget, PciHost, Translation};
+use portcullis::pci::Bdf;
+use portcullis::types::{Access, Iova, Pa, SourceId};
+use portcullis_lab::boot::{BootRequest, Standing, System};
+use portcullis_lab::input::Opened;
+use portcullis_lab::machine::builtin::{self, WITH_ACPI};
+use portcullis_lab::machine::{DiskContent, Machine, MachineSpec, acpi, fdt};
+use portcullis_lab::platform::LabPlatform;
+use portcullis_lab::report::Counters;
+use portcullis_lab::tamper::{Hands, Tamper};
+use portcullis_lab::workload::{dma, sva, vfio};
+use portcullis_lab::{DeviceKind, RunError, trace};
+
+/// Every built-in machine with an SMMU: with IORT, and with a device tree that says no more.
+fn pairs() -> Vec<[MachineSpec; 2]> {
+    let names = builtin::all().into_iter().map(|spec| format!("{}{WITH_ACPI}", spec.name));
+    let with_acpi: Vec<_> = names.filter_map(|name| builtin::find(&name)).collect();
+    with_acpi.into_iter().map(|spec| [spec.clone(), MachineSpec { acpi: false, ..spec }]).collect()
+}
+
+fn tables(spec: &MachineSpec) -> Vec<u8> {
+    if spec.acpi { acpi::emit_arm(spec).unwrap() } else { fdt::emit(spec).unwrap() }
+}
+
+fn booted(spec: &MachineSpec) -> (Machine, System) {
+    let machine = Machine::build(spec.clone(), DiskContent::Blank, 1, &trace::shared(None)).unwrap();
+    let system = System::boot(BootRequest::new(&machine, &tables(spec), trace::shared(None))).unwrap();
+    (machine, system)
+}
+
+#[test]
+fn there_is_a_machine_with_iort_for_every_one_with_an_smmu_and_no_other() {
+    let names: Vec<_> = pairs().into_iter().map(|[spec, _]| spec.name).collect();
+    assert_eq!(names.len(), builtin::all().len() - 2, "{names:?}");
+    assert!(names.contains(&"smmuv2+acpi".into()) && builtin::find("x86+acpi").is_none());
+    assert!(builtin::find("power8+acpi").is_none() && builtin::find("+acpi").is_none());
+}
+
+/// What a host bridge's functions meet, by every requester id. Messages of those that no SMMU covers are nobody's to send: IORT leads messages through streams.
+fn ways(host: &PciHost) -> Vec<(Translation, Option<MsiTarget>)> {
+    let ids = (0..=u16::from(*host.buses.end()) << 8 | 0xff).map(Bdf::from_requester_id);
+    let way = |id| match host.translation(id) {
+        Translation::Uncovered => (Translation::Uncovered, None),
+        translation => (translation, host.msi_target(id)),
+    };
+    ids.map(way).collect()
+}
+
+#[test]
+fn iort_and_the_device_tree_are_one_machine_in_two_languages() {
+    for [with_acpi, with_tree] in pairs() {
+        let name = &with_acpi.name;
+        let [one, two] = [&with_acpi, &with_tree].map(|spec| booted(spec).1.firmware);
+        assert_eq!(one.acpi_faults, [], "{name}");
+        assert_eq!((one.iommus.len(), one.devices.len()), (two.iommus.len(), two.devices.len()), "{name}");
+        for (one, two) in one.iommus.iter().zip(&two.iommus) {
+            assert_eq!((one.kind, &one.registers, &one.msi), (two.kind, &two.registers, &two.msi), "{name}");
+            let wires = |node: &firmware::IommuNode| {
+                node.interrupts
+                    .iter()
+                    .map(|wire| (wire.gic().unwrap(), node.global_interrupts))
+                    .collect::<Vec<_>>()
+            };
+            let sorted = |node| {
+                let mut wires = wires(node);
+                wires.sort_by_key(|(wire, _)| wire.intid);
+                wires
+            };
+            assert_eq!(sorted(one), sorted(two), "{name}");
+        }
+        for (one, two) in one.pci_hosts.iter().zip(&two.pci_hosts) {
+            assert!(ways(one) == ways(two), "{name}: {:?}, {:?}", one.iommu_map, two.iommu_map);
+            assert_eq!(
+                (&one.config, &one.buses, one.segment),
+                (&two.config, &two.buses, two.segment),
+                "{name}"
+            );
+            assert_eq!(
+                (one.dma_coherent, one.ats_supported),
+                (two.dma_coherent, two.ats_supported),
+                "{name}"
+            );
+        }
+        for (one, two) in one.devices.iter().zip(&two.devices).filter(|(_, two)| !two.streams.is_empty()) {
+            assert_eq!((&one.streams, &one.registers), (&two.streams, &two.registers), "{name}");
+            assert_eq!((one.can_stall, one.pasid_bits), (two.can_stall, two.pasid_bits), "{name}");
+            assert_eq!((&one.compatible, one.dma_coherent), (&two.compatible, two.dma_coherent), "{name}");
+        }
+        let disk = firmware::Machine::pci_function(0, Bdf::from_requester_id(8));
+        let kept = |machine: &firmware::Machine| {
+            machine.reserved_for(&disk).map(|(_, kept)| kept.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(kept(&one), kept(&two), "{name}");
+    }
+}
+
+/// A workload's counters and its digest.
+fn work(workload: &str, spec: MachineSpec) -> Result<(Counters, Option<String>), RunError> {
+    let input = Opened::beginning_of_sample(20_000);
+    let sink = trace::shared(None);
+    match workload {
+        "dma" => {
+            let job = dma::Job {
+                spec,
+                device_tree: None,
+                input: &input,
+                seed: 1,
+                mode: FlushMode::Strict,
+                sink,
+                tamper: None,
+                progress: None,
+            };
+            dma::run(&job).map(|outcome| (outcome.counters, Some(outcome.digest)))
+        }
+        "vfio" => {
+            let job = vfio::Job {
+                spec,
+                device_tree: None,
+                input: &input,
+                seed: 1,
+                unsafe_interrupts: true,
+                kill: false,
+                sink,
+                tamper: None,
+                progress: None,
+            };
+            vfio::run(&job).map(|outcome| (outcome.counters, Some(outcome.digest)))
+        }
+        device => {
+            let device = if device == "sva" { DeviceKind::Pcie } else { DeviceKind::Platform };
+            let job = sva::Job {
+                spec,
+                device_tree: None,
+                input: &input,
+                seed: 1,
+                device,
+                kill: false,
+                sink,
+                tamper: None,
+                progress: None,
+            };
+            sva::run(&job).map(|outcome| (outcome.counters, outcome.digest))
+        }
+    }
+}
+
+#[test]
+fn a_machine_does_the_same_work_by_the_same_steps_whichever_tables_tell_of_it() {
+    let mut worked = 0;
+    for [with_acpi, with_tree] in pairs() {
+        for workload in ["dma", "vfio", "sva", "sva on a platform's"] {
+            let name = &with_acpi.name;
+            let [one, two] = [&with_acpi, &with_tree].map(|spec| work(workload, spec.clone()));
+            match (one, two) {
+                (Ok(one), Ok(two)) => {
+                    assert_eq!(one, two, "{name}, {workload}");
+                    assert!(one.0.device_wrote_bytes > 0 || one.0.sva.is_some(), "{name}, {workload}");
+                    worked += 1;
+                }
+                (Err(RunError::Refused(_)), Err(RunError::Refused(_))) => {}
+                (one, two) => panic!("{name}, {workload}: {one:?}, {two:?}"),
+            }
+        }
+    }
+    assert!(worked >= 30, "{worked}");
+}
+
+/// The disk on the root bus, which stands for a screen, and another's.
+const DISK: SourceId = SourceId(0x08);
+const OTHER: SourceId = SourceId(0x100);
+/// Both ends of what firmware keeps for it, and an address that nobody has.
+const KEPT: [u64; 2] = [0x4fff_0000, 0x4fff_ffff];
+const NOBODYS: u64 = 0x6000_0000;
+
+fn reaches(smmu: &dyn Translator, source: SourceId, at: u64, access: Access) -> bool {
+    let request = Request { source, pasid: None, iova: Iova::new(at), len_bytes: 1, access };
+    let mut to = None;
+    let outcome = smmu.access(&request, &mut |passage| {
+        to = Some(passage.pa.get());
+        Ok(())
+    });
+    assert!(outcome != Outcome::Done || to == Some(at), "{at:#x} leads to {to:x?}");
+    outcome == Outcome::Done
+}
+
+/// Firmware, which uses the disk behind everything that the kernel does to a register.
+struct Firmware {
+    smmu: Arc<dyn Translator>,
+    is_up: AtomicBool,
+    tried: AtomicU64,
+    /// How often it did not get through, and how often somebody else did once the SMMU was up.
+    refused: AtomicU64,
+    open: AtomicU64,
+}
+
+impl Firmware {
+    fn uses_the_disk(&self) {
+        let reaches = |source, at, access| reaches(&*self.smmu, source, at, access);
+        let own = reaches(DISK, KEPT[0], Access::READ) && reaches(DISK, KEPT[1], Access::WRITE);
+        self.tried.fetch_add(1, Relaxed);
+        self.refused.fetch_add(u64::from(!own), Relaxed);
+        if self.is_up.load(Relaxed) {
+            self.open.fetch_add(reaches(OTHER, NOBODYS, Access::READ).into(), Relaxed);
+        }
+    }
+}
+
+impl Tamper for Firmware {
+    fn read_register(&self, hands: Hands<'_>, at: Pa, width: Width) -> u64 {
+        let value = hands.read_register(at, width);
+        self.uses_the_disk();
+        value
+    }
+
+    fn write_register(&self, hands: Hands<'_>, at: Pa, width: Width, value: u64) {
+        hands.write_register(at, width, value);
+        self.uses_the_disk();
+    }
+
+    fn between_core_and(&self, driver: Arc<dyn Iommu<LabPlatform>>) -> Arc<dyn Iommu<LabPlatform>> {
+        self.is_up.store(true, Relaxed);
+        self.uses_the_disk();
+        driver
+    }
+}
+
+#[test]
+fn a_screen_that_firmware_left_on_is_reached_at_every_step_until_the_kernel_shuts_down() {
+    for name in ["arm", "arm-stage2", "arm-noncoherent", "smmuv2"] {
+        for acpi in [true, false] {
+            let mut spec = MachineSpec { acpi, ..builtin::find(&format!("{name}{WITH_ACPI}")).unwrap() };
+            spec.reserved = builtin::find("arm+acpi").unwrap().reserved;
+            let machine = Machine::build(spec.clone(), DiskContent::Blank, 1, &trace::shared(None)).unwrap();
+            let smmu: Arc<dyn Translator> = match machine.smmus.first() {
+                Some(smmu) => smmu.clone(),
+                None => machine.smmuv2s[0].clone(),
+            };
+            let (is_up, (tried, refused, open)) = Default::default();
+            let firmware = Arc::new(Firmware { smmu, is_up, tried, refused, open });
+            let tables = tables(&spec);
+            let request = BootRequest::new(&machine, &tables, trace::shared(None));
+            let system = System::boot(BootRequest { tamper: Some(firmware.clone()), ..request }).unwrap();
+            let came = (firmware.refused.load(Relaxed), firmware.open.load(Relaxed));
+            assert!(firmware.tried.load(Relaxed) > 50, "{name}, {acpi}");
+            assert_eq!(came, (0, 0), "{name}, {acpi}: of {:?}", firmware.tried);
+            let reaches = |source, at| reaches(&*firmware.smmu, source, at, Access::READ);
+            assert!(reaches(DISK, KEPT[0]) && !reaches(DISK, NOBODYS), "{name}: it is the kernel's, mapped");
+            let (_, disk) = system.endpoints().find(|(_, endpoint)| endpoint.name == "0000:00:01.0").unwrap();
+            let Standing::Behind { device, .. } = &disk.standing else { panic!("{:?}", disk.standing) };
+            let from = if acpi { RegionSource::Iort } else { RegionSource::DeviceTree };
+            assert!(device.reserved_regions().iter().any(|region| region.source == from), "{name}");
+            system.shut_down().unwrap();
+            assert!(!reaches(DISK, KEPT[0]), "{name}: the SMMU is closed");
+        }
+    }
+}
+
+#[test]
+fn a_table_that_cannot_be_read_leaves_no_device_in_use() {
+    let spec = builtin::find("arm+acpi").unwrap();
+    let machine = Machine::build(spec.clone(), DiskContent::Blank, 1, &trace::shared(None)).unwrap();
+    let mut tables = tables(&spec);
+    let iort = tables.windows(4).position(|word| word == b"IORT").unwrap();
+    tables[iort + 60] ^= 1;
+    let system = System::boot(BootRequest::new(&machine, &tables, trace::shared(None))).unwrap();
+    assert!(system.units.is_empty() && system.fixed.is_empty());
+    assert!(system.endpoints().count() > 0);
+    assert!(system.endpoints().all(|(_, endpoint)| matches!(endpoint.standing, Standing::Uncovered(_))));
+    assert!(system.firmware.acpi_faults.len() > system.endpoints().count(), "each is named");
+    system.shut_down().unwrap();
+}
