@@ -53,7 +53,13 @@ fn main() -> ExitCode {
         eprintln!("xtask: no command\n\n{USAGE}");
         return ExitCode::from(2);
     };
+    let asks = rest.iter().any(|word| matches!(word.as_str(), "--help" | "-h"));
     match command.as_str() {
+        // What stands behind `bench` is the benches'.
+        known if asks && known != "bench" => {
+            println!("{USAGE}");
+            ExitCode::SUCCESS
+        }
         "test" => test::run(rest),
         "mutants" => mutants::run(rest),
         "differential" => differential::run(rest),
