@@ -7,7 +7,11 @@ use portcullis_simulator::{FaultKind, MachineKind, Options, Summary, run_while};
 
 fn main() {
     let mut words = std::env::args().skip(1);
-    let mut number = |otherwise: u64| words.next().and_then(|word| word.parse().ok()).unwrap_or(otherwise);
+    let parse = |word: String| match word.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => word.parse().ok(),
+    };
+    let mut number = |otherwise: u64| words.next().and_then(parse).unwrap_or(otherwise);
     let mut options = Options { shrink: false, ..Options::new(number(1), 0) };
     let wanted = number(100_000);
     options.machine = words.next().and_then(|word| word.parse().ok()).unwrap_or(MachineKind::Smmuv3);
@@ -31,7 +35,11 @@ fn main() {
             so_far.clone_from(summary);
             true
         });
-        sum.add(&so_far);
+        if sum.lives == 0 {
+            sum = so_far;
+        } else {
+            sum.add(&so_far);
+        }
         let Err(objection) = outcome else { break };
         // The lives behind it are lived all the same.
         if options.shrink {

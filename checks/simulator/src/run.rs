@@ -1,5 +1,6 @@
 //! Lives, one after the other, until enough steps are done or somebody objects.
 
+use crate::cover::Coverage;
 use crate::life::{self, Manner};
 use crate::options::{Objection, Options, Summary};
 use crate::oracle::Wrong;
@@ -23,7 +24,7 @@ pub fn run(options: &Options) -> Result<Summary, Objection> {
 ///
 /// A promise was broken.
 pub fn run_while(options: &Options, go_on: &mut dyn FnMut(&Summary) -> bool) -> Result<Summary, Objection> {
-    let mut sum = Summary::default();
+    let mut sum = Summary { coverage: Coverage::on(options.machine), ..Summary::default() };
     let mut seed = options.seed;
     while sum.steps < options.steps {
         let manner = Manner { seed, machine: options.machine, lines: false };
