@@ -455,7 +455,8 @@ impl OpKind {
     /// Whether others get turns in the middle of it: it stores, waits or writes registers.
     pub(crate) const fn has_turns(self) -> bool {
         let needs = self.needs();
-        needs.commands || needs.memory && !matches!(self, Self::Spawn | Self::ProcessMap)
+        needs.commands
+            || needs.memory && !matches!(self, Self::Spawn | Self::ProcessMap | Self::RegisterMemory)
     }
 
     /// Whether somebody may die while it waits. Whoever moves a group, or changes a process, has its lock then, and a death waits for that.

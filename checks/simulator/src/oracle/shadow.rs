@@ -398,6 +398,13 @@ impl Shadow {
         self.check(Promise::Reclaim);
     }
 
+    /// Hardware has confirmed to have forgotten what was in `first..=last` and is mapped no more.
+    pub(crate) fn forgotten(&mut self, space: SpaceId, first: u64, last: u64) {
+        let inside = |one: &Leaving| one.grant.first >= first && one.grant.last <= last;
+        self.spaces[space].leaving.retain(|one| one.until == Until::Return || !inside(one));
+        self.check(Promise::Reclaim);
+    }
+
     /// A sync of just these addresses has succeeded.
     pub(crate) fn synced(&mut self, space: SpaceId, tokens: &[Token]) {
         self.spaces[space].leaving.retain(|one| !tokens.contains(&one.token));

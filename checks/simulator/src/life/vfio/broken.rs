@@ -10,7 +10,7 @@ use portcullis::vfio::{Errno, UserMemory};
 
 use super::task::{Event, PAGE, VA};
 use super::type1::Wanted;
-use super::world::{Container, UserWorld};
+use super::world::{Container, Mapped, UserWorld};
 use super::{Done, OpKind};
 use crate::hub::locked;
 use crate::machine::Spec;
@@ -303,6 +303,32 @@ fn an_address_that_is_mapped_twice_breaks_no_reuse() {
     world.hub.shadow(|shadow| shadow.grant_over(world.groups[0].space, all));
     assert_eq!(world.kernel_map(0, 0, 1, 2), Done::Succeeded);
     assert_eq!(objection(&world), Some(Promise::NoReuse));
+}
+
+#[test]
+fn a_map_where_a_mapping_waits_for_hardwares_word_breaks_no_reuse() {
+    for (maybe, promise) in [(false, Some(Promise::NoReuse)), (true, None)] {
+        let world = usable(MachineKind::Vfio);
+        let waits = Mapped { len: PAGE, stale: true, maybe };
+        world.change(HIS, |one| one.maps.insert(0x000e_4000, waits));
+        assert_eq!(map(&world), Done::Succeeded);
+        assert_eq!(objection(&world), promise, "maybe {maybe}");
+        let left = container(&world).maps[&0x000e_4000];
+        assert!(!left.stale, "it is the new one");
+    }
+}
+
+#[test]
+fn an_unmap_that_leaves_out_what_waits_breaks_service() {
+    let (world, grant) = mapped(MachineKind::Vfio);
+    let waits = |maybe| Mapped { len: PAGE, stale: true, maybe };
+    world.change(HIS, |one| one.maps.insert(grant.first + PAGE, waits(true)));
+    assert_eq!(world.unmap_all(0, 0), Done::Succeeded);
+    assert_eq!(objection(&world), None, "nobody said that it was there");
+    let (world, grant) = mapped(MachineKind::Vfio);
+    world.change(HIS, |one| one.maps.insert(grant.first + PAGE, waits(false)));
+    assert_eq!(world.unmap_all(0, 0), Done::Succeeded);
+    assert_eq!(objection(&world), Some(Promise::Service));
 }
 
 #[test]

@@ -6,8 +6,8 @@ use model_bus::Outcome;
 use portcullis::core::table_group::Freeze;
 use portcullis::types::Pa;
 
-use super::Done;
 use super::world::{Iron, UserWorld};
+use super::{Done, OpKind};
 use crate::fault::FaultKind;
 use crate::hub::{Place, Turns, locked};
 use crate::life::Pick;
@@ -91,7 +91,8 @@ impl UserWorld {
             let whose = locked(&self.group_of(device).held);
             (whose.stuck && whose.drivers == 0, whose.container)
         };
-        let doubt = container.is_some_and(|id| self.container(id).is_some_and(|one| one.doubt));
+        let doubt =
+            container.is_some_and(|id| self.container(id).is_some_and(|one| one.doubt || one.waits()));
         // An operation that runs may have stopped it.
         let running = held() > 0;
         // A bridge that is silent does not hear that an entry was made, and may keep what was there before.
@@ -130,6 +131,17 @@ impl UserWorld {
         })
     }
 
+    /// A user dies while somebody else waits for hardware.
+    fn dies_meanwhile(&self, user: usize) {
+        let outer = self.hub.faults.current();
+        let done = self.during(OpKind::Die, || self.die(user));
+        if done != Done::Skipped {
+            self.died_meanwhile.fetch_add(1, Relaxed);
+            self.hub.faults.fired_in(outer, FaultKind::UserDies);
+            self.hub.trace(|trace| trace.say(|| format!("        meanwhile user {user} dies: {done:?}")));
+        }
+    }
+
     fn edge(&self, device: usize, pick: u16) -> Option<u64> {
         self.hub.shadow(|shadow| {
             let Way::Space(space) = shadow.way(device) else { return None };
@@ -158,7 +170,7 @@ impl UserWorld {
 }
 
 impl Turns for UserWorld {
-    fn turn(&self, _: Place) {
+    fn turn(&self, place: Place) {
         let (kind, bits) = (self.hub.below(8), self.hub.below(1 << 32));
         let device = usize::try_from(bits >> 8).unwrap_or(0) % self.devices.len();
         let write = bits & 1 == 0;
@@ -176,11 +188,15 @@ impl Turns for UserWorld {
                 }
             }
             6 => {
-                // A frozen endpoint shows nothing any more: that is for operations of their own.
-                let stale = locked(&self.stale).front().copied().filter(|_| !self.is_power());
-                if let Some((device, iova)) = stale {
+                // A frozen endpoint shows nothing any more: on POWER that is done seldom, and the endpoint goes on when the operation has returned.
+                let stale = locked(&self.stale).front().copied();
+                if let Some((device, iova)) = stale.filter(|_| !self.is_power() || low & 3 == 0) {
+                    self.hub.faults.happened(FaultKind::DmaAfterUnbind);
                     let _refused = self.access(device, 0, iova, 8, write);
                 }
+            }
+            _ if place == Place::Wait && held() == 0 && self.hub.faults.current().lets_die() => {
+                self.dies_meanwhile(usize::try_from(bits >> 4 & 0xff).unwrap_or(0) % self.users.len());
             }
             _ => self.pass(1),
         }

@@ -118,6 +118,7 @@ impl UserWorld {
                     format!("group {group} joined a container: {held:?}, viable: {viable:?}")
                 });
                 self.end_move(group, to);
+                self.tried_again(id, true);
                 self.nothing_reserved(group, &target);
                 locked(&self.groups[group].held).container = Some(id);
                 self.change(id, |one| {
@@ -130,6 +131,7 @@ impl UserWorld {
                 if held.container.is_none() {
                     self.back(group, &before);
                 }
+                self.tried_again(id, false);
                 if self.unconfirmed(&before) {
                     self.change(id, |one| one.doubt = true);
                 }
@@ -228,6 +230,10 @@ impl UserWorld {
         }
         for (id, one, token) in emptied {
             self.settle(one.space, token, confirmed && !one.doubt);
+            if confirmed {
+                // What waited was tried again with the rest.
+                self.hub.shadow(|shadow| shadow.forgotten(one.space, 0, u64::MAX));
+            }
             self.change(id, Container::strip);
         }
         end

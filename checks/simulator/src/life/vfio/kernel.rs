@@ -129,7 +129,8 @@ impl UserWorld {
     fn kernel_unwound(&self, before: &Before, doubt: bool, error: &DmaMapError) {
         let blocks = self.before().blocks;
         // Levels of TCE tables that were made stay until their table goes.
-        let kept = blocks > before.blocks && !self.is_power() && !doubt && !self.unconfirmed(before);
+        let alone = self.died_meanwhile.load(Relaxed) == before.died;
+        let kept = blocks > before.blocks && !self.is_power() && !doubt && !self.unconfirmed(before) && alone;
         self.hub.hold(Promise::Unwind, !kept, || {
             format!(
                 "a map failed ({error:?}), and {} blocks are out more than before",

@@ -37,9 +37,10 @@ use portcullis::vfio::Errno;
 
 pub(crate) use op::Call;
 pub(super) use plan::{CALLS, POWER};
-use world::{Iron, UserWorld};
+use world::{Container, Iron, UserWorld};
 
 use super::{Done, Manner, Op, OpKind, Report, Step, salt, unborn, words};
+use crate::fault::FaultKind;
 use crate::hub::{Turns, locked};
 use crate::machine::{Spec, forget_held};
 use crate::options::Summary;
@@ -78,6 +79,11 @@ pub(super) struct Before {
     blocks: usize,
     pins: u64,
     locked: u64,
+    /// Some mapping waits for hardware's word: whoever asks again may give its pages back, whatever becomes of his call.
+    waits: bool,
+    died: u64,
+    /// Some group was left blocked: whoever gives it back makes tables for it.
+    stuck: bool,
 }
 
 impl UserWorld {
@@ -233,6 +239,9 @@ impl UserWorld {
     }
 
     fn look_after(&self, kind: OpKind) {
+        if kind.needs().refusals {
+            self.events_were_lost(kind);
+        }
         let uses = self.bus.cpu().ram().freed_use_count();
         if uses > 0 {
             let first = self.bus.cpu().ram().freed_uses().into_iter().next();
@@ -248,6 +257,15 @@ impl UserWorld {
         }
     }
 
+    /// Whether event queues lost something in an operation in which accesses were refused.
+    fn events_were_lost(&self, kind: OpKind) {
+        let Iron::Smmus(smmus) = &self.iron else { return };
+        let lost = smmus.iter().map(|(model, _)| model.events_lost()).sum();
+        if lost > self.events_lost.swap(lost, Relaxed) {
+            self.hub.faults.fired_in(kind, FaultKind::EventOverflow);
+        }
+    }
+
     fn before(&self) -> Before {
         Before {
             fired: self.hub.faults.count(),
@@ -255,6 +273,9 @@ impl UserWorld {
             blocks: self.bus.cpu().heap().used().live_blocks,
             pins: self.book.pins(),
             locked: self.locked(),
+            waits: locked(&self.containers).iter().flatten().any(Container::waits),
+            died: self.died_meanwhile.load(Relaxed),
+            stuck: self.groups.iter().any(|group| locked(&group.held).stuck),
         }
     }
 
@@ -291,11 +312,17 @@ impl UserWorld {
         self.hub.hold(Promise::Service, !blames || excused, || {
             format!("{what}: nothing was wrong, and yet {errno:?}")
         });
-        if !self.unconfirmed(before) && !self.doubted() {
+        let alone = self.died_meanwhile.load(Relaxed) == before.died;
+        if !self.unconfirmed(before) && !self.doubted() && alone {
             let now = self.before();
             // Levels of TCE tables that were made stay until their table goes.
-            let tables = self.is_power() || now.blocks <= before.blocks;
-            let same = (now.pins, now.locked) == (before.pins, before.locked) && tables;
+            let tables = self.is_power() || before.stuck || now.blocks <= before.blocks;
+            let held = if before.waits {
+                now.pins <= before.pins && now.locked <= before.locked
+            } else {
+                (now.pins, now.locked) == (before.pins, before.locked)
+            };
+            let same = held && tables;
             self.hub.hold(Promise::Unwind, same, || {
                 format!(
                     "{what} failed ({errno:?}): blocks {} and then {}, pins {} and {}, locked {} and {}",

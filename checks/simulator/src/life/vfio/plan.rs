@@ -80,11 +80,11 @@ pub(crate) const POWER: [(u32, Draw); 6] = [
             pages: 16 * (1 + d.byte(3)),
         })
     }),
-    (6, |d| Op::Call(Call::UnregisterMemory { user: d.byte(USERS), container: d.byte(2), pick: d.byte(8) })),
+    (12, |d| Op::Call(Call::UnregisterMemory { user: d.byte(USERS), container: d.byte(2), pick: d.byte(8) })),
     (16, |d| {
         Op::Call(Call::CreateWindow { user: d.byte(USERS), container: d.byte(2), bits: d.word(1 << 12) })
     }),
     (8, |d| Op::Call(Call::RemoveWindow { user: d.byte(USERS), container: d.byte(2), which: d.byte(2) })),
-    (6, |d| Op::Call(Call::TceEnable { user: d.byte(USERS), container: d.byte(2), on: !d.0.once_in(4) })),
+    (20, |d| Op::Call(Call::TceEnable { user: d.byte(USERS), container: d.byte(2), on: !d.0.once_in(4) })),
     (24, |d| Op::Call(Call::Eeh { user: d.byte(USERS), container: d.byte(2), op: d.byte(12) })),
 ];

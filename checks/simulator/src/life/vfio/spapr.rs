@@ -9,6 +9,7 @@ use super::files::{bytes, words};
 use super::task::{PAGE, VA};
 use super::type1::Wanted;
 use super::world::{Container, SECOND, UserWorld, Window};
+use crate::hub::locked;
 use crate::promise::Promise;
 
 const IOMMU_UNMAP_DMA: u32 = 0x3b72;
@@ -37,7 +38,8 @@ impl UserWorld {
     pub(super) fn map_tce(&self, id: usize, one: &Container, fd: i32, wanted: &Wanted) -> Done {
         let before = self.before();
         let grants = self.grants(one.user, wanted);
-        let runs = grants.as_deref().map(Self::runs).unwrap_or_default();
+        // Page by page: those before the first that cannot be are there for a moment.
+        let runs = Self::runs(&self.grants_before(one.user, wanted));
         let ends = [(wanted.first, wanted.last())];
         let old = self.hub.shadow(|shadow| shadow.begin_unmap(one.space, &ends));
         let token = self.hub.shadow(|shadow| shadow.begin_map(one.space, &runs, true, wanted.writes()));
@@ -82,6 +84,14 @@ impl UserWorld {
         pages: u64,
         what: &str,
     ) -> Done {
+        // A default window that was made for a call, and could not be taken back with it, waits for whoever makes the next.
+        if self.unconfirmed(before) {
+            locked(&self.containers)
+                .iter_mut()
+                .flatten()
+                .filter(|held| held.space == one.space)
+                .for_each(|held| held.doubt = true);
+        }
         let table = 80;
         let over = self.users[one.user].memory.is_over(pages + table);
         let errno = if errno == Errno::Enomem && over { Errno::Enospc } else { errno };

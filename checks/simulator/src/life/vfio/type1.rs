@@ -37,13 +37,18 @@ impl Wanted {
 impl UserWorld {
     /// What a user's pages are, one by one as the device will see them; none if some are not there, or not for this.
     pub(super) fn grants(&self, user: usize, wanted: &Wanted) -> Option<Vec<Grant>> {
+        let grants = self.grants_before(user, wanted);
+        let complete = grants.last().is_some_and(|last| last.last == wanted.last());
+        complete.then_some(grants)
+    }
+
+    /// The same, up to the first page that is not there, or not for this.
+    pub(super) fn grants_before(&self, user: usize, wanted: &Wanted) -> Vec<Grant> {
         let mut grants: Vec<Grant> = Vec::new();
         let (owed_read, write) = (wanted.flags & 1 != 0, wanted.writes());
         for offset in (0..wanted.len).step_by(0x1000) {
-            let (pa, writable) = self.users[user].memory.page(wanted.va + offset)?;
-            if write && !writable {
-                return None;
-            }
+            let page = self.users[user].memory.page(wanted.va + offset);
+            let Some((pa, _)) = page.filter(|&(_, writable)| writable || !write) else { break };
             let first = wanted.first + offset;
             match grants.last_mut() {
                 Some(last) if last.pa + (first - last.first) == pa => last.last = first + (PAGE - 1),
@@ -59,7 +64,7 @@ impl UserWorld {
                 }),
             }
         }
-        Some(grants)
+        grants
     }
 
     pub(super) fn map_dma(
@@ -118,14 +123,22 @@ impl UserWorld {
                     format!("{:#x} of {:#x} bytes was mapped over {forbidden:x?}", wanted.first, wanted.len)
                 });
                 self.mapped(id, one, token, grants, wanted);
-                self.change(id, |one| one.maps.insert(wanted.first, Mapped { len: wanted.len }));
+                // What was there and had not been confirmed has been since, or it would be in the way.
+                let gone = one.mapped_in(wanted.first, wanted.last());
+                let stale = gone.iter().all(|(_, mapped)| mapped.maybe);
+                self.hub.hold(Promise::NoReuse, stale || one.doubt, || {
+                    format!("{:#x} was mapped, and {gone:x?} waits to be unmapped", wanted.first)
+                });
+                self.gone(id, one.space, &gone);
+                self.change(id, |one| one.maps.insert(wanted.first, Mapped::live(wanted.len)));
                 Done::Succeeded
             }
             Err(errno) => {
                 self.not_mapped(id, one, &before, token, grants.as_deref());
                 let pages = wanted.len / PAGE;
+                let waits = one.mapped_in(wanted.first, wanted.last());
                 let lawful = match errno {
-                    Errno::Eexist => !there.is_empty() || one.doubt,
+                    Errno::Eexist => !there.is_empty() || !waits.is_empty() || one.doubt,
                     Errno::Efault => grants.is_none() || self.fired(&before),
                     Errno::Einval => forbidden.is_some() || one.groups.is_empty(),
                     Errno::Enomem => {
@@ -137,6 +150,11 @@ impl UserWorld {
                 self.hub.hold(Promise::Service, lawful, || {
                     format!("{:#x} of {:#x} bytes: {errno:?}; there is {there:x?}", wanted.first, wanted.len)
                 });
+                if self.unconfirmed(&before) && there.is_empty() && waits.is_empty() {
+                    // Some of it may have been mapped for a moment: then it is left for its user to unmap.
+                    let left = Mapped { len: wanted.len, stale: true, maybe: true };
+                    self.change(id, |one| one.maps.insert(wanted.first, left));
+                }
                 let errno = if errno == Errno::Enomem && lawful { Errno::Enospc } else { errno };
                 self.refused(&before, errno, "mapping")
             }
@@ -190,7 +208,31 @@ impl UserWorld {
             shadow.end_map(one.space, token, false)
         });
         self.hub.judged(ended);
-        self.change(id, |one| one.doubt |= doubt);
+        if one.is_spapr() {
+            self.change(id, |one| one.doubt |= doubt);
+        }
+    }
+
+    /// Some mappings of a container's are gone, and hardware has confirmed to have forgotten them.
+    fn gone(&self, id: usize, space: crate::oracle::SpaceId, gone: &[(u64, Mapped)]) {
+        self.change(id, |one| one.maps.retain(|first, _| !gone.iter().any(|(at, _)| at == first)));
+        for &(first, mapped) in gone {
+            self.hub.shadow(|shadow| shadow.forgotten(space, first, first + (mapped.len - 1)));
+        }
+    }
+
+    /// A group has joined, or not: what hardware had not confirmed was tried again before.
+    pub(super) fn tried_again(&self, id: usize, confirmed: bool) {
+        let Some(one) = self.container(id) else { return };
+        let stale: Vec<(u64, Mapped)> =
+            one.maps.iter().map(|(&at, &mapped)| (at, mapped)).filter(|(_, mapped)| mapped.stale).collect();
+        if confirmed {
+            self.gone(id, one.space, &stale);
+            return;
+        }
+        self.change(id, |one| {
+            one.maps.values_mut().filter(|mapped| mapped.stale).for_each(|mapped| mapped.maybe = true);
+        });
     }
 
     pub(super) fn unmap_dma(&self, user: usize, container: u8, pick: u16, bits: u8) -> Done {
@@ -225,38 +267,57 @@ impl UserWorld {
 
     /// An unmap by type 1: of whole mappings, or (version 1) of those that begin inside.
     fn unmap_range(&self, id: usize, one: &Container, fd: i32, ends: (u64, u64), all: &[u8]) -> Done {
-        let hit = |(first, mapped): (&u64, &Mapped)| *first <= ends.1 && first + (mapped.len - 1) >= ends.0;
-        let inside = |first: u64, len: u64| first >= ends.0 && first + (len - 1) <= ends.1;
-        let taken: Vec<(u64, u64)> =
-            one.maps.iter().filter(|one| hit(*one)).map(|(&first, mapped)| (first, mapped.len)).collect();
-        let cut = taken.iter().any(|&(first, len)| !inside(first, len));
-        // Version 1 takes nothing where the lowest begins before, and else all of what it hits.
-        let taken = match (one.kind, taken.first()) {
-            (1, Some(&(first, _))) if first < ends.0 => Vec::new(),
-            (3, _) if cut => Vec::new(),
-            _ => taken,
-        };
-        let ranges: Vec<(u64, u64)> = taken.iter().map(|&(first, len)| (first, first + (len - 1))).collect();
+        let inside = |first: u64, mapped: &Mapped| first >= ends.0 && first + (mapped.len - 1) <= ends.1;
+        let hit = one.mapped_in(ends.0, ends.1);
+        let lowest = hit.first().filter(|(first, _)| *first < ends.0);
+        if one.kind == 1 && lowest.is_some_and(|(_, mapped)| mapped.maybe) {
+            // What that does nobody could say.
+            return Done::Skipped;
+        }
+        let cut = hit.iter().any(|(first, mapped)| !mapped.maybe && !inside(*first, mapped));
+        // Version 1 takes nothing where the lowest begins before, and else all of what it hits; version 2 nothing where one would be cut.
+        let taken =
+            if (one.kind == 1 && lowest.is_some()) || (one.kind == 3 && cut) { Vec::new() } else { hit };
+        let range = |(first, mapped): &(u64, Mapped)| (*first, first + (mapped.len - 1));
+        let ranges: Vec<(u64, u64)> = taken.iter().map(range).collect();
         let before = self.before();
         let token = self.hub.shadow(|shadow| shadow.begin_unmap(one.space, &ranges));
         match self.users[one.user].ask(fd, IOMMU_UNMAP_DMA, all) {
             Ok(after) => {
-                let sum: u64 = taken.iter().map(|&(_, len)| len).sum();
+                let sum = |sure: bool| -> u64 {
+                    taken
+                        .iter()
+                        .filter(|(_, mapped)| !(sure && mapped.maybe))
+                        .map(|(_, mapped)| mapped.len)
+                        .sum()
+                };
+                let (least, most) = (sum(true), sum(false));
                 let said =
                     after.get(16..24).map_or(0, |word| u64::from_ne_bytes(word.try_into().expect("8 bytes")));
-                self.hub.hold(Promise::Service, said == sum || one.doubt, || {
-                    format!("{said:#x} bytes were unmapped, and {sum:#x} were mapped in {ends:x?}")
+                self.hub.hold(Promise::Service, (least..=most).contains(&said) || one.doubt, || {
+                    format!(
+                        "{said:#x} bytes were unmapped, and {least:#x} to {most:#x} were mapped in {ends:x?}"
+                    )
                 });
                 self.settle(one.space, token, true);
-                self.change(id, |one| {
-                    one.maps.retain(|first, _| !taken.iter().any(|(gone, _)| gone == first))
-                });
+                self.gone(id, one.space, &taken);
                 self.try_taken(one, &ranges);
                 Done::Succeeded
             }
-            Err(Errno::Eio) if self.unconfirmed(&before) || one.doubt => self.not_confirmed(id, one, token),
+            Err(Errno::Eio) if self.unconfirmed(&before) || one.doubt => {
+                self.settle(one.space, token, false);
+                self.change(id, |one| {
+                    let taken =
+                        taken.iter().filter(|(first, mapped)| inside(*first, mapped) || one.kind == 1);
+                    for (first, _) in taken {
+                        one.maps.get_mut(first).into_iter().for_each(|mapped| mapped.stale = true);
+                    }
+                });
+                Done::Refused
+            }
             Err(errno) => {
                 self.hub.shadow(|shadow| shadow.undo_unmap(one.space, token));
+                let cut = one.mapped_in(ends.0, ends.1).iter().any(|(first, mapped)| !inside(*first, mapped));
                 let lawful = one.kind == 3 && cut && errno == Errno::Einval;
                 self.hub.hold(Promise::Service, lawful || self.fired(&before) || one.doubt, || {
                     format!("an unmap of {ends:x?}: {errno:?}")

@@ -107,6 +107,16 @@ pub(super) struct Window {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mapped {
     pub(super) len: u64,
+    /// It was taken out, and hardware has not confirmed that it forgot: a later call does that.
+    pub(super) stale: bool,
+    /// Nobody said whether it is there: a call that failed may have left it, or taken it away.
+    pub(super) maybe: bool,
+}
+
+impl Mapped {
+    pub(super) fn live(len: u64) -> Self {
+        Self { len, stale: false, maybe: false }
+    }
 }
 
 /// A container, from when it is opened until nobody has it.
@@ -130,6 +140,17 @@ pub(super) struct Container {
 }
 
 impl Container {
+    /// Whether some mapping waits for hardware's word: until then what is mapped beside it may not be found.
+    pub(super) fn waits(&self) -> bool {
+        self.maps.values().any(|mapped| mapped.stale)
+    }
+
+    /// What of its mappings has an address in `first..=last`.
+    pub(super) fn mapped_in(&self, first: u64, last: u64) -> Vec<(u64, Mapped)> {
+        let hit = |(at, mapped): &(u64, Mapped)| *at <= last && at + (mapped.len - 1) >= first;
+        self.maps.iter().map(|(&at, &mapped)| (at, mapped)).filter(hit).collect()
+    }
+
     pub(super) fn is_spapr(&self) -> bool {
         matches!(self.kind, 2 | 7)
     }
@@ -191,6 +212,10 @@ pub(crate) struct UserWorld {
     pub(super) coverage: Mutex<Coverage>,
     pub(super) steps: AtomicU64,
     pub(super) refused: AtomicU64,
+    /// Events that all SMMUs had lost when it was last looked.
+    pub(super) events_lost: AtomicU64,
+    /// How many users died in the middle of something.
+    pub(super) died_meanwhile: AtomicU64,
 }
 
 fn range(first: u64, len_bytes: u64) -> PaRange {
@@ -308,6 +333,8 @@ impl UserWorld {
             coverage: Mutex::default(),
             steps: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            events_lost: AtomicU64::new(0),
+            died_meanwhile: AtomicU64::new(0),
         }))
     }
 
