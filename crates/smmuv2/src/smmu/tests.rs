@@ -172,6 +172,22 @@ fn a_range_is_one_sync_and_a_large_one_is_everything() {
 }
 
 #[test]
+fn addresses_that_no_table_has_need_not_be_forgotten() {
+    for stage in [Stage::One, Stage::Two] {
+        let (fake, _smmu, domain) = attached(Config { stage, ..Fake::config() });
+        let aperture = domain.aperture();
+        // Whoever undoes a map that was refused names them.
+        let mut gather = Gather::new();
+        gather.add(range(0x0fff_0000_0000_0000, 0x1000), SizeLg2::KIB_4, true);
+        domain.sync(&mut gather).map(drop).unwrap();
+        assert_eq!(fake.take_writes().len(), 1, "a sync, and nothing that it is of");
+        gather.add(range(aperture.last().get() - 0xfff, 0x2000), SizeLg2::KIB_4, true);
+        domain.sync(&mut gather).map(drop).unwrap();
+        assert_eq!(fake.take_writes().len(), 2, "the page that the domain has");
+    }
+}
+
+#[test]
 fn the_asid_stands_in_what_is_forgotten() {
     let (fake, smmu, _other) = attached(Fake::config());
     let domain = smmu.new_domain().unwrap();
