@@ -15,6 +15,8 @@ pub struct Counters {
     pub syncs_stuck: u64,
     /// Faults that arose, by kind, whether they were recorded in full or as MULTI.
     pub faults: BTreeMap<FaultKind, u64>,
+    /// Of those, how many found another that was not cleared yet, and left no record of their own.
+    pub faults_lost: u64,
     /// Accesses that found their translation cached.
     pub hits: u64,
     /// Accesses that needed a walk.

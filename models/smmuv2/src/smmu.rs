@@ -87,6 +87,11 @@ impl Smmu {
         self.lock().map(|state| state.counters.clone()).unwrap_or_default()
     }
 
+    /// How many faults found another that was not cleared yet, and left no record of their own.
+    pub fn faults_lost(&self) -> u64 {
+        self.lock().map_or(0, |state| state.counters.faults_lost)
+    }
+
     /// Everything software did against the book since the last call.
     pub fn take_unpredictable(&self) -> Vec<Unpredictable> {
         self.lock().map(|mut state| state.notes.take()).unwrap_or_default()

@@ -130,6 +130,7 @@ impl State {
         );
         let Some(bank) = self.registers.bank(index) else { return Verdict::Abort };
         if bank.has_fault() {
+            self.counters.faults_lost += 1;
             if bank.is_stalled() {
                 return Verdict::Hold { bank: index, faulted: false };
             }
@@ -191,6 +192,7 @@ impl State {
         let registers = &mut self.registers;
         if registers.gfsr != 0 {
             registers.gfsr |= MULTI;
+            self.counters.faults_lost += 1;
             return;
         }
         registers.gfsr = kind.global_bit();

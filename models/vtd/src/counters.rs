@@ -29,6 +29,8 @@ pub struct Counters {
     pub faults: BTreeMap<Reason, u64>,
     /// Faults that were recorded.
     pub faults_recorded: u64,
+    /// Faults that were to be recorded, and for which there was no register.
+    pub faults_lost: u64,
     /// Register accesses of software: reads.
     pub register_reads: u64,
     /// Register accesses of software: writes.

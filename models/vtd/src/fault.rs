@@ -78,12 +78,14 @@ impl State {
             ],
         );
         if self.registers.fsts & OVERFLOW != 0 {
+            self.counters.faults_lost += 1;
             return;
         }
         let before = self.registers.fault_status();
         let index = self.next_record % self.registers.records.len();
         if self.registers.records[index][1] & RECORDED != 0 {
             self.registers.fsts |= OVERFLOW;
+            self.counters.faults_lost += 1;
             return;
         }
         self.counters.faults_recorded += 1;
