@@ -67,6 +67,8 @@ pub(crate) const ROOMS: &[Room] = &[
             "crates/portcullis",
             "models/bus",
             "models/smmuv3",
+            "models/smmuv2",
+            "models/vtd",
             "models/cpu",
             "models/ioda2",
             "models/devices",

@@ -145,7 +145,7 @@ fn short(count: u64) -> String {
 /// Why an operation and a fault cannot meet on machines of a kind, or (any) on any of them; none if they can.
 pub fn impossible(kind: MachineKind, op: OpKind, fault: FaultKind) -> Option<&'static str> {
     if kind == MachineKind::Any {
-        let kinds = MachineKind::ALL.into_iter().filter(|&kind| kind != MachineKind::Any);
+        let kinds = MachineKind::DRAWN.into_iter();
         let reasons: Vec<_> = kinds.map(|kind| impossible(kind, op, fault)).collect();
         // What keeps two apart that some machine has says more than that others have not both.
         let told = reasons.iter().copied().find(|&reason| reason != Some(NO_MACHINE));
@@ -160,6 +160,11 @@ pub fn impossible(kind: MachineKind, op: OpKind, fault: FaultKind) -> Option<&'s
     // Whoever finds an endpoint frozen thaws it, and asks the bridge whether that is done.
     let thaws =
         kind == MachineKind::Power8 && matches!(op, OpKind::Dma | OpKind::Reset | OpKind::DeviceReset);
+    // A VT-d unit sends messages of faults and of errors, and of nothing else.
+    if kind == MachineKind::X86 && fault == FaultKind::MessageLost {
+        let tells = op.needs().refusals || op.has_turns() || op == OpKind::Step;
+        return (!tells).then_some("no access is refused in it, and only faults and errors send messages");
+    }
     apart(op, fault).filter(|_| !(thaws && fault == FaultKind::NoSync))
 }
 

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use model_bus::{Bus, Chance, Passage, TranslatedRequest};
 use portcullis::types::{Pa, PaRange};
 
-use crate::fault::{Faults, Tap};
+use crate::fault::{Faults, Tap, Written};
 use crate::oracle::{Seen, Shadow, SpaceId, Token, Wrong};
 use crate::promise::Promise;
 use crate::trace::Trace;
@@ -55,7 +55,8 @@ pub(crate) struct Hub {
     wrong: AtomicBool,
     flipped: AtomicBool,
     first_wrong: Mutex<Option<Wrong>>,
-    taps: Vec<Tap>,
+    /// One for each IOMMU.
+    taps: Vec<Box<dyn Tap>>,
     countdown: AtomicU32,
     /// The most hooks that pass between two turns.
     span: AtomicU32,
@@ -76,8 +77,8 @@ pub(crate) struct Hub {
 const MOST_WAITS: u32 = 2_000_000;
 
 impl Hub {
-    /// `registers` says where each SMMU has its registers.
-    pub(crate) fn new(bus: Arc<Bus>, registers: &[u64], lines: bool) -> Arc<Self> {
+    /// `taps` stand before the IOMMUs.
+    pub(crate) fn new(bus: Arc<Bus>, taps: Vec<Box<dyn Tap>>, lines: bool) -> Arc<Self> {
         Arc::new(Self {
             bus,
             faults: Faults::default(),
@@ -87,7 +88,7 @@ impl Hub {
             wrong: AtomicBool::new(false),
             flipped: AtomicBool::new(false),
             first_wrong: Mutex::new(None),
-            taps: registers.iter().map(|&at| Tap::new(at)).collect(),
+            taps,
             countdown: AtomicU32::new(0),
             span: AtomicU32::new(0),
             in_turn: AtomicBool::new(false),
@@ -198,7 +199,7 @@ impl Hub {
 
     /// Whether some SMMU is held back at this moment.
     pub(crate) fn is_held(&self) -> bool {
-        self.taps.iter().any(Tap::is_held)
+        self.taps.iter().any(|tap| tap.is_held())
     }
 
     /// From now on each store is looked at; or no more.
@@ -242,23 +243,31 @@ impl Hub {
         assert!(waits < MOST_WAITS, "a wait without end");
     }
 
-    /// A register of an SMMU is about to be written. Answers what hardware gets; none if nothing now.
+    /// A register of an IOMMU is about to be written. Answers what hardware gets; none if nothing now.
     pub(crate) fn register_written(&self, unit: usize, offset: usize, value: u64) -> Option<u64> {
-        let (passes, batch) = self.taps[unit].written(&self.bus, &self.faults, offset, value);
-        if batch.flushes > 0 {
+        let taken = self.taps[unit].written(&self.bus, &self.faults, Written { offset, value });
+        if taken.flushes {
             self.shadow(Shadow::told_to_flush);
         }
-        passes
+        taken.passes
     }
 
-    /// Whether the entry of a stream says that it is valid, as an SMMU would see it now.
-    pub(crate) fn stream_is_valid(&self, unit: usize, stream: u32) -> bool {
-        self.taps[unit].stream_is_valid(&self.bus, stream)
+    /// A register of an IOMMU was read. Answers what its driver gets.
+    pub(crate) fn register_read(&self, unit: usize, offset: usize, value: u64) -> u64 {
+        self.taps[unit].answered(offset, value)
     }
 
-    /// Where the entry of a stream lies.
-    pub(crate) fn entry_of(&self, unit: usize, stream: u32) -> Option<Pa> {
-        self.taps[unit].entry_of(&self.bus, stream)
+    /// Whether the entry of a source says that it is valid, as an IOMMU would see it now: one that does not ends every access, on purpose.
+    ///
+    /// Spec: SMMUv3 H.a, 5.2 "STE, Stream Table Entry", V.
+    pub(crate) fn entry_is_valid(&self, unit: usize, source: u32) -> bool {
+        let load = |at| self.bus.cpu().ram().load(at).unwrap_or(0);
+        self.entry_of(unit, source).is_some_and(|entry| load(entry) & 1 == 1)
+    }
+
+    /// Where the entry of a source lies; none if it has none in memory.
+    pub(crate) fn entry_of(&self, unit: usize, source: u32) -> Option<Pa> {
+        self.taps[unit].entry_of(&self.bus, source)
     }
 
     /// A bit of a table has flipped in this life.

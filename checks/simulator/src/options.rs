@@ -19,13 +19,21 @@ pub enum MachineKind {
     Sva,
     /// One or two SMMUv3, and users who have devices by VFIO.
     Vfio,
+    /// One or two SMMUv2, the DMA API and users' domains.
+    Smmuv2,
+    /// One or two VT-d units, in legacy or scalable mode, the DMA API and users' domains.
+    X86,
     /// A POWER8 bridge, and users who make their windows themselves.
     Power8,
 }
 
 impl MachineKind {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Any, Self::Smmuv3, Self::Sva, Self::Vfio, Self::Power8];
+    pub const ALL: [Self; 7] =
+        [Self::Any, Self::Smmuv3, Self::Sva, Self::Vfio, Self::Power8, Self::Smmuv2, Self::X86];
+
+    /// Those that are drawn where any may be. `x86` is not, as long as what its lives found is open (`seeds.txt`).
+    pub const DRAWN: [Self; 5] = [Self::Smmuv3, Self::Sva, Self::Vfio, Self::Power8, Self::Smmuv2];
 
     /// Its name on the command line.
     pub const fn name(self) -> &'static str {
@@ -35,6 +43,8 @@ impl MachineKind {
             Self::Sva => "sva",
             Self::Vfio => "vfio",
             Self::Power8 => "power8",
+            Self::Smmuv2 => "smmuv2",
+            Self::X86 => "x86",
         }
     }
 }

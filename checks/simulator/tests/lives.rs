@@ -12,8 +12,7 @@ const STEPS: u64 = 30_000;
 const FIRST: u64 = 0x100;
 
 /// Every kind of machine.
-const ALONE: [MachineKind; 4] =
-    [MachineKind::Smmuv3, MachineKind::Sva, MachineKind::Vfio, MachineKind::Power8];
+const ALONE: [MachineKind; MachineKind::DRAWN.len()] = MachineKind::DRAWN;
 
 fn steps(seed: u64, machine: MachineKind, steps: u64) -> Result<Summary, Objection> {
     run(&Options { machine, spared: OPEN, ..Options::new(seed, steps) })

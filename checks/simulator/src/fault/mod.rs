@@ -6,7 +6,7 @@
 //! | file | what |
 //! |---|---|
 //! | `armed` | which are armed, which fire |
-//! | `tap` | what is done to commands on their way to an SMMU |
+//! | `tap` | what is done to commands on their way to an IOMMU |
 
 use crate::options::MachineKind;
 
@@ -14,7 +14,7 @@ mod armed;
 mod tap;
 
 pub(crate) use armed::Faults;
-pub(crate) use tap::Tap;
+pub(crate) use tap::{CommandTap, DescriptorTap, SyncTap, Tap, Written};
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -124,6 +124,11 @@ impl FaultKind {
         match kind {
             MachineKind::Sva => true,
             MachineKind::Any | MachineKind::Smmuv3 => !of_sharing,
+            MachineKind::X86 => !of_sharing,
+            MachineKind::Smmuv2 => {
+                let of_commands = matches!(self, Self::CommandError | Self::MessageLost);
+                !of_sharing && !of_commands
+            }
             MachineKind::Vfio => !of_sharing && !of_kernels && self != Self::BitFlip,
             MachineKind::Power8 => !of_sharing && !of_kernels && !of_queues && self != Self::EventOverflow,
         }

@@ -31,14 +31,16 @@ impl World {
                 continue;
             }
             for &source in &device.engine.sources {
-                let found = match self.hub.entry_of(device.spec.unit, source.0) {
-                    Some(entry) => self.reading(|tables| tables.stream(entry)),
-                    None => Found::Nowhere,
-                };
+                let found = self.found(device.spec.unit, source);
                 self.audit_source(index, source, way, found, &mut seen);
             }
             self.audit_contexts(index);
         }
+    }
+
+    /// Where a source's traffic goes.
+    pub(super) fn found(&self, unit: usize, source: SourceId) -> Found {
+        self.reading(|tables| self.units[unit].iron.way(&self.place(unit), source, tables))
     }
 
     fn audit_source(

@@ -27,7 +27,7 @@ const PATIENCE_NS: u64 = 600_000_000_000;
 pub(crate) fn crowd(manner: Manner, plan: &[Step], threads: usize) -> Report {
     let mut spec = Spec::draw(manner.seed, manner.machine);
     spec.span = 0;
-    spec.units.iter_mut().for_each(|unit| unit.driver.wait_limit_ns = PATIENCE_NS);
+    spec.units.iter_mut().for_each(|unit| unit.wait_limit_ns = PATIENCE_NS);
     let world = match World::new(manner.seed, spec, manner.lines) {
         Ok(world) => world,
         Err(error) => return unborn(error),

@@ -2,13 +2,14 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use model_bus::Outcome;
+use model_bus::{Outcome, Request};
+use portcullis::types::{Access, Iova, SourceId};
 
 use super::world::World;
 use super::{Done, Pick};
 use crate::fault::FaultKind;
 use crate::hub::locked;
-use crate::machine::Move;
+use crate::machine::{Move, Sight};
 use crate::oracle::Way;
 use crate::promise::Promise;
 
@@ -64,9 +65,18 @@ impl World {
         // Another thread may have taken it away meanwhile.
         let changed = || self.hub.shadow(|shadow| shadow.changes() > changes);
         self.hub.hold(Promise::Service, !expected || outcome == Outcome::Done || changed(), || {
-            format!("device {device} was granted {iova:#x} (write {write}), and got {outcome:?}")
+            let sight = self.look(device, source, iova, write);
+            format!("device {device} was granted {iova:#x} (write {write}), and got {outcome:?}; memory says {sight:?}")
         });
         outcome
+    }
+
+    /// What a source of a device would meet if hardware looked now.
+    fn look(&self, device: usize, source: SourceId, iova: u64, write: bool) -> Sight {
+        let access = if write { Access::WRITE } else { Access::READ };
+        let request = Request { source, pasid: None, iova: Iova::new(iova), len_bytes: 4, access };
+        let unit = self.devices[device].spec.unit;
+        self.units[unit].iron.sight(&self.place(unit), &request)
     }
 
     /// An address that some grant of the device's space has.
@@ -95,7 +105,7 @@ impl World {
         }
     }
 
-    /// Interrupts of an SMMU are served.
+    /// Interrupts of an IOMMU are served.
     pub(super) fn serve(&self, unit: usize) -> Done {
         let state = &self.units[unit];
         let faults = match &self.sharing {
@@ -107,14 +117,9 @@ impl World {
         };
         let _errors = state.unit.handle_errors();
         self.hub.trace(|trace| trace.note(&[faults as u64]));
-        let forbidden = state.model.take_unpredictable();
-        // A command that was falsified on its way is not the driver's; and an entry whose invalidation hardware did not confirm has to be closed all the
-        // same.
+        let forbidden = state.iron.take_unpredictable();
         let (doubted, flipped) = (self.doubted(), self.hub.has_flipped());
-        let of_driver = forbidden.into_iter().find(|one| {
-            let closed = doubted && one.clause.contains("changed in more than one word");
-            !closed && !one.detail.contains("0xff") && !one.clause.contains("CERROR_ILL")
-        });
+        let of_driver = forbidden.into_iter().find(|one| !state.iron.is_excused(one, doubted));
         self.hub.hold(Promise::Book, of_driver.is_none() || flipped, || format!("{of_driver:?}"));
         Done::Succeeded
     }

@@ -106,7 +106,8 @@ impl World {
     fn check_reserved(&self, device: usize, grant: &Grant, limit: u64) {
         let spec = &self.devices[device].spec;
         let hits = |first: u64, last: u64| grant.first <= last && grant.last >= first;
-        let reserved = spec.reserved.filter(|&(first, last)| hits(first, last));
+        let interrupts = self.spec.units[spec.unit].parts.interrupts();
+        let reserved = spec.reserved.into_iter().chain(interrupts).find(|&(first, last)| hits(first, last));
         let direct = self.firmware_page(spec).filter(|&page| hits(page, page + self.granule() - 1));
         let fits = reserved.is_none() && direct.is_none() && grant.last <= limit && grant.first != 0;
         self.hub.hold(Promise::Reserved, fits, || {
@@ -428,6 +429,10 @@ impl World {
     pub(super) fn message(&self, device: u8) -> Done {
         let index = self.device_index(device);
         let Some((dma, space, _)) = self.dma(index) else { return Done::Skipped };
+        // Where messages are interrupts by their address there is no doorbell to be mapped.
+        if self.spec.units[self.devices[index].spec.unit].parts.interrupts().is_some() {
+            return Done::Skipped;
+        }
         let granule = self.granule();
         let page = DOORBELL & !(granule - 1);
         let before = self.before(Some(&dma));

@@ -13,44 +13,20 @@ use portcullis::types::Pa;
 
 use super::world::World;
 use crate::fault::FaultKind;
-use crate::machine::Form;
+use crate::machine::{Bit, FAR, Form, bits_of};
 use crate::oracle::Way;
 use crate::oracle::tables::{Tables, Way as Found};
 
-/// A bit of memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Bit {
-    at: u64,
-    bit: u32,
-}
-
-/// Bits of an address at which this machine has no memory.
-const FAR: core::ops::Range<u32> = 36..48;
-
-fn bits_of(at: u64, bits: impl IntoIterator<Item = u32>) -> impl Iterator<Item = Bit> {
-    bits.into_iter().map(move |bit| Bit { at, bit })
-}
-
-/// V and Config, pointers, S1DSS, EATS, S2T0SZ and S2SL0. Spec: SMMUv3 H.a, 5.2 "STE, Stream Table Entry".
-fn of_entry(entry: u64, second: bool) -> Vec<Bit> {
-    let both = bits_of(entry, 0..4).chain(bits_of(entry + 8, [0, 1, 28, 29]));
-    match second {
-        true => both.chain(bits_of(entry + 16, 32..40)).chain(bits_of(entry + 24, FAR)).collect(),
-        false => both.chain(bits_of(entry, FAR)).collect(),
-    }
-}
-
-/// EPD0, EPD1, V, AA64, R, and TTB0. Spec: SMMUv3 H.a, 5.4 "CD, Context Descriptor".
-fn of_context(cd: u64) -> Vec<Bit> {
-    bits_of(cd, [14, 30, 31, 41, 45]).chain(bits_of(cd + 8, FAR)).collect()
-}
-
-/// Valid, AP, AF, and the address. Spec: Arm ARM DDI 0487, D8.3.1 "VMSAv8-64 descriptor formats".
+/// Valid, AP, AF, and the address; reading and writing. Spec: Arm ARM DDI 0487, D8.3.1 "VMSAv8-64 descriptor formats"; VT-d 5.10, 9.8 "Second-Stage Paging Entries".
 fn of_tables(tables: &Tables<'_>, found: &Found, iova: u64) -> Vec<Bit> {
     let Found::Through(root) = found else { return Vec::new() };
     let path = tables.path(root, iova);
     let bits = path.iter().flat_map(|word| {
-        let low: &[u32] = if word.leaf { &[0, 6, 7, 10] } else { &[0] };
+        let low: &[u32] = match (root.is_of_arm(), word.leaf) {
+            (true, true) => &[0, 6, 7, 10],
+            (true, false) => &[0],
+            (false, _) => &[0, 1],
+        };
         let address = if word.leaf { 21..FAR.end } else { FAR };
         bits_of(word.at, low.iter().copied().chain(address).collect::<Vec<_>>())
     });
@@ -99,17 +75,21 @@ impl World {
     /// A bit that hardware reads for a device, and whether it is its entry's.
     fn some_bit(&self, index: usize, bits: u64) -> Option<(Bit, bool)> {
         let device = &self.devices[index];
-        let entry = self.hub.entry_of(device.spec.unit, device.engine.sources[0].0)?;
+        let (unit, source) = (device.spec.unit, device.engine.sources[0]);
         let way = self.hub.shadow(|shadow| shadow.way(index));
         let iova = self.hub.shadow(|shadow| shadow.an_address(way));
+        let found = self.found(unit, source);
+        let (iron, place) = (&self.units[unit].iron, self.place(unit));
         self.reading(|tables| {
-            let found = tables.stream(entry);
-            let second = matches!(found, Found::Through(root) if root.second);
-            let cd = tables.context_of(entry).filter(|_| !second && matches!(way, Way::Space(_)));
-            let (choice, of_entry) = match (bits >> 8 & 3, cd, iova) {
-                (2 | 3, _, Some(iova)) => (of_tables(tables, &found, iova), false),
-                (1, Some(cd), _) => (of_context(cd), false),
-                _ => (of_entry(entry.get(), second), true),
+            let (choice, of_entry) = match (bits >> 8 & 3, iova) {
+                (2 | 3, Some(iova)) => (of_tables(tables, &found, iova), false),
+                (1, _) if matches!(way, Way::Space(_)) => iron.inner_bits(&place, source, tables),
+                _ => (iron.entry_bits(&place, source, tables), true),
+            };
+            // Where there is no entry in memory, tables are.
+            let (choice, of_entry) = match iova {
+                Some(iova) if choice.is_empty() => (of_tables(tables, &found, iova), false),
+                _ => (choice, of_entry),
             };
             let pick = usize::try_from(bits >> 16 & 0xffff).unwrap_or(0);
             (!choice.is_empty()).then(|| (choice[pick % choice.len()], of_entry))

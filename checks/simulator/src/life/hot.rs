@@ -4,19 +4,16 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use std::sync::Arc;
 
-use model_smmuv3::Smmu as Model;
 use portcullis::core::device::DeviceInfo;
 use portcullis::core::group::GroupError;
 use portcullis::core::iommu::{RegionSource, ReservedKind, ReservedRegion};
-use portcullis::smmuv3::Smmu;
-use portcullis::types::{Iova, IovaRange, Pa, PaRange, Perms, Prot, SizeLg2, SourceId};
-use portcullis_lab::trace;
+use portcullis::types::{Iova, IovaRange, Pa, Perms, Prot, SizeLg2};
 
-use super::Done;
 use super::world::{SPARE_UNIT, World};
+use super::{Before, Done};
 use crate::fault::FaultKind;
 use crate::hub::locked;
-use crate::machine::Wire;
+use crate::machine::UnitSpec;
 use crate::oracle::{Grant, Way};
 use crate::promise::Promise;
 
@@ -72,7 +69,7 @@ impl World {
         let faults = [FaultKind::CommandError, FaultKind::NoSync, FaultKind::AtcNever];
         let silent = faults.into_iter().any(|fault| self.hub.faults.is_armed(fault)) || self.hub.is_held();
         match if silent { 5 } else { self.hub.below(6) } {
-            0 => info.sources.push(SourceId(1 << 24)),
+            0 => info.sources.push(self.spec.units[unit].parts.no_source()),
             1 => {
                 info.sources.clear();
                 return Some(Lie::Shape);
@@ -259,19 +256,16 @@ impl World {
         Done::Succeeded
     }
 
-    /// Another SMMU is brought up, and turned off again: whatever fails on the way, nothing is left of it.
+    /// Another IOMMU is brought up, and turned off again: whatever fails on the way, nothing is left of it.
     pub(super) fn probe(&self, shape: u8) -> Done {
-        let spec = &self.spec.units[usize::from(shape) % self.units.len()];
-        let window = PaRange::new(Pa::new(SPARE_UNIT), 0x2_0000).expect("registers do not wrap");
-        let fabric = Arc::new(Wire::new(self.bus.clone(), self.hub.clone(), self.spec.coherent));
-        let model = Model::new(spec.model.clone(), fabric, u64::from(shape), trace::shared(None));
-        let model = Arc::new(model);
-        if self.bus.add_registers("spare", window, model.clone()).is_err() {
+        let unit = &self.spec.units[usize::from(shape) % self.units.len()];
+        let unit = UnitSpec { registers: SPARE_UNIT, ..unit.clone() };
+        let Ok(iron) = unit.build(&self.hub, self.spec.coherent, u64::from(shape)) else {
             return Done::Skipped;
-        }
+        };
+        self.guest.is(Some(iron.clocked()));
         let before = self.before(None);
-        let registers = self.platform.registers(self.units.len(), window);
-        let done = match Smmu::probe(self.platform.clone(), registers, spec.driver.clone()) {
+        let done = match unit.probe(self.units.len(), &self.platform, None) {
             Ok(driver) => {
                 if let Err(error) = driver.teardown() {
                     self.excuse(&before, &error);
@@ -280,6 +274,9 @@ impl World {
                     self.lost.fetch_or(again.is_err(), Relaxed);
                 }
                 drop(driver);
+                let keeps = unit.parts.keeps();
+                self.kept.fetch_add(keeps, Relaxed);
+                let before = Before { blocks: before.blocks + keeps, ..before };
                 self.unwound(&before, false, &"it was turned off");
                 Done::Succeeded
             }
@@ -291,8 +288,9 @@ impl World {
                 Done::Refused
             }
         };
-        self.bus.remove(window.first());
-        let forbidden = model.take_unpredictable().into_iter().find(|one| !one.clause.contains("CERROR_ILL"));
+        self.guest.is(None);
+        self.bus.remove(Pa::new(SPARE_UNIT));
+        let forbidden = iron.take_unpredictable().into_iter().find(|one| !iron.is_excused(one, false));
         self.hub
             .hold(Promise::Book, forbidden.is_none(), || format!("while it was brought up: {forbidden:?}"));
         done

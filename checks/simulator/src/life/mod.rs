@@ -117,9 +117,10 @@ fn buried(world: Arc<World>, at: u64) -> Report {
     let bus = world.bus.clone();
     // What hardware never confirmed to have forgotten may be kept for good.
     let excused = world.doubted() || world.lost.load(Relaxed) || world.hub.has_flipped();
+    let kept = world.kept.load(Relaxed);
     drop(world);
     if report.wrong.is_none() && !excused {
-        report.wrong = end::what_is_out(&bus).map(|wrong| (wrong, at));
+        report.wrong = end::what_is_out(&bus, kept).map(|wrong| (wrong, at));
     }
     report
 }

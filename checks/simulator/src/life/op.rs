@@ -422,7 +422,10 @@ impl OpKind {
             MachineKind::Vfio => self.is_on_users() && !self.is_of_windows(),
             MachineKind::Power8 => self.is_on_users() && self != Self::UnmapAll,
             MachineKind::Sva => !self.is_of_users(),
-            MachineKind::Any | MachineKind::Smmuv3 => !of_sharing && !self.is_of_users(),
+            MachineKind::X86 => !of_sharing && !self.is_of_users() && self != Self::Message,
+            MachineKind::Any | MachineKind::Smmuv3 | MachineKind::Smmuv2 => {
+                !of_sharing && !self.is_of_users()
+            }
         }
     }
 

@@ -186,7 +186,7 @@ fn tables(kind: MachineKind) -> Vec<&'static [(u32, Draw)]> {
         MachineKind::Sva => vec![&PLAIN, &SHARED],
         MachineKind::Vfio => vec![&vfio::CALLS],
         MachineKind::Power8 => vec![&vfio::CALLS, &vfio::POWER],
-        MachineKind::Any | MachineKind::Smmuv3 => vec![&PLAIN],
+        MachineKind::Any | MachineKind::Smmuv3 | MachineKind::Smmuv2 | MachineKind::X86 => vec![&PLAIN],
     }
 }
 

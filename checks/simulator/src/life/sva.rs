@@ -448,7 +448,7 @@ impl World {
 
     /// Whether queues of page requests lost something, in the operation that is under way.
     fn pages_were_lost(&self) {
-        let lost = self.units.iter().map(|unit| unit.model.page_requests_lost()).sum();
+        let lost = self.units.iter().map(|unit| unit.iron.page_requests_lost()).sum();
         if lost > self.pages_lost.swap(lost, Relaxed) {
             self.hub.faults.happened(FaultKind::PageOverflow);
         }

@@ -3,14 +3,13 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use model_bus::Request;
-use model_smmuv3::Outlook;
 use portcullis::types::{Access, Iova, SourceId};
 
 use super::world::World;
 use super::{Done, Op, OpKind};
 use crate::fault::FaultKind;
 use crate::hub::{Place, Turns, locked};
-use crate::machine::held;
+use crate::machine::{Sight, held};
 use crate::oracle::{Seen, Wrong};
 use crate::promise::Promise;
 
@@ -101,27 +100,20 @@ impl World {
         let request =
             Request { source, pasid: None, iova: Iova::new(iova), len_bytes: 4, access: Access::READ };
         self.hub.shadow(|shadow| shadow.check(Promise::Hitless));
-        match self.units[unit].model.outlook(&request) {
-            Outlook::Allowed(pa) => {
+        match self.units[unit].iron.sight(&self.place(unit), &request) {
+            Sight::Allowed(pa) => {
                 let seen = Seen { source: source.0, iova, len: 4, pa: pa.get(), write: false };
                 if let Err(wrong) = self.hub.shadow(|shadow| shadow.judge(&seen)) {
                     self.hub
                         .object(Wrong::new(Promise::Hitless, format!("hardware would see: {}", wrong.what)));
                 }
             }
-            Outlook::Refused(Some(kind)) => {
-                // An entry that is not there at all, as before a device is known, is no mixture.
-                let known = self.hub.shadow(|shadow| shadow.was_attached(source.0));
-                let mixed = matches!(
-                    kind.name(),
-                    "C_BAD_STE" | "C_BAD_CD" | "F_STE_FETCH" | "F_CD_FETCH" | "F_WALK_EABT"
-                );
-                if mixed && known && self.hub.stream_is_valid(unit, source.0) {
-                    let what = format!("{source} would meet {} in the middle of a change", kind.name());
-                    self.hub.object(Wrong::new(Promise::Hitless, what));
-                }
+            // An entry that is not there at all, as before a device is known, is no mixture.
+            Sight::Mixed(kind) if self.hub.shadow(|shadow| shadow.was_attached(source.0)) => {
+                let what = format!("{source} would meet {kind} in the middle of a change");
+                self.hub.object(Wrong::new(Promise::Hitless, what));
             }
-            Outlook::Refused(None) => {}
+            Sight::Mixed(_) | Sight::Refused => {}
         }
     }
 }

@@ -3,39 +3,38 @@
 //! Operations take what they work on out of its place, work without any lock of ours, and put back what is left, so that another operation may
 //! happen in the middle of one: it finds the place empty and does nothing.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, RwLock};
 
-use model_bus::{Bus, BusError, BusOptions, Caches, Chance, Doorbell, Downstream, Fabric, Translator};
+use model_bus::{Bus, BusError, BusOptions, Caches, Chance, Doorbell, Downstream, Translator};
 use model_cpu::{CpuFeatures, Cpus, TlbPolicy};
-use model_smmuv3::Smmu as Model;
 use portcullis::core::device::{Device, DeviceInfo, DmaMask};
 use portcullis::core::dma::{Coherent, DmaHandle, Mapping, SgMapping};
 use portcullis::core::domain::{Domain, FlushMode};
 use portcullis::core::group::{DefaultDomain, Group};
 use portcullis::core::iommu::{Gather, Iommu, RegionSource, ReservedKind, ReservedRegion};
 use portcullis::core::unit::IommuUnit;
-use portcullis::smmuv3::Smmu;
 use portcullis::types::{Iova, IovaRange, Pa, PaRange, Prot, SourceId};
 use portcullis_lab::boot::CpuSet;
-use portcullis_lab::trace;
 
 use super::OpKind;
 use super::sva::{FLOOD, Sharing};
 use crate::cover::Coverage;
 use crate::fault::FaultKind;
 use crate::hub::{Hub, locked};
-use crate::machine::{DeviceSpec, Engine, Fan, Form, Pool, Root, SimPlatform, SimRegisters, Spec, Wire};
+use crate::machine::{
+    DeviceSpec, Driver, Engine, Fan, Form, Guest, Iron, Place, Pool, Root, SimPlatform, Spec, UnitSpec,
+};
 use crate::options::MachineKind;
 use crate::oracle::{Gate, Ledger, SpaceId, Token, Way};
 
 pub(super) type Unit = IommuUnit<SimPlatform>;
 
-/// An SMMU, from all sides.
+/// An IOMMU, from all sides.
 pub(super) struct UnitState {
-    pub(super) model: Arc<Model>,
-    pub(super) driver: Arc<Smmu<SimPlatform, SimRegisters>>,
+    pub(super) iron: Arc<dyn Iron>,
+    pub(super) driver: Arc<dyn Driver>,
     pub(super) unit: Arc<Unit>,
 }
 
@@ -137,9 +136,11 @@ pub(crate) struct World {
     pub(super) bus: Arc<Bus>,
     pub(super) platform: Arc<SimPlatform>,
     pub(super) units: Vec<UnitState>,
+    /// An IOMMU that is brought up in the middle of a life.
+    pub(super) guest: Arc<Guest>,
     pub(super) devices: Vec<DeviceState>,
     pub(super) groups: Vec<GroupState>,
-    /// The way down from the SMMUs.
+    /// The way down from the IOMMUs.
     _root: Arc<Root>,
     pub(super) slots: Mutex<Vec<Slot>>,
     pub(super) domains: Mutex<Vec<Option<Arc<UserDomain>>>>,
@@ -155,6 +156,8 @@ pub(crate) struct World {
     pub(super) ending: AtomicBool,
     /// Whether memory was left to hardware that never confirmed.
     pub(super) lost: AtomicBool,
+    /// Blocks of memory that IOMMUs which were turned off go on reading.
+    pub(super) kept: AtomicUsize,
     /// Hardware may not have heard what it was told.
     pub(super) deaf: AtomicBool,
     /// Devices that hardware would not let go.
@@ -164,7 +167,7 @@ pub(crate) struct World {
     pub(super) steps: AtomicU64,
     /// Those of them that the plan has.
     pub(super) planned: AtomicU64,
-    /// Events that each SMMU had lost when it was last looked at.
+    /// Events that each IOMMU had lost when it was last looked at.
     pub(super) events_lost: Vec<AtomicU64>,
     pub(super) refused: AtomicU64,
     /// How often all tables were held against the shadow.
@@ -186,7 +189,7 @@ const RAM: u64 = 0x4000_0000;
 const HEAP_BYTES: u64 = 0x0400_0000;
 /// Pages of drivers' and users' memory.
 const POOL_PAGES: u64 = 192;
-/// Where an SMMU has its registers that is brought up in the middle of a life.
+/// Where an IOMMU has its registers that is brought up in the middle of a life.
 pub(super) const SPARE_UNIT: u64 = 0x0a00_0000;
 /// Pages that firmware works in lie behind those.
 const FIRMWARE_PAGES: u64 = 8;
@@ -198,7 +201,7 @@ fn flood_of(seed: u64) -> u64 {
     if Chance::new(seed ^ 0x000f_100d).once_in(256) { 1 << 20 } else { FLOOD }
 }
 
-/// Behind which SMMU each source is.
+/// Behind which IOMMU each source is.
 fn unit_of_sources(spec: &Spec) -> BTreeMap<SourceId, usize> {
     let devices = spec.devices.iter();
     devices.flat_map(|device| device.sources.iter().map(|&id| (SourceId(id), device.unit))).collect()
@@ -234,8 +237,9 @@ impl World {
         let bus = Bus::new(&options);
         let taken = |error: model_bus::Occupied| error.to_string();
         bus.add_doorbell("doorbell", range(DOORBELL, 0x1_0000), Arc::new(Bell)).map_err(taken)?;
-        let registers: Vec<u64> = spec.units.iter().map(|unit| unit.registers).chain([SPARE_UNIT]).collect();
-        let hub = Hub::new(bus.clone(), &registers, lines);
+        let spare = UnitSpec { registers: SPARE_UNIT, ..spec.units[0].clone() };
+        let taps = spec.units.iter().chain([&spare]).map(|unit| unit.parts.tap(unit.registers));
+        let hub = Hub::new(bus.clone(), taps.collect(), lines);
         let platform = SimPlatform::new(hub.clone());
         let shared = spec.kind == MachineKind::Sva;
         let set = shared.then(|| {
@@ -244,22 +248,17 @@ impl World {
         });
         let mut units = Vec::new();
         for (index, unit) in spec.units.iter().enumerate() {
-            let fabric: Arc<dyn Fabric> = Arc::new(Wire::new(bus.clone(), hub.clone(), spec.coherent));
-            let model =
-                Arc::new(Model::new(unit.model.clone(), fabric, seed ^ index as u64, trace::shared(None)));
-            bus.add_registers("smmu", range(unit.registers, 0x2_0000), model.clone()).map_err(taken)?;
-            bus.add_clocked(model.clone());
-            let window = platform.registers(index, range(unit.registers, 0x2_0000));
-            let mut config = unit.driver.clone();
-            config.cpus = set.as_ref().and_then(CpuSet::facts);
-            let driver =
-                Smmu::probe(platform.clone(), window, config).map_err(|error| format!("probe: {error:?}"))?;
+            let iron = unit.build(&hub, spec.coherent, seed ^ index as u64)?;
+            bus.add_clocked(iron.clocked());
+            let cpus = set.as_ref().and_then(CpuSet::facts);
+            let driver = unit.probe(index, &platform, cpus).map_err(|error| format!("probe: {error}"))?;
             let as_core: Arc<dyn Iommu<SimPlatform>> = driver.clone();
             let unit = Arc::new(IommuUnit::new(platform.clone(), as_core));
-            units.push(UnitState { model, driver, unit });
+            units.push(UnitState { iron, driver, unit });
         }
-        let models: Vec<Arc<dyn Translator>> =
-            units.iter().map(|unit| unit.model.clone() as Arc<dyn Translator>).collect();
+        let guest = Arc::new(Guest::default());
+        bus.add_clocked(guest.clone());
+        let models: Vec<Arc<dyn Translator>> = units.iter().map(|unit| unit.iron.translator()).collect();
         let (sharing, behind) = match set {
             Some(set) => {
                 let judge = Sharing::judge(&bus, Fan::new(models, unit_of_sources(&spec)));
@@ -270,7 +269,7 @@ impl World {
             }
             None => (None, models),
         };
-        // One for each SMMU, or one for all of them.
+        // One for each IOMMU, or one for all of them.
         let gates: Vec<_> = behind.into_iter().map(|behind| Gate::new(hub.clone(), behind)).collect();
         let mut groups = Vec::new();
         for (index, &(unit, lazy)) in spec.groups.iter().enumerate() {
@@ -316,6 +315,7 @@ impl World {
             bus,
             platform,
             units,
+            guest,
             devices,
             groups,
             _root: root,
@@ -329,6 +329,7 @@ impl World {
             pages_lost: AtomicU64::new(0),
             ending: AtomicBool::new(false),
             lost: AtomicBool::new(false),
+            kept: AtomicUsize::new(0),
             deaf: AtomicBool::new(false),
             stranded: Mutex::default(),
             coverage: Mutex::default(),
@@ -381,6 +382,7 @@ impl World {
     pub(super) fn info(&self, index: usize) -> DeviceInfo {
         let spec = &self.devices[index].spec;
         let sources: Vec<SourceId> = spec.sources.iter().map(|&source| SourceId(source)).collect();
+        let sources = self.spec.units[spec.unit].parts.named(&sources);
         let mut info = DeviceInfo::new(&format!("device{index}"), &sources);
         info.pci = spec.pci;
         info.max_segment_bytes = spec.max_segment.max(self.granule());
@@ -404,6 +406,11 @@ impl World {
 
     pub(super) fn mask(&self, index: usize) -> DmaMask {
         DmaMask::new(self.devices[index].spec.mask_bits).unwrap_or(DmaMask::BITS_64)
+    }
+
+    /// Where an IOMMU is.
+    pub(super) fn place(&self, unit: usize) -> Place<'_> {
+        Place { hub: &self.hub, unit, registers: self.spec.units[unit].registers }
     }
 
     /// Notes that an address is mapped no more.
@@ -446,7 +453,7 @@ impl World {
     /// Whether event queues lost something in an operation in which accesses were refused.
     pub(super) fn events_were_lost(&self, kind: OpKind) {
         for (unit, seen) in self.units.iter().zip(&self.events_lost) {
-            let lost = unit.model.events_lost();
+            let lost = unit.iron.events_lost();
             if lost > seen.swap(lost, Relaxed) {
                 self.hub.faults.fired_in(kind, FaultKind::EventOverflow);
             }

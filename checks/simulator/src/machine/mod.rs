@@ -4,9 +4,10 @@
 //! |---|---|
 //! | `spec` | what a machine is like, drawn from a seed |
 //! | `platform`, `lock` | the CPU that drivers run on |
-//! | `wire` | an SMMU's way to memory |
+//! | `iron` | IOMMUs: their models, their drivers |
+//! | `wire` | an IOMMU's way to memory |
 //! | `engine` | devices |
-//! | `fan` | several SMMUs as one |
+//! | `fan` | several IOMMUs as one |
 //! | `function` | devices as VFIO has them |
 //! | `power` | POWER8's bridge |
 //! | `hungry` | the memory of processes' kernel |
@@ -16,6 +17,7 @@ pub(crate) mod engine;
 mod fan;
 mod function;
 mod hungry;
+mod iron;
 mod lock;
 pub(crate) mod platform;
 mod pool;
@@ -27,9 +29,9 @@ pub(crate) use engine::{Engine, Form, Move, Root, Shared, Switch};
 pub(crate) use fan::Fan;
 pub(crate) use function::{SimFunction, SimSlot};
 pub(crate) use hungry::Hungry;
+pub(crate) use iron::{Bit, Driver, FAR, Guest, Iron, Place, Sight, bits_of};
 pub(crate) use lock::{forget_held, held};
-pub(crate) use platform::{SimPlatform, SimRegisters};
+pub(crate) use platform::SimPlatform;
 pub(crate) use pool::Pool;
 pub(crate) use power::{BRIDGE, BridgeRegisters, BridgeWire, draw as draw_power};
-pub(crate) use spec::{DeviceSpec, MOST_DEVICES, Spec};
-pub(crate) use wire::Wire;
+pub(crate) use spec::{DeviceSpec, MOST_DEVICES, Spec, UnitSpec};

@@ -40,7 +40,7 @@ impl SimPlatform {
         Arc::new(Self { hub, bus })
     }
 
-    /// The registers of SMMU `unit` in `window`.
+    /// The registers of IOMMU `unit` in `window`.
     pub(crate) fn registers(self: &Arc<Self>, unit: usize, window: PaRange) -> SimRegisters {
         SimRegisters { platform: self.clone(), unit, window }
     }
@@ -170,7 +170,7 @@ impl Platform for SimPlatform {
     type Mutex = SimMutex;
 }
 
-/// A window of an SMMU's registers.
+/// A window of an IOMMU's registers.
 #[derive(Clone, Debug)]
 pub(crate) struct SimRegisters {
     platform: Arc<SimPlatform>,
@@ -185,7 +185,8 @@ impl SimRegisters {
     }
 
     fn read(&self, offset: usize, width: Width) -> u64 {
-        self.platform.bus.read_register(self.at(offset), width).unwrap_or(u64::MAX)
+        let value = self.platform.bus.read_register(self.at(offset), width).unwrap_or(u64::MAX);
+        self.platform.hub.register_read(self.unit, offset, value)
     }
 
     fn write(&self, offset: usize, width: Width, value: u64) {

@@ -1,24 +1,67 @@
-//! What a machine is like, drawn from a seed: SMMUs and how they use their freedom, devices and what firmware says of them.
+//! What a machine is like, drawn from a seed: IOMMUs and how they use their freedom, devices and what firmware says of them.
+
+use std::sync::Arc;
 
 use model_bus::Chance;
-use model_smmuv3::{Config as ModelConfig, Policy, StallModel};
-use portcullis::smmuv3::{Completion, Config as DriverConfig, Stage, TableShape};
+use portcullis::core::sva::CpuFacts;
 use portcullis::types::SizeLg2;
 
 use super::engine::Form;
+use super::iron::{self, Driver, Frame, Iron, Parts, Probe};
+use super::platform::SimPlatform;
+use crate::hub::Hub;
 use crate::options::MachineKind;
 
-/// Where the registers of the first SMMU are; each has its own 2 MiB.
-const SMMU_BASE: u64 = 0x0900_0000;
+/// Where the registers of the first IOMMU are; each has its own 2 MiB.
+const UNIT_BASE: u64 = 0x0900_0000;
 /// How many devices a machine may have.
 pub(crate) const MOST_DEVICES: usize = 8;
 
-/// An SMMU.
+/// The longest wait of a driver for its hardware.
+const WAIT_LIMIT_NS: u64 = 2_000_000;
+
+/// An IOMMU.
 #[derive(Clone, Debug)]
 pub(crate) struct UnitSpec {
     pub(crate) registers: u64,
-    pub(crate) model: ModelConfig,
-    pub(crate) driver: DriverConfig,
+    pub(crate) parts: Arc<dyn Parts>,
+    /// The longest wait of its driver.
+    pub(crate) wait_limit_ns: u64,
+}
+
+impl UnitSpec {
+    fn new(index: usize, parts: Arc<dyn Parts>) -> Self {
+        Self { registers: UNIT_BASE + 0x20_0000 * index as u64, parts, wait_limit_ns: WAIT_LIMIT_NS }
+    }
+
+    /// Its model, with its registers on the bus.
+    ///
+    /// # Errors
+    ///
+    /// Something else is there.
+    pub(crate) fn build(&self, hub: &Arc<Hub>, coherent: bool, seed: u64) -> Result<Arc<dyn Iron>, String> {
+        let iron = self.parts.build(hub, coherent, seed);
+        let window = iron::window(self.registers, self.parts.window_bytes());
+        hub.bus.add_registers("iommu", window, iron.registers()).map_err(|error| error.to_string())?;
+        Ok(iron)
+    }
+
+    /// Its driver, where it is IOMMU `unit` of a machine.
+    ///
+    /// # Errors
+    ///
+    /// In the driver's words.
+    pub(crate) fn probe(
+        &self,
+        unit: usize,
+        platform: &Arc<SimPlatform>,
+        cpus: Option<CpuFacts>,
+    ) -> Result<Arc<dyn Driver>, String> {
+        let window = iron::window(self.registers, self.parts.window_bytes());
+        let registers = platform.registers(unit, window);
+        let with = Probe { platform: platform.clone(), registers, cpus, wait_limit_ns: self.wait_limit_ns };
+        self.parts.probe(with)
+    }
 }
 
 /// A device.
@@ -47,22 +90,23 @@ pub(crate) struct Spec {
     pub(crate) granule: SizeLg2,
     pub(crate) units: Vec<UnitSpec>,
     pub(crate) devices: Vec<DeviceSpec>,
-    /// The SMMU of each group, and whether its domain is lazy.
+    /// The IOMMU of each group, and whether its domain is lazy.
     pub(crate) groups: Vec<(usize, bool)>,
-    /// Whether the SMMUs snoop the CPUs' caches; where they do not, tables are cleaned to memory.
+    /// Whether the IOMMUs snoop the CPUs' caches; where they do not, tables are cleaned to memory.
     pub(crate) coherent: bool,
     /// The most hooks between two turns; 0 for no turns.
     pub(crate) span: u32,
 }
 
-struct Draw(Chance);
+/// What is drawn.
+pub(super) struct Draw(Chance);
 
 impl Draw {
-    fn of<T: Clone>(&self, among: &[T]) -> T {
+    pub(super) fn of<T: Clone>(&self, among: &[T]) -> T {
         among[self.0.below(among.len())].clone()
     }
 
-    fn once_in(&self, count: usize) -> bool {
+    pub(super) fn once_in(&self, count: usize) -> bool {
         self.0.once_in(count)
     }
 }
@@ -76,6 +120,7 @@ impl Spec {
                 let drawn = draw.of(&[MachineKind::Smmuv3, MachineKind::Smmuv3, MachineKind::Sva]);
                 // A quarter of all lives is lived with users.
                 match seed & 7 {
+                    1 => MachineKind::Smmuv2,
                     3 => MachineKind::Vfio,
                     7 => MachineKind::Power8,
                     _ => drawn,
@@ -85,7 +130,7 @@ impl Spec {
         };
         let shared = kind == MachineKind::Sva;
         let users = matches!(kind, MachineKind::Vfio | MachineKind::Power8);
-        let granule = if shared || users {
+        let granule = if shared || users || kind == MachineKind::X86 {
             SizeLg2::KIB_4
         } else {
             draw.of(&[SizeLg2::KIB_4, SizeLg2::KIB_4, SizeLg2::KIB_4, SizeLg2::KIB_16, SizeLg2::KIB_64])
@@ -93,52 +138,32 @@ impl Spec {
         let unit_count = if draw.once_in(4) { 2 } else { 1 };
         // Processes' tables are the CPUs', and nobody cleans them.
         let coherent = shared || users || !draw.once_in(4);
-        let units = (0..unit_count)
-            .map(|index| {
-                let mut unit = unit(&draw, index, granule, shared);
-                (unit.model.coherent, unit.driver.coherent) = (coherent, coherent);
-                unit
-            })
-            .collect();
-        let (devices, groups) = devices(&draw, unit_count, shared);
+        let frame = (kind == MachineKind::Smmuv2).then(|| Frame::draw(&draw));
+        let parts = |index| match frame {
+            None if kind == MachineKind::X86 => iron::vtd(&draw, index, coherent),
+            Some(frame) => iron::smmuv2(&draw, index, granule, coherent, frame),
+            None => iron::smmuv3(&draw, index, granule, coherent, shared),
+        };
+        let units = (0..unit_count).map(|index| UnitSpec::new(index, parts(index))).collect();
+        let (mut devices, groups) = devices(&draw, unit_count, shared);
+        if kind == MachineKind::X86 {
+            devices
+                .iter_mut()
+                .flat_map(|device| &mut device.sources)
+                .for_each(|source| *source = spread(*source));
+        }
         let span = draw.of(&[0, 6, 20, 60]);
         Self { kind, granule, units, devices, groups, coherent, span }
     }
 }
 
-fn unit(draw: &Draw, index: usize, granule: SizeLg2, shared: bool) -> UnitSpec {
-    let policy = draw.of(&[Policy::stale(), Policy::stale(), Policy::eager(), Policy::hostile()]);
-    let mut model = ModelConfig { policy, stream_id_bits: 8, command_queue_lg2: 8, ..ModelConfig::default() };
-    let stages = draw.of(&[(true, true), (true, true), (true, false), (false, true)]);
-    (model.stage1, model.stage2) = if shared { (true, true) } else { stages };
-    model.two_level_contexts &= model.stage1;
-    model.asid_16_bits = draw.once_in(2);
-    model.vmid_16_bits = draw.once_in(2);
-    model.range_invalidation = draw.once_in(2);
-    model.break_before_make_level = draw.of(&[0, 1, 2, 2]);
-    model.msi = draw.once_in(2);
-    model.two_level_streams = draw.once_in(2);
-    model.event_queue_lg2 = draw.of(&[3, 5, 7]);
-    if shared {
-        model.substream_id_bits = 16;
-        (model.ats, model.pri) = (true, true);
-        model.page_queue_lg2 = draw.of(&[3, 5, 7]);
-        model.stall = StallModel::Configurable;
-        model.asid_16_bits = true;
+/// The requester id of a source on a PC: in both halves of two buses, each function where it was.
+fn spread(source: u32) -> u32 {
+    match source >> 3 & 3 {
+        1 => source | 0x80,
+        2 => source | 0x300,
+        _ => source,
     }
-    let mut driver = DriverConfig::new(format!("smmu{index}"));
-    driver.granule = Some(granule);
-    driver.stage = if shared { Stage::One } else { draw.of(&[Stage::Auto, Stage::Auto, Stage::Two]) };
-    if !model.stage2 {
-        driver.stage = Stage::Auto;
-    }
-    driver.completion = draw.of(&[Completion::Auto, Completion::Poll]);
-    driver.stream_table = draw.of(&[TableShape::Auto, TableShape::Linear, TableShape::TwoLevel]);
-    driver.command_queue_lg2 = draw.of(&[3, 5, 8]);
-    driver.event_queue_lg2 = draw.of(&[3, 7]);
-    driver.range_invalidation = draw.once_in(2);
-    driver.wait_limit_ns = 2_000_000;
-    UnitSpec { registers: SMMU_BASE + 0x20_0000 * index as u64, model, driver }
 }
 
 fn devices(draw: &Draw, unit_count: usize, shared: bool) -> (Vec<DeviceSpec>, Vec<(usize, bool)>) {

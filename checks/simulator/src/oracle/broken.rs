@@ -265,7 +265,7 @@ impl Translator for Open {
 /// An access through a gate that lets everything through. Answers what is objected, and whether its bytes moved.
 fn through_the_gate(pasid: Option<u32>, prepare: impl FnOnce(&Hub)) -> (Option<Promise>, bool) {
     let ram = PaRange::new(Pa::new(0x4000_0000), 0x1_0000).expect("RAM does not wrap");
-    let hub = Hub::new(Bus::new(&BusOptions::new(ram, 1)), &[], false);
+    let hub = Hub::new(Bus::new(&BusOptions::new(ram, 1)), Vec::new(), false);
     hub.shadow(|shadow| {
         shadow.add_device(&[SOURCE]);
         let space = shadow.add_space();

@@ -76,7 +76,7 @@ impl UserWorld {
             });
         }
         match &self.iron {
-            Iron::Smmus(smmus) => smmus.iter().for_each(|(_, driver)| {
+            Iron::Units(units) => units.iter().for_each(|(_, driver)| {
                 let down = driver.teardown();
                 self.hub.hold(Promise::NoLeak, down.is_ok(), || format!("teardown: {down:?}"));
             }),

@@ -67,7 +67,7 @@ pub(super) fn live(manner: Manner, spec: &Spec, plan: &[Step]) -> Report {
     let excused = world.hub.faults.unconfirmed() > 0;
     drop(world);
     if report.wrong.is_none() && !excused {
-        report.wrong = super::end::what_is_out(&bus).map(|wrong| (wrong, at));
+        report.wrong = super::end::what_is_out(&bus, 0).map(|wrong| (wrong, at));
     }
     report
 }
@@ -259,8 +259,8 @@ impl UserWorld {
 
     /// Whether event queues lost something in an operation in which accesses were refused.
     fn events_were_lost(&self, kind: OpKind) {
-        let Iron::Smmus(smmus) = &self.iron else { return };
-        let lost = smmus.iter().map(|(model, _)| model.events_lost()).sum();
+        let Iron::Units(units) = &self.iron else { return };
+        let lost = units.iter().map(|(model, _)| model.events_lost()).sum();
         if lost > self.events_lost.swap(lost, Relaxed) {
             self.hub.faults.fired_in(kind, FaultKind::EventOverflow);
         }

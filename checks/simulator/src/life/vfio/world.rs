@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex};
 
 use model_bus::{Bus, BusOptions, Chance, Fabric, Translator};
 use model_ioda2::Phb3 as PowerModel;
-use model_smmuv3::Smmu as Model;
 use portcullis::core::bus::Place;
 use portcullis::core::device::{Device, DeviceInfo, DmaMask};
 use portcullis::core::dma::Mapping;
@@ -17,7 +16,6 @@ use portcullis::core::group::{DefaultDomain, Group};
 use portcullis::core::iommu::{Iommu, RegionSource, ReservedKind, ReservedRegion};
 use portcullis::core::unit::IommuUnit;
 use portcullis::ioda2::Phb3;
-use portcullis::smmuv3::Smmu;
 use portcullis::types::{Iova, IovaRange, Pa, PaRange, Perms, Prot, SourceId};
 use portcullis::vfio::{Registered, Vfio};
 use portcullis_lab::trace;
@@ -26,8 +24,8 @@ use super::task::{Book, PAGE, PAGES, Task};
 use crate::cover::Coverage;
 use crate::hub::{Hub, locked};
 use crate::machine::{
-    BRIDGE, BridgeRegisters, BridgeWire, DeviceSpec, Engine, SimFunction, SimPlatform, SimRegisters, SimSlot,
-    Spec, Wire, draw_power,
+    BRIDGE, BridgeRegisters, BridgeWire, DeviceSpec, Driver, Engine, SimFunction, SimPlatform, SimSlot, Spec,
+    UnitSpec, draw_power,
 };
 use crate::options::MachineKind;
 use crate::oracle::{Gate, Grant, SpaceId, Token, Way};
@@ -51,12 +49,12 @@ pub(super) const SECOND: u64 = 1 << 59;
 
 pub(super) type PowerDriver = Phb3<SimPlatform, BridgeRegisters>;
 
-/// An SMMU: its model and its driver.
-type SmmuPair = (Arc<Model>, Arc<Smmu<SimPlatform, SimRegisters>>);
+/// An IOMMU: its model and its driver.
+type UnitPair = (Arc<dyn crate::machine::Iron>, Arc<dyn Driver>);
 
 /// What devices are behind.
 pub(super) enum Iron {
-    Smmus(Vec<SmmuPair>),
+    Units(Vec<UnitPair>),
     Power { model: Arc<PowerModel>, driver: Arc<PowerDriver>, registers: BridgeRegisters },
 }
 
@@ -234,12 +232,12 @@ impl UserWorld {
         options.heap = vec![range(RAM, HEAP_BYTES)];
         let bus = Bus::new(&options);
         let power = spec.kind == MachineKind::Power8;
-        let registers: Vec<u64> =
-            if power { Vec::new() } else { spec.units.iter().map(|unit| unit.registers).collect() };
-        let hub = Hub::new(bus.clone(), &registers, lines);
+        let units: &[UnitSpec] = if power { &[] } else { &spec.units };
+        let taps = units.iter().map(|unit| unit.parts.tap(unit.registers)).collect();
+        let hub = Hub::new(bus.clone(), taps, lines);
         let platform = SimPlatform::new(hub.clone());
         let (iron, gates, iommus) =
-            if power { power_up(&hub, &platform, seed)? } else { smmus_up(&hub, &platform, spec, seed)? };
+            if power { power_up(&hub, &platform, seed)? } else { units_up(&hub, &platform, spec, seed)? };
         let units: Vec<_> =
             iommus.into_iter().map(|iommu| Arc::new(IommuUnit::new(platform.clone(), iommu))).collect();
         let vfio = Arc::new(Vfio::new(platform.clone()));
@@ -453,25 +451,19 @@ fn power_up(hub: &Arc<Hub>, platform: &Arc<SimPlatform>, seed: u64) -> Result<Up
     Ok((Iron::Power { model, driver, registers }, vec![gate], vec![iommu]))
 }
 
-fn smmus_up(hub: &Arc<Hub>, platform: &Arc<SimPlatform>, spec: &Spec, seed: u64) -> Result<Up, String> {
-    let (mut smmus, mut gates, mut iommus) = (Vec::new(), Vec::new(), Vec::new());
+fn units_up(hub: &Arc<Hub>, platform: &Arc<SimPlatform>, spec: &Spec, seed: u64) -> Result<Up, String> {
+    let (mut units, mut gates, mut iommus) = (Vec::new(), Vec::new(), Vec::new());
     for (index, unit) in spec.units.iter().enumerate() {
-        let fabric: Arc<dyn Fabric> = Arc::new(Wire::new(hub.bus.clone(), hub.clone(), spec.coherent));
-        let model =
-            Arc::new(Model::new(unit.model.clone(), fabric, seed ^ index as u64, trace::shared(None)));
-        let window = range(unit.registers, 0x2_0000);
-        hub.bus.add_registers("smmu", window, model.clone()).map_err(|error| error.to_string())?;
-        hub.bus.add_clocked(model.clone());
-        let gate: Arc<dyn Translator> = Gate::new(hub.clone(), model.clone());
+        let iron = unit.build(hub, spec.coherent, seed ^ index as u64)?;
+        hub.bus.add_clocked(iron.clocked());
+        let gate: Arc<dyn Translator> = Gate::new(hub.clone(), iron.translator());
         gates.push(gate);
-        let registers = platform.registers(index, window);
-        let driver = Smmu::probe(platform.clone(), registers, unit.driver.clone())
-            .map_err(|error| format!("probe: {error:?}"))?;
+        let driver = unit.probe(index, platform, None).map_err(|error| format!("probe: {error}"))?;
         let iommu: Arc<dyn Iommu<SimPlatform>> = driver.clone();
         iommus.push(iommu);
-        smmus.push((model, driver));
+        units.push((iron, driver));
     }
-    Ok((Iron::Smmus(smmus), gates, iommus))
+    Ok((Iron::Units(units), gates, iommus))
 }
 
 /// What the bus tells core of a device.

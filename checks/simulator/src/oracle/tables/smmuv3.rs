@@ -1,71 +1,18 @@
-//! A reader of an SMMU's tables as they lie in memory, of its own: neither the driver's nor the model's.
+//! Where an SMMUv3's streams go.
 //!
-//! [`Tables::stream`] says where a stream's traffic without a PASID goes, [`Tables::leaves`] what the tables there let it reach, [`Tables::contexts`] which PASIDs
-//! have a descriptor.
+//! [`Tables::stream`] says where a stream's traffic without a PASID goes, [`Tables::contexts`] which PASIDs have a descriptor.
 //!
-//! Spec: SMMUv3 H.a, 5.2 "STE, Stream Table Entry", 5.3 "L1CD, Level 1 Context Descriptor", 5.4 "CD, Context Descriptor"; Arm ARM DDI 0487, D8.3.1
-//! "VMSAv8-64 descriptor formats". Where an entry lies: `checks::conformance::sight`.
-//! Not here: what ought to be there (`audit`).
+//! Spec: SMMUv3 H.a, 5.2 "STE, Stream Table Entry", 5.3 "L1CD, Level 1 Context Descriptor", 5.4 "CD, Context Descriptor". Where an entry lies:
+//! `checks::conformance::sight`.
 
 use portcullis::types::Pa;
 
-/// Reads words of memory.
-pub(crate) struct Tables<'a> {
-    /// None where there is no memory.
-    pub(crate) load: &'a dyn Fn(u64) -> Option<u64>,
-}
-
-/// Where a stream's traffic goes that carries no PASID.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
-    /// Nowhere: it ends in an abort.
-    Nowhere,
-    /// Past translation.
-    Everywhere,
-    /// Through a table.
-    Through(Root),
-    /// Nobody can say: the entry makes no sense.
-    Nonsense(&'static str),
-}
-
-/// A page table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Root {
-    /// Where its first table lies.
-    pub(crate) at: u64,
-    /// Of a stage 2.
-    pub(crate) second: bool,
-    granule: u32,
-    levels: u32,
-    bits: u32,
-}
-
-/// What a descriptor allows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Leaf {
-    pub(crate) iova: u64,
-    pub(crate) len: u64,
-    pub(crate) pa: u64,
-    pub(crate) read: bool,
-    pub(crate) write: bool,
-}
-
-/// A word that hardware reads on its way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Word {
-    pub(crate) at: u64,
-    /// A block or a page.
-    pub(crate) leaf: bool,
-}
+use super::{Kind, Root, Tables, Way};
 
 /// Bits 51:6 of a pointer.
 const POINTER: u64 = 0x000f_ffff_ffff_ffc0;
 
 impl Tables<'_> {
-    fn word(&self, at: u64) -> u64 {
-        (self.load)(at).unwrap_or(0)
-    }
-
     /// Where the traffic goes of the stream whose entry lies there.
     pub(crate) fn stream(&self, ste: Pa) -> Way {
         let (word0, word1) = (self.word(ste.get()), self.word(ste.get() + 8));
@@ -150,7 +97,7 @@ impl Tables<'_> {
         let bits = 64 - (word & 0x3f) as u32;
         let levels = (bits - granule).div_ceil(granule - 3);
         let at = self.word(cd + 8) & 0x000f_ffff_ffff_fff0;
-        Way::Through(Root { at, second: false, granule, levels, bits })
+        Way::Through(Root { at, second: false, kind: Kind::Arm, granule, levels, bits })
     }
 
     fn second_stage(&self, ste: u64) -> Way {
@@ -166,74 +113,15 @@ impl Tables<'_> {
             (_, start) => start + 1,
         };
         let at = self.word(ste + 24) & 0x000f_ffff_ffff_fff0;
-        Way::Through(Root { at, second: true, granule, levels, bits })
+        Way::Through(Root { at, second: true, kind: Kind::Arm, granule, levels, bits })
     }
-
-    /// All that a table lets through, in the order of addresses.
-    pub(crate) fn leaves(&self, root: &Root) -> Vec<Leaf> {
-        let mut found = Vec::new();
-        self.table(root, root.at, 4 - root.levels, 0, true, &mut found);
-        found
-    }
-
-    fn table(&self, root: &Root, at: u64, level: u32, base: u64, writable: bool, into: &mut Vec<Leaf>) {
-        let shift = root.granule + (root.granule - 3) * (3 - level);
-        // The first table has whatever bits are left, tables of stage 2 that lie side by side included.
-        let width = if level == 4 - root.levels { root.bits - shift } else { root.granule - 3 };
-        for index in 0..1u64 << width {
-            let word = self.word(at + 8 * index);
-            let iova = base | index << shift;
-            match (level, word & 3) {
-                (3, 3) | (..3, 1) => into.push(leaf(root, word, iova, shift, writable)),
-                // APTable[1], bit 62, takes writing away from everything below; of stage 1 only.
-                (..3, 3) => {
-                    let writable = writable && (root.second || word >> 62 & 1 == 0);
-                    self.table(root, output(word, root.granule), level + 1, iova, writable, into);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// The words that a walk of an address reads, the last one that there is included.
-    pub(crate) fn path(&self, root: &Root, iova: u64) -> Vec<Word> {
-        let (mut at, mut level) = (root.at, 4 - root.levels);
-        let mut path = Vec::new();
-        loop {
-            let shift = root.granule + (root.granule - 3) * (3 - level);
-            let width = if level == 4 - root.levels { root.bits - shift } else { root.granule - 3 };
-            let place = at + 8 * (iova >> shift & ((1 << width) - 1));
-            let word = self.word(place);
-            let leaf = matches!((level, word & 3), (3, 3) | (..3, 1));
-            path.push(Word { at: place, leaf });
-            if leaf || level == 3 || word & 3 != 3 {
-                return path;
-            }
-            (at, level) = (output(word, root.granule), level + 1);
-        }
-    }
-}
-
-/// Stage 1: AP[2], bit 7, forbids writing, unless DBM, bit 51. Stage 2: S2AP, bits 7:6, allow writing and reading.
-fn leaf(root: &Root, word: u64, iova: u64, shift: u32, writable: bool) -> Leaf {
-    let (read, write) = match root.second {
-        false => (true, writable && (word >> 7 & 1 == 0 || word >> 51 & 1 == 1)),
-        true => (word >> 6 & 1 == 1, word >> 7 & 1 == 1 || word >> 51 & 1 == 1),
-    };
-    let pa = output(word, root.granule) & !((1 << shift) - 1);
-    Leaf { iova, len: 1 << shift, pa, read, write }
-}
-
-/// The address in a descriptor: bits 47 down to the granule; with 64 KiB bits 51:48 lie in 15:12.
-fn output(word: u64, granule: u32) -> u64 {
-    let low = word & 0x0000_ffff_ffff_f000 & !((1 << granule) - 1);
-    if granule == 16 { low | (word >> 12 & 0xf) << 48 } else { low }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
+    use super::super::Leaf;
     use super::*;
 
     /// A memory of few words.

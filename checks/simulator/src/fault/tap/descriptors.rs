@@ -1,0 +1,119 @@
+//! A VT-d unit's invalidation queue: whole flushes are counted, descriptors falsified, and the queue's tail held back.
+//!
+//! Spec: VT-d 5.10, 6.5.2 "Queued Invalidation Interface", 11.4.5 "Root Table Address Register", 11.4.9 "Queued Invalidation Interface Registers".
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use model_bus::{Bus, Width};
+use portcullis::types::Pa;
+
+use super::{FaultKind, Faults, Hold, Taken, Tap, Written};
+use crate::oracle::tables::Tables;
+
+/// GCMD_REG.
+const COMMAND: usize = 0x18;
+/// RTADDR_REG.
+const ROOT_TABLE: usize = 0x20;
+/// IQT_REG.
+const TAIL: usize = 0x88;
+/// IQA_REG.
+const ADDRESS: usize = 0x90;
+/// A type that no descriptor has.
+const NO_DESCRIPTOR: u64 = 0xe;
+/// The Invalidation Wait Descriptor.
+const WAIT: u64 = 5;
+
+/// What is known of one unit's queue, and what is held back of it.
+#[derive(Debug)]
+pub(crate) struct DescriptorTap {
+    registers: u64,
+    /// IQA_REG, RTADDR_REG and IQT_REG as they were last written.
+    address: AtomicU64,
+    root: AtomicU64,
+    tail: AtomicU64,
+    /// QIE.
+    enabled: AtomicBool,
+    held: Hold<u64>,
+}
+
+impl DescriptorTap {
+    pub(crate) fn new(registers: u64) -> Self {
+        let [address, root, tail] = Default::default();
+        Self { registers, address, root, tail, enabled: AtomicBool::new(false), held: Hold::default() }
+    }
+
+    /// Looks at the descriptors that are new, and spoils one if that is armed. Answers whether one makes hardware forget everything of a domain, or of all.
+    fn look_at(&self, bus: &Bus, faults: &Faults, tail: u64) -> bool {
+        let address = self.address.load(Relaxed);
+        // QS, bits 2:0: pages of 4 KiB as log2; DW, bit 11: descriptors of 32 bytes.
+        let (bytes, step) = (0x1000u64 << (address & 7), if address >> 11 & 1 == 1 { 32 } else { 16 });
+        let mut at = self.tail.swap(tail, Relaxed);
+        let mut flushes = false;
+        while at != tail && at < bytes && tail < bytes {
+            let slot = Pa::new((address & !0xfff) + at);
+            at = (at + step) % bytes;
+            let Ok(word) = bus.cpu().load64(slot) else { continue };
+            // Type, bits 11:9 and 3:0; granularity, bits 5:4. IOTLB: global and of a domain; with PASID: of a PASID.
+            let kind = word >> 5 & 0x70 | word & 0xf;
+            flushes |= matches!((kind, word >> 4 & 3), (2, 1 | 2) | (6, 2));
+            if kind != WAIT
+                && faults.is_armed(FaultKind::CommandError)
+                && faults.fires(FaultKind::CommandError)
+            {
+                let _in_ram = bus.cpu().store64(slot, word & !0xe0f | NO_DESCRIPTOR);
+                bus.cpu().write_barrier();
+                let _out_of_the_cache = bus.cpu().clean(slot, 8);
+            }
+        }
+        flushes
+    }
+
+    fn pass(&self, bus: &Bus, tail: Option<u64>) {
+        if let Some(tail) = tail {
+            let _there = bus.write_register(Pa::new(self.registers + TAIL as u64), Width::Bits64, tail);
+        }
+    }
+}
+
+impl Tap for DescriptorTap {
+    fn written(&self, bus: &Bus, faults: &Faults, written: Written) -> Taken {
+        let Written { offset, value } = written;
+        match offset {
+            ADDRESS => self.address.store(value, Relaxed),
+            COMMAND => {
+                self.enabled.store(value >> 26 & 1 == 1, Relaxed);
+                if value >> 26 & 1 == 0 {
+                    self.tail.store(0, Relaxed);
+                }
+            }
+            ROOT_TABLE => self.root.store(value, Relaxed),
+            TAIL if self.enabled.load(Relaxed) => {
+                let flushes = self.look_at(bus, faults, value);
+                let passes = self.held.hold(faults, value, |held, tail| *held = tail);
+                return Taken { passes, flushes };
+            }
+            _ => {}
+        }
+        Taken::passed(value)
+    }
+
+    fn waited(&self, bus: &Bus) {
+        let tail = self.held.waited();
+        self.pass(bus, tail);
+    }
+
+    fn release(&self, bus: &Bus) {
+        let tail = self.held.release();
+        self.pass(bus, tail);
+    }
+
+    fn is_held(&self) -> bool {
+        self.held.is_held()
+    }
+
+    fn entry_of(&self, bus: &Bus, source: u32) -> Option<Pa> {
+        let root = self.root.load(Relaxed);
+        let load = |at: u64| bus.cpu().ram().load(Pa::new(at & !7)).ok();
+        if root == 0 { None } else { Tables { load: &load }.context_entry(root, source).map(Pa::new) }
+    }
+}

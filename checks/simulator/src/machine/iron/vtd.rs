@@ -1,0 +1,204 @@
+//! A VT-d unit of a simulated machine.
+
+use std::sync::Arc;
+
+use model_bus::{Clocked, Mmio, Request, Translator, Unpredictable, Width};
+use model_vtd::{
+    Config as ModelConfig, Interrupt, Interrupts, Memory, Outlook, Policy, Reason, Scalable, Vtd as Model,
+};
+use portcullis::core::iommu::SyncError;
+use portcullis::types::{Pa, SourceId};
+use portcullis::vtd::{Config as DriverConfig, Mode, Msi, Vtd};
+use portcullis_lab::trace;
+
+use super::{Bit, Driver, FAR, Iron, Parts, Place, Probe, Sight, bits_of};
+use crate::fault::{DescriptorTap, FaultKind, Tap};
+use crate::hub::Hub;
+use crate::machine::platform::{SimPlatform, SimRegisters};
+use crate::machine::spec::Draw;
+use crate::oracle::tables::{Tables, Way as Found};
+
+/// The range of addresses that are interrupts. Spec: VT-d 5.10, 3.15 "Handling Requests to Interrupt Address Range".
+const INTERRUPTS: (u64, u64) = (0xfee0_0000, 0xfeef_ffff);
+/// GSTS_REG, and TES in it.
+const STATUS: u64 = 0x1c;
+const TRANSLATES: u64 = 1 << 31;
+/// RTADDR_REG.
+const ROOT_TABLE: u64 = 0x20;
+
+/// What one is made of.
+#[derive(Clone, Debug)]
+pub(super) struct Unit {
+    model: ModelConfig,
+    driver: DriverConfig,
+}
+
+/// Draws one.
+pub(super) fn draw(draw: &Draw, index: usize, coherent: bool) -> Unit {
+    let mut model = draw.of(&[ModelConfig::default(), ModelConfig::legacy()]);
+    model.policy = draw.of(&[Policy::stale(), Policy::stale(), Policy::eager(), Policy::hostile()]);
+    model.coherent = coherent;
+    if let Some(mode) = &mut model.scalable {
+        let full = Scalable { coherent_walks: coherent, ..Scalable::full() };
+        let second = Scalable { first_stage: false, rid_pasid: false, pasid_bits: None, ..full };
+        *mode = draw.of(&[full, full, second]);
+    }
+    model.caching_mode = draw.once_in(3);
+    model.write_buffers = draw.once_in(3);
+    model.domain_bits = draw.of(&[16, 8]);
+    model.page_selective = draw.of(&[Some(18), Some(9), None]);
+    model.fault_records = draw.of(&[1, 2, 8]);
+    model.version = draw.of(&[(1, 0), (5, 0), (6, 0)]);
+    model.drains = draw.once_in(2);
+    model.root_invalidates = draw.once_in(2);
+    model.depths.five = draw.once_in(2);
+    (model.pages_2m, model.pages_1g) = draw.of(&[(true, true), (true, false), (false, false)]);
+    model.pass_through = draw.once_in(2);
+    model.snoop_control = draw.once_in(2);
+    model.zero_length_reads = draw.once_in(2);
+    let mut driver = DriverConfig::new(format!("dmar{index}"));
+    driver.host_address_bits = model.host_bits;
+    driver.mode = draw.of(&[Mode::Auto, Mode::Auto, Mode::Legacy]);
+    driver.page_selective = !draw.once_in(4);
+    driver.queue_lg2 = draw.of(&[7, 8]);
+    driver.input_bits = draw.of(&[None, Some(39), Some(48)]);
+    let msi = Msi { address: INTERRUPTS.0, fault_data: 0x41, page_request_data: 0x42 };
+    driver.msi = draw.once_in(2).then_some(msi);
+    Unit { model, driver }
+}
+
+/// The CPUs, to whom a unit's own interrupts go: everybody polls all the same.
+struct Cpus(Arc<Hub>);
+
+impl Interrupts for Cpus {
+    fn deliver(&self, interrupt: &Interrupt) {
+        if !self.0.faults.fires(FaultKind::MessageLost) {
+            self.0.trace(|trace| trace.note(&[interrupt.vector.into()]));
+        }
+    }
+}
+
+impl Parts for Unit {
+    fn window_bytes(&self) -> u64 {
+        Model::REGISTER_BYTES
+    }
+
+    fn build(&self, hub: &Arc<Hub>, _: bool, seed: u64) -> Arc<dyn Iron> {
+        let memory = Memory { snooped: hub.bus.clone(), unsnooped: hub.bus.non_snooping() };
+        let cpus = Arc::new(Cpus(hub.clone()));
+        Arc::new(Hardware(Arc::new(Model::new(self.model, memory, cpus, seed, trace::shared(None)))))
+    }
+
+    fn probe(&self, with: Probe) -> Result<Arc<dyn Driver>, String> {
+        let mut config = self.driver.clone();
+        (config.cpus, config.wait_limit_ns) = (with.cpus, with.wait_limit_ns);
+        let driver = Vtd::probe(with.platform, Arc::new(with.registers), config);
+        Ok(Arc::new(driver.map_err(|error| format!("{error:?}"))?))
+    }
+
+    fn tap(&self, registers: u64) -> Box<dyn Tap> {
+        Box::new(DescriptorTap::new(registers))
+    }
+
+    /// The root table, with nothing in it: a unit that does not translate lets everything through.
+    fn keeps(&self) -> usize {
+        1
+    }
+
+    fn interrupts(&self) -> Option<(u64, u64)> {
+        Some(INTERRUPTS)
+    }
+}
+
+impl Driver for Vtd<SimPlatform, SimRegisters> {
+    fn teardown(&self) -> Result<(), SyncError> {
+        Self::teardown(self)
+    }
+}
+
+/// P, TT and AW, or in scalable mode P; the pointer. Not the domain-id, with which others' entries are tagged. Spec: VT-d 5.10, 9.3 "Context Entry", 9.4 "Scalable-Mode
+/// Context-Entry".
+fn of_context(entry: u64, scalable: bool) -> Vec<Bit> {
+    match scalable {
+        true => bits_of(entry, FAR.chain([0])).collect(),
+        false => bits_of(entry, FAR.chain([0, 2, 3])).chain(bits_of(entry + 8, 0..3)).collect(),
+    }
+}
+
+/// P, AW and PGTT; the pointer. Spec: VT-d 5.10, 9.6 "Scalable-Mode PASID Table Entry".
+fn of_pasid(entry: u64) -> Vec<Bit> {
+    bits_of(entry, FAR.chain([0, 2, 3, 4, 6, 7, 8])).collect()
+}
+
+struct Hardware(Arc<Model>);
+
+impl Hardware {
+    /// TTM, bits 11:10 of RTADDR_REG.
+    fn is_scalable(&self, at: &Place<'_>) -> bool {
+        let root = at.bus().read_register(Pa::new(at.registers + ROOT_TABLE), Width::Bits64);
+        root.is_ok_and(|root| root >> 10 & 3 == 1)
+    }
+}
+
+/// Whether a reason says that an entry, or what it leads to, makes no sense.
+fn is_mixed(reason: Reason) -> bool {
+    let name = format!("{reason:?}");
+    ["Reserved", "Invalid", "Access", "HostAddress", "RidPasid", "BeyondDirectory"]
+        .iter()
+        .any(|word| name.contains(word))
+}
+
+impl Iron for Hardware {
+    fn translator(&self) -> Arc<dyn Translator> {
+        self.0.clone()
+    }
+
+    fn registers(&self) -> Arc<dyn Mmio> {
+        self.0.clone()
+    }
+
+    fn clocked(&self) -> Arc<dyn Clocked> {
+        self.0.clone()
+    }
+
+    fn sight(&self, _: &Place<'_>, request: &Request) -> Sight {
+        match self.0.outlook(request) {
+            Outlook::Allowed(pa) => Sight::Allowed(pa),
+            Outlook::Refused(Some(reason)) if is_mixed(reason) => Sight::Mixed(format!("{reason:?}")),
+            Outlook::Refused(_) => Sight::Refused,
+        }
+    }
+
+    fn way(&self, at: &Place<'_>, source: SourceId, tables: &Tables<'_>) -> Found {
+        let read = |offset, width| at.bus().read_register(Pa::new(at.registers + offset), width);
+        match (read(STATUS, Width::Bits32), read(ROOT_TABLE, Width::Bits64)) {
+            (Ok(status), Ok(root)) if status & TRANSLATES != 0 => tables.requester(root, source.0),
+            _ => Found::Everywhere,
+        }
+    }
+
+    fn entry_bits(&self, at: &Place<'_>, source: SourceId, _: &Tables<'_>) -> Vec<Bit> {
+        let entry = at.hub.entry_of(at.unit, source.0).map(Pa::get);
+        entry.into_iter().flat_map(|entry| of_context(entry, self.is_scalable(at))).collect()
+    }
+
+    fn inner_bits(&self, at: &Place<'_>, source: SourceId, tables: &Tables<'_>) -> (Vec<Bit>, bool) {
+        let entry = at.hub.entry_of(at.unit, source.0).filter(|_| self.is_scalable(at));
+        match entry.map(|entry| tables.pasid_entry(entry.get())) {
+            Some(Ok(Some(entry))) => (of_pasid(entry), true),
+            _ => (self.entry_bits(at, source, tables), true),
+        }
+    }
+
+    fn take_unpredictable(&self) -> Vec<Unpredictable> {
+        self.0.take_unpredictable()
+    }
+
+    fn is_excused(&self, _: &Unpredictable, _: bool) -> bool {
+        false
+    }
+
+    fn events_lost(&self) -> u64 {
+        self.0.counters().faults_lost
+    }
+}

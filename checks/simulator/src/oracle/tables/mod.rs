@@ -1,0 +1,109 @@
+//! A reader of IOMMUs' tables as they lie in memory, of its own: neither the drivers' nor the models'.
+//!
+//! [`Tables`] reads words. Where a source's traffic goes is a [`Way`], which the files below find; [`Tables::leaves`] says what the tables there let it reach.
+//!
+//! | file | what |
+//! |---|---|
+//! | `smmuv3` | stream table entries, context descriptors |
+//! | `smmuv2` | stream mapping, context banks |
+//! | `vtd` | root, context and PASID entries; VT-d's page tables |
+//! | `arm` | Arm's page tables |
+//!
+//! Not here: what ought to be there (`audit`).
+
+mod arm;
+mod smmuv2;
+mod smmuv3;
+mod vtd;
+
+pub(crate) use smmuv2::Streams;
+
+/// Reads words of memory.
+pub(crate) struct Tables<'a> {
+    /// None where there is no memory.
+    pub(crate) load: &'a dyn Fn(u64) -> Option<u64>,
+}
+
+/// Where a source's traffic goes that carries no PASID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Nowhere: it ends in an abort.
+    Nowhere,
+    /// Past translation.
+    Everywhere,
+    /// Through a table.
+    Through(Root),
+    /// Nobody can say: the entry makes no sense.
+    Nonsense(&'static str),
+}
+
+/// A page table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Root {
+    /// Where its first table lies.
+    pub(crate) at: u64,
+    /// Of a stage 2.
+    pub(crate) second: bool,
+    kind: Kind,
+    granule: u32,
+    levels: u32,
+    bits: u32,
+}
+
+/// Whose tables they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Arm,
+    Intel,
+}
+
+impl Root {
+    fn of_intel(at: u64, second: bool, levels: u32) -> Self {
+        Self { at, second, kind: Kind::Intel, granule: 12, levels, bits: 12 + 9 * levels }
+    }
+
+    /// Whether it is one of Arm's.
+    pub(crate) fn is_of_arm(&self) -> bool {
+        self.kind == Kind::Arm
+    }
+}
+
+/// What a descriptor allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Leaf {
+    pub(crate) iova: u64,
+    pub(crate) len: u64,
+    pub(crate) pa: u64,
+    pub(crate) read: bool,
+    pub(crate) write: bool,
+}
+
+/// A word that hardware reads on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Word {
+    pub(crate) at: u64,
+    /// A block or a page.
+    pub(crate) leaf: bool,
+}
+
+impl Tables<'_> {
+    fn word(&self, at: u64) -> u64 {
+        (self.load)(at).unwrap_or(0)
+    }
+
+    /// All that a table lets through, in the order of addresses.
+    pub(crate) fn leaves(&self, root: &Root) -> Vec<Leaf> {
+        match root.kind {
+            Kind::Arm => self.arm_leaves(root),
+            Kind::Intel => self.intel_leaves(root),
+        }
+    }
+
+    /// The words that a walk of an address reads, the last one that there is included.
+    pub(crate) fn path(&self, root: &Root, iova: u64) -> Vec<Word> {
+        match root.kind {
+            Kind::Arm => self.arm_path(root, iova),
+            Kind::Intel => self.intel_path(root, iova),
+        }
+    }
+}

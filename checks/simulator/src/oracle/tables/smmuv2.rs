@@ -1,0 +1,197 @@
+//! Where an SMMUv2's streams go: stream mapping and context banks lie in registers.
+//!
+//! Of context banks those are read that a driver of 64-bit tables can have: one stage, addresses from 0.
+//!
+//! Spec: SMMUv2 D.c, 2.3 "Stream mapping", 2.6 "Translation context banks", 9.6.1 "SMMU_IDR0-7", 9.6.3 "SMMU_sCR0", 9.6.22 "SMMU_SMRn", 9.6.23 "SMMU_S2CRn",
+//! 9.7.1 "SMMU_CBARn", 9.7.2 "SMMU_CBA2Rn", 16.5.26 "SMMU_CBn_SCTLR", 16.5.38 "SMMU_CBn_TCR", 16.5.40 "SMMU_CBn_TTBRm", 17.3.8 "SMMU_CBn_TCR".
+
+use super::{Kind, Root, Tables, Way};
+
+/// The registers.
+pub(crate) struct Streams<'a> {
+    /// Bytes of a page of registers.
+    pub(crate) page: u64,
+    /// Reads a register of 32 bits.
+    pub(crate) load: &'a dyn Fn(u64) -> u32,
+    /// Reads one of 64 bits.
+    pub(crate) load64: &'a dyn Fn(u64) -> u64,
+}
+
+const CR0: u64 = 0;
+const IDR0: u64 = 0x20;
+const IDR1: u64 = 0x24;
+const SMR: u64 = 0x800;
+const S2CR: u64 = 0xc00;
+/// In the second page.
+const CBAR: u64 = 0;
+const CBA2R: u64 = 0x800;
+/// In a bank.
+const SCTLR: u64 = 0;
+const TTBR0: u64 = 0x20;
+const TCR: u64 = 0x30;
+
+impl Streams<'_> {
+    /// Where a stream's traffic goes.
+    pub(crate) fn way(&self, stream: u32, tables: &Tables<'_>) -> Way {
+        let (cr0, idr0) = ((self.load)(CR0), (self.load)(IDR0));
+        // CLIENTPD, bit 0: nothing is translated.
+        if cr0 & 1 == 1 {
+            return Way::Everywhere;
+        }
+        let count = u64::from(idr0 & 0xff);
+        // SMS, bit 27: the stream is matched; otherwise it is an index.
+        let matched: Vec<u64> = if idr0 >> 27 & 1 == 1 {
+            (0..count).filter(|group| self.matches(*group, stream)).collect()
+        } else {
+            (0..count).filter(|group| *group == u64::from(stream)).collect()
+        };
+        match *matched {
+            // USFCFG, bit 10: what nobody is there for faults.
+            [] if cr0 >> 10 & 1 == 1 => Way::Nowhere,
+            [] => Way::Everywhere,
+            [group] => self.context((self.load)(S2CR + 4 * group), tables),
+            _ => Way::Nonsense("several SMRs match"),
+        }
+    }
+
+    /// VALID, bit 31; MASK, bits 30:16: what does not matter; ID, bits 14:0.
+    fn matches(&self, group: u64, stream: u32) -> bool {
+        let smr = (self.load)(SMR + 4 * group);
+        smr >> 31 == 1 && (smr ^ stream) & 0x7fff & !(smr >> 16) == 0
+    }
+
+    /// TYPE, bits 17:16; CBNDX, bits 7:0.
+    fn context(&self, s2cr: u32, tables: &Tables<'_>) -> Way {
+        match s2cr >> 16 & 3 {
+            0 => self.bank(u64::from(s2cr & 0xff), tables),
+            1 => Way::Everywhere,
+            2 => Way::Nowhere,
+            _ => Way::Nonsense("S2CR.TYPE"),
+        }
+    }
+
+    fn bank(&self, bank: u64, tables: &Tables<'_>) -> Way {
+        let idr1 = (self.load)(IDR1);
+        // NUMCB, bits 7:0; NUMPAGENDXB, bits 30:28: the banks lie behind so many pages.
+        if bank >= u64::from(idr1 & 0xff) {
+            return Way::Nonsense("S2CR.CBNDX");
+        }
+        let banks_at = self.page << ((idr1 >> 28 & 7) + 1);
+        let at = banks_at + self.page * bank;
+        let (cbar, cba2r) =
+            ((self.load)(self.page + CBAR + 4 * bank), (self.load)(self.page + CBA2R + 4 * bank));
+        // M, bit 0.
+        if (self.load)(at + SCTLR) & 1 == 0 {
+            return Way::Everywhere;
+        }
+        // VA64, bit 0.
+        if cba2r & 1 == 0 {
+            return Way::Nonsense("a bank without 64-bit tables");
+        }
+        let (tcr, ttbr) = ((self.load)(at + TCR), (self.load64)(at + TTBR0) & 0x0000_ffff_ffff_fff0);
+        // CBAR.TYPE, bits 17:16: of stage 2, or of stage 1 with stage 2 passed.
+        let way = match cbar >> 16 & 3 {
+            0 => second_stage(tcr, ttbr),
+            1 => first_stage(tcr, ttbr),
+            2 => Way::Nowhere,
+            _ => Way::Nonsense("CBAR.TYPE"),
+        };
+        match way {
+            Way::Through(root) if (tables.load)(root.at).is_none() => Way::Nonsense("TTBR0"),
+            way => way,
+        }
+    }
+}
+
+/// TG0, bits 15:14, says the granule.
+fn granule(tcr: u32) -> Option<u32> {
+    [12, 16, 14].get((tcr >> 14 & 3) as usize).copied()
+}
+
+/// T0SZ, bits 5:0; EPD0, bit 7; EPD1, bit 23.
+fn first_stage(tcr: u32, at: u64) -> Way {
+    let Some(granule) = granule(tcr) else { return Way::Nonsense("TG0") };
+    if tcr >> 7 & 1 == 1 {
+        return Way::Nowhere;
+    }
+    if tcr >> 23 & 1 == 0 {
+        return Way::Nonsense("the upper half has a table");
+    }
+    let bits = 64 - (tcr & 0x3f);
+    Way::Through(Root {
+        at,
+        second: false,
+        kind: Kind::Arm,
+        granule,
+        levels: (bits - granule).div_ceil(granule - 3),
+        bits,
+    })
+}
+
+/// T0SZ, bits 5:0; SL0, bits 7:6.
+fn second_stage(tcr: u32, at: u64) -> Way {
+    let Some(granule) = granule(tcr) else { return Way::Nonsense("TG0") };
+    let levels = match (granule, tcr >> 6 & 3) {
+        (12, 3) => return Way::Nonsense("SL0"),
+        (12, start) => start + 2,
+        (_, start) => start + 1,
+    };
+    Way::Through(Root { at, second: true, kind: Kind::Arm, granule, levels, bits: 64 - (tcr & 0x3f) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// Where the stream 8 goes with these registers: four groups, two banks, pages of 4 KiB, banks from 0x2000 on.
+    fn way(registers: &[(u64, u64)]) -> Way {
+        let mut all = BTreeMap::from([(CR0, 1 << 10), (IDR0, 1 << 27 | 4), (IDR1, 2)]);
+        all.extend(registers.iter().copied());
+        let load = |at: u64| u32::try_from(all.get(&at).copied().unwrap_or(0)).expect("32 bits");
+        let load64 = |at: u64| all.get(&at).copied().unwrap_or(0);
+        let streams = Streams { page: 0x1000, load: &load, load64: &load64 };
+        streams.way(8, &Tables { load: &|_| Some(0) })
+    }
+
+    #[test]
+    fn a_stream_goes_where_its_one_entry_says() {
+        assert_eq!(way(&[]), Way::Nowhere);
+        assert_eq!(way(&[(CR0, 0)]), Way::Everywhere);
+        assert_eq!(way(&[(CR0, 1 | 1 << 10)]), Way::Everywhere);
+        let entry = |s2cr| [(SMR + 4, 0x8000_0008), (S2CR + 4, s2cr)];
+        assert_eq!(way(&entry(0x1_0000)), Way::Everywhere);
+        assert_eq!(way(&entry(0x2_0000)), Way::Nowhere);
+        assert_eq!(way(&entry(0x3_0000)), Way::Nonsense("S2CR.TYPE"));
+        assert_eq!(way(&entry(2)), Way::Nonsense("S2CR.CBNDX"));
+        // Bit 0 does not matter, of 9.
+        assert_eq!(way(&[(SMR, 0x8001_0009), (S2CR, 0x1_0000)]), Way::Everywhere);
+        assert_eq!(way(&[(SMR, 0x8001_0009), (SMR + 4, 0x8000_0008)]), Way::Nonsense("several SMRs match"));
+        // Indexed: group 8 of 9.
+        assert_eq!(way(&[(IDR0, 9), (S2CR + 32, 0x1_0000)]), Way::Everywhere);
+    }
+
+    #[test]
+    fn a_bank_says_which_table_and_of_which_stage() {
+        let bank = |cbar, tcr| {
+            way(&[
+                (SMR, 0x8000_0008),
+                (S2CR, 1),
+                (0x1004, cbar),
+                (0x1804, 1),
+                (0x3000, 1),
+                (0x3020, 0x0007_0000_4000_0000),
+                (0x3030, tcr),
+            ])
+        };
+        // T0SZ 25, EPD1; 16 KiB.
+        let root = Root { at: 0x4000_0000, second: false, kind: Kind::Arm, granule: 14, levels: 3, bits: 39 };
+        assert_eq!(bank(0x1_0000, 1 << 23 | 2 << 14 | 25), Way::Through(root));
+        // T0SZ 24, SL0 1; 4 KiB.
+        let root = Root { second: true, granule: 12, levels: 3, bits: 40, ..root };
+        assert_eq!(bank(0, 1 << 6 | 24), Way::Through(root));
+        assert_eq!(bank(0x1_0000, 25), Way::Nonsense("the upper half has a table"));
+        assert_eq!(bank(0x1_0000, 1 << 7), Way::Nowhere);
+    }
+}
