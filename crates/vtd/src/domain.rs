@@ -18,7 +18,7 @@
 //! Spec: VT-d 5.10, 6.5.3.3 "Guidance to Software for Invalidations", Table 28; 6.1 "Caching Mode".
 //! Not here: the page-table format (`pgtable`).
 
-use alloc::collections::BTreeMap;
+use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
@@ -47,8 +47,8 @@ pub struct Domain<P: Platform, R: Registers + 'static> {
     hardware: Arc<Hardware<P, R>>,
     id: u16,
     mappings: Mappings<P::Mutex, FirstStage, SecondStage>,
-    /// The sources whose entries lead here, or are about to, or did a moment ago; and whether their device may have translations.
-    uses: Lock<P, BTreeMap<u16, bool>>,
+    /// The sources whose entries lead here, or are about to, or did a moment ago.
+    uses: Lock<P, BTreeSet<u16>>,
 }
 
 impl<P: Platform, R: Registers> fmt::Debug for Domain<P, R> {
@@ -67,12 +67,7 @@ impl<P: Platform, R: Registers> Domain<P, R> {
             hardware.ids.lock().give_back(id);
             return Err(DomainError::NoMemory);
         };
-        Ok(Arc::new(Self {
-            id,
-            mappings,
-            uses: Lock::<P, BTreeMap<u16, bool>>::new(BTreeMap::new()),
-            hardware,
-        }))
+        Ok(Arc::new(Self { id, mappings, uses: Lock::<P, BTreeSet<u16>>::new(BTreeSet::new()), hardware }))
     }
 
     /// What all domains of a unit can do.
@@ -95,8 +90,8 @@ impl<P: Platform, R: Registers> Domain<P, R> {
     }
 
     /// An entry of this source is about to lead here.
-    pub(crate) fn expect(&self, sid: u16, device_tlb: bool) {
-        self.uses.lock().insert(sid, device_tlb);
+    pub(crate) fn expect(&self, sid: u16) {
+        self.uses.lock().insert(sid);
     }
 
     /// No entry of this source leads here any more, and hardware has confirmed it.
@@ -135,20 +130,18 @@ impl<P: Platform, R: Registers> Domain<P, R> {
 
     /// Makes devices forget these ranges, or everything. The IOTLB has forgotten them already.
     fn forget_devices(&self, ranges: Option<&Gather>) -> Result<(), SyncError> {
-        let with_tlb: Vec<u16> =
-            self.uses.lock().iter().filter(|(_, device_tlb)| **device_tlb).map(|(&sid, _)| sid).collect();
-        if with_tlb.is_empty() || mutant!("vtd-device-tlb-never-flushed") {
+        if mutant!("vtd-device-tlb-never-flushed") {
             return Ok(());
         }
-        let mut descriptors = Vec::new();
-        for &sid in &with_tlb {
+        let mut forget = Vec::new();
+        for &sid in &*self.uses.lock() {
+            let on = |span| (sid, Descriptor::device_tlb(sid, span));
             match ranges {
-                None => descriptors.push(Descriptor::device_tlb(sid, None)),
-                Some(gather) => descriptors
-                    .extend(gather.ranges().map(|range| Descriptor::device_tlb(sid, Span::covering(range)))),
+                None => forget.push(on(None)),
+                Some(gather) => forget.extend(gather.ranges().map(Span::covering).map(on)),
             }
         }
-        self.hardware.run(&descriptors)
+        self.hardware.run_on_devices(&forget, false)
     }
 
     /// After a map: takes it back if hardware did not confirm that it sees it.

@@ -19,6 +19,7 @@ use portcullis_spec::vtd::registers::{GCMD, GSTS, GlobalStatus, ONE_SHOT};
 use portcullis_types::Pa;
 use portcullis_types::trace::{Event, Value};
 
+use crate::atc::Atcs;
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::descriptor::Descriptor;
@@ -41,6 +42,7 @@ pub(crate) struct Hardware<P: Platform, R> {
     /// There is one only where processes are shared.
     pub(crate) page_requests: Option<PageRequestQueue<P>>,
     pub(crate) askers: Lock<P, Askers>,
+    pub(crate) atcs: Lock<P, Atcs>,
     commanding: Lock<P, ()>,
     /// The hardware has been turned off, and confirmed it: it reads no table any more.
     off: AtomicBool,
@@ -69,6 +71,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             ids: Lock::<P, Ids>::new(Ids::new(features.domain_id_bits)),
             page_requests,
             askers: Lock::<P, Askers>::new(Askers::new()),
+            atcs: Lock::<P, Atcs>::new(Atcs::default()),
             commanding: Lock::<P, ()>::new(()),
             off: AtomicBool::new(false),
             platform,

@@ -35,6 +35,7 @@
 
 extern crate alloc;
 
+mod atc;
 mod config;
 mod context;
 mod counters;

@@ -62,7 +62,6 @@ enum Life {
 #[derive(Clone, Copy, Debug)]
 struct Use {
     at: Pa,
-    device_tlb: bool,
 }
 
 impl<P: Platform, R: Registers> fmt::Debug for Process<P, R> {
@@ -114,7 +113,7 @@ impl<P: Platform, R: Registers> Process<P, R> {
         if places.iter().any(|&(sid, _)| uses.contains_key(&(sid, pasid))) {
             return Err(AttachPasidError::Taken);
         }
-        uses.extend(places.iter().map(|&(sid, at)| ((sid, pasid), Use { at, device_tlb: true })));
+        uses.extend(places.iter().map(|&(sid, at)| ((sid, pasid), Use { at })));
         drop(uses);
         let words = self.lead.pasid(&self.hardware.features);
         places.iter().for_each(|&(_, at)| self.hardware.store_entry(at, &words));
@@ -134,8 +133,8 @@ impl<P: Platform, R: Registers> Process<P, R> {
         uses.iter().for_each(|(_, used)| self.hardware.store_word(used.at, 0));
         self.forget(&[pasid])?;
         let devices: Vec<_> =
-            uses.iter().map(|&(sid, _)| Descriptor::pasid_device_tlb(sid, pasid, None)).collect();
-        self.hardware.run_and_drain(&devices, true)?;
+            uses.iter().map(|&(sid, _)| (sid, Descriptor::pasid_device_tlb(sid, pasid, None))).collect();
+        self.hardware.run_on_devices(&devices, true)?;
         // Known to invalidations until its entry is gone.
         let mut known = self.uses.lock();
         known.retain(|&(sid, used), _| used != pasid || !sids.contains(&sid));
@@ -149,7 +148,7 @@ impl<P: Platform, R: Registers> Process<P, R> {
             return Err(AttachError::Exited);
         }
         let mut uses = self.uses.lock();
-        uses.extend(places.map(|(sid, at)| ((sid, RID_PASID), Use { at, device_tlb: false })));
+        uses.extend(places.map(|(sid, at)| ((sid, RID_PASID), Use { at })));
         Ok(())
     }
 
@@ -185,10 +184,10 @@ impl<P: Platform, R: Registers> Process<P, R> {
     fn forget_devices(&self, span: Option<Span>) -> Result<(), SyncError> {
         let devices: Vec<_> = {
             let uses = self.uses.lock();
-            let with_tlb = uses.iter().filter(|(_, used)| used.device_tlb);
-            with_tlb.map(|(&(sid, pasid), _)| Descriptor::pasid_device_tlb(sid, pasid, span)).collect()
+            let with_pasid = uses.keys().filter(|(_, pasid)| *pasid != RID_PASID);
+            with_pasid.map(|&(sid, pasid)| (sid, Descriptor::pasid_device_tlb(sid, pasid, span))).collect()
         };
-        self.hardware.run(&devices)
+        self.hardware.run_on_devices(&devices, false)
     }
 
     fn say(&self, name: &'static str, range: Option<IovaRange>) {

@@ -3,8 +3,8 @@
 //! # Order
 //!
 //! Preparing a device changes flags of its context entries alone (PASIDE, DTE, PRE), by one store each: its requests without PASID go on. Only then is the
-//! device's own ATS switched on; the way back is the same backwards, with the device's TLB emptied in between. Whenever the device is attached to something else, its ATS
-//! is off in between.
+//! device's own ATS switched on; the way back is the same backwards. Whenever the device is attached to something else, its ATS is off in between. Off, its TLB is empty, and
+//! it is told nothing (`atc`).
 //!
 //! Spec: VT-d 5.10, 9.4 "Scalable-Mode Context-Entry", 4.1 "Device-TLB Operation".
 //! Not here: the process (`process`), page requests (`page_requests`).
@@ -24,7 +24,6 @@ use portcullis_hal::{Platform, Registers};
 use portcullis_types::trace::{Event, Value};
 use portcullis_types::{Pa, Pasid, SizeLg2, SourceId};
 
-use crate::descriptor::Descriptor;
 use crate::devices::{Attachment, Devices, distinct};
 use crate::features::Features;
 use crate::hardware::Hardware;
@@ -65,13 +64,15 @@ impl<P: Platform> Sharing<P> {
         !self.pasids.is_empty()
     }
 
-    /// Makes the device send no translation requests.
-    pub(crate) fn pause_ats(&mut self) {
+    /// Makes the device send no translation requests, and forget what they were answered.
+    pub(crate) fn pause_ats<R: Registers>(&self, hardware: &Hardware<P, R>) {
         self.switches.set_ats(false);
+        hardware.atcs.lock().turned_off(&self.sources);
     }
 
     /// Lets it send them again.
-    pub(crate) fn resume_ats(&mut self) {
+    pub(crate) fn resume_ats<R: Registers>(&self, hardware: &Hardware<P, R>) {
+        hardware.atcs.lock().turn_on(&self.sources);
         self.switches.set_ats(true);
     }
 
@@ -133,13 +134,6 @@ fn set_shares<P: Platform>(devices: &mut Devices<P>, sids: &[u16], shares: bool)
 }
 
 impl<P: Platform, R: Registers> Vtd<P, R> {
-    /// Tells what sources are attached to whether their device may have translations.
-    fn expect_device_tlb(&self, attached: &Attachment<P>, sids: &[u16], device_tlb: bool) {
-        if let Some(domain) = attached.domain().and_then(|domain| self.ours(domain)) {
-            sids.iter().for_each(|&sid| domain.expect(sid, device_tlb));
-        }
-    }
-
     /// Where the entries of a PASID lie. Directories that are too small grow.
     fn places(
         &self,
@@ -213,24 +207,23 @@ impl<P: Platform, R: Registers> SvaIommu<P> for Vtd<P, R> {
             return Err(EnableSvaError::Process);
         }
         hardware.prepare(tables, devices, &sids).map_err(|_| EnableSvaError::NoMemory)?;
-        self.expect_device_tlb(&attached, &sids, true);
         set_shares(devices, &sids, true);
         if let Err(error) = hardware.update_contexts(tables, devices, &sids) {
             // The flags alone let nothing through that the device does not ask for, and it does not yet.
             set_shares(devices, &sids, false);
             let _ = hardware.update_contexts(tables, devices, &sids);
-            self.expect_device_tlb(&attached, &sids, false);
             return Err(EnableSvaError::Sync(error));
         }
         hardware.askers.lock().0.extend(&sids);
-        switches.set_ats(true);
-        devices.share(Sharing {
+        let sharing = Sharing {
             sources: sids,
             limits,
             switches,
             pasids: BTreeMap::new(),
             _platform: core::marker::PhantomData,
-        });
+        };
+        sharing.resume_ats(hardware);
+        devices.share(sharing);
         Ok(limits)
     }
 
@@ -243,21 +236,14 @@ impl<P: Platform, R: Registers> SvaIommu<P> for Vtd<P, R> {
         if sharing.in_use() {
             return Err(DisableSvaError::PasidsInUse);
         }
-        sharing.pause_ats();
-        let forget: Vec<_> = sids.iter().map(|&sid| Descriptor::device_tlb(sid, None)).collect();
-        let mut off = hardware.run(&forget);
-        if off.is_ok() {
-            set_shares(devices, &sids, false);
-            off = hardware.update_contexts(tables, devices, &sids);
-        }
-        if let Err(error) = off {
+        sharing.pause_ats(hardware);
+        set_shares(devices, &sids, false);
+        if let Err(error) = hardware.update_contexts(tables, devices, &sids) {
             set_shares(devices, &sids, true);
             let _ = hardware.update_contexts(tables, devices, &sids);
-            devices.sharing(&sids).into_iter().for_each(Sharing::resume_ats);
+            devices.sharing(&sids).into_iter().for_each(|sharing| sharing.resume_ats(hardware));
             return Err(DisableSvaError::Sync(error));
         }
-        let attached = devices.get(sids[0]).map_or(Attachment::Blocked, |source| source.attached.clone());
-        self.expect_device_tlb(&attached, &sids, false);
         hardware.askers.lock().remove(&sids);
         devices.unshare(sids[0]);
         Ok(())

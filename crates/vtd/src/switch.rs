@@ -3,8 +3,8 @@
 //! # Order
 //!
 //! 1. The old entries lose their present bit, all of them; a barrier.
-//! 2. The caches forget them, in one run: context cache (legacy mode) or PASID cache, then IOTLB, by the domain-id that the entries had; then, in a run of its own,
-//!    device TLBs.
+//! 2. The caches forget them, in one run: context cache (legacy mode) or PASID cache, then IOTLB, by the domain-id that the entries had. Device TLBs are empty: ATS
+//!    is off meanwhile (`sharing`).
 //! 3. The new entries are stored, the present bit last; hardware that caches what is not present, or has a write buffer, is told.
 //!
 //! If step 2 is not confirmed the old entries are put back, unless the sources were to be blocked: then nothing is put back.
@@ -50,19 +50,17 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         Ok(())
     }
 
-    /// Makes the entries of these sources, which have been prepared, lead to `next`, or nowhere. `device_tlbs` are those whose devices may have
-    /// translations of the old ones.
+    /// Makes the entries of these sources, which have been prepared, lead to `next`, or nowhere. ATS of their devices is off.
     pub(crate) fn switch(
         &self,
         tables: &Tables<P>,
         devices: &mut Devices<P>,
         sids: &[u16],
         next: Option<Lead>,
-        device_tlbs: &[u16],
     ) -> Result<(), AttachError> {
         let before: Vec<(u16, Option<Lead>)> =
             sids.iter().map(|&sid| (sid, devices.get(sid).and_then(|source| source.lead))).collect();
-        let cut = self.cut(tables, devices, &before, device_tlbs);
+        let cut = self.cut(tables, devices, &before);
         if let Err(error) = cut {
             if next.is_none() {
                 self.note(devices, &before, |_| None);
@@ -128,7 +126,6 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         tables: &Tables<P>,
         devices: &Devices<P>,
         before: &[(u16, Option<Lead>)],
-        device_tlbs: &[u16],
     ) -> Result<(), SyncError> {
         let led: Vec<(u16, Lead)> = before.iter().filter_map(|&(sid, lead)| Some((sid, lead?))).collect();
         if led.is_empty() {
@@ -148,9 +145,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         if !mutant!("vtd-old-domain-remembered") {
             led.iter().for_each(|(_, lead)| push_once(&mut forget, lead.forget_iotlb(scalable, RID_PASID)));
         }
-        self.run(&forget)?;
-        let devices: Vec<_> = device_tlbs.iter().map(|&sid| Descriptor::device_tlb(sid, None)).collect();
-        self.run(&devices)
+        self.run(&forget)
     }
 
     /// Step 3.

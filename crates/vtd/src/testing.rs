@@ -55,6 +55,8 @@ pub(crate) struct State {
     pub(crate) asleep: bool,
     /// So many invalidations of device TLBs go unanswered.
     pub(crate) unanswered: u32,
+    /// What happens when the last of them has timed out.
+    pub(crate) at_timeout: Option<Box<dyn FnOnce() + Send>>,
     /// Words that were stored and not cleaned since.
     pub(crate) dirty: BTreeSet<u64>,
 }
@@ -207,6 +209,9 @@ impl State {
         self.set(IQH, (head + bytes as u64) % size);
         if descriptor.asks_a_device() && self.unanswered > 0 {
             self.unanswered -= 1;
+            if let Some(hook) = self.at_timeout.take_if(|_| self.unanswered == 0) {
+                hook();
+            }
             // The head is behind the wait, which the unit had fetched and dropped.
             self.set(IQH, tail);
             self.set(FSTS, self.get(FSTS) | 1 << 6);

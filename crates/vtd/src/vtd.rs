@@ -215,7 +215,7 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
         if configuration.gone {
             return Ok(());
         }
-        configuration.devices.all_sharing().for_each(Sharing::pause_ats);
+        configuration.devices.all_sharing().for_each(|sharing| sharing.pause_ats(&self.hardware));
         self.hardware.shut_down(&configuration.tables)?;
         self.hardware.turned_off();
         configuration.gone = true;
@@ -312,10 +312,9 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
         devices: &Devices<P>,
         sids: &[u16],
         attached: &Attachment<P>,
-        device_tlb: bool,
     ) -> Result<(), AttachError> {
         if let Some(domain) = attached.domain().and_then(|domain| self.ours(domain)) {
-            sids.iter().for_each(|&sid| domain.expect(sid, device_tlb));
+            sids.iter().for_each(|&sid| domain.expect(sid));
         }
         let Attachment::Process(process) = attached else { return Ok(()) };
         let Some(process) = process.as_any().downcast_ref::<Process<P, R>>() else { return Ok(()) };
@@ -360,10 +359,9 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
         if lead.is_some() {
             self.hardware.prepare(tables, devices, sids)?;
         }
-        self.expect(devices, sids, attached, shares)?;
-        let device_tlbs: &[u16] = if shares { sids } else { &[] };
-        devices.sharing(sids).into_iter().for_each(Sharing::pause_ats);
-        let outcome = self.hardware.switch(tables, devices, sids, lead, device_tlbs);
+        self.expect(devices, sids, attached)?;
+        devices.sharing(sids).into_iter().for_each(|sharing| sharing.pause_ats(&self.hardware));
+        let outcome = self.hardware.switch(tables, devices, sids, lead);
         let mut gone = Vec::new();
         for &sid in sids {
             let Some(source) = devices.get_mut(sid) else { continue };
@@ -388,7 +386,7 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
         }
         let first = sids.first().and_then(|&first| devices.get(first));
         if first.is_some_and(|source| source.lead.is_some()) {
-            devices.sharing(sids).into_iter().for_each(Sharing::resume_ats);
+            devices.sharing(sids).into_iter().for_each(|sharing| sharing.resume_ats(&self.hardware));
         }
         drop(configuration);
         gone.iter().for_each(|(sid, old)| self.let_go(*sid, old));
@@ -403,9 +401,8 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
         }
         let known: Vec<u16> = sids.iter().copied().filter(|&sid| devices.contains(sid)).collect();
         let shares = devices.sharing(&known).is_some();
-        devices.sharing(&known).into_iter().for_each(Sharing::pause_ats);
-        let device_tlbs: &[u16] = if shares { &known } else { &[] };
-        if let Err(error) = self.hardware.switch(tables, devices, &known, None, device_tlbs) {
+        devices.sharing(&known).into_iter().for_each(|sharing| sharing.pause_ats(&self.hardware));
+        if let Err(error) = self.hardware.switch(tables, devices, &known, None) {
             for &sid in &known {
                 if let Some(source) = devices.get_mut(sid) {
                     core::mem::forget(core::mem::replace(&mut source.attached, Attachment::Blocked));
@@ -547,7 +544,8 @@ impl<P: Platform, R: Registers> Iommu<P> for Vtd<P, R> {
     }
 
     fn sva(&self) -> Option<&dyn SvaIommu<P>> {
-        self.hardware.page_requests.is_some().then_some(self)
+        // What a unit lacks for it, `check` says.
+        Some(self)
     }
 }
 

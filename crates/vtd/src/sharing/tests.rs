@@ -2,6 +2,7 @@
 
 extern crate std;
 
+use alloc::boxed::Box;
 use alloc::vec;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
@@ -17,6 +18,7 @@ use portcullis_types::{Iova, IovaRange, Perms, Prot};
 
 use super::*;
 use crate::config::Config;
+use crate::descriptor::Descriptor;
 use crate::span::Span;
 use crate::testing::{Act, CAP_LEGACY, ECAP_SCALABLE, Fake};
 
@@ -163,7 +165,7 @@ fn a_device_is_prepared_by_flags_alone_and_its_ats_comes_last() {
     unit.disable(&[SID]).unwrap();
     assert!(!switches.on.load(SeqCst));
     assert_eq!(fake.context(0x108).unwrap()[0] & 0xfff, 1);
-    assert_eq!(fake.kinds()[..2], [TYPE_DEVICE_TLB, TYPE_WAIT], "emptied before it may not translate");
+    assert!(!fake.kinds().contains(&TYPE_DEVICE_TLB), "with its ATS off it would not answer");
 }
 
 #[test]
@@ -180,16 +182,40 @@ fn what_is_unmapped_is_forgotten_by_the_iotlb_and_then_by_the_device() {
 }
 
 #[test]
-fn a_device_that_shares_forgets_the_domain_that_it_leaves_after_the_iotlb_has() {
+fn a_device_that_shares_leaves_a_domain_with_its_ats_off_and_is_sent_nothing_meanwhile() {
     let (fake, unit, _domain, switches) = sharing();
-    let next = unit.new_domain().unwrap();
+    let (next, turns) = (unit.new_domain().unwrap(), switches.turns.load(SeqCst));
     unit.attach(&[SID], &Target::Domain(next)).unwrap();
-    let log = fake.take_log();
-    let kinds: Vec<u8> = log.iter().map(Descriptor::kind).collect();
-    let wanted = [TYPE_PASID_CACHE, TYPE_IOTLB, TYPE_WAIT, TYPE_DEVICE_TLB, TYPE_WAIT];
-    assert_eq!(kinds, wanted);
-    assert_eq!(log[3], Descriptor::device_tlb(0x108, None));
-    assert!(switches.on.load(SeqCst));
+    assert_eq!(fake.kinds(), [TYPE_PASID_CACHE, TYPE_IOTLB, TYPE_WAIT]);
+    assert_eq!((switches.on.load(SeqCst), switches.turns.load(SeqCst)), (true, turns + 2));
+}
+
+#[test]
+fn a_blocked_device_that_would_not_answer_is_told_nothing_of_its_processes() {
+    let (fake, unit, _domain, switches) = sharing();
+    let process = unit.new_process_domain(Mm::new()).unwrap();
+    unit.attach_pasid(&[SID], pasid(5), &process).unwrap();
+    unit.attach(&[SID], &Target::Blocked).unwrap();
+    assert!(!switches.on.load(SeqCst));
+    fake.take_log();
+    process.invalidate(IovaRange::new(Iova::new(0x7000), 0x1000).unwrap()).unwrap();
+    assert_eq!(fake.kinds(), [TYPE_PASID_IOTLB, TYPE_WAIT]);
+    unit.detach_pasid(&[SID], pasid(5)).unwrap();
+    assert!(!fake.kinds().contains(&TYPE_PASID_DEVICE_TLB));
+}
+
+#[test]
+fn a_device_that_goes_off_while_it_is_told_to_forget_is_not_waited_for() {
+    let (fake, unit, domain, _switches) = sharing();
+    domain.map(Iova::new(0x5000), Pa::new(0x9000), 0x2000, READ_WRITE).unwrap();
+    fake.with(|state| state.unanswered = 3);
+    assert_eq!(domain.flush_all().err(), Some(SyncError::Failed { code: 0x60 }), "it is on and silent");
+    let hardware = unit.hardware.clone();
+    fake.with(|state| {
+        state.unanswered = 3;
+        state.at_timeout = Some(Box::new(move || hardware.atcs.lock().turned_off(&[0x108])));
+    });
+    let _ = domain.flush_all().unwrap();
 }
 
 #[test]
@@ -380,6 +406,7 @@ fn what_is_missing_for_sharing_is_named() {
     assert_eq!(refusal(ECAP_SCALABLE & !(1 << 29), &|_| {}), SvaRefusal::NoPri(Side::Iommu));
     assert_eq!(refusal(ECAP_SCALABLE & !(1 << 47), &|_| {}), SvaRefusal::NoFirstStage);
     assert_eq!(refusal(ECAP_SCALABLE & !(1 << 48), &|_| {}), SvaRefusal::NotCoherent);
+    assert_eq!(refusal(ECAP_SCALABLE & !(1 << 43), &|_| {}), SvaRefusal::NoFirstStage, "legacy mode");
     let (_fake, unit, _domain, _switches) = sharing();
     let five = unit.new_process_domain(Mm::with(5, 0x1000)).unwrap_err();
     assert_eq!(five, ProcessDomainError::UnsupportedTable);
