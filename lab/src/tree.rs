@@ -9,6 +9,7 @@ use crate::boot::{BootRequest, Endpoint, FixedDevice, Hardware, HostBridge, Stan
 use crate::error::RunError;
 use crate::machine::{DiskContent, Machine, MachineSpec};
 use crate::platform::{LabPlatform, RegisterWindow};
+use crate::process::Cores;
 use crate::trace;
 
 /// An SMMUv3 that is up.
@@ -86,7 +87,9 @@ fn unit(unit: &Unit) -> MachineTree {
             let mode = if features.scalable { "scalable mode" } else { "legacy mode" };
             let remaps = if vtd.interrupts().is_some() { "remapped" } else { "not remapped" };
             let what = format!("VT-d, {mode}, addresses {}", capabilities.aperture);
-            vec![what, pages, format!("interrupts of devices are {remaps}")]
+            let mut details = vec![what, pages, format!("interrupts of devices are {remaps}")];
+            details.extend(vtd_services(vtd));
+            details
         }
         Hardware::Phb3(..) => {
             vec![format!("PHB3, IODA2, the kernel's window {}", capabilities.aperture), pages]
@@ -106,6 +109,20 @@ fn services(smmu: &Driven) -> Option<String> {
         (features.stall_forced, "stalls whatever faults"),
         (features.dirty_state, "updates of access and dirty state"),
         (features.broadcast, "hears the CPUs' broadcasts"),
+    ];
+    let words = named.into_iter().filter(|(there, _)| *there).map(|(_, name)| name.to_string());
+    let words: Vec<String> = pasids.into_iter().chain(words).collect();
+    (!words.is_empty()).then(|| words.join(", "))
+}
+
+/// The same of a VT-d unit.
+fn vtd_services(vtd: &portcullis::vtd::Vtd<LabPlatform, RegisterWindow>) -> Option<String> {
+    let features = vtd.features();
+    let pasids = (features.pasid_bits > 0).then(|| format!("{}-bit PASIDs", features.pasid_bits));
+    let named = [
+        (features.scalable && features.extended.fsts(), "first stage"),
+        (features.extended.dt(), "ATS"),
+        (features.extended.prs(), "PRI"),
     ];
     let words = named.into_iter().filter(|(there, _)| *there).map(|(_, name)| name.to_string());
     let words: Vec<String> = pasids.into_iter().chain(words).collect();
@@ -210,14 +227,17 @@ fn cpus(system: &System) -> MachineTree {
     let count = system.cpus.cpus.count();
     let details = match system.cpus.facts() {
         None => vec!["no page size in common".to_string()],
-        Some(facts) => vec![format!(
-            "{} pages, {} bits to {} bits, {}-bit ASIDs, kernel at EL{}",
-            system.cpus.page,
-            facts.input_bits,
-            facts.output_bits,
-            facts.asid_bits,
-            if facts.vhe { 2 } else { 1 }
-        )],
+        Some(facts) => {
+            let common = format!(
+                "{} pages, {} bits to {} bits, {}-bit",
+                system.cpus.page, facts.input_bits, facts.output_bits, facts.asid_bits
+            );
+            vec![match (&system.cpus.cpus, facts.vhe) {
+                (Cores::X86(_), _) => format!("x86-64: {common} PCIDs"),
+                (Cores::Arm(_), true) => format!("{common} ASIDs, kernel at EL2"),
+                (Cores::Arm(_), false) => format!("{common} ASIDs, kernel at EL1"),
+            }]
+        }
     };
     leaf(format!("{count} CPUs"), details)
 }

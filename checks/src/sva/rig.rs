@@ -112,7 +112,7 @@ impl Rig {
     pub fn with(plan: Plan, tamper: Option<Arc<dyn Tamper>>, sink: SharedSink) -> Result<Self, String> {
         let hardware = Hardware::new(&plan, &sink)?;
         let Hardware { bus, cpus, smmu, judge, root, models } = hardware;
-        let set = CpuSet { cpus: cpus.clone(), page: plan.page };
+        let set = CpuSet::new(cpus.clone(), plan.page);
         let mut options = set.kernel_options(plan.seed).ok_or("the CPUs do not have the page size")?;
         options.hardware_update = plan.marks;
         let platform = Arc::new(LabPlatform::new(bus.clone(), sink.clone(), tamper.clone()));

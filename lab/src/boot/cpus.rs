@@ -2,45 +2,65 @@
 //!
 //! A process may run on any CPU, and its tables are walked by all of them, and by IOMMUs: the lowest common denominator decides how they look.
 //!
-//! Spec: Arm ARM DDI 0487, D24.2 "ID_AA64MMFR0_EL1" to "ID_AA64MMFR2_EL1".
+//! Spec: Arm ARM DDI 0487, D24.2 "ID_AA64MMFR0_EL1" to "ID_AA64MMFR2_EL1"; Intel SDM volume 3A, 4.1.4 "Enumeration of Paging Features by CPUID".
 //! Not here: processes (`process`), what an IOMMU's driver makes of the facts.
 
-use std::sync::Arc;
-
-use model_cpu::{CpuFeatures, Cpus};
+use model_cpu::{CpuFeatures, x86};
 use portcullis::core::sva::CpuFacts;
 use portcullis::types::SizeLg2;
 
 use super::{System, Unit};
-use crate::process::{KernelOptions, marks_of};
+use crate::process::{Cores, KernelOptions};
 
 /// The CPUs of a machine, and the kernel's page size: what a kernel is built for before it looks at anything.
 #[derive(Clone, Debug)]
 pub struct CpuSet {
     /// The CPUs.
-    pub cpus: Arc<Cpus>,
+    pub cpus: Cores,
     /// The kernel's page size: 4, 16 or 64 KiB.
     pub page: SizeLg2,
 }
 
 impl CpuSet {
+    /// These CPUs, of either kind, with a kernel of this page size.
+    pub fn new(cpus: impl Into<Cores>, page: SizeLg2) -> Self {
+        Self { cpus: cpus.into(), page }
+    }
+
     /// What is true of every CPU; none if there is none, or one of them does not have the kernel's page size.
     pub fn facts(&self) -> Option<CpuFacts> {
-        let each = (0..self.cpus.count()).filter_map(|index| self.cpus.cpu(index));
-        let common = each.map(|cpu| facts(&cpu.features(), self.page)).reduce(CpuFacts::common)?;
+        let indexes = 0..self.cpus.count();
+        let each: Vec<CpuFacts> = match &self.cpus {
+            Cores::Arm(cpus) => {
+                let features = indexes.filter_map(|index| cpus.cpu(index)).map(|cpu| cpu.features());
+                features.map(|features| facts(&features, self.page)).collect()
+            }
+            Cores::X86(cpus) => {
+                let features = indexes.filter_map(|index| cpus.cpu(index)).map(|cpu| cpu.features());
+                features.map(|features| x86_facts(&features, self.page)).collect()
+            }
+        };
+        let common = each.into_iter().reduce(CpuFacts::common)?;
         common.granules.contains(self.page).then_some(common)
     }
 
     /// How a kernel sets processes up on these CPUs; none where there are no [`facts`](Self::facts). `seed` decides what does not matter.
     pub fn kernel_options(&self, seed: u64) -> Option<KernelOptions> {
         let facts = self.facts()?;
+        if let Cores::X86(_) = self.cpus {
+            let mut options = KernelOptions::x86(seed);
+            // The upper half is the kernel's.
+            options.input_bits = facts.input_bits - 1;
+            options.output_bits = facts.output_bits;
+            return Some(options);
+        }
         let large = self.page != SizeLg2::KIB_64 && (facts.input_bits > 48 || facts.output_bits > 48);
         let mut options = KernelOptions::new(self.page, seed);
         options.input_bits = facts.input_bits;
         options.output_bits = facts.output_bits;
         options.large_descriptors = large;
         options.wide_asids = facts.asid_bits >= 16;
-        options.hardware_update = marks_of(&self.cpus);
+        options.hardware_update = self.cpus.marks();
         Some(options)
     }
 }
@@ -77,10 +97,26 @@ fn facts(features: &CpuFeatures, page: SizeLg2) -> CpuFacts {
     facts
 }
 
+/// What one of x86's CPUs can do. Tables have 5 levels where all CPUs have them, and pages of 4 KiB; where a CPU cannot say that a page is not to be executed, there are no
+/// processes.
+fn x86_facts(features: &x86::CpuFeatures, page: SizeLg2) -> CpuFacts {
+    let mut facts = CpuFacts::new(SizeLg2::KIB_4);
+    if page != SizeLg2::KIB_4 || !features.execute_disable || !features.pcids {
+        facts.granules = Default::default();
+    }
+    facts.input_bits = if features.five_levels { 57 } else { 48 };
+    facts.output_bits = features.pa_bits;
+    facts.asid_bits = X86_PCID_BITS;
+    facts
+}
+
+/// Spec: Intel SDM volume 3A, 4.10.1 "Process-Context Identifiers (PCIDs)".
+const X86_PCID_BITS: u8 = 12;
+
 #[cfg(test)]
 mod tests {
     use model_bus::{Bus, BusOptions};
-    use model_cpu::TlbPolicy;
+    use model_cpu::{Cpus, TlbPolicy};
     use portcullis::pgtable::arm::HardwareUpdate;
     use portcullis::types::{Pa, PaRange};
 
@@ -91,7 +127,30 @@ mod tests {
     fn set(features: &[CpuFeatures], page: SizeLg2) -> CpuSet {
         let ram = PaRange::new(Pa::new(0), 1 << 20).unwrap();
         let bus = Bus::new(&BusOptions::new(ram, 1));
-        CpuSet { cpus: Cpus::new(bus, features, TlbPolicy::holding(1)), page }
+        CpuSet::new(Cpus::new(bus, features, TlbPolicy::holding(1)), page)
+    }
+
+    fn x86_set(features: &[x86::CpuFeatures], page: SizeLg2) -> CpuSet {
+        let ram = PaRange::new(Pa::new(0), 1 << 20).unwrap();
+        let bus = Bus::new(&BusOptions::new(ram, 1));
+        CpuSet::new(x86::Cpus::new(bus, features, TlbPolicy::holding(1)), page)
+    }
+
+    #[test]
+    fn part_10_of_two_x86_cpus_the_lesser_decides_and_processes_have_the_lower_half() {
+        use x86::CpuFeatures;
+        let options = |features: &[CpuFeatures]| x86_set(features, SizeLg2::KIB_4).kernel_options(1);
+        let large = options(&[CpuFeatures::LARGE; 2]).unwrap();
+        assert_eq!((large.input_bits, large.output_bits), (56, 52));
+        for features in [[CpuFeatures::LARGE, CpuFeatures::COMMON], [CpuFeatures::COMMON, CpuFeatures::LARGE]]
+        {
+            let mixed = options(&features).unwrap();
+            assert_eq!((mixed.input_bits, mixed.output_bits), (47, 46));
+            assert_eq!(mixed.hardware_update, HardwareUpdate::AccessAndDirty);
+        }
+        let old = CpuFeatures { execute_disable: false, ..CpuFeatures::COMMON };
+        assert!(options(&[CpuFeatures::COMMON, old]).is_none());
+        assert!(x86_set(&[CpuFeatures::COMMON], SizeLg2::KIB_64).kernel_options(1).is_none());
     }
 
     #[test]

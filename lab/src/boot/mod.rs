@@ -150,7 +150,7 @@ impl<'a> BootRequest<'a> {
             icp: machine.qemu.as_ref().and_then(|behind| behind.icp),
             words: machine.qemu.is_some(),
             bypass: false,
-            cpus: CpuSet { cpus: machine.cpus.clone(), page: machine.spec.page },
+            cpus: CpuSet::new(machine.cpus.clone(), machine.spec.page),
             tables,
             pc: PcFacts::of(&machine.spec),
             apics: machine.apics.clone(),

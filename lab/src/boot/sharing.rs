@@ -193,7 +193,7 @@ pub fn why(refusal: &SvaRefusal) -> Why {
         SvaRefusal::NotCoherent => {
             "the IOMMU does not walk tables through the CPUs' caches (not coherent)".into()
         }
-        SvaRefusal::NoFirstStage => "the IOMMU has no stage 1, which alone can walk processes' tables".into(),
+        SvaRefusal::NoFirstStage => "the IOMMU has no stage 1 (of VT-d, a first stage in scalable mode), which alone can walk processes' tables".into(),
         SvaRefusal::Granule(size) => format!("the IOMMU cannot walk tables of {size} pages, as the CPUs do"),
         SvaRefusal::InputSize { cpu, iommu } => {
             format!("processes' addresses have {cpu} bits, and the IOMMU translates {iommu}")

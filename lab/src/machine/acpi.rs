@@ -53,7 +53,7 @@ const SUB_HIERARCHY: u8 = 2;
 ///
 /// What of the machine no table can say.
 pub fn emit(spec: &MachineSpec, pc: &PcSpec) -> Result<Vec<u8>, String> {
-    area_of(&[madt(spec)?, mcfg(spec)?, dmar(spec, pc)?])
+    area_of(&[madt(pc)?, mcfg(spec)?, dmar(spec, pc)?])
 }
 
 /// The area with the tables of an Arm machine. Where it is, EFI would say.
@@ -95,9 +95,9 @@ fn bytes(table: &dyn Aml) -> Vec<u8> {
     bytes
 }
 
-fn madt(spec: &MachineSpec) -> Result<Vec<u8>, String> {
+fn madt(pc: &PcSpec) -> Result<Vec<u8>, String> {
     let mut madt = MADT::new(OEM, TABLE, 1, LocalInterruptController::Address(APIC_BASE));
-    for cpu in 0..spec.cpus.len() {
+    for cpu in 0..pc.cpus.len() {
         let id = u8::try_from(cpu).map_err(|_| "an APIC's id has 8 bits")?;
         madt.add_structure(ProcessorLocalApic::new(id, id, EnabledStatus::Enabled));
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 use model_bus::{Bus, BusOptions, Caches, Fabric, Stores, Translator, Untranslated, Width};
-use model_cpu::{Cpus, TlbPolicy};
+use model_cpu::{Cpus, TlbPolicy, x86};
 use model_devices::accelerator::{AcceleratorOptions, PcieAccelerator, PlatformAccelerator};
 use model_devices::apic::LocalApics;
 use model_devices::its::Its;
@@ -29,6 +29,7 @@ use super::spec::{
 };
 use crate::error::RunError;
 use crate::input::Opened;
+use crate::process::Cores;
 use crate::trace::SharedSink;
 
 /// A machine of models, switched on, with nothing driving it.
@@ -39,7 +40,7 @@ pub struct Machine {
     /// Memory, addresses and time.
     pub bus: Arc<Bus>,
     /// The CPUs.
-    pub cpus: Arc<Cpus>,
+    pub cpus: Cores,
     /// The SMMUv3s, in the spec's order.
     pub smmus: Vec<Arc<Smmu>>,
     /// The SMMUv2s, in the spec's order.
@@ -136,7 +137,8 @@ impl Machine {
                 .map_err(|error| machine.trouble(error))?;
             machine.bus.add_clocked(model.clone());
             if smmu.config.broadcast {
-                machine.cpus.add_listener(Arc::new(Ear(model.clone())));
+                let cpus = machine.cpus.arm().into_iter();
+                cpus.for_each(|cpus| cpus.add_listener(Arc::new(Ear(model.clone()))));
             }
             machine.smmus.push(model);
         }
@@ -179,7 +181,11 @@ impl Machine {
 
     /// The CPUs, and nothing else on the bus.
     fn without_devices(spec: MachineSpec, bus: Arc<Bus>, seed: u64) -> Self {
-        let cpus = Cpus::new(bus.clone(), &spec.cpus, TlbPolicy::seeded(seed));
+        let policy = TlbPolicy::seeded(seed);
+        let cpus = match &spec.pc {
+            Some(pc) => x86::Cpus::new(bus.clone(), &pc.cpus, policy).into(),
+            None => Cpus::new(bus.clone(), &spec.cpus, policy).into(),
+        };
         Self {
             bus,
             cpus,
@@ -200,7 +206,7 @@ impl Machine {
 
     /// Local APICs, and the VT-d unit that devices' messages to them pass.
     fn add_pc(&mut self, pc: &PcSpec, sink: &SharedSink) -> Result<(), RunError> {
-        let cpus = u8::try_from(self.spec.cpus.len()).map_err(|_| self.trouble("more CPUs than APIC ids"))?;
+        let cpus = u8::try_from(pc.cpus.len()).map_err(|_| self.trouble("more CPUs than APIC ids"))?;
         let apics = LocalApics::new(cpus, sink.clone());
         self.apics = Some(apics.clone());
         match &pc.units[..] {

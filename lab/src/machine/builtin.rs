@@ -1,6 +1,6 @@
 //! The machines that come with the lab. Each is there because some part of the drivers takes another way on it.
 
-use model_cpu::CpuFeatures;
+use model_cpu::{CpuFeatures, x86};
 use model_smmuv3::{Config, HardwareUpdate, StallModel};
 use portcullis::types::{Iova, IovaRange, Pa, PaRange, SizeLg2, SourceId};
 
@@ -27,7 +27,7 @@ pub fn all() -> Vec<MachineSpec> {
         arm_small(),
         power8(),
         smmuv2(),
-        x86(),
+        pc(),
     ]
 }
 
@@ -208,10 +208,8 @@ fn smmuv2() -> MachineSpec {
 }
 
 /// A PC: everything behind one VT-d unit. The addresses are those of QEMU's `q35`, which people know.
-///
-/// The CPUs are the lab's own, which are Arm's: that shows in processes' tables, which no VT-d unit walks.
-fn x86() -> MachineSpec {
-    let summary = "a PC with VT-d, its firmware's tables in ACPI's words; the CPUs are Arm's";
+fn pc() -> MachineSpec {
+    let summary = "a PC with VT-d, its firmware's tables in ACPI's words";
     MachineSpec {
         host_bridges: vec![HostBridgeSpec {
             kind: BridgeKind::Ecam(memory(0xb000_0000, 0xb07f_ffff)),
@@ -230,7 +228,9 @@ fn x86() -> MachineSpec {
             iova: iovas(0x3fff_0000, 0x3fff_ffff),
             memory: Some(memory(0x3fff_0000, 0x3fff_ffff)),
         }],
+        cpus: Vec::new(),
         pc: Some(PcSpec {
+            cpus: vec![x86::CpuFeatures::COMMON; 2],
             units: vec![VtdSpec {
                 base: Pa::new(0xfed9_0000),
                 config: model_vtd::Config::default(),

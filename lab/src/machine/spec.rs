@@ -2,7 +2,7 @@
 //!
 //! Not here: the models (`build`), the device tree (`fdt`), the machines that come with the lab (`builtin`).
 
-use model_cpu::CpuFeatures;
+use model_cpu::{CpuFeatures, x86};
 use model_ioda2 as ioda2;
 use model_smmuv2 as smmuv2;
 use model_smmuv3 as smmuv3;
@@ -18,7 +18,7 @@ pub struct MachineSpec {
     pub summary: String,
     /// Memory.
     pub ram: PaRange,
-    /// What each CPU can do.
+    /// What each CPU can do. A PC's are x86's, and said with what makes it one.
     pub cpus: Vec<CpuFeatures>,
     /// The page size that the machine's kernel is made for: 4, 16 or 64 KiB.
     pub page: SizeLg2,
@@ -40,9 +40,11 @@ pub struct MachineSpec {
     pub pc: Option<PcSpec>,
 }
 
-/// What makes a machine a PC: firmware tells of it by ACPI's tables, messages end at the CPUs' local APICs, and its IOMMUs are VT-d units.
+/// What makes a machine a PC: its CPUs are x86's, firmware tells of it by ACPI's tables, messages end at the CPUs' local APICs, and its IOMMUs are VT-d units.
 #[derive(Clone, Debug, Default)]
 pub struct PcSpec {
+    /// What each CPU can do.
+    pub cpus: Vec<x86::CpuFeatures>,
     /// VT-d units. Every host bridge's functions are behind the one that names them, or else behind the one for all that is left.
     pub units: Vec<VtdSpec>,
 }

@@ -1,23 +1,21 @@
 //! Taking entries out, in the order that the rules demand.
 //!
 //! 1. Entries are zeroed, and a barrier makes that visible to every walker.
-//! 2. TLBI, and a barrier that waits for it: no CPU goes through the old entries, nor any device that hears broadcasts.
+//! 2. CPUs forget, and that is waited for (TLBI and a barrier, or a shootdown): none goes through the old entries, nor any device that hears broadcasts.
 //! 3. Listeners: no device does.
 //! 4. Only now may frames go, and tables that were left empty; and only now may there be an entry again.
 //!
 //! A listener that does not confirm leaves addresses in doubt: there is no entry at them, whatever is mapped there meanwhile, until all listeners have been told again and
 //! confirmed. Who touches one until then is refused.
 //!
-//! Spec: Arm ARM DDI 0487, D8.17.1 "Using break-before-make when updating translation table entries".
+//! Spec: Arm ARM DDI 0487, D8.17.1 "Using break-before-make when updating translation table entries"; Intel SDM volume 3A, 4.10.4.2 "Recommended Invalidation".
 
-use core::sync::atomic::Ordering::SeqCst;
-
-use model_cpu::Tlbi;
 use portcullis::core::iommu::SyncError;
 use portcullis::core::mm::MmFaultError;
 use portcullis::pgtable::Retired;
 use portcullis::types::{Iova, IovaRange, Perms};
 
+use super::cores::Forget;
 use super::frame::Frame;
 use super::listeners::Doubters;
 use super::process::{Doubt, FilePage, Page, Process, State};
@@ -83,10 +81,7 @@ impl Process {
 
     /// Steps 2 and 3: CPUs, then listeners, forget `range`.
     pub(super) fn tell(&self, range: IovaRange, last_level_only: bool) -> Doubters {
-        let cpu = self.kernel.cpu(self.home());
-        let (first, last) = (range.first().get(), range.last().get());
-        cpu.tlbi(Tlbi::Range { asid: self.tag().last.load(SeqCst), first, last, last_level_only });
-        cpu.barrier();
+        self.kernel.forget(self.home(), self.tag(), Forget::Range { range, leaves_only: last_level_only });
         self.listeners.invalidate(range)
     }
 
@@ -103,7 +98,7 @@ impl Process {
             return Ok(());
         }
         let Some(error) = doubters.error else {
-            retired.free(&self.kernel.format(), &**self.kernel.platform());
+            retired.free(&self.kernel.form(), &**self.kernel.platform());
             return Ok(());
         };
         state.doubts.push(Doubt { frames, retired, doubters: doubters.ids });
@@ -142,10 +137,7 @@ impl Process {
 
     /// After this no CPU walks the table or holds anything of it.
     pub(super) fn forget_asid(&self) {
-        let same_table = self.kernel.context(self.root(), 0).ttbr0;
-        self.kernel.switch_away_from(|context| context.ttbr0 & 0xffff_ffff_ffff == same_table);
-        let cpu = self.kernel.cpu(self.home());
-        cpu.tlbi(Tlbi::Asid { asid: self.tag().last.load(SeqCst) });
-        cpu.barrier();
+        self.kernel.switch_away_from(self.root());
+        self.kernel.forget(self.home(), self.tag(), Forget::All);
     }
 }

@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use portcullis::core::mm::{MmFault, MmFaultError, check_area};
 use portcullis::hal::Barriers;
-use portcullis::pgtable::arm::Stage1;
 use portcullis::pgtable::{MapError, Marks, PageTable};
 use portcullis::types::{Iova, IovaRange, Pa, Perms, Prot};
 
 use super::area::{Area, Source};
 use super::change::{TakenOut, note_dirty};
 use super::file::File;
+use super::form::Form;
 use super::frame::Frame;
 use super::process::{FilePage, Page, Process, State};
 
@@ -298,7 +298,7 @@ impl Process {
     /// Writes an entry where there is none. Hardware sees what the page holds already.
     fn set_entry(
         &self,
-        table: &mut Option<PageTable<Stage1>>,
+        table: &mut Option<PageTable<Form>>,
         number: u64,
         page: &mut Page,
         NewEntry { perms, marks }: NewEntry,

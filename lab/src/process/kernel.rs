@@ -1,40 +1,41 @@
 //! What the processes of a machine have in common: CPUs, frames, ASIDs, and the shape of their tables.
 //!
-//! What a table's registers are is said beside its format (`pgtable::arm`), for CPUs and SMMUs alike.
+//! Not here: what differs between kinds of CPUs (`cores`) and of tables (`form`).
 
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
-use core::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize};
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use model_bus::Chance;
-use model_cpu::{Context, Cpu, Cpus, Tlbi};
 use portcullis::core::asid::{AsidContext, AsidSpace, AsidSpaceError};
 use portcullis::core::mm::{MmId, ProcessTable};
-use portcullis::pgtable::BreakBeforeMake;
-use portcullis::pgtable::arm::{Config, ConfigError, HardwareUpdate, MAIR, Stage1, ttbr};
-use portcullis::types::{Pa, PageSizes, SizeLg2};
+use portcullis::pgtable::arm::{ConfigError, HardwareUpdate};
+use portcullis::pgtable::vtd;
+use portcullis::types::{Pa, SizeLg2};
 
+use super::cores::{Core, CoreContext, Cores, Forget};
 use super::file::{Backing, File};
+use super::form::Form;
 use super::frame::Frames;
 use crate::platform::LabPlatform;
 
 /// How a kernel sets its processes up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KernelOptions {
-    /// The page size: 4, 16 or 64 KiB.
+    /// The page size: 4, 16 or 64 KiB; 4 KiB for x86.
     pub granule: SizeLg2,
-    /// Bits of an address in a process.
+    /// Bits of an address in a process; for x86 47, or 56 with 5 levels.
     pub input_bits: u8,
-    /// Bits of a physical address at most: 32, 36, 40, 42, 44, 48 or 52.
+    /// Bits of a physical address at most: 32, 36, 40, 42, 44, 48 or 52; anything from 32 to 52 for x86.
     pub output_bits: u8,
     /// Large descriptors (TCR.DS): 52 bits with 4 and 16 KiB pages.
     pub large_descriptors: bool,
-    /// ASIDs of 16 bits rather than 8 (TCR.AS).
+    /// ASIDs of 16 bits rather than 8 (TCR.AS). Of x86's PCIDs 8 bits are used.
     pub wide_asids: bool,
     /// Each process has a pair of ASIDs, and runs with the odd one (kernel page-table isolation).
     pub asid_pairs: bool,
     /// Which marks entries have that devices or CPUs set by themselves. It does not matter whether the CPUs can: what one cannot, the kernel does
-    /// for it when it faults.
+    /// for it when it faults. On x86 all are set, whatever this says.
     pub hardware_update: HardwareUpdate,
     /// How many pages below a stack nothing is put, nor the stack grown into.
     pub stack_gap_pages: u64,
@@ -57,6 +58,17 @@ impl KernelOptions {
             seed,
         }
     }
+
+    /// For x86: 4 levels, 46 bits of output.
+    pub const fn x86(seed: u64) -> Self {
+        Self {
+            input_bits: 47,
+            output_bits: 46,
+            wide_asids: false,
+            hardware_update: HardwareUpdate::AccessAndDirty,
+            ..Self::new(SizeLg2::KIB_4, seed)
+        }
+    }
 }
 
 /// Why there is no kernel.
@@ -65,13 +77,22 @@ impl KernelOptions {
 pub enum KernelError {
     /// Tables of this shape cannot be.
     Table(ConfigError),
+    /// The same, of x86.
+    X86Table(vtd::ConfigError),
+    /// x86 has pages of 4 KiB, and 47 or 56 bits of a process's addresses.
+    NoSuchX86Table {
+        /// The page size that was wanted.
+        granule: SizeLg2,
+        /// The bits that were wanted.
+        input_bits: u8,
+    },
     /// There are not enough ASIDs for so many CPUs.
     Asids(AsidSpaceError),
     /// There is no CPU.
     NoCpu,
 }
 
-/// Under which ASID a process's entries are.
+/// Under which ASID, or PCID, a process's entries are.
 #[derive(Debug, Default)]
 pub(super) struct Tag {
     pub(super) id: AsidContext,
@@ -84,15 +105,17 @@ pub(super) struct Tag {
 #[derive(Debug)]
 pub struct Kernel {
     platform: Arc<LabPlatform>,
-    cpus: Arc<Cpus>,
+    cpus: Cores,
     asids: AsidSpace<spin::Mutex<()>>,
     options: KernelOptions,
-    format: Stage1,
+    form: Form,
     /// Which marks the CPUs set.
     able: HardwareUpdate,
     frames: Frames,
     /// By CPU: held by who runs on it.
     running: Vec<Mutex<()>>,
+    /// By CPU: whether a process has run on it, or is about to.
+    started: Vec<AtomicBool>,
     chance: Chance,
     next_mm: AtomicU64,
     next_cpu: AtomicUsize,
@@ -106,19 +129,18 @@ impl Kernel {
     /// As [`KernelError`] says.
     pub fn new(
         platform: Arc<LabPlatform>,
-        cpus: Arc<Cpus>,
-        options: KernelOptions,
+        cpus: impl Into<Cores>,
+        mut options: KernelOptions,
     ) -> Result<Arc<Self>, KernelError> {
-        let config = Config {
-            input_bits: options.input_bits,
-            output_bits: options.output_bits,
-            large: options.large_descriptors,
-            hardware_update: options.hardware_update,
-            break_before_make: BreakBeforeMake::Always,
-            page_sizes: PageSizes::default().with(options.granule),
-            ..Config::new(options.granule)
+        let cpus = cpus.into();
+        let form = match &cpus {
+            Cores::Arm(_) => Form::arm(&options)?,
+            Cores::X86(_) => {
+                options.hardware_update = HardwareUpdate::AccessAndDirty;
+                options.wide_asids = false;
+                Form::x86(&options)?
+            }
         };
-        let format = Stage1::new(config).map_err(KernelError::Table)?;
         if cpus.count() == 0 {
             return Err(KernelError::NoCpu);
         }
@@ -128,13 +150,14 @@ impl Kernel {
         Ok(Arc::new(Self {
             frames: Frames::new(platform.clone(), options.granule),
             running: (0..cpus.count()).map(|_| Mutex::default()).collect(),
+            started: (0..cpus.count()).map(|_| AtomicBool::default()).collect(),
             chance: Chance::new(options.seed ^ 0x9e0),
-            able: marks_of(&cpus),
+            able: cpus.marks(),
             platform,
             cpus,
             asids,
             options,
-            format,
+            form,
             next_mm: AtomicU64::new(1),
             next_cpu: AtomicUsize::new(0),
         }))
@@ -157,7 +180,7 @@ impl Kernel {
     }
 
     /// The CPUs.
-    pub fn cpus(&self) -> &Arc<Cpus> {
+    pub fn cpus(&self) -> &Cores {
         &self.cpus
     }
 
@@ -175,8 +198,8 @@ impl Kernel {
         &self.asids
     }
 
-    pub(super) fn format(&self) -> Stage1 {
-        self.format
+    pub(super) fn form(&self) -> Form {
+        self.form
     }
 
     pub(super) fn frames(&self) -> &Frames {
@@ -205,54 +228,54 @@ impl Kernel {
     }
 
     /// Runs `work` on a CPU that walks the table at `root`.
-    pub(super) fn run_on<T>(&self, index: usize, root: Pa, tag: &Tag, work: impl FnOnce(&Cpu) -> T) -> T {
+    pub(super) fn run_on<T>(&self, index: usize, root: Pa, tag: &Tag, work: impl FnOnce(&Core) -> T) -> T {
         let _turn = self.running[index].lock().unwrap_or_else(PoisonError::into_inner);
-        let cpu = self.cpu(index);
+        let core = self.cpus.core(index);
+        // Known before it walks anything: who does not know of it yet has its stores seen by those walks.
+        self.started[index].store(true, SeqCst);
         let activation = self.asids.activate(index, &tag.id).expect("processes run on CPUs that there are");
         tag.last.store(activation.asid, SeqCst);
         if activation.flush {
-            cpu.tlbi_local(Tlbi::All);
-            cpu.barrier();
+            core.forget_all();
         }
         let context = self.context(root, activation.asid);
-        if cpu.context() != Some(context) {
-            cpu.switch_to(Some(context));
+        if core.context() != Some(context) {
+            core.switch_to(Some(context));
         }
-        work(&cpu)
+        work(&core)
     }
 
-    /// No CPU translates by tables at `root` any more.
-    pub(super) fn switch_away_from(&self, mut is_dying: impl FnMut(&Context) -> bool) {
+    /// Has every CPU forget what it holds under an ASID. `from` is the CPU that says so.
+    pub(super) fn forget(&self, from: usize, tag: &Tag, what: Forget) {
+        let started = self.started.iter().enumerate().filter(|(_, started)| started.load(SeqCst));
+        self.cpus.forget(from, started.map(|(index, _)| index), tag.last.load(SeqCst), what);
+    }
+
+    /// No CPU translates by the table at `root` any more.
+    pub(super) fn switch_away_from(&self, root: Pa) {
+        let dying = self.context(root, 0);
         for (index, running) in self.running.iter().enumerate() {
             let _turn = running.lock().unwrap_or_else(PoisonError::into_inner);
-            let cpu = self.cpu(index);
-            if cpu.context().is_some_and(|context| is_dying(&context)) {
-                cpu.switch_to(None);
+            let core = self.cpus.core(index);
+            if core.context().is_some_and(|context| context.has_table_of(&dying)) {
+                core.switch_to(None);
             }
         }
     }
 
-    pub(super) fn cpu(&self, index: usize) -> Cpu {
-        self.cpus.cpu(index).expect("processes run on CPUs that there are")
-    }
-
     /// What core is told of a table with this root.
     pub(super) fn process_table(&self, root: Pa) -> ProcessTable {
-        ProcessTable::Vmsa64 {
-            root,
-            granule: self.options.granule,
-            input_bits: self.options.input_bits,
-            output_bits: self.options.output_bits,
-            large_descriptors: self.options.large_descriptors,
-            mair: MAIR,
-        }
+        self.form.process_table(&self.options, root)
+    }
+
+    /// Whether devices can tag what they remember as CPUs do.
+    pub(super) fn shares_tags(&self) -> bool {
+        matches!(self.cpus, Cores::Arm(_))
     }
 
     /// The registers for a table with this root.
-    pub(super) fn context(&self, root: Pa, asid: u16) -> Context {
-        let ttbr0 = ttbr(root, self.format.wide()) | u64::from(asid) << 48;
-        let tcr = self.format.tcr(self.able) | u64::from(self.options.wide_asids) << 36;
-        Context { ttbr0, tcr, mair: MAIR }
+    pub(super) fn context(&self, root: Pa, asid: u16) -> CoreContext {
+        self.form.context(&self.options, self.able, root, asid)
     }
 
     /// Whether entries say that their page is dirty.
@@ -264,16 +287,4 @@ impl Kernel {
     pub(super) fn keeps_accessed(&self) -> bool {
         self.options.hardware_update != HardwareUpdate::None
     }
-}
-
-/// Which marks all CPUs can set. Where one cannot, none does: a process may run on any.
-pub(crate) fn marks_of(cpus: &Arc<Cpus>) -> HardwareUpdate {
-    let each = (0..cpus.count()).filter_map(|index| cpus.cpu(index)).map(|cpu| {
-        match cpu.features().hardware_update {
-            model_cpu::HardwareUpdate::None => HardwareUpdate::None,
-            model_cpu::HardwareUpdate::Access => HardwareUpdate::Access,
-            model_cpu::HardwareUpdate::AccessAndDirty => HardwareUpdate::AccessAndDirty,
-        }
-    });
-    each.min().unwrap_or_default()
 }

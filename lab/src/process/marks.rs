@@ -11,7 +11,6 @@ use core::ops::Range;
 use std::collections::BTreeMap;
 use std::io;
 
-use portcullis::pgtable::arm::Stage1;
 use portcullis::pgtable::{Marks, PageTable};
 use portcullis::types::{Iova, IovaRange, Perms};
 
@@ -19,6 +18,7 @@ use super::area::Source;
 use super::change::note_dirty;
 use super::error::MmError;
 use super::file::File;
+use super::form::Form;
 use super::process::{FilePage, Page, Process, State};
 
 const DIRTY: Marks = Marks { accessed: false, dirty: true };
@@ -114,7 +114,7 @@ impl Process {
     }
 
     /// At the end of the process, when nobody goes through its table any more: the files learn what is dirty.
-    pub(super) fn collect_marks(&self, table: &PageTable<Stage1>, pages: &BTreeMap<u64, Page>) {
+    pub(super) fn collect_marks(&self, table: &PageTable<Form>, pages: &BTreeMap<u64, Page>) {
         if !self.kernel.keeps_dirty() {
             return;
         }

@@ -6,6 +6,8 @@
 //! | room | what |
 //! |---|---|
 //! | `kernel` | what processes share; the register values that a table goes with |
+//! | `cores` | CPUs of either kind |
+//! | `form` | how tables look |
 //! | `frame` | pages of RAM with as many owners as hold them |
 //! | `huge` | pages of 16 MiB
 //! | `file` | files and their cached pages |
@@ -27,7 +29,7 @@
 //!
 //! # Order
 //!
-//! Entries cleared, barrier, TLBI, barrier, listeners, and only then may frames and tables go (`change`). If a listener fails, they are kept until it
+//! Entries cleared, barrier, CPUs have forgotten, listeners, and only then may frames and tables go (`change`). If a listener fails, they are kept until it
 //! succeeds with the whole address space, or for ever.
 //!
 //! # Locks
@@ -40,9 +42,11 @@
 
 mod area;
 mod change;
+mod cores;
 mod error;
 mod fault;
 mod file;
+mod form;
 mod frame;
 mod huge;
 mod kernel;
@@ -56,10 +60,10 @@ mod tests;
 mod user;
 
 pub use area::Source;
+pub use cores::Cores;
 pub use error::{MmError, UserError};
 pub use file::{Backing, File, RealFile};
 pub use frame::HUGE_PAGE;
-pub(crate) use kernel::marks_of;
 pub use kernel::{Kernel, KernelError, KernelOptions};
 pub use pin::Pinned;
 pub use process::{Mapping, Process, Usage};

@@ -12,13 +12,13 @@ use portcullis::core::mm::{
     ProcessTable,
 };
 use portcullis::iova::RangeSet;
-use portcullis::pgtable::arm::Stage1;
 use portcullis::pgtable::{PageTable, Retired};
 use portcullis::types::{Iova, IovaRange, Pa, Perms};
 
 use super::area::{Area, Areas, Source};
 use super::error::MmError;
 use super::file::File;
+use super::form::Form;
 use super::frame::Frame;
 use super::kernel::{Kernel, Tag};
 use super::listeners::Listeners;
@@ -73,7 +73,7 @@ pub(super) struct State {
     /// Zeroed pages that the process has taken from the stock ahead.
     pub(super) reserve: Vec<Frame>,
     /// None once it is torn down.
-    pub(super) table: Option<PageTable<Stage1>>,
+    pub(super) table: Option<PageTable<Form>>,
     /// What some listener's hardware may still reach.
     pub(super) doubts: Vec<Doubt>,
     /// Where it may: addresses at which some listener did not confirm that its hardware has forgotten an entry. Until one confirms, they may be reached as that entry
@@ -165,7 +165,7 @@ impl Process {
     }
 
     fn with(kernel: &Arc<Kernel>, areas: Areas, top: u64) -> Result<Arc<Self>, MmError> {
-        let table = PageTable::new(kernel.format(), &**kernel.platform()).ok_or(MmError::NoMemory)?;
+        let table = PageTable::new(kernel.form(), &**kernel.platform()).ok_or(MmError::NoMemory)?;
         let root = table.root();
         let state = State {
             areas,
@@ -402,7 +402,7 @@ impl Process {
         for mut doubt in core::mem::take(&mut state.doubts) {
             doubt.doubters.retain(|id| !confirmed.contains(id));
             if doubt.doubters.is_empty() {
-                doubt.retired.free(&self.kernel.format(), &**self.kernel.platform());
+                doubt.retired.free(&self.kernel.form(), &**self.kernel.platform());
             } else {
                 state.doubts.push(doubt);
             }
@@ -514,6 +514,9 @@ impl ProcessMemory for Process {
 
     fn pin_asid(&self) -> Result<u16, PinAsidError> {
         let _inside = self.enter().ok_or(PinAsidError::Exited)?;
+        if !self.kernel.shares_tags() {
+            return Err(PinAsidError::Unsupported);
+        }
         let pinned = self.kernel.asids().pin(&self.tag.id);
         let asid = pinned.map_err(|error| match error {
             PinError::TooMany { .. } => PinAsidError::NoIds,

@@ -1,10 +1,10 @@
 //! The process's own loads and stores: on its CPU, with a kernel that serves the faults.
 
-use model_cpu::{Cpu, Fault, FaultKind};
 use portcullis::core::mm::{MmFault, MmFaultError};
 use portcullis::hal::{Barriers, DmaMemory};
-use portcullis::types::{AccessKind, Iova, Pa, Perms};
+use portcullis::types::{Iova, Pa};
 
+use super::cores::{Core, Refused};
 use super::error::UserError;
 use super::process::Process;
 
@@ -59,9 +59,7 @@ impl Process {
         while next < end {
             let piece_end = (next - next % page_bytes).saturating_add(page_bytes).min(end);
             let mut pa = Pa::new(0);
-            self.user_access(Iova::new(next), |cpu, va, _| {
-                cpu.translate(va, AccessKind::Read).map(|translation| pa = translation.pa)
-            })?;
+            self.user_access(Iova::new(next), |cpu, va, _| cpu.translate(va).map(|found| pa = found))?;
             platform.clean(pa, piece_end - next);
             platform.invalidate(pa, piece_end - next);
             next = piece_end;
@@ -74,7 +72,7 @@ impl Process {
     fn user_access(
         &self,
         at: Iova,
-        mut access: impl FnMut(&Cpu, u64, usize) -> Result<(), Fault>,
+        mut access: impl FnMut(&Core, u64, usize) -> Result<(), Refused>,
     ) -> Result<(), UserError> {
         let refused = |at, why| UserError::Fault { at: Iova::new(at), why };
         let _inside = self.enter().ok_or(refused(at.get(), MmFaultError::Exited))?;
@@ -86,7 +84,7 @@ impl Process {
             let Err(fault) = result else { return Ok(()) };
             faults_here = if fault.va == va { faults_here + 1 } else { 1 };
             va = fault.va;
-            let wanted = wanted(&fault).ok_or(UserError::Abort { at: Iova::new(va) })?;
+            let wanted = fault.wanted.ok_or(UserError::Abort { at: Iova::new(va) })?;
             if faults_here > FAULTS_AT_ONE_BYTE {
                 return Err(refused(va, MmFaultError::Retry));
             }
@@ -95,17 +93,5 @@ impl Process {
                 Err(why) => return Err(refused(va, why)),
             }
         }
-    }
-}
-
-/// What a page must allow for the access to go on; none if it is not the page's fault.
-fn wanted(fault: &Fault) -> Option<Perms> {
-    match fault.kind {
-        FaultKind::Translation | FaultKind::AccessFlag | FaultKind::Permission => Some(match fault.access {
-            AccessKind::Read => Perms::READ,
-            AccessKind::Write => Perms::WRITE,
-            AccessKind::Execute => Perms::EXECUTE,
-        }),
-        FaultKind::AddressSize | FaultKind::AbortOnWalk | FaultKind::Abort | FaultKind::PcAlignment => None,
     }
 }

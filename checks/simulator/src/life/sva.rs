@@ -6,7 +6,6 @@ use core::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 use model_bus::{Outcome, PageRequest, Translator};
-use model_cpu::Cpus;
 use portcullis::core::iopf::FaultQueue;
 use portcullis::core::mm::ProcessTable;
 use portcullis::core::pasid::MmPasids;
@@ -20,7 +19,7 @@ use portcullis_checks::sva::shadow::Shadow;
 use portcullis_checks::sva::watched::Watched;
 use portcullis_lab::boot::CpuSet;
 use portcullis_lab::platform::LabPlatform;
-use portcullis_lab::process::{Kernel, Mapping, Source};
+use portcullis_lab::process::{Cores, Kernel, Mapping, Source};
 use portcullis_lab::tamper::Tamper;
 use portcullis_lab::trace;
 
@@ -39,7 +38,7 @@ type Bonded = Arc<Bond<SimPlatform>>;
 pub(super) struct Sharing {
     pub(super) judge: Arc<Judge>,
     kernel: Arc<Kernel>,
-    cpus: Arc<Cpus>,
+    cpus: Cores,
     /// One for each SMMU. A process has one PASID for all of them.
     units: Vec<Arc<SvaUnit<SimPlatform>>>,
     pasids: Arc<MmPasids<Mutexes>>,
@@ -76,7 +75,7 @@ impl Sharing {
     /// The processes' kernel, and core's side of sharing.
     pub(super) fn new<'a>(
         hub: &Arc<Hub>,
-        cpus: &Arc<Cpus>,
+        cpus: &Cores,
         set: &CpuSet,
         judge: Arc<Judge>,
         units: impl Iterator<Item = &'a Arc<Unit>>,

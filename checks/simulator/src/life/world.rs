@@ -244,7 +244,7 @@ impl World {
         let shared = spec.kind == MachineKind::Sva;
         let set = shared.then(|| {
             let cpus = Cpus::new(bus.clone(), &[CpuFeatures::COMMON; 2], TlbPolicy::seeded(seed));
-            CpuSet { cpus, page: spec.granule }
+            CpuSet::new(cpus, spec.granule)
         });
         let mut units = Vec::new();
         for (index, unit) in spec.units.iter().enumerate() {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use model_cpu::CpuFeatures;
+use model_cpu::x86::CpuFeatures;
 use portcullis::types::{Pa, PaRange};
 use portcullis_qemu::q35::{self, COUNTERS, ECAM, ECAM_BYTES, READY};
 use portcullis_qemu::{ByteOrder, DriveContent, MachineOptions, Qemu, Version, Width};
@@ -63,10 +63,9 @@ fn wait_until_it_counts(machine: &portcullis_qemu::Machine) -> Result<(), RunErr
 /// What the machine is, as far as work asks: its disk's place, and what a BIOS would know of memory and windows. All else boot finds out.
 fn spec(qemu: &Qemu, ram: PaRange) -> MachineSpec {
     let range = |(first, len)| PaRange::new(Pa::new(first), len).expect("no window of `q35` wraps");
-    let summary = "QEMU's q35 with its VT-d unit and its NVMe disk; the CPUs are Arm's";
+    let summary = "QEMU's q35 with its VT-d unit and its NVMe disk";
     MachineSpec {
-        // As those of `x86`: the lab's own, which VT-d has nothing to do with.
-        cpus: vec![CpuFeatures::COMMON],
+        cpus: Vec::new(),
         host_bridges: vec![HostBridgeSpec {
             kind: BridgeKind::Ecam(range((ECAM, ECAM_BYTES))),
             last_bus: 255,
@@ -78,7 +77,8 @@ fn spec(qemu: &Qemu, ram: PaRange) -> MachineSpec {
             its: None,
             slots: vec![Slot { device: DISK_SLOT, what: Plugged::Disk }],
         }],
-        pc: Some(PcSpec::default()),
+        // As those of `x86`: the lab's own.
+        pc: Some(PcSpec { cpus: vec![CpuFeatures::COMMON], units: Vec::new() }),
         ..MachineSpec::bare(format!("q35 of {qemu}"), summary, ram)
     }
 }

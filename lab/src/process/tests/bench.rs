@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex};
 
 use model_bus::{Bus, BusOptions, HeapUse};
-use model_cpu::{Cpu, CpuFeatures, Cpus, Fault, FaultKind, TlbPolicy, Tlbi};
+use model_cpu::{Context, Cpu, CpuFeatures, Cpus, Fault, FaultKind, TlbPolicy, Tlbi};
 use portcullis::core::iommu::SyncError;
 use portcullis::core::mm::{ListenerId, MmFault, MmFaultError, MmListener, ProcessMemory};
 use portcullis::types::{AccessKind, Iova, IovaRange, Pa, PaRange, Perms, SizeLg2};
 
 use crate::platform::{LabPlatform, Tamper};
+use crate::process::cores::CoreContext;
 use crate::process::{Kernel, KernelOptions, Mapping, Process, Source};
 
 pub(super) const RW: Perms = Perms::READ_WRITE;
@@ -44,6 +45,14 @@ impl Bench {
 
     pub(super) fn process(&self) -> Arc<Process> {
         Process::new(&self.kernel).unwrap()
+    }
+
+    /// The registers of an Arm CPU that runs it under `asid`.
+    pub(super) fn arm_context(&self, process: &Process, asid: u16) -> Context {
+        let CoreContext::Arm(context) = self.kernel.context(process.root(), asid) else {
+            panic!("this bench's CPUs are x86's")
+        };
+        context
     }
 
     pub(super) fn used(&self) -> HeapUse {
@@ -89,10 +98,14 @@ pub(super) struct Device {
 
 impl Device {
     pub(super) fn bind(bench: &Bench, process: &Arc<Process>, policy: TlbPolicy) -> (Arc<Self>, ListenerId) {
-        let cpus = Cpus::new(bench.bus.clone(), &[bench.kernel.cpus().cpu(0).unwrap().features()], policy);
+        let cpus = Cpus::new(
+            bench.bus.clone(),
+            &[bench.kernel.cpus().arm().unwrap().cpu(0).unwrap().features()],
+            policy,
+        );
         let cpu = cpus.cpu(0).unwrap();
         let asid = process.pin_asid().unwrap();
-        cpu.switch_to(Some(bench.kernel.context(process.root(), asid)));
+        cpu.switch_to(Some(bench.arm_context(process, asid)));
         let process_ref = Arc::downgrade(process);
         let device = Arc::new(Self { cpu, asid, process: process_ref, failing: Mutex::default() });
         let id = process.add_listener(device.clone()).unwrap();

@@ -26,7 +26,7 @@ impl Marking {
         let cpus = Cpus::new(bench.bus.clone(), &[features], TlbPolicy::holding(1));
         let cpu = cpus.cpu(0).unwrap();
         let asid = process.pin_asid().unwrap();
-        let context = bench.kernel.context(process.root(), asid);
+        let context = bench.arm_context(process, asid);
         // HA 39, HD 40.
         cpu.switch_to(Some(Context { tcr: context.tcr | 0x180_0000_0000, ..context }));
         let device = Arc::new(Self { cpu, asid, failing: Mutex::default() });
@@ -154,7 +154,7 @@ fn part_19_a_device_that_cannot_mark_is_served_like_a_cpu() {
     let cpus = Cpus::new(bench.bus.clone(), &[features], TlbPolicy::holding(1));
     let cpu = cpus.cpu(0).unwrap();
     let asid = process.pin_asid().unwrap();
-    cpu.switch_to(Some(bench.kernel.context(process.root(), asid)));
+    cpu.switch_to(Some(bench.arm_context(&process, asid)));
     let device = Arc::new(Marking { cpu, asid, failing: Mutex::default() });
     process.add_listener(device.clone()).unwrap();
     let fault = device.cpu.store(range.first().get(), &[7]).unwrap_err();

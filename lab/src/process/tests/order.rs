@@ -29,11 +29,11 @@ struct Watcher {
 
 impl Watcher {
     fn on(bench: &Bench, process: &Arc<Process>) -> Arc<Self> {
-        let cpu = bench.kernel.cpus().cpu(0).unwrap();
+        let cpu = bench.kernel.cpus().arm().unwrap().cpu(0).unwrap();
         process.run_on(0);
         let cpus = Cpus::new(bench.bus.clone(), &[cpu.features()], TlbPolicy::holding(0));
         let walker = cpus.cpu(0).unwrap();
-        walker.switch_to(Some(bench.kernel.context(process.root(), 1)));
+        walker.switch_to(Some(bench.arm_context(process, 1)));
         let (known, told, released) = (Mutex::default(), Mutex::default(), Mutex::default());
         let watcher = Arc::new(Self { bus: bench.bus.clone(), walker, cpu, known, told, released });
         process.add_listener(watcher.clone()).unwrap();

@@ -1,6 +1,6 @@
 //! What a run says step by step, kept in order, to be judged at its end.
 //!
-//! A sink that passes everything on, and keeps what core and the SMMU's driver say of bonds, faults and their answers.
+//! A sink that passes everything on, and keeps what core and the IOMMU's driver say of bonds, faults and their answers.
 //!
 //! Not here: what the IOMMU's model says (`witness`).
 
@@ -64,7 +64,7 @@ impl Sink for Chronicle {
     }
 
     fn event(&self, event: &Event<'_>) {
-        if matches!(event.source, "core" | "smmuv3")
+        if matches!(event.source, "core" | "smmuv3" | "vtd")
             && let Some(step) = step(event)
         {
             self.lock().push(step);
@@ -78,12 +78,12 @@ impl Sink for Chronicle {
 fn step(event: &Event<'_>) -> Option<Step> {
     let field = |name| number(event, name).unwrap_or(u64::MAX);
     Some(match event.name {
-        "smmu_bind_alloc" => Step::Bind,
+        "smmu_bind_alloc" | "bind" => Step::Bind,
         "dev_fault" => Step::Fault { group: field("group"), last: field("flags") & LAST != 0 },
         "dev_page_response" => Step::Response { group: field("group"), code: field("code") },
-        "smmu_mm_invalidate" => Step::Invalidate,
-        "smmu_mm_release" => Step::Release,
-        "smmu_unbind_free" => Step::Unbind,
+        "smmu_mm_invalidate" | "mm_invalidate" => Step::Invalidate,
+        "smmu_mm_release" | "mm_release" => Step::Release,
+        "smmu_unbind_free" | "unbind" => Step::Unbind,
         _ => return None,
     })
 }

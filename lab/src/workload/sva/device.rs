@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use model_devices::accelerator::{PcieAccelerator, PlatformAccelerator};
 use model_devices::pcie::Access;
-use model_smmuv3::Smmu;
 use portcullis::accel::{Accelerator, Form};
 use portcullis::types::{Iova, Pa, PaRange, Pasid, SourceId};
 
 use super::super::TRY_VERBOSE;
 use super::DeviceKind;
+use super::before::Before;
 use crate::boot::{Endpoint, FixedDevice, HostBridge, Sharer, Standing, System};
 use crate::error::RunError;
 use crate::machine::{Machine, MachineSpec};
@@ -20,10 +20,10 @@ const IDENTITY: (u16, u16) = (0x1234, 0x5a1f);
 /// What firmware calls the other form. Spec: docs/accelerator.md.
 const COMPATIBLE: &str = "portcullis,accelerator";
 
-/// A model of an accelerator, and that of the SMMU before it.
+/// A model of an accelerator, and that of the IOMMU before it.
 pub(super) struct Model {
     which: Which,
-    pub(super) smmu: Arc<Smmu>,
+    pub(super) before: Before,
 }
 
 enum Which {
@@ -42,24 +42,24 @@ impl Model {
     /// The model of the first accelerator of this kind.
     pub(super) fn find(machine: &Machine, kind: DeviceKind) -> Result<Self, RunError> {
         let spec = &machine.spec;
-        let (which, smmu) = match kind {
+        let (which, before) = match kind {
             DeviceKind::Pcie => {
                 let (bridge, _) = spec.pcie_accelerators().next().ok_or_else(|| missing(spec, kind))?;
-                let smmu = spec.host_bridges[bridge].smmu.map(|(smmu, _)| smmu);
-                (machine.pcie_accelerators.first().cloned().map(Which::Pcie), smmu)
+                let before = Before::of_bridge(machine, &spec.host_bridges[bridge]);
+                (machine.pcie_accelerators.first().cloned().map(Which::Pcie), before)
             }
             DeviceKind::Platform => {
                 let device = spec.accelerators.first().ok_or_else(|| missing(spec, kind))?;
-                (machine.accelerators.first().cloned().map(Which::Platform), Some(device.smmu))
+                let before = Before::smmu(machine, device.smmu);
+                (machine.accelerators.first().cloned().map(Which::Platform), before)
             }
         };
         let which = which.ok_or_else(|| missing(spec, kind))?;
-        let smmu = smmu.and_then(|smmu| machine.smmus.get(smmu)).cloned();
-        let smmu = smmu.ok_or_else(|| {
+        let before = before.ok_or_else(|| {
             let missing = "no IOMMU that shares processes' memory is before its accelerator";
             RunError::refused(&spec.name, missing, "choose another machine: see `portcullis machines`")
         })?;
-        Ok(Self { which, smmu })
+        Ok(Self { which, before })
     }
 
     /// What it moved in one address space.
@@ -92,7 +92,7 @@ impl Model {
     pub(super) fn retries(&self) -> u64 {
         match &self.which {
             Which::Pcie(model) => model.pages().retries(),
-            Which::Platform(_) => self.smmu.counters().resumed,
+            Which::Platform(_) => self.before.resumed(),
         }
     }
 

@@ -2,7 +2,6 @@
 //!
 //! All of it on one thread, so that the seed alone decides what happens when.
 
-use model_cpu::Cpus;
 use portcullis::core::mm::ProcessMemory;
 use portcullis::hal::Clock;
 use portcullis::types::Pasid;
@@ -12,7 +11,7 @@ use super::super::TRY_VERBOSE;
 use super::device::{Model, Moved};
 use crate::boot::{System, Unit};
 use crate::error::RunError;
-use crate::process::{Kernel, Process};
+use crate::process::{Cores, Kernel, Process};
 
 /// The job is given up if nothing has happened in so many turns.
 const PATIENCE_TURNS: u32 = 50_000;
@@ -72,7 +71,7 @@ impl Patience {
 }
 
 /// A kernel for processes on this machine.
-pub(super) fn start(system: &System, cpus: &Arc<Cpus>, seed: u64) -> Result<Arc<Kernel>, RunError> {
+pub(super) fn start(system: &System, cpus: &Cores, seed: u64) -> Result<Arc<Kernel>, RunError> {
     let hint = "choose another machine: see `portcullis machines`";
     let options = system.kernel_options(seed);
     let options =

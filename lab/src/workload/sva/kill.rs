@@ -2,7 +2,7 @@
 //!
 //! A worker has begun to bring a page in, and waits for the disk; that is when the process exits. The worker already has the process's memory, so its
 //! answer is success even though the process is gone. From the exit on the device reaches nothing: a device that asks for pages is told that its
-//! requests are invalid; one whose stalls can be switched off fails at once and in silence.
+//! requests are invalid, by software or by the IOMMU itself; one whose stalls can be switched off fails at once and in silence.
 //!
 //! Expected, and nothing else: one bind; a fault; the release; success; then, where faults still come, a few that are answered as invalid; one unbind.
 
@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use model_smmuv3::StallModel;
 use portcullis::accel::{HowClosed, State};
 use portcullis::hal::Clock;
 
@@ -123,8 +122,9 @@ impl Session<'_> {
 
 /// Whether what happened is what was to happen.
 fn shape(stage: &Stage<'_>) -> Result<(), RunError> {
-    let forced = stage.model.smmu.config().stall == StallModel::Forced;
-    let faults_after = stage.job.device == DeviceKind::Pcie || forced;
+    let forced = stage.model.before.stalls_always();
+    let asks = stage.job.device == DeviceKind::Pcie && !stage.model.before.answers_for_the_dead();
+    let faults_after = asks || forced;
     match misshapen(&stage.chronicle.steps(), faults_after) {
         None => Ok(()),
         Some(what) => Err(stage.wrong(format!("after the kill: {what}"))),

@@ -8,6 +8,7 @@
 //! | file | what |
 //! |---|---|
 //! | `device` | the accelerator and its model |
+//! | `before` | the model of the IOMMU before it |
 //! | `client` | the process |
 //! | `kernel` | interrupts, and the workers of the fault queue |
 //! | `verify` | what has to be proved |
@@ -15,6 +16,7 @@
 //! | `chronicle` | what happened step by step |
 //! | `gate` | files that come late |
 
+mod before;
 mod chronicle;
 mod client;
 mod device;

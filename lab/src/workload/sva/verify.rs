@@ -8,7 +8,7 @@
 //!
 //! Not here: what is left at the very end (`proof`).
 
-use model_bus::{Outcome as Judged, Request, StallState, Translator};
+use model_bus::{Outcome as Judged, Request, StallState};
 use model_devices::nvme::Nvme;
 use model_devices::pcie::Access as Tried;
 use portcullis::accel::{ENTRY_BYTES, Outcome, Status};
@@ -163,7 +163,7 @@ impl Prober<'_> {
         let request = Request { source, pasid: Some(self.pasid), iova: at, len_bytes: 1, access };
         let mut through = false;
         let outcome = self.witness.expecting(|| {
-            self.model.smmu.access(&request, &mut |_| {
+            self.model.before.translator().access(&request, &mut |_| {
                 through = true;
                 Ok(())
             })
@@ -172,7 +172,7 @@ impl Prober<'_> {
             Judged::Stalled(stall) => {
                 let mut state = StallState::Waiting;
                 for _ in 0..TURNS {
-                    state = self.model.smmu.stalled(stall);
+                    state = self.model.before.translator().stalled(stall);
                     if state != StallState::Waiting {
                         break;
                     }
@@ -215,8 +215,7 @@ impl Prober<'_> {
 
 /// Events that were neither stalls nor the prober's.
 pub(super) fn events(model: &Model, expected: u64) -> Result<(), RunError> {
-    let counted = model.smmu.counters();
-    let others = counted.events_total().saturating_sub(counted.stalls);
+    let others = model.before.reported();
     if others == expected {
         return Ok(());
     }
