@@ -147,7 +147,7 @@ fn rights(root: &Root, word: u64) -> Option<(bool, bool)> {
 /// AW: 1 for three levels, 2 for four, 3 for five.
 fn second_stage(at: u64, width: u64) -> Way {
     match width {
-        1..=3 => Way::Through(Root::of_intel(at, true, width as u32 + 2)),
+        1..=3 => Way::Through(Root::of_intel(at, true, (width & 3) as u32 + 2)),
         _ => Way::Nonsense("AW"),
     }
 }
