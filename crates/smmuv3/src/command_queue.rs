@@ -189,19 +189,20 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
 
     /// Queues a run of commands, and a sync if asked for, once there is room. Answers the position of the first.
     pub(crate) fn push_waiting(&self, commands: &[Command], sync: bool) -> Result<u64, SyncError> {
-        let mut failed = None;
-        let mut last = 0;
+        let (mut failed, mut last, mut full) = (None, 0, false);
         let pushed = wait_for(&*self.platform, self.limit_ns, || {
+            // Looked first: who was kept from looking until the limit was over (an interrupt, another's turn) finds the room that there is by now.
+            if full {
+                last = self.look();
+            }
+            full = true;
             match self.push(commands, sync) {
-                Ok(Some(first)) => return Some(first),
-                Ok(None) => {}
+                Ok(first) => first,
                 Err(error) => {
                     failed = Some(error);
-                    return Some(0);
+                    Some(0)
                 }
             }
-            last = self.look();
-            None
         });
         match (failed, pushed) {
             (Some(error), _) => Err(error),

@@ -103,6 +103,17 @@ fn a_full_queue_is_waited_for_with_a_limit() {
 }
 
 #[test]
+fn who_was_kept_from_looking_until_the_limit_was_over_finds_the_room_that_there_is() {
+    let fake = Fake::new();
+    // Over after the first turn, in which the hardware consumes everything.
+    let queue = queue_with_limit(&fake, 2, false, 0);
+    queue.submit(&[nth(0), nth(1), nth(2), nth(3)]).unwrap();
+    queue.submit(&[nth(4)]).unwrap();
+    fake.work(10);
+    assert_eq!(fake.take_log(), (0..5).map(nth).collect::<Vec<_>>());
+}
+
+#[test]
 fn an_illegal_command_is_skipped_and_its_batch_fails() {
     for signalled in [false, true] {
         let fake = Fake::new();
