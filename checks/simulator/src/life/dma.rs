@@ -60,6 +60,7 @@ impl World {
         let (read, owed_read, write) = rights(way);
         let before = self.before(Some(&dma));
         let run = [(first, count * granule)];
+        self.confirmed(&dma, space);
         let token = self.hub.shadow(|shadow| shadow.begin_map(space, &run, read, write));
         match dma.map_single(Pa::new(first + offset), len, way) {
             Ok(mapping) => {
@@ -90,10 +91,19 @@ impl World {
         }
     }
 
+    /// The shadow hears how many syncs of a domain hardware has confirmed.
+    fn confirmed(&self, dma: &DmaHandle<SimPlatform>, space: SpaceId) {
+        let syncs = dma.stats().syncs;
+        self.hub.shadow(|shadow| shadow.confirmed(space, syncs));
+    }
+
     /// A map has succeeded: its addresses are nobody else's, and the device may use them.
     fn granted(&self, device: usize, space: SpaceId, token: Token, grants: &[Grant]) {
         let limit = self.device(device).map_or(u64::MAX, |device| device.dma_limit().get());
         let several = self.crowded.load(Relaxed);
+        if let Some((dma, ..)) = self.dma(device) {
+            self.confirmed(&dma, space);
+        }
         for grant in grants {
             self.check_reserved(device, grant, limit);
             let granted = self.hub.shadow(|shadow| shadow.grant(space, *grant, several));
@@ -127,6 +137,7 @@ impl World {
     ) {
         let stats = dma.stats();
         let doubt = stats.failed_syncs > before.failed_syncs;
+        self.confirmed(dma, space);
         let ended = self.hub.shadow(|shadow| shadow.end_map(space, token, doubt));
         self.hub.judged(ended);
         if doubt {
@@ -170,6 +181,7 @@ impl World {
         let (read, owed_read, write) = rights(way);
         let before = self.before(Some(&dma));
         let runs: Vec<(u64, u64)> = pages.iter().map(|&(first, count)| (first, count * granule)).collect();
+        self.confirmed(&dma, space);
         let token = self.hub.shadow(|shadow| shadow.begin_map(space, &runs, read, write));
         match dma.map_sg(&buffers, way) {
             Ok(list) => {
@@ -269,8 +281,19 @@ impl World {
         let Some((dma, _, lazy)) = self.dma(device) else { return Err(None) };
         let before = self.before(Some(&dma));
         let shared = pages.is_empty();
+        self.confirmed(&dma, space);
         let token = self.hub.shadow(|shadow| shadow.begin_unmap(space, ranges));
-        let end = unmap(&dma);
+        let end = match unmap(&dma) {
+            // A flipped bit has taken something out before; what there was is out, and forgotten or waiting as ever.
+            Err(Refused { error: error @ DmaUnmapError::Torn { .. }, .. }) => {
+                let spoiled = self.hub.shadow(|shadow| shadow.is_space_spoiled(space));
+                self.hub.hold(Promise::Service, spoiled, || {
+                    format!("less was unmapped than was mapped: {error:?}")
+                });
+                Ok(())
+            }
+            end => end,
+        };
         let now_ns = self.bus.now_ns();
         let (first, _) = ranges.first().copied().unwrap_or_default();
         self.note_stale(device, first, shared);
@@ -318,6 +341,7 @@ impl World {
         }
         let granule = self.granule();
         let before = self.before(Some(&dma));
+        self.confirmed(&dma, space);
         let token = self.hub.shadow(|shadow| shadow.begin_map(space, &[], true, true));
         let outer = self.hub.arriving(Some((space, token)));
         let shared = dma.alloc_coherent(u64::from(bytes));
@@ -436,6 +460,7 @@ impl World {
         let granule = self.granule();
         let page = DOORBELL & !(granule - 1);
         let before = self.before(Some(&dma));
+        self.confirmed(&dma, space);
         let token = self.hub.shadow(|shadow| shadow.begin_map(space, &[(page, granule)], true, true));
         let end = dma.compose_msi(Pa::new(DOORBELL + 0x40), 7);
         let known = locked(&self.group_of(index).inner).doorbells.clone();

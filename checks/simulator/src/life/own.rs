@@ -74,9 +74,6 @@ impl World {
             Err(UseError::Stuck(error)) => Moved::Perhaps(error),
             Err(_) => Moved::Back,
         };
-        // A driver that comes when the group is in a domain of its own driver's leaves it there.
-        let moves = members.iter().any(|&(_, was)| was == Way::Blocked);
-        let moved = if moves || end.is_err() { moved } else { Moved::Back };
         self.end_move(&members, to, &moved);
         match end {
             Ok(()) => {

@@ -245,7 +245,10 @@ impl World {
             _ => Arc::new(NoSwitches),
         };
         let unit = &sharing.units[state.spec.unit];
-        match unit.enable(&device, &self.group_of(index).group, &state.engine.facts(), switches) {
+        let enabled = self.in_place(index, || {
+            unit.enable(&device, &self.group_of(index).group, &state.engine.facts(), switches)
+        });
+        match enabled {
             Ok(shared) => {
                 *locked(&sharing.devices[index]) = Some(shared);
                 Done::Succeeded
@@ -259,6 +262,17 @@ impl World {
                 Done::Refused
             }
         }
+    }
+
+    /// The entry of a device becomes another, and the device stays where it is: meanwhile it is there, or blocked on purpose.
+    fn in_place<T>(&self, index: usize, work: impl FnOnce() -> T) -> T {
+        let at = self.hub.shadow(|shadow| shadow.way(index));
+        self.hub.shadow(|shadow| shadow.begin_move(index, at));
+        self.hub.watch(true);
+        let done = work();
+        self.hub.watch(false);
+        self.hub.shadow(|shadow| shadow.end_move(index, at));
+        done
     }
 
     /// Hardware left a device blocked, and its group knows.
@@ -275,7 +289,7 @@ impl World {
         let Some(shared) = locked(&sharing.devices[index]).clone() else { return Done::Skipped };
         let before = self.before(None);
         let bonds = locked(&sharing.bonds).iter().flatten().filter(|bond| bond.device == index).count();
-        match shared.disable() {
+        match self.in_place(index, || shared.disable()) {
             Ok(()) => {
                 self.hub.hold(Promise::OneAnswer, bonds == 0, || {
                     format!("device {index} was disabled with {bonds} bonds")

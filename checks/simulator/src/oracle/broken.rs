@@ -210,6 +210,32 @@ fn an_address_is_not_handed_out_over_one_in_use_or_before_hardware_has_forgotten
 }
 
 #[test]
+fn an_address_is_handed_out_behind_a_sync_that_was_confirmed_though_the_unmap_goes_on() {
+    let (mut shadow, space) = attached();
+    shadow.confirmed(space, 3);
+    let again = Grant { first: 0x2000, last: 0x2fff, pa: 0xc000, ..PAGES };
+    let _token = shadow.begin_unmap(space, &[(0x2000, 0x2fff)]);
+    shadow.confirmed(space, 3);
+    assert_eq!(broken(shadow.grant(space, again, false)), Some(Promise::NoReuse), "none since it began");
+    shadow.confirmed(space, 4);
+    assert_eq!(broken(shadow.grant(space, again, false)), None);
+    assert_eq!(broken(shadow.judge(&seen(0x2000, 0x9000))), Some(Promise::Isolation), "the slack is over");
+}
+
+#[test]
+fn memory_of_a_map_that_failed_is_freed_behind_a_sync_that_was_confirmed_whatever_fails_after_it() {
+    for (syncs, wanted) in [(3, Some(Promise::Reclaim)), (4, None)] {
+        let (mut shadow, space) = attached();
+        shadow.confirmed(space, 3);
+        let token = shadow.begin_map(space, &[(0xc000, 0x1000)], true, true);
+        assert_eq!(broken(shadow.freed(0xc000, 0xcfff)), None);
+        shadow.confirmed(space, syncs);
+        assert_eq!(broken(shadow.end_map(space, token, true)), wanted);
+        assert_eq!(broken(shadow.judge(&seen(0x4_0000, 0xc000))), Some(Promise::Isolation), "nobody's");
+    }
+}
+
+#[test]
 fn only_what_was_promised_is_expected_and_only_while_nothing_moves() {
     let (mut shadow, space) = attached();
     assert!(shadow.expects(SOURCE, 0x2ff8, 8, true));

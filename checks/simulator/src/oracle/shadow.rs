@@ -83,6 +83,8 @@ pub(super) struct Leaving {
     until: Until,
     /// How often hardware had been told to forget everything when the unmap began.
     flushes: u64,
+    /// How many syncs of the space had been confirmed then.
+    syncs: u64,
     /// Its memory has gone to another use.
     dead: bool,
 }
@@ -98,6 +100,8 @@ pub(super) struct Arriving {
     kept: bool,
     /// How often hardware had been told to forget everything when it ended.
     flushes: u64,
+    /// How many syncs of the space had been confirmed when it began.
+    syncs: u64,
     /// Its memory has gone back to the heap.
     dead: bool,
 }
@@ -110,6 +114,8 @@ pub(super) struct Space {
     pub(super) arriving: Vec<Arriving>,
     /// Whole flushes that hardware was told of.
     flushes: u64,
+    /// Syncs of it that hardware has confirmed, as far as its domain says.
+    syncs: u64,
     /// A bit of its tables has flipped: what is reached through them is nobody's promise.
     spoiled: bool,
 }
@@ -233,6 +239,7 @@ impl Shadow {
         write: bool,
     ) -> Token {
         let token = self.token();
+        let syncs = self.spaces[space].syncs;
         let arriving = pages.iter().map(|&(pa, len)| Arriving {
             token,
             pa,
@@ -241,6 +248,7 @@ impl Shadow {
             write,
             kept: false,
             flushes: 0,
+            syncs,
             dead: false,
         });
         self.spaces[space].arriving.extend(arriving);
@@ -257,23 +265,33 @@ impl Shadow {
             write: true,
             kept: false,
             flushes: 0,
+            syncs: self.spaces[space].syncs,
             dead: false,
         };
         self.spaces[space].arriving.push(one);
     }
 
-    /// The map has returned. If it failed and hardware did not confirm that it forgot (`doubt`), the pages may be reached until a flush.
+    /// A domain says how many syncs of it hardware has confirmed so far. What one of these covered is forgotten, though the operation that asked for it may go on: it
+    /// tries for what others left behind.
+    pub(crate) fn confirmed(&mut self, space: SpaceId, syncs: u64) {
+        let space = &mut self.spaces[space];
+        space.syncs = space.syncs.max(syncs);
+    }
+
+    /// The map has returned. If it failed and hardware did not confirm that it forgot (`doubt`), the pages may be reached until a flush; not those whose memory has
+    /// gone back behind a sync that was confirmed, whatever failed after that.
     ///
     /// # Errors
     ///
     /// Memory that may still be reached has gone back to the heap.
     pub(crate) fn end_map(&mut self, space: SpaceId, token: Token, doubt: bool) -> Result<(), Wrong> {
         self.check(Promise::Unwind);
-        let Space { arriving, flushes, .. } = &mut self.spaces[space];
+        let Space { arriving, flushes, syncs, .. } = &mut self.spaces[space];
         if !doubt {
             arriving.retain(|one| one.token != token);
             return Ok(());
         }
+        arriving.retain(|one| one.token != token || !one.dead || *syncs == one.syncs);
         arriving
             .iter_mut()
             .filter(|one| one.token == token)
@@ -295,7 +313,7 @@ impl Shadow {
     /// Hardware may still use the addresses for something else.
     pub(crate) fn grant(&mut self, space: SpaceId, grant: Grant, several: bool) -> Result<(), Wrong> {
         self.check(Promise::NoReuse);
-        let Space { live, leaving, flushes, .. } = &mut self.spaces[space];
+        let Space { live, leaving, flushes, syncs, .. } = &mut self.spaces[space];
         let overlaps = |held: &Grant| held.first <= grant.last && held.last >= grant.first;
         if let Some((_, held)) = live.range(..=grant.last).next_back().filter(|(_, held)| overlaps(held)) {
             let what = format!("{grant:x?} was handed out in space {space} over {held:x?}, which is in use");
@@ -305,8 +323,8 @@ impl Shadow {
             // What hardware was told to forget altogether since then is forgotten: an allocator may flush by itself.
             leaving.retain(|one| match one.until {
                 Until::Flush { .. } => !(overlaps(&one.grant) && *flushes > one.flushes),
-                // On several threads it has returned to its caller's caller, who is about to say so.
-                Until::Return => !(several && overlaps(&one.grant)),
+                // Its sync may be confirmed, and the operation go on; and on several threads it may have returned to its caller's caller, who is about to say so.
+                Until::Return => !(overlaps(&one.grant) && (several || *syncs > one.syncs)),
             });
             if let Some(held) = leaving.iter().find(|one| overlaps(&one.grant)) {
                 let what =
@@ -347,7 +365,8 @@ impl Shadow {
     fn leave(&mut self, space: SpaceId, token: Token, first: u64, last: u64) {
         self.changes += 1;
         let hit = self.live_in(space, first, last);
-        let Space { live, leaving, flushes, .. } = &mut self.spaces[space];
+        let Space { live, leaving, flushes, syncs, .. } = &mut self.spaces[space];
+        let (flushes, syncs) = (*flushes, *syncs);
         for grant in hit {
             live.remove(&grant.first);
             if grant.first < first {
@@ -357,7 +376,7 @@ impl Shadow {
                 live.insert(last + 1, grant.part(last + 1, grant.last));
             }
             let grant = grant.part(grant.first.max(first), grant.last.min(last));
-            leaving.push(Leaving { token, grant, until: Until::Return, flushes: *flushes, dead: false });
+            leaving.push(Leaving { token, grant, until: Until::Return, flushes, syncs, dead: false });
         }
     }
 
@@ -507,10 +526,11 @@ impl Shadow {
 
     /// A map was refused, and hardware did not confirm that it forgot: these may be reached for as long as nobody else has their memory.
     pub(crate) fn doubt(&mut self, space: SpaceId, token: Token, grants: &[Grant]) {
-        let Space { leaving, flushes, .. } = &mut self.spaces[space];
+        let Space { leaving, flushes, syncs, .. } = &mut self.spaces[space];
+        let (flushes, syncs) = (*flushes, *syncs);
         let until = Until::Flush { since_ns: 0, bound: false };
         let doubted =
-            grants.iter().map(|&grant| Leaving { token, grant, until, flushes: *flushes, dead: false });
+            grants.iter().map(|&grant| Leaving { token, grant, until, flushes, syncs, dead: false });
         leaving.extend(doubted);
     }
 
