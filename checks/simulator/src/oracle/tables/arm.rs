@@ -35,7 +35,10 @@ impl Tables<'_> {
         let mut path = Vec::new();
         loop {
             let shift = root.granule + (root.granule - 3) * (3 - level);
-            let width = if level == 4 - root.levels { root.bits - shift } else { root.granule - 3 };
+            let first = level == 4 - root.levels;
+            // A flipped bit of the size may leave the first table no address to look at: then nothing is read.
+            let width = if first { root.bits.checked_sub(shift) } else { Some(root.granule - 3) };
+            let Some(width) = width else { return path };
             let place = at + 8 * (iova >> shift & ((1 << width) - 1));
             let word = self.word(place);
             let leaf = matches!((level, word & 3), (3, 3) | (..3, 1));
