@@ -83,7 +83,15 @@ pub(crate) const ROOMS: &[Room] = &[
     ),
     room(
         "checks/fuzzed",
-        &["crates/portcullis", "models/bus", "models/smmuv2", "models/smmuv3", "models/ioda2", "models/vtd", "lab"],
+        &[
+            "crates/portcullis",
+            "models/bus",
+            "models/smmuv2",
+            "models/smmuv3",
+            "models/ioda2",
+            "models/vtd",
+            "lab",
+        ],
     ),
     room("benches", BOTH_SIDES_AND_LAB),
     room("xtask", &[]),
