@@ -59,7 +59,8 @@ fn no_invalidation_before_the_first_use_is_against_the_book() {
 fn no_invalidation_of_entries_leaves_the_device_blocked() {
     // The disk was known to hardware as a stream without an entry, and stays that.
     let tamper = || Arc::new(leaving_out(|words| opcode(words) == op::CFGI_STE));
-    Trial::on("arm").policy(fetching_ahead()).bytes(5000).catches(tamper(), &["C_BAD_STREAMID"]);
+    let arm = Trial::on("arm").unused_by_firmware().policy(fetching_ahead()).bytes(5000);
+    arm.catches(tamper(), &["C_BAD_STREAMID"]);
     // Here only the last state was in force in time: the detached disk keeps its mappings.
     Trial::on("arm-small").policy(fetching_ahead()).bytes(5000).catches(tamper(), &["isolation: "]);
 }

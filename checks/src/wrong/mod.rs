@@ -62,6 +62,14 @@ impl Trial {
         self
     }
 
+    /// With no memory that firmware uses by DMA. A disk that firmware uses passes from the first store on, so that its entry is changed
+    /// while it is in force, and is never made anew.
+    #[must_use]
+    pub fn unused_by_firmware(mut self) -> Self {
+        self.spec.reserved.retain(|region| region.memory.is_none());
+        self
+    }
+
     /// With no device but the first disk: fewer commands than the shortest queue holds.
     #[must_use]
     pub fn alone(mut self) -> Self {
