@@ -212,14 +212,17 @@ pub(crate) struct SimArguments {
 /// A built-in machine's name, or a path: whatever ends in `.dtb` or has a directory in it.
 fn machine_choice(text: &str) -> Result<MachineChoice, String> {
     let names: Vec<_> = machines::list().into_iter().map(|machine| machine.name).collect();
-    if names.iter().any(|name| name == text) {
+    if machines::exists(text) {
         return Ok(MachineChoice::Name(text.to_owned()));
     }
     let path = Path::new(text);
     if path.extension().is_some_and(|extension| extension == "dtb") || path.components().count() > 1 {
         return Ok(MachineChoice::Dtb(path.to_owned()));
     }
-    Err(format!("no such machine; there are {}, or give a device tree FILE.dtb", names.join(", ")))
+    Err(format!(
+        "no such machine; there are {}, those with an SMMU also with +acpi behind the name, or give a device tree FILE.dtb",
+        names.join(", ")
+    ))
 }
 
 /// A number, in decimal or, after `0x`, in hexadecimal.

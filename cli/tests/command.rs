@@ -522,3 +522,17 @@ mod on_qemu {
         assert!(said.contains("--v1"), "{said}");
     }
 }
+
+#[test]
+fn a_machine_with_an_smmu_boots_by_acpi_if_its_name_says_so_and_no_other_does() {
+    let folder = Folder::new("acpi");
+    let file = folder.0.join("input");
+    fs::write(&file, [7; 5000]).expect("a file is written");
+    let file = file.to_str().expect("the path is text");
+    for machine in ["arm+acpi", "smmuv2+acpi"] {
+        let said = succeeds(&["run", "dma", file, "--machine", machine]);
+        assert!(said.contains("digest             equal"), "{said}");
+    }
+    let said = fails(2, &["run", "dma", file, "--machine", "power8+acpi"]);
+    assert!(said.contains("no such machine"), "{said}");
+}

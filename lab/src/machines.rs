@@ -39,6 +39,11 @@ pub fn list() -> Vec<MachineInfo> {
         .collect()
 }
 
+/// Whether there is a built-in machine of this name, which may say after a `+` what its firmware tells of it by.
+pub fn exists(name: &str) -> bool {
+    builtin::find(name).is_some()
+}
+
 /// The machine's parts, and its device tree if that came from a file.
 ///
 /// # Errors
