@@ -6,6 +6,7 @@
 //!
 //! Observed: QEMU 11.1, docs/specs/iommu-testdev.rst, docs/specs/edu.rst.
 
+use core::ops::Range;
 use std::collections::BTreeMap;
 
 use portcullis_qemu::{Arch, Machine, MachineOptions, Qemu, QemuError, Step as Op, Version, Width};
@@ -14,7 +15,7 @@ use portcullis_types::Pa;
 use crate::answer::{Answer, Record, UNKNOWN};
 use crate::case::{Access, Case, READERS, WRITERS};
 use crate::layout::{
-    COMMAND_LG2, COMMANDS, DATA, DATA_END, EVENT_LG2, EVENTS, READ_BACK, is_data, pattern, pattern_address,
+    COMMAND_LG2, COMMANDS, DATA, DATA_END, EVENT_LG2, EVENTS, READ_BACK, is_data, pattern_address,
     pattern_bytes,
 };
 use crate::ours::Verdict;
@@ -56,6 +57,23 @@ mod edu {
     /// Where the buffer is.
     pub(super) const BUFFER: u64 = 0x4_0000;
     pub(super) const BUFFER_BYTES: u64 = 0x1000;
+}
+
+/// The newest QEMU for a test; none where there is none that is new enough, which is said on standard error.
+pub(crate) fn newest_for_test(arch: Arch) -> Option<Qemu> {
+    let qemus = portcullis_qemu::testing::qemus(arch);
+    let newest = qemus.iter().filter(|qemu| qemu.version() >= OLDEST).max_by_key(|qemu| qemu.version());
+    if newest.is_none() {
+        eprintln!("skipped: QEMU {OLDEST} or later is wanted");
+    }
+    newest.cloned()
+}
+
+/// Puts the pattern of an area of data, of whole pages, into QEMU's memory.
+pub(crate) fn fill(machine: &Machine, data: Range<u64>) {
+    for at in data.step_by(0x1000) {
+        machine.ram().write(Pa::new(at), &pattern_bytes(at, 0x1000));
+    }
 }
 
 /// QEMU's machine.
@@ -130,14 +148,8 @@ impl Theirs {
     ///
     /// If there is one, and it does not start.
     pub fn for_test() -> Option<Self> {
-        let qemus = portcullis_qemu::testing::qemus(Arch::Aarch64);
-        let Some(qemu) =
-            qemus.iter().filter(|qemu| qemu.version() >= OLDEST).max_by_key(|qemu| qemu.version())
-        else {
-            eprintln!("skipped: QEMU {OLDEST} or later is wanted");
-            return None;
-        };
-        Some(Self::start_with(qemu, "iommu=smmuv3").unwrap_or_else(|error| panic!("{error}")))
+        let qemu = newest_for_test(Arch::Aarch64)?;
+        Some(Self::start_with(&qemu, "iommu=smmuv3").unwrap_or_else(|error| panic!("{error}")))
     }
 
     /// Starts a machine of this QEMU with these machine properties.
@@ -203,10 +215,7 @@ impl Theirs {
     }
 
     fn fill_data(&self) {
-        for at in (DATA..DATA_END).step_by(8) {
-            let word = u64::from(pattern(at + 4)) << 32 | u64::from(pattern(at));
-            self.machine.ram().store64(Pa::new(at), word);
-        }
+        fill(&self.machine, DATA..DATA_END);
     }
 
     /// Which QEMU it is.

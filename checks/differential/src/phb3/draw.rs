@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use model_bus::Dice;
 
 use super::{DATA, DATA_END, NOWHERE, READERS, TABLES, TABLES_END, WRITERS};
+use crate::draw::{below, dice, pick};
 
 /// The second window of PE 255, which lets everything through.
 pub(super) const READ_BACK_WINDOW: u16 = 511;
@@ -42,17 +43,9 @@ pub struct Case {
     free: u64,
 }
 
-fn below(dice: &mut Dice, bound: u64) -> u64 {
-    dice.next_bits() % bound.max(1)
-}
-
-fn pick<T: Copy>(dice: &mut Dice, of: &[T]) -> T {
-    of[usize::try_from(below(dice, of.len() as u64)).unwrap_or(0)]
-}
-
 /// Case `number` of the run with this seed.
 pub fn case(seed: u64, number: u64) -> Case {
-    let mut dice = Dice::new(seed ^ number.wrapping_mul(0x9fb2_1c65_1e98_df25));
+    let mut dice = dice(seed, number);
     let dice = &mut dice;
     let mut case =
         Case { free: TABLES + (below(dice, 64) << 16), low_bypass: dice.one_in(2), ..Case::default() };

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use model_bus::{BusError, Fabric, Mmio, Ram, Request, Width, Write};
+use model_bus::{Mmio, Request, Width};
 use model_ioda2::{Cause, Config, Outlook, Phb3, Policy};
 use portcullis_types::trace::Silence;
-use portcullis_types::{Access as Kind, Iova, Pa, PaRange, SourceId};
+use portcullis_types::{Access as Kind, Iova, Pa, SourceId};
 
 use super::{Access, Case, RAM_MIB, RTT, is_data, is_nowhere};
+use crate::plain::Plain;
 
 /// Registers. Observed: skiboot include/phb3-regs.h.
 pub(super) const RTT_BAR: u64 = 0x168;
@@ -47,35 +48,14 @@ pub struct Verdict {
 
 /// Our bridge, and memory.
 pub struct Ours {
-    memory: Arc<Memory>,
+    memory: Arc<Plain>,
     phb: Phb3,
-}
-
-struct Memory(Ram);
-
-impl Fabric for Memory {
-    fn read(&self, at: Pa, into: &mut [u8]) -> Result<(), BusError> {
-        self.0.read(at, into)
-    }
-
-    fn write(&self, write: Write<'_>) -> Result<(), BusError> {
-        self.0.write(write.at, write.bytes)
-    }
-
-    fn compare_exchange(&self, at: Pa, current: u64, new: u64) -> Result<u64, BusError> {
-        self.0.compare_exchange(at, current, new)
-    }
-
-    fn now_ns(&self) -> u64 {
-        0
-    }
 }
 
 impl Ours {
     /// A bridge out of reset.
     pub fn new() -> Self {
-        let ram = Ram::new(&[PaRange::new(Pa::new(0), RAM_MIB << 20).expect("RAM ends")]);
-        let memory = Arc::new(Memory(ram));
+        let memory = Arc::new(Plain::new(RAM_MIB));
         let config = Config { policy: Policy::eager(), ..Config::new(Pa::new(0xf000_0000)) };
         let phb = Phb3::new(config, memory.clone(), 1, Arc::new(Silence));
         Self { memory, phb }
@@ -83,8 +63,7 @@ impl Ours {
 
     /// Runs a case.
     pub fn run(&mut self, case: &Case) -> Vec<Verdict> {
-        let put =
-            |at: u64, bytes: &[u8]| self.memory.0.write(Pa::new(at), bytes).expect("an image lies in RAM");
+        let put = |at: u64, bytes: &[u8]| self.memory.put(at, bytes);
         case.words.iter().for_each(|(&at, word)| put(at, &word.to_be_bytes()));
         case.pes.iter().for_each(|(&rid, pe)| put(RTT + 2 * u64::from(rid), &pe.to_be_bytes()));
         self.store(PHB3_CONFIG, 0);

@@ -17,7 +17,7 @@ use super::{
     pattern_bytes,
 };
 use crate::answer::UNKNOWN;
-use crate::theirs::OLDEST;
+use crate::theirs::{fill, newest_for_test};
 
 /// The device's word for a write that was refused.
 const WRITE_FAILED: u64 = 0xdead_0002;
@@ -52,14 +52,8 @@ impl Theirs {
     ///
     /// If there is one, and it does not start.
     pub fn for_test() -> Option<Self> {
-        let qemus = portcullis_qemu::testing::qemus(Arch::Ppc64);
-        let Some(qemu) =
-            qemus.iter().filter(|qemu| qemu.version() >= OLDEST).max_by_key(|qemu| qemu.version())
-        else {
-            eprintln!("skipped: QEMU {OLDEST} or later is wanted");
-            return None;
-        };
-        Some(Self::start_with(qemu).unwrap_or_else(|error| panic!("{error}")))
+        let qemu = newest_for_test(Arch::Ppc64)?;
+        Some(Self::start_with(&qemu).unwrap_or_else(|error| panic!("{error}")))
     }
 
     /// Starts a machine.
@@ -117,9 +111,7 @@ impl Theirs {
     }
 
     fn fill_data(&self) {
-        for at in (DATA..DATA_END).step_by(0x1000) {
-            self.machine.ram().write(Pa::new(at), &pattern_bytes(at, 0x1000));
-        }
+        fill(&self.machine, DATA..DATA_END);
     }
 
     /// Runs a case. What a device may not reach here is not tried, and has no answer; others have where they went.

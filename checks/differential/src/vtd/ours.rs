@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use model_bus::{BusError, Clocked, Fabric, Mmio, Outcome, Ram, Request, Translator, Width, Write};
+use model_bus::{Clocked, Mmio, Outcome, Request, Translator, Width};
 use model_vtd::{Config, Depths, Interrupt, Interrupts, Memory, Policy, Scalable, Vtd};
 use portcullis_types::trace::Silence;
-use portcullis_types::{Access as Kind, Iova, Pa, PaRange, SourceId};
+use portcullis_types::{Access as Kind, Iova, SourceId};
 
 use super::program::{self, Step};
 use super::{Access, Case, HOST_BITS, RAM_MIB, is_data, is_nowhere};
+use crate::plain::Plain;
 
 /// Where our unit has its fault record.
 const RECORD: u64 = 0x1000;
@@ -44,26 +45,6 @@ pub struct Verdict {
 pub struct Ours {
     memory: Arc<Plain>,
     unit: Vtd,
-}
-
-struct Plain(Ram);
-
-impl Fabric for Plain {
-    fn read(&self, at: Pa, into: &mut [u8]) -> Result<(), BusError> {
-        self.0.read(at, into)
-    }
-
-    fn write(&self, write: Write<'_>) -> Result<(), BusError> {
-        self.0.write(write.at, write.bytes)
-    }
-
-    fn compare_exchange(&self, at: Pa, current: u64, new: u64) -> Result<u64, BusError> {
-        self.0.compare_exchange(at, current, new)
-    }
-
-    fn now_ns(&self) -> u64 {
-        0
-    }
 }
 
 struct Nobody;
@@ -102,8 +83,7 @@ pub fn config() -> Config {
 impl Ours {
     /// A unit out of reset.
     pub fn new() -> Self {
-        let ram = Ram::new(&[PaRange::new(Pa::new(0), RAM_MIB << 20).expect("RAM ends")]);
-        let memory = Arc::new(Plain(ram));
+        let memory = Arc::new(Plain::new(RAM_MIB));
         let both = Memory { snooped: memory.clone(), unsnooped: memory.clone() };
         let unit = Vtd::new(config(), both, Arc::new(Nobody), 1, Arc::new(Silence));
         Self { memory, unit }
@@ -111,9 +91,7 @@ impl Ours {
 
     /// Runs a case.
     pub fn run(&mut self, case: &Case) -> Vec<Verdict> {
-        let put = |at: u64, word: u64| {
-            self.memory.0.write(Pa::new(at), &word.to_le_bytes()).expect("an image lies in RAM");
-        };
+        let put = |at: u64, word: u64| self.memory.put(at, &word.to_le_bytes());
         case.words.iter().for_each(|(&at, &word)| put(at, word));
         program::queue(case).for_each(|(at, word)| put(at, word));
         program::enable(case).into_iter().for_each(|step| self.step(step));

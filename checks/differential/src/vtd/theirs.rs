@@ -13,7 +13,7 @@ use super::program::{self, Step};
 use super::{Access, Case, DATA, DATA_END, RAM_MIB, Verdict, WRITERS, is_data};
 use crate::answer::UNKNOWN;
 use crate::layout::pattern_bytes;
-use crate::theirs::OLDEST;
+use crate::theirs::{fill, newest_for_test};
 
 /// The unit's registers, and where its one fault record is.
 const UNIT: u64 = 0xfed9_0000;
@@ -37,14 +37,8 @@ impl Theirs {
     ///
     /// If there is one, and it does not start.
     pub fn for_test() -> Option<Self> {
-        let qemus = portcullis_qemu::testing::qemus(Arch::X86_64);
-        let Some(qemu) =
-            qemus.iter().filter(|qemu| qemu.version() >= OLDEST).max_by_key(|qemu| qemu.version())
-        else {
-            eprintln!("skipped: QEMU {OLDEST} or later is wanted");
-            return None;
-        };
-        Some(Self::start_with(qemu).unwrap_or_else(|error| panic!("{error}")))
+        let qemu = newest_for_test(Arch::X86_64)?;
+        Some(Self::start_with(&qemu).unwrap_or_else(|error| panic!("{error}")))
     }
 
     /// Starts a machine of the newest QEMU.
@@ -85,9 +79,7 @@ impl Theirs {
     }
 
     fn fill_data(&self) {
-        for at in (DATA..DATA_END).step_by(0x1000) {
-            self.machine.ram().write(Pa::new(at), &pattern_bytes(at, 0x1000));
-        }
+        fill(&self.machine, DATA..DATA_END);
     }
 
     /// Runs a case. What a device may not reach here is not tried, and has no answer.
