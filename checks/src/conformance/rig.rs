@@ -3,19 +3,20 @@
 //! What an access did is judged by memory ([`Rig::passes`], [`Rig::refuses`], [`Rig::faults`]), and what was recorded of it by the
 //! driver's own events.
 //!
-//! Not here: bringing the driver up (`bench`), engines and the memory that they access (`floor`).
+//! Not here: bringing the driver up (`bench`), what is done with any driver (`ground`), engines and the memory that they access (`floor`).
 
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::Arc;
 
-use portcullis::core::iommu::{Gather, Iommu, SyncError, Target};
-use portcullis::types::{Iova, IovaRange, Pa, Perms, Prot, SizeLg2, SourceId};
+use portcullis::core::iommu::{Iommu, SyncError, Target};
+use portcullis::types::{Pa, SourceId};
 
 use super::bed::Bed;
-use super::bench::{Aim, Domain, Driver, Outcome};
+use super::bench::{Domain, Driver, Outcome};
+use super::common::Judge;
 use super::differences::unsaid;
 pub use super::floor::{Access, Seen, fetch, read, write};
-use super::floor::{Floor, WAY_OUT};
+use super::ground::Ground;
 use super::records::{Wanted, What, shown};
 use super::sight::{Leaf, Sight};
 use super::via::{Between, Via};
@@ -23,21 +24,32 @@ use crate::ensure;
 
 /// A driver on a bed, with devices.
 pub struct Rig<B: Bed> {
-    /// The engines, and memory for them.
-    floor: Floor<B>,
+    /// The driver, the engines, and memory for them.
+    ground: Ground<B, Driver<B>>,
     /// What is between.
     pub between: Arc<Between>,
-    /// The driver.
-    pub driver: Arc<Driver<B>>,
     off: AtomicBool,
 }
 
-/// What a case does with engines and memory it does with the rig.
+/// What a case does with the driver, engines and memory it does with the rig.
 impl<B: Bed> core::ops::Deref for Rig<B> {
-    type Target = Floor<B>;
+    type Target = Ground<B, Driver<B>>;
 
-    fn deref(&self) -> &Floor<B> {
-        &self.floor
+    fn deref(&self) -> &Ground<B, Driver<B>> {
+        &self.ground
+    }
+}
+
+impl<B: Bed> Judge for Rig<B> {
+    type Bed = B;
+    type Driver = Driver<B>;
+
+    fn passes(&self, access: Access, landing: Pa) -> Outcome {
+        Self::passes(self, access, landing)
+    }
+
+    fn is_refused(&self, access: Access, landing: Pa) -> Outcome {
+        self.refuses(access, landing).map(drop)
     }
 }
 
@@ -48,9 +60,8 @@ impl<B: Bed> Rig<B> {
         via: Arc<Via<B::Platform>>,
         between: Arc<Between>,
         driver: Arc<Driver<B>>,
-        granule: SizeLg2,
     ) -> Result<Self, String> {
-        Ok(Self { floor: Floor::new(bed, via, granule)?, between, driver, off: AtomicBool::new(false) })
+        Ok(Self { ground: Ground::new(bed, via, driver)?, between, off: AtomicBool::new(false) })
     }
 
     /// Makes every engine known, each as a device of its own.
@@ -120,40 +131,6 @@ impl<B: Bed> Rig<B> {
         leaf.ok_or_else(|| format!("no table leads to {at:#x}"))
     }
 
-    /// A domain with nothing mapped but the way out.
-    ///
-    /// # Errors
-    ///
-    /// The driver refused.
-    pub fn domain(&self) -> Result<Domain<B>, String> {
-        let domain = self.driver.new_domain().map_err(|error| format!("a domain: {error:?}"))?;
-        self.map(&domain, WAY_OUT, self.way_out(), self.granule.bytes(), Perms::READ_WRITE)?;
-        Ok(domain)
-    }
-
-    /// Maps.
-    ///
-    /// # Errors
-    ///
-    /// The driver refused.
-    pub fn map(&self, domain: &Domain<B>, at: u64, to: Pa, len_bytes: u64, perms: Perms) -> Outcome {
-        let mapped = domain.map(Iova::new(at), to, len_bytes, Prot::cached(perms));
-        mapped.map_err(|error| format!("mapping {at:#x} to {to}: {error:?}"))
-    }
-
-    /// Unmaps and syncs.
-    ///
-    /// # Errors
-    ///
-    /// The driver refused, or less was mapped.
-    pub fn unmap(&self, domain: &Domain<B>, at: u64, len_bytes: u64) -> Outcome {
-        let range = IovaRange::new(Iova::new(at), len_bytes).ok_or("a range that wraps")?;
-        let mut gather = Gather::new();
-        let unmapped = domain.unmap(range, &mut gather).map_err(|error| format!("unmap: {error:?}"))?;
-        ensure!(unmapped == len_bytes, "{unmapped:#x} bytes of {len_bytes:#x} were unmapped at {at:#x}");
-        domain.sync(&mut gather).map(drop).map_err(|error| format!("sync after unmap: {error:?}"))
-    }
-
     /// Makes hardware forget a domain.
     ///
     /// # Errors
@@ -162,37 +139,6 @@ impl<B: Bed> Rig<B> {
     pub fn flush(&self, domain: &Domain<B>) -> Outcome {
         let flushed: Result<_, SyncError> = domain.flush_all();
         flushed.map(drop).map_err(|error| format!("flush: {error:?}"))
-    }
-
-    /// Attaches a stream.
-    ///
-    /// # Errors
-    ///
-    /// The driver refused.
-    pub fn attach(&self, stream: u32, target: &Aim<B>) -> Outcome {
-        let attached = self.driver.attach(&[SourceId(stream)], target);
-        attached.map_err(|error| format!("attaching {stream:#x} to {target:?}: {error:?}"))
-    }
-
-    /// Attaches every engine to a domain.
-    ///
-    /// # Errors
-    ///
-    /// The driver refused.
-    pub fn lead(&self, domain: &Domain<B>) -> Outcome {
-        let target = Target::Domain(domain.clone());
-        self.streams().into_iter().try_for_each(|stream| self.attach(stream, &target))
-    }
-
-    /// A domain to which every engine is attached.
-    ///
-    /// # Errors
-    ///
-    /// The driver refused.
-    pub fn led(&self) -> Result<Domain<B>, String> {
-        let domain = self.domain()?;
-        self.lead(&domain)?;
-        Ok(domain)
     }
 
     /// The records that were written since the last call.

@@ -129,7 +129,6 @@ pub fn first_failure<B: Bed>(
 /// With the driver made wrong if `wrong` is given, and then no further than to the first failure.
 fn run_with<B: Bed>(bed: &Arc<B>, wrong: Option<&Arc<MakeHand>>, pick: impl Fn(&str) -> bool) -> Report {
     let ids = Ids::read(&bed.registers());
-    let known = differences_of(bed.name());
     let mut report = Report::default();
     for case in super::cases::all::<B>() {
         for setting in case.settings() {
@@ -142,24 +141,15 @@ fn run_with<B: Bed>(bed: &Arc<B>, wrong: Option<&Arc<MakeHand>>, pick: impl Fn(&
                 continue;
             }
             let bench = Bench { bed: bed.clone(), ids, setting, wrong: wrong.cloned() };
-            let outcome = one(&case, &bench);
-            let difference = known.iter().find(|known| known.is_about(&title)).copied();
-            match (outcome, difference) {
-                (Ok(()), None) => report.passed += 1,
-                (Err(said), Some(known)) if known.explains(&said) => report.differed.push((title, known)),
-                (Err(said), _) => report.failed.push((title, said)),
-                (Ok(()), Some(known)) => {
-                    let said = format!("holds, although a difference is listed: {}", known.why);
-                    report.failed.push((title, said));
-                }
-            }
+            report.take(bed.name(), title, outcome(&**bed, case.rude, || (case.run)(&bench)));
         }
     }
     report
 }
 
-fn one<B: Bed>(case: &Case<B>, bench: &Bench<B>) -> Outcome {
-    let outcome = match catch_unwind(AssertUnwindSafe(|| (case.run)(bench))) {
+/// What came of a case: also what panicked is told, and what a strict model says of it, unless it may say something.
+pub(super) fn outcome<B: Bed>(bed: &B, rude: bool, run: impl FnOnce() -> Outcome) -> Outcome {
+    let outcome = match catch_unwind(AssertUnwindSafe(run)) {
         Ok(outcome) => outcome,
         Err(panic) => Err(panic
             .downcast_ref::<String>()
@@ -167,14 +157,28 @@ fn one<B: Bed>(case: &Case<B>, bench: &Bench<B>) -> Outcome {
             .or_else(|| panic.downcast_ref::<&str>().map(|&said| said.into()))
             .unwrap_or_else(|| "a panic".into())),
     };
-    let complaints = bench.bed.complaints();
+    let complaints = bed.complaints();
     match complaints.first() {
-        Some(first) if !case.rude => outcome.and_then(|()| Err(format!("forbidden by the book: {first}"))),
+        Some(first) if !rude => outcome.and_then(|()| Err(format!("forbidden by the book: {first}"))),
         _ => outcome,
     }
 }
 
 impl Report {
+    /// Takes what came of a case on the bed of this name, whose differences from the book are known.
+    pub(super) fn take(&mut self, bed: &str, title: String, outcome: Outcome) {
+        let difference = differences_of(bed).iter().find(|known| known.is_about(&title)).copied();
+        match (outcome, difference) {
+            (Ok(()), None) => self.passed += 1,
+            (Err(said), Some(known)) if known.explains(&said) => self.differed.push((title, known)),
+            (Err(said), _) => self.failed.push((title, said)),
+            (Ok(()), Some(known)) => {
+                let said = format!("holds, although a difference is listed: {}", known.why);
+                self.failed.push((title, said));
+            }
+        }
+    }
+
     /// The list of what was left out, by reason, as the pinned file has it.
     pub fn skips(&self) -> String {
         let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

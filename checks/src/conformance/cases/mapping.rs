@@ -5,6 +5,7 @@ use portcullis::types::{Pa, Perms, SizeLg2};
 use super::AT;
 use crate::conformance::bed::Bed;
 use crate::conformance::bench::{Bench, Outcome, Rig, read, write};
+use crate::conformance::common;
 use crate::conformance::differences::unsaid;
 use crate::conformance::records::{fault, number};
 use crate::conformance::suite::{Case, Over};
@@ -12,36 +13,34 @@ use crate::ensure;
 
 pub(super) fn cases<B: Bed>() -> Vec<Case<B>> {
     vec![
-        Case::new("a mapped page is read and written where it leads", page).over(Over::Tables),
+        Case::new("a mapped page is read and written where it leads", |bench| bench.with(common::page))
+            .over(Over::Tables),
         Case::new(
             "an address that is not mapped reaches nothing, nor do the neighbours of one that is",
             holes,
         )
         .over(Over::Tables),
-        Case::new("pages that lie apart in memory are reached as neighbours", scattered).over(Over::Tables),
+        Case::new("pages that lie apart in memory are reached as neighbours", |bench| {
+            bench.with(common::scattered)
+        })
+        .over(Over::Tables),
         Case::new("each size of page and block has its leaf on its level, and leads where it says", sizes)
             .over(Over::Tables),
-        Case::new("the first and the last page of the aperture can be used", aperture).over(Over::Tables),
+        Case::new("the first and the last page of the aperture can be used", |bench| {
+            bench.with(common::aperture)
+        })
+        .over(Over::Tables),
         Case::new("the address above the aperture is F_TRANSLATION", above_aperture).over(Over::Tables),
         Case::new("an address of the upper half is F_TRANSLATION", upper_half).over(Over::Stage1),
         Case::new("a write that runs off a mapped page is refused from there on", crossing)
             .over(Over::Tables),
-        Case::new("two engines in two domains each reach their own memory", two_domains).over(Over::Tables),
-        Case::new("a whole table of pages leads to each", many).over(Over::Tables),
+        Case::new("two engines in two domains each reach their own memory", |bench| {
+            bench.with(common::two_domains)
+        })
+        .over(Over::Tables),
+        Case::new("a whole table of pages leads to each", |bench| bench.with(common::many))
+            .over(Over::Tables),
     ]
-}
-
-fn page<B: Bed>(bench: &Bench<B>) -> Outcome {
-    bench.with(|rig| {
-        let (domain, page) = (rig.led()?, rig.page()?);
-        rig.map(&domain, AT, page, rig.granule.bytes(), Perms::READ_WRITE)?;
-        let last = rig.granule.bytes() - 8;
-        for offset in [0, 8, last] {
-            rig.passes(write(AT + offset), Pa::new(page.get() + offset))?;
-            rig.passes(read(AT + offset), Pa::new(page.get() + offset))?;
-        }
-        Ok(())
-    })
 }
 
 fn holes<B: Bed>(bench: &Bench<B>) -> Outcome {
@@ -52,22 +51,6 @@ fn holes<B: Bed>(bench: &Bench<B>) -> Outcome {
         rig.faults_with(number::F_TRANSLATION, write(AT - 8), other)?;
         rig.faults_with(number::F_TRANSLATION, read(AT + rig.granule.bytes()), other)?;
         rig.passes(write(AT), page)
-    })
-}
-
-fn scattered<B: Bed>(bench: &Bench<B>) -> Outcome {
-    bench.with(|rig| {
-        let domain = rig.led()?;
-        let granule = rig.granule.bytes();
-        let memory = rig.memory(rig.granule.get() + 2)?;
-        let page = |index: u64| Pa::new(memory.get() + index * granule);
-        for (slot, index) in [3, 0, 2, 1].into_iter().enumerate() {
-            rig.map(&domain, AT + slot as u64 * granule, page(index), granule, Perms::READ_WRITE)?;
-        }
-        for (slot, index) in [3, 0, 2, 1].into_iter().enumerate() {
-            rig.passes(write(AT + slot as u64 * granule), page(index))?;
-        }
-        Ok(())
     })
 }
 
@@ -120,21 +103,6 @@ fn size_leads<B: Bed>(
     rig.refuses(write(at + offset), memory).map(drop)
 }
 
-fn aperture<B: Bed>(bench: &Bench<B>) -> Outcome {
-    bench.with(|rig| {
-        let (domain, low, high) = (rig.led()?, rig.page()?, rig.page()?);
-        let granule = rig.granule.bytes();
-        let aperture = domain.aperture();
-        let last = aperture.last().get() - (granule - 1);
-        ensure!(aperture.first().get() == 0, "the aperture begins at {}", aperture.first());
-        rig.map(&domain, 0, low, granule, Perms::READ_WRITE)?;
-        rig.map(&domain, last, high, granule, Perms::READ_WRITE)?;
-        rig.passes(write(0), low)?;
-        rig.passes(write(aperture.last().get() - 3), Pa::new(high.get() + granule - 4))?;
-        rig.passes(read(last), high)
-    })
-}
-
 /// Spec: SMMUv3 H.a, 3.4 "Address sizes": beyond T0SZ or S2T0SZ, and within what the SMMU puts out.
 fn above_aperture<B: Bed>(bench: &Bench<B>) -> Outcome {
     let bits = |config: &mut portcullis::smmuv3::Config| config.input_bits = Some(32);
@@ -163,62 +131,11 @@ fn upper_half<B: Bed>(bench: &Bench<B>) -> Outcome {
 
 fn crossing<B: Bed>(bench: &Bench<B>) -> Outcome {
     bench.with(|rig| {
-        let (domain, memory) = (rig.led()?, rig.memory(rig.granule.get() + 1)?);
-        let granule = rig.granule.bytes();
-        rig.map(&domain, AT, memory, granule, Perms::READ_WRITE)?;
-        let edge = Pa::new(memory.get() + granule - 8);
-        rig.fill(edge, &[0xee; 12]);
-        let access = write(AT + granule - 8);
-        let sent = rig.ask(access, 12).bytes;
-        let after = rig.bytes(edge, 12);
-        ensure!(after[8..] == [0xee; 4], "what is behind the page was written: {after:x?}");
-        ensure!(after[..8] == sent[..8], "what is on the page was not written: {after:x?}");
+        let behind = common::crossing(rig)?;
         let records = rig.events();
-        let wanted = fault(number::F_TRANSLATION, rig.what(write(AT + granule)), rig.driver.uses_stage2())
+        let wanted = fault(number::F_TRANSLATION, rig.what(behind), rig.driver.uses_stage2())
             .without(unsaid(rig.bed.name()));
         ensure!(records.len() == 1 && wanted.is(&records[0]), "recorded: {records:x?}");
-        Ok(())
-    })
-}
-
-fn two_domains<B: Bed>(bench: &Bench<B>) -> Outcome {
-    bench.with(|rig| {
-        let (one, two) = (rig.domain()?, rig.domain()?);
-        let (page_one, page_two) = (rig.page()?, rig.page()?);
-        let granule = rig.granule.bytes();
-        rig.map(&one, AT, page_one, granule, Perms::READ_WRITE)?;
-        rig.map(&two, AT, page_two, granule, Perms::READ_WRITE)?;
-        let target = portcullis::core::iommu::Target::Domain;
-        rig.attach(rig.stream(0), &target(one))?;
-        rig.attach(rig.stream(1), &target(two.clone()))?;
-        rig.attach(rig.stream(2), &target(two))?;
-        for _ in 0..2 {
-            rig.passes(write(AT).by(0), page_one)?;
-            rig.passes(write(AT).by(1), page_two)?;
-            rig.passes(write(AT).by(2), page_two)?;
-        }
-        Ok(())
-    })
-}
-
-fn many<B: Bed>(bench: &Bench<B>) -> Outcome {
-    bench.with(|rig| {
-        let domain = rig.led()?;
-        let granule = rig.granule.bytes();
-        let memory = rig.memory(rig.granule.get() + 3)?;
-        // One more than a table holds; every eighth leads to the same page of memory.
-        let entries = granule / 8 + 1;
-        for index in 0..entries {
-            let to = Pa::new(memory.get() + index % 8 * granule);
-            rig.map(&domain, AT + index * granule, to, granule, Perms::READ_WRITE)?;
-        }
-        for index in [0, 1, 7, 8, entries / 2, entries - 2, entries - 1] {
-            rig.passes(write(AT + index * granule), Pa::new(memory.get() + index % 8 * granule))?;
-        }
-        rig.unmap(&domain, AT, entries * granule)?;
-        for index in [0, 1, entries / 2, entries - 2, entries - 1] {
-            rig.refuses(write(AT + index * granule), Pa::new(memory.get() + index % 8 * granule))?;
-        }
         Ok(())
     })
 }

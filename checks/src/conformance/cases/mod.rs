@@ -10,6 +10,7 @@ mod power;
 mod streams;
 
 use super::bed::Bed;
+use super::common::AT;
 use super::suite::Case;
 
 /// Every case.
@@ -26,7 +27,5 @@ pub fn all<B: Bed>() -> Vec<Case<B>> {
     cases
 }
 
-/// An address of cases that need no more than one: a multiple of every granule.
-const AT: u64 = 0x1000_0000;
 /// Where nothing answers on any bed: above all memory and all windows, and below 36 bits.
 const NOWHERE: u64 = 0x0000_000c_0000_0000;

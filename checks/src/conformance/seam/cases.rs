@@ -8,26 +8,29 @@ use super::suite::{Bench, Case};
 use super::{Refusal, Vendor};
 use crate::conformance::bed::Bed;
 use crate::conformance::bench::Outcome;
+use crate::conformance::common;
+pub(super) use crate::conformance::common::AT;
 use crate::conformance::floor::{read, write};
 use crate::ensure;
 
-/// An address of cases that need no more than one: a multiple of every granule, and of 2 MiB.
-pub(super) const AT: u64 = 0x1000_0000;
-
 pub(super) fn all<B: Bed, V: Vendor>() -> Vec<Case<B, V>> {
     vec![
-        Case::new("a mapped page is read and written where it leads", page),
+        Case::new("a mapped page is read and written where it leads", |bench| bench.with(common::page)),
         Case::new(
             "an address that is not mapped reaches nothing, nor do the neighbours of one that is",
             holes,
         ),
-        Case::new("pages that lie apart in memory are reached as neighbours", scattered),
+        Case::new("pages that lie apart in memory are reached as neighbours", |bench| {
+            bench.with(common::scattered)
+        }),
         Case::new("each size of page and block leads where it says", sizes),
-        Case::new("the first and the last page of the aperture can be used", aperture),
+        Case::new("the first and the last page of the aperture can be used", |bench| {
+            bench.with(common::aperture)
+        }),
         Case::new("an address above the aperture is refused", above_aperture)
             .unless(|bench| V::carries_no_more(&*bench.bed, bench.setting)),
         Case::new("a write that runs off a mapped page is refused from there on", crossing),
-        Case::new("a whole table of pages leads to each", many),
+        Case::new("a whole table of pages leads to each", |bench| bench.with(common::many)),
         Case::new("what may be read alone is not written", read_only),
         Case::new("what may be written alone is not read", write_only).unless(|bench| {
             let alone = V::writes_alone(&*bench.bed, bench.setting);
@@ -41,7 +44,9 @@ pub(super) fn all<B: Bed, V: Vendor>() -> Vec<Case<B, V>> {
         Case::new("what is refused is told by the book's name for it", strictly),
         Case::new("what is blocked again reaches nothing, whatever is cached", blocked_again),
         Case::new("identity leads everything to itself, and a domain does so no more", identity),
-        Case::new("two engines in two domains each reach their own memory", two_domains),
+        Case::new("two engines in two domains each reach their own memory", |bench| {
+            bench.with(common::two_domains)
+        }),
         Case::new("what is attached elsewhere is led there at once, whatever is cached", elsewhere),
         Case::new("a domain that has the number of one that is gone sees nothing of it", reused),
         Case::new("a device that was removed reaches nothing", removed),
@@ -53,20 +58,6 @@ pub(super) fn all<B: Bed, V: Vendor>() -> Vec<Case<B, V>> {
     ]
 }
 
-fn page<B: Bed, V: Vendor>(bench: &Bench<B, V>) -> Outcome {
-    bench.with(|rig| {
-        let (domain, page) = (rig.led()?, rig.page()?);
-        rig.map(&domain, AT, page, rig.granule.bytes(), Perms::READ_WRITE)?;
-        for offset in [0, 8, rig.granule.bytes() - 8] {
-            rig.passes(write(AT + offset), Pa::new(page.get() + offset))?;
-            rig.passes(read(AT + offset), Pa::new(page.get() + offset))?;
-        }
-        let found = domain.lookup(Iova::new(AT + 8)).map(|(pa, _)| pa);
-        ensure!(found == Some(Pa::new(page.get() + 8)), "the table says {found:?}");
-        Ok(())
-    })
-}
-
 fn holes<B: Bed, V: Vendor>(bench: &Bench<B, V>) -> Outcome {
     bench.with(|rig| {
         let (domain, page, other) = (rig.led()?, rig.page()?, rig.page()?);
@@ -75,22 +66,6 @@ fn holes<B: Bed, V: Vendor>(bench: &Bench<B, V>) -> Outcome {
         rig.faults(Refusal::NotMapped, write(AT - 8), other)?;
         rig.faults(Refusal::NotMapped, read(AT + rig.granule.bytes()), other)?;
         rig.passes(write(AT), page)
-    })
-}
-
-fn scattered<B: Bed, V: Vendor>(bench: &Bench<B, V>) -> Outcome {
-    bench.with(|rig| {
-        let domain = rig.led()?;
-        let granule = rig.granule.bytes();
-        let memory = rig.memory(rig.granule.get() + 2)?;
-        let page = |index: u64| Pa::new(memory.get() + index * granule);
-        for (slot, index) in [3, 0, 2, 1].into_iter().enumerate() {
-            rig.map(&domain, AT + slot as u64 * granule, page(index), granule, Perms::READ_WRITE)?;
-        }
-        for (slot, index) in [3, 0, 2, 1].into_iter().enumerate() {
-            rig.passes(write(AT + slot as u64 * granule), page(index))?;
-        }
-        Ok(())
     })
 }
 
@@ -119,21 +94,6 @@ fn size_leads<B: Bed, V: Vendor>(rig: &Rig<B, V>, domain: &super::rig::Domain<B>
     rig.faults(Refusal::NotMapped, write(at + offset), memory)
 }
 
-fn aperture<B: Bed, V: Vendor>(bench: &Bench<B, V>) -> Outcome {
-    bench.with(|rig| {
-        let (domain, low, high) = (rig.led()?, rig.page()?, rig.page()?);
-        let granule = rig.granule.bytes();
-        let aperture = domain.aperture();
-        let last = aperture.last().get() - (granule - 1);
-        ensure!(aperture.first().get() == 0, "the aperture begins at {}", aperture.first());
-        rig.map(&domain, 0, low, granule, Perms::READ_WRITE)?;
-        rig.map(&domain, last, high, granule, Perms::READ_WRITE)?;
-        rig.passes(write(0), low)?;
-        rig.passes(write(aperture.last().get() - 3), Pa::new(high.get() + granule - 4))?;
-        rig.passes(read(last), high)
-    })
-}
-
 fn above_aperture<B: Bed, V: Vendor>(bench: &Bench<B, V>) -> Outcome {
     bench.with(|rig| {
         let (domain, page) = (rig.led()?, rig.page()?);
@@ -147,38 +107,8 @@ fn above_aperture<B: Bed, V: Vendor>(bench: &Bench<B, V>) -> Outcome {
 
 fn crossing<B: Bed, V: Vendor>(bench: &Bench<B, V>) -> Outcome {
     bench.with(|rig| {
-        let (domain, memory) = (rig.led()?, rig.memory(rig.granule.get() + 1)?);
-        let granule = rig.granule.bytes();
-        rig.map(&domain, AT, memory, granule, Perms::READ_WRITE)?;
-        let edge = Pa::new(memory.get() + granule - 8);
-        rig.fill(edge, &[0xee; 12]);
-        let sent = rig.ask(write(AT + granule - 8), 12).bytes;
-        let after = rig.bytes(edge, 12);
-        ensure!(after[8..] == [0xee; 4], "what is behind the page was written: {after:x?}");
-        ensure!(after[..8] == sent[..8], "what is on the page was not written: {after:x?}");
-        rig.told(&rig.events(), Refusal::NotMapped, write(AT + granule))
-    })
-}
-
-fn many<B: Bed, V: Vendor>(bench: &Bench<B, V>) -> Outcome {
-    bench.with(|rig| {
-        let domain = rig.led()?;
-        let granule = rig.granule.bytes();
-        let memory = rig.memory(rig.granule.get() + 3)?;
-        // One more than a table holds; every eighth leads to the same page of memory.
-        let entries = granule / 8 + 1;
-        for index in 0..entries {
-            let to = Pa::new(memory.get() + index % 8 * granule);
-            rig.map(&domain, AT + index * granule, to, granule, Perms::READ_WRITE)?;
-        }
-        for index in [0, 1, 7, 8, entries / 2, entries - 2, entries - 1] {
-            rig.passes(write(AT + index * granule), Pa::new(memory.get() + index % 8 * granule))?;
-        }
-        rig.unmap(&domain, AT, entries * granule)?;
-        for index in [0, 1, entries / 2, entries - 2, entries - 1] {
-            rig.refuses(write(AT + index * granule), Pa::new(memory.get() + index % 8 * granule))?;
-        }
-        Ok(())
+        let behind = common::crossing(rig)?;
+        rig.told(&rig.events(), Refusal::NotMapped, behind)
     })
 }
 
@@ -310,24 +240,6 @@ fn identity<B: Bed, V: Vendor>(bench: &Bench<B, V>) -> Outcome {
             rig.passes(write(page.get()).by(0), page)?;
             rig.attach(rig.stream(0), &Target::Domain(domain.clone()))?;
             rig.faults(Refusal::NotMapped, write(page.get()).by(0), page)?;
-        }
-        Ok(())
-    })
-}
-
-fn two_domains<B: Bed, V: Vendor>(bench: &Bench<B, V>) -> Outcome {
-    bench.with(|rig| {
-        let (one, two) = (rig.domain()?, rig.domain()?);
-        let (page_one, page_two) = (rig.page()?, rig.page()?);
-        rig.map(&one, AT, page_one, rig.granule.bytes(), Perms::READ_WRITE)?;
-        rig.map(&two, AT, page_two, rig.granule.bytes(), Perms::READ_WRITE)?;
-        rig.attach(rig.stream(0), &Target::Domain(one))?;
-        rig.attach(rig.stream(1), &Target::Domain(two.clone()))?;
-        rig.attach(rig.stream(2), &Target::Domain(two))?;
-        for _ in 0..2 {
-            rig.passes(write(AT).by(0), page_one)?;
-            rig.passes(write(AT).by(1), page_two)?;
-            rig.passes(write(AT).by(2), page_two)?;
         }
         Ok(())
     })

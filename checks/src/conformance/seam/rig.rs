@@ -1,39 +1,48 @@
 //! Any vendor's driver on a bed with its devices: what a case maps, attaches and asks.
 //!
-//! Not here: engines and memory (`floor`), bringing the driver up (`suite`).
+//! Not here: what is done with any driver (`ground`), engines and memory (`floor`), bringing the driver up (`suite`).
 
 use std::sync::Arc;
 
-use portcullis::core::iommu::{FaultRecord, Gather, HwDomain, Iommu, Target};
-use portcullis::types::{AccessKind, Iova, IovaRange, Pa, Perms, Prot, SourceId};
+use portcullis::core::iommu::{FaultRecord, Iommu};
+use portcullis::types::{AccessKind, Pa, SourceId};
 
 use super::{Refusal, Vendor};
 use crate::conformance::bed::Bed;
+pub use crate::conformance::bench::Domain;
 use crate::conformance::bench::Outcome;
+use crate::conformance::common::Judge;
 use crate::conformance::differences::also;
-use crate::conformance::floor::{Access, Floor, Seen, WAY_OUT};
+use crate::conformance::floor::{Access, Seen};
+use crate::conformance::ground::Ground;
 use crate::conformance::via::Via;
 use crate::ensure;
 
-/// A domain of a driver.
-pub type Domain<B> = Arc<dyn HwDomain<Via<<B as Bed>::Platform>>>;
-/// What a stream is attached to.
-pub type Aim<B> = Target<Via<<B as Bed>::Platform>>;
-
 /// A driver on a bed.
 pub struct Rig<B: Bed, V: Vendor> {
-    floor: Floor<B>,
-    /// The driver.
-    pub driver: Arc<V::Driver<B>>,
+    ground: Ground<B, V::Driver<B>>,
     setting: V::Setting,
 }
 
-/// What a case does with engines and memory it does with the rig.
+/// What a case does with the driver, engines and memory it does with the rig.
 impl<B: Bed, V: Vendor> core::ops::Deref for Rig<B, V> {
-    type Target = Floor<B>;
+    type Target = Ground<B, V::Driver<B>>;
 
-    fn deref(&self) -> &Floor<B> {
-        &self.floor
+    fn deref(&self) -> &Ground<B, V::Driver<B>> {
+        &self.ground
+    }
+}
+
+impl<B: Bed, V: Vendor> Judge for Rig<B, V> {
+    type Bed = B;
+    type Driver = V::Driver<B>;
+
+    fn passes(&self, access: Access, landing: Pa) -> Outcome {
+        Self::passes(self, access, landing)
+    }
+
+    fn is_refused(&self, access: Access, landing: Pa) -> Outcome {
+        self.refuses(access, landing).map(drop)
     }
 }
 
@@ -44,8 +53,7 @@ impl<B: Bed, V: Vendor> Rig<B, V> {
         driver: Arc<V::Driver<B>>,
         setting: V::Setting,
     ) -> Result<Self, String> {
-        let granule = driver.capabilities().page_sizes.smallest().ok_or("a domain without page sizes")?;
-        Ok(Self { floor: Floor::new(bed, via, granule)?, driver, setting })
+        Ok(Self { ground: Ground::new(bed, via, driver)?, setting })
     }
 
     /// Makes every engine known, each as a device of its own.
@@ -80,62 +88,6 @@ impl<B: Bed, V: Vendor> Rig<B, V> {
     /// The driver refused.
     pub fn remove(&self, stream: u32) -> Outcome {
         self.driver.remove_device(&[SourceId(stream)]).map_err(|error| format!("removing: {error:?}"))
-    }
-
-    /// A domain with nothing mapped but the way out.
-    ///
-    /// # Errors
-    ///
-    /// The driver refused.
-    pub fn domain(&self) -> Result<Domain<B>, String> {
-        let domain = self.driver.new_domain().map_err(|error| format!("a domain: {error:?}"))?;
-        self.map(&domain, WAY_OUT, self.way_out(), self.granule.bytes(), Perms::READ_WRITE)?;
-        Ok(domain)
-    }
-
-    /// Maps.
-    ///
-    /// # Errors
-    ///
-    /// The driver refused.
-    pub fn map(&self, domain: &Domain<B>, at: u64, to: Pa, len_bytes: u64, perms: Perms) -> Outcome {
-        let mapped = domain.map(Iova::new(at), to, len_bytes, Prot::cached(perms));
-        mapped.map_err(|error| format!("mapping {at:#x} to {to}: {error:?}"))
-    }
-
-    /// Unmaps and syncs.
-    ///
-    /// # Errors
-    ///
-    /// The driver refused, or less was mapped.
-    pub fn unmap(&self, domain: &Domain<B>, at: u64, len_bytes: u64) -> Outcome {
-        let range = IovaRange::new(Iova::new(at), len_bytes).ok_or("a range that wraps")?;
-        let mut gather = Gather::new();
-        let unmapped = domain.unmap(range, &mut gather).map_err(|error| format!("unmap: {error:?}"))?;
-        ensure!(unmapped == len_bytes, "{unmapped:#x} bytes of {len_bytes:#x} were unmapped at {at:#x}");
-        domain.sync(&mut gather).map(drop).map_err(|error| format!("sync after unmap: {error:?}"))
-    }
-
-    /// Attaches a stream.
-    ///
-    /// # Errors
-    ///
-    /// The driver refused.
-    pub fn attach(&self, stream: u32, target: &Aim<B>) -> Outcome {
-        let attached = self.driver.attach(&[SourceId(stream)], target);
-        attached.map_err(|error| format!("attaching {stream:#x} to {target:?}: {error:?}"))
-    }
-
-    /// A domain to which every engine is attached.
-    ///
-    /// # Errors
-    ///
-    /// The driver refused.
-    pub fn led(&self) -> Result<Domain<B>, String> {
-        let domain = self.domain()?;
-        let target = Target::Domain(domain.clone());
-        self.streams().into_iter().try_for_each(|stream| self.attach(stream, &target))?;
-        Ok(domain)
     }
 
     /// The faults that were recorded since the last call.

@@ -2,16 +2,13 @@
 //!
 //! Not here: what is demanded of a report, and the pinned files (`conformance::suite`).
 
-use core::panic::AssertUnwindSafe;
-use std::panic::catch_unwind;
 use std::sync::Arc;
 
 use super::Vendor;
 use super::rig::Rig;
 use crate::conformance::bed::Bed;
 use crate::conformance::bench::Outcome;
-use crate::conformance::differences::differences_of;
-use crate::conformance::suite::Report;
+use crate::conformance::suite::{Report, outcome};
 use crate::conformance::via::{Hand, between};
 
 /// Makes a wrong driver's hand for each rig.
@@ -102,7 +99,6 @@ pub fn first_failure<B: Bed, V: Vendor>(bed: &Arc<B>, wrong: MakeHand) -> Option
 }
 
 fn run_with<B: Bed, V: Vendor>(bed: &Arc<B>, wrong: Option<MakeHand>) -> Report {
-    let known = differences_of(bed.name());
     let mut report = Report::default();
     let mut cases = super::cases::all::<B, V>();
     cases.extend(V::cases());
@@ -115,35 +111,11 @@ fn run_with<B: Bed, V: Vendor>(bed: &Arc<B>, wrong: Option<MakeHand>) -> Report 
                 report.skipped.push((title, reason));
                 continue;
             }
-            let outcome = one(case, &bench);
-            let difference = known.iter().find(|known| known.is_about(&title)).copied();
-            match (outcome, difference) {
-                (Ok(()), None) => report.passed += 1,
-                (Err(said), Some(known)) if known.explains(&said) => report.differed.push((title, known)),
-                (Err(said), _) => report.failed.push((title, said)),
-                (Ok(()), Some(known)) => {
-                    let said = format!("holds, although a difference is listed: {}", known.why);
-                    report.failed.push((title, said));
-                }
-            }
+            report.take(bed.name(), title, outcome(&**bed, case.rude, || (case.run)(&bench)));
             if wrong.is_some() && !report.failed.is_empty() {
                 return report;
             }
         }
     }
     report
-}
-
-fn one<B: Bed, V: Vendor>(case: &Case<B, V>, bench: &Bench<B, V>) -> Outcome {
-    let outcome = catch_unwind(AssertUnwindSafe(|| (case.run)(bench))).unwrap_or_else(|panic| {
-        let said = panic.downcast_ref::<String>().cloned();
-        Err(said
-            .or_else(|| panic.downcast_ref::<&str>().map(|&said| said.into()))
-            .unwrap_or("a panic".into()))
-    });
-    let complaints = bench.bed.complaints();
-    match complaints.first() {
-        Some(first) if !case.rude => outcome.and_then(|()| Err(format!("forbidden by the book: {first}"))),
-        _ => outcome,
-    }
 }
