@@ -8,7 +8,8 @@ use portcullis_types::{PageSizes, Pasid, SizeLg2, SourceId};
 
 /// What the CPUs do with the page tables that they share: true of every one of them.
 ///
-/// Spec: Arm ARM DDI 0487, "ID_AA64MMFR0_EL1" and its neighbours, as the least that all CPUs of a machine have.
+/// Spec: Arm ARM DDI 0487, "ID_AA64MMFR0_EL1" and its neighbours; Intel SDM volume 3A, 4.1.4 "Enumeration of Paging Features by CPUID", 4.10.1
+/// "Process-Context Identifiers (PCIDs)": as the least that all CPUs of a machine have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CpuFacts {
@@ -18,7 +19,7 @@ pub struct CpuFacts {
     pub input_bits: u8,
     /// How many bits an output address has (PARange), 32 to 52.
     pub output_bits: u8,
-    /// How many bits an ASID has, 8 or 16.
+    /// How many bits the number has that tags what TLBs remember of a process: 8 or 16 of an ASID of Arm's, 12 of a PCID of x86's.
     pub asid_bits: u8,
     /// Whether the kernel runs at EL2 with its TLB entries tagged as EL2-E2H (VHE).
     pub vhe: bool,
