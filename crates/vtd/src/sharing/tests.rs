@@ -4,6 +4,7 @@ extern crate std;
 
 use alloc::boxed::Box;
 use alloc::vec;
+use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 use portcullis_core::iommu::{AttachError, Gather, HwDomain, Iommu, Target};
@@ -216,6 +217,42 @@ fn a_device_that_goes_off_while_it_is_told_to_forget_is_not_waited_for() {
         state.at_timeout = Some(Box::new(move || hardware.atcs.lock().turned_off(&[0x108])));
     });
     let _ = domain.flush_all().unwrap();
+}
+
+/// Somebody who unmaps in the very moment in which ATS is turned on or off.
+struct Busy {
+    domain: Arc<dyn HwDomain<Fake>>,
+    fake: Arc<Fake>,
+    told: AtomicUsize,
+}
+
+impl fmt::Debug for Busy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Busy")
+    }
+}
+
+impl DeviceSwitches for Busy {
+    fn set_ats(&self, _: bool) {
+        self.fake.take_log();
+        let _ = self.domain.flush_all().unwrap();
+        let told = self.fake.kinds().contains(&TYPE_DEVICE_TLB);
+        self.told.fetch_add(usize::from(told), SeqCst);
+    }
+}
+
+#[test]
+fn a_device_is_told_from_before_its_ats_is_on_until_after_it_is_off() {
+    let (fake, unit, domain, _switches) = sharing();
+    unit.disable(&[SID]).unwrap();
+    let busy = Arc::new(Busy { domain: domain.clone(), fake, told: AtomicUsize::new(0) });
+    let told = || busy.told.load(SeqCst);
+    unit.enable(&[SID], &facts(), busy.clone()).unwrap();
+    assert_eq!(told(), 1, "it may have asked at once");
+    unit.attach(&[SID], &Target::Domain(domain.clone())).unwrap();
+    assert_eq!(told(), 3, "off and on again");
+    unit.disable(&[SID]).unwrap();
+    assert_eq!(told(), 4, "what it was answered before is still in use");
 }
 
 #[test]
