@@ -42,10 +42,10 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
     pub(crate) fn run_on_devices(&self, forget: &[(u16, Descriptor)], drain: bool) -> Result<(), SyncError> {
         let mut sent = self.with_atc(forget);
         loop {
-            let outcome = self.run_and_drain(&sent, drain);
+            let Err(error) = self.run_and_drain(&sent, drain) else { return Ok(()) };
             let left = self.with_atc(forget);
-            if outcome.is_ok() || left.len() >= sent.len() {
-                return outcome;
+            if left.len() >= sent.len() {
+                return Err(error);
             }
             sent = left;
         }

@@ -46,8 +46,8 @@ pub struct Process<P: Platform, R: Registers + 'static> {
     mm: Arc<dyn ProcessMemory>,
     lead: Lead,
     life: Lock<P, Life>,
-    /// By source and PASID.
-    uses: Lock<P, BTreeMap<(u16, u32), Use>>,
+    /// Where the entries lie that lead here, by source and PASID.
+    uses: Lock<P, BTreeMap<(u16, u32), Pa>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,12 +56,6 @@ enum Life {
     /// Exits, but hardware has not confirmed for all devices.
     Exits,
     Exited,
-}
-
-/// An entry that leads here.
-#[derive(Clone, Copy, Debug)]
-struct Use {
-    at: Pa,
 }
 
 impl<P: Platform, R: Registers> fmt::Debug for Process<P, R> {
@@ -84,7 +78,7 @@ impl<P: Platform, R: Registers> Process<P, R> {
             lead: Lead { did, to },
             mm,
             life: Lock::<P, Life>::new(Life::Lives),
-            uses: Lock::<P, BTreeMap<(u16, u32), Use>>::new(BTreeMap::new()),
+            uses: Lock::<P, BTreeMap<(u16, u32), Pa>>::new(BTreeMap::new()),
             hardware,
         })
     }
@@ -113,7 +107,7 @@ impl<P: Platform, R: Registers> Process<P, R> {
         if places.iter().any(|&(sid, _)| uses.contains_key(&(sid, pasid))) {
             return Err(AttachPasidError::Taken);
         }
-        uses.extend(places.iter().map(|&(sid, at)| ((sid, pasid), Use { at })));
+        uses.extend(places.iter().map(|&(sid, at)| ((sid, pasid), at)));
         drop(uses);
         let words = self.lead.pasid(&self.hardware.features);
         places.iter().for_each(|&(_, at)| self.hardware.store_entry(at, &words));
@@ -123,14 +117,14 @@ impl<P: Platform, R: Registers> Process<P, R> {
     /// Makes `pasid` of these sources mean nothing. On success hardware has forgotten it.
     pub(crate) fn detach(&self, sids: &[u16], pasid: u32) -> Result<(), SyncError> {
         let _life = self.life.lock();
-        let uses: Vec<(u16, Use)> = {
+        let uses: Vec<(u16, Pa)> = {
             let uses = self.uses.lock();
             sids.iter().filter_map(|&sid| Some((sid, *uses.get(&(sid, pasid))?))).collect()
         };
         if uses.is_empty() {
             return Ok(());
         }
-        uses.iter().for_each(|(_, used)| self.hardware.store_word(used.at, 0));
+        uses.iter().for_each(|&(_, at)| self.hardware.store_word(at, 0));
         self.forget(&[pasid])?;
         let devices: Vec<_> =
             uses.iter().map(|&(sid, _)| (sid, Descriptor::pasid_device_tlb(sid, pasid, None))).collect();
@@ -148,7 +142,7 @@ impl<P: Platform, R: Registers> Process<P, R> {
             return Err(AttachError::Exited);
         }
         let mut uses = self.uses.lock();
-        uses.extend(places.map(|(sid, at)| ((sid, RID_PASID), Use { at })));
+        uses.extend(places.map(|(sid, at)| ((sid, RID_PASID), at)));
         Ok(())
     }
 
@@ -184,8 +178,7 @@ impl<P: Platform, R: Registers> Process<P, R> {
     fn forget_devices(&self, span: Option<Span>) -> Result<(), SyncError> {
         let devices: Vec<_> = {
             let uses = self.uses.lock();
-            let with_pasid = uses.keys().filter(|(_, pasid)| *pasid != RID_PASID);
-            with_pasid.map(|&(sid, pasid)| (sid, Descriptor::pasid_device_tlb(sid, pasid, span))).collect()
+            uses.keys().map(|&(sid, pasid)| (sid, Descriptor::pasid_device_tlb(sid, pasid, span))).collect()
         };
         self.hardware.run_on_devices(&devices, false)
     }
@@ -235,7 +228,7 @@ impl<P: Platform, R: Registers> ProcessDomain for Process<P, R> {
         self.say("mm_release", None);
         *life = Life::Exits;
         let quiet = PasidWord0::new().with_fpd(!mutant!("vtd-exited-process-faults-loudly")).into_bits();
-        let places: Vec<Pa> = self.uses.lock().values().map(|used| used.at).collect();
+        let places: Vec<Pa> = self.uses.lock().values().copied().collect();
         places.into_iter().for_each(|at| self.hardware.store_word(at, quiet));
         self.forget(&self.pasids())?;
         self.forget_devices(None)?;
