@@ -57,6 +57,8 @@ pub(crate) struct State {
     pub(crate) asleep: bool,
     /// Words that were stored and not cleaned since: hardware that does not snoop would read what was there before.
     pub(crate) dirty: std::collections::BTreeSet<u64>,
+    /// Words that were stored while translation was on.
+    pub(crate) stored_while_on: std::collections::BTreeSet<u64>,
     /// Words that were stored with no write barrier since.
     on_their_way: std::collections::BTreeSet<u64>,
     /// Where an entry lies that is to be stored only when nothing else is on its way.
@@ -188,6 +190,9 @@ impl State {
     }
 
     fn note_store(&mut self, at: u64) {
+        if self.get(CR0) & 1 == 1 {
+            self.stored_while_on.insert(at);
+        }
         self.dirty.insert(at);
         if let Some(entry) = self.entry.as_ref().filter(|entry| entry.contains(&at)) {
             self.entry_came_early |= self.on_their_way.iter().any(|word| !entry.contains(word));

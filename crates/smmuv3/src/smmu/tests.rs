@@ -50,6 +50,8 @@ fn a_stream_that_firmware_uses_passes_an_smmu_that_was_off_all_the_time_until_it
         configuration.table.entry(id).map(|at| portcullis_hal::TableMemory::load(&*fake, at) & 0xf)
     };
     assert_eq!((entry(8), entry(9)), (Some(BYPASS), Some(0)), "all others are not valid");
+    let word0 = smmu.configuration.lock().table.entry(8).unwrap();
+    assert!(!fake.with(|state| state.stored_while_on.contains(&word0.get())), "it was there before that");
     smmu.add_device("screen", &[SourceId(8)]).unwrap();
     smmu.add_device("disk", &[SourceId(9)]).unwrap();
     assert_eq!((entry(8), entry(9)), (Some(BYPASS), Some(ABORT)), "its driver comes later");
