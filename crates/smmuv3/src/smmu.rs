@@ -83,13 +83,10 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         let wanted = Wanted { stage2, granule, input_bits: config.input_bits, coherent };
         let format = table::choose(&features, wanted).ok_or(ProbeError::NoGranule)?;
         let bench = Bench { platform: &*platform, registers: &*registers, limit_ns: config.wait_limit_ns };
-        if config.boot_streams.is_empty() {
-            bench.quiesce()?;
-        } else {
-            bench.quiesce_open()?;
-        }
+        let quiet = if config.boot_streams.is_empty() { bench.quiesce() } else { bench.quiesce_open() };
         let chosen = Chosen { features, stage2, granule, format, coherent };
-        let smmu = match Self::build(platform.clone(), registers.clone(), config, chosen) {
+        let build = |()| Self::build(platform.clone(), registers.clone(), config, chosen);
+        let smmu = match quiet.map_err(ProbeError::from).and_then(build) {
             Ok(smmu) => smmu,
             Err(error) => {
                 // It may have been left open for streams of firmware's.

@@ -82,6 +82,30 @@ fn an_smmu_that_was_on_or_whose_probe_fails_is_closed_whoever_firmware_uses() {
 }
 
 #[test]
+fn a_probe_that_fails_before_there_are_tables_closes_what_was_left_open_for_firmware() {
+    let cramped =
+        |fake: &Fake| fake.set(IDR1, Idr1::from_bits(fake.get(IDR1) as u32).with_sidsize(20).into_bits());
+    let mute = |fake: &Fake| {
+        // A queue of firmware's is on, and stays so.
+        fake.set(CR0ACK, 8);
+        fake.with(|state| state.stuck.push(CR0ACK));
+    };
+    for trouble in [&cramped as &dyn Fn(&Fake), &mute] {
+        let fake = Fake::new();
+        trouble(&fake);
+        let config = Config {
+            boot_streams: vec![SourceId(8)],
+            stream_table: crate::TableShape::Linear,
+            ..Fake::config()
+        };
+        let error = Smmu::probe(fake.clone(), fake.clone(), config).unwrap_err();
+        assert!(matches!(error, ProbeError::NoMemory | ProbeError::Timeout { register: "SMMU_CR0ACK", .. }));
+        assert!(Gbpa::from_bits(fake.get(GBPA) as u32).abort(), "{error:?}");
+        assert_eq!(fake.live_bytes(), 0);
+    }
+}
+
+#[test]
 fn caches_are_invalidated_before_translation_is_on() {
     let fake = Fake::new();
     let _smmu = probe(&fake);
