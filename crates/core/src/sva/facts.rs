@@ -19,7 +19,7 @@ pub struct CpuFacts {
     pub input_bits: u8,
     /// How many bits an output address has (PARange), 32 to 52.
     pub output_bits: u8,
-    /// How many bits the number has that tags what TLBs remember of a process: 8 or 16 of an ASID of Arm's, 12 of a PCID of x86's.
+    /// How many bits the number has that tags what TLBs remember of a process: an ASID has 8 or 16, a PCID 12.
     pub asid_bits: u8,
     /// Whether the kernel runs at EL2 with its TLB entries tagged as EL2-E2H (VHE).
     pub vhe: bool,
