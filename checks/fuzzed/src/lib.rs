@@ -31,6 +31,7 @@ mod phb3;
 mod queues;
 mod smmuv2;
 mod smmuv3;
+mod unit;
 mod vfio;
 mod vtd;
 

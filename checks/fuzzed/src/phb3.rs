@@ -21,6 +21,7 @@ use portcullis::types::trace::Silence;
 use portcullis::types::{Access, AccessKind, Iova, Pa, SourceId};
 
 use crate::bytes::Bytes;
+use crate::unit;
 
 const RTT: u64 = 0x2_0000;
 const PELTV: u64 = 0x4_0000;
@@ -36,8 +37,6 @@ const IODA_DATA: u64 = 0x228;
 const TVT: u64 = 0x8009_0000_0000_0000;
 /// One level of 64 KiB at [`TABLE`], 4K pages.
 const TVE: u64 = 0x0000_0000_0100_0501;
-
-const PATIENCE: u32 = 10_000;
 
 pub(crate) fn run(input: &[u8]) {
     assert_eq!(play(input), play(input), "one input, two runs");
@@ -106,7 +105,7 @@ impl Machine {
     }
 
     fn settle(&self) {
-        assert!((0..PATIENCE).any(|_| !self.phb.step(0)), "it never comes to rest");
+        unit::settle(&*self.phb, &self.ram);
     }
 
     fn word(bytes: &mut Bytes<'_>) -> u64 {
@@ -165,10 +164,7 @@ impl Machine {
             14 if bytes.one_in(4) => {
                 self.sound.set(false);
                 let first = bytes.pick(&[RTT, PELTV, PEST, IVT, TABLE]) + u64::from(bytes.u8());
-                self.ram.fill_holes();
-                if bytes.flag() {
-                    self.ram.hole(first..=first + 0xff);
-                }
+                unit::hole(&self.ram, first, bytes);
             }
             14 if bytes.one_in(8) => {
                 self.sound.set(false);
@@ -205,9 +201,8 @@ impl Machine {
     fn access(&self, bytes: &mut Bytes<'_>) {
         let request = Self::request(bytes);
         let data = bytes.u32();
-        let before = (self.phb.counters(), self.phb.cached_entries());
-        let _ = self.phb.outlook(&request);
-        assert!(before == (self.phb.counters(), self.phb.cached_entries()), "a look changed something");
+        let seen = || (self.phb.counters(), self.phb.cached_entries());
+        let _ = unit::look(seen, || self.phb.outlook(&request));
         let pe = self.phb.pe_of(request.source);
         let frozen = pe.is_some_and(|pe| self.phb.is_dma_frozen(pe));
         let mut went = None;
@@ -223,10 +218,7 @@ impl Machine {
             }
         });
         if outcome == Outcome::Done {
-            let first = went.expect("it was let through").get();
-            let last = first + u64::from(request.len_bytes.max(1)) - 1;
-            assert_eq!(last >> 50, 0, "beyond real addresses");
-            assert_eq!(first >> 12, last >> 12, "across a page");
+            unit::check_reach(went.expect("it was let through"), request.len_bytes, 50);
             assert!(!(self.eager && self.sound.get() && frozen), "a frozen PE reached memory");
         }
         self.check_frozen();

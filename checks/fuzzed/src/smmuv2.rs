@@ -12,16 +12,15 @@
 //! Spec: SMMUv2 D.c, chapters 10 "SMMU Global Register Space 0" to 16 "SMMU Stage 1 Translation Context Bank Address Space".
 //! Not here: whether translations are right (the model's own tests).
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use model_bus::{
-    Clocked, Fabric, Mmio, Outcome, Request, SparseMemory, Stall, StallState, Translator, Width,
-};
+use model_bus::{Clocked, Fabric, Mmio, Request, SparseMemory, Translator, Width};
 use model_smmuv2::{Config, Counters, Policy, Smmu};
 use portcullis::types::trace::Silence;
 use portcullis::types::{Access, AccessKind, Iova, SourceId};
 
 use crate::bytes::Bytes;
+use crate::unit::{self, Stalls};
 
 const TABLES: u64 = 0x10_0000;
 const TABLES_2: u64 = 0x20_0000;
@@ -58,9 +57,6 @@ const BANK: [u64; 22] = [
 const GLOBAL: [u64; 16] =
     [0x0, 0x8, 0x10, 0x40, 0x48, 0x4c, 0x50, 0x58, 0x64, 0x68, 0x6c, 0x70, 0x800, 0x804, 0xc00, 0xc04];
 
-/// Steps after which it must rest.
-const PATIENCE: u32 = 10_000;
-
 pub(crate) fn run(input: &[u8]) {
     assert_eq!(play(input), play(input), "one input, two runs");
 }
@@ -79,11 +75,7 @@ fn play(input: &[u8]) -> Counters {
 }
 
 fn config(bytes: &mut Bytes<'_>) -> Config {
-    let policy = match bytes.below(3) {
-        0 => Policy::eager(),
-        1 => Policy::stale(),
-        _ => Policy::hostile(),
-    };
+    let policy = bytes.pick(&[Policy::eager(), Policy::stale(), Policy::hostile()]);
     let flags = bytes.u8();
     let bit = |n: u8| flags >> n & 1 == 1;
     let base = match bytes.below(4) {
@@ -109,7 +101,7 @@ fn config(bytes: &mut Bytes<'_>) -> Config {
 struct Machine {
     ram: Arc<SparseMemory>,
     smmu: Smmu,
-    stalls: Mutex<Vec<Stall>>,
+    stalls: Stalls,
 }
 
 impl Machine {
@@ -120,7 +112,7 @@ impl Machine {
         let config = config(bytes);
         assert_eq!(config.problem(), None);
         let smmu = Smmu::new(config, ram.clone() as Arc<dyn Fabric>, seed, Arc::new(Silence));
-        let machine = Self { ram, smmu, stalls: Mutex::default() };
+        let machine = Self { ram, smmu, stalls: Stalls::default() };
         machine.ram.put(TABLES, &[TABLES + 0x1003]);
         machine.ram.put(TABLES + 0x1000, &[TABLES + 0x2003]);
         machine.ram.put(TABLES + 0x2000, &[TABLES + 0x3003, 0x20_0000 | (PAGE & !2)]);
@@ -172,7 +164,7 @@ impl Machine {
     }
 
     fn settle(&self) {
-        assert!((0..PATIENCE).any(|_| !self.smmu.step(self.ram.now_ns())), "it never comes to rest");
+        unit::settle(&self.smmu, &self.ram);
     }
 
     /// Something that means something, with a few bits changed.
@@ -214,20 +206,10 @@ impl Machine {
                 self.write(at + FSR, self.read(at + FSR));
                 self.write(at + RESUME, bytes.below(2).into());
             }
-            9 if bytes.one_in(4) => {
-                let first = Self::word(bytes);
-                self.ram.fill_holes();
-                if bytes.flag() {
-                    self.ram.hole(first..=first.saturating_add(0xff));
-                }
-            }
+            9 if bytes.one_in(4) => unit::hole(&self.ram, Self::word(bytes), bytes),
             9 if bytes.one_in(3) => self.repair(),
             9 => drop(self.smmu.step(self.ram.now_ns())),
-            10 => {
-                let stalls = self.stalls.lock().unwrap();
-                let known = stalls.get(usize::from(bytes.u8()) % stalls.len().max(1));
-                let _ = self.smmu.stalled(known.copied().unwrap_or(Stall(bytes.u64())));
-            }
+            10 => self.stalls.ask(&self.smmu, bytes),
             _ => self.access(bytes),
         }
     }
@@ -249,27 +231,13 @@ impl Machine {
         let len_bytes = u32::try_from(room.min(u64::from(bytes.u8()) + 1)).unwrap_or(1);
         let access = Access { kind, privileged: bytes.flag() };
         let request = Request { source, pasid: None, iova, len_bytes, access };
-        let before = (self.smmu.counters(), self.smmu.cached_translations());
-        let _ = self.smmu.outlook(&request);
-        assert!(
-            before == (self.smmu.counters(), self.smmu.cached_translations()),
-            "a look changed something"
-        );
-        let mut went = None;
-        let outcome = self.smmu.access(&request, &mut |passage| {
-            assert_eq!(went, None, "let through twice");
-            went = Some(passage.pa);
-            Ok(())
-        });
-        assert_eq!(outcome == Outcome::Done, went.is_some(), "{outcome:?}");
+        let seen = || (self.smmu.counters(), self.smmu.cached_translations());
+        let _ = unit::look(seen, || self.smmu.outlook(&request));
+        let (outcome, went) = unit::watch(|commit| self.smmu.access(&request, commit));
         if let Some(pa) = went {
-            let last = pa.get().checked_add(u64::from(len_bytes) - 1).expect("it does not wrap");
-            assert_eq!(last >> self.smmu.config().output_bits, 0, "beyond any output");
-            assert_eq!(pa.get() >> 12, last >> 12, "across a page");
+            unit::check_reach(pa, len_bytes, self.smmu.config().output_bits);
         }
-        if let Outcome::Stalled(stall) = outcome {
-            self.stalls.lock().unwrap().push(stall);
-        }
+        self.stalls.note(outcome);
     }
 
     fn check_reset(&self) {
@@ -277,8 +245,6 @@ impl Machine {
         self.settle();
         assert_eq!(self.smmu.cached_translations(), 0);
         assert_eq!(self.smmu.asserted_lines(), []);
-        let stalls = self.stalls.lock().unwrap();
-        let waits = |&stall: &Stall| self.smmu.stalled(stall) == StallState::Waiting;
-        assert!(!stalls.iter().any(waits), "an access waits for somebody who is gone");
+        self.stalls.check_over(&self.smmu);
     }
 }

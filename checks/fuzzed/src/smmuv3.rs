@@ -14,9 +14,8 @@
 use std::sync::{Arc, Mutex, Weak};
 
 use model_bus::{
-    Clocked, Downstream, Fabric, Invalidation, InvalidationDone, Mmio, Outcome, PageRequest, PageResponse,
-    Request, SparseMemory, Stall, StallState, TranslatedRequest, TranslationAnswer, TranslationRequest,
-    Translator, Width,
+    Clocked, Downstream, Fabric, Invalidation, InvalidationDone, Mmio, PageRequest, PageResponse, Request,
+    SparseMemory, TranslatedRequest, TranslationAnswer, TranslationRequest, Translator, Width,
 };
 use model_smmuv3::{
     Broadcast, BroadcastRegime, BroadcastScope, Config, Counters, HardwareUpdate, Policy, Smmu, StallModel,
@@ -25,6 +24,7 @@ use portcullis::types::trace::Silence;
 use portcullis::types::{Access, AccessKind, Iova, Pa, Pasid, SourceId};
 
 use crate::bytes::Bytes;
+use crate::unit::{self, Stalls};
 
 const COMMANDS: u64 = 0x1_0000;
 const EVENTS: u64 = 0x2_0000;
@@ -58,9 +58,6 @@ const STE_BOTH: [u64; 8] = [0x5_000f, 0, 0x040d_0058_0000_0001, TABLES_2, 0, 0, 
 /// T0SZ=25, EPD1, V, IPS=5, AA64, R, A, ASID 1; TTB0; MAIR. Spec: SMMUv3 H.a, 5.4 "Context Descriptor".
 const CONTEXT: [u64; 8] = [0x0001_6205_c000_0019, TABLES, 0, 0xff, 0, 0, 0, 0];
 
-/// Steps after which it must rest.
-const PATIENCE: u32 = 10_000;
-
 pub(crate) fn run(input: &[u8]) {
     assert_eq!(play(input), play(input), "one input, two runs");
 }
@@ -79,11 +76,7 @@ fn play(input: &[u8]) -> Counters {
 }
 
 fn config(bytes: &mut Bytes<'_>) -> Config {
-    let policy = match bytes.below(3) {
-        0 => Policy::eager(),
-        1 => Policy::stale(),
-        _ => Policy::hostile(),
-    };
+    let policy = bytes.pick(&[Policy::eager(), Policy::stale(), Policy::hostile()]);
     let flags = bytes.u8();
     let bit = |n: u8| flags >> n & 1 == 1;
     let base = match bytes.below(5) {
@@ -132,7 +125,7 @@ struct Machine {
     ram: Arc<SparseMemory>,
     smmu: Smmu,
     device: Arc<Device>,
-    stalls: Mutex<Vec<Stall>>,
+    stalls: Stalls,
 }
 
 impl Machine {
@@ -144,7 +137,7 @@ impl Machine {
         let device = Arc::new(Device { source: SourceId(1), tags: Mutex::new(0) });
         let way: Arc<dyn Downstream> = device.clone();
         smmu.connect(Arc::<dyn Downstream>::downgrade(&way) as Weak<dyn Downstream>);
-        let machine = Self { ram, smmu, device, stalls: Mutex::default() };
+        let machine = Self { ram, smmu, device, stalls: Stalls::default() };
         let forced = u64::from(machine.smmu.config().stall == StallModel::Forced);
         [STE_1, STE_2, STE_BOTH]
             .iter()
@@ -186,7 +179,7 @@ impl Machine {
     }
 
     fn settle(&self) {
-        assert!((0..PATIENCE).any(|_| !self.smmu.step(self.ram.now_ns())), "it never comes to rest");
+        unit::settle(&self.smmu, &self.ram);
     }
 
     /// A place that means something, with a few bits changed.
@@ -270,13 +263,7 @@ impl Machine {
             }
             13 => self.page_service(bytes),
             14 => self.hear(bytes),
-            15 if bytes.one_in(4) => {
-                let first = Self::word(bytes);
-                self.ram.fill_holes();
-                if bytes.flag() {
-                    self.ram.hole(first..=first.saturating_add(0xff));
-                }
-            }
+            15 if bytes.one_in(4) => unit::hole(&self.ram, Self::word(bytes), bytes),
             15 if bytes.one_in(3) => self.repair(),
             15 => drop(self.smmu.step(self.ram.now_ns())),
             _ => self.access(bytes),
@@ -315,30 +302,13 @@ impl Machine {
         let len_bytes = u32::try_from(room.min(u64::from(bytes.u8()) + 1)).unwrap_or(1);
         let access = Access { kind, privileged: bytes.flag() };
         let request = Request { source, pasid: Self::pasid(bytes), iova, len_bytes, access };
-        let before = (self.smmu.counters(), self.smmu.cached_translations());
-        let _ = self.smmu.outlook(&request);
-        assert!(
-            before == (self.smmu.counters(), self.smmu.cached_translations()),
-            "a look changed something"
-        );
-        let mut went = None;
-        let outcome = self.smmu.access(&request, &mut |passage| {
-            assert_eq!(went, None, "let through twice");
-            went = Some(passage.pa);
-            Ok(())
-        });
-        self.check_passage(outcome, went, len_bytes);
-        if let Outcome::Stalled(stall) = outcome {
-            self.stalls.lock().unwrap().push(stall);
+        let seen = || (self.smmu.counters(), self.smmu.cached_translations());
+        let _ = unit::look(seen, || self.smmu.outlook(&request));
+        let (outcome, went) = unit::watch(|commit| self.smmu.access(&request, commit));
+        if let Some(pa) = went {
+            unit::check_reach(pa, len_bytes, 52);
         }
-    }
-
-    fn check_passage(&self, outcome: Outcome, went: Option<Pa>, len_bytes: u32) {
-        assert_eq!(outcome == Outcome::Done, went.is_some(), "{outcome:?}");
-        let Some(pa) = went else { return };
-        let last = pa.get().checked_add(u64::from(len_bytes) - 1).expect("it does not wrap");
-        assert_eq!(last >> 52, 0, "beyond any output");
-        assert_eq!(pa.get() >> 12, last >> 12, "across a page");
+        self.stalls.note(outcome);
     }
 
     /// What only a device with an ATC does.
@@ -365,13 +335,10 @@ impl Machine {
                 let access = Access { kind, privileged: bit(1) };
                 let request =
                     TranslatedRequest { source, pasid, at: Pa::new(iova.get()), len_bytes: 1, access };
-                let mut went = None;
-                let outcome = self.smmu.access_translated(&request, &mut |passage| {
-                    assert_eq!(went, None, "let through twice");
-                    went = Some(passage.pa);
-                    Ok(())
-                });
-                self.check_passage(outcome, went, 1);
+                let (_, went) = unit::watch(|commit| self.smmu.access_translated(&request, commit));
+                if let Some(pa) = went {
+                    unit::check_reach(pa, 1, 52);
+                }
             }
             _ => self.smmu.request_page(&PageRequest {
                 source,
@@ -396,11 +363,7 @@ impl Machine {
                 self.ram.put(COMMANDS + 16 * (slot & 0xf), &words);
                 self.write(CMDQ_PROD, (slot + 1) & 0x1f);
             }
-            1 => {
-                let stalls = self.stalls.lock().unwrap();
-                let known = stalls.get(usize::from(bytes.u8()) % stalls.len().max(1));
-                let _ = self.smmu.stalled(known.copied().unwrap_or(Stall(bytes.u64())));
-            }
+            1 => self.stalls.ask(&self.smmu, bytes),
             _ => {
                 let (first, last_level_only) = (Self::address(bytes).get(), bytes.flag());
                 let last = first.saturating_add(u64::from(bytes.u16()));
@@ -438,9 +401,7 @@ impl Machine {
         assert_eq!((self.read(CR0), self.read(CR0ACK)), (0, 0));
         assert_eq!(self.read(GERROR), self.read(GERRORN), "no error is active");
         self.settle();
-        let stalls = self.stalls.lock().unwrap();
-        let waits = |&stall: &Stall| self.smmu.stalled(stall) == StallState::Waiting;
-        assert!(!stalls.iter().any(waits), "a stall waits for somebody who is gone");
+        self.stalls.check_over(&self.smmu);
         self.write(EVENTQ_CONS, 0);
         assert_eq!(self.read(EVENTQ_PROD) & 0x7fff_ffff, 0, "the event queue is empty");
     }

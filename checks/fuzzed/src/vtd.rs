@@ -18,15 +18,15 @@
 use std::sync::{Arc, Mutex};
 
 use model_bus::{
-    Clocked, Doorbell, Downstream, Fabric, Invalidation, InvalidationDone, Mmio, Outcome, PageRequest,
-    PageResponse, Request, SparseMemory, TranslatedRequest, TranslationAnswer, TranslationRequest,
-    Translator, Width,
+    Clocked, Doorbell, Downstream, Fabric, Invalidation, InvalidationDone, Mmio, PageRequest, PageResponse,
+    Request, SparseMemory, TranslatedRequest, TranslationAnswer, TranslationRequest, Translator, Width,
 };
 use model_vtd::{Config, Counters, Interrupt, Interrupts, Memory, Outlook, Policy, Scalable, Vtd};
 use portcullis::types::trace::Silence;
 use portcullis::types::{Access, AccessKind, Iova, Pa, Pasid, SourceId};
 
 use crate::bytes::Bytes;
+use crate::unit;
 
 const ROOT: u64 = 0x1_0000;
 const CONTEXTS: u64 = 0x1_1000;
@@ -80,9 +80,6 @@ const REMAP: u32 = 25;
 const SET_INTERRUPTS: u32 = 24;
 const LASTING: u64 = 0x96ff_ffff;
 
-/// Steps after which it must rest, or a command be done.
-const PATIENCE: u32 = 10_000;
-
 pub(crate) fn run(input: &[u8]) {
     assert_eq!(play(input), play(input), "one input, two runs");
 }
@@ -107,11 +104,7 @@ fn play(input: &[u8]) -> Counters {
 }
 
 fn config(bytes: &mut Bytes<'_>) -> Config {
-    let policy = match bytes.below(3) {
-        0 => Policy::eager(),
-        1 => Policy::stale(),
-        _ => Policy::hostile(),
-    };
+    let policy = bytes.pick(&[Policy::eager(), Policy::stale(), Policy::hostile()]);
     let flags = bytes.u16();
     let bit = |n: u16| flags >> n & 1 == 1;
     let mode = Scalable {
@@ -270,11 +263,7 @@ impl Machine {
     }
 
     fn settle(&self) {
-        let mut steps = 0;
-        while self.unit.step(self.ram.now_ns()) {
-            steps += 1;
-            assert!(steps < PATIENCE, "it never comes to rest");
-        }
+        unit::settle(&self.unit, &self.ram);
     }
 
     fn submit(&self, words: [u64; 2]) {
@@ -340,13 +329,7 @@ impl Machine {
                 self.write(PRS, 3);
                 self.unit.write(PQH, Width::Bits64, self.unit.read(PQT, Width::Bits64));
             }
-            9 if bytes.one_in(4) => {
-                let first = Self::word(bytes);
-                self.ram.fill_holes();
-                if bytes.flag() {
-                    self.ram.hole(first..=first.saturating_add(0xff));
-                }
-            }
+            9 if bytes.one_in(4) => unit::hole(&self.ram, Self::word(bytes), bytes),
             9 if bytes.one_in(3) => {
                 self.tables();
                 self.start();
@@ -442,14 +425,8 @@ impl Machine {
             len_bytes: 4,
             access: access(bytes),
         };
-        let mut went = None;
-        let outcome = self.unit.access_translated(&request, &mut |passage| {
-            assert_eq!(went, None, "let through twice");
-            went = Some(passage.pa.get());
-            Ok(())
-        });
-        assert_eq!(outcome == Outcome::Done, went.is_some(), "{outcome:?}");
-        assert!(went.is_none_or(|pa| pa == at && pa >> self.unit.config().host_bits == 0), "{went:x?}");
+        let (_, went) = unit::watch(|commit| self.unit.access_translated(&request, commit));
+        assert!(went.is_none_or(|pa| pa.get() == at && at >> self.unit.config().host_bits == 0), "{went:x?}");
     }
 
     /// An access of a device. If `known`, nothing is cached that is not in the tables.
@@ -463,19 +440,9 @@ impl Machine {
         };
         // A look at a register may end a command.
         let enabled = self.read(GSTS) >> TRANSLATE & 1 == 1;
-        let before = (self.unit.counters(), self.unit.cached_translations());
-        let outlook = self.unit.outlook(&request);
-        assert!(
-            before == (self.unit.counters(), self.unit.cached_translations()),
-            "a look changed something"
-        );
-        let mut went = None;
-        let outcome = self.unit.access(&request, &mut |passage| {
-            assert_eq!(went, None, "let through twice");
-            went = Some(passage.pa);
-            Ok(())
-        });
-        assert_eq!(outcome == Outcome::Done, went.is_some(), "{outcome:?}");
+        let seen = || (self.unit.counters(), self.unit.cached_translations());
+        let outlook = unit::look(seen, || self.unit.outlook(&request));
+        let (_, went) = unit::watch(|commit| self.unit.access(&request, commit));
         let Some(pa) = went else { return };
         let message = request.pasid.is_none() && pa.get() >> 20 == 0xfee;
         if enabled && !message {
