@@ -78,3 +78,17 @@ fn speculation_may_set_accessed_flags_but_never_makes_anything_dirty() {
     (0..200).for_each(|_| bench.cpu(0).store(0, &[1]).unwrap());
     assert_eq!(bench.read_word(PT + 8), 0x4020_1027);
 }
+
+#[test]
+fn speculation_goes_by_no_entry_of_an_address_that_is_not_canonical() {
+    let policy = TlbPolicy { speculate_one_in: 1, ..TlbPolicy::holding(3) };
+    let bench = Bench::new(CpuFeatures::COMMON, policy);
+    // The last page of the lower half; behind it, as far as a walk could tell, a table for 0x8000_0000_0000.
+    bench.word(PML4 + 8 * 255, 0x4010_1027);
+    bench.word(PDPT + 8 * 511, 0x4010_2027);
+    bench.word(PD + 8 * 511, 0x4010_3027);
+    bench.word(PT + 8 * 511, 0x4020_0067);
+    bench.word_now(PML4 + 8 * 256, 0x4010_1007);
+    (0..200).for_each(|_| bench.cpu(0).store(0x7fff_ffff_f000, &[1]).unwrap());
+    assert_eq!(bench.read_word(PML4 + 8 * 256), 0x4010_1007);
+}

@@ -1,9 +1,10 @@
 //! Loads and stores of devices' registers.
 
+use core::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use model_bus::{Mmio, Width};
-use model_cpu::x86::{Fault, FaultKind};
+use model_cpu::x86::{Fault, FaultKind, Invalidation};
 use portcullis_types::{Pa, PaRange};
 
 use crate::bench::{Bench, PT};
@@ -53,4 +54,41 @@ fn what_is_no_access_of_a_register_aborts_and_reaches_none() {
     assert_eq!(kind(bench.cpu(0).store(0x2, &[0; 4])), FaultKind::Abort, "not aligned");
     assert_eq!(kind(bench.cpu(0).load(0, &mut [0; 3])), FaultKind::Abort, "no load has this size");
     assert!(seen.0.lock().unwrap().is_empty());
+}
+
+/// A register that takes its time.
+#[derive(Default)]
+struct Slow {
+    begun: AtomicBool,
+    written: AtomicBool,
+}
+
+impl Mmio for Slow {
+    fn read(&self, _: u64, _: Width) -> u64 {
+        0
+    }
+
+    fn write(&self, _: u64, _: Width, _: u64) {
+        self.begun.store(true, Ordering::Release);
+        (0..1000).for_each(|_| std::thread::yield_now());
+        self.written.store(true, Ordering::Release);
+    }
+}
+
+#[test]
+fn a_shootdown_waits_for_the_access_of_a_register_that_is_under_way() {
+    let bench = Bench::common();
+    let slow = Arc::new(Slow::default());
+    let range = PaRange::new(Pa::new(0x0900_0000), 0x1000).unwrap();
+    bench.bus.add_registers("slow", range, slow.clone()).unwrap();
+    bench.word_now(PT, 0x8000_0000_0900_007f);
+    std::thread::scope(|scope| {
+        let cpu = bench.cpu(1);
+        scope.spawn(move || cpu.store(0, &[1; 4]).unwrap());
+        while !slow.begun.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+        bench.cpus.shoot_down([1], &[Invalidation::AllWithGlobals]);
+        assert!(slow.written.load(Ordering::Acquire), "it is still under way");
+    });
 }

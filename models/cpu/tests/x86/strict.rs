@@ -91,6 +91,18 @@ fn another_table_while_a_cpu_holds_the_first_is_noted() {
 }
 
 #[test]
+fn cpus_that_run_different_tables_map_an_address_as_they_like() {
+    let bench = in_use();
+    bench.word(0x4011_0000, 0x4011_1027);
+    bench.word(0x4011_1000, 0x4011_2027);
+    bench.word(0x4011_2000, 0x4011_3027);
+    bench.word_now(0x4011_3000, 0x8000_0000_4030_0067);
+    bench.cpu(0).switch_to(Some(Context { cr3: 0x4011_0008, ..CONTEXT }));
+    assert_eq!(goes(&bench.cpu(0), 0), Ok(0x4030_0000));
+    assert_eq!(bench.clauses(), [""; 0]);
+}
+
+#[test]
 fn a_reserved_bit_is_noted() {
     let bench = Bench::common();
     bench.word_now(PT, 0x8000_4000_4020_0067);
@@ -109,6 +121,12 @@ fn keeping_what_is_held_of_a_pcid_for_another_table_is_noted() {
     bench.cpu(1).invalidate(Invalidation::Context { pcid: 7 });
     bench.cpu(1).switch_to(Some(other.keeping()));
     assert_eq!(bench.cpus.unpredictable_count(), 1, "nothing was held");
+    for everything in [Invalidation::All, Invalidation::AllWithGlobals] {
+        let bench = in_use();
+        bench.cpu(0).invalidate(everything);
+        bench.cpu(0).switch_to(Some(other.keeping()));
+        assert_eq!(bench.clauses(), [""; 0], "{everything:?}");
+    }
 }
 
 #[test]

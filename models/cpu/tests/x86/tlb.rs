@@ -141,6 +141,23 @@ fn a_table_that_was_passed_is_remembered_until_what_goes_through_it_is_forgotten
 }
 
 #[test]
+fn what_forgets_a_pcid_or_everything_forgets_the_tables_that_were_passed_too() {
+    let after = |invalidation| {
+        let bench = Bench::common();
+        bench.word(PT, PAGE_RW);
+        bench.word_now(PT + 8, 0x8000_0000_4020_1067);
+        assert_eq!(goes(&bench.cpu(0), 0), Ok(0x4020_0000));
+        bench.word_now(PD, 0);
+        bench.cpu(0).invalidate(invalidation);
+        goes(&bench.cpu(0), 0x1000)
+    };
+    assert_eq!(after(Invalidation::Context { pcid: 9 }), Ok(0x4020_1000));
+    for invalidation in [Invalidation::Context { pcid: 7 }, Invalidation::All, Invalidation::AllWithGlobals] {
+        assert_eq!(after(invalidation), Err(FaultKind::NotPresent), "{invalidation:?}");
+    }
+}
+
+#[test]
 fn invlpg_forgets_every_table_of_the_pcid_whatever_the_address() {
     let bench = Bench::common();
     bench.word_now(PT, PAGE_RW);
@@ -164,13 +181,16 @@ fn a_restriction_without_an_invalidation_does_not_restrict() {
 
 #[test]
 fn a_right_that_was_given_without_an_invalidation_may_cost_one_fault_and_no_second() {
-    let bench = Bench::common();
-    bench.word_now(PT, 0x8000_0000_4020_0065);
-    bench.cpu(0).load(0, &mut [0]).unwrap();
-    bench.word_now(PT, PAGE_RW);
-    let fault = bench.cpu(0).store(0, &[1]).unwrap_err();
-    assert_eq!((fault.kind, fault.error_code()), (FaultKind::Permission, Some(0x07)));
-    assert_eq!(bench.cpu(0).store(0, &[1]), Ok(()));
+    // The page of one PCID, and a global one.
+    for page in [0x8000_0000_4020_0065, 0x8000_0000_4020_0165] {
+        let bench = Bench::common();
+        bench.word_now(PT, page);
+        bench.cpu(0).load(0, &mut [0]).unwrap();
+        bench.word_now(PT, page | 2);
+        let fault = bench.cpu(0).store(0, &[1]).unwrap_err();
+        assert_eq!((fault.kind, fault.error_code()), (FaultKind::Permission, Some(0x07)));
+        assert_eq!(bench.cpu(0).store(0, &[1]), Ok(()), "{page:#x}");
+    }
     // The same with a right that a table had not.
     let bench = Bench::common();
     bench.word(PT, PAGE_RW);
