@@ -29,6 +29,7 @@ fn a_bank_with_a_fault_ends_everything_unless_it_hits_under_fault() {
     assert_eq!(machine.read(5, 0x3000), Got::Abort);
     // MULTI; the first is still told.
     assert_eq!(machine.fault(0), (0x8000_0402, 0x3, 0x2000, 5));
+    assert_eq!(machine.smmu.faults_lost(), 1, "what ended before it was translated is no fault");
     assert_eq!(machine.rcb(0, FSR), 0x400, "cleared");
     machine.assert_clean();
 }

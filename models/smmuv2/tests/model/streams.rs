@@ -47,6 +47,7 @@ fn a_global_fault_is_told_with_address_stream_and_kind_of_access() {
     assert_eq!(machine.r64(0x40), 0x1_2345_6789);
     assert_eq!(machine.write(8, 0x1000), Got::Abort);
     assert_eq!((machine.r32(0x48), machine.r32(0x54)), (0x8000_0002, 9), "MULTI, and nothing else");
+    assert_eq!(machine.smmu.faults_lost(), 1);
     machine.w32(0x48, 0x8000_0002);
     assert_eq!(machine.write(8, 0x1000), Got::Abort);
     // WNR.

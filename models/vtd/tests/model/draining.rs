@@ -34,6 +34,10 @@ fn a_wait_that_drains_is_complete_behind_every_page_request_that_arrived_before_
     machine.ticks();
     assert_eq!((machine.get(STATUS), tail(&machine)), (8, 0x20));
     assert_eq!(machine.get(REQUESTS), 0x1_0008_0101);
+    (6..9).for_each(|group| page(&machine, Some(1), group, true));
+    machine.submit(&DRAIN);
+    machine.ticks();
+    assert_eq!(tail(&machine), 0x80, "every one of them");
     assert_eq!(machine.notes(), []);
 }
 
@@ -89,6 +93,29 @@ fn a_page_request_is_judged_when_it_is_accepted() {
     machine.submit(&DRAIN);
     machine.ticks();
     assert_eq!(tail(&machine), 0, "nobody translates any more");
+}
+
+#[test]
+fn a_page_request_that_was_received_before_a_reset_never_arrives() {
+    let machine = holding();
+    page(&machine, Some(1), 5, true);
+    machine.unit.reset();
+    let machine = machine.in_scalable_mode();
+    machine.write64(0xd0, REQUESTS);
+    page(&machine, Some(1), 6, true);
+    machine.submit(&DRAIN);
+    machine.ticks();
+    assert_eq!((tail(&machine), machine.get(REQUESTS + 8)), (0x20, 0x7037), "W, R, last, group 6");
+}
+
+#[test]
+fn a_part_says_that_it_drains_if_it_has_requests_to_drain() {
+    let drains = |config| Machine::new(config).read64(0x10) >> 42 & 1 == 1;
+    let without = Scalable { page_request_drain: false, ..Scalable::full() };
+    assert!(drains(plain()));
+    assert!(!drains(Config { scalable: Some(without), ..plain() }));
+    assert!(!drains(Config { device_tlbs: false, ..plain() }));
+    assert!(!drains(Config::legacy()));
 }
 
 #[test]

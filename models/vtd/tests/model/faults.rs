@@ -207,6 +207,8 @@ fn records_are_a_ring_that_overflows() {
     machine.write32(FRCD + 12, 1 << 31);
     assert_eq!(machine.read(0x7000), Got::Abort);
     assert_eq!(machine.read64(FRCD) & !0xfff, 0x5000);
+    let counters = machine.unit.counters();
+    assert_eq!((counters.faults_recorded, counters.faults_lost), (2, 2));
     machine.write32(FRCD + 28, 1 << 31);
     machine.write32(0x34, 1);
     assert_eq!(machine.read32(0x34), 0);
