@@ -54,6 +54,20 @@ const PLACES: [u64; 11] = [
     FIRST + 0x3000,
 ];
 
+/// Entries that an address goes by: where each leads is another place with a bit changed.
+const MOVED: [u64; 10] = [
+    ROOT,
+    CONTEXTS + 16 * 8,
+    CONTEXTS + 32 * 8,
+    DIRECTORY,
+    PASIDS,
+    PASIDS + 64 + 16,
+    SECOND + 0x2008,
+    SECOND + 0x3008,
+    FIRST + 0x2008,
+    FIRST + 0x3018,
+];
+
 const GCMD: u64 = 0x18;
 const GSTS: u64 = 0x1c;
 const RTADDR: u64 = 0x20;
@@ -337,7 +351,7 @@ impl Machine {
             9 => drop(self.unit.step(self.ram.now_ns())),
             10 => {
                 let forgotten = self.forget_all();
-                self.access(bytes, forgotten);
+                self.access(&request(bytes), forgotten);
             }
             11 => self.answer(bytes),
             12 => self.ask(bytes),
@@ -348,8 +362,29 @@ impl Machine {
                     self.unit.ring((bytes.u32() & 0xf_ffff).into(), &data.to_le_bytes(), Some(source(bytes)));
             }
             15 => self.translated(bytes),
-            _ => self.access(bytes, false),
+            18 if bytes.one_in(8) => self.exhaust_tags(bytes),
+            19 => self.move_away(bytes),
+            _ => self.access(&request(bytes), false),
         }
+    }
+
+    /// Something is accessed, goes elsewhere by the tables, is forgotten, and is accessed again; then the tables are as before, and nothing is forgotten.
+    fn move_away(&self, bytes: &mut Bytes<'_>) {
+        let request = request(bytes);
+        self.access(&request, false);
+        let at = bytes.pick(&MOVED);
+        let before = self.ram.word(at);
+        self.ram.put(at, &[before ^ bytes.pick(&[0x1000, 0x20_0000])]);
+        let forgotten = self.forget_all();
+        self.access(&request, forgotten);
+        self.ram.put(at, &[before]);
+    }
+
+    /// More invalidations of a device at once than there are tags.
+    fn exhaust_tags(&self, bytes: &mut Bytes<'_>) {
+        let device = u64::from(source(bytes).0);
+        (0..34).for_each(|page| self.submit([0x3 | device << 32, page << 12]));
+        self.settle();
     }
 
     /// A device answers an invalidation, or says that it does; or time passes, and it has not.
@@ -430,19 +465,12 @@ impl Machine {
     }
 
     /// An access of a device. If `known`, nothing is cached that is not in the tables.
-    fn access(&self, bytes: &mut Bytes<'_>, known: bool) {
-        let request = Request {
-            source: source(bytes),
-            pasid: pasid(bytes),
-            iova: Iova::new(address(bytes)),
-            len_bytes: bytes.pick(&[4, 4, 64, 0]),
-            access: access(bytes),
-        };
+    fn access(&self, request: &Request, known: bool) {
         // A look at a register may end a command.
         let enabled = self.read(GSTS) >> TRANSLATE & 1 == 1;
         let seen = || (self.unit.counters(), self.unit.cached_translations());
-        let outlook = unit::look(seen, || self.unit.outlook(&request));
-        let (_, went) = unit::watch(|commit| self.unit.access(&request, commit));
+        let outlook = unit::look(seen, || self.unit.outlook(request));
+        let (_, went) = unit::watch(|commit| self.unit.access(request, commit));
         let Some(pa) = went else { return };
         let message = request.pasid.is_none() && pa.get() >> 20 == 0xfee;
         if enabled && !message {
@@ -468,6 +496,16 @@ impl Machine {
     }
 }
 
+fn request(bytes: &mut Bytes<'_>) -> Request {
+    Request {
+        source: source(bytes),
+        pasid: pasid(bytes),
+        iova: Iova::new(address(bytes)),
+        len_bytes: bytes.pick(&[4, 4, 64, 0]),
+        access: access(bytes),
+    }
+}
+
 fn source(bytes: &mut Bytes<'_>) -> SourceId {
     SourceId(bytes.pick(&[8, 8, 8, 8, 8, 9, 0x108, 0]))
 }
@@ -483,7 +521,8 @@ fn access(bytes: &mut Bytes<'_>) -> Access {
 }
 
 fn address(bytes: &mut Bytes<'_>) -> u64 {
+    // Two in the middle of large pages.
     let base =
-        bytes.pick(&[0x1000, 0x3000, 0x3000, 0x20_0000, 0x40_0000, 0xfee0_0000, 1 << 46, u64::MAX << 12]);
+        bytes.pick(&[0x1000, 0x3000, 0x3000, 0x25_5000, 0x4a_a000, 0xfee0_0000, 1 << 46, u64::MAX << 12]);
     if bytes.one_in(16) { bytes.word() } else { base ^ u64::from(bytes.u8()) << 4 }
 }
