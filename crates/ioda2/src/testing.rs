@@ -57,9 +57,10 @@ pub(crate) struct State {
     pub(crate) seen: Vec<u8>,
     /// Stores that are heard still, before it neither hears nor answers.
     pub(crate) stores_left: Option<usize>,
-    /// A PE and an address that one of its devices tries whenever a window opens, and what it reached.
+    /// A PE and an address that one of its devices tries whenever a window opens or closes, and what it reached.
     pub(crate) tries: Option<(u8, u64)>,
     pub(crate) tried: Vec<Option<u64>>,
+    pub(crate) tried_closing: Vec<Option<u64>>,
     /// How many registers were read or written by the wrong width, at a wrong place, or when they should not be.
     pub(crate) wrong: usize,
 }
@@ -293,9 +294,9 @@ impl Registers for Fake {
                         state.seen.push(pe);
                     }
                     state.put(table, index, value);
-                    if let Some((pe, address)) = state.tries.filter(|_| opens) {
+                    if let Some((pe, address)) = state.tries.filter(|_| table == 9) {
                         let reached = self.translate(&mut state, pe, address, true).ok();
-                        state.tried.push(reached);
+                        if opens { state.tried.push(reached) } else { state.tried_closing.push(reached) }
                     }
                 }
                 None => state.wrong += 1,

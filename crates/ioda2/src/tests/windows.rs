@@ -232,5 +232,7 @@ fn a_window_that_is_known_stays_open_while_the_other_is_not() {
     machine.fake.state().tries = Some((pe, 0x1000));
     ops.set_window(&high).unwrap();
     let state = machine.fake.state();
-    assert!(!state.tried.is_empty() && state.tried.iter().all(|&reached| reached == Some(0x8000)));
+    for tried in [&state.tried, &state.tried_closing] {
+        assert!(!tried.is_empty() && tried.iter().all(|&reached| reached == Some(0x8000)));
+    }
 }
