@@ -60,8 +60,7 @@ impl World {
         let (read, owed_read, write) = rights(way);
         let before = self.before(Some(&dma));
         let run = [(first, count * granule)];
-        self.confirmed(&dma, space);
-        let token = self.hub.shadow(|shadow| shadow.begin_map(space, &run, read, write));
+        let token = self.begin_map(&dma, space, &run, read, write);
         match dma.map_single(Pa::new(first + offset), len, way) {
             Ok(mapping) => {
                 let range = mapping.range();
@@ -95,6 +94,19 @@ impl World {
     fn confirmed(&self, dma: &DmaHandle<SimPlatform>, space: SpaceId) {
         let syncs = dma.stats().syncs;
         self.hub.shadow(|shadow| shadow.confirmed(space, syncs));
+    }
+
+    /// Pages are about to be mapped.
+    fn begin_map(
+        &self,
+        dma: &DmaHandle<SimPlatform>,
+        space: SpaceId,
+        pages: &[(u64, u64)],
+        read: bool,
+        write: bool,
+    ) -> Token {
+        self.confirmed(dma, space);
+        self.hub.shadow(|shadow| shadow.begin_map(space, pages, read, write))
     }
 
     /// A map has succeeded: its addresses are nobody else's, and the device may use them.
@@ -181,8 +193,7 @@ impl World {
         let (read, owed_read, write) = rights(way);
         let before = self.before(Some(&dma));
         let runs: Vec<(u64, u64)> = pages.iter().map(|&(first, count)| (first, count * granule)).collect();
-        self.confirmed(&dma, space);
-        let token = self.hub.shadow(|shadow| shadow.begin_map(space, &runs, read, write));
+        let token = self.begin_map(&dma, space, &runs, read, write);
         match dma.map_sg(&buffers, way) {
             Ok(list) => {
                 let grants = self.grants_of(&list, &buffers, (read, owed_read, write));
@@ -341,8 +352,7 @@ impl World {
         }
         let granule = self.granule();
         let before = self.before(Some(&dma));
-        self.confirmed(&dma, space);
-        let token = self.hub.shadow(|shadow| shadow.begin_map(space, &[], true, true));
+        let token = self.begin_map(&dma, space, &[], true, true);
         let outer = self.hub.arriving(Some((space, token)));
         let shared = dma.alloc_coherent(u64::from(bytes));
         self.hub.arriving(outer);
@@ -460,8 +470,7 @@ impl World {
         let granule = self.granule();
         let page = DOORBELL & !(granule - 1);
         let before = self.before(Some(&dma));
-        self.confirmed(&dma, space);
-        let token = self.hub.shadow(|shadow| shadow.begin_map(space, &[(page, granule)], true, true));
+        let token = self.begin_map(&dma, space, &[(page, granule)], true, true);
         let end = dma.compose_msi(Pa::new(DOORBELL + 0x40), 7);
         let known = locked(&self.group_of(index).inner).doorbells.clone();
         match end {
