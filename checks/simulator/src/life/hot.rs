@@ -263,7 +263,7 @@ impl World {
         let Ok(iron) = unit.build(&self.hub, self.spec.coherent, u64::from(shape)) else {
             return Done::Skipped;
         };
-        self.guest.is(Some(iron.clocked()));
+        self.guest.is(Some(iron.model()));
         let before = self.before(None);
         let done = match unit.probe(self.units.len(), &self.platform, None) {
             Ok(driver) => {

@@ -249,7 +249,7 @@ impl World {
         let mut units = Vec::new();
         for (index, unit) in spec.units.iter().enumerate() {
             let iron = unit.build(&hub, spec.coherent, seed ^ index as u64)?;
-            bus.add_clocked(iron.clocked());
+            bus.add_clocked(iron.model());
             let cpus = set.as_ref().and_then(CpuSet::facts);
             let driver = unit.probe(index, &platform, cpus).map_err(|error| format!("probe: {error}"))?;
             let as_core: Arc<dyn Iommu<SimPlatform>> = driver.clone();
@@ -258,7 +258,7 @@ impl World {
         }
         let guest = Arc::new(Guest::default());
         bus.add_clocked(guest.clone());
-        let models: Vec<Arc<dyn Translator>> = units.iter().map(|unit| unit.iron.translator()).collect();
+        let models = units.iter().map(|unit| unit.iron.model() as Arc<dyn Translator>).collect::<Vec<_>>();
         let (sharing, behind) = match set {
             Some(set) => {
                 let judge = Sharing::judge(&bus, Fan::new(models, unit_of_sources(&spec)));

@@ -42,7 +42,7 @@ impl UnitSpec {
     pub(crate) fn build(&self, hub: &Arc<Hub>, coherent: bool, seed: u64) -> Result<Arc<dyn Iron>, String> {
         let iron = self.parts.build(hub, coherent, seed);
         let window = iron::window(self.registers, self.parts.window_bytes());
-        hub.bus.add_registers("iommu", window, iron.registers()).map_err(|error| error.to_string())?;
+        hub.bus.add_registers("iommu", window, iron.model()).map_err(|error| error.to_string())?;
         Ok(iron)
     }
 

@@ -455,8 +455,8 @@ fn units_up(hub: &Arc<Hub>, platform: &Arc<SimPlatform>, spec: &Spec, seed: u64)
     let (mut units, mut gates, mut iommus) = (Vec::new(), Vec::new(), Vec::new());
     for (index, unit) in spec.units.iter().enumerate() {
         let iron = unit.build(hub, spec.coherent, seed ^ index as u64)?;
-        hub.bus.add_clocked(iron.clocked());
-        let gate: Arc<dyn Translator> = Gate::new(hub.clone(), iron.translator());
+        hub.bus.add_clocked(iron.model());
+        let gate: Arc<dyn Translator> = Gate::new(hub.clone(), iron.model());
         gates.push(gate);
         let driver = unit.probe(index, platform, None).map_err(|error| format!("probe: {error}"))?;
         let iommu: Arc<dyn Iommu<SimPlatform>> = driver.clone();

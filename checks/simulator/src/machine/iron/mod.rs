@@ -56,14 +56,15 @@ pub(crate) fn bits_of(at: u64, bits: impl IntoIterator<Item = u32>) -> impl Iter
     bits.into_iter().map(move |bit| Bit { at, bit })
 }
 
-/// A model.
+/// What every model is: it translates devices' accesses, has registers, and does something as time passes.
+pub(crate) trait Model: Translator + Mmio + Clocked {}
+
+impl<T: Translator + Mmio + Clocked> Model for T {}
+
+/// A model, and what its vendor knows of it.
 pub(crate) trait Iron: Send + Sync {
-    /// What translates devices' accesses.
-    fn translator(&self) -> Arc<dyn Translator>;
-    /// Its registers.
-    fn registers(&self) -> Arc<dyn Mmio>;
-    /// What it does as time passes.
-    fn clocked(&self) -> Arc<dyn Clocked>;
+    /// The model.
+    fn model(&self) -> Arc<dyn Model>;
     /// What an access would meet.
     fn sight(&self, at: &Place<'_>, request: &Request) -> Sight;
     /// Where the entry of a source leads, as an audit reads it.

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use model_bus::{Clocked, Fabric, Mmio, Request, Translator, Unpredictable, Width};
+use model_bus::{Fabric, Request, Unpredictable, Width};
 use model_smmuv2::{Config as ModelConfig, FaultKind as ModelFault, Outlook, Policy, Smmu as Model};
 use portcullis::core::iommu::SyncError;
 use portcullis::smmuv2::{Config as DriverConfig, Implementation, Smmu, Stage};
@@ -136,15 +136,7 @@ impl Hardware {
 }
 
 impl Iron for Hardware {
-    fn translator(&self) -> Arc<dyn Translator> {
-        self.0.clone()
-    }
-
-    fn registers(&self) -> Arc<dyn Mmio> {
-        self.0.clone()
-    }
-
-    fn clocked(&self) -> Arc<dyn Clocked> {
+    fn model(&self) -> Arc<dyn super::Model> {
         self.0.clone()
     }
 

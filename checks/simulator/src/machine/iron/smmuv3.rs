@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model_bus::{Clocked, Fabric, Mmio, Request, Translator, Unpredictable};
+use model_bus::{Fabric, Request, Unpredictable};
 use model_smmuv3::{Config as ModelConfig, Outlook, Policy, Smmu as Model, StallModel};
 use portcullis::core::iommu::SyncError;
 use portcullis::smmuv3::{Completion, Config as DriverConfig, Smmu, Stage, TableShape};
@@ -105,15 +105,7 @@ fn of_context(cd: u64) -> Vec<Bit> {
 struct Hardware(Arc<Model>);
 
 impl Iron for Hardware {
-    fn translator(&self) -> Arc<dyn Translator> {
-        self.0.clone()
-    }
-
-    fn registers(&self) -> Arc<dyn Mmio> {
-        self.0.clone()
-    }
-
-    fn clocked(&self) -> Arc<dyn Clocked> {
+    fn model(&self) -> Arc<dyn super::Model> {
         self.0.clone()
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model_bus::{Clocked, Mmio, Request, Translator, Unpredictable, Width};
+use model_bus::{Request, Unpredictable, Width};
 use model_vtd::{
     Config as ModelConfig, Interrupt, Interrupts, Memory, Outlook, Policy, Reason, Scalable, Vtd as Model,
 };
@@ -149,15 +149,7 @@ fn is_mixed(reason: Reason) -> bool {
 }
 
 impl Iron for Hardware {
-    fn translator(&self) -> Arc<dyn Translator> {
-        self.0.clone()
-    }
-
-    fn registers(&self) -> Arc<dyn Mmio> {
-        self.0.clone()
-    }
-
-    fn clocked(&self) -> Arc<dyn Clocked> {
+    fn model(&self) -> Arc<dyn super::Model> {
         self.0.clone()
     }
 
