@@ -194,12 +194,12 @@ impl Hub {
 
     /// An operation has returned: hardware that was held back goes on.
     pub(crate) fn end(&self) {
-        self.taps.iter().for_each(|tap| tap.release(&self.bus));
+        self.taps.iter().for_each(|tap| tap.held().release(&self.bus));
     }
 
     /// Whether some SMMU is held back at this moment.
     pub(crate) fn is_held(&self) -> bool {
-        self.taps.iter().any(|tap| tap.is_held())
+        self.taps.iter().any(|tap| tap.held().is_held())
     }
 
     /// From now on each store is looked at; or no more.
@@ -238,7 +238,7 @@ impl Hub {
 
     /// A driver is about to wait for one turn of the bus.
     pub(crate) fn relaxed(&self) {
-        self.taps.iter().for_each(|tap| tap.waited(&self.bus));
+        self.taps.iter().for_each(|tap| tap.held().waited(&self.bus));
         let waits = self.waits.fetch_add(1, Relaxed);
         assert!(waits < MOST_WAITS, "a wait without end");
     }

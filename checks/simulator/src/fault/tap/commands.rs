@@ -9,7 +9,7 @@ use portcullis::types::Pa;
 use portcullis_checks::conformance::sight::stream_entry;
 use portcullis_checks::wrong::view::slots;
 
-use super::{FaultKind, Faults, Hold, Taken, Tap, Written};
+use super::{Faults, Hold, Taken, Tap, Written, falsify};
 
 /// SMMU_STRTAB_BASE.
 const STRTAB_BASE: usize = 0x80;
@@ -26,11 +26,10 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_ffe0;
 /// What is known of one SMMU's command queue, and what is held back of it.
 #[derive(Debug)]
 pub(crate) struct CommandTap {
-    registers: u64,
     base: AtomicU64,
     lg2: AtomicU32,
     prod: AtomicU32,
-    held: Hold<u32>,
+    held: Hold,
     streams: AtomicU64,
     streams_config: AtomicU32,
 }
@@ -38,11 +37,10 @@ pub(crate) struct CommandTap {
 impl CommandTap {
     pub(crate) fn new(registers: u64) -> Self {
         Self {
-            registers,
             base: AtomicU64::new(0),
             lg2: AtomicU32::new(0),
             prod: AtomicU32::new(0),
-            held: Hold::default(),
+            held: Hold::new(registers, Width::Bits32),
             streams: AtomicU64::new(0),
             streams_config: AtomicU32::new(0),
         }
@@ -61,23 +59,11 @@ impl CommandTap {
                 _ => {}
             }
             // A sync that is refused says nothing either, but is no command that has failed.
-            if word & 0xff != 0x46
-                && faults.is_armed(FaultKind::CommandError)
-                && faults.fires(FaultKind::CommandError)
-            {
-                let _in_ram = bus.cpu().store64(slot, word & !0xff | NO_COMMAND);
-                bus.cpu().write_barrier();
-                let _out_of_the_cache = bus.cpu().clean(slot, 8);
+            if word & 0xff != 0x46 {
+                falsify(bus, faults, slot, word & !0xff | NO_COMMAND);
             }
         }
         flushes
-    }
-
-    fn pass(&self, bus: &Bus, prod: Option<u32>) {
-        let at = Pa::new(self.registers + CMDQ_PROD as u64);
-        if let Some(prod) = prod {
-            let _there = bus.write_register(at, Width::Bits32, u64::from(prod));
-        }
     }
 }
 
@@ -93,8 +79,7 @@ impl Tap for CommandTap {
             }
             CMDQ_PROD => {
                 let flushes = self.look_at(bus, faults, low);
-                let passes = self.held.hold(faults, low, |held, prod| *held = prod);
-                return Taken { passes: passes.map(u64::from), flushes };
+                return Taken { passes: self.held.hold_index(faults, written), flushes };
             }
             STRTAB_BASE => self.streams.store(value & ADDRESS, Relaxed),
             STRTAB_BASE_CFG => self.streams_config.store(low, Relaxed),
@@ -103,18 +88,8 @@ impl Tap for CommandTap {
         Taken::passed(value)
     }
 
-    fn waited(&self, bus: &Bus) {
-        let prod = self.held.waited();
-        self.pass(bus, prod);
-    }
-
-    fn release(&self, bus: &Bus) {
-        let prod = self.held.release();
-        self.pass(bus, prod);
-    }
-
-    fn is_held(&self) -> bool {
-        self.held.is_held()
+    fn held(&self) -> &Hold {
+        &self.held
     }
 
     fn entry_of(&self, bus: &Bus, source: u32) -> Option<Pa> {

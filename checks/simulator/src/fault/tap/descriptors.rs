@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use model_bus::{Bus, Width};
 use portcullis::types::Pa;
 
-use super::{FaultKind, Faults, Hold, Taken, Tap, Written};
+use super::{Faults, Hold, Taken, Tap, Written, falsify};
 use crate::oracle::tables::Tables;
 
 /// GCMD_REG.
@@ -26,20 +26,20 @@ const WAIT: u64 = 5;
 /// What is known of one unit's queue, and what is held back of it.
 #[derive(Debug)]
 pub(crate) struct DescriptorTap {
-    registers: u64,
     /// IQA_REG, RTADDR_REG and IQT_REG as they were last written.
     address: AtomicU64,
     root: AtomicU64,
     tail: AtomicU64,
     /// QIE.
     enabled: AtomicBool,
-    held: Hold<u64>,
+    held: Hold,
 }
 
 impl DescriptorTap {
     pub(crate) fn new(registers: u64) -> Self {
         let [address, root, tail] = Default::default();
-        Self { registers, address, root, tail, enabled: AtomicBool::new(false), held: Hold::default() }
+        let held = Hold::new(registers, Width::Bits64);
+        Self { address, root, tail, enabled: AtomicBool::new(false), held }
     }
 
     /// Looks at the descriptors that are new, and spoils one if that is armed. Answers whether one makes hardware forget everything of a domain, or of all.
@@ -56,22 +56,11 @@ impl DescriptorTap {
             // Type, bits 11:9 and 3:0; granularity, bits 5:4. IOTLB: global and of a domain; with PASID: of a PASID.
             let kind = word >> 5 & 0x70 | word & 0xf;
             flushes |= matches!((kind, word >> 4 & 3), (2, 1 | 2) | (6, 2));
-            if kind != WAIT
-                && faults.is_armed(FaultKind::CommandError)
-                && faults.fires(FaultKind::CommandError)
-            {
-                let _in_ram = bus.cpu().store64(slot, word & !0xe0f | NO_DESCRIPTOR);
-                bus.cpu().write_barrier();
-                let _out_of_the_cache = bus.cpu().clean(slot, 8);
+            if kind != WAIT {
+                falsify(bus, faults, slot, word & !0xe0f | NO_DESCRIPTOR);
             }
         }
         flushes
-    }
-
-    fn pass(&self, bus: &Bus, tail: Option<u64>) {
-        if let Some(tail) = tail {
-            let _there = bus.write_register(Pa::new(self.registers + TAIL as u64), Width::Bits64, tail);
-        }
     }
 }
 
@@ -89,26 +78,15 @@ impl Tap for DescriptorTap {
             ROOT_TABLE => self.root.store(value, Relaxed),
             TAIL if self.enabled.load(Relaxed) => {
                 let flushes = self.look_at(bus, faults, value);
-                let passes = self.held.hold(faults, value, |held, tail| *held = tail);
-                return Taken { passes, flushes };
+                return Taken { passes: self.held.hold_index(faults, written), flushes };
             }
             _ => {}
         }
         Taken::passed(value)
     }
 
-    fn waited(&self, bus: &Bus) {
-        let tail = self.held.waited();
-        self.pass(bus, tail);
-    }
-
-    fn release(&self, bus: &Bus) {
-        let tail = self.held.release();
-        self.pass(bus, tail);
-    }
-
-    fn is_held(&self) -> bool {
-        self.held.is_held()
+    fn held(&self) -> &Hold {
+        &self.held
     }
 
     fn entry_of(&self, bus: &Bus, source: u32) -> Option<Pa> {

@@ -14,7 +14,7 @@ mod syncs;
 
 use std::sync::Mutex;
 
-use model_bus::Bus;
+use model_bus::{Bus, Width};
 use portcullis::types::Pa;
 
 use super::{FaultKind, Faults};
@@ -50,31 +50,30 @@ impl Taken {
 pub(crate) trait Tap: Send + Sync {
     /// A register is about to be written.
     fn written(&self, bus: &Bus, faults: &Faults, written: Written) -> Taken;
+    /// What is held back.
+    fn held(&self) -> &Hold;
     /// A register was read: what the driver gets.
     fn answered(&self, _offset: usize, value: u64) -> u64 {
         value
     }
-    /// Somebody has waited for a turn.
-    fn waited(&self, bus: &Bus);
-    /// The operation has returned: hardware goes on.
-    fn release(&self, bus: &Bus);
-    /// Whether hardware is held back.
-    fn is_held(&self) -> bool;
     /// Where the entry of a source lies, as hardware sees it now; none if no table leads to one.
     fn entry_of(&self, _bus: &Bus, _source: u32) -> Option<Pa> {
         None
     }
 }
 
-/// How long hardware is held back, once a fault fired that does that.
+/// Writes of an IOMMU's registers that are held back, once a fault fired that does that, and for how long.
 #[derive(Debug)]
-pub(super) struct Hold<T> {
-    state: Mutex<Option<Held<T>>>,
+pub(crate) struct Hold {
+    /// Where the registers are, and how wide those are that are held back.
+    registers: u64,
+    width: Width,
+    held: Mutex<Option<Held>>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Held<T> {
-    what: T,
+#[derive(Debug)]
+struct Held {
+    writes: Vec<Written>,
     /// How many turns of a wait are left; none: until the operation returns.
     turns: Option<u32>,
 }
@@ -82,18 +81,30 @@ struct Held<T> {
 /// Turns of a wait that a late sync takes.
 const LATE_TURNS: u32 = 3;
 
-impl<T> Default for Hold<T> {
-    fn default() -> Self {
-        Self { state: Mutex::new(None) }
+impl Hold {
+    fn new(registers: u64, width: Width) -> Self {
+        Self { registers, width, held: Mutex::new(None) }
     }
-}
 
-impl<T> Hold<T> {
-    /// Holds `what` back if it is time for that, adding it to what is held already by `add`. Answers it if not.
-    fn hold(&self, faults: &Faults, what: T, add: impl FnOnce(&mut T, T)) -> Option<T> {
-        let mut state = locked(&self.state);
-        if let Some(held) = &mut *state {
-            add(&mut held.what, what);
+    /// Holds a write back if it is time for that, behind those that are held already. Answers what passes if not.
+    fn hold(&self, faults: &Faults, written: Written) -> Option<u64> {
+        self.hold_by(faults, written, Vec::push)
+    }
+
+    /// The same of a queue's index: the newest one stands for those that are held already.
+    fn hold_index(&self, faults: &Faults, written: Written) -> Option<u64> {
+        self.hold_by(faults, written, |writes, written| *writes = vec![written])
+    }
+
+    fn hold_by(
+        &self,
+        faults: &Faults,
+        written: Written,
+        add: impl FnOnce(&mut Vec<Written>, Written),
+    ) -> Option<u64> {
+        let mut held = locked(&self.held);
+        if let Some(held) = &mut *held {
+            add(&mut held.writes, written);
             return None;
         }
         let turns = if faults.fires(FaultKind::NoSync) {
@@ -101,31 +112,49 @@ impl<T> Hold<T> {
         } else if faults.fires(FaultKind::LateSync) {
             Some(LATE_TURNS)
         } else {
-            return Some(what);
+            return Some(written.value);
         };
-        *state = Some(Held { what, turns });
+        *held = Some(Held { writes: vec![written], turns });
         None
     }
 
-    /// Somebody has waited for a turn. Answers what passes now.
-    fn waited(&self) -> Option<T> {
-        let mut state = locked(&self.state);
-        match &mut state.as_mut()?.turns {
-            Some(0) => state.take().map(|held| held.what),
-            Some(left) => {
-                *left -= 1;
-                None
+    /// Somebody has waited for a turn.
+    pub(crate) fn waited(&self, bus: &Bus) {
+        let mut held = locked(&self.held);
+        match held.as_mut().and_then(|held| held.turns.as_mut()) {
+            Some(0) => {
+                let passes = held.take();
+                drop(held);
+                self.pass(bus, passes);
             }
-            None => None,
+            Some(left) => *left -= 1,
+            None => {}
         }
     }
 
-    /// The operation has returned. Answers what passes now.
-    fn release(&self) -> Option<T> {
-        locked(&self.state).take().map(|held| held.what)
+    /// The operation has returned: hardware goes on.
+    pub(crate) fn release(&self, bus: &Bus) {
+        let passes = locked(&self.held).take();
+        self.pass(bus, passes);
     }
 
-    fn is_held(&self) -> bool {
-        locked(&self.state).is_some()
+    /// Whether hardware is held back.
+    pub(crate) fn is_held(&self) -> bool {
+        locked(&self.held).is_some()
+    }
+
+    fn pass(&self, bus: &Bus, held: Option<Held>) {
+        for Written { offset, value } in held.into_iter().flat_map(|held| held.writes) {
+            let _there = bus.write_register(Pa::new(self.registers + offset as u64), self.width, value);
+        }
+    }
+}
+
+/// Makes what hardware is about to read in `slot` something that it refuses, if that is armed.
+fn falsify(bus: &Bus, faults: &Faults, slot: Pa, word: u64) {
+    if faults.fires(FaultKind::CommandError) {
+        let _in_ram = bus.cpu().store64(slot, word);
+        bus.cpu().write_barrier();
+        let _out_of_the_cache = bus.cpu().clean(slot, 8);
     }
 }

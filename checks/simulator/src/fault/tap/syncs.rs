@@ -5,7 +5,6 @@
 //! Spec: SMMUv2 D.c, 9.6.24 "SMMU_sTLBGSTATUS", 9.6.25 "SMMU_sTLBGSYNC", 16.5.36 "SMMU_CBn_TLBSTATUS", 16.5.37 "SMMU_CBn_TLBSYNC".
 
 use model_bus::{Bus, Width};
-use portcullis::types::Pa;
 
 use super::{Faults, Hold, Taken, Tap, Written};
 
@@ -24,13 +23,12 @@ const BANK_STATUS: u64 = 0x7f4;
 /// SACTIVE, GSACTIVE.
 const ACTIVE: u64 = 1;
 
-/// What is held back of one SMMU: registers of syncs, by their offsets.
+/// What is held back of one SMMU: writes of its registers of syncs.
 #[derive(Debug)]
 pub(crate) struct SyncTap {
-    registers: u64,
     page: u64,
     banks_at: u64,
-    held: Hold<Vec<u64>>,
+    held: Hold,
 }
 
 /// Where a register is: in the global space, or in some bank.
@@ -42,18 +40,12 @@ enum Register {
 impl SyncTap {
     /// Pages of registers have `page` bytes; context banks begin at `banks_at`.
     pub(crate) fn new(registers: u64, page: u64, banks_at: u64) -> Self {
-        Self { registers, page, banks_at, held: Hold::default() }
+        Self { page, banks_at, held: Hold::new(registers, Width::Bits32) }
     }
 
     fn register(&self, offset: usize) -> Register {
         let offset = offset as u64;
         if offset < self.banks_at { Register::Global(offset) } else { Register::Bank(offset % self.page) }
-    }
-
-    fn pass(&self, bus: &Bus, syncs: Option<Vec<u64>>) {
-        for offset in syncs.into_iter().flatten() {
-            let _there = bus.write_register(Pa::new(self.registers + offset), Width::Bits32, 0);
-        }
     }
 }
 
@@ -64,11 +56,8 @@ impl Tap for SyncTap {
             Register::Global(at) => (GLOBAL_FLUSHES.contains(&at), at == GLOBAL_SYNC),
             Register::Bank(at) => (BANK_FLUSHES.contains(&at), at == BANK_SYNC),
         };
-        if !syncs {
-            return Taken { passes: Some(value), flushes };
-        }
-        let passes = self.held.hold(faults, vec![offset as u64], |held, more| held.extend(more));
-        Taken { passes: passes.map(|_| value), flushes }
+        let passes = if syncs { self.held.hold(faults, written) } else { Some(value) };
+        Taken { passes, flushes }
     }
 
     fn answered(&self, offset: usize, value: u64) -> u64 {
@@ -76,20 +65,10 @@ impl Tap for SyncTap {
             Register::Global(at) => at == GLOBAL_STATUS,
             Register::Bank(at) => at == BANK_STATUS,
         };
-        if is_status && self.is_held() { value | ACTIVE } else { value }
+        if is_status && self.held.is_held() { value | ACTIVE } else { value }
     }
 
-    fn waited(&self, bus: &Bus) {
-        let syncs = self.held.waited();
-        self.pass(bus, syncs);
-    }
-
-    fn release(&self, bus: &Bus) {
-        let syncs = self.held.release();
-        self.pass(bus, syncs);
-    }
-
-    fn is_held(&self) -> bool {
-        self.held.is_held()
+    fn held(&self) -> &Hold {
+        &self.held
     }
 }
