@@ -5,7 +5,7 @@
 //! Spec: SMMUv2 D.c, 2.3 "Stream mapping", 2.6 "Translation context banks", 9.6.1 "SMMU_IDR0-7", 9.6.3 "SMMU_sCR0", 9.6.22 "SMMU_SMRn", 9.6.23 "SMMU_S2CRn",
 //! 9.7.1 "SMMU_CBARn", 9.7.2 "SMMU_CBA2Rn", 16.5.26 "SMMU_CBn_SCTLR", 16.5.38 "SMMU_CBn_TCR", 16.5.40 "SMMU_CBn_TTBRm", 17.3.8 "SMMU_CBn_TCR".
 
-use super::{Kind, Root, Tables, Way};
+use super::{Root, Tables, Way};
 
 /// The registers.
 pub(crate) struct Streams<'a> {
@@ -103,46 +103,25 @@ impl Streams<'_> {
     }
 }
 
-/// TG0, bits 15:14, says the granule.
-fn granule(tcr: u32) -> Option<u32> {
-    [12, 16, 14].get((tcr >> 14 & 3) as usize).copied()
-}
-
-/// T0SZ, bits 5:0; EPD0, bit 7; EPD1, bit 23.
+/// TG0, bits 15:14; T0SZ, bits 5:0; EPD0, bit 7; EPD1, bit 23.
 fn first_stage(tcr: u32, at: u64) -> Way {
-    let Some(granule) = granule(tcr) else { return Way::Nonsense("TG0") };
-    if tcr >> 7 & 1 == 1 {
-        return Way::Nowhere;
+    match Root::first_of_arm(at, tcr >> 14 & 3, 64 - (tcr & 0x3f)) {
+        Way::Through(_) if tcr >> 7 & 1 == 1 => Way::Nowhere,
+        Way::Through(_) if tcr >> 23 & 1 == 0 => Way::Nonsense("the upper half has a table"),
+        way => way,
     }
-    if tcr >> 23 & 1 == 0 {
-        return Way::Nonsense("the upper half has a table");
-    }
-    let bits = 64 - (tcr & 0x3f);
-    Way::Through(Root {
-        at,
-        second: false,
-        kind: Kind::Arm,
-        granule,
-        levels: (bits - granule).div_ceil(granule - 3),
-        bits,
-    })
 }
 
-/// T0SZ, bits 5:0; SL0, bits 7:6.
+/// TG0, bits 15:14; T0SZ, bits 5:0; SL0, bits 7:6.
 fn second_stage(tcr: u32, at: u64) -> Way {
-    let Some(granule) = granule(tcr) else { return Way::Nonsense("TG0") };
-    let levels = match (granule, tcr >> 6 & 3) {
-        (12, 3) => return Way::Nonsense("SL0"),
-        (12, start) => start + 2,
-        (_, start) => start + 1,
-    };
-    Way::Through(Root { at, second: true, kind: Kind::Arm, granule, levels, bits: 64 - (tcr & 0x3f) })
+    Root::second_of_arm(at, tcr >> 14 & 3, tcr >> 6 & 3, 64 - (tcr & 0x3f))
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
+    use super::super::Kind;
     use super::*;
 
     /// Where the stream 8 goes with these registers: four groups, two banks, pages of 4 KiB, banks from 0x2000 on.

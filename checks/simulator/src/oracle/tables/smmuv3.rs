@@ -7,7 +7,7 @@
 
 use portcullis::types::Pa;
 
-use super::{Kind, Root, Tables, Way};
+use super::{Root, Tables, Way};
 
 /// Bits 51:6 of a pointer.
 const POINTER: u64 = 0x000f_ffff_ffff_ffc0;
@@ -93,27 +93,16 @@ impl Tables<'_> {
             return Way::Nowhere;
         }
         // TG0, bits 7:6; T0SZ, bits 5:0; TTB0, bits 115:68.
-        let Some(&granule) = [12, 16, 14].get((word >> 6 & 3) as usize) else { return Way::Nonsense("TG0") };
-        let bits = 64 - (word & 0x3f) as u32;
-        let levels = (bits - granule).div_ceil(granule - 3);
         let at = self.word(cd + 8) & 0x000f_ffff_ffff_fff0;
-        Way::Through(Root { at, second: false, kind: Kind::Arm, granule, levels, bits })
+        Root::first_of_arm(at, (word >> 6 & 3) as u32, 64 - (word & 0x3f) as u32)
     }
 
     fn second_stage(&self, ste: u64) -> Way {
         let word = self.word(ste + 16);
         // S2TG, bits 175:174; S2T0SZ, bits 165:160; S2SL0, bits 167:166; S2TTB, bits 243:196.
-        let Some(&granule) = [12, 16, 14].get((word >> 46 & 3) as usize) else {
-            return Way::Nonsense("S2TG");
-        };
-        let bits = 64 - (word >> 32 & 0x3f) as u32;
-        let levels = match (granule, (word >> 38 & 3) as u32) {
-            (12, 3) => return Way::Nonsense("S2SL0"),
-            (12, start) => start + 2,
-            (_, start) => start + 1,
-        };
         let at = self.word(ste + 24) & 0x000f_ffff_ffff_fff0;
-        Way::Through(Root { at, second: true, kind: Kind::Arm, granule, levels, bits })
+        let (tg, start) = ((word >> 46 & 3) as u32, (word >> 38 & 3) as u32);
+        Root::second_of_arm(at, tg, start, 64 - (word >> 32 & 0x3f) as u32)
     }
 }
 
