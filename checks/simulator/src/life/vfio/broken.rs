@@ -10,7 +10,7 @@ use portcullis::vfio::{Errno, UserMemory};
 
 use super::task::{Event, PAGE, VA};
 use super::type1::Wanted;
-use super::world::{Container, Mapped, UserWorld};
+use super::world::{Container, MapState, Mapped, UserWorld};
 use super::{Done, OpKind};
 use crate::hub::locked;
 use crate::machine::Spec;
@@ -307,26 +307,26 @@ fn an_address_that_is_mapped_twice_breaks_no_reuse() {
 
 #[test]
 fn a_map_where_a_mapping_waits_for_hardwares_word_breaks_no_reuse() {
-    for (maybe, promise) in [(false, Some(Promise::NoReuse)), (true, None)] {
+    for (state, promise) in [(MapState::Stale, Some(Promise::NoReuse)), (MapState::Unknown, None)] {
         let world = usable(MachineKind::Vfio);
-        let waits = Mapped { len: PAGE, stale: true, maybe };
+        let waits = Mapped { len: PAGE, state };
         world.change(HIS, |one| one.maps.insert(0x000e_4000, waits));
         assert_eq!(map(&world), Done::Succeeded);
-        assert_eq!(objection(&world), promise, "maybe {maybe}");
+        assert_eq!(objection(&world), promise, "{state:?}");
         let left = container(&world).maps[&0x000e_4000];
-        assert!(!left.stale, "it is the new one");
+        assert!(!left.waits(), "it is the new one");
     }
 }
 
 #[test]
 fn an_unmap_that_leaves_out_what_waits_breaks_service() {
     let (world, grant) = mapped(MachineKind::Vfio);
-    let waits = |maybe| Mapped { len: PAGE, stale: true, maybe };
-    world.change(HIS, |one| one.maps.insert(grant.first + PAGE, waits(true)));
+    let waits = |state| Mapped { len: PAGE, state };
+    world.change(HIS, |one| one.maps.insert(grant.first + PAGE, waits(MapState::Unknown)));
     assert_eq!(world.unmap_all(0, 0), Done::Succeeded);
     assert_eq!(objection(&world), None, "nobody said that it was there");
     let (world, grant) = mapped(MachineKind::Vfio);
-    world.change(HIS, |one| one.maps.insert(grant.first + PAGE, waits(false)));
+    world.change(HIS, |one| one.maps.insert(grant.first + PAGE, waits(MapState::Stale)));
     assert_eq!(world.unmap_all(0, 0), Done::Succeeded);
     assert_eq!(objection(&world), Some(Promise::Service));
 }

@@ -9,7 +9,6 @@ use super::files::{bytes, words};
 use super::task::{PAGE, VA};
 use super::type1::Wanted;
 use super::world::{Container, SECOND, UserWorld, Window};
-use crate::hub::locked;
 use crate::promise::Promise;
 
 const IOMMU_UNMAP_DMA: u32 = 0x3b72;
@@ -69,8 +68,8 @@ impl UserWorld {
             }
             Err(errno) => {
                 self.hub.shadow(|shadow| shadow.undo_unmap(one.space, old));
-                self.not_mapped(id, one, &before, token, grants.as_deref());
-                self.refused_tce(&before, one, errno, wanted.len / PAGE, "mapping")
+                self.not_mapped(one, &before, token, grants.as_deref());
+                self.refused_tce(&before, (id, one), errno, wanted.len / PAGE, "mapping")
             }
         }
     }
@@ -79,19 +78,14 @@ impl UserWorld {
     fn refused_tce(
         &self,
         before: &super::Before,
-        one: &Container,
+        (id, one): (usize, &Container),
         errno: Errno,
         pages: u64,
         what: &str,
     ) -> Done {
-        // A default window that was made for a call, and could not be taken back with it, waits for whoever makes the next.
-        if self.unconfirmed(before) {
-            locked(&self.containers)
-                .iter_mut()
-                .flatten()
-                .filter(|held| held.space == one.space)
-                .for_each(|held| held.doubt = true);
-        }
+        // A map may be there still; and a default window that was made for a call, and could not be taken back with it, waits for whoever makes the next.
+        let doubt = self.unconfirmed(before);
+        self.change(id, |one| one.doubt |= doubt);
         let table = 80;
         let over = self.users[one.user].memory.is_over(pages + table);
         let errno = if errno == Errno::Enomem && over { Errno::Enospc } else { errno };
@@ -124,7 +118,7 @@ impl UserWorld {
             Err(Errno::Eio) if self.unconfirmed(&before) || one.doubt => self.not_confirmed(id, one, token),
             Err(errno) => {
                 self.hub.shadow(|shadow| shadow.undo_unmap(one.space, token));
-                self.refused_tce(&before, one, errno, 0, "unmapping")
+                self.refused_tce(&before, (id, one), errno, 0, "unmapping")
             }
         }
     }
@@ -146,7 +140,7 @@ impl UserWorld {
                 self.change(id, |one| one.registered.insert(va, len));
                 Done::Succeeded
             }
-            Err(errno) => self.refused_tce(&before, &one, errno, len / PAGE, "registering"),
+            Err(errno) => self.refused_tce(&before, (id, &one), errno, len / PAGE, "registering"),
         }
     }
 
@@ -168,7 +162,7 @@ impl UserWorld {
                 self.change(id, |one| one.registered.remove(&va));
                 Done::Succeeded
             }
-            Err(errno) => self.refused_tce(&before, &one, errno, 0, "letting memory go"),
+            Err(errno) => self.refused_tce(&before, (id, &one), errno, 0, "letting memory go"),
         }
     }
 
@@ -201,11 +195,7 @@ impl UserWorld {
                 });
                 Done::Succeeded
             }
-            Err(errno) => {
-                let doubt = self.unconfirmed(&before);
-                self.change(id, |one| one.doubt |= doubt);
-                self.refused_tce(&before, &one, errno, size >> 8, "making a window")
-            }
+            Err(errno) => self.refused_tce(&before, (id, &one), errno, size >> 8, "making a window"),
         }
     }
 
@@ -237,7 +227,7 @@ impl UserWorld {
             }
             Err(errno) => {
                 self.hub.shadow(|shadow| shadow.undo_unmap(one.space, token));
-                self.refused_tce(&before, &one, errno, 0, "removing a window")
+                self.refused_tce(&before, (id, &one), errno, 0, "removing a window")
             }
         }
     }
@@ -258,7 +248,7 @@ impl UserWorld {
             Err(Errno::Eio) if self.unconfirmed(&before) || one.doubt => self.not_confirmed(id, &one, token),
             Err(errno) => {
                 self.hub.shadow(|shadow| shadow.undo_unmap(one.space, token));
-                self.refused_tce(&before, &one, errno, 1 << 16, "enabling")
+                self.refused_tce(&before, (id, &one), errno, 1 << 16, "enabling")
             }
         }
     }

@@ -4,7 +4,7 @@ use portcullis::vfio::Errno;
 
 use super::files::bytes;
 use super::task::{PAGE, VA};
-use super::world::{Container, Mapped, SECOND, UserWorld, Window};
+use super::world::{Container, MapState, Mapped, SECOND, UserWorld, Window};
 use super::{Before, Done};
 use crate::oracle::{Grant, Token};
 use crate::promise::Promise;
@@ -125,8 +125,8 @@ impl UserWorld {
                 self.mapped(id, one, token, grants, wanted);
                 // What was there and had not been confirmed has been since, or it would be in the way.
                 let gone = one.mapped_in(wanted.first, wanted.last());
-                let stale = gone.iter().all(|(_, mapped)| mapped.maybe);
-                self.hub.hold(Promise::NoReuse, stale || one.doubt, || {
+                let unknown = gone.iter().all(|(_, mapped)| mapped.is_unknown());
+                self.hub.hold(Promise::NoReuse, unknown || one.doubt, || {
                     format!("{:#x} was mapped, and {gone:x?} waits to be unmapped", wanted.first)
                 });
                 self.gone(id, one.space, &gone);
@@ -134,7 +134,7 @@ impl UserWorld {
                 Done::Succeeded
             }
             Err(errno) => {
-                self.not_mapped(id, one, &before, token, grants.as_deref());
+                self.not_mapped(one, &before, token, grants.as_deref());
                 let pages = wanted.len / PAGE;
                 let waits = one.mapped_in(wanted.first, wanted.last());
                 let lawful = match errno {
@@ -152,7 +152,7 @@ impl UserWorld {
                 });
                 if self.unconfirmed(&before) && there.is_empty() && waits.is_empty() {
                     // Some of it may have been mapped for a moment: then it is left for its user to unmap.
-                    let left = Mapped { len: wanted.len, stale: true, maybe: true };
+                    let left = Mapped { len: wanted.len, state: MapState::Unknown };
                     self.change(id, |one| one.maps.insert(wanted.first, left));
                 }
                 let errno = if errno == Errno::Enomem && lawful { Errno::Enospc } else { errno };
@@ -194,7 +194,6 @@ impl UserWorld {
     /// A map was refused. If hardware did not confirm that it forgot, its pages may be reached for as long as they are pinned.
     pub(super) fn not_mapped(
         &self,
-        id: usize,
         one: &Container,
         before: &Before,
         token: Token,
@@ -208,9 +207,6 @@ impl UserWorld {
             shadow.end_map(one.space, token, false)
         });
         self.hub.judged(ended);
-        if one.is_spapr() {
-            self.change(id, |one| one.doubt |= doubt);
-        }
     }
 
     /// Some mappings of a container's are gone, and hardware has confirmed to have forgotten them.
@@ -224,14 +220,14 @@ impl UserWorld {
     /// A group has joined, or not: what hardware had not confirmed was tried again before.
     pub(super) fn tried_again(&self, id: usize, confirmed: bool) {
         let Some(one) = self.container(id) else { return };
-        let stale: Vec<(u64, Mapped)> =
-            one.maps.iter().map(|(&at, &mapped)| (at, mapped)).filter(|(_, mapped)| mapped.stale).collect();
+        let waiting = one.mapped_in(0, u64::MAX).into_iter().filter(|(_, mapped)| mapped.waits());
         if confirmed {
-            self.gone(id, one.space, &stale);
+            self.gone(id, one.space, &waiting.collect::<Vec<_>>());
             return;
         }
         self.change(id, |one| {
-            one.maps.values_mut().filter(|mapped| mapped.stale).for_each(|mapped| mapped.maybe = true);
+            let waiting = one.maps.values_mut().filter(|mapped| mapped.waits());
+            waiting.for_each(|mapped| mapped.state = MapState::Unknown);
         });
     }
 
@@ -270,11 +266,11 @@ impl UserWorld {
         let inside = |first: u64, mapped: &Mapped| first >= ends.0 && first + (mapped.len - 1) <= ends.1;
         let hit = one.mapped_in(ends.0, ends.1);
         let lowest = hit.first().filter(|(first, _)| *first < ends.0);
-        if one.kind == 1 && lowest.is_some_and(|(_, mapped)| mapped.maybe) {
+        if one.kind == 1 && lowest.is_some_and(|(_, mapped)| mapped.is_unknown()) {
             // What that does nobody could say.
             return Done::Skipped;
         }
-        let cut = hit.iter().any(|(first, mapped)| !mapped.maybe && !inside(*first, mapped));
+        let cut = hit.iter().any(|(first, mapped)| !mapped.is_unknown() && !inside(*first, mapped));
         // Version 1 takes nothing where the lowest begins before, and else all of what it hits; version 2 nothing where one would be cut.
         let taken =
             if (one.kind == 1 && lowest.is_some()) || (one.kind == 3 && cut) { Vec::new() } else { hit };
@@ -287,7 +283,7 @@ impl UserWorld {
                 let sum = |sure: bool| -> u64 {
                     taken
                         .iter()
-                        .filter(|(_, mapped)| !(sure && mapped.maybe))
+                        .filter(|(_, mapped)| !(sure && mapped.is_unknown()))
                         .map(|(_, mapped)| mapped.len)
                         .sum()
                 };
@@ -310,7 +306,9 @@ impl UserWorld {
                     let taken =
                         taken.iter().filter(|(first, mapped)| inside(*first, mapped) || one.kind == 1);
                     for (first, _) in taken {
-                        one.maps.get_mut(first).into_iter().for_each(|mapped| mapped.stale = true);
+                        if let Some(mapped) = one.maps.get_mut(first).filter(|mapped| !mapped.waits()) {
+                            mapped.state = MapState::Stale;
+                        }
                     }
                 });
                 Done::Refused

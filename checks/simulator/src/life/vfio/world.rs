@@ -105,15 +105,33 @@ pub(super) struct Window {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mapped {
     pub(super) len: u64,
+    pub(super) state: MapState,
+}
+
+/// What is known of a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MapState {
+    /// It is there.
+    Live,
     /// It was taken out, and hardware has not confirmed that it forgot: a later call does that.
-    pub(super) stale: bool,
-    /// Nobody said whether it is there: a call that failed may have left it, or taken it away.
-    pub(super) maybe: bool,
+    Stale,
+    /// Nobody said whether it is there, or has been forgotten: a call that failed may have left it, or taken it away.
+    Unknown,
 }
 
 impl Mapped {
     pub(super) fn live(len: u64) -> Self {
-        Self { len, stale: false, maybe: false }
+        Self { len, state: MapState::Live }
+    }
+
+    /// Whether it waits for hardware's word.
+    pub(super) fn waits(&self) -> bool {
+        self.state != MapState::Live
+    }
+
+    /// Whether it may be there or not.
+    pub(super) fn is_unknown(&self) -> bool {
+        self.state == MapState::Unknown
     }
 }
 
@@ -140,7 +158,7 @@ pub(super) struct Container {
 impl Container {
     /// Whether some mapping waits for hardware's word: until then what is mapped beside it may not be found.
     pub(super) fn waits(&self) -> bool {
-        self.maps.values().any(|mapped| mapped.stale)
+        self.maps.values().any(Mapped::waits)
     }
 
     /// What of its mappings has an address in `first..=last`.
