@@ -352,6 +352,30 @@ fn a_register_that_is_written_when_the_book_forbids_it_breaks_book() {
     assert_eq!(objection(&world), Some(Promise::Book));
 }
 
+/// Puts a command into the queue of the SMMUv3, behind its driver's back.
+fn command(world: &World, word: u64) {
+    let registers = world.spec.units[0].registers;
+    let read = |at, width| world.bus.read_register(Pa::new(registers + at), width).expect("a register");
+    // SMMU_CMDQ_BASE: LOG2SIZE, bits 4:0, and the address; SMMU_CMDQ_PROD.
+    let (base, prod) = (read(0x90, Width::Bits64), read(0x98, Width::Bits32));
+    let slots = 1 << (base & 0x1f);
+    let slot = Pa::new((base & 0x000f_ffff_ffff_ffe0) + 16 * (prod % slots));
+    world.bus.cpu().ram().store_masked(slot, word, u64::MAX).expect("it lies in RAM");
+    let next = (prod + 1) % (2 * slots);
+    world.bus.write_register(Pa::new(registers + 0x98), Width::Bits32, next).expect("a register");
+    world.pass(64);
+}
+
+#[test]
+fn an_illegal_command_breaks_book_unless_it_was_falsified_on_its_way() {
+    for (word, promise) in [(0xee, Some(Promise::Book)), (0xff, None)] {
+        let world = plain();
+        command(&world, word);
+        assert_eq!(world.serve(0), Done::Succeeded);
+        assert_eq!(objection(&world), promise, "opcode {word:#x}");
+    }
+}
+
 /// A process is bound to the device, which has worked in its memory.
 fn bound() -> Arc<World> {
     let world = booted(spec(MachineKind::Sva));

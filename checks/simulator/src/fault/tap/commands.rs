@@ -46,6 +46,12 @@ impl CommandTap {
         }
     }
 
+    /// Whether what a model tells of an illegal command (its name, and its words in hexadecimal) is told of one that was falsified here.
+    pub(crate) fn is_falsified(told: &str) -> bool {
+        let word = told.split(' ').find_map(|part| u64::from_str_radix(part.strip_prefix("0x")?, 16).ok());
+        word.is_some_and(|word| word & 0xff == NO_COMMAND)
+    }
+
     /// Looks at the commands that are new, and spoils one if that is armed. Answers whether one makes hardware forget everything of a domain, or of all.
     fn look_at(&self, bus: &Bus, faults: &Faults, prod: u32) -> bool {
         let (base, lg2) = (self.base.load(Relaxed), self.lg2.load(Relaxed));

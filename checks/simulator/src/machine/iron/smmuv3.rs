@@ -148,7 +148,7 @@ impl Iron for Hardware {
     /// A command that was falsified on its way is not the driver's; and an entry whose invalidation hardware did not confirm has to be closed all the same.
     fn is_excused(&self, one: &Unpredictable, doubted: bool) -> bool {
         let closed = doubted && one.clause.contains("changed in more than one word");
-        closed || one.detail.contains("0xff") || one.clause.contains("CERROR_ILL")
+        closed || one.clause.contains("CERROR_ILL") && CommandTap::is_falsified(&one.detail)
     }
 
     fn events_lost(&self) -> u64 {
