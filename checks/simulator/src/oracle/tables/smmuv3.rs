@@ -172,6 +172,18 @@ mod tests {
     }
 
     #[test]
+    fn a_size_that_is_smaller_than_a_table_or_a_page_leads_to_nothing() {
+        // S2T0SZ 63, S2SL0 1; T0SZ 63, EPD1, V, AA64.
+        let (way, leaves) =
+            stream(&[(0x1000, 0b1101), (0x1010, 63 << 32 | 1 << 38), (0x1018, 0x3000), (0x3000, 0x4003)]);
+        let Way::Through(root) = way else { panic!("{way:?}") };
+        assert_eq!((root.bits, leaves), (1, Vec::new()));
+        assert_eq!(Tables { load: &|_| Some(3) }.path(&root, 0), []);
+        let words = [(0x1000, 0x2000 | 0b1011), (0x2000, 63 | 1 << 30 | 1 << 31 | 1 << 41), (0x2008, 0x3000)];
+        assert_eq!(stream(&words).0, Way::Nonsense("T0SZ"));
+    }
+
+    #[test]
     fn descriptors_of_pasids_are_found_behind_both_levels() {
         // S1Fmt 1, S1CDMax 8, S1DSS 2: leaves of 64.
         let words = [
