@@ -16,6 +16,7 @@ use crate::fault::FaultKind;
 use crate::hub::{Place, Turns, locked};
 use crate::machine::Spec;
 use crate::options::MachineKind;
+use crate::oracle::tables::Way as Found;
 use crate::oracle::{Grant, SpaceId, Way};
 use crate::promise::Promise;
 
@@ -49,14 +50,21 @@ fn lazy() -> Arc<World> {
     booted(Spec { groups: vec![(0, true)], ..spec(MachineKind::Smmuv3) })
 }
 
+/// IOMMUs of each vendor.
+const VENDORS: [MachineKind; 3] = [MachineKind::Smmuv3, MachineKind::Smmuv2, MachineKind::X86];
+
 /// A driver is bound, and has mapped two pages.
-fn mapped() -> (Arc<World>, SpaceId, Grant) {
-    let world = plain();
+fn mapped_on(kind: MachineKind) -> (Arc<World>, SpaceId, Grant) {
+    let world = booted(spec(kind));
     assert_eq!(world.bind_driver(0), Done::Succeeded);
     assert_eq!(world.map(0, 0, 2, 0, 2), Done::Succeeded);
     let space = locked(&world.groups[0].inner).space;
     let grant = world.hub.shadow(|shadow| shadow.some_live(space, 0)).expect("something is mapped");
     (world, space, grant)
+}
+
+fn mapped() -> (Arc<World>, SpaceId, Grant) {
+    mapped_on(MachineKind::Smmuv3)
 }
 
 /// User 1 has the group, and attached it to a domain.
@@ -108,29 +116,55 @@ fn an_access_that_is_refused_though_it_was_granted_breaks_service() {
 
 #[test]
 fn an_audit_finds_what_is_mapped_and_not_granted() {
-    let (world, space, _) = mapped();
-    world.audit();
-    assert_eq!(objection(&world), None);
-    forget(&world, space);
-    world.audit();
-    assert_eq!(objection(&world), Some(Promise::Isolation));
+    for kind in VENDORS {
+        let (world, space, _) = mapped_on(kind);
+        world.audit();
+        assert_eq!(objection(&world), None, "{kind:?}");
+        forget(&world, space);
+        world.audit();
+        assert_eq!(objection(&world), Some(Promise::Isolation), "{kind:?}");
+    }
 }
 
 #[test]
 fn an_audit_finds_what_is_granted_and_not_mapped() {
-    let (world, space, grant) = mapped();
-    let beside = Grant { first: grant.first ^ 0x100_0000, last: grant.last ^ 0x100_0000, ..grant };
-    world.hub.shadow(|shadow| shadow.grant_over(space, beside));
-    world.audit();
-    assert_eq!(objection(&world), Some(Promise::Service));
+    for kind in VENDORS {
+        let (world, space, grant) = mapped_on(kind);
+        let beside = Grant { first: grant.first ^ 0x100_0000, last: grant.last ^ 0x100_0000, ..grant };
+        world.hub.shadow(|shadow| shadow.grant_over(space, beside));
+        world.audit();
+        assert_eq!(objection(&world), Some(Promise::Service), "{kind:?}");
+    }
 }
 
 #[test]
 fn an_audit_finds_a_device_that_is_blocked_and_has_a_table() {
-    let (world, ..) = mapped();
-    world.hub.shadow(|shadow| shadow.end_move(0, Way::Blocked));
-    world.audit();
-    assert_eq!(objection(&world), Some(Promise::Isolation));
+    for kind in VENDORS {
+        let (world, ..) = mapped_on(kind);
+        world.hub.shadow(|shadow| shadow.end_move(0, Way::Blocked));
+        world.audit();
+        assert_eq!(objection(&world), Some(Promise::Isolation), "{kind:?}");
+    }
+}
+
+#[test]
+fn hardware_that_is_held_back_confirms_late_or_not_until_the_operation_has_returned() {
+    for kind in VENDORS {
+        let (world, ..) = mapped_on(kind);
+        world.hub.faults.arm(FaultKind::LateSync, 1);
+        assert_eq!(world.unmap(0), Done::Succeeded, "{kind:?}");
+        assert_eq!((world.hub.faults.count(), world.hub.is_held()), (1, false), "{kind:?}");
+        assert_eq!(world.map(0, 0, 2, 0, 2), Done::Succeeded, "{kind:?}");
+        world.hub.faults.arm(FaultKind::NoSync, 1);
+        assert_eq!(world.unmap(0), Done::Refused, "{kind:?}");
+        assert!(world.hub.is_held(), "{kind:?}");
+        world.hub.end();
+        assert!(!world.hub.is_held(), "{kind:?}");
+        world.pass(64);
+        assert_eq!(world.map(0, 1, 2, 0, 2), Done::Succeeded, "{kind:?}");
+        assert_eq!(world.unmap(1), Done::Succeeded, "it answers again, {kind:?}");
+        assert_eq!(objection(&world), None, "{kind:?}");
+    }
 }
 
 #[test]
@@ -147,24 +181,27 @@ fn an_audit_finds_an_entry_past_translation_one_to_nowhere_and_one_without_sense
 
 #[test]
 fn a_mixture_that_hardware_would_see_in_the_middle_of_a_move_breaks_hitless() {
-    let looked = |spoil: &dyn Fn(&World, SpaceId, Grant)| {
-        let (world, space, grant) = mapped();
+    let looked = |kind: MachineKind, spoil: &dyn Fn(&World, SpaceId, Grant)| {
+        let (world, space, grant) = mapped_on(kind);
         world.hub.shadow(|shadow| shadow.begin_move(0, Way::Blocked));
         spoil(&world, space, grant);
         world.watch();
         objection(&world)
     };
-    assert_eq!(looked(&|_, _, _| {}), None);
-    assert_eq!(looked(&|world, _, _| spoil_entry(world, 0, 1)), None, "an entry that is not valid");
-    assert_eq!(
-        looked(&|world, _, _| spoil_entry(world, u64::MAX, u64::MAX)),
-        Some(Promise::Hitless),
-        "half an entry"
-    );
     let elsewhere = |world: &World, space, grant: Grant| {
         world.hub.shadow(|shadow| shadow.grant_over(space, Grant { pa: grant.pa ^ 0x10_0000, ..grant }));
     };
-    assert_eq!(looked(&elsewhere), Some(Promise::Hitless), "another table");
+    for kind in VENDORS {
+        assert_eq!(looked(kind, &|_, _, _| {}), None, "{kind:?}");
+        assert_eq!(looked(kind, &elsewhere), Some(Promise::Hitless), "another table, {kind:?}");
+    }
+    // An SMMUv2 has no entries in memory.
+    for kind in [MachineKind::Smmuv3, MachineKind::X86] {
+        let invalid = |world: &World, _, _| spoil_entry(world, 0, 1);
+        assert_eq!(looked(kind, &invalid), None, "an entry that is not valid, {kind:?}");
+        let half = |world: &World, _, _| spoil_entry(world, u64::MAX, u64::MAX);
+        assert_eq!(looked(kind, &half), Some(Promise::Hitless), "half an entry, {kind:?}");
+    }
 }
 
 #[test]
@@ -285,6 +322,42 @@ fn an_operation_that_fails_and_keeps_memory_breaks_unwind() {
 }
 
 #[test]
+fn an_unmap_of_less_than_was_mapped_breaks_service_unless_a_bit_has_flipped() {
+    for (flipped, promise) in [(false, Some(Promise::Service)), (true, None)] {
+        let (world, _, grant) = mapped();
+        let Found::Through(root) = world.found(0, world.devices[0].engine.sources[0]) else {
+            panic!("it has a table")
+        };
+        let path = world.reading(|tables| tables.path(&root, grant.first));
+        let leaf = path.last().filter(|word| word.leaf).expect("it is mapped");
+        world.bus.cpu().ram().store_masked(Pa::new(leaf.at), 0, u64::MAX).expect("it lies in RAM");
+        if flipped {
+            world.hub.flipped();
+            world.hub.shadow(|shadow| shadow.spoil(0, false));
+        }
+        assert_eq!(world.unmap(0), Done::Succeeded);
+        assert_eq!(objection(&world), promise, "flipped {flipped}");
+    }
+}
+
+#[test]
+fn a_driver_that_comes_takes_its_device_along_and_one_that_is_refused_takes_nobody() {
+    let at = |world: &World| world.hub.shadow(|shadow| shadow.way(0));
+    let world = plain();
+    let space = locked(&world.groups[0].inner).space;
+    world.hub.shadow(|shadow| {
+        let elsewhere = shadow.add_space();
+        shadow.end_move(0, Way::Space(elsewhere));
+    });
+    assert_eq!(world.bind_driver(0), Done::Succeeded);
+    assert_eq!(at(&world), Way::Space(space));
+    let world = plain();
+    assert_eq!(world.claim(0, 0, true), Done::Succeeded);
+    assert_eq!(world.bind_driver(0), Done::Refused);
+    assert_eq!(at(&world), Way::Blocked);
+}
+
+#[test]
 fn an_error_that_blames_memory_when_nothing_was_wrong_breaks_service() {
     let world = plain();
     assert_eq!(world.bind_driver(0), Done::Succeeded);
@@ -388,6 +461,47 @@ fn bound() -> Arc<World> {
     world.audit();
     assert_eq!(objection(&world), None);
     world
+}
+
+/// Spoils the device's entry in the middle of an operation.
+struct Meddler(Arc<World>);
+
+impl Turns for Meddler {
+    fn turn(&self, _: Place) {
+        spoil_entry(&self.0, u64::MAX, u64::MAX);
+    }
+
+    fn watch(&self) {
+        self.0.watch();
+    }
+}
+
+#[test]
+fn what_a_device_was_granted_is_its_own_whether_it_shares_or_not() {
+    let world = booted(spec(MachineKind::Sva));
+    assert_eq!(world.bind_driver(0), Done::Succeeded);
+    assert_eq!(world.map(0, 0, 1, 0, 2), Done::Succeeded);
+    let space = locked(&world.groups[0].inner).space;
+    let grant = world.hub.shadow(|shadow| shadow.some_live(space, 0)).expect("something is mapped");
+    let source = world.devices[0].engine.sources[0].0;
+    let owed = || world.hub.shadow(|shadow| shadow.expects(source, grant.first, 8, true));
+    assert!(owed());
+    assert_eq!(world.enable(0), Done::Succeeded);
+    assert!(owed(), "it shares");
+    assert_eq!(world.disable(0), Done::Succeeded);
+    assert!(owed(), "it shares no more");
+}
+
+#[test]
+fn a_mixture_that_hardware_would_see_while_a_device_starts_to_share_breaks_hitless() {
+    let world = booted(spec(MachineKind::Sva));
+    assert_eq!(world.bind_driver(0), Done::Succeeded);
+    assert_eq!(world.map(0, 0, 1, 0, 2), Done::Succeeded);
+    let meddler: Arc<dyn Turns> = Arc::new(Meddler(world.clone()));
+    world.hub.give_turns(Arc::downgrade(&meddler), 1);
+    world.hub.begin(7);
+    let _either_way = world.enable(0);
+    assert_eq!(objection(&world), Some(Promise::Hitless));
 }
 
 #[test]

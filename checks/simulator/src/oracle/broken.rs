@@ -236,6 +236,16 @@ fn memory_of_a_map_that_failed_is_freed_behind_a_sync_that_was_confirmed_whateve
 }
 
 #[test]
+fn memory_that_a_failed_map_holds_still_is_kept_whatever_was_confirmed() {
+    let (mut shadow, space) = attached();
+    let token = shadow.begin_map(space, &[(0xc000, 0x1000)], true, true);
+    shadow.confirmed(space, 1);
+    assert_eq!(broken(shadow.end_map(space, token, true)), None);
+    assert_eq!(broken(shadow.judge(&seen(0x4_0000, 0xc000))), None, "a flush has not succeeded yet");
+    assert_eq!(broken(shadow.freed(0xc000, 0xcfff)), Some(Promise::Reclaim));
+}
+
+#[test]
 fn only_what_was_promised_is_expected_and_only_while_nothing_moves() {
     let (mut shadow, space) = attached();
     assert!(shadow.expects(SOURCE, 0x2ff8, 8, true));
