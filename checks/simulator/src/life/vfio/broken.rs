@@ -12,6 +12,7 @@ use super::task::{Event, PAGE, VA};
 use super::type1::Wanted;
 use super::world::{Container, MapState, Mapped, UserWorld};
 use super::{Done, OpKind};
+use crate::fault::FaultKind;
 use crate::hub::locked;
 use crate::machine::Spec;
 use crate::options::MachineKind;
@@ -329,6 +330,20 @@ fn an_unmap_that_leaves_out_what_waits_breaks_service() {
     world.change(HIS, |one| one.maps.insert(grant.first + PAGE, waits(MapState::Stale)));
     assert_eq!(world.unmap_all(0, 0), Done::Succeeded);
     assert_eq!(objection(&world), Some(Promise::Service));
+}
+
+#[test]
+fn a_container_is_in_doubt_behind_a_refused_call_only_if_hardware_did_not_confirm() {
+    for confirmed in [true, false] {
+        let world = usable(MachineKind::Power8);
+        let before = world.before();
+        if !confirmed {
+            world.hub.faults.fired(FaultKind::NoSync);
+        }
+        let one = container(&world);
+        assert_eq!(world.refused_tce(&before, (HIS, &one), Errno::Einval, 0, "nothing"), Done::Refused);
+        assert_eq!(container(&world).doubt, !confirmed);
+    }
 }
 
 #[test]

@@ -75,7 +75,7 @@ impl UserWorld {
     }
 
     /// A call was refused; for want of memory also where its user may not lock so much.
-    fn refused_tce(
+    pub(super) fn refused_tce(
         &self,
         before: &super::Before,
         (id, one): (usize, &Container),
