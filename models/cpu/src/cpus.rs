@@ -11,40 +11,14 @@ use portcullis_types::{AccessKind, Pa};
 
 use crate::conflict::Journal;
 use crate::context::Stage1;
-use crate::registers::{self, Memory};
+use crate::policy::by_chance;
+use crate::registers::Memory;
 use crate::tlb::{Entry, Tlb, Writable, plain};
 use crate::walk::{Purpose, Walker};
 use crate::{
-    BroadcastListener, Context, CpuFeatures, Fault, FaultKind, Message, Regime, Tlbi, Unpredictable,
+    BroadcastListener, Context, CpuFeatures, Fault, FaultKind, Message, Regime, TlbPolicy, Tlbi,
+    Unpredictable,
 };
-
-/// How the TLBs behave where the architecture leaves it open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TlbPolicy {
-    /// What decides.
-    pub seed: u64,
-    /// How many translations a CPU's TLB holds, at least 1.
-    pub entries: usize,
-    /// One in so many accesses throws something out; 0 for never.
-    pub evict_one_in: usize,
-    /// After one in so many accesses some CPU walks for a page near what was accessed; 0 for never.
-    pub speculate_one_in: usize,
-    /// One in so many accesses makes what was asked to be forgotten take effect before its barrier; 0 for never. An x86 CPU forgets at once; there, one in
-    /// so many invalidations makes it forget all that it holds.
-    pub early_one_in: usize,
-}
-
-impl TlbPolicy {
-    /// A bit of everything.
-    pub const fn seeded(seed: u64) -> Self {
-        Self { seed, entries: 512, evict_one_in: 64, speculate_one_in: 16, early_one_in: 8 }
-    }
-
-    /// Nothing is forgotten until it must be, and nothing is walked for that nobody asked for.
-    pub const fn holding(seed: u64) -> Self {
-        Self { seed, entries: 1 << 16, evict_one_in: 0, speculate_one_in: 0, early_one_in: 0 }
-    }
-}
 
 /// The CPUs of a machine: one inner shareable domain.
 pub struct Cpus {
@@ -165,20 +139,16 @@ impl Cpus {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn by_chance(&self, one_in: usize) -> bool {
-        one_in != 0 && self.chance.once_in(one_in)
-    }
-
     /// What the architecture lets happen at any time.
     fn mischief(&self, state: &mut State, index: usize, va: u64) {
-        if self.by_chance(self.policy.evict_one_in) {
+        if by_chance(&self.chance, self.policy.evict_one_in) {
             state.tlbs[index].evict(&self.chance);
         }
-        if self.by_chance(self.policy.early_one_in) {
+        if by_chance(&self.chance, self.policy.early_one_in) {
             let early: Vec<Tlbi> = state.cores.iter().flat_map(|core| core.pending.clone()).collect();
             early.iter().for_each(|operation| state.invalidate(operation));
         }
-        if self.by_chance(self.policy.speculate_one_in) {
+        if by_chance(&self.chance, self.policy.speculate_one_in) {
             let who = self.chance.below(state.cores.len());
             self.speculate(state, who, va);
         }
@@ -283,11 +253,7 @@ impl Cpu {
         self.each_piece(va, rest.len(), AccessKind::Read, |bus, memory, pa, len| {
             let (now, later) = core::mem::take(&mut rest).split_at_mut(len);
             rest = later;
-            if memory == Memory::Device {
-                registers::load(bus, pa, now)
-            } else {
-                bus.cpu().read(pa, now).is_ok()
-            }
+            memory.load(bus, pa, now)
         })
     }
 
@@ -301,11 +267,7 @@ impl Cpu {
         self.each_piece(va, rest.len(), AccessKind::Write, |bus, memory, pa, len| {
             let (now, later) = rest.split_at(len);
             rest = later;
-            if memory == Memory::Device {
-                registers::store(bus, pa, now)
-            } else {
-                bus.cpu().write(pa, now).is_ok()
-            }
+            memory.store(bus, pa, now)
         })
     }
 

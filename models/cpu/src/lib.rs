@@ -24,6 +24,7 @@ mod cpus;
 mod descriptor;
 mod fault;
 mod features;
+mod policy;
 mod pool;
 mod registers;
 mod tlb;
@@ -33,7 +34,8 @@ pub mod x86;
 
 pub use conflict::Unpredictable;
 pub use context::{Context, Granule};
-pub use cpus::{Cpu, Cpus, TlbPolicy, Translation};
+pub use cpus::{Cpu, Cpus, Translation};
 pub use fault::{Fault, FaultKind};
 pub use features::{CpuFeatures, HardwareUpdate};
+pub use policy::TlbPolicy;
 pub use tlbi::{BroadcastListener, Message, Regime, Tlbi};

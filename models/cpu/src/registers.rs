@@ -1,4 +1,4 @@
-//! Loads and stores of devices' registers.
+//! Loads and stores by physical address: of memory, and of devices' registers.
 //!
 //! Spec: Arm ARM DDI 0487, B2.7.2 "Device memory": an access is done once, in the size that the program says, and in order. An access that is not
 //! aligned to its size is a fault. D24.2 "MAIR_EL1, Memory Attribute Indirection Register (EL1)": an attribute of 0b0000xxxx is Device memory.
@@ -21,6 +21,22 @@ impl Memory {
         let attribute = mair.to_le_bytes()[usize::from(index & 7)];
         if attribute & 0xf0 == 0 { Self::Device } else { Self::Normal }
     }
+
+    /// Loads what is there. Answers whether it answered.
+    pub(crate) fn load(self, bus: &Bus, at: Pa, into: &mut [u8]) -> bool {
+        match self {
+            Self::Normal => bus.cpu().read(at, into).is_ok(),
+            Self::Device => load(bus, at, into),
+        }
+    }
+
+    /// Stores there. Answers whether it answered.
+    pub(crate) fn store(self, bus: &Bus, at: Pa, from: &[u8]) -> bool {
+        match self {
+            Self::Normal => bus.cpu().write(at, from).is_ok(),
+            Self::Device => store(bus, at, from),
+        }
+    }
 }
 
 fn width(len: usize) -> Option<Width> {
@@ -33,16 +49,14 @@ fn width(len: usize) -> Option<Width> {
     })
 }
 
-/// Loads a register. Answers whether it answered.
-pub(crate) fn load(bus: &Bus, at: Pa, into: &mut [u8]) -> bool {
+fn load(bus: &Bus, at: Pa, into: &mut [u8]) -> bool {
     let Some(Ok(value)) = width(into.len()).map(|width| bus.read_register(at, width)) else { return false };
     let len = into.len();
     into.copy_from_slice(&value.to_le_bytes()[..len]);
     true
 }
 
-/// Stores to a register. Answers whether it answered.
-pub(crate) fn store(bus: &Bus, at: Pa, from: &[u8]) -> bool {
+fn store(bus: &Bus, at: Pa, from: &[u8]) -> bool {
     let mut bytes = [0; 8];
     let Some(width) = width(from.len()) else { return false };
     bytes[..from.len()].copy_from_slice(from);

@@ -7,7 +7,7 @@ use model_bus::Bus;
 use portcullis_types::{AccessKind, Pa};
 
 use super::{Context, CpuFeatures, Cpus, Fault, FaultKind, Invalidation};
-use crate::registers;
+use crate::registers::Memory;
 
 /// One CPU.
 #[derive(Clone)]
@@ -79,11 +79,7 @@ impl Cpu {
         self.each_piece(va, rest.len(), AccessKind::Read, |bus, pa, len| {
             let (now, later) = core::mem::take(&mut rest).split_at_mut(len);
             rest = later;
-            if is_memory(bus, pa, len) {
-                bus.cpu().read(pa, now).is_ok()
-            } else {
-                registers::load(bus, pa, now)
-            }
+            memory_at(pa, len, bus).load(bus, pa, now)
         })
     }
 
@@ -97,11 +93,7 @@ impl Cpu {
         self.each_piece(va, rest.len(), AccessKind::Write, |bus, pa, len| {
             let (now, later) = rest.split_at(len);
             rest = later;
-            if is_memory(bus, pa, len) {
-                bus.cpu().write(pa, now).is_ok()
-            } else {
-                registers::store(bus, pa, now)
-            }
+            memory_at(pa, len, bus).store(bus, pa, now)
         })
     }
 
@@ -177,6 +169,6 @@ impl Cpu {
 /// registers are, once and in the size that the program says.
 ///
 /// Spec: Intel SDM volume 3A, 12.5.2.2 "Selecting Memory Types for Pentium III and More Recent Processor Families".
-fn is_memory(bus: &Bus, at: Pa, len: usize) -> bool {
-    bus.cpu().ram().holds(at, len as u64)
+fn memory_at(at: Pa, len: usize, bus: &Bus) -> Memory {
+    if bus.cpu().ram().holds(at, len as u64) { Memory::Normal } else { Memory::Device }
 }

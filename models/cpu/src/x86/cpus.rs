@@ -14,6 +14,7 @@ use super::tlb::{Entry, Tlb};
 use super::walk::{Purpose, Walker};
 use super::{Context, Cpu, CpuFeatures, Fault, FaultKind, Invalidation};
 use crate::conflict::Journal;
+use crate::policy::by_chance;
 use crate::{TlbPolicy, Unpredictable};
 
 /// The CPUs of a machine.
@@ -99,16 +100,12 @@ impl Cpus {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn by_chance(&self, one_in: usize) -> bool {
-        one_in != 0 && self.chance.once_in(one_in)
-    }
-
     /// What the architecture lets happen at any time.
     pub(crate) fn mischief(&self, state: &mut State, index: usize, va: u64) {
-        if self.by_chance(self.policy.evict_one_in) {
+        if by_chance(&self.chance, self.policy.evict_one_in) {
             state.cores[index].tlb.evict(&self.chance);
         }
-        if self.by_chance(self.policy.speculate_one_in) {
+        if by_chance(&self.chance, self.policy.speculate_one_in) {
             let who = self.chance.below(state.cores.len());
             self.speculate(state, who, va);
         }
@@ -171,7 +168,7 @@ impl Cpus {
             state.journal.note("INVPCID names a PCID that there cannot be", 0);
             return;
         }
-        if self.by_chance(self.policy.early_one_in) {
+        if by_chance(&self.chance, self.policy.early_one_in) {
             core.forget_all();
         }
         core.invalidate(invalidation);
