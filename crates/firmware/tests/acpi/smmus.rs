@@ -225,6 +225,25 @@ fn a_bridge_that_is_one_stream_is_it_with_every_id() {
 }
 
 #[test]
+fn ids_one_after_the_other_whose_streams_are_apart_are_led_apart() {
+    let maps = [mapping(0, 0xff, 0, 48, 0), mapping(0x100, 0xff, 0x800, 48, 0)];
+    let read = machine(&[smmu_v3(4, SMMU, 0, WIRED, 0, &[]), root(0, 0, &maps)]);
+    let host = &read.pci_hosts[0];
+    let streams = [(0xff, 0xff), (0x100, 0x800), (0x1ff, 0x8ff)];
+    assert!(streams.iter().all(|&(id, stream)| host.translation(rid(id)) == behind(0, stream)));
+}
+
+#[test]
+fn translation_requests_of_a_segment_get_through_if_all_its_root_complexes_pass_them() {
+    for (one, two, passed) in [(1, 1, true), (1, 0, false), (0, 1, false)] {
+        let one_root = root(0, one, &[mapping(0, 0xff, 0, 48, 0)]);
+        let other_root = root(0, two, &[mapping(0x100, 0xff, 0x100, 48, 0)]);
+        let read = machine(&[smmu_v3(4, SMMU, 0, WIRED, 0, &[]), one_root, other_root]);
+        assert_eq!(read.pci_hosts[0].ats_supported, passed, "{one}, {two}");
+    }
+}
+
+#[test]
 fn memory_that_is_kept_is_its_functions_and_mapped_as_the_table_says() {
     let regions = [
         reserved(3, 0b01_0000, &[(0x8000_0000, 0x2_0000)], &[mapping(0, 0, 0x10, 48, 0)]),
