@@ -108,6 +108,11 @@ impl Cores {
         each.min().unwrap_or_default()
     }
 
+    /// Whether devices can tag what they remember as these CPUs do. x86's CPUs have each their own PCIDs.
+    pub(super) fn share_tags(&self) -> bool {
+        matches!(self, Self::Arm(_))
+    }
+
     pub(super) fn core(&self, index: usize) -> Core {
         const THERE: &str = "processes run on CPUs that there are";
         match self {

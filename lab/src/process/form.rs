@@ -22,7 +22,7 @@ use portcullis::pgtable::vtd::{FirstConfig, FirstStage};
 use portcullis::pgtable::{BreakBeforeMake, Format, Geometry, Item, Marks};
 use portcullis::types::{Pa, PageSizes, Prot, SizeLg2};
 
-use super::cores::CoreContext;
+use super::cores::{CoreContext, Cores};
 use super::kernel::{KernelError, KernelOptions};
 
 /// IA32_PAT after reset, which this kernel leaves as it is: what PCD and PWT of `pgtable`'s entries count in.
@@ -38,7 +38,19 @@ pub(super) enum Form {
 }
 
 impl Form {
-    pub(super) fn arm(options: &KernelOptions) -> Result<Self, KernelError> {
+    /// What these CPUs walk. What of the options is not to be chosen there says afterwards what it is.
+    pub(super) fn of(cpus: &Cores, options: &mut KernelOptions) -> Result<Self, KernelError> {
+        match cpus {
+            Cores::Arm(_) => Self::arm(options),
+            Cores::X86(_) => {
+                options.hardware_update = HardwareUpdate::AccessAndDirty;
+                options.wide_asids = false;
+                Self::x86(options)
+            }
+        }
+    }
+
+    fn arm(options: &KernelOptions) -> Result<Self, KernelError> {
         let config = Config {
             input_bits: options.input_bits,
             output_bits: options.output_bits,
@@ -51,7 +63,7 @@ impl Form {
         Stage1::new(config).map(Self::Arm).map_err(KernelError::Table)
     }
 
-    pub(super) fn x86(options: &KernelOptions) -> Result<Self, KernelError> {
+    fn x86(options: &KernelOptions) -> Result<Self, KernelError> {
         let levels = match options.input_bits {
             47 => 4,
             56 => 5,

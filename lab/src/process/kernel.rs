@@ -133,14 +133,7 @@ impl Kernel {
         mut options: KernelOptions,
     ) -> Result<Arc<Self>, KernelError> {
         let cpus = cpus.into();
-        let form = match &cpus {
-            Cores::Arm(_) => Form::arm(&options)?,
-            Cores::X86(_) => {
-                options.hardware_update = HardwareUpdate::AccessAndDirty;
-                options.wide_asids = false;
-                Form::x86(&options)?
-            }
-        };
+        let form = Form::of(&cpus, &mut options)?;
         if cpus.count() == 0 {
             return Err(KernelError::NoCpu);
         }
@@ -266,11 +259,6 @@ impl Kernel {
     /// What core is told of a table with this root.
     pub(super) fn process_table(&self, root: Pa) -> ProcessTable {
         self.form.process_table(&self.options, root)
-    }
-
-    /// Whether devices can tag what they remember as CPUs do.
-    pub(super) fn shares_tags(&self) -> bool {
-        matches!(self.cpus, Cores::Arm(_))
     }
 
     /// The registers for a table with this root.

@@ -514,7 +514,7 @@ impl ProcessMemory for Process {
 
     fn pin_asid(&self) -> Result<u16, PinAsidError> {
         let _inside = self.enter().ok_or(PinAsidError::Exited)?;
-        if !self.kernel.shares_tags() {
+        if !self.kernel.cpus().share_tags() {
             return Err(PinAsidError::Unsupported);
         }
         let pinned = self.kernel.asids().pin(&self.tag.id);
