@@ -14,6 +14,26 @@ use crate::process::{Mapping, MmError, Process, Source, UserError};
 
 const LOST: SyncError = SyncError::Failed { code: 3 };
 
+/// A process with pages of ones that it may write, and a device that shares them and has touched none yet.
+struct Shared {
+    bench: Bench,
+    process: Arc<Process>,
+    range: IovaRange,
+    device: Arc<Device>,
+}
+
+impl Shared {
+    fn new(seed: u64, pages: usize) -> Self {
+        let bench = Bench::new(seed);
+        let process = bench.process();
+        let ones = vec![1; pages * 0x1000];
+        let range = process.map(&mapping(ones.len() as u64, RW, Source::Anonymous)).unwrap();
+        process.write(range.first(), &ones).unwrap();
+        let (device, _) = Device::bind(&bench, &process, TlbPolicy::holding(1));
+        Self { bench, process, range, device }
+    }
+}
+
 /// Lets the n-th request for memory fail, for each n until `work` needs no more of them; `work` answers whether it succeeded. After each failure
 /// what `state` sees must be as before.
 fn at_every_request<S: PartialEq + core::fmt::Debug>(
@@ -110,11 +130,7 @@ fn a_process_or_fork_without_memory_is_not_made() {
 
 #[test]
 fn pages_whose_invalidation_was_not_confirmed_are_kept_until_the_release_is() {
-    let bench = Bench::new(4);
-    let process = bench.process();
-    let range = process.map(&mapping(0x4000, RW, Source::Anonymous)).unwrap();
-    process.write(range.first(), &[1; 0x4000]).unwrap();
-    let (device, _) = Device::bind(&bench, &process, TlbPolicy::holding(1));
+    let Shared { bench, process, range, device } = Shared::new(4, 4);
     device.write(range.first(), &[2]).unwrap();
     let live = bench.used().live_bytes;
     *device.failing.lock().unwrap() = Some(LOST);
@@ -137,11 +153,7 @@ fn pages_whose_invalidation_was_not_confirmed_are_kept_until_the_release_is() {
 
 #[test]
 fn a_release_that_was_not_confirmed_keeps_everything_for_ever() {
-    let bench = Bench::new(5);
-    let process = bench.process();
-    let range = process.map(&mapping(0x4000, RW, Source::Anonymous)).unwrap();
-    process.write(range.first(), &[1; 0x4000]).unwrap();
-    let (device, _) = Device::bind(&bench, &process, TlbPolicy::holding(1));
+    let Shared { bench, process, range, device } = Shared::new(5, 4);
     device.write(range.first(), &[2]).unwrap();
     let live = bench.bus.cpu().heap().live();
     *device.failing.lock().unwrap() = Some(LOST);
@@ -164,21 +176,18 @@ fn a_page_that_cannot_be_read_is_an_error_of_its_access_only() {
 }
 
 /// A device that remembers that it may write two pages of ones, although they were protected since.
-fn in_doubt(bench: &Bench) -> (Arc<Process>, IovaRange, Arc<Device>) {
-    let process = bench.process();
-    let range = process.map(&mapping(0x2000, RW, Source::Anonymous)).unwrap();
-    process.write(range.first(), &[1; 0x2000]).unwrap();
-    let (device, _) = Device::bind(bench, &process, TlbPolicy::holding(1));
+fn in_doubt(seed: u64) -> Shared {
+    let shared = Shared::new(seed, 2);
+    let Shared { process, range, device, .. } = &shared;
     device.write(range.first(), &[1]).unwrap();
     *device.failing.lock().unwrap() = Some(LOST);
-    assert_eq!(process.protect(range, R), Err(MmError::Unconfirmed(LOST)));
-    (process, range, device)
+    assert_eq!(process.protect(*range, R), Err(MmError::Unconfirmed(LOST)));
+    shared
 }
 
 #[test]
 fn a_page_that_somebody_may_remember_is_told_again_before_it_goes() {
-    let bench = Bench::new(7);
-    let (process, range, device) = in_doubt(&bench);
+    let Shared { bench, process, range, device } = in_doubt(7);
     *device.failing.lock().unwrap() = None;
     assert_eq!(process.unmap(range), Ok(()));
     assert_eq!(device.write(range.first(), &[3]), Err(MmFaultError::NoArea));
@@ -189,8 +198,7 @@ fn a_page_that_somebody_may_remember_is_told_again_before_it_goes() {
 
 #[test]
 fn a_page_that_somebody_still_remembers_is_kept_although_it_had_no_entry() {
-    let bench = Bench::new(8);
-    let (process, range, device) = in_doubt(&bench);
+    let Shared { bench, process, range, device } = in_doubt(8);
     let live = bench.used().live_bytes;
     assert_eq!(process.unmap(range), Err(MmError::Unconfirmed(LOST)));
     assert_eq!(bench.used().live_bytes, live);
@@ -203,8 +211,7 @@ fn a_page_that_somebody_still_remembers_is_kept_although_it_had_no_entry() {
 
 #[test]
 fn a_fork_shares_no_page_that_somebody_remembers_as_writable() {
-    let bench = Bench::new(9);
-    let (process, range, device) = in_doubt(&bench);
+    let Shared { bench, process, range, device } = in_doubt(9);
     assert_eq!(process.fork().map(|_| ()), Err(MmError::NotForked(LOST)));
     *device.failing.lock().unwrap() = None;
     let child = process.fork().unwrap();
@@ -220,12 +227,8 @@ fn a_fork_shares_no_page_that_somebody_remembers_as_writable() {
 #[test]
 fn a_copy_is_told_where_no_entry_is_but_somebody_may_remember_one() {
     for pin in [false, true] {
-        let bench = Bench::new(10);
-        let process = bench.process();
-        let range = process.map(&mapping(0x1000, RW, Source::Anonymous)).unwrap();
-        process.write(range.first(), &[1]).unwrap();
+        let Shared { bench, process, range, device } = Shared::new(10, 1);
         let child = process.fork().unwrap();
-        let (device, _) = Device::bind(&bench, &process, TlbPolicy::holding(1));
         let byte = || {
             let mut byte = [0];
             device.read(range.first(), &mut byte).map(|()| byte[0])
@@ -255,11 +258,7 @@ fn refused(at: Iova) -> Result<(), UserError> {
 
 #[test]
 fn what_is_mapped_where_somebody_may_remember_a_page_has_no_entry_until_he_forgets() {
-    let bench = Bench::new(12);
-    let process = bench.process();
-    let range = process.map(&mapping(0x1000, RW, Source::Anonymous)).unwrap();
-    process.write(range.first(), &[1]).unwrap();
-    let (device, _) = Device::bind(&bench, &process, TlbPolicy::holding(1));
+    let Shared { bench, process, range, device } = Shared::new(12, 1);
     device.write(range.first(), &[2]).unwrap();
     *device.failing.lock().unwrap() = Some(LOST);
     assert_eq!(process.unmap(range), Err(MmError::Unconfirmed(LOST)));
@@ -279,11 +278,7 @@ fn what_is_mapped_where_somebody_may_remember_a_page_has_no_entry_until_he_forge
 
 #[test]
 fn registers_have_no_entry_where_somebody_may_remember_a_page() {
-    let bench = Bench::new(13);
-    let process = bench.process();
-    let range = process.map(&mapping(0x1000, RW, Source::Anonymous)).unwrap();
-    process.write(range.first(), &[1]).unwrap();
-    let (device, _) = Device::bind(&bench, &process, TlbPolicy::holding(1));
+    let Shared { bench, process, range, device } = Shared::new(13, 1);
     device.write(range.first(), &[2]).unwrap();
     *device.failing.lock().unwrap() = Some(LOST);
     assert_eq!(process.unmap(range), Err(MmError::Unconfirmed(LOST)));
@@ -302,12 +297,8 @@ fn registers_have_no_entry_where_somebody_may_remember_a_page() {
 #[test]
 fn a_copy_takes_no_pages_place_while_somebody_may_remember_that_page() {
     for pin in [false, true] {
-        let bench = Bench::new(14);
-        let process = bench.process();
-        let range = process.map(&mapping(0x1000, RW, Source::Anonymous)).unwrap();
-        process.write(range.first(), &[1]).unwrap();
+        let Shared { bench, process, range, device } = Shared::new(14, 1);
         let child = process.fork().unwrap();
-        let (device, _) = Device::bind(&bench, &process, TlbPolicy::holding(1));
         let byte = || {
             let mut byte = [0];
             device.read(range.first(), &mut byte).map(|()| byte[0])
