@@ -220,8 +220,9 @@ fn machine_choice(text: &str) -> Result<MachineChoice, String> {
         return Ok(MachineChoice::Dtb(path.to_owned()));
     }
     Err(format!(
-        "no such machine; there are {}, those with an SMMU also with +acpi behind the name, or give a device tree FILE.dtb",
-        names.join(", ")
+        "no such machine; there are {}, those with an SMMU also with {} behind the name, or give a device tree FILE.dtb",
+        names.join(", "),
+        machines::WITH_ACPI
     ))
 }
 

@@ -6,7 +6,7 @@ use crate::error::RunError;
 use crate::machine::{MachineSpec, builtin, from_dtb, tables_of};
 use crate::tree;
 
-pub use crate::machine::builtin::DEFAULT;
+pub use crate::machine::builtin::{DEFAULT, WITH_ACPI};
 pub use crate::tree::MachineTree;
 
 /// Which machine.
@@ -39,7 +39,7 @@ pub fn list() -> Vec<MachineInfo> {
         .collect()
 }
 
-/// Whether there is a built-in machine of this name, which may say after a `+` what its firmware tells of it by.
+/// Whether there is a built-in machine of this name, which may end with [`WITH_ACPI`].
 pub fn exists(name: &str) -> bool {
     builtin::find(name).is_some()
 }
