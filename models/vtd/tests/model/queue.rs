@@ -130,6 +130,23 @@ fn a_device_tlb_invalidation_names_its_range_and_the_wait_waits_for_the_answer()
 }
 
 #[test]
+fn while_translation_is_off_no_answer_of_a_device_is_heard() {
+    let machine = Machine::legacy(plain());
+    machine.submit(&[0x8_0000_0003, 0x5000]);
+    assert!(!machine.waited());
+    let message = machine.ears.invalidations.lock().unwrap()[0];
+    let done = InvalidationDone { source: message.source, tags: 1 << message.tag };
+    machine.command(31, false);
+    machine.unit.invalidation_done(&done);
+    machine.ticks();
+    assert_eq!((machine.get(STATUS), machine.read32(0x34)), (0, 0), "an Unsupported Request, and no error");
+    machine.command(31, true);
+    machine.unit.invalidation_done(&done);
+    machine.ticks();
+    assert_eq!((machine.get(STATUS), machine.read32(0x34)), (7, 0));
+}
+
+#[test]
 fn a_device_that_does_not_answer_stops_the_queue_and_its_wait_never_completes() {
     let machine = Machine::legacy(plain());
     machine.submit(&[0x8_0000_0003, 0x5000]);
