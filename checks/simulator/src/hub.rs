@@ -252,6 +252,11 @@ impl Hub {
         taken.passes
     }
 
+    /// What stands before an IOMMU.
+    pub(crate) fn tap(&self, unit: usize) -> &dyn Tap {
+        &*self.taps[unit]
+    }
+
     /// A register of an IOMMU was read. Answers what its driver gets.
     pub(crate) fn register_read(&self, unit: usize, offset: usize, value: u64) -> u64 {
         self.taps[unit].answered(offset, value)

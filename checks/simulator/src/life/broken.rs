@@ -449,6 +449,29 @@ fn an_illegal_command_breaks_book_unless_it_was_falsified_on_its_way() {
     }
 }
 
+#[test]
+fn a_descriptor_of_no_type_breaks_book_unless_it_was_falsified_on_its_way() {
+    let falsified = mapped_on(MachineKind::X86).0;
+    falsified.hub.faults.arm(FaultKind::CommandError, 1);
+    let _either_way = falsified.unmap(0);
+    assert_eq!(falsified.hub.faults.count(), 1);
+    assert_eq!(falsified.serve(0), Done::Succeeded);
+    assert_eq!(objection(&falsified), None);
+    let (world, ..) = mapped_on(MachineKind::X86);
+    let registers = world.spec.units[0].registers;
+    let read = |at| world.bus.read_register(Pa::new(registers + at), Width::Bits64).expect("a register");
+    // IQT_REG, IQA_REG: QS, bits 2:0, and DW, bit 11.
+    let (tail, address) = (read(0x88), read(0x90));
+    let bytes = if address >> 11 & 1 == 1 { 32 } else { 16 };
+    let slot = Pa::new((address & !0xfff) + tail);
+    world.bus.cpu().ram().store_masked(slot, 0xe, u64::MAX).expect("it lies in RAM");
+    let next = (tail + bytes) % (0x1000 << (address & 7));
+    world.bus.write_register(Pa::new(registers + 0x88), Width::Bits64, next).expect("a register");
+    world.pass(64);
+    assert_eq!(world.serve(0), Done::Succeeded);
+    assert_eq!(objection(&world), Some(Promise::Book));
+}
+
 /// A process is bound to the device, which has worked in its memory.
 fn bound() -> Arc<World> {
     let world = booted(spec(MachineKind::Sva));

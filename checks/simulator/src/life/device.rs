@@ -119,7 +119,8 @@ impl World {
         self.hub.trace(|trace| trace.note(&[faults as u64]));
         let forbidden = state.iron.take_unpredictable();
         let (doubted, flipped) = (self.doubted(), self.hub.has_flipped());
-        let of_driver = forbidden.into_iter().find(|one| !state.iron.is_excused(one, doubted));
+        let of_driver =
+            forbidden.into_iter().find(|one| !state.iron.is_excused(one, self.hub.tap(unit), doubted));
         self.hub.hold(Promise::Book, of_driver.is_none() || flipped, || format!("{of_driver:?}"));
         Done::Succeeded
     }

@@ -290,7 +290,8 @@ impl World {
         };
         self.guest.is(None);
         self.bus.remove(Pa::new(SPARE_UNIT));
-        let forbidden = iron.take_unpredictable().into_iter().find(|one| !iron.is_excused(one, false));
+        let tap = self.hub.tap(self.units.len());
+        let forbidden = iron.take_unpredictable().into_iter().find(|one| !iron.is_excused(one, tap, false));
         self.hub
             .hold(Promise::Book, forbidden.is_none(), || format!("while it was brought up: {forbidden:?}"));
         done

@@ -9,7 +9,7 @@ use portcullis::types::Pa;
 use portcullis_checks::conformance::sight::stream_entry;
 use portcullis_checks::wrong::view::slots;
 
-use super::{Faults, Hold, Taken, Tap, Written, falsify};
+use super::{Faults, Hold, Taken, Tap, Written, falsify, numbers};
 
 /// SMMU_STRTAB_BASE.
 const STRTAB_BASE: usize = 0x80;
@@ -44,12 +44,6 @@ impl CommandTap {
             streams: AtomicU64::new(0),
             streams_config: AtomicU32::new(0),
         }
-    }
-
-    /// Whether what a model tells of an illegal command (its name, and its words in hexadecimal) is told of one that was falsified here.
-    pub(crate) fn is_falsified(told: &str) -> bool {
-        let word = told.split(' ').find_map(|part| u64::from_str_radix(part.strip_prefix("0x")?, 16).ok());
-        word.is_some_and(|word| word & 0xff == NO_COMMAND)
     }
 
     /// Looks at the commands that are new, and spoils one if that is armed. Answers whether one makes hardware forget everything of a domain, or of all.
@@ -96,6 +90,11 @@ impl Tap for CommandTap {
 
     fn held(&self) -> &Hold {
         &self.held
+    }
+
+    /// A command is told with its words, of which the first has the opcode.
+    fn has_falsified(&self, told: &str) -> bool {
+        numbers(told).next().is_some_and(|word| word & 0xff == NO_COMMAND)
     }
 
     fn entry_of(&self, bus: &Bus, source: u32) -> Option<Pa> {

@@ -3,11 +3,14 @@
 //! Spec: VT-d 5.10, 6.5.2 "Queued Invalidation Interface", 11.4.5 "Root Table Address Register", 11.4.9 "Queued Invalidation Interface Registers".
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::collections::BTreeSet;
+use std::sync::Mutex;
 
 use model_bus::{Bus, Width};
 use portcullis::types::Pa;
 
-use super::{Faults, Hold, Taken, Tap, Written, falsify};
+use super::{Faults, Hold, Taken, Tap, Written, falsify, numbers};
+use crate::hub::locked;
 use crate::oracle::tables::Tables;
 
 /// GCMD_REG.
@@ -33,13 +36,15 @@ pub(crate) struct DescriptorTap {
     /// QIE.
     enabled: AtomicBool,
     held: Hold,
+    /// Where descriptors are that were falsified, and that no model has told of yet: as IQH_REG says it.
+    falsified: Mutex<BTreeSet<u64>>,
 }
 
 impl DescriptorTap {
     pub(crate) fn new(registers: u64) -> Self {
         let [address, root, tail] = Default::default();
         let held = Hold::new(registers, Width::Bits64);
-        Self { address, root, tail, enabled: AtomicBool::new(false), held }
+        Self { address, root, tail, enabled: AtomicBool::new(false), held, falsified: Mutex::default() }
     }
 
     /// Looks at the descriptors that are new, and spoils one if that is armed. Answers whether one makes hardware forget everything of a domain, or of all.
@@ -50,14 +55,14 @@ impl DescriptorTap {
         let mut at = self.tail.swap(tail, Relaxed);
         let mut flushes = false;
         while at != tail && at < bytes && tail < bytes {
-            let slot = Pa::new((address & !0xfff) + at);
+            let (head, slot) = (at, Pa::new((address & !0xfff) + at));
             at = (at + step) % bytes;
             let Ok(word) = bus.cpu().load64(slot) else { continue };
             // Type, bits 11:9 and 3:0; granularity, bits 5:4. IOTLB: global and of a domain; with PASID: of a PASID.
             let kind = word >> 5 & 0x70 | word & 0xf;
             flushes |= matches!((kind, word >> 4 & 3), (2, 1 | 2) | (6, 2));
-            if kind != WAIT {
-                falsify(bus, faults, slot, word & !0xe0f | NO_DESCRIPTOR);
+            if kind != WAIT && falsify(bus, faults, slot, word & !0xe0f | NO_DESCRIPTOR) {
+                locked(&self.falsified).insert(head);
             }
         }
         flushes
@@ -87,6 +92,11 @@ impl Tap for DescriptorTap {
 
     fn held(&self) -> &Hold {
         &self.held
+    }
+
+    /// A descriptor is told by where it is, and is excused once.
+    fn has_falsified(&self, told: &str) -> bool {
+        numbers(told).next().is_some_and(|head| locked(&self.falsified).remove(&head))
     }
 
     fn entry_of(&self, bus: &Bus, source: u32) -> Option<Pa> {

@@ -56,6 +56,10 @@ pub(crate) trait Tap: Send + Sync {
     fn answered(&self, _offset: usize, value: u64) -> u64 {
         value
     }
+    /// Whether what a model tells of something that it refused is told of what was falsified here.
+    fn has_falsified(&self, _told: &str) -> bool {
+        false
+    }
     /// Where the entry of a source lies, as hardware sees it now; none if no table leads to one.
     fn entry_of(&self, _bus: &Bus, _source: u32) -> Option<Pa> {
         None
@@ -150,11 +154,19 @@ impl Hold {
     }
 }
 
-/// Makes what hardware is about to read in `slot` something that it refuses, if that is armed.
-fn falsify(bus: &Bus, faults: &Faults, slot: Pa, word: u64) {
-    if faults.fires(FaultKind::CommandError) {
+/// Makes what hardware is about to read in `slot` something that it refuses, if that is armed. Answers whether it was.
+fn falsify(bus: &Bus, faults: &Faults, slot: Pa, word: u64) -> bool {
+    let fires = faults.fires(FaultKind::CommandError);
+    if fires {
         let _in_ram = bus.cpu().store64(slot, word);
         bus.cpu().write_barrier();
         let _out_of_the_cache = bus.cpu().clean(slot, 8);
     }
+    fires
+}
+
+/// The numbers in what somebody told in hexadecimal.
+fn numbers(told: &str) -> impl Iterator<Item = u64> {
+    let digits = told.split([' ', ',']).filter_map(|word| word.strip_prefix("0x"));
+    digits.filter_map(|digits| u64::from_str_radix(digits, 16).ok())
 }

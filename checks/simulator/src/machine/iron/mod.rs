@@ -79,8 +79,8 @@ pub(crate) trait Iron: Send + Sync {
     }
     /// What software did against the book since the last call.
     fn take_unpredictable(&self) -> Vec<Unpredictable>;
-    /// Whether something on that list may be there although no driver is wrong; `doubted` if hardware has ever not confirmed something.
-    fn is_excused(&self, one: &Unpredictable, doubted: bool) -> bool;
+    /// Whether something on that list may be there although no driver is wrong: `tap` has done it, or (`doubted`) hardware has ever not confirmed something.
+    fn is_excused(&self, one: &Unpredictable, tap: &dyn Tap, doubted: bool) -> bool;
     /// Fault records that were lost.
     fn events_lost(&self) -> u64;
     /// Page requests that were lost.

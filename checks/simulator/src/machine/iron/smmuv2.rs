@@ -161,7 +161,7 @@ impl Iron for Hardware {
         self.0.take_unpredictable()
     }
 
-    fn is_excused(&self, _: &Unpredictable, _: bool) -> bool {
+    fn is_excused(&self, _: &Unpredictable, _: &dyn Tap, _: bool) -> bool {
         false
     }
 

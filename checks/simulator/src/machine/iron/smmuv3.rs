@@ -146,9 +146,9 @@ impl Iron for Hardware {
     }
 
     /// A command that was falsified on its way is not the driver's; and an entry whose invalidation hardware did not confirm has to be closed all the same.
-    fn is_excused(&self, one: &Unpredictable, doubted: bool) -> bool {
+    fn is_excused(&self, one: &Unpredictable, tap: &dyn Tap, doubted: bool) -> bool {
         let closed = doubted && one.clause.contains("changed in more than one word");
-        closed || one.clause.contains("CERROR_ILL") && CommandTap::is_falsified(&one.detail)
+        closed || one.clause.contains("CERROR_ILL") && tap.has_falsified(&one.detail)
     }
 
     fn events_lost(&self) -> u64 {
