@@ -11,3 +11,4 @@ mod order;
 mod pins;
 mod random;
 mod stock;
+mod x86;
