@@ -12,6 +12,7 @@ use portcullis::core::iommu::{
     AddDeviceError, AttachError, Capabilities, DomainError, FaultRecord, Flushed, Gather, GlobalError,
     HwDomain, Iommu, MapError, ReservedRegion, SyncError, Target, UnmapError,
 };
+use portcullis::core::nested::{GuestTable, GuestTables, NestedDomain, NestedError};
 use portcullis::core::sva::SvaIommu;
 use portcullis::core::table_group::TableGroup;
 use portcullis::types::{Iova, IovaRange, Pa, PageSizes, Prot, SourceId};
@@ -109,6 +110,23 @@ impl Iommu<LabPlatform> for Through<Driver> {
 
     fn new_kernel_domain(&self) -> Result<Arc<Domain>, DomainError> {
         self.driver.new_kernel_domain().map(|domain| self.domain(domain))
+    }
+
+    fn guest_tables(&self) -> GuestTables {
+        self.driver.guest_tables()
+    }
+
+    fn new_parent(&self) -> Result<Arc<Domain>, DomainError> {
+        self.driver.new_parent().map(|domain| self.domain(domain))
+    }
+
+    /// The driver tells its own parent by what [`HwDomain::as_any`] says.
+    fn new_nested(
+        &self,
+        parent: &Arc<Domain>,
+        table: &GuestTable,
+    ) -> Result<Arc<dyn NestedDomain>, NestedError> {
+        self.driver.new_nested(parent, table)
     }
 
     fn attach(&self, sources: &[SourceId], target: &Target<LabPlatform>) -> Result<(), AttachError> {

@@ -28,6 +28,7 @@ use core::fmt;
 use portcullis_hal::Platform;
 use portcullis_types::{Access, Iova, IovaRange, Pa, PageSizes, Pasid, Prot, SizeLg2, SourceId};
 
+use crate::nested::{GuestTable, GuestTables, NestedDomain, NestedError};
 use crate::sva::{ProcessDomain, SvaIommu};
 use crate::table_group::TableGroup;
 
@@ -68,6 +69,33 @@ pub trait Iommu<P: Platform>: Send + Sync + fmt::Debug {
     /// As [`DomainError`] says.
     fn new_kernel_domain(&self) -> Result<Arc<dyn HwDomain<P>>, DomainError> {
         self.new_domain()
+    }
+
+    /// Which guests' tables the hardware can walk before a domain's.
+    fn guest_tables(&self) -> GuestTables {
+        GuestTables::default()
+    }
+
+    /// As [`new_domain`](Self::new_domain), for a domain in which others can be nested.
+    ///
+    /// # Errors
+    ///
+    /// As [`DomainError`] says: [`DomainError::Unsupported`] where there are no guests' tables.
+    fn new_parent(&self) -> Result<Arc<dyn HwDomain<P>>, DomainError> {
+        Err(DomainError::Unsupported)
+    }
+
+    /// A guest's table before that of `parent`, which [`new_parent`](Self::new_parent) made. It keeps the parent alive.
+    ///
+    /// # Errors
+    ///
+    /// As [`NestedError`] says.
+    fn new_nested(
+        &self,
+        _parent: &Arc<dyn HwDomain<P>>,
+        _table: &GuestTable,
+    ) -> Result<Arc<dyn NestedDomain>, NestedError> {
+        Err(NestedError::Unsupported)
     }
 
     /// Attaches all sources of one device to `target`. On return the hardware uses it, and no longer what was there before.
@@ -111,6 +139,8 @@ pub enum Target<P: Platform> {
     Domain(Arc<dyn HwDomain<P>>),
     /// A process's memory, by the process's own addresses: for everything that carries no PASID.
     Process(Arc<dyn ProcessDomain>),
+    /// A guest's memory, by the guest's own table: for everything that carries no PASID.
+    Nested(Arc<dyn NestedDomain>),
 }
 
 impl<P: Platform> Clone for Target<P> {
@@ -120,6 +150,7 @@ impl<P: Platform> Clone for Target<P> {
             Self::Identity => Self::Identity,
             Self::Domain(domain) => Self::Domain(domain.clone()),
             Self::Process(domain) => Self::Process(domain.clone()),
+            Self::Nested(domain) => Self::Nested(domain.clone()),
         }
     }
 }
@@ -131,6 +162,7 @@ impl<P: Platform> fmt::Debug for Target<P> {
             Self::Identity => "Identity",
             Self::Domain(_) => "Domain",
             Self::Process(_) => "Process",
+            Self::Nested(_) => "Nested",
         })
     }
 }

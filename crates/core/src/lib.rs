@@ -28,6 +28,7 @@ pub mod id_map;
 pub mod iommu;
 pub mod iopf;
 pub mod mm;
+pub mod nested;
 pub mod owner;
 pub mod pasid;
 pub mod reserved;

@@ -180,7 +180,7 @@ impl<P: Platform, R: Registers> Phb3<P, R> {
             Target::Blocked => Ok(Place::Blocked),
             Target::Identity if self.bridge.config.identity_end.is_none() => Err(AttachError::Unsupported),
             Target::Identity => Ok(Place::Identity),
-            Target::Process(_) => Err(AttachError::Unsupported),
+            Target::Process(_) | Target::Nested(_) => Err(AttachError::Unsupported),
             Target::Domain(domain) => {
                 // A domain comes as the trait's object; ours is behind an `Arc` of its own.
                 let own = domain.as_any().downcast_ref::<Domain<P, R>>().ok_or(AttachError::ForeignDomain)?;

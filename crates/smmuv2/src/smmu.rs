@@ -111,7 +111,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             Target::Blocked => return Ok(Attachment::Blocked),
             Target::Identity => return Ok(Attachment::Identity),
             // Streams have no PASIDs here, and the CPUs' ids mean nothing to this hardware.
-            Target::Process(_) => return Err(AttachError::Unsupported),
+            Target::Process(_) | Target::Nested(_) => return Err(AttachError::Unsupported),
             Target::Domain(domain) => domain,
         };
         let ours = domain.as_any().downcast_ref::<Domain<P, R>>().filter(|ours| ours.is_of(&self.hardware));
@@ -324,6 +324,7 @@ fn target_name<P: Platform>(target: &Target<P>) -> &'static str {
         Target::Identity => "identity",
         Target::Domain(_) => "domain",
         Target::Process(_) => "process",
+        Target::Nested(_) => "nested",
     }
 }
 

@@ -243,6 +243,9 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             Target::Blocked => return Ok((entry::abort(), Attachment::Blocked)),
             Target::Identity => return self.identity_for(streams, how),
             Target::Process(process) => return self.process_for(process, streams, how),
+            // Choice: nothing is nested here. Where stage 2 is used as well, what stage 1 begins with is not a table but a context descriptor, which is the guest's too.
+            // Spec: SMMUv3 H.a, 5.2 "Stream Table Entry", S1ContextPtr.
+            Target::Nested(_) => return Err(AttachError::Unsupported),
             Target::Domain(domain) => domain,
         };
         let ours = domain.as_any().downcast_ref::<Domain<P, R>>().filter(|ours| ours.is_of(&self.hardware));
@@ -509,6 +512,7 @@ fn target_name<P: Platform>(target: &Target<P>) -> &'static str {
         Target::Identity => "identity",
         Target::Domain(_) => "domain",
         Target::Process(_) => "process",
+        Target::Nested(_) => "nested",
     }
 }
 

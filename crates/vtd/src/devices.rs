@@ -206,7 +206,8 @@ pub(crate) fn distinct(sources: &[SourceId]) -> Vec<u16> {
 /// What `target` is, apart from what a driver knows of it.
 pub(crate) fn plain<P: Platform>(target: &Target<P>) -> Attachment<P> {
     match target {
-        Target::Blocked => Attachment::Blocked,
+        // What is nested is refused before.
+        Target::Blocked | Target::Nested(_) => Attachment::Blocked,
         Target::Identity => Attachment::Identity(None),
         Target::Domain(domain) => Attachment::Domain(domain.clone()),
         Target::Process(process) => Attachment::Process(process.clone()),

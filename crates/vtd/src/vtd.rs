@@ -298,6 +298,7 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
                 let ours = ours.filter(|it| it.is_of(&self.hardware)).ok_or(AttachError::ForeignDomain)?;
                 Ok((plain(target), Some(ours.lead())))
             }
+            Target::Nested(_) => Err(AttachError::Unsupported),
         }
     }
 

@@ -65,7 +65,7 @@ impl<P: Platform> DmaHandle<P> {
     pub(super) fn space(&self) -> Option<&DmaSpace<P>> {
         match self.domain.kind() {
             Kind::Dma(space) => Some(space),
-            Kind::Blocked | Kind::Identity | Kind::Unmanaged(_) | Kind::Process(_) => None,
+            Kind::Blocked | Kind::Identity | Kind::Unmanaged(_) | Kind::Process(_) | Kind::Nested(_) => None,
         }
     }
 
@@ -291,6 +291,8 @@ pub fn compose_msi<P: Platform>(
             space.doorbell(doorbell, limit, prefer)?
         }
         Kind::Unmanaged(space) => space.doorbell(doorbell, limit)?,
+        // Guest-physical; the guest's own table has to lead there.
+        Kind::Nested(nested) => nested.space().doorbell(doorbell, limit)?,
     };
     if new {
         let fields = [("iova", Value::Addr(address.get())), ("doorbell", Value::Addr(doorbell.get()))];

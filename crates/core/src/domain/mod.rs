@@ -5,6 +5,8 @@
 //! [`Domain::sync`]. A translation that nobody fills is a process's own memory ([`DomainType::Process`]), whose table its CPUs walk, too:
 //! [`SvaUnit::domain`](crate::sva::SvaUnit::domain) makes one.
 //!
+//! One that its user fills only in part is a guest's table before an unmanaged domain ([`DomainType::Nested`], [`nested`](crate::nested)).
+//!
 //! Before a group attaches its devices, the domain is made ready for each: reserved regions are kept free of mappings, direct regions
 //! are mapped 1:1. An attach that fails undoes that.
 //!
@@ -16,6 +18,7 @@
 //!
 //! Not here: whose devices are attached (`group`), the DMA API (`dma`).
 
+mod nested;
 mod prepare;
 mod user;
 
@@ -32,6 +35,7 @@ use crate::dma::{DmaSpace, DmaStats};
 use crate::fault::FaultHandler;
 use crate::iommu::{DomainError, Flushed, Gather, HwDomain, Iommu, MapError, SyncError, Target, UnmapError};
 use crate::sva::ProcessSpace;
+use nested::NestedSpace;
 use user::UserSpace;
 
 /// What kind of domain.
@@ -47,6 +51,8 @@ pub enum DomainType {
     Unmanaged,
     /// Translated by a process's own table.
     Process,
+    /// Translated by a guest's own table, and then by an unmanaged domain.
+    Nested,
 }
 
 /// When a domain of the DMA API makes hardware forget an unmapped streaming buffer.
@@ -73,6 +79,7 @@ pub(crate) enum Kind<P: Platform> {
     Dma(DmaSpace<P>),
     Unmanaged(UserSpace<P>),
     Process(ProcessSpace<P>),
+    Nested(NestedSpace<P>),
 }
 
 impl<P: Platform> fmt::Debug for Domain<P> {
@@ -134,7 +141,8 @@ impl<P: Platform> Domain<P> {
     ///
     /// # Errors
     ///
-    /// As [`DomainError`] says: [`DomainError::Unsupported`] for [`DomainType::Process`], which is made of a process.
+    /// As [`DomainError`] says: [`DomainError::Unsupported`] for [`DomainType::Process`], which is made of a process, and for [`DomainType::Nested`], which is made of
+    /// a guest's table ([`new_nested`](Self::new_nested)).
     pub fn new(
         platform: Arc<P>,
         iommu: Arc<dyn Iommu<P>>,
@@ -145,7 +153,7 @@ impl<P: Platform> Domain<P> {
             DomainType::Identity => Kind::Identity,
             DomainType::Dma(mode) => Kind::Dma(DmaSpace::new(platform, iommu.new_kernel_domain()?, mode)?),
             DomainType::Unmanaged => Kind::Unmanaged(UserSpace::new(iommu.new_domain()?)?),
-            DomainType::Process => return Err(DomainError::Unsupported),
+            DomainType::Process | DomainType::Nested => return Err(DomainError::Unsupported),
         };
         Ok(Self::of_kind(iommu, kind))
     }
@@ -168,6 +176,7 @@ impl<P: Platform> Domain<P> {
             Kind::Dma(space) => DomainType::Dma(space.mode()),
             Kind::Unmanaged(_) => DomainType::Unmanaged,
             Kind::Process(_) => DomainType::Process,
+            Kind::Nested(_) => DomainType::Nested,
         }
     }
 
@@ -178,7 +187,7 @@ impl<P: Platform> Domain<P> {
                 space.make_lazy();
                 true
             }
-            Kind::Blocked | Kind::Identity | Kind::Unmanaged(_) | Kind::Process(_) => false,
+            Kind::Blocked | Kind::Identity | Kind::Unmanaged(_) | Kind::Process(_) | Kind::Nested(_) => false,
         }
     }
 
@@ -214,13 +223,14 @@ impl<P: Platform> Domain<P> {
                 Target::Domain(self.hw().expect("these kinds translate").clone())
             }
             Kind::Process(process) => Target::Process(process.domain().clone()),
+            Kind::Nested(nested) => Target::Nested(nested.hw().clone()),
         }
     }
 
     /// The translation that is filled by calls; none if there is none.
     pub(crate) fn hw(&self) -> Option<&Arc<dyn HwDomain<P>>> {
         match &self.kind {
-            Kind::Blocked | Kind::Identity | Kind::Process(_) => None,
+            Kind::Blocked | Kind::Identity | Kind::Process(_) | Kind::Nested(_) => None,
             Kind::Dma(space) => Some(space.hw()),
             Kind::Unmanaged(space) => Some(space.hw()),
         }
@@ -239,7 +249,7 @@ impl<P: Platform> Domain<P> {
     fn user(&self) -> Option<&UserSpace<P>> {
         match &self.kind {
             Kind::Unmanaged(space) => Some(space),
-            Kind::Blocked | Kind::Identity | Kind::Dma(_) | Kind::Process(_) => None,
+            Kind::Blocked | Kind::Identity | Kind::Dma(_) | Kind::Process(_) | Kind::Nested(_) => None,
         }
     }
 
@@ -289,10 +299,10 @@ impl<P: Platform> Domain<P> {
     }
 
     /// What `iova` becomes, as the table says; the same address where it is not translated, none where nothing gets through. Of a process's memory only the
-    /// process knows: none.
+    /// process knows, of a guest's table only the guest: none.
     pub fn lookup(&self, iova: Iova) -> Option<Pa> {
         match &self.kind {
-            Kind::Blocked | Kind::Process(_) => None,
+            Kind::Blocked | Kind::Process(_) | Kind::Nested(_) => None,
             Kind::Identity => Some(Pa::new(iova.get())),
             Kind::Dma(_) | Kind::Unmanaged(_) => Some(self.hw()?.lookup(iova)?.0),
         }
@@ -306,7 +316,9 @@ impl<P: Platform> Domain<P> {
     pub fn poll(&self) -> Result<(), SyncError> {
         match &self.kind {
             Kind::Dma(space) => space.poll(),
-            Kind::Blocked | Kind::Identity | Kind::Unmanaged(_) | Kind::Process(_) => Ok(()),
+            Kind::Blocked | Kind::Identity | Kind::Unmanaged(_) | Kind::Process(_) | Kind::Nested(_) => {
+                Ok(())
+            }
         }
     }
 
@@ -314,7 +326,9 @@ impl<P: Platform> Domain<P> {
     pub fn dma_stats(&self) -> DmaStats {
         match &self.kind {
             Kind::Dma(space) => space.stats(),
-            Kind::Blocked | Kind::Identity | Kind::Unmanaged(_) | Kind::Process(_) => DmaStats::default(),
+            Kind::Blocked | Kind::Identity | Kind::Unmanaged(_) | Kind::Process(_) | Kind::Nested(_) => {
+                DmaStats::default()
+            }
         }
     }
 

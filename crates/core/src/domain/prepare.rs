@@ -9,10 +9,10 @@ use alloc::vec::Vec;
 use portcullis_hal::Platform;
 use portcullis_types::IovaRange;
 
-use super::user::DeviceId;
+use super::user::{Attachment, UserSpace};
 use super::{Domain, Kind};
 use crate::device::Device;
-use crate::iommu::{AttachError, ReservedKind};
+use crate::iommu::{AttachError, ReservedKind, ReservedRegion};
 
 /// What was made ready for one device, to be undone if it is not attached after all.
 #[derive(Debug, Default)]
@@ -45,26 +45,41 @@ impl<P: Platform> Domain<P> {
             Kind::Identity if !self.iommu.capabilities().identity => Err(AttachError::Unsupported),
             Kind::Identity => Ok(Prepared::default()),
             Kind::Dma(space) => space.prepare(&regions, &device.info().bridge_windows),
-            Kind::Unmanaged(space) => space.bind(device_id(device), &regions).map(|()| Prepared::default()),
+            Kind::Unmanaged(space) => self.bind(space, device, &regions),
+            Kind::Nested(nested) => self.bind(nested.space(), device, &regions),
         }
+    }
+
+    /// Keeps the regions of `device` free in the space of a user, here or in the parent, for as long as the device is attached here.
+    fn bind(
+        &self,
+        space: &UserSpace<P>,
+        device: &Device<P>,
+        regions: &[ReservedRegion],
+    ) -> Result<Prepared, AttachError> {
+        space.bind(self.attachment(device), regions).map(|()| Prepared::default())
     }
 
     /// Undoes what was made ready for `device`, which was not attached.
     pub(crate) fn unprepare(&self, device: &Device<P>, prepared: Prepared) {
         match &self.kind {
             Kind::Dma(space) => space.unprepare(prepared),
-            Kind::Blocked | Kind::Identity | Kind::Unmanaged(_) | Kind::Process(_) => self.released(device),
+            Kind::Blocked | Kind::Identity | Kind::Unmanaged(_) | Kind::Process(_) | Kind::Nested(_) => {
+                self.released(device);
+            }
         }
     }
 
     /// `device` was attached and is no more.
     pub(crate) fn released(&self, device: &Device<P>) {
-        if let Kind::Unmanaged(space) = &self.kind {
-            space.release(device_id(device));
+        match &self.kind {
+            Kind::Unmanaged(space) => space.release(self.attachment(device)),
+            Kind::Nested(nested) => nested.space().release(self.attachment(device)),
+            Kind::Blocked | Kind::Identity | Kind::Dma(_) | Kind::Process(_) => {}
         }
     }
-}
 
-fn device_id<P: Platform>(device: &Device<P>) -> DeviceId {
-    DeviceId(core::ptr::from_ref(device).addr())
+    fn attachment(&self, device: &Device<P>) -> Attachment {
+        Attachment { device: core::ptr::from_ref(device).addr(), domain: core::ptr::from_ref(self).addr() }
+    }
 }

@@ -2,6 +2,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::AtomicUsize;
 
 use portcullis_hal::{Lock, Platform};
 use portcullis_iova::RangeSet;
@@ -19,6 +20,8 @@ pub(crate) struct UserSpace<P: Platform> {
     granule: SizeLg2,
     state: Lock<P, State>,
     msi: MsiPages<P>,
+    /// How many domains are nested in it; none if none can be.
+    nested: Option<AtomicUsize>,
 }
 
 struct State {
@@ -31,20 +34,38 @@ struct State {
 
 /// A region of an attached device.
 struct Bound {
-    device: DeviceId,
+    by: Attachment,
     range: IovaRange,
     kind: ReservedKind,
 }
 
-/// Which device: its place in memory, which is its own while it is attached.
+/// Which device, and to which domain: this one, or one that is nested in it. Their places in memory, which are their own for as long as that lasts. While a
+/// device moves from one of these domains to another its regions are bound for both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct DeviceId(pub(crate) usize);
+pub(crate) struct Attachment {
+    pub(super) device: usize,
+    pub(super) domain: usize,
+}
 
 impl<P: Platform> UserSpace<P> {
     pub(super) fn new(hw: Arc<dyn HwDomain<P>>) -> Result<Self, DomainError> {
+        Self::with(hw, None)
+    }
+
+    /// One in which others can be nested.
+    pub(super) fn parent(hw: Arc<dyn HwDomain<P>>) -> Result<Self, DomainError> {
+        Self::with(hw, Some(AtomicUsize::new(0)))
+    }
+
+    fn with(hw: Arc<dyn HwDomain<P>>, nested: Option<AtomicUsize>) -> Result<Self, DomainError> {
         let granule = hw.page_sizes().smallest().ok_or(DomainError::Unsupported)?;
         let state = State { mapped: RangeSet::new(), bound: Vec::new(), window: None };
-        Ok(Self { hw, granule, state: Lock::<P, _>::new(state), msi: MsiPages::new() })
+        Ok(Self { hw, granule, state: Lock::<P, _>::new(state), msi: MsiPages::new(), nested })
+    }
+
+    /// How many domains are nested in it; none if none can be.
+    pub(super) fn nested(&self) -> Option<&AtomicUsize> {
+        self.nested.as_ref()
     }
 
     pub(super) fn hw(&self) -> &Arc<dyn HwDomain<P>> {
@@ -155,21 +176,21 @@ impl<P: Platform> UserSpace<P> {
         Ok(found)
     }
 
-    /// Keeps the regions of `device` free of the user's mappings from now on.
-    pub(super) fn bind(&self, device: DeviceId, regions: &[ReservedRegion]) -> Result<(), AttachError> {
+    /// Keeps the regions of a device free of the user's mappings from now on.
+    pub(super) fn bind(&self, by: Attachment, regions: &[ReservedRegion]) -> Result<(), AttachError> {
         let mut state = self.state.lock();
         let binding = || regions.iter().filter(|region| region.kind.binds_users());
         if let Some(taken) = binding().find(|region| state.mapped.overlaps(region.range)) {
             return Err(AttachError::Reserved(taken.range));
         }
-        let bound = binding().map(|&ReservedRegion { range, kind, .. }| Bound { device, range, kind });
+        let bound = binding().map(|&ReservedRegion { range, kind, .. }| Bound { by, range, kind });
         state.bound.extend(bound);
         Ok(())
     }
 
-    /// Lets the regions of `device` go.
-    pub(super) fn release(&self, device: DeviceId) {
-        self.state.lock().bound.retain(|bound| bound.device != device);
+    /// Lets the regions of a device go.
+    pub(super) fn release(&self, by: Attachment) {
+        self.state.lock().bound.retain(|bound| bound.by != by);
     }
 
     pub(super) fn set_msi_window(&self, range: IovaRange) -> Result<(), CookieError> {

@@ -31,13 +31,23 @@ impl<P: Platform> Group<P> {
         self.detach_by(None)
     }
 
-    /// For the user who holds the group: attaches all devices to an unmanaged domain of his, or to the blocked one.
+    /// For the user who holds the group: attaches all devices to an unmanaged or nested domain of his, or to the blocked one.
     ///
     /// # Errors
     ///
     /// As [`GroupError`] says.
     pub fn attach_as(&self, owner: Owner, domain: &Arc<Domain<P>>) -> Result<(), GroupError> {
         self.attach_by(Some(owner), domain)
+    }
+
+    /// For the user who holds the group: takes all devices from a domain of his straight to another. They are not blocked in between, except as the driver has to while
+    /// it changes an entry; and if a device is refused, all are where they were.
+    ///
+    /// # Errors
+    ///
+    /// As [`GroupError`] says.
+    pub fn replace_as(&self, owner: Owner, domain: &Arc<Domain<P>>) -> Result<(), GroupError> {
+        self.attach_locked(&mut self.state.lock(), Some(owner), domain, true)
     }
 
     /// For the user who holds the group: blocks all devices.
@@ -62,7 +72,7 @@ impl<P: Platform> Group<P> {
     ) -> Result<(), GroupError> {
         let mut state = self.state.lock();
         alone(&state, device)?;
-        self.attach_locked(&mut state, by, domain)
+        self.attach_locked(&mut state, by, domain, false)
     }
 
     /// Takes a device that has its group for itself back: blocked while a user holds it, else to the default domain.
@@ -77,7 +87,7 @@ impl<P: Platform> Group<P> {
     }
 
     fn attach_by(&self, by: Option<Owner>, domain: &Arc<Domain<P>>) -> Result<(), GroupError> {
-        self.attach_locked(&mut self.state.lock(), by, domain)
+        self.attach_locked(&mut self.state.lock(), by, domain, false)
     }
 
     fn detach_by(&self, by: Option<Owner>) -> Result<(), GroupError> {
@@ -89,6 +99,7 @@ impl<P: Platform> Group<P> {
         state: &mut State<P>,
         by: Option<Owner>,
         domain: &Arc<Domain<P>>,
+        replacing: bool,
     ) -> Result<(), GroupError> {
         is_holder(state, by)?;
         if !Arc::ptr_eq(domain.iommu(), &self.iommu) {
@@ -97,7 +108,8 @@ impl<P: Platform> Group<P> {
         }
         let to_rest = Arc::ptr_eq(domain, &state.default);
         // Choice: the kernel's domains are not for users: in one, the user's devices would reach what the kernel has mapped for itself.
-        let users = matches!(domain.domain_type(), DomainType::Unmanaged | DomainType::Blocked);
+        let users =
+            matches!(domain.domain_type(), DomainType::Unmanaged | DomainType::Nested | DomainType::Blocked);
         if by.is_some() && !users {
             return Err(GroupError::NotUsers);
         }
@@ -108,7 +120,7 @@ impl<P: Platform> Group<P> {
         }
         let leaving = state.at_rest() || Arc::ptr_eq(&state.current, &self.blocked);
         let staying = Arc::ptr_eq(&state.current, domain);
-        if !(leaving || staying || to_rest || Arc::ptr_eq(domain, &self.blocked)) {
+        if !(replacing || leaving || staying || to_rest || Arc::ptr_eq(domain, &self.blocked)) {
             return Err(GroupError::OtherDomain);
         }
         self.move_all(state, domain)?;

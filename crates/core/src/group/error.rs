@@ -26,7 +26,7 @@ pub enum GroupError {
     KernelUses(Vec<KernelUser>),
     /// The device shares its group, of so many devices, which is not for one of them to move. EINVAL.
     Shared(usize),
-    /// A user's devices can be blocked, or in an unmanaged domain: in no other. EINVAL.
+    /// A user's devices can be blocked, or in an unmanaged or nested domain: in no other. EINVAL.
     NotUsers,
     /// The group is a user's, and firmware uses this region of the device that was to join. EINVAL.
     Direct {

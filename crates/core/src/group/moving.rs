@@ -145,6 +145,7 @@ impl<P: Platform> Group<P> {
             DomainType::Dma(FlushMode::Lazy) => "dma_fq",
             DomainType::Unmanaged => "unmanaged",
             DomainType::Process => "process",
+            DomainType::Nested => "nested",
         };
         let fields = [
             ("group", Value::Dec(self.id.into())),

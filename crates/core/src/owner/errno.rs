@@ -4,6 +4,7 @@ use super::{ClaimError, NullOwner, ReleaseError, UnuseError, UseError};
 use crate::domain::{CookieError, DomainMapError, DomainSyncError, DomainUnmapError};
 use crate::group::{DefaultTypeError, GroupError, PasidError, UnknownWord};
 use crate::iommu::{AttachError, DomainError, MapError, UnmapError};
+use crate::nested::NestedError;
 
 /// An error number of Linux, as far as errors of core and of VFIO need one.
 ///
@@ -181,6 +182,17 @@ impl DomainError {
             Self::NoMemory => Errno::Enomem,
             Self::NoIds => Errno::Enospc,
             Self::Unsupported => Errno::Einval,
+        }
+    }
+}
+
+impl NestedError {
+    /// The error number.
+    pub const fn errno(self) -> Errno {
+        match self {
+            Self::NoIds => Errno::Enospc,
+            Self::NoMemory => Errno::Enomem,
+            _ => Errno::Einval,
         }
     }
 }

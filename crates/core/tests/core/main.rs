@@ -9,6 +9,7 @@ mod fault;
 mod group;
 mod history;
 mod msi;
+mod nested;
 mod owner;
 mod owner_faults;
 mod owner_orders;

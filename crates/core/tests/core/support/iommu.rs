@@ -10,6 +10,9 @@ use portcullis_core::iommu::{
     AddDeviceError, AttachError, Capabilities, DomainError, FaultRecord, Flushed, Gather, GlobalError,
     HwDomain, Iommu, MapError, ReservedRegion, SyncError, Target, UnmapError,
 };
+use portcullis_core::nested::{
+    GuestInvalidation, GuestTable, GuestTables, NestedDomain, NestedError, X86Tables,
+};
 use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Prot, SizeLg2, SourceId};
 
 use super::machine::Machine;
@@ -61,6 +64,36 @@ pub(crate) struct FakeIommu {
     pub(crate) faults: Mutex<Vec<FaultRecord>>,
     pub(crate) identity: Mutex<bool>,
     pub(crate) domains: Mutex<Vec<Arc<FakeDomain>>>,
+    /// What nested domains were told to forget; `None` when one was dropped.
+    pub(crate) nested: Arc<Mutex<Vec<Option<GuestInvalidation>>>>,
+}
+
+/// A guest's table before a [`FakeDomain`].
+#[derive(Debug)]
+struct FakeNested {
+    parent: usize,
+    plan: Arc<Plan>,
+    told: Arc<Mutex<Vec<Option<GuestInvalidation>>>>,
+}
+
+impl NestedDomain for FakeNested {
+    fn invalidate(&self, what: GuestInvalidation) -> Result<(), SyncError> {
+        if self.plan.fails(Call::Sync) {
+            return Err(NO_ANSWER);
+        }
+        self.told.lock().unwrap().push(Some(what));
+        Ok(())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl Drop for FakeNested {
+    fn drop(&mut self) {
+        self.told.lock().unwrap().push(None);
+    }
 }
 
 #[derive(Debug)]
@@ -92,6 +125,7 @@ impl FakeIommu {
             faults: Mutex::default(),
             identity: Mutex::new(true),
             domains: Mutex::default(),
+            nested: Arc::default(),
         })
     }
 
@@ -279,6 +313,26 @@ impl Iommu<Machine> for FakeIommu {
         Ok(domain)
     }
 
+    fn guest_tables(&self) -> GuestTables {
+        let mut tables = GuestTables::default();
+        tables.x86 = Some(X86Tables { levels: 4, extended_accessed: false });
+        tables
+    }
+
+    fn new_parent(&self) -> Result<Arc<dyn HwDomain<Machine>>, DomainError> {
+        self.new_domain()
+    }
+
+    fn new_nested(
+        &self,
+        parent: &Arc<dyn HwDomain<Machine>>,
+        table: &GuestTable,
+    ) -> Result<Arc<dyn NestedDomain>, NestedError> {
+        self.guest_tables().check(table, parent.aperture())?;
+        let own = parent.as_any().downcast_ref::<FakeDomain>().ok_or(NestedError::ForeignParent)?;
+        Ok(Arc::new(FakeNested { parent: own.number, plan: self.plan.clone(), told: self.nested.clone() }))
+    }
+
     fn attach(&self, sources: &[SourceId], target: &Target<Machine>) -> Result<(), AttachError> {
         let mut attached = self.attached.lock().unwrap();
         let mut place = |place: &str| {
@@ -297,6 +351,10 @@ impl Iommu<Machine> for FakeIommu {
             Target::Blocked => place("blocked"),
             Target::Identity => place("identity"),
             Target::Process(_) => return Err(AttachError::Unsupported),
+            Target::Nested(nested) => {
+                let own = nested.as_any().downcast_ref::<FakeNested>().ok_or(AttachError::ForeignDomain)?;
+                place(&format!("nested in {}", own.parent));
+            }
             Target::Domain(domain) => {
                 let own = domain.as_any().downcast_ref::<FakeDomain>().ok_or(AttachError::ForeignDomain)?;
                 place(&format!("domain{}", own.number));

@@ -321,7 +321,7 @@ impl Iommu<Machine> for FakeIommu {
         let place = match target {
             Target::Blocked => "blocked".into(),
             Target::Identity => "identity".into(),
-            Target::Process(_) => return Err(AttachError::Unsupported),
+            Target::Process(_) | Target::Nested(_) => return Err(AttachError::Unsupported),
             Target::Domain(domain) => {
                 let own = domain.as_any().downcast_ref::<FakeDomain>().unwrap();
                 assert_eq!(own.of, self.name, "core checks");
