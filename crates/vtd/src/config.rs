@@ -28,6 +28,13 @@ pub struct Config {
     pub msi: Option<Msi>,
     /// What the CPUs do with page tables, which processes can then share with devices. Nothing is shared if none.
     pub cpus: Option<CpuFacts>,
+    /// Whether a domain in which guests' tables are nested may map pages for reading alone.
+    ///
+    /// Erratum: Intel 772415, Sapphire Rapids and others: with nested translation, writes go through to pages that the second stage lets be read only. Set it to false there;
+    /// such a map is refused then.
+    ///
+    /// Observed: Linux 6.12, ERRATA_772415_SPR17.
+    pub read_only_parents: bool,
     /// Entries of the invalidation queue, as log2: 7 to 14. One page holds 128, or 256 of the short ones.
     pub queue_lg2: u8,
     /// Entries of the page request queue, as log2: 7 to 14. There is one only where processes are shared.
@@ -37,7 +44,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// 48 bits of host address, scalable mode where it is, no reserved memory, interrupts not remapped, no MSIs, nothing shared with processes; queues of
+    /// 48 bits of host address, scalable mode where it is, no reserved memory, interrupts not remapped, no MSIs, nothing shared with processes, no errata; queues of
     /// 256 descriptors and 128 page requests; waits of at most one second.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
@@ -50,6 +57,7 @@ impl Config {
             interrupts: None,
             msi: None,
             cpus: None,
+            read_only_parents: true,
             queue_lg2: 8,
             page_request_queue_lg2: 7,
             wait_limit_ns: 1_000_000_000,

@@ -8,6 +8,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use portcullis_core::iommu::{AddDeviceError, HwDomain, Target};
+use portcullis_core::nested::NestedDomain;
 use portcullis_core::sva::ProcessDomain;
 use portcullis_hal::Platform;
 use portcullis_spec::vtd::context::ScalableContextWord0;
@@ -33,6 +34,8 @@ pub(crate) enum Attachment<P: Platform> {
     Domain(Arc<dyn HwDomain<P>>),
     /// Its requests are translated by a process's own table.
     Process(Arc<dyn ProcessDomain>),
+    /// Its requests are translated by a guest's table, and then by a domain's.
+    Nested(Arc<dyn NestedDomain>),
 }
 
 impl<P: Platform> Attachment<P> {
@@ -41,7 +44,7 @@ impl<P: Platform> Attachment<P> {
         match self {
             Self::Identity(domain) => domain.as_ref(),
             Self::Domain(domain) => Some(domain),
-            Self::Blocked | Self::Process(_) => None,
+            Self::Blocked | Self::Process(_) | Self::Nested(_) => None,
         }
     }
 
@@ -51,6 +54,7 @@ impl<P: Platform> Attachment<P> {
             (Self::Blocked, Self::Blocked) | (Self::Identity(_), Self::Identity(_)) => true,
             (Self::Domain(one), Self::Domain(other)) => Arc::ptr_eq(one, other),
             (Self::Process(one), Self::Process(other)) => Arc::ptr_eq(one, other),
+            (Self::Nested(one), Self::Nested(other)) => Arc::ptr_eq(one, other),
             _ => false,
         }
     }
@@ -62,6 +66,7 @@ impl<P: Platform> Attachment<P> {
             Self::Identity(_) => "identity",
             Self::Domain(_) => "domain",
             Self::Process(_) => "process",
+            Self::Nested(_) => "nested",
         }
     }
 }
@@ -73,6 +78,7 @@ impl<P: Platform> Clone for Attachment<P> {
             Self::Identity(domain) => Self::Identity(domain.clone()),
             Self::Domain(domain) => Self::Domain(domain.clone()),
             Self::Process(process) => Self::Process(process.clone()),
+            Self::Nested(nested) => Self::Nested(nested.clone()),
         }
     }
 }
@@ -206,10 +212,10 @@ pub(crate) fn distinct(sources: &[SourceId]) -> Vec<u16> {
 /// What `target` is, apart from what a driver knows of it.
 pub(crate) fn plain<P: Platform>(target: &Target<P>) -> Attachment<P> {
     match target {
-        // What is nested is refused before.
-        Target::Blocked | Target::Nested(_) => Attachment::Blocked,
+        Target::Blocked => Attachment::Blocked,
         Target::Identity => Attachment::Identity(None),
         Target::Domain(domain) => Attachment::Domain(domain.clone()),
         Target::Process(process) => Attachment::Process(process.clone()),
+        Target::Nested(nested) => Attachment::Nested(nested.clone()),
     }
 }

@@ -15,6 +15,11 @@
 //! A device that keeps translations itself is told to forget them after the IOTLB has. The domain knows each source from before its entry leads here until
 //! after it does no longer.
 //!
+//! # Domains in which others are nested
+//!
+//! What the hardware remembers of a guest's table and this domain's together it remembers under the nested domain's id, and tagged with addresses of the guest's. So whatever is
+//! forgotten of this domain is forgotten under those ids as well, and device TLBs that hold such translations forget all of them (`nested`).
+//!
 //! Spec: VT-d 5.10, 6.5.3.3 "Guidance to Software for Invalidations", Table 28; 6.1 "Caching Mode".
 //! Not here: the page-table format (`pgtable`).
 
@@ -31,11 +36,12 @@ use portcullis_hal::{Lock, Platform, Registers};
 use portcullis_paging::Mappings;
 use portcullis_pgtable::vtd::{FirstStage, SecondStage};
 use portcullis_types::trace::{Event, Value};
-use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Prot, mutant};
+use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Perms, Prot, mutant};
 
 use crate::descriptor::Descriptor;
 use crate::hardware::Hardware;
 use crate::lead::Lead;
+use crate::nested::Children;
 use crate::span::Span;
 use crate::table;
 
@@ -49,6 +55,8 @@ pub struct Domain<P: Platform, R: Registers + 'static> {
     mappings: Mappings<P::Mutex, FirstStage, SecondStage>,
     /// The sources whose entries lead here, or are about to, or did a moment ago.
     uses: Lock<P, BTreeSet<u16>>,
+    /// What is nested in it; none if nothing can be.
+    children: Option<Lock<P, Children>>,
 }
 
 impl<P: Platform, R: Registers> fmt::Debug for Domain<P, R> {
@@ -62,12 +70,25 @@ impl<P: Platform, R: Registers> fmt::Debug for Domain<P, R> {
 
 impl<P: Platform, R: Registers> Domain<P, R> {
     pub(crate) fn new(hardware: Arc<Hardware<P, R>>) -> Result<Arc<Self>, DomainError> {
+        Self::with(hardware, None)
+    }
+
+    /// One in which others can be nested.
+    pub(crate) fn parent(hardware: Arc<Hardware<P, R>>) -> Result<Arc<Self>, DomainError> {
+        Self::with(hardware, Some(Lock::<P, Children>::new(Children::default())))
+    }
+
+    fn with(
+        hardware: Arc<Hardware<P, R>>,
+        children: Option<Lock<P, Children>>,
+    ) -> Result<Arc<Self>, DomainError> {
         let id = hardware.ids.lock().take().ok_or(DomainError::NoIds)?;
         let Some(mappings) = Mappings::new(hardware.format, &*hardware.platform) else {
             hardware.ids.lock().give_back(id);
             return Err(DomainError::NoMemory);
         };
-        Ok(Arc::new(Self { id, mappings, uses: Lock::<P, BTreeSet<u16>>::new(BTreeSet::new()), hardware }))
+        let uses = Lock::<P, BTreeSet<u16>>::new(BTreeSet::new());
+        Ok(Arc::new(Self { id, mappings, uses, children, hardware }))
     }
 
     /// What all domains of a unit can do.
@@ -99,33 +120,62 @@ impl<P: Platform, R: Registers> Domain<P, R> {
         self.uses.lock().remove(&sid);
     }
 
-    fn everything(&self) -> Descriptor {
+    /// What is nested in it; none if nothing can be.
+    pub(crate) fn children(&self) -> Option<&Lock<P, Children>> {
+        self.children.as_ref()
+    }
+
+    /// The domain-ids of what is nested in it.
+    fn nested_ids(&self) -> Vec<u16> {
+        let children = self.children.as_ref().filter(|_| !mutant!("vtd-nested-entries-outlive-the-unmap"));
+        children.map_or(Vec::new(), |children| children.lock().ids())
+    }
+
+    fn everything(&self, id: u16) -> Descriptor {
         if self.hardware.features.first_stage_domains {
-            Descriptor::iotlb_pasid(self.id, RID_PASID)
+            Descriptor::iotlb_pasid(id, RID_PASID)
         } else {
-            Descriptor::iotlb_domain(self.id)
+            Descriptor::iotlb_domain(id)
         }
     }
 
-    /// What the IOTLB has to forget of `ranges`: one descriptor for each, or one for everything if a range is larger than a descriptor can say.
+    /// What the IOTLB has to forget of `ranges` under a domain-id: one descriptor for each, or one for everything if a range is larger than a descriptor can say. Of what is
+    /// nested under the id, each of them forgets all.
     ///
-    /// Spec: VT-d 5.10, 11.4.2 "Capability Register", PSI, MAMV.
-    fn forgetting(&self, ranges: impl Iterator<Item = IovaRange>, leaves_only: bool) -> Forgetting {
-        let mut forgetting = Forgetting { list: [self.everything(); Forgetting::MOST], count: 0 };
+    /// Spec: VT-d 5.10, 11.4.2 "Capability Register", PSI, MAMV; 6.5.2.3 "IOTLB Invalidate", Table 23.
+    fn forgetting(&self, id: u16, ranges: impl Iterator<Item = IovaRange>, leaves_only: bool) -> Forgetting {
+        let everything = [self.everything(id); Forgetting::MOST];
+        let mut forgetting = Forgetting { list: everything, count: 0 };
         let largest = self.hardware.features.largest_mask;
         for range in ranges {
             let span = Span::covering(range).filter(|span| largest.is_some_and(|mask| span.mask <= mask));
             let Some(span) = span.filter(|_| forgetting.count < Forgetting::MOST) else {
-                return Forgetting { list: [self.everything(); Forgetting::MOST], count: 1 };
+                return Forgetting { list: everything, count: 1 };
             };
             forgetting.list[forgetting.count] = if self.hardware.features.first_stage_domains {
-                Descriptor::iotlb_pasid_pages(self.id, RID_PASID, span, leaves_only)
+                Descriptor::iotlb_pasid_pages(id, RID_PASID, span, leaves_only)
             } else {
-                Descriptor::iotlb_pages(self.id, span, leaves_only)
+                Descriptor::iotlb_pages(id, span, leaves_only)
             };
             forgetting.count += 1;
         }
         forgetting
+    }
+
+    /// Does with the descriptors that forget under this domain's id, and, if something is nested in it, under all of those ids, what `run` says.
+    fn forget_by(
+        &self,
+        own: &[Descriptor],
+        under: impl Fn(u16) -> Forgetting,
+        run: impl FnOnce(&[Descriptor]) -> Result<(), SyncError>,
+    ) -> Result<(), SyncError> {
+        let nested = self.nested_ids();
+        if nested.is_empty() {
+            return run(own);
+        }
+        let mut all = own.to_vec();
+        nested.into_iter().for_each(|id| all.extend_from_slice(under(id).descriptors()));
+        run(&all)
     }
 
     /// Makes devices forget these ranges, or everything. The IOTLB has forgotten them already.
@@ -141,6 +191,13 @@ impl<P: Platform, R: Registers> Domain<P, R> {
                 Some(gather) => forget.extend(gather.ranges().map(Span::covering).map(on)),
             }
         }
+        if let Some(children) = &self.children
+            && !mutant!("vtd-nested-device-tlbs-outlive-the-unmap")
+        {
+            // What they hold is tagged with addresses of the guest's.
+            let children = children.lock();
+            forget.extend(children.sources().map(|sid| (sid, Descriptor::device_tlb(sid, None))));
+        }
         self.hardware.run_on_devices(&forget, false)
     }
 
@@ -149,9 +206,11 @@ impl<P: Platform, R: Registers> Domain<P, R> {
         let Some(range) = IovaRange::new(iova, len_bytes) else { return Ok(()) };
         // What was not present in a first stage is never cached.
         let first = self.hardware.features.first_stage_domains;
-        let forgetting = self.forgetting(core::iter::once(range), false);
-        let forget = if first { &[] } else { forgetting.descriptors() };
-        self.hardware.show(forget).map_err(|error| {
+        let under = |id| self.forgetting(id, core::iter::once(range), false);
+        let own = under(self.id);
+        let forget = if first { &[] } else { own.descriptors() };
+        let shown = self.forget_by(forget, under, |forget| self.hardware.show(forget));
+        shown.map_err(|error| {
             let mut gather = Gather::new();
             // Whoever frees the domain or syncs this range makes hardware forget it.
             let _ = self.unmap(range, &mut gather);
@@ -189,6 +248,10 @@ impl<P: Platform, R: Registers> HwDomain<P> for Domain<P, R> {
     }
 
     fn map(&self, iova: Iova, pa: Pa, len_bytes: u64, prot: Prot) -> Result<(), MapError> {
+        let read_only = !prot.perms.contains(Perms::WRITE);
+        if read_only && self.children.is_some() && !self.hardware.config.read_only_parents {
+            return Err(MapError::Unsupported(prot));
+        }
         self.mappings.map(&*self.hardware.platform, iova, pa, len_bytes, prot)?;
         self.show(iova, len_bytes)
     }
@@ -200,14 +263,16 @@ impl<P: Platform, R: Registers> HwDomain<P> for Domain<P, R> {
     fn sync(&self, gather: &mut Gather) -> Result<Flushed, SyncError> {
         self.mappings.sync(&*self.hardware.platform, gather, |gather, _| {
             let leaves_only = !gather.tables() || mutant!("vtd-tables-gone-and-leaves-forgotten");
-            self.hardware.run(self.forgetting(gather.ranges(), leaves_only).descriptors())?;
+            let under = |id| self.forgetting(id, gather.ranges(), leaves_only);
+            self.forget_by(under(self.id).descriptors(), under, |forget| self.hardware.run(forget))?;
             self.forget_devices(Some(gather))
         })
     }
 
     fn flush_all(&self) -> Result<Flushed, SyncError> {
         self.mappings.flush_all(&*self.hardware.platform, || {
-            self.hardware.run(&[self.everything()])?;
+            let under = |id| Forgetting { list: [self.everything(id); Forgetting::MOST], count: 1 };
+            self.forget_by(under(self.id).descriptors(), under, |forget| self.hardware.run(forget))?;
             self.forget_devices(None)
         })
     }

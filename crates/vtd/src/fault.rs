@@ -119,6 +119,10 @@ fn meaning(reason: Reason) -> FaultReason {
         | Reason::READ_DENIED
         | Reason::FIRST_STAGE_NOT_PRESENT
         | Reason::SECOND_STAGE_NOT_PRESENT => FaultReason::NotMapped,
+        // A guest's table that lies, or says it lies, where its parent does not let it be read or marked.
+        Reason::FIRST_STAGE_ROOT_DENIED
+        | Reason::FIRST_STAGE_READ_DENIED
+        | Reason::FIRST_STAGE_MARK_DENIED => FaultReason::Permission,
         Reason::PRIVILEGE | Reason::SCALABLE_WRITE_DENIED | Reason::SCALABLE_READ_DENIED => {
             FaultReason::Permission
         }
@@ -126,6 +130,7 @@ fn meaning(reason: Reason) -> FaultReason {
         | Reason::NOT_CANONICAL
         | Reason::HOST_ADDRESS_TOO_LARGE
         | Reason::SECOND_STAGE_ADDRESS_TOO_LARGE
+        | Reason::FIRST_STAGE_ADDRESS
         | Reason::OUTPUT_IN_INTERRUPT_WINDOW
         | Reason::SCALABLE_OUTPUT_IN_INTERRUPT_WINDOW => FaultReason::AddressSize,
         Reason::ROOT_ACCESS

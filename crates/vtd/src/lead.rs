@@ -4,7 +4,7 @@
 
 use portcullis_spec::vtd::context::{ContextWord0, ContextWord1, TT_PASS_THROUGH, TT_UNTRANSLATED};
 use portcullis_spec::vtd::pasid::*;
-use portcullis_types::Pa;
+use portcullis_types::{Gpa, Pa, mutant};
 
 use crate::descriptor::Descriptor;
 use crate::features::Features;
@@ -40,6 +40,23 @@ pub(crate) enum To {
         /// Whether privileged accesses obey read-only entries too, as a process's do.
         process: bool,
     },
+    /// A guest's first-stage table, and a second-stage table for its addresses.
+    Nested {
+        /// Where the guest's lies.
+        root: Gpa,
+        /// [`FSPM_4_LEVELS`] or [`FSPM_5_LEVELS`].
+        fspm: u8,
+        /// The memory types that it refers to.
+        pat: u32,
+        /// Whether privileged accesses obey read-only entries too.
+        write_protect: bool,
+        /// Whether hardware sets the extended accessed flag.
+        extended_accessed: bool,
+        /// Where the second stage's lies.
+        second: Pa,
+        /// Its width.
+        aw: u8,
+    },
 }
 
 impl Lead {
@@ -48,7 +65,7 @@ impl Lead {
         let (tt, root, aw) = match self.to {
             To::Memory => (TT_PASS_THROUGH, 0, features.widest_aw),
             To::Second { root, aw } => (TT_UNTRANSLATED, root.get(), aw),
-            To::First { .. } => return None,
+            To::First { .. } | To::Nested { .. } => return None,
         };
         let word0 = ContextWord0::new().with_p(true).with_tt(tt).with_ssptptr_address(root);
         let word1 = ContextWord1::new().with_aw(aw).with_did(self.did);
@@ -82,6 +99,20 @@ impl Lead {
                 let pat = if features.extended.mts() { pat } else { 0 };
                 words[1] = word1.with_pgsnp(features.extended.sc()).with_pat(pat).into_bits();
                 let word2 = PasidWord2::new().with_fspm(fspm).with_wpe(process);
+                words[2] = word2.with_fsptptr_address(root.get()).into_bits();
+            }
+            To::Nested { root, fspm, pat, write_protect, extended_accessed, second, aw } => {
+                let kind = if mutant!("vtd-nested-without-the-second-stage") {
+                    PGTT_FIRST_STAGE
+                } else {
+                    PGTT_NESTED
+                };
+                let word0 = present.with_pgtt(kind).with_aw(aw);
+                words[0] = word0.with_ssptptr_address(second.get()).into_bits();
+                let pat = if features.extended.mts() { pat } else { 0 };
+                words[1] = word1.with_pgsnp(features.extended.sc()).with_pat(pat).into_bits();
+                let word2 = PasidWord2::new().with_fspm(fspm).with_wpe(write_protect);
+                let word2 = word2.with_eafe(extended_accessed && features.extended.eafs());
                 words[2] = word2.with_fsptptr_address(root.get()).into_bits();
             }
         }

@@ -15,6 +15,7 @@
 //! | fault record | fault record |
 //! | blocked | no present entry |
 //! | identity | pass-through, or a table that maps all memory to itself |
+//! | guest's table before a parent's | nested translation: PGTT 011b, in scalable mode where ECAP.NEST says so |
 //!
 //! # Order
 //!
@@ -47,6 +48,7 @@ mod features;
 mod hardware;
 mod interrupt;
 mod lead;
+mod nested;
 mod page_requests;
 mod pasid;
 mod process;
@@ -69,5 +71,6 @@ pub use features::{Features, ProbeError};
 pub use interrupt::{
     Destination, Interrupt, InterruptBlock, InterruptError, InterruptMessage, InterruptRemapping, Requester,
 };
+pub use nested::Nested;
 pub use process::Process;
 pub use vtd::Vtd;

@@ -271,7 +271,7 @@ fn walk<P: Platform, R>(hardware: &Hardware<P, R>, table: &ProcessTable) -> Opti
 }
 
 /// Eight memory types of 8 bits each, as CPUs have them, in 4 bits each.
-fn short_pat(pat: u64) -> u32 {
+pub(crate) fn short_pat(pat: u64) -> u32 {
     pat.to_le_bytes().iter().rev().fold(0, |short, kind| short << 4 | u32::from(kind & 0xf))
 }
 

@@ -15,6 +15,7 @@ use portcullis_core::iommu::{
     AddDeviceError, AttachError, Capabilities, DomainError, FaultRecord, GlobalError, HwDomain, Iommu,
     RegionSource, ReservedKind, ReservedRegion, SyncError, Target,
 };
+use portcullis_core::nested::{GuestTable, GuestTables, NestedDomain, NestedError};
 use portcullis_core::sva::SvaIommu;
 use portcullis_hal::{Lock, Platform, Registers};
 use portcullis_spec::vtd::{INTERRUPT_WINDOW_FIRST, INTERRUPT_WINDOW_LAST};
@@ -31,6 +32,7 @@ use crate::features::{Features, ProbeError};
 use crate::hardware::Hardware;
 use crate::interrupt::InterruptRemapping;
 use crate::lead::{Lead, To};
+use crate::nested::{self, Nested};
 use crate::page_requests::PageRequestQueue;
 use crate::process::Process;
 use crate::queue::Queue;
@@ -298,7 +300,11 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
                 let ours = ours.filter(|it| it.is_of(&self.hardware)).ok_or(AttachError::ForeignDomain)?;
                 Ok((plain(target), Some(ours.lead())))
             }
-            Target::Nested(_) => Err(AttachError::Unsupported),
+            Target::Nested(nested) => {
+                let ours = nested.as_any().downcast_ref::<Nested<P, R>>();
+                let ours = ours.filter(|it| it.is_of(&self.hardware)).ok_or(AttachError::ForeignDomain)?;
+                Ok((plain(target), Some(ours.lead())))
+            }
         }
     }
 
@@ -317,6 +323,11 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
         if let Some(domain) = attached.domain().and_then(|domain| self.ours(domain)) {
             sids.iter().for_each(|&sid| domain.expect(sid));
         }
+        if let Attachment::Nested(nested) = attached
+            && let Some(nested) = nested.as_any().downcast_ref::<Nested<P, R>>()
+        {
+            sids.iter().for_each(|&sid| nested.expect(sid));
+        }
         let Attachment::Process(process) = attached else { return Ok(()) };
         let Some(process) = process.as_any().downcast_ref::<Process<P, R>>() else { return Ok(()) };
         let places =
@@ -328,6 +339,11 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
     pub(crate) fn let_go(&self, sid: u16, attached: &Attachment<P>) {
         if let Some(domain) = attached.domain().and_then(|domain| self.ours(domain)) {
             domain.forget(sid);
+        }
+        if let Attachment::Nested(nested) = attached
+            && let Some(nested) = nested.as_any().downcast_ref::<Nested<P, R>>()
+        {
+            nested.forget(sid);
         }
         if let Attachment::Process(process) = attached
             && let Some(process) = process.as_any().downcast_ref::<Process<P, R>>()
@@ -490,6 +506,25 @@ impl<P: Platform, R: Registers> Iommu<P> for Vtd<P, R> {
 
     fn new_domain(&self) -> Result<Arc<dyn HwDomain<P>>, DomainError> {
         Ok(Domain::new(self.hardware.clone())?)
+    }
+
+    fn guest_tables(&self) -> GuestTables {
+        nested::guest_tables(&self.hardware.features)
+    }
+
+    fn new_parent(&self) -> Result<Arc<dyn HwDomain<P>>, DomainError> {
+        if self.guest_tables().is_empty() {
+            return Err(DomainError::Unsupported);
+        }
+        Ok(Domain::parent(self.hardware.clone())?)
+    }
+
+    fn new_nested(
+        &self,
+        parent: &Arc<dyn HwDomain<P>>,
+        table: &GuestTable,
+    ) -> Result<Arc<dyn NestedDomain>, NestedError> {
+        Ok(Arc::new(Nested::new(&self.hardware, parent, table)?))
     }
 
     fn attach(&self, sources: &[SourceId], target: &Target<P>) -> Result<(), AttachError> {
