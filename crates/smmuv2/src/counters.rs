@@ -12,6 +12,8 @@ pub enum Operation {
     TlbiVal,
     /// SMMU_CBn_TLBIASID: everything of a stage 1 domain.
     TlbiAsid,
+    /// SMMU_CBn_TLBIALL: everything of guests' tables before one domain.
+    TlbiStage1,
     /// SMMU_CBn_TLBIIPAS2: an address, walk caches included.
     TlbiIpas2,
     /// SMMU_CBn_TLBIIPAS2L: an address, leaves only.
@@ -44,10 +46,11 @@ pub enum Operation {
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::TlbiVa,
         Self::TlbiVal,
         Self::TlbiAsid,
+        Self::TlbiStage1,
         Self::TlbiIpas2,
         Self::TlbiIpas2l,
         Self::TlbiVmid,
@@ -130,7 +133,7 @@ mod tests {
         }
         let counts = counters.snapshot();
         assert!((1u64..).zip(Operation::ALL).all(|(times, operation)| counts.of(operation) == times));
-        assert_eq!((counts.invalidations(), counts.syncs()), (1 + 2 + 3 + 4 + 5 + 6 + 7, 8 + 9));
+        assert_eq!((counts.invalidations(), counts.syncs()), (1 + 2 + 3 + 4 + 5 + 6 + 7 + 8, 9 + 10));
         assert_eq!(counts.since(&counts).each().count(), 0);
     }
 }

@@ -8,12 +8,21 @@
 //! When a domain is dropped no stream leads to its bank. The bank is turned off and the hardware made to forget its tag, and only if it confirms are bank
 //! and tables given back; otherwise both are kept for good.
 //!
+//! # Domains in which guests' tables are nested
+//!
+//! Those are of stage 2, whatever the others are. What hardware remembers of a guest's table and this domain's together it may have under the address that the device sent
+//! alone, so that an invalidation by intermediate address does not find it: while anything is nested here, everything of the VMID is forgotten instead.
+//!
+//! Choice: so the book is not asked how much of the combined an invalidation by intermediate address takes along. In the architecture whose tables these are it need take nothing.
+//!
+//! Spec: Arm ARM DDI 0487, C5.5 "TLBI IPAS2E1": not required to apply to caching structures that combine stage 1 and stage 2.
 //! Spec: SMMUv2 D.c, 5.1 "Updating the state of a context bank", 5.4.1 "Scope of the TLB maintenance operations".
 //! Not here: the page-table format (`pgtable`), which invalidations a range needs (`invalidate`).
 
 use alloc::sync::{Arc, Weak};
 use core::any::Any;
 use core::fmt;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use portcullis_core::iommu::{
     Capabilities, DomainError, Flushed, Gather, HwDomain, MapError, SyncError, UnmapError,
@@ -22,17 +31,22 @@ use portcullis_hal::{Platform, Registers};
 use portcullis_paging::Mappings;
 use portcullis_pgtable::arm::{Stage1, Stage2};
 use portcullis_types::trace::{Event, Value};
-use portcullis_types::{Access, AccessKind, Iova, IovaRange, Pa, PageSizes, Perms, Prot, SizeLg2};
+use portcullis_types::{Access, AccessKind, Iova, IovaRange, Pa, PageSizes, Perms, Prot, SizeLg2, mutant};
 
+use crate::bank::Role;
 use crate::hardware::Hardware;
 use crate::invalidate::{Step, steps};
-use crate::table::bank_words;
+use crate::table::{TableFormat, bank_words};
 
 /// A translation that streams of one SMMU can be attached to.
 pub struct Domain<P: Platform, R: Registers + 'static> {
     hardware: Arc<Hardware<P, R>>,
     bank: usize,
+    stage2: bool,
+    format: TableFormat,
     mappings: Mappings<P::Mutex, Stage1, Stage2>,
+    /// How many guests' tables are nested in it; none if none can be.
+    nested: Option<AtomicUsize>,
 }
 
 impl<P: Platform, R: Registers> fmt::Debug for Domain<P, R> {
@@ -46,18 +60,37 @@ impl<P: Platform, R: Registers> fmt::Debug for Domain<P, R> {
 
 impl<P: Platform, R: Registers> Domain<P, R> {
     pub(crate) fn new(hardware: Arc<Hardware<P, R>>) -> Result<Arc<Self>, DomainError> {
+        let (format, stage2) = (hardware.format, hardware.stage2);
+        Self::with(hardware, format, stage2, None)
+    }
+
+    /// One of stage 2 in which guests' tables can be nested.
+    pub(crate) fn parent(hardware: Arc<Hardware<P, R>>) -> Result<Arc<Self>, DomainError> {
+        let format = hardware.parents.ok_or(DomainError::Unsupported)?;
+        Self::with(hardware, format, true, Some(AtomicUsize::new(0)))
+    }
+
+    fn with(
+        hardware: Arc<Hardware<P, R>>,
+        format: TableFormat,
+        stage2: bool,
+        nested: Option<AtomicUsize>,
+    ) -> Result<Arc<Self>, DomainError> {
         if hardware.is_off() {
             return Err(DomainError::Unsupported);
         }
-        let bank = hardware.banks.lock().take().ok_or(DomainError::NoIds)?;
-        let mappings = Mappings::new(hardware.format, &*hardware.platform);
+        let role = if stage2 { Role::Stage2 } else { Role::Stage1 };
+        let bank = hardware.banks.lock().take(role).ok_or(DomainError::NoIds)?;
+        let mappings = Mappings::new(format, &*hardware.platform);
         let words = mappings.as_ref().and_then(|mappings| mappings.with_table(bank_words));
         let Some((mappings, words)) = mappings.zip(words) else {
             hardware.banks.lock().give_back(bank);
             return Err(DomainError::NoMemory);
         };
-        hardware.set_up_bank(bank, &words);
-        let domain = Arc::new(Self { bank, mappings, hardware });
+        // A fault behind a guest's table tells an address that is not this table's: nobody could say whether to retry.
+        let stall = hardware.config.stall && nested.is_none();
+        hardware.set_up_bank(bank, role, &words, stall);
+        let domain = Arc::new(Self { bank, stage2, format, mappings, nested, hardware });
         let weak: Weak<Self> = Arc::downgrade(&domain);
         domain.hardware.domains.lock().insert(bank, weak);
         Ok(domain)
@@ -77,6 +110,16 @@ impl<P: Platform, R: Registers> Domain<P, R> {
         self.bank
     }
 
+    /// How many guests' tables are nested in it; none if none can be.
+    pub(crate) fn nested(&self) -> Option<&AtomicUsize> {
+        self.nested.as_ref()
+    }
+
+    fn has_nested(&self) -> bool {
+        let any = self.nested.as_ref().is_some_and(|nested| nested.load(Ordering::SeqCst) > 0);
+        any && !mutant!("smmuv2-nested-entries-outlive-the-unmap")
+    }
+
     /// Whether an access of this kind to `iova` would not fault now.
     pub(crate) fn allows(&self, iova: Iova, access: Access) -> bool {
         let wanted = match access.kind {
@@ -91,19 +134,19 @@ impl<P: Platform, R: Registers> Domain<P, R> {
     ///
     /// No translation was ever made of addresses that no table of this domain has: whoever undoes a map that was refused for them may name them.
     fn forget_ranges(&self, gather: &Gather, leaf: SizeLg2) -> Result<(), SyncError> {
-        let (granule, aperture) = (self.hardware.granule, self.hardware.format.aperture());
+        let (granule, aperture) = (self.hardware.granule, self.format.aperture());
         let of = |range: IovaRange| {
             let within = range.intersection(aperture);
             within.into_iter().flat_map(move |range| steps(range, granule, leaf, gather.tables()))
         };
         let everything = || gather.ranges().any(|range| of(range).next() == Some(Step::All));
-        if !self.hardware.config.wide_writes || everything() {
+        if !self.hardware.config.wide_writes || self.has_nested() || everything() {
             return self.hardware.forget_bank(self.bank);
         }
         self.hardware.sync_bank(self.bank, || {
             for step in gather.ranges().flat_map(of) {
                 if let Step::Address { iova, leaf } = step {
-                    self.hardware.post_address(self.bank, iova, leaf);
+                    self.hardware.post_address(self.bank, self.stage2, iova, leaf);
                 }
             }
         })
@@ -112,11 +155,11 @@ impl<P: Platform, R: Registers> Domain<P, R> {
 
 impl<P: Platform, R: Registers> HwDomain<P> for Domain<P, R> {
     fn aperture(&self) -> IovaRange {
-        self.hardware.format.aperture()
+        self.format.aperture()
     }
 
     fn page_sizes(&self) -> PageSizes {
-        self.hardware.format.page_sizes()
+        self.format.page_sizes()
     }
 
     fn map(&self, iova: Iova, pa: Pa, len_bytes: u64, prot: Prot) -> Result<(), MapError> {

@@ -24,11 +24,13 @@ pub(crate) struct Hardware<P: Platform, R: Registers + 'static> {
     pub(crate) registers: R,
     pub(crate) features: Features,
     pub(crate) config: Config,
-    /// Whether domains are stage 2.
+    /// Whether domains are stage 2. Those in which guests' tables are nested always are.
     pub(crate) stage2: bool,
     /// The granule of page tables.
     pub(crate) granule: SizeLg2,
     pub(crate) format: TableFormat,
+    /// The format of domains in which guests' tables are nested; none if none can be.
+    pub(crate) parents: Option<TableFormat>,
     pub(crate) counters: Counters,
     pub(crate) banks: Lock<P, Banks>,
     /// Which domain has which bank, for faults that wait for an answer.
@@ -60,6 +62,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         stage2: bool,
         granule: SizeLg2,
         format: TableFormat,
+        parents: Option<TableFormat>,
     ) -> Self {
         Self {
             platform,
@@ -67,8 +70,9 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             stage2,
             granule,
             format,
+            parents,
             counters: Counters::new(),
-            banks: Lock::<P, Banks>::new(Banks::new(&features, stage2)),
+            banks: Lock::<P, Banks>::new(Banks::new(&features)),
             domains: Lock::<P, _>::new(BTreeMap::new()),
             bank_sync: (0..features.banks).map(|_| Lock::<P, ()>::new(())).collect(),
             global_sync: Lock::<P, ()>::new(()),

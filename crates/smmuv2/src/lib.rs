@@ -15,6 +15,7 @@
 //! | fault record | SMMU_CBn_FSR and SMMU_GFSR, with their syndrome registers |
 //! | blocked | SMMU_S2CRn.TYPE = fault |
 //! | identity | SMMU_S2CRn.TYPE = bypass |
+//! | guest's table before a parent's | two context banks, of which SMMU_CBARn of the first names the second ("nested") |
 //!
 //! # Who holds what while waiting
 //!
@@ -27,8 +28,7 @@
 //! invalidations are of everything that a bank has.
 //!
 //! Spec: SMMUv2, ARM IHI 0062D.c. Layouts are in `portcullis_spec::smmuv2`.
-//! Not here: page-table formats (`pgtable`), who is behind which SMMU (`firmware`), what is attached to what (`core`). No stage 1 behind a stage 2:
-//! core's seam has nobody who would ask for it.
+//! Not here: page-table formats (`pgtable`), who is behind which SMMU (`firmware`), what is attached to what (`core`).
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -45,6 +45,7 @@ mod groups;
 mod hardware;
 mod invalidate;
 mod matching;
+mod nested;
 mod reset;
 mod smmu;
 mod streams;
@@ -60,4 +61,5 @@ pub use fault::{context as decode_context_fault, global as decode_global_fault};
 pub use features::{Features, IdRegisters, ProbeError};
 pub use invalidate::{Step, steps};
 pub use matching::{StreamMatch, merged};
+pub use nested::Nested;
 pub use smmu::Smmu;

@@ -10,16 +10,19 @@ use portcullis_core::iommu::{
     AddDeviceError, AttachError, Capabilities, DomainError, FaultRecord, GlobalError, HwDomain, Iommu,
     RegionSource, ReservedKind, ReservedRegion, SyncError, Target,
 };
+use portcullis_core::nested::{GuestTable, GuestTables, NestedDomain, NestedError};
 use portcullis_hal::{Lock, Platform, Registers};
 use portcullis_types::trace::{Event, Value};
 use portcullis_types::{Iova, IovaRange, Perms, Prot, SizeLg2, SourceId, mutant};
 
+use crate::bank::asid;
 use crate::config::{Config, Stage};
 use crate::counters::Counts;
 use crate::domain::Domain;
 use crate::features::{Features, IdRegisters, ProbeError};
 use crate::groups::Path;
 use crate::hardware::Hardware;
+use crate::nested::{self, Nested};
 use crate::streams::{Attachment, Group, Streams};
 use crate::table::{self, Wanted};
 
@@ -60,7 +63,10 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         let coherent = features.coherent && config.coherent;
         let wanted = Wanted { stage2, granule, input_bits: config.input_bits, coherent };
         let format = table::choose(&features, wanted).ok_or(ProbeError::NoGranule)?;
-        let hardware = Hardware::new(platform, registers, features, config, stage2, granule, format);
+        let parents = nested::possible(&features)
+            .then(|| table::choose(&features, Wanted { stage2: true, ..wanted }))
+            .flatten();
+        let hardware = Hardware::new(platform, registers, features, config, stage2, granule, format, parents);
         let mut streams = Streams::new(features.groups);
         hardware.bring_up(&mut streams)?;
         let configuration = Lock::<P, Configuration<P>>::new(Configuration { streams, gone: false });
@@ -111,13 +117,18 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             Target::Blocked => return Ok(Attachment::Blocked),
             Target::Identity => return Ok(Attachment::Identity),
             // Streams have no PASIDs here, and the CPUs' ids mean nothing to this hardware.
-            Target::Process(_) | Target::Nested(_) => return Err(AttachError::Unsupported),
+            Target::Process(_) => return Err(AttachError::Unsupported),
+            Target::Nested(nested) => {
+                let ours = nested.as_any().downcast_ref::<Nested<P, R>>();
+                let ours =
+                    ours.filter(|ours| ours.is_of(&self.hardware)).ok_or(AttachError::ForeignDomain)?;
+                return Ok(Attachment::Nested { domain: nested.clone(), bank: asid(ours.bank()) });
+            }
             Target::Domain(domain) => domain,
         };
         let ours = domain.as_any().downcast_ref::<Domain<P, R>>().filter(|ours| ours.is_of(&self.hardware));
         let ours = ours.ok_or(AttachError::ForeignDomain)?;
-        let bank = u8::try_from(ours.bank()).expect("there are at most 128 banks");
-        Ok(Attachment::Domain { domain: domain.clone(), bank })
+        Ok(Attachment::Domain { domain: domain.clone(), bank: asid(ours.bank()) })
     }
 
     /// Leads groups elsewhere. Answers what they led to; on return, and only if that is no error, nothing of it is under way.
@@ -148,7 +159,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
                 Attachment::Blocked => {}
                 // No tag is theirs.
                 Attachment::Identity | Attachment::Boot(_) => return self.hardware.forget_everything(),
-                Attachment::Domain { bank, .. } => banks.push(*bank),
+                Attachment::Domain { bank, .. } | Attachment::Nested { bank, .. } => banks.push(*bank),
             }
         }
         banks.sort_unstable();
@@ -256,6 +267,22 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
 
     fn new_domain(&self) -> Result<Arc<dyn HwDomain<P>>, DomainError> {
         Ok(Domain::new(self.hardware.clone())?)
+    }
+
+    fn guest_tables(&self) -> GuestTables {
+        nested::guest_tables(&self.hardware)
+    }
+
+    fn new_parent(&self) -> Result<Arc<dyn HwDomain<P>>, DomainError> {
+        Ok(Domain::parent(self.hardware.clone())?)
+    }
+
+    fn new_nested(
+        &self,
+        parent: &Arc<dyn HwDomain<P>>,
+        table: &GuestTable,
+    ) -> Result<Arc<dyn NestedDomain>, NestedError> {
+        Ok(Arc::new(Nested::new(&self.hardware, parent, table)?))
     }
 
     /// A device is attached as a whole, so all of its sources must be named.

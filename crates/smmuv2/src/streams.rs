@@ -19,6 +19,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use portcullis_core::iommu::{AddDeviceError, HwDomain};
+use portcullis_core::nested::NestedDomain;
 use portcullis_hal::Platform;
 use portcullis_types::{SourceId, mutant};
 
@@ -40,6 +41,13 @@ pub(crate) enum Attachment<P: Platform> {
         /// Its bank.
         bank: u8,
     },
+    /// Its traffic is translated by a guest's table, and then by a domain's.
+    Nested {
+        /// Dropped only after the hardware uses it no longer.
+        domain: Arc<dyn NestedDomain>,
+        /// The bank of the guest's table.
+        bank: u8,
+    },
 }
 
 impl<P: Platform> Attachment<P> {
@@ -48,7 +56,7 @@ impl<P: Platform> Attachment<P> {
             Self::Blocked => Path::Fault,
             Self::Identity => Path::Bypass,
             Self::Boot(path) => *path,
-            Self::Domain { bank, .. } => Path::Bank(*bank),
+            Self::Domain { bank, .. } | Self::Nested { bank, .. } => Path::Bank(*bank),
         }
     }
 
@@ -65,6 +73,7 @@ impl<P: Platform> Clone for Attachment<P> {
             Self::Identity => Self::Identity,
             Self::Boot(path) => Self::Boot(*path),
             Self::Domain { domain, bank } => Self::Domain { domain: domain.clone(), bank: *bank },
+            Self::Nested { domain, bank } => Self::Nested { domain: domain.clone(), bank: *bank },
         }
     }
 }

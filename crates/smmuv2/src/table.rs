@@ -3,12 +3,13 @@
 //! Spec: SMMUv2 D.c, 16.5.38 "SMMU_CBn_TCR", 16.5.39 "SMMU_CBn_TCR2", 17.3.8 "SMMU_CBn_TCR", 1.6 "SMMU address support".
 //! Not here: walking, mapping, unmapping (`pgtable`), the domain's part of that (`paging`), writing the registers (`bank`).
 
+use portcullis_core::nested::GuestTable;
 use portcullis_pgtable::BreakBeforeMake;
 use portcullis_pgtable::arm::{self, Stage1, Stage2};
 use portcullis_spec::smmuv2::bank::{
     SEP_UPSTREAM, SHARE_INNER, SHARE_OUTER, Stage2Tcr, Tcr, Tcr2, WALK_NON_CACHEABLE, WALK_WRITE_BACK,
 };
-use portcullis_types::{Pa, SizeLg2};
+use portcullis_types::SizeLg2;
 
 use crate::features::Features;
 
@@ -25,8 +26,10 @@ pub(crate) struct BankWords {
     pub(crate) tcr: u32,
     /// SMMU_CBn_TCR2; stage 1 only.
     pub(crate) tcr2: u32,
-    /// Where the root is.
-    pub(crate) root: Pa,
+    /// SMMU_CBn_MAIR0 and MAIR1; stage 1 only.
+    pub(crate) mair: u64,
+    /// Where the root is: of a guest's table, in the guest's memory.
+    pub(crate) root: u64,
 }
 
 /// What the format is to be like.
@@ -81,7 +84,8 @@ pub(crate) fn bank_words(table: &Table) -> BankWords {
             let tcr2 = Tcr2::new()
                 .with_pasize(arm::address_code(format.config().output_bits))
                 .with_sep(SEP_UPSTREAM);
-            BankWords { tcr: tcr.into_bits(), tcr2: tcr2.into_bits(), root: table.root() }
+            let root = table.root().get();
+            BankWords { tcr: tcr.into_bits(), tcr2: tcr2.into_bits(), mair: arm::MAIR, root }
         }
         Table::Two(table) => {
             let format = table.format();
@@ -94,8 +98,33 @@ pub(crate) fn bank_words(table: &Table) -> BankWords {
                 .with_orgn0(cache)
                 .with_sh0(share)
                 .with_pasize(arm::address_code(format.config().output_bits));
-            BankWords { tcr: tcr.into_bits(), tcr2: 0, root: table.root() }
+            BankWords { tcr: tcr.into_bits(), tcr2: 0, mair: 0, root: table.root().get() }
         }
+    }
+}
+
+/// What a bank that walks a guest's table must say, whose words have been checked. None if it is no table of this architecture.
+pub(crate) fn guest_words(table: &GuestTable, coherent: bool) -> Option<BankWords> {
+    let &GuestTable::Vmsa64 { root, granule, input_bits, output_bits, mair } = table else { return None };
+    let (cache, share) = walks(coherent);
+    let tcr = Tcr::new()
+        .with_t0sz(64 - input_bits)
+        .with_tg0(tg0(granule)?)
+        .with_irgn0(cache)
+        .with_orgn0(cache)
+        .with_sh0(share)
+        .with_epd1(true);
+    let tcr2 = Tcr2::new().with_pasize(arm::address_code(output_bits)).with_sep(SEP_UPSTREAM);
+    Some(BankWords { tcr: tcr.into_bits(), tcr2: tcr2.into_bits(), mair, root: root.get() })
+}
+
+/// Spec: SMMUv2 D.c, 16.5.38 "SMMU_CBn_TCR", TG0.
+const fn tg0(granule: SizeLg2) -> Option<u8> {
+    match granule {
+        SizeLg2::KIB_4 => Some(0b00),
+        SizeLg2::KIB_64 => Some(0b01),
+        SizeLg2::KIB_16 => Some(0b10),
+        _ => None,
     }
 }
 
@@ -107,7 +136,7 @@ fn walks(coherent: bool) -> (u8, u8) {
 #[cfg(test)]
 mod tests {
     use portcullis_core::iommu::MapError;
-    use portcullis_types::{Iova, Prot};
+    use portcullis_types::{Iova, Pa, Prot};
 
     use super::*;
     use crate::testing::{Fake, features};

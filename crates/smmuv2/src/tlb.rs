@@ -13,12 +13,13 @@ use core::sync::atomic::Ordering;
 use portcullis_core::iommu::SyncError;
 use portcullis_hal::{Platform, Registers, wait_for};
 use portcullis_spec::smmuv2::bank::{
-    TLBIASID, TLBIIPAS2, TLBIIPAS2L, TLBIVA, TLBIVAL, TLBSTATUS, TLBSYNC, TlbStatus, TlbiIpa, TlbiVa,
+    TLBIALL, TLBIASID, TLBIIPAS2, TLBIIPAS2L, TLBIVA, TLBIVAL, TLBSTATUS, TLBSYNC, TlbStatus, TlbiIpa, TlbiVa,
 };
 use portcullis_spec::smmuv2::global::{TLBGSTATUS, TLBGSYNC, TLBIALLH, TLBIALLNSNH, TLBIVMID, TlbGstatus};
 use portcullis_types::trace::{Event, Value};
 use portcullis_types::{Iova, mutant};
 
+use crate::bank::{Role, asid};
 use crate::counters::Operation;
 use crate::hardware::Hardware;
 
@@ -90,24 +91,32 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         }
     }
 
-    /// Makes the hardware forget everything that bank `bank` of a domain put into TLBs, and waits until it has.
+    /// Makes the hardware forget everything that bank `bank` of a domain put into TLBs, and waits until it has. Of stage 2, that includes what came from it and from guests'
+    /// tables before it.
     pub(crate) fn forget_bank(&self, bank: usize) -> Result<(), SyncError> {
-        let tag = self.tag(bank);
-        if self.stage2 {
-            let post = || {
-                self.count(Operation::TlbiVmid);
-                self.registers.write32(TLBIVMID, tag.into());
-            };
-            if mutant!("smmuv2-vmid-forgotten-by-the-wrong-sync") {
-                return self.sync_bank(bank, post);
-            }
-            // It is no operation of the bank's: the bank's sync would not wait for it.
-            self.sync_global(post)
-        } else {
-            self.sync_bank(bank, || {
+        let Some(role) = self.banks.lock().role(bank) else { return self.forget_everything() };
+        match role {
+            Role::Stage1 => self.sync_bank(bank, || {
                 self.count(Operation::TlbiAsid);
-                self.write_bank(bank, TLBIASID, tag.into());
-            })
+                self.write_bank(bank, TLBIASID, asid(bank).into());
+            }),
+            Role::Stage2 => {
+                let vmid = self.vmid(bank, role);
+                let post = || {
+                    self.count(Operation::TlbiVmid);
+                    self.registers.write32(TLBIVMID, vmid.into());
+                };
+                if mutant!("smmuv2-vmid-forgotten-by-the-wrong-sync") {
+                    return self.sync_bank(bank, post);
+                }
+                // It is no operation of the bank's: the bank's sync would not wait for it.
+                self.sync_global(post)
+            }
+            // Not by its ASID: a guest's entries may be global, and then they have none.
+            Role::Nested { .. } => self.sync_bank(bank, || {
+                self.count(Operation::TlbiStage1);
+                self.write_bank(bank, TLBIALL, 0);
+            }),
         }
     }
 
@@ -121,18 +130,18 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
     }
 
     /// Posts the invalidation of one address of a domain.
-    pub(crate) fn post_address(&self, bank: usize, iova: Iova, leaf: bool) {
+    pub(crate) fn post_address(&self, bank: usize, stage2: bool, iova: Iova, leaf: bool) {
         let page = iova.get() >> 12;
-        let (register, operation) = match (self.stage2, leaf) {
+        let (register, operation) = match (stage2, leaf) {
             (false, false) => (TLBIVA, Operation::TlbiVa),
             (false, true) => (TLBIVAL, Operation::TlbiVal),
             (true, false) => (TLBIIPAS2, Operation::TlbiIpas2),
             (true, true) => (TLBIIPAS2L, Operation::TlbiIpas2l),
         };
-        let word = if self.stage2 {
+        let word = if stage2 {
             TlbiIpa::new().with_page(page).into_bits()
         } else {
-            let asid = if mutant!("smmuv2-address-forgotten-of-asid-0") { 0 } else { self.tag(bank) };
+            let asid = if mutant!("smmuv2-address-forgotten-of-asid-0") { 0 } else { asid(bank) };
             TlbiVa::new().with_page(page).with_asid(asid.into()).into_bits()
         };
         self.count(operation);
