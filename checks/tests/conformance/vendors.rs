@@ -1,7 +1,8 @@
 //! The suite of core's seam over our models of VT-d and SMMUv2: each kind that drives its driver another way. And wrong drivers, which it must see.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 
 use model_smmuv2::{Config as Smmu, Policy as SmmuPolicy};
 use model_vtd::{Config as Unit, Policy as UnitPolicy, Scalable};
@@ -9,6 +10,7 @@ use portcullis::types::Pa;
 use portcullis_checks::conformance::bed::Bed;
 use portcullis_checks::conformance::beds::model::ModelBed;
 use portcullis_checks::conformance::seam::Vendor;
+use portcullis_checks::conformance::seam::nested::PARENTS_UNMAP;
 use portcullis_checks::conformance::seam::smmuv2::Smmuv2;
 use portcullis_checks::conformance::seam::suite::{first_failure, run};
 use portcullis_checks::conformance::seam::vtd::VtD;
@@ -117,6 +119,63 @@ fn without_context_cache() -> Arc<dyn Hand> {
     Arc::new(Without { kind: 1, queue: AtomicU64::default(), on: AtomicBool::default() })
 }
 
+/// A driver of VT-d that forgets what came from a guest's table and its parent's only where the guest asks for it: IOTLB invalidations of second stages under a domain-id that
+/// a nested entry has do nothing.
+#[derive(Default)]
+struct Unnested {
+    queue: AtomicU64,
+    words: Mutex<BTreeMap<u64, u64>>,
+    nested: Mutex<BTreeSet<u64>>,
+}
+
+impl Hand for Unnested {
+    fn store(&self, machine: &dyn Machine, at: Pa, word: u64) {
+        let at_bytes = at.get();
+        // A PASID-table entry whose present bit goes in: PGTT 011 in its first word, DID in the second, which was stored before.
+        if at_bytes.is_multiple_of(64) && word & 0x1c1 == 0xc1 {
+            let did = self.words.lock().unwrap().get(&(at_bytes + 8)).map_or(0, |word| word & 0xffff);
+            self.nested.lock().unwrap().insert(did);
+        }
+        let queue = self.queue.load(Relaxed);
+        let of_queue = (queue..queue + 0x2000).contains(&at_bytes) && at_bytes.is_multiple_of(32);
+        // Type 2, granularity 11, and the domain-id.
+        let hit =
+            of_queue && word & 0x3f == 0x32 && self.nested.lock().unwrap().contains(&(word >> 16 & 0xffff));
+        self.words.lock().unwrap().insert(at_bytes, word);
+        machine.store(at, if hit { 0x5 } else { word });
+    }
+
+    fn write_register(&self, machine: &dyn Machine, offset: usize, bytes: usize, value: u64) {
+        if offset == 0x90 {
+            self.queue.store(value & !0xfff, Relaxed);
+        }
+        machine.write_register(offset, bytes, value);
+    }
+}
+
+/// A driver of SMMUv2 that forgets nothing by VMID while a guest's table is before a domain's.
+#[derive(Default)]
+struct UnnestedBanks(Mutex<BTreeSet<usize>>);
+
+impl Hand for UnnestedBanks {
+    fn write_register(&self, machine: &dyn Machine, offset: usize, bytes: usize, value: u64) {
+        // SMMU_CBARn, in the second page of either size: TYPE 3, or what it is when the bank is given back.
+        if matches!(offset, 0x1000..0x1200 | 0x1_0000..0x1_0200) {
+            let mut nested = self.0.lock().unwrap();
+            if value >> 16 & 3 == 3 {
+                nested.insert(offset)
+            } else {
+                nested.remove(&offset)
+            };
+        }
+        // SMMU_TLBIVMID.
+        if offset == 0x64 && !self.0.lock().unwrap().is_empty() {
+            return;
+        }
+        machine.write_register(offset, bytes, value);
+    }
+}
+
 /// Barriers that do nothing.
 struct Unordered;
 
@@ -162,6 +221,21 @@ fn drivers_of_vtd_that_forget_to_invalidate_order_or_clean_are_seen() {
     for (what, seen) in seen {
         println!("{what}: {seen:?}");
         assert!(seen.is_some(), "nobody saw a driver with {what}");
+    }
+}
+
+#[test]
+fn drivers_that_forget_nothing_of_guests_tables_when_the_parent_unmaps_are_seen() {
+    let unit = || Arc::new(ModelBed::vtd("x86-scalable", Unit::default()));
+    let smmu = || Arc::new(ModelBed::smmuv2("smmuv2", Smmu::default()));
+    let seen = [
+        first_failure::<_, VtD>(&unit(), || Arc::new(Unnested::default())),
+        first_failure::<_, Smmuv2>(&smmu(), || Arc::new(UnnestedBanks::default())),
+    ];
+    for seen in seen {
+        println!("{seen:?}");
+        let (title, _) = seen.expect("nobody saw such a driver");
+        assert!(title.starts_with(PARENTS_UNMAP), "{title}");
     }
 }
 

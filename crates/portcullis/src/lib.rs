@@ -16,6 +16,76 @@
 //!
 //! The order in which an embedder uses them: implement [`hal::Platform`]; read the firmware tables; probe each IOMMU; enumerate PCI;
 //! make a [`core`] device and a group for what is found; give drivers the DMA API.
+//!
+//! # A guest with an IOMMU of its own
+//!
+//! A monitor has given its guest a device, and the guest an IOMMU that it emulates. While the guest does not use it the device sends guest-physical addresses; when it
+//! does, hardware walks the guest's own table before the monitor's, and the monitor has nothing to shadow ([`core::nested`]).
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use portcullis::core::domain::Domain;
+//! use portcullis::core::group::Group;
+//! use portcullis::core::iommu::Gather;
+//! use portcullis::core::nested::{GuestInvalidation, GuestTable};
+//! use portcullis::core::owner::{Errno, Owner};
+//! use portcullis::hal::Platform;
+//! use portcullis::types::{Iova, IovaRange, Pa, Perms, Prot};
+//!
+//! struct Vm<P: Platform> {
+//!     owner: Owner,
+//!     group: Arc<Group<P>>,
+//!     /// Guest-physical to physical: the parent.
+//!     memory: Arc<Domain<P>>,
+//!     /// The guest's table before it, while the guest translates.
+//!     guest: Option<Arc<Domain<P>>>,
+//! }
+//!
+//! impl<P: Platform> Vm<P> {
+//!     /// The guest's memory is one run, from guest-physical 0 on.
+//!     fn start(owner: Owner, group: Arc<Group<P>>, first: Pa, bytes: u64) -> Result<Self, Errno> {
+//!         // What hardware walks is told to the guest by the IOMMU that it sees. Where there is nothing, the monitor has to shadow.
+//!         if group.iommu().guest_tables().is_empty() {
+//!             return Err(Errno::Einval);
+//!         }
+//!         group.claim_group(owner).map_err(|error| error.errno())?;
+//!         let memory = Domain::new_parent(group.iommu().clone()).map_err(|error| error.errno())?;
+//!         let all = Prot::cached(Perms::READ_WRITE);
+//!         memory.map(Iova::new(0), first, bytes, all).map_err(|error| error.errno())?;
+//!         group.attach_as(owner, &memory).map_err(|error| error.errno())?;
+//!         Ok(Self { owner, group, memory, guest: None })
+//!     }
+//!
+//!     /// The guest turns translation on, or to another table.
+//!     fn translates(&mut self, table: &GuestTable) -> Result<(), Errno> {
+//!         let guest = Domain::new_nested(&self.memory, table).map_err(|error| error.errno())?;
+//!         self.group.replace_as(self.owner, &guest).map_err(|error| error.errno())?;
+//!         self.guest = Some(guest);
+//!         Ok(())
+//!     }
+//!
+//!     /// The guest turns it off.
+//!     fn passes(&mut self) -> Result<(), Errno> {
+//!         self.group.replace_as(self.owner, &self.memory).map_err(|error| error.errno())?;
+//!         self.guest = None;
+//!         Ok(())
+//!     }
+//!
+//!     /// The guest has its IOMMU forget a range. Its own wait ends when this returns, and not before.
+//!     fn invalidates(&self, range: IovaRange, leaves_only: bool) -> Result<(), Errno> {
+//!         let Some(guest) = &self.guest else { return Ok(()) };
+//!         guest.invalidate(GuestInvalidation::Range { range, leaves_only }).map_err(|error| error.errno())
+//!     }
+//!
+//!     /// Memory is taken from the guest (a balloon): on return no device reaches it, whatever stands in the guest's table.
+//!     fn gives_back(&self, range: IovaRange) -> Result<(), Errno> {
+//!         let mut gather = Gather::new();
+//!         self.memory.unmap(range, &mut gather).map_err(|error| error.errno())?;
+//!         self.memory.sync(&mut gather).map(drop).map_err(|error| error.errno())
+//!     }
+//! }
+//! ```
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -9,9 +9,13 @@
 //! | [`vtd`] | our model in legacy mode, in scalable mode, with caching mode, without coherent walks, hostile; QEMU's `q35` |
 //! | [`smmuv2`] | our model with stream matching, stream indexing, stage 2 alone, hostile |
 //!
+//! Guests' tables before domains' are asked of those vendors that nest ([`nested`]), in tables that are written here word by word ([`guest`]).
+//!
 //! Not here: SMMUv3, whose suite (`conformance::cases`) asks the same and much more; the beds themselves (`conformance::beds`).
 
 pub mod cases;
+pub mod guest;
+pub mod nested;
 pub mod rig;
 pub mod smmuv2;
 pub mod suite;

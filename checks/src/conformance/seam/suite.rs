@@ -102,6 +102,7 @@ fn run_with<B: Bed, V: Vendor>(bed: &Arc<B>, wrong: Option<MakeHand>) -> Report 
     let mut report = Report::default();
     let mut cases = super::cases::all::<B, V>();
     cases.extend(V::cases());
+    cases.extend(super::nested::all::<B, V>());
     for case in &cases {
         for (kind, setting) in V::settings() {
             let title = format!("{} ({kind})", case.name);

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use portcullis::core::iommu::{Iommu, SyncError};
+use portcullis::core::nested::GuestTables;
 
+use super::guest::Dialect;
 use super::suite::Case;
 use crate::conformance::bed::Bed;
 use crate::conformance::via::{Via, ViaRegisters};
@@ -77,6 +79,15 @@ pub trait Vendor: Sized + Send + Sync + 'static {
     fn carries_no_more<B: Bed>(_bed: &B, _setting: Self::Setting) -> Option<String> {
         None
     }
+
+    /// Why no guest's table can be nested; none if one can.
+    fn nests_nothing<B: Bed>(bed: &B, setting: Self::Setting) -> Option<String>;
+
+    /// In which ways a guest can write tables that this driver says it walks.
+    fn dialects(walks: &GuestTables) -> Vec<Dialect>;
+
+    /// What the book may call it when a guest's table leads where the parent maps nothing, or lies there itself.
+    fn lying() -> &'static [&'static str];
 
     /// What else its book promises.
     fn cases<B: Bed>() -> Vec<Case<B, Self>>;

@@ -7,9 +7,12 @@
 use std::sync::Arc;
 
 use portcullis::core::iommu::SyncError;
+use portcullis::core::nested::{GuestTable, GuestTables};
 use portcullis::hal::Registers;
+use portcullis::types::SizeLg2;
 use portcullis::vtd::{Config, InterruptConfig, Mode, Vtd};
 
+use super::guest::Dialect;
 use super::suite::Case;
 use super::{Refusal, Vendor};
 use crate::conformance::bed::Bed;
@@ -124,6 +127,41 @@ impl Vendor for VtD {
             .into_iter()
             .find(|(bit, _)| sagaw >> bit & 1 == 1)
             .map_or(64, |(_, bits)| bits)
+    }
+
+    fn nests_nothing<B: Bed>(bed: &B, setting: Setting) -> Option<String> {
+        if !setting.scalable {
+            return Some("legacy mode nests nothing".into());
+        }
+        let nests = bed.registers().read64(ECAP) >> 26 & 1 == 1;
+        (!nests).then(|| "ECAP.NEST is 0: no nested translation".into())
+    }
+
+    fn dialects(walks: &GuestTables) -> Vec<Dialect> {
+        let Some(x86) = walks.x86 else { return Vec::new() };
+        let dialect = |name, levels| Dialect {
+            name,
+            granule: SizeLg2::KIB_4,
+            levels,
+            // P, R/W, U/S, A; of a page D as well. Spec: Intel SDM volume 3A, 4.5.4 "Linear-Address Translation with 4-Level Paging and 5-Level Paging", Tables 4-15 to 4-20.
+            table: |gpa| gpa | 0x27,
+            page: |gpa, writable| gpa | if writable { 0x67 } else { 0x65 },
+            says: |dialect, root| GuestTable::X86 {
+                root,
+                levels: dialect.levels,
+                pat: 0x0007_0406_0007_0406,
+                write_protect: true,
+                extended_accessed: false,
+            },
+        };
+        let four = dialect("x86, 4 levels", 4);
+        core::iter::once(four).chain((x86.levels == 5).then(|| dialect("x86, 5 levels", 5))).collect()
+    }
+
+    /// Spec: VT-d 5.10, 7.1.3 "Fault Conditions and Remapping Hardware Behavior for Various Requests", Table 30: SFS.5 to SFS.7 for tables of the guest's, SSS.2 for its
+    /// pages, SGN.5 for what is above all that the second stage could say.
+    fn lying() -> &'static [&'static str] {
+        &["SFS.5", "SFS.6", "SFS.7", "SSS.2", "SGN.5"]
     }
 
     fn cases<B: Bed>() -> Vec<Case<B, Self>> {

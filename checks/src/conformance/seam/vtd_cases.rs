@@ -1,12 +1,13 @@
 //! What VT-d's book promises besides what core asks of everybody: memory that firmware goes on using, interrupt remapping, fault records that run out, entries that are wrong, a
 //! queue that wraps.
 
-use portcullis::core::iommu::Target;
+use portcullis::core::iommu::{Iommu, Target};
 use portcullis::hal::{BlockLayout, DmaMemory, Registers};
 use portcullis::types::{Iova, IovaRange, Pa, Perms, SourceId};
 use portcullis::vtd::{BootRegion, Destination, Interrupt, InterruptMessage, Requester};
 
 use super::cases::AT;
+use super::guest::Guest;
 use super::rig::Rig;
 use super::suite::{Bench, Case};
 use super::vtd::VtD;
@@ -14,7 +15,7 @@ use super::vtd_sight::Sight;
 use super::{Refusal, Vendor};
 use crate::conformance::bed::Bed;
 use crate::conformance::bench::Outcome;
-use crate::conformance::floor::write;
+use crate::conformance::floor::{read, write};
 use crate::ensure;
 
 /// Where nothing answers on any bed: above all memory and all windows, and below 46 bits.
@@ -35,6 +36,13 @@ pub(super) fn all<B: Bed>() -> Vec<Case<B, VtD>> {
             .unless(first_stage),
         Case::new("an entry of a source that says what no unit can do is told as that", invalid),
         Case::new("a short invalidation queue wraps again and again", wraps),
+        Case::new("the words of a nested entry and of its parent's are the book's", nested_words)
+            .unless(no_nesting),
+        Case::new(
+            "entries of a guest's are marked in the guest's memory, where the parent lets them be",
+            marked,
+        )
+        .unless(no_nesting),
     ]
 }
 
@@ -51,6 +59,10 @@ fn no_messages<B: Bed>(bench: &Bench<B, VtD>) -> Option<String> {
 fn first_stage<B: Bed>(bench: &Bench<B, VtD>) -> Option<String> {
     let second = bench.bed.registers().read64(0x10) >> 46 & 1 == 1;
     (bench.setting.scalable && !second).then(|| "the case knows second-stage tables only".into())
+}
+
+fn no_nesting<B: Bed>(bench: &Bench<B, VtD>) -> Option<String> {
+    VtD::nests_nothing(&*bench.bed, bench.setting)
 }
 
 /// Spec: VT-d 5.10, 8.4 "Reserved Memory Region Reporting Structure".
@@ -224,6 +236,75 @@ fn invalid<B: Bed>(bench: &Bench<B, VtD>) -> Outcome {
         let outcome = rig.faults_as(&[name], write(AT).by(0), page);
         rig.machine().poke(at, word);
         outcome
+    })
+}
+
+/// Spec: VT-d 5.10, 9.6 "Scalable-Mode PASID Table Entry"; 6.2.3 on entries with the same domain-id.
+fn nested_words<B: Bed>(bench: &Bench<B, VtD>) -> Outcome {
+    bench.with(|rig| {
+        for dialect in VtD::dialects(&rig.driver.guest_tables()) {
+            let guest = Guest::new(rig, &dialect)?;
+            let nested = guest.nested()?;
+            rig.attach(rig.stream(0), &Target::Nested(nested))?;
+            rig.attach(rig.stream(1), &Target::Domain(guest.parent.clone()))?;
+            let registers = rig.bed.registers();
+            let sight = Sight { registers: &registers, machine: rig.machine() };
+            let words = |engine| {
+                let at = sight.entry(rig.stream(engine)).ok_or("no entry")?.get();
+                Ok::<_, String>(
+                    [0, 1, 2, 3, 4, 5, 6, 7].map(|word| rig.machine().load(Pa::new(at + 8 * word))),
+                )
+            };
+            let (nested, parent) = (words(0)?, words(1)?);
+            let ecap = registers.read64(0x10);
+            let aw = u64::from(bench.setting.bits - 39) / 9 + 1;
+            let table = parent[0] & 0x000f_ffff_ffff_f000;
+            // P, AW, PGTT 010 and 011 with the same SSPTPTR.
+            ensure!(parent[0] == table | 0x81 | aw << 2, "of the parent: {parent:x?}");
+            ensure!(nested[0] == table | 0xc1 | aw << 2, "nested: {nested:x?}, of the parent {parent:x?}");
+            let (did, of_parent) = (nested[1] & 0xffff, parent[1] & 0xffff);
+            ensure!(did != of_parent && did != 0, "domain-ids {did} and {of_parent}");
+            // PWSNP, PGSNP and PAT where SMPWCS, SC and MTS let them be.
+            let pwsnp = (ecap >> 48 & 1) << 23;
+            let pgsnp = (ecap >> 7 & 1) << 24;
+            let pat = (ecap >> 25 & 1) * 0x0746_0746_0000_0000;
+            ensure!(nested[1] == did | pwsnp | pgsnp | pat, "nested: {nested:x?}");
+            // WPE, FSPM, and the guest's own address.
+            let fspm = u64::from(dialect.levels - 4) << 2;
+            ensure!(nested[2] == guest.root | 0x10 | fspm, "nested: {nested:x?}");
+            ensure!(nested[3..] == [0; 5] && parent[2..] == [0; 6], "the rest is reserved: {nested:x?}");
+        }
+        Ok(())
+    })
+}
+
+/// Spec: VT-d 5.10, 3.6.2 "Accessed, Extended Accessed, and Dirty Flags", 3.8 "Nested Translation"; Table 30, SFS.8.
+fn marked<B: Bed>(bench: &Bench<B, VtD>) -> Outcome {
+    bench.with(|rig| {
+        let dialects = VtD::dialects(&rig.driver.guest_tables());
+        let guest = Guest::new(rig, &dialects[0])?;
+        let _nested = guest.led()?;
+        let (gpa, page) = guest.page(Perms::READ_WRITE)?;
+        let above = guest.entry(AT, 1)?;
+        let entry = guest.entry(AT, 0)?;
+        // P, R/W, U/S; neither A nor D.
+        guest.write(above, guest.word(above) & !0x20);
+        guest.write(entry, gpa | 0x7);
+        rig.passes(read(AT), page)?;
+        ensure!(guest.word(above) & 0x60 == 0x20, "a table that was used: {:#x}", guest.word(above));
+        ensure!(guest.word(entry) & 0x60 == 0x20, "a page that was read: {:#x}", guest.word(entry));
+        rig.passes(write(AT), page)?;
+        ensure!(guest.word(entry) == gpa | 0x67, "a page that was written: {:#x}", guest.word(entry));
+        // A guest whose tables the parent lets be read alone.
+        let shut = Guest::new(rig, &dialects[0])?;
+        let (gpa, page) = shut.page(Perms::READ_WRITE)?;
+        shut.map(AT, gpa, true)?;
+        shut.write(shut.entry(AT, 0)?, gpa | 0x7);
+        shut.shut_tables()?;
+        let _nested = shut.led()?;
+        rig.faults_as(&["SFS.8"], read(AT), page)?;
+        ensure!(shut.word(shut.entry(AT, 0)?) == gpa | 0x7, "marked all the same");
+        Ok(())
     })
 }
 
