@@ -91,6 +91,8 @@ pub(crate) struct Source<P: Platform> {
     pub(crate) lead: Option<Lead>,
     /// Whether its context entry lets its device share: with PASIDs, translation requests and page requests.
     pub(crate) shares: bool,
+    /// Hardware has not confirmed that it forgot what its entries were before: what is in memory now is not what hardware goes by.
+    pub(crate) doubted: bool,
     /// In scalable mode, once it was given an entry.
     pub(crate) directory: Option<Directory>,
 }
@@ -136,6 +138,7 @@ impl<P: Platform> Devices<P> {
             attached: Attachment::Blocked,
             lead: None,
             shares: false,
+            doubted: false,
             directory: None,
         });
         source.device = name.clone();
@@ -155,6 +158,17 @@ impl<P: Platform> Devices<P> {
 
     pub(crate) fn get_mut(&mut self, id: u16) -> Option<&mut Source<P>> {
         self.by_id.get_mut(&id)
+    }
+
+    /// Whether hardware may go by what some of these had before.
+    pub(crate) fn any_doubted(&self, sids: &[u16]) -> bool {
+        sids.iter().any(|sid| self.by_id.get(sid).is_some_and(|source| source.doubted))
+    }
+
+    /// Hardware may go by what these had before, from now on; or does no more.
+    pub(crate) fn doubt(&mut self, sids: &[u16], doubted: bool) {
+        let theirs = self.by_id.iter_mut().filter(|(sid, _)| sids.contains(sid));
+        theirs.for_each(|(_, source)| source.doubted = doubted);
     }
 
     /// All sources.

@@ -111,11 +111,11 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
     }
 
     /// After entries were stored that were not present before: they are visible to hardware on return. `forget` is what a unit that caches what is not
-    /// present has to forget.
+    /// present has to forget: nothing, after a change that it never caches.
     ///
     /// Spec: VT-d 5.10, 6.1 "Caching Mode", 6.8 "Write Buffer Flushing": an invalidation flushes the write buffer as well.
     pub(crate) fn show(&self, forget: &[Descriptor]) -> Result<(), SyncError> {
-        if self.features.caching_mode() {
+        if self.features.caching_mode() && !forget.is_empty() {
             self.run(forget)
         } else if self.features.capability.rwbf() {
             self.flush_write_buffer()

@@ -7,7 +7,7 @@
 //!
 //! The word with the requester is written before the one with the present bit. An entry that is present changes by one store where only vector, destination
 //! and mode change; if the requester changes it is not present in between. After every change of a present entry the interrupt entry cache forgets it, which
-//! also waits for interrupts that are under way.
+//! also waits for interrupts that are under way. If hardware does not confirm that, it may go by what the entry was: the next change is made when it does confirm.
 //!
 //! Spec: VT-d 5.10, 5.1 "Interrupt Remapping", 9.9 "Interrupt Remapping Table Entry (IRTE) for Remapped Interrupts", 6.7 "Set Interrupt Remapping Table Pointer
 //! Operation".
@@ -32,7 +32,18 @@ pub struct InterruptRemapping<P: Platform, R> {
     hardware: Arc<Hardware<P, R>>,
     config: InterruptConfig,
     table: Pa,
-    taken: Lock<P, Vec<bool>>,
+    entries: Lock<P, Vec<Use>>,
+}
+
+/// What becomes of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    /// Nobody has it.
+    Free,
+    /// Somebody does.
+    Taken,
+    /// Somebody does, and hardware may go by what it was before.
+    Doubted,
 }
 
 impl<P: Platform, R> fmt::Debug for InterruptRemapping<P, R> {
@@ -134,8 +145,8 @@ impl<P: Platform, R: Registers> InterruptRemapping<P, R> {
             hardware.platform.clean_table(table, layout(config).size_bytes());
         }
         hardware.platform.write_barrier();
-        let taken = Lock::<P, _>::new(vec![false; 1 << config.entries_lg2]);
-        Some(Self { hardware, config, table, taken })
+        let entries = Lock::<P, _>::new(vec![Use::Free; 1 << config.entries_lg2]);
+        Some(Self { hardware, config, table, entries })
     }
 
     /// What IRTA_REG is told.
@@ -160,13 +171,13 @@ impl<P: Platform, R: Registers> InterruptRemapping<P, R> {
     ///
     /// As [`InterruptError`] says.
     pub fn allocate(&self, count: u16) -> Result<InterruptBlock, InterruptError> {
-        let mut taken = self.taken.lock();
-        if !count.is_power_of_two() || usize::from(count) > taken.len() {
+        let mut entries = self.entries.lock();
+        if !count.is_power_of_two() || usize::from(count) > entries.len() {
             return Err(InterruptError::BadCount(count));
         }
-        let runs = taken.chunks(count.into()).position(|run| run.iter().all(|entry| !entry));
+        let runs = entries.chunks(count.into()).position(|run| run.iter().all(|entry| *entry == Use::Free));
         let first = runs.ok_or(InterruptError::NoEntries)? * usize::from(count);
-        taken[first..first + usize::from(count)].fill(true);
+        entries[first..first + usize::from(count)].fill(Use::Taken);
         #[expect(clippy::cast_possible_truncation, reason = "tables have at most 65536 entries")]
         let (first, count_lg2) = (first as u16, count.ilog2() as u8);
         Ok(InterruptBlock { first, count_lg2 })
@@ -185,19 +196,24 @@ impl<P: Platform, R: Registers> InterruptRemapping<P, R> {
     ) -> Result<(), InterruptError> {
         let words = self.words(interrupt)?;
         let (entry, at) = self.entry(block, index)?;
-        let _one_at_a_time = self.taken.lock();
+        let use_of = &mut self.entries.lock()[usize::from(entry)];
         let platform = &self.hardware.platform;
         let before = [platform.load(at), platform.load(Pa::new(at.get() + 8))];
         let present = IrteWord0::from_bits(before[0]).p();
-        if present && before[1] != words[1] {
+        let doubted = core::mem::replace(use_of, Use::Doubted) == Use::Doubted;
+        let apart = doubted || present && before[1] != words[1];
+        if apart {
             self.hardware.store_word(at, 0);
             self.forget(entry, 0)?;
         }
         self.hardware.store_entry(at, &words);
-        if present && before[1] == words[1] {
-            return self.forget(entry, 0);
+        if present && !apart {
+            self.forget(entry, 0)?;
+        } else {
+            self.hardware.show(&[Descriptor::interrupts(entry, 0)]).map_err(InterruptError::Sync)?;
         }
-        self.hardware.show(&[Descriptor::interrupts(entry, 0)]).map_err(InterruptError::Sync)
+        *use_of = Use::Taken;
+        Ok(())
     }
 
     /// Makes entry `index` of a block mean nothing: whoever uses it is blocked.
@@ -207,9 +223,12 @@ impl<P: Platform, R: Registers> InterruptRemapping<P, R> {
     /// As [`InterruptError`] says.
     pub fn clear(&self, block: &InterruptBlock, index: u16) -> Result<(), InterruptError> {
         let (entry, at) = self.entry(block, index)?;
-        let _one_at_a_time = self.taken.lock();
+        let use_of = &mut self.entries.lock()[usize::from(entry)];
+        *use_of = Use::Doubted;
         self.hardware.store_word(at, 0);
-        self.forget(entry, 0)
+        self.forget(entry, 0)?;
+        *use_of = Use::Taken;
+        Ok(())
     }
 
     /// Gives entries back. On return none of their interrupts comes any more.
@@ -218,12 +237,12 @@ impl<P: Platform, R: Registers> InterruptRemapping<P, R> {
     ///
     /// The hardware did not confirm; the entries are not given out again.
     pub fn free_block(&self, block: InterruptBlock) -> Result<(), InterruptError> {
-        let mut taken = self.taken.lock();
+        let mut entries = self.entries.lock();
         for index in 0..block.count() {
             self.hardware.store_word(self.at(block.first + index), 0);
         }
         self.forget(block.first, block.count_lg2)?;
-        taken[usize::from(block.first)..][..usize::from(block.count())].fill(false);
+        entries[usize::from(block.first)..][..usize::from(block.count())].fill(Use::Free);
         Ok(())
     }
 

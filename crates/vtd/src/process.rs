@@ -39,6 +39,7 @@ use crate::domain::RID_PASID;
 use crate::hardware::Hardware;
 use crate::lead::{Lead, To};
 use crate::span::Span;
+use crate::switch::not_present_pasid;
 
 /// The memory of a process, for the devices behind one unit.
 pub struct Process<P: Platform, R: Registers + 'static> {
@@ -111,7 +112,7 @@ impl<P: Platform, R: Registers> Process<P, R> {
         drop(uses);
         let words = self.lead.pasid(&self.hardware.features);
         places.iter().for_each(|&(_, at)| self.hardware.store_entry(at, &words));
-        self.hardware.show(&[Descriptor::pasid_cache(self.lead.did, pasid)]).map_err(AttachPasidError::Sync)
+        self.hardware.show(&not_present_pasid(self.lead.did, pasid)).map_err(AttachPasidError::Sync)
     }
 
     /// Makes `pasid` of these sources mean nothing. On success hardware has forgotten it.

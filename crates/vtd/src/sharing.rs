@@ -154,6 +154,9 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
                     return Err(AttachPasidError::Sync(error));
                 }
                 outgrown.free(&*hardware.platform);
+            } else if devices.any_doubted(&[sid]) {
+                // It may be using the directory before this one.
+                hardware.update_contexts(tables, devices, &[sid]).map_err(AttachPasidError::Sync)?;
             }
             let directory = devices.get_mut(sid).and_then(|source| source.directory.as_mut());
             let at = directory.and_then(|directory| directory.ensure(hardware, pasid));

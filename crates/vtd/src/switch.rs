@@ -7,12 +7,15 @@
 //!    is off meanwhile (`sharing`).
 //! 3. The new entries are stored, the present bit last; hardware that caches what is not present, or has a write buffer, is told.
 //!
-//! If step 2 is not confirmed the old entries are put back, unless the sources were to be blocked: then nothing is put back.
+//! If step 2 is not confirmed the old entries are put back, unless the sources were to be blocked: then nothing is put back. Sources whose entries were taken away
+//! without a confirmation are *doubted*: hardware may go on by the old ones. The next change of theirs, also one to nothing, first makes the caches forget everything,
+//! whatever memory says.
 //!
 //! Spec: VT-d 5.10, 6.5.3.3 "Guidance to Software for Invalidations", Table 28 "Changes to a context-table entry", "Present bit transition from 1 to 0 in a
-//! scalable-mode PASID-table entry"; 6.2.2.1 "Context-Cache", domain-id 0 for what is not present.
+//! scalable-mode PASID-table entry"; 6.2.2 "Context-Cache" and 6.2.3 "PASID-Cache", domain-id 0 for what is not present.
 //! Not here: what sources are attached to (`vtd`).
 
+use alloc::vec;
 use alloc::vec::Vec;
 
 use portcullis_core::iommu::{AttachError, SyncError};
@@ -63,31 +66,39 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         let cut = self.cut(tables, devices, &before);
         if let Err(error) = cut {
             if next.is_none() {
-                self.note(devices, &before, |_| None);
+                self.leave_blocked(devices, &before);
                 return Err(AttachError::LeftBlocked(error));
             }
             return match self.lead_all(tables, devices, &before) {
+                // What hardware may remember is what is there again; of who had nothing it remembers what it did.
                 Ok(()) => Err(AttachError::Sync(error)),
                 Err(_) => {
                     self.clear_all(tables, devices, &before);
-                    self.note(devices, &before, |_| None);
+                    self.leave_blocked(devices, &before);
                     Err(AttachError::LeftBlocked(error))
                 }
             };
         }
+        devices.doubt(sids, false);
         if next.is_none() {
             // Requests with PASID are blocked by this, too.
             self.note(devices, &before, |_| None);
-            return self.close(tables, sids).map_err(AttachError::LeftBlocked);
+            return self.close(tables, devices, sids).map_err(AttachError::LeftBlocked);
         }
         let after: Vec<_> = sids.iter().map(|&sid| (sid, next)).collect();
         if let Err(error) = self.lead_all(tables, devices, &after) {
             self.clear_all(tables, devices, &after);
-            self.note(devices, &after, |_| None);
+            self.leave_blocked(devices, &after);
             return Err(AttachError::LeftBlocked(error));
         }
         self.note(devices, &after, |lead| lead);
         Ok(())
+    }
+
+    /// Their entries lead nowhere any more, and hardware has not confirmed it.
+    fn leave_blocked(&self, devices: &mut Devices<P>, leads: &[(u16, Option<Lead>)]) {
+        self.note(devices, leads, |_| None);
+        leads.iter().for_each(|&(sid, _)| devices.doubt(&[sid], true));
     }
 
     fn note(
@@ -128,11 +139,20 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         before: &[(u16, Option<Lead>)],
     ) -> Result<(), SyncError> {
         let led: Vec<(u16, Lead)> = before.iter().filter_map(|&(sid, lead)| Some((sid, lead?))).collect();
-        if led.is_empty() {
+        let sids: Vec<u16> = before.iter().map(|&(sid, _)| sid).collect();
+        let doubted = devices.any_doubted(&sids);
+        if led.is_empty() && !doubted {
             return Ok(());
         }
         self.clear_all(tables, devices, before);
         let scalable = self.features.scalable;
+        if doubted {
+            // By what domain-ids hardware remembers, nobody knows any more; and this is rare.
+            let mut all =
+                vec![Descriptor::context_all(), Descriptor::pasid_cache_all(), Descriptor::iotlb_all()];
+            all.retain(|one| scalable || *one != Descriptor::pasid_cache_all());
+            return self.run(&all);
+        }
         let mut forget: Vec<Descriptor> = Vec::new();
         for &(sid, lead) in &led {
             let entry = if scalable {
@@ -162,7 +182,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             if self.features.scalable {
                 self.store_entry(at, &lead.pasid(&self.features));
                 self.open(tables, devices, sid, &mut forget);
-                push_once(&mut tags, Descriptor::pasid_cache(lead.did, RID_PASID));
+                not_present_pasid(lead.did, RID_PASID).into_iter().for_each(|it| push_once(&mut tags, it));
             } else if let Some(words) = lead.context(&self.features) {
                 self.store_entry(at, &words);
                 push_once(&mut forget, Descriptor::context(NOT_PRESENT, sid));
@@ -191,30 +211,32 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
     pub(crate) fn update_contexts(
         &self,
         tables: &Tables<P>,
-        devices: &Devices<P>,
+        devices: &mut Devices<P>,
         sids: &[u16],
     ) -> Result<(), SyncError> {
-        self.change_contexts(tables, sids, |sid| devices.get(sid).and_then(Source::context_word))
+        self.change_contexts(tables, devices, sids, Source::context_word)
     }
 
     /// Takes the context entries of sources in scalable mode away: nothing of theirs gets through, with PASID or without. On success hardware knows neither them nor
     /// their directories.
-    pub(crate) fn close(&self, tables: &Tables<P>, sids: &[u16]) -> Result<(), SyncError> {
+    fn close(&self, tables: &Tables<P>, devices: &mut Devices<P>, sids: &[u16]) -> Result<(), SyncError> {
         if !self.features.scalable {
             return Ok(());
         }
-        self.change_contexts(tables, sids, |_| Some(0))
+        self.change_contexts(tables, devices, sids, |_| Some(0))
     }
 
     fn change_contexts(
         &self,
         tables: &Tables<P>,
+        devices: &mut Devices<P>,
         sids: &[u16],
-        word: impl Fn(u16) -> Option<u64>,
+        word: impl Fn(&Source<P>) -> Option<u64>,
     ) -> Result<(), SyncError> {
         let mut forget = Vec::new();
         for &sid in sids {
-            let (Some(at), Some(word)) = (tables.find(sid), word(sid)) else { continue };
+            let word = devices.get(sid).and_then(&word);
+            let (Some(at), Some(word)) = (tables.find(sid), word) else { continue };
             if self.platform.load(at) != 0 {
                 self.store_word(at, word);
                 forget.push(Descriptor::context(NOT_PRESENT, sid));
@@ -226,8 +248,19 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         // The domains of all PASIDs are affected, and this is rare.
         forget.push(Descriptor::pasid_cache_all());
         forget.push(Descriptor::iotlb_all());
-        self.run(&forget)
+        let outcome = self.run(&forget);
+        devices.doubt(sids, outcome.is_err());
+        outcome
     }
+}
+
+/// What makes a unit in caching mode forget that the entry of a PASID was not present, wherever it is: by the domain-id that tags such entries, and by that of the entry
+/// that is there now.
+///
+/// Spec: VT-d 5.10, 6.2.3 "PASID-Cache": "the reserved domain-id value of 0 is used to tag the cached entries that would result in a fault". Observed: QEMU 11, `vtd_pasid_cache_sync_locked`
+/// takes up an entry only if the invalidation has its domain-id.
+pub(crate) fn not_present_pasid(did: u16, pasid: u32) -> [Descriptor; 2] {
+    [Descriptor::pasid_cache(NOT_PRESENT, pasid), Descriptor::pasid_cache(did, pasid)]
 }
 
 fn push_once(list: &mut Vec<Descriptor>, descriptor: Descriptor) {

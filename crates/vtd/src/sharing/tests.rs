@@ -138,6 +138,73 @@ fn in_scalable_mode_a_domain_is_the_second_stage_of_requests_without_pasid() {
 }
 
 #[test]
+fn in_caching_mode_what_a_pasid_did_not_mean_before_is_forgotten_by_the_domain_id_0_and_by_its_own() {
+    let fake = Fake::new(CAP_LEGACY | 1 << 7, ECAP_SCALABLE);
+    let unit = fake.probe(config());
+    unit.add_device("gpu", &[SID]).unwrap();
+    let domain = unit.new_domain().unwrap();
+    fake.take_log();
+    unit.attach(&[SID], &Target::Domain(domain.clone())).unwrap();
+    let not_present = [Descriptor::pasid_cache(0, 0), Descriptor::pasid_cache(2, 0)];
+    let log = fake.take_log();
+    assert_eq!(
+        (log[0], &log[1..3], log[3]),
+        (Descriptor::context(0, 0x108), &not_present[..], Descriptor::iotlb_domain(2))
+    );
+    unit.enable(&[SID], &facts(), Arc::new(Switches::default())).unwrap();
+    let process = unit.new_process_domain(Mm::new()).unwrap();
+    fake.take_log();
+    unit.attach_pasid(&[SID], pasid(70), &process).unwrap();
+    assert_eq!(fake.take_log()[..2], [Descriptor::pasid_cache(0, 70), Descriptor::pasid_cache(3, 70)]);
+}
+
+#[test]
+fn a_source_leaves_only_when_hardware_has_confirmed_that_its_context_entry_is_gone() {
+    let (fake, unit, _domain, _switches) = sharing();
+    let tables = fake.live_bytes();
+    fake.with(|state| state.refused = vec![TYPE_CONTEXT]);
+    for _ in 0..2 {
+        assert_eq!(unit.remove_device(&[SID]), Err(SyncError::Failed { code: 3 }));
+        assert_eq!(fake.live_bytes(), tables, "hardware may read the directory");
+    }
+    fake.with(|state| state.refused.clear());
+    fake.take_log();
+    unit.remove_device(&[SID]).unwrap();
+    let everything = [Descriptor::context_all(), Descriptor::pasid_cache_all(), Descriptor::iotlb_all()];
+    assert!(fake.take_log().windows(3).any(|run| run == everything));
+    assert!(fake.live_bytes() < tables);
+}
+
+#[test]
+fn a_directory_that_hardware_may_not_know_of_is_said_again_before_a_pasid_is_put_into_it() {
+    let (fake, unit, _domain, _switches) = sharing();
+    let process = unit.new_process_domain(Mm::new()).unwrap();
+    fake.with(|state| state.refused = vec![TYPE_CONTEXT]);
+    for _ in 0..2 {
+        let far = unit.attach_pasid(&[SID], pasid(0x8000), &process);
+        assert_eq!(far, Err(AttachPasidError::Sync(SyncError::Failed { code: 3 })));
+    }
+    fake.with(|state| state.refused.clear());
+    fake.take_log();
+    unit.attach_pasid(&[SID], pasid(0x8000), &process).unwrap();
+    assert!(fake.take_log().contains(&Descriptor::context(0, 0x108)));
+}
+
+#[test]
+fn what_a_first_stage_maps_leaves_the_write_buffer_in_caching_mode_too() {
+    let fake = Fake::new(CAP_LEGACY | 1 << 7 | 1 << 4, ECAP_SCALABLE & !(1 << 46));
+    let unit = fake.probe(config());
+    unit.add_device("disk", &[SID]).unwrap();
+    let domain = unit.new_domain().unwrap();
+    unit.attach(&[SID], &Target::Domain(domain.clone())).unwrap();
+    fake.take_log();
+    let before = unit.counts().write_buffer_flushes;
+    domain.map(Iova::new(0x5000), Pa::new(0x9000), 0x1000, READ_WRITE).unwrap();
+    assert_eq!(unit.counts().write_buffer_flushes, before + 1);
+    assert!(fake.take_log().is_empty(), "a first stage's page that is not present is never cached");
+}
+
+#[test]
 fn where_there_is_no_second_stage_domains_are_first_stage_and_forgotten_by_pasid() {
     let fake = Fake::new(CAP_LEGACY, ECAP_SCALABLE & !(1 << 46));
     let unit = fake.probe(config());

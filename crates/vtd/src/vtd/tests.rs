@@ -7,7 +7,7 @@ use portcullis_spec::vtd::registers::*;
 use super::*;
 use crate::config::{InterruptConfig, Mode};
 use crate::descriptor::Descriptor;
-use crate::interrupt::{Destination, Interrupt, Requester};
+use crate::interrupt::{Destination, Interrupt, InterruptError, Requester};
 use crate::testing::{Act, CAP_LEGACY, ECAP_LEGACY, Fake};
 
 const SID: SourceId = SourceId(0x0108);
@@ -295,6 +295,25 @@ fn what_a_device_was_attached_to_is_kept_for_good_if_a_block_is_not_confirmed() 
 }
 
 #[test]
+fn what_hardware_did_not_confirm_to_have_forgotten_is_forgotten_altogether_before_the_next_attach() {
+    let (fake, unit, _domain) = attached();
+    let next = unit.new_domain().unwrap();
+    let everything = [Descriptor::context_all(), Descriptor::iotlb_all()];
+    for attempt in 0..2 {
+        fake.with(|state| state.refused = alloc::vec![TYPE_CONTEXT]);
+        let error = unit.attach(&[SID], &Target::Blocked).unwrap_err();
+        assert_eq!(error, AttachError::LeftBlocked(SyncError::Failed { code: 3 }), "attempt {attempt}");
+        fake.with(|state| state.refused.clear());
+    }
+    fake.take_log();
+    unit.attach(&[SID], &Target::Domain(next)).unwrap();
+    assert!(fake.take_log().windows(2).any(|run| run == everything));
+    assert_eq!(fake.context(0x108).unwrap()[0] & 1, 1);
+    unit.attach(&[SID], &Target::Blocked).unwrap();
+    assert_eq!(fake.take_log()[0], Descriptor::context(3, 0x108), "nothing is doubted any more");
+}
+
+#[test]
 fn an_entry_that_hardware_in_caching_mode_was_not_told_of_is_taken_back() {
     let fake = Fake::new(CAP_LEGACY | 1 << 7, ECAP_LEGACY);
     let unit = fake.probe(Fake::config());
@@ -441,6 +460,38 @@ fn an_interrupt_is_for_its_requester_alone_and_is_forgotten_when_it_changes() {
     let block = remapping.allocate(1).unwrap();
     assert!(remapping.set(&block, 0, &bad).is_err() && remapping.set(&block, 1, &interrupt).is_err());
     assert!(remapping.allocate(3).is_err());
+}
+
+#[test]
+fn an_interrupt_that_hardware_may_still_know_is_forgotten_before_its_entry_is_another() {
+    let fake = Fake::legacy();
+    let interrupts = Some(InterruptConfig { entries_lg2: 8, x2apic: true });
+    let unit = fake.probe(Config { interrupts, ..Fake::config() });
+    let remapping = unit.interrupts().unwrap();
+    let block = remapping.allocate(1).unwrap();
+    let interrupt = Interrupt {
+        vector: 0x41,
+        destination: Destination::Physical(1),
+        level: false,
+        requester: Requester::Source(SID),
+    };
+    remapping.set(&block, 0, &interrupt).unwrap();
+    let failed = Err(InterruptError::Sync(SyncError::Failed { code: 3 }));
+    let other = Interrupt { vector: 0x42, requester: Requester::Source(SourceId(0x110)), ..interrupt };
+    let changes: [&dyn Fn() -> Result<(), InterruptError>; 3] = [
+        &|| remapping.clear(&block, 0),
+        &|| remapping.set(&block, 0, &Interrupt { vector: 0x43, ..interrupt }),
+        &|| remapping.set(&block, 0, &other),
+    ];
+    for (place, change) in changes.into_iter().enumerate() {
+        fake.with(|state| state.refused = alloc::vec![TYPE_INTERRUPT]);
+        assert_eq!(change(), failed, "change {place}");
+        fake.with(|state| state.refused.clear());
+        fake.take_log();
+        remapping.set(&block, 0, &other).unwrap();
+        assert!(fake.take_log().contains(&Descriptor::interrupts(0, 0)), "change {place}");
+        remapping.set(&block, 0, &interrupt).unwrap();
+    }
 }
 
 #[test]
