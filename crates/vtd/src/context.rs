@@ -58,24 +58,32 @@ impl<P: Platform> Tables<P> {
         Some(Pa::new(self.contexts.get(&word.get())?.get() + offset))
     }
 
-    /// Where the entry of a source lies. None if there is no memory for its table.
-    pub(crate) fn ensure<R: Registers>(&mut self, hardware: &Hardware<P, R>, sid: u16) -> Option<Pa> {
-        if let Some(at) = self.find(sid) {
-            return Some(at);
+    /// Sees to it that there are tables for the entries of all of these sources. None if there is no memory for one: then there is none that there was not before.
+    pub(crate) fn ensure<R: Registers>(&mut self, hardware: &Hardware<P, R>, sids: &[u16]) -> Option<()> {
+        let mut made: BTreeMap<u64, Pa> = BTreeMap::new();
+        for word in sids.iter().map(|&sid| self.place(sid).0.get()) {
+            if self.contexts.contains_key(&word) || made.contains_key(&word) {
+                continue;
+            }
+            let Some(table) = self.platform.alloc(PAGE) else {
+                made.into_values().for_each(|table| self.platform.free(table, PAGE));
+                return None;
+            };
+            made.insert(word, table);
         }
-        let (word, offset) = self.place(sid);
-        let table = self.platform.alloc(PAGE)?;
-        hardware.clean(table, 512);
-        // Its zeroes are visible before the word that leads there.
-        self.platform.write_barrier();
-        let entry = if self.scalable {
-            ScalableRootWord::new().with_p(true).with_ctp_address(table.get()).into_bits()
-        } else {
-            RootWord0::new().with_p(true).with_ctp_address(table.get()).into_bits()
-        };
-        hardware.store_word(word, entry);
-        self.contexts.insert(word.get(), table);
-        Some(Pa::new(table.get() + offset))
+        for (&word, &table) in &made {
+            hardware.clean(table, 512);
+            // Its zeroes are visible before the word that leads there.
+            self.platform.write_barrier();
+            let entry = if self.scalable {
+                ScalableRootWord::new().with_p(true).with_ctp_address(table.get()).into_bits()
+            } else {
+                RootWord0::new().with_p(true).with_ctp_address(table.get()).into_bits()
+            };
+            hardware.store_word(Pa::new(word), entry);
+        }
+        self.contexts.append(&mut made);
+        Some(())
     }
 
     /// How many bytes the tables take.

@@ -165,6 +165,11 @@ impl<P: Platform> Devices<P> {
         sids.iter().any(|sid| self.by_id.get(sid).is_some_and(|source| source.doubted))
     }
 
+    /// All of which hardware may go by what they had before.
+    pub(crate) fn all_doubted(&self) -> Vec<u16> {
+        self.by_id.iter().filter(|(_, source)| source.doubted).map(|(&sid, _)| sid).collect()
+    }
+
     /// Hardware may go by what these had before, from now on; or does no more.
     pub(crate) fn doubt(&mut self, sids: &[u16], doubted: bool) {
         let theirs = self.by_id.iter_mut().filter(|(sid, _)| sids.contains(sid));

@@ -85,7 +85,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
     }
 
     /// Empties the caches of entries and translations, in the order of the book.
-    fn forget_everything(&self) -> Result<(), SyncError> {
+    pub(crate) fn forget_everything(&self) -> Result<(), SyncError> {
         let all: &[Descriptor] = if self.features.scalable {
             &[Descriptor::context_all(), Descriptor::pasid_cache_all(), Descriptor::iotlb_all()]
         } else {

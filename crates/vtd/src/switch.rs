@@ -9,13 +9,12 @@
 //!
 //! If step 2 is not confirmed the old entries are put back, unless the sources were to be blocked: then nothing is put back. Sources whose entries were taken away
 //! without a confirmation are *doubted*: hardware may go on by the old ones. The next change of theirs, also one to nothing, first makes the caches forget everything,
-//! whatever memory says.
+//! whatever memory says; so does the next look at the unit's errors.
 //!
 //! Spec: VT-d 5.10, 6.5.3.3 "Guidance to Software for Invalidations", Table 28 "Changes to a context-table entry", "Present bit transition from 1 to 0 in a
 //! scalable-mode PASID-table entry"; 6.2.2 "Context-Cache" and 6.2.3 "PASID-Cache", domain-id 0 for what is not present.
 //! Not here: what sources are attached to (`vtd`).
 
-use alloc::vec;
 use alloc::vec::Vec;
 
 use portcullis_core::iommu::{AttachError, SyncError};
@@ -35,22 +34,37 @@ use crate::pasid::Directory;
 const NOT_PRESENT: u16 = 0;
 
 impl<P: Platform, R: Registers> Hardware<P, R> {
-    /// Makes room for the entries of these sources. Changes nothing that hardware could follow.
+    /// Makes room for the entries of these sources. Changes nothing that hardware could follow. On failure there is no more than there was.
     pub(crate) fn prepare(
         &self,
         tables: &mut Tables<P>,
         devices: &mut Devices<P>,
         sids: &[u16],
     ) -> Result<(), AttachError> {
-        for &sid in sids {
-            tables.ensure(self, sid).ok_or(AttachError::NoMemory)?;
-            if let Some(source) =
-                devices.get_mut(sid).filter(|it| self.features.scalable && it.directory.is_none())
-            {
-                source.directory = Some(Directory::new(self).ok_or(AttachError::NoMemory)?);
+        let lacks = |sid: &&u16| devices.get(**sid).is_some_and(|source| source.directory.is_none());
+        let lacking: Vec<u16> =
+            sids.iter().filter(lacks).filter(|_| self.features.scalable).copied().collect();
+        let mut made = Vec::new();
+        made.extend(lacking.iter().map_while(|_| Directory::new(self)));
+        if made.len() < lacking.len() || tables.ensure(self, sids).is_none() {
+            made.into_iter().for_each(|directory| directory.free(&*self.platform));
+            return Err(AttachError::NoMemory);
+        }
+        for (sid, directory) in lacking.into_iter().zip(made) {
+            if let Some(source) = devices.get_mut(sid) {
+                source.directory = Some(directory);
             }
         }
         Ok(())
+    }
+
+    /// Says again that everything is to be forgotten, if hardware has not confirmed it of some source, now that the queue may work.
+    pub(crate) fn say_again(&self, devices: &mut Devices<P>) {
+        let doubted = devices.all_doubted();
+        // What is not confirmed now either stays doubted.
+        if !doubted.is_empty() && self.forget_everything().is_ok() {
+            devices.doubt(&doubted, false);
+        }
     }
 
     /// Makes the entries of these sources, which have been prepared, lead to `next`, or nowhere. ATS of their devices is off.
@@ -147,11 +161,8 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         self.clear_all(tables, devices, before);
         let scalable = self.features.scalable;
         if doubted {
-            // By what domain-ids hardware remembers, nobody knows any more; and this is rare.
-            let mut all =
-                vec![Descriptor::context_all(), Descriptor::pasid_cache_all(), Descriptor::iotlb_all()];
-            all.retain(|one| scalable || *one != Descriptor::pasid_cache_all());
-            return self.run(&all);
+            // By what domain-ids hardware remembers what it should have forgotten, nobody knows any more; and this is rare.
+            return self.forget_everything();
         }
         let mut forget: Vec<Descriptor> = Vec::new();
         for &(sid, lead) in &led {

@@ -57,6 +57,8 @@ pub(crate) struct State {
     pub(crate) unanswered: u32,
     /// What happens when the last of them has timed out.
     pub(crate) at_timeout: Option<Box<dyn FnOnce() + Send>>,
+    /// So many more blocks of memory are given out, if that is counted.
+    pub(crate) blocks_left: Option<u32>,
     /// Words that were stored and not cleaned since.
     pub(crate) dirty: BTreeSet<u64>,
 }
@@ -267,7 +269,12 @@ impl Registers for Fake {
 
 impl TableMemory for Fake {
     fn alloc(&self, layout: BlockLayout) -> Option<Pa> {
-        self.arena.alloc(layout)
+        let left = self.with(|state| {
+            let left = state.blocks_left;
+            state.blocks_left = left.map(|left| left.saturating_sub(1));
+            left
+        });
+        if left == Some(0) { None } else { self.arena.alloc(layout) }
     }
 
     fn free(&self, first: Pa, layout: BlockLayout) {

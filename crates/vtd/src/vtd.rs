@@ -576,7 +576,15 @@ impl<P: Platform, R: Registers> Iommu<P> for Vtd<P, R> {
     }
 
     fn handle_errors(&self) -> Vec<GlobalError> {
-        if self.hardware.is_off() { Vec::new() } else { self.hardware.queue.repair() }
+        if self.hardware.is_off() {
+            return Vec::new();
+        }
+        let errors = self.hardware.queue.repair();
+        let mut configuration = self.configuration.lock();
+        if !configuration.gone {
+            self.hardware.say_again(&mut configuration.devices);
+        }
+        errors
     }
 
     fn sva(&self) -> Option<&dyn SvaIommu<P>> {

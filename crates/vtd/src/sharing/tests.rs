@@ -176,6 +176,26 @@ fn a_source_leaves_only_when_hardware_has_confirmed_that_its_context_entry_is_go
 }
 
 #[test]
+fn an_attach_that_lacks_memory_for_one_of_several_sources_keeps_none_for_the_others() {
+    let others = [SID, SourceId(0x0188), SourceId(0x0208)];
+    // A directory and its table for each, and then a table of contexts for both halves of one bus, and for another bus.
+    for allowed in 0..9 {
+        let fake = Fake::scalable();
+        let unit = fake.probe(config());
+        unit.add_device("disk", &others).unwrap();
+        let domain = unit.new_domain().unwrap();
+        let before = fake.live_bytes();
+        fake.with(|state| state.blocks_left = Some(allowed));
+        let attached = unit.attach(&others, &Target::Domain(domain.clone()));
+        assert_eq!(attached, Err(AttachError::NoMemory), "{allowed}");
+        assert_eq!(fake.live_bytes(), before, "{allowed}");
+        fake.with(|state| state.blocks_left = None);
+        unit.attach(&others, &Target::Domain(domain)).unwrap();
+        assert_eq!(fake.live_bytes(), before + 9 * 0x1000, "{allowed}");
+    }
+}
+
+#[test]
 fn a_directory_that_hardware_may_not_know_of_is_said_again_before_a_pasid_is_put_into_it() {
     let (fake, unit, _domain, _switches) = sharing();
     let process = unit.new_process_domain(Mm::new()).unwrap();

@@ -314,6 +314,21 @@ fn what_hardware_did_not_confirm_to_have_forgotten_is_forgotten_altogether_befor
 }
 
 #[test]
+fn what_hardware_did_not_confirm_to_have_forgotten_is_forgotten_by_the_next_look_at_errors_at_the_latest() {
+    let (fake, unit, _domain) = attached();
+    fake.with(|state| state.refused = alloc::vec![TYPE_CONTEXT]);
+    unit.attach(&[SID], &Target::Blocked).unwrap_err();
+    assert_eq!(unit.handle_errors(), [], "whoever waited has repaired it");
+    fake.with(|state| state.refused.clear());
+    fake.take_log();
+    unit.handle_errors();
+    let everything = [Descriptor::context_all(), Descriptor::iotlb_all()];
+    assert!(fake.take_log().windows(2).any(|run| run == everything));
+    unit.handle_errors();
+    assert!(fake.take_log().is_empty(), "once");
+}
+
+#[test]
 fn an_entry_that_hardware_in_caching_mode_was_not_told_of_is_taken_back() {
     let fake = Fake::new(CAP_LEGACY | 1 << 7, ECAP_LEGACY);
     let unit = fake.probe(Fake::config());
