@@ -223,6 +223,9 @@ pub(crate) fn apart(op: OpKind, fault: FaultKind) -> Option<&'static str> {
         F::ForgedTranslated if op != OpKind::Translated && !op.has_turns() => {
             Some("nobody else has a turn in it")
         }
+        F::ForgedInterrupt if op != OpKind::RaiseIrq && !op.has_turns() => {
+            Some("nobody else has a turn in it")
+        }
         F::DmaAfterUnbind if !matches!(op, OpKind::Dma | OpKind::SharedDma) && !op.has_turns() => {
             Some("nobody else has a turn in it")
         }

@@ -14,7 +14,7 @@ use model_bus::{Bus, Chance, Passage, TranslatedRequest};
 use portcullis::types::{Pa, PaRange};
 
 use crate::fault::{Faults, Tap, Written};
-use crate::oracle::{Seen, Shadow, SpaceId, Token, Wrong};
+use crate::oracle::{Raised, Seen, Shadow, SpaceId, Token, Vectors, Wrong};
 use crate::promise::Promise;
 use crate::trace::Trace;
 
@@ -51,6 +51,7 @@ pub(crate) struct Hub {
     /// Decides what happens in turns. Seeded anew for each operation, so that an operation that is left out changes no other.
     pub(crate) chance: Mutex<Chance>,
     shadow: Mutex<Shadow>,
+    vectors: Mutex<Vectors>,
     trace: Mutex<Trace>,
     wrong: AtomicBool,
     flipped: AtomicBool,
@@ -84,6 +85,7 @@ impl Hub {
             faults: Faults::default(),
             chance: Mutex::new(Chance::new(0)),
             shadow: Mutex::default(),
+            vectors: Mutex::default(),
             trace: Mutex::new(Trace::new(lines)),
             wrong: AtomicBool::new(false),
             flipped: AtomicBool::new(false),
@@ -105,6 +107,19 @@ impl Hub {
     /// Looks at the shadow, or changes it.
     pub(crate) fn shadow<T>(&self, work: impl FnOnce(&mut Shadow) -> T) -> T {
         work(&mut locked(&self.shadow))
+    }
+
+    /// Looks at who may raise which interrupt, or changes it.
+    pub(crate) fn vectors<T>(&self, work: impl FnOnce(&mut Vectors) -> T) -> T {
+        work(&mut locked(&self.vectors))
+    }
+
+    /// An interrupt of a device is delivered: is it its own?
+    pub(crate) fn interrupt(&self, source: u32, raised: Raised) {
+        self.trace(|trace| trace.note(&[source.into(), raised.destination.into(), raised.vector.into()]));
+        self.shadow(|shadow| shadow.check(Promise::Isolation));
+        let delivered = self.vectors(|vectors| vectors.delivered(source, raised));
+        self.judged(delivered);
     }
 
     /// Looks at the trace, or adds to it.

@@ -54,6 +54,8 @@ pub enum FaultKind {
     Flood,
     /// A translated request to an address that was never given.
     ForgedTranslated,
+    /// An interrupt by an entry that is not the device's own, or by none.
+    ForgedInterrupt,
     /// DMA after the mapping, or the bond, is gone.
     DmaAfterUnbind,
     /// DMA of a device that was reset.
@@ -70,7 +72,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// How many there are.
-    pub const COUNT: usize = 23;
+    pub const COUNT: usize = 24;
 
     /// All of them.
     pub const ALL: [Self; Self::COUNT] = [
@@ -91,6 +93,7 @@ impl FaultKind {
         Self::AfterStop,
         Self::Flood,
         Self::ForgedTranslated,
+        Self::ForgedInterrupt,
         Self::DmaAfterUnbind,
         Self::DmaAfterReset,
         Self::DmaToFreed,
@@ -101,7 +104,14 @@ impl FaultKind {
 
     /// Whether a device does it, and nobody else notices: no operation may fail for it.
     pub(crate) fn is_of_devices(self) -> bool {
-        matches!(self, Self::ForgedTranslated | Self::DmaAfterUnbind | Self::DmaAfterReset | Self::DmaToFreed)
+        matches!(
+            self,
+            Self::ForgedTranslated
+                | Self::ForgedInterrupt
+                | Self::DmaAfterUnbind
+                | Self::DmaAfterReset
+                | Self::DmaToFreed
+        )
     }
 
     /// Whether it can happen on a machine of a kind.
@@ -121,6 +131,9 @@ impl FaultKind {
         );
         let of_kernels = matches!(self, Self::ForgedTranslated | Self::DmaToFreed | Self::LyingFirmware);
         let of_queues = matches!(self, Self::CommandError | Self::LateSync | Self::MessageLost);
+        if self == Self::ForgedInterrupt {
+            return kind == MachineKind::X86;
+        }
         match kind {
             MachineKind::Sva => true,
             MachineKind::Any | MachineKind::Smmuv3 => !of_sharing,
@@ -154,6 +167,7 @@ impl FaultKind {
             Self::AfterStop => "after-stop",
             Self::Flood => "flood",
             Self::ForgedTranslated => "forged-translated",
+            Self::ForgedInterrupt => "forged-interrupt",
             Self::DmaAfterUnbind => "dma-after-unbind",
             Self::DmaAfterReset => "dma-after-reset",
             Self::DmaToFreed => "dma-to-freed",

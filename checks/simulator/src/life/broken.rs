@@ -10,6 +10,7 @@ use portcullis::core::owner::Owner;
 use portcullis::hal::{BlockLayout, DmaMemory};
 use portcullis::types::{Pa, SizeLg2};
 
+use super::irq::Forge;
 use super::world::World;
 use super::{Done, OpKind, buried};
 use crate::fault::FaultKind;
@@ -17,19 +18,24 @@ use crate::hub::{Place, Turns, locked};
 use crate::machine::Spec;
 use crate::options::MachineKind;
 use crate::oracle::tables::Way as Found;
-use crate::oracle::{Grant, SpaceId, Way};
+use crate::oracle::{Ended, Grant, Meaning, SpaceId, Way};
 use crate::promise::Promise;
 
-/// A machine with one device of one source, of which firmware says nothing, and pages of 4 KiB.
-fn spec(kind: MachineKind) -> Spec {
+/// Machines with one device, of which firmware says nothing, and pages of 4 KiB.
+fn specs(kind: MachineKind) -> impl Iterator<Item = Spec> {
     let fits = |spec: &Spec| spec.granule == SizeLg2::KIB_4 && spec.coherent && spec.units.len() == 1;
-    let mut spec = (0..64).map(|seed| Spec::draw(seed, kind)).find(fits).expect("many seeds draw one");
-    spec.groups = vec![(0, false)];
-    spec.devices.truncate(1);
-    let device = &mut spec.devices[0];
-    (device.mask_bits, device.max_segment, device.boundary) = (64, u64::MAX, None);
-    (device.reserved, device.direct) = (None, None);
-    spec
+    (0..64).map(move |seed| Spec::draw(seed, kind)).filter(fits).map(|mut spec| {
+        spec.groups = vec![(0, false)];
+        spec.devices.truncate(1);
+        let device = &mut spec.devices[0];
+        (device.mask_bits, device.max_segment, device.boundary) = (64, u64::MAX, None);
+        (device.reserved, device.direct) = (None, None);
+        spec
+    })
+}
+
+fn spec(kind: MachineKind) -> Spec {
+    specs(kind).next().expect("many seeds draw one")
 }
 
 /// It has booted, its device is there, and nobody has turns.
@@ -111,6 +117,45 @@ fn an_access_that_is_refused_though_it_was_granted_breaks_service() {
     let beside = Grant { first: grant.first ^ 0x100_0000, last: grant.last ^ 0x100_0000, ..grant };
     world.hub.shadow(|shadow| shadow.grant_over(space, beside));
     let _refused = world.access(0, 0, beside.first, 8, true);
+    assert_eq!(objection(&world), Some(Promise::Service));
+}
+
+/// A PC whose device has two interrupts, of which it can raise the first.
+fn with_interrupts() -> Arc<World> {
+    let worlds = specs(MachineKind::X86).map(booted);
+    let mut remapping = worlds.filter(|world| world.units[0].driver.remapping().is_some());
+    let world = remapping.next().expect("many seeds draw one that remaps");
+    // Of its first source alone.
+    assert_eq!(world.take_irqs(0, 0, 1, 0b10), Done::Succeeded);
+    assert_eq!(world.clear_irq(0, 1), Done::Succeeded);
+    assert_eq!(world.raise_irq(0, 0, 0, 0, Forge::Nothing), Done::Succeeded);
+    assert_eq!(objection(&world), None);
+    world
+}
+
+#[test]
+fn an_interrupt_that_is_nobodys_any_more_breaks_isolation() {
+    let world = with_interrupts();
+    for forge in [Forge::Entry(1), Forge::Entry(200), Forge::Compatible(0x141)] {
+        assert_eq!(world.raise_irq(0, 0, 0, 0, forge), Done::Refused, "{forge:?}");
+    }
+    assert_eq!(objection(&world), None);
+    world.hub.vectors(|vectors| vectors.end((0, 0), None, Ended::Confirmed));
+    let _raised = world.raise_irq(0, 0, 0, 0, Forge::Nothing);
+    assert_eq!(objection(&world), Some(Promise::Isolation));
+}
+
+#[test]
+fn an_interrupt_that_does_not_come_breaks_service() {
+    let world = with_interrupts();
+    assert_eq!(world.raise_irq(0, 0, 0, 1, Forge::Nothing), Done::Refused);
+    assert_eq!(objection(&world), None);
+    let sources = vec![world.devices[0].engine.sources[0].0];
+    world.hub.vectors(|vectors| {
+        let raised = vectors.fresh(false);
+        vectors.end((0, 1), Some(Meaning { sources, raised }), Ended::Confirmed);
+    });
+    let _blocked = world.raise_irq(0, 0, 0, 1, Forge::Nothing);
     assert_eq!(objection(&world), Some(Promise::Service));
 }
 

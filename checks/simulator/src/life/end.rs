@@ -35,6 +35,7 @@ impl World {
 
     fn give_back(&self) {
         self.end_sharing();
+        self.end_irqs();
         for unit in 0..self.units.len() {
             self.serve(unit);
         }

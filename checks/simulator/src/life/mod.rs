@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `op`, `plan`, `focus` | operations as values; drawing them; which faults they are to meet |
 //! | `world` | the machine and what everybody has |
-//! | `dma`, `own`, `user`, `hot`, `device`, `sva` | what operations do |
+//! | `dma`, `own`, `user`, `hot`, `device`, `sva`, `irq` | what operations do |
 //! | `turn`, `flip` | what happens in the middle of them |
 //! | `audit` | all tables in memory, against the shadow |
 //! | `crowd` | the same on several threads |
@@ -22,6 +22,7 @@ mod end;
 mod flip;
 mod focus;
 mod hot;
+mod irq;
 mod op;
 mod own;
 mod plan;
@@ -71,6 +72,8 @@ pub(crate) struct Before {
     blocks: usize,
     failed_syncs: u64,
     live: u64,
+    /// Somebody else's fault holds hardware back.
+    held: bool,
 }
 
 /// What a life came to.
@@ -294,6 +297,13 @@ impl World {
             }
             Op::PageRequest { device, bits, count } => self.page_requests(device, bits, count),
             Op::Translated { device, pick, write } => self.forge_translated(device, pick, write),
+            Op::TakeIrqs { device, place, count_lg2, bits } => self.take_irqs(device, place, count_lg2, bits),
+            Op::MoveIrq { place, index, bits } => self.move_irq(place, index, bits),
+            Op::ClearIrq { place, index } => self.clear_irq(place, index),
+            Op::FreeIrqs { place } => self.free_irqs(place),
+            Op::RaiseIrq { device, source, place, index, forge } => {
+                self.raise_irq(device, source, place, index, forge)
+            }
             Op::Reset { device } => self.reset(device),
             Op::Probe { shape } => self.probe(shape),
             Op::Call(_) | Op::Arm { .. } => Done::Skipped,
@@ -335,6 +345,7 @@ impl World {
             blocks: self.bus.cpu().heap().used().live_blocks,
             failed_syncs: stats.failed_syncs,
             live: stats.live,
+            held: self.hub.is_held(),
         }
     }
 
@@ -369,10 +380,16 @@ impl World {
         self.hub.hold(Promise::Service, !blames, || format!("nothing was wrong, and yet: {text}"));
     }
 
+    /// Whether hardware may not have confirmed something in an operation: a fault in it kept it from that, or one of somebody else's held it back, before whose wait this
+    /// operation came to its own.
+    fn unconfirmed(&self, before: &Before) -> bool {
+        self.hub.faults.unconfirmed() > before.unconfirmed || before.held || self.hub.is_held()
+    }
+
     /// An operation has failed: no memory is out that was not before. What hardware did not confirm may be kept.
     fn unwound(&self, before: &Before, doubt: bool, error: &dyn Debug) {
         let blocks = self.bus.cpu().heap().used().live_blocks;
-        let unconfirmed = doubt || self.hub.faults.unconfirmed() > before.unconfirmed;
+        let unconfirmed = doubt || self.unconfirmed(before);
         let kept = blocks > before.blocks && !unconfirmed && !self.crowded(before);
         self.hub.hold(Promise::Unwind, !kept, || {
             format!(

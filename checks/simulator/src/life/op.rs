@@ -3,6 +3,7 @@
 //! Everything is named by small numbers (a device, a slot, a domain), taken modulo what there is. An operation whose objects are not there does
 //! nothing and counts as skipped.
 
+use super::irq::Forge;
 use super::vfio::Call;
 use crate::fault::FaultKind;
 use crate::options::MachineKind;
@@ -107,6 +108,16 @@ pub(crate) enum Op {
     PageRequest { device: u8, bits: u64, count: u8 },
     /// A device sends accesses by addresses that it says were translated.
     Translated { device: u8, pick: Pick, write: bool },
+    /// A driver takes interrupts for its device.
+    TakeIrqs { device: u8, place: u8, count_lg2: u8, bits: u16 },
+    /// One becomes another.
+    MoveIrq { place: u8, index: u8, bits: u16 },
+    /// One becomes nothing.
+    ClearIrq { place: u8, index: u8 },
+    /// They are given back.
+    FreeIrqs { place: u8 },
+    /// A device raises one, or what is none of its own.
+    RaiseIrq { device: u8, source: u8, place: u8, index: u8, forge: Forge },
     /// A user dies with everything that he has.
     Die { user: u8 },
     /// A user makes a call on a file of VFIO's.
@@ -201,6 +212,16 @@ pub enum OpKind {
     PageRequest,
     /// Forged translated accesses.
     Translated,
+    /// Take interrupts.
+    TakeIrqs,
+    /// Make one another.
+    MoveIrq,
+    /// Make one nothing.
+    ClearIrq,
+    /// Give them back.
+    FreeIrqs,
+    /// Raise one.
+    RaiseIrq,
     /// A user dies.
     Die,
     /// Open a container.
@@ -265,7 +286,7 @@ impl OpKind {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All of them, in their order.
-    pub const ALL: [Self; 63] = [
+    pub const ALL: [Self; 68] = [
         Self::Map,
         Self::Scatter,
         Self::Unmap,
@@ -307,6 +328,11 @@ impl OpKind {
         Self::SharedDma,
         Self::PageRequest,
         Self::Translated,
+        Self::TakeIrqs,
+        Self::MoveIrq,
+        Self::ClearIrq,
+        Self::FreeIrqs,
+        Self::RaiseIrq,
         Self::Die,
         Self::OpenContainer,
         Self::OpenGroup,
@@ -375,6 +401,11 @@ impl OpKind {
             Self::SharedDma => "shared-dma",
             Self::PageRequest => "page-request",
             Self::Translated => "translated",
+            Self::TakeIrqs => "take-irqs",
+            Self::MoveIrq => "move-irq",
+            Self::ClearIrq => "clear-irq",
+            Self::FreeIrqs => "free-irqs",
+            Self::RaiseIrq => "raise-irq",
             Self::Die => "die",
             Self::OpenContainer => "open-container",
             Self::OpenGroup => "open-group",
@@ -418,13 +449,15 @@ impl OpKind {
                 | Self::SharedDma
                 | Self::PageRequest
         );
+        let of_remapping =
+            matches!(self, Self::TakeIrqs | Self::MoveIrq | Self::ClearIrq | Self::FreeIrqs | Self::RaiseIrq);
         match kind {
             MachineKind::Vfio => self.is_on_users() && !self.is_of_windows(),
             MachineKind::Power8 => self.is_on_users() && self != Self::UnmapAll,
-            MachineKind::Sva => !self.is_of_users(),
+            MachineKind::Sva => !self.is_of_users() && !of_remapping,
             MachineKind::X86 => !of_sharing && !self.is_of_users() && self != Self::Message,
             MachineKind::Any | MachineKind::Smmuv3 | MachineKind::Smmuv2 => {
-                !of_sharing && !self.is_of_users()
+                !of_sharing && !self.is_of_users() && !of_remapping
             }
         }
     }
@@ -500,7 +533,8 @@ impl OpKind {
             Self::DropDomain | Self::Remove => commands,
             Self::Reset => Needs { refusals: true, ..none },
             Self::SetType | Self::Add | Self::Probe | Self::Enable => both,
-            Self::Dma | Self::Translated => Needs { refusals: true, ..none },
+            Self::Dma | Self::Translated | Self::RaiseIrq => Needs { refusals: true, ..none },
+            Self::TakeIrqs | Self::MoveIrq | Self::ClearIrq | Self::FreeIrqs => commands,
             Self::Touch | Self::Fork | Self::Bind | Self::Disable | Self::Teardown => {
                 Needs { atc: true, ..both }
             }
@@ -566,6 +600,11 @@ impl Op {
             Self::SharedDma { .. } => OpKind::SharedDma,
             Self::PageRequest { .. } => OpKind::PageRequest,
             Self::Translated { .. } => OpKind::Translated,
+            Self::TakeIrqs { .. } => OpKind::TakeIrqs,
+            Self::MoveIrq { .. } => OpKind::MoveIrq,
+            Self::ClearIrq { .. } => OpKind::ClearIrq,
+            Self::FreeIrqs { .. } => OpKind::FreeIrqs,
+            Self::RaiseIrq { .. } => OpKind::RaiseIrq,
             Self::Die { .. } => OpKind::Die,
             Self::Call(call) => call.kind(),
             Self::Arm { .. } => return None,

@@ -3,6 +3,7 @@
 use model_bus::Chance;
 
 use super::focus::{self, Pair};
+use super::irq::{BLOCKS, Forge, MOST_LG2};
 use super::op::{Op, OpKind, Pick};
 use super::sva::{AREAS, BONDS, PROCESSES};
 use super::vfio;
@@ -148,6 +149,31 @@ const SHARED: [(u32, Draw); 13] = [
     (6, |d| Op::PageRequest { device: d.byte(DEVICES), bits: d.0.next(), count: 1 + d.byte(32) }),
 ];
 
+/// What machines whose IOMMUs remap interrupts do besides.
+const REMAPPED: [(u32, Draw); 5] = [
+    (8, |d| Op::TakeIrqs {
+        device: d.byte(DEVICES),
+        place: d.byte(BLOCKS),
+        count_lg2: if d.0.once_in(4) { d.byte(MOST_LG2 + 1) } else { d.byte(3) },
+        bits: d.word(1 << 16),
+    }),
+    (30, |d| Op::MoveIrq { place: d.byte(BLOCKS), index: d.byte(256), bits: d.word(1 << 16) }),
+    (8, |d| Op::ClearIrq { place: d.byte(BLOCKS), index: d.byte(256) }),
+    (6, |d| Op::FreeIrqs { place: d.byte(BLOCKS) }),
+    (100, |d| Op::RaiseIrq {
+        device: d.byte(DEVICES),
+        source: d.byte(2),
+        place: d.byte(BLOCKS),
+        index: d.byte(256),
+        forge: match d.below(8) {
+            0 | 1 => Forge::Others,
+            2 => Forge::Entry(d.word(300)),
+            3 => Forge::Compatible(d.word(1 << 16)),
+            _ => Forge::Nothing,
+        },
+    }),
+];
+
 /// Faults that operations arm; the others happen by operations of their own. What devices do wrong happens in the middle of another operation where it was
 /// armed, and by an operation of its own besides.
 pub(super) const ARMED: [FaultKind; 17] = [
@@ -186,7 +212,8 @@ fn tables(kind: MachineKind) -> Vec<&'static [(u32, Draw)]> {
         MachineKind::Sva => vec![&PLAIN, &SHARED],
         MachineKind::Vfio => vec![&vfio::CALLS],
         MachineKind::Power8 => vec![&vfio::CALLS, &vfio::POWER],
-        MachineKind::Any | MachineKind::Smmuv3 | MachineKind::Smmuv2 | MachineKind::X86 => vec![&PLAIN],
+        MachineKind::X86 => vec![&PLAIN, &REMAPPED],
+        MachineKind::Any | MachineKind::Smmuv3 | MachineKind::Smmuv2 => vec![&PLAIN],
     }
 }
 

@@ -18,7 +18,7 @@ impl Turns for World {
         let (kind, bits) = (self.hub.below(8), self.hub.below(1 << 32));
         let device = usize::try_from(bits >> 8).unwrap_or(0) % self.devices.len();
         let write = bits & 1 == 0;
-        if self.flip(bits) || self.misbehave(bits) {
+        if self.flip(bits) || self.misbehave(bits) || self.raise_in_turn(device, bits) {
             return;
         }
         let low = u16::try_from(bits >> 16 & 0xffff).expect("16 bits");

@@ -177,7 +177,7 @@ impl World {
         memory: &[(u64, u64)],
         error: &DomainMapError,
     ) {
-        let doubt = self.hub.faults.unconfirmed() > before.unconfirmed;
+        let doubt = self.unconfirmed(before);
         let ended = self.hub.shadow(|shadow| shadow.end_map(state.space, token, doubt));
         self.hub.judged(ended);
         if doubt {

@@ -19,6 +19,7 @@ use portcullis::types::{Iova, IovaRange, Pa, PaRange, Prot, SourceId};
 use portcullis_lab::boot::CpuSet;
 
 use super::OpKind;
+use super::irq::{BLOCKS, Bells, Block};
 use super::sva::{FLOOD, Sharing};
 use crate::cover::Coverage;
 use crate::fault::FaultKind;
@@ -143,6 +144,8 @@ pub(crate) struct World {
     /// The way down from the IOMMUs.
     _root: Arc<Root>,
     pub(super) slots: Mutex<Vec<Slot>>,
+    /// Interrupts that drivers have for their devices.
+    pub(super) blocks: Mutex<Vec<Option<Block>>>,
     pub(super) domains: Mutex<Vec<Option<Arc<UserDomain>>>>,
     pub(super) pool: Mutex<Pool>,
     pub(super) quarantine: Mutex<Vec<Quarantined>>,
@@ -270,7 +273,17 @@ impl World {
             None => (None, models),
         };
         // One for each IOMMU, or one for all of them.
-        let gates: Vec<_> = behind.into_iter().map(|behind| Gate::new(hub.clone(), behind)).collect();
+        let gates: Vec<_> = behind
+            .into_iter()
+            .zip(&spec.units)
+            .map(|(behind, unit)| Gate::new(hub.clone(), behind, unit.parts.interrupts()))
+            .collect();
+        if let Some((first, last)) = spec.units[0].parts.interrupts() {
+            let sources = unit_of_sources(&spec).into_iter();
+            let bells = sources.filter_map(|(source, unit)| Some((source, units[unit].iron.bell()?)));
+            let bells = Arc::new(Bells(bells.collect()));
+            bus.add_doorbell("messages", range(first, last - first + 1), bells).map_err(taken)?;
+        }
         let mut groups = Vec::new();
         for (index, &(unit, lazy)) in spec.groups.iter().enumerate() {
             let mode = if lazy { FlushMode::Lazy } else { FlushMode::Strict };
@@ -320,6 +333,7 @@ impl World {
             groups,
             _root: root,
             slots: Mutex::new(slots),
+            blocks: Mutex::new((0..BLOCKS).map(|_| None).collect()),
             domains: Mutex::new((0..DOMAINS).map(|_| None).collect()),
             pool: Mutex::new(pool),
             quarantine: Mutex::default(),

@@ -144,6 +144,16 @@ impl Engine {
         })
     }
 
+    /// Writes a message.
+    pub(crate) fn message(&self, source: SourceId, address: u64, data: u32) -> Outcome {
+        let (iova, access) = (Iova::new(address), Access::WRITE);
+        let request = Request { source, pasid: None, iova, len_bytes: 4, access };
+        let bytes = data.to_le_bytes();
+        self.translator.access(&request, &mut |passage| {
+            self.fabric.write(Write { at: passage.pa, bytes: &bytes, source: Some(source) })
+        })
+    }
+
     /// Moves bytes at an address that it says was translated.
     pub(crate) fn access_translated(&self, pasid: Option<Pasid>, at: u64, write: bool) -> Outcome {
         let source = self.sources[0];

@@ -29,7 +29,7 @@ pub(crate) use engine::{Engine, Form, Move, Root, Shared, Switch};
 pub(crate) use fan::Fan;
 pub(crate) use function::{SimFunction, SimSlot};
 pub(crate) use hungry::Hungry;
-pub(crate) use iron::{Bit, Driver, FAR, Guest, Iron, Place, Sight, bits_of};
+pub(crate) use iron::{Bit, Driver, FAR, Guest, Iron, Place, Remapping, Sight, bits_of};
 pub(crate) use lock::{forget_held, held};
 pub(crate) use platform::SimPlatform;
 pub(crate) use pool::Pool;

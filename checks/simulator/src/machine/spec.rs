@@ -122,6 +122,7 @@ impl Spec {
                 match seed & 7 {
                     1 => MachineKind::Smmuv2,
                     3 => MachineKind::Vfio,
+                    5 => MachineKind::X86,
                     7 => MachineKind::Power8,
                     _ => drawn,
                 }

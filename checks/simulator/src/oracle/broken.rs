@@ -317,7 +317,7 @@ fn through_the_gate(pasid: Option<u32>, prepare: impl FnOnce(&Hub)) -> (Option<P
         access: Access::READ,
     };
     let mut moved = false;
-    let outcome = Gate::new(hub.clone(), Arc::new(Open)).access(&request, &mut |_| {
+    let outcome = Gate::new(hub.clone(), Arc::new(Open), None).access(&request, &mut |_| {
         moved = true;
         Ok(())
     });

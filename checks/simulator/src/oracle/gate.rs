@@ -17,17 +17,30 @@ use crate::hub::Hub;
 pub(crate) struct Gate {
     hub: Arc<Hub>,
     behind: Arc<dyn Translator>,
+    /// Addresses that are interrupts and no memory: who may write there what is judged where it is delivered.
+    interrupts: Option<(u64, u64)>,
 }
 
 impl Gate {
-    pub(crate) fn new(hub: Arc<Hub>, behind: Arc<dyn Translator>) -> Arc<Self> {
-        Arc::new(Self { hub, behind })
+    pub(crate) fn new(
+        hub: Arc<Hub>,
+        behind: Arc<dyn Translator>,
+        interrupts: Option<(u64, u64)>,
+    ) -> Arc<Self> {
+        Arc::new(Self { hub, behind, interrupts })
+    }
+
+    /// Whether an access is a message that goes where the device said.
+    fn is_message(&self, request: &Request, passage: Passage) -> bool {
+        let at = request.iova.get();
+        let inside = self.interrupts.is_some_and(|(first, last)| first <= at && at <= last);
+        inside && request.access.kind == AccessKind::Write && passage.pa.get() == at
     }
 
     fn judge(&self, request: &Request, passage: Passage) {
         let write = request.access.kind == AccessKind::Write;
         let (iova, pa) = (request.iova.get(), passage.pa.get());
-        if request.pasid.is_none() {
+        if request.pasid.is_none() && !self.is_message(request, passage) {
             self.hub.judge(&Seen { source: request.source.0, iova, len: request.len_bytes, pa, write });
         }
         self.hub.let_through(request.source.0, iova, pa);

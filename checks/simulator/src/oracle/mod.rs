@@ -7,6 +7,7 @@
 //! | `tables` | what the tables in memory say, read anew |
 //! | `compare` | whether that is what the shadow says |
 //! | `owners` | who has which group |
+//! | `vectors` | who may raise which interrupt |
 //! | `wrong` | what an objection is |
 //! | `broken` | tests: each promise is broken, and somebody objects |
 
@@ -17,9 +18,11 @@ mod gate;
 mod owners;
 mod shadow;
 pub(crate) mod tables;
+mod vectors;
 mod wrong;
 
 pub(crate) use gate::Gate;
 pub(crate) use owners::{Ledger, Who};
 pub(crate) use shadow::{Grant, Seen, Shadow, SpaceId, Token, Way};
+pub(crate) use vectors::{Ended, EntryKey, Meaning, Raised, Vectors};
 pub(crate) use wrong::Wrong;

@@ -3,7 +3,7 @@
 //! Spec: VT-d 5.10, 6.5.2 "Queued Invalidation Interface", 11.4.5 "Root Table Address Register", 11.4.9 "Queued Invalidation Interface Registers".
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use model_bus::{Bus, Width};
@@ -36,8 +36,8 @@ pub(crate) struct DescriptorTap {
     /// QIE.
     enabled: AtomicBool,
     held: Hold,
-    /// Where descriptors are that were falsified, and that no model has told of yet: as IQH_REG says it.
-    falsified: Mutex<BTreeSet<u64>>,
+    /// Where descriptors are that were falsified, as IQH_REG says it, and how many there that no model has told of yet: the queue may have come round since.
+    falsified: Mutex<BTreeMap<u64, u32>>,
 }
 
 impl DescriptorTap {
@@ -62,7 +62,7 @@ impl DescriptorTap {
             let kind = word >> 5 & 0x70 | word & 0xf;
             flushes |= matches!((kind, word >> 4 & 3), (2, 1 | 2) | (6, 2));
             if kind != WAIT && falsify(bus, faults, slot, word & !0xe0f | NO_DESCRIPTOR) {
-                locked(&self.falsified).insert(head);
+                *locked(&self.falsified).entry(head).or_default() += 1;
             }
         }
         flushes
@@ -96,12 +96,44 @@ impl Tap for DescriptorTap {
 
     /// A descriptor is told by where it is, and is excused once.
     fn has_falsified(&self, told: &str) -> bool {
-        numbers(told).next().is_some_and(|head| locked(&self.falsified).remove(&head))
+        let Some(head) = numbers(told).next() else { return false };
+        let mut falsified = locked(&self.falsified);
+        let left = falsified.get_mut(&head).filter(|left| **left > 0);
+        left.map(|left| *left -= 1).is_some()
     }
 
     fn entry_of(&self, bus: &Bus, source: u32) -> Option<Pa> {
         let root = self.root.load(Relaxed);
         let load = |at: u64| bus.cpu().ram().load(Pa::new(at & !7)).ok();
         if root == 0 { None } else { Tables { load: &load }.context_entry(root, source).map(Pa::new) }
+    }
+}
+
+#[cfg(test)]
+mod unit_tests {
+    use model_bus::BusOptions;
+    use portcullis::types::PaRange;
+
+    use super::*;
+    use crate::fault::FaultKind;
+
+    #[test]
+    fn a_descriptor_is_excused_as_often_as_one_was_falsified_at_its_place() {
+        let ram = PaRange::new(Pa::new(0x4000_0000), 0x1_0000).expect("RAM does not wrap");
+        let bus = Bus::new(&BusOptions::new(ram, 1));
+        let (tap, faults) = (DescriptorTap::new(0x900_0000), Faults::default());
+        let write = |offset, value| tap.written(&bus, &faults, Written { offset, value });
+        write(ADDRESS, 0x4000_0000);
+        write(COMMAND, 1 << 26);
+        // Twice the first place of 256, and once round in between.
+        for tail in [0x10, 0, 0x10] {
+            if tail != 0 {
+                faults.arm(FaultKind::CommandError, 1);
+            }
+            write(TAIL, tail);
+        }
+        let excused = [(); 3].map(|()| tap.has_falsified("head 0x0, IQEI 3"));
+        assert_eq!(excused, [true, true, false]);
+        assert!(!tap.has_falsified("head 0x10, IQEI 3"));
     }
 }

@@ -464,7 +464,7 @@ fn power_up(hub: &Arc<Hub>, platform: &Arc<SimPlatform>, seed: u64) -> Result<Up
     let registers = BridgeRegisters::new(hub);
     let driver = Phb3::probe(platform.clone(), registers.clone(), driver)
         .map_err(|error| format!("probe: {error}"))?;
-    let gate: Arc<dyn Translator> = Gate::new(hub.clone(), model.clone());
+    let gate: Arc<dyn Translator> = Gate::new(hub.clone(), model.clone(), None);
     let iommu: Arc<dyn Iommu<SimPlatform>> = driver.clone();
     Ok((Iron::Power { model, driver, registers }, vec![gate], vec![iommu]))
 }
@@ -474,7 +474,7 @@ fn units_up(hub: &Arc<Hub>, platform: &Arc<SimPlatform>, spec: &Spec, seed: u64)
     for (index, unit) in spec.units.iter().enumerate() {
         let iron = unit.build(hub, spec.coherent, seed ^ index as u64)?;
         hub.bus.add_clocked(iron.model());
-        let gate: Arc<dyn Translator> = Gate::new(hub.clone(), iron.model());
+        let gate: Arc<dyn Translator> = Gate::new(hub.clone(), iron.model(), None);
         gates.push(gate);
         let driver = unit.probe(index, platform, None).map_err(|error| format!("probe: {error}"))?;
         let iommu: Arc<dyn Iommu<SimPlatform>> = driver.clone();

@@ -17,10 +17,11 @@ use core::fmt::Debug;
 use core::panic::RefUnwindSafe;
 use std::sync::{Arc, Mutex};
 
-use model_bus::{Bus, Clocked, Mmio, Request, Translator, Unpredictable};
+use model_bus::{Bus, Clocked, Doorbell, Mmio, Request, Translator, Unpredictable};
 use portcullis::core::iommu::{Iommu, SyncError};
 use portcullis::core::sva::CpuFacts;
 use portcullis::types::{Pa, PaRange, SizeLg2, SourceId};
+use portcullis::vtd::InterruptRemapping;
 
 use super::platform::{SimPlatform, SimRegisters};
 use super::spec::Draw;
@@ -87,6 +88,10 @@ pub(crate) trait Iron: Send + Sync {
     fn page_requests_lost(&self) -> u64 {
         0
     }
+    /// Who takes devices' messages, where an IOMMU does.
+    fn bell(&self) -> Option<Arc<dyn Doorbell>> {
+        None
+    }
 }
 
 /// Where a unit is.
@@ -104,10 +109,17 @@ impl Place<'_> {
     }
 }
 
+/// A table that says what devices' messages mean.
+pub(crate) type Remapping = InterruptRemapping<SimPlatform, SimRegisters>;
+
 /// A driver.
 pub(crate) trait Driver: Iommu<SimPlatform> {
     /// Turns the hardware off.
     fn teardown(&self) -> Result<(), SyncError>;
+    /// How interrupts are remapped; none if they are not.
+    fn remapping(&self) -> Option<&Remapping> {
+        None
+    }
 }
 
 /// A driver that is probed.

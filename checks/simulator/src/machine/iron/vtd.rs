@@ -2,20 +2,21 @@
 
 use std::sync::Arc;
 
-use model_bus::{Request, Unpredictable, Width};
+use model_bus::{Doorbell, Request, Unpredictable, Width};
 use model_vtd::{
     Config as ModelConfig, Interrupt, Interrupts, Memory, Outlook, Policy, Reason, Scalable, Vtd as Model,
 };
 use portcullis::core::iommu::SyncError;
 use portcullis::types::{Pa, SourceId};
-use portcullis::vtd::{Config as DriverConfig, Mode, Msi, Vtd};
+use portcullis::vtd::{Config as DriverConfig, InterruptConfig, Mode, Msi, Vtd};
 use portcullis_lab::trace;
 
-use super::{Bit, Driver, FAR, Iron, Parts, Place, Probe, Sight, bits_of};
+use super::{Bit, Driver, FAR, Iron, Parts, Place, Probe, Remapping, Sight, bits_of};
 use crate::fault::{DescriptorTap, FaultKind, Tap};
 use crate::hub::Hub;
 use crate::machine::platform::{SimPlatform, SimRegisters};
 use crate::machine::spec::Draw;
+use crate::oracle::Raised;
 use crate::oracle::tables::{Tables, Way as Found};
 
 /// The range of addresses that are interrupts. Spec: VT-d 5.10, 3.15 "Handling Requests to Interrupt Address Range".
@@ -25,6 +26,9 @@ const STATUS: u64 = 0x1c;
 const TRANSLATES: u64 = 1 << 31;
 /// RTADDR_REG.
 const ROOT_TABLE: u64 = 0x20;
+
+/// Interrupts that a unit remaps, as log2: few, so that all may be taken.
+const ENTRIES_LG2: u8 = 8;
 
 /// What one is made of.
 #[derive(Clone, Debug)]
@@ -56,6 +60,10 @@ pub(super) fn draw(draw: &Draw, index: usize, coherent: bool) -> Unit {
     model.pass_through = draw.once_in(2);
     model.snoop_control = draw.once_in(2);
     model.zero_length_reads = draw.once_in(2);
+    model.interrupt_remapping = !draw.once_in(8);
+    model.interrupt_table_invalidates = draw.once_in(2);
+    model.wide_apic_ids = draw.once_in(2);
+    model.index_mask = draw.of(&[15, 3, 0]);
     let mut driver = DriverConfig::new(format!("dmar{index}"));
     driver.host_address_bits = model.host_bits;
     driver.mode = draw.of(&[Mode::Auto, Mode::Auto, Mode::Legacy]);
@@ -64,16 +72,28 @@ pub(super) fn draw(draw: &Draw, index: usize, coherent: bool) -> Unit {
     driver.input_bits = draw.of(&[None, Some(39), Some(48)]);
     let msi = Msi { address: INTERRUPTS.0, fault_data: 0x41, page_request_data: 0x42 };
     driver.msi = draw.once_in(2).then_some(msi);
+    let x2apic = model.wide_apic_ids && draw.once_in(2);
+    driver.interrupts = (!draw.once_in(8)).then_some(InterruptConfig { entries_lg2: ENTRIES_LG2, x2apic });
     Unit { model, driver }
 }
 
-/// The CPUs, to whom a unit's own interrupts go: everybody polls all the same.
-struct Cpus(Arc<Hub>);
+/// The CPUs, to whom interrupts go: a unit's own, though everybody polls all the same, and devices'.
+struct Cpus {
+    hub: Arc<Hub>,
+    /// Whether the unit's driver has it say what devices' messages mean. Otherwise they mean what devices say.
+    remaps: bool,
+}
 
 impl Interrupts for Cpus {
     fn deliver(&self, interrupt: &Interrupt) {
-        if !self.0.faults.fires(FaultKind::MessageLost) {
-            self.0.trace(|trace| trace.note(&[interrupt.vector.into()]));
+        match interrupt.source {
+            Some(source) if self.remaps => {
+                let &Interrupt { destination, logical, vector, .. } = interrupt;
+                self.hub.interrupt(source.0, Raised { destination, logical, vector });
+            }
+            Some(_) => {}
+            None if self.hub.faults.fires(FaultKind::MessageLost) => {}
+            None => self.hub.trace(|trace| trace.note(&[interrupt.vector.into()])),
         }
     }
 }
@@ -85,7 +105,8 @@ impl Parts for Unit {
 
     fn build(&self, hub: &Arc<Hub>, _: bool, seed: u64) -> Arc<dyn Iron> {
         let memory = Memory { snooped: hub.bus.clone(), unsnooped: hub.bus.non_snooping() };
-        let cpus = Arc::new(Cpus(hub.clone()));
+        let remaps = self.model.interrupt_remapping && self.driver.interrupts.is_some();
+        let cpus = Arc::new(Cpus { hub: hub.clone(), remaps });
         Arc::new(Hardware(Arc::new(Model::new(self.model, memory, cpus, seed, trace::shared(None)))))
     }
 
@@ -113,6 +134,10 @@ impl Parts for Unit {
 impl Driver for Vtd<SimPlatform, SimRegisters> {
     fn teardown(&self) -> Result<(), SyncError> {
         Self::teardown(self)
+    }
+
+    fn remapping(&self) -> Option<&Remapping> {
+        self.interrupts()
     }
 }
 
@@ -195,5 +220,9 @@ impl Iron for Hardware {
 
     fn events_lost(&self) -> u64 {
         self.0.counters().faults_lost
+    }
+
+    fn bell(&self) -> Option<Arc<dyn Doorbell>> {
+        Some(self.0.clone())
     }
 }
