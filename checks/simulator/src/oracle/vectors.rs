@@ -66,7 +66,7 @@ impl Vectors {
         let number = self.made;
         self.made += 1;
         let vector = u8::try_from(FIRST_VECTOR + number % VECTORS).expect("below 256");
-        Raised { destination: number / VECTORS & 0xff, logical, vector }
+        Raised { destination: (number / VECTORS) & 0xff, logical, vector }
     }
 
     /// An entry is about to be something; or nothing.
