@@ -190,7 +190,9 @@ impl<P: Platform> UserSpace<P> {
 
     /// Lets the regions of a device go.
     pub(super) fn release(&self, by: Attachment) {
-        self.state.lock().bound.retain(|bound| bound.by != by);
+        let mistaken =
+            |bound: &Bound| mutant!("a-device-that-moves-frees-its-regions") && bound.by.device == by.device;
+        self.state.lock().bound.retain(|bound| bound.by != by && !mistaken(bound));
     }
 
     pub(super) fn set_msi_window(&self, range: IovaRange) -> Result<(), CookieError> {
