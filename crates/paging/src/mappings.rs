@@ -9,6 +9,9 @@
 //! freed after a completed invalidation, one that is not of leaves only, of the range that they were retired from; if it fails they stay retired, for the
 //! next one. What an invalidation will cover is taken out of the list before it is sent: what is retired while it is under way waits for another.
 //!
+//! Until then a map that needs a table there takes the retired one back, so that hardware which looks where it remembers finds what was mapped. For that a
+//! table must not be freed before those below it that were retired earlier: none is retired whose range does not cover theirs (`pgtable`, `ledger`).
+//!
 //! Not here: how hardware is made to forget, and when it has (a driver, by the functions that it passes in).
 
 use alloc::vec::Vec;
@@ -93,7 +96,7 @@ impl<M: RawMutex, A: Format + Copy, B: Format + Copy> Mappings<M, A, B> {
     }
 
     /// As [`HwDomain::sync`](portcullis_core::iommu::HwDomain::sync): `forget` makes hardware forget the ranges of a gather whose smallest leaf it is told,
-    /// and comes back when it has.
+    /// and comes back when it has. It is not asked for addresses that no table has, which a command may not be able to say.
     ///
     /// # Errors
     ///
@@ -104,10 +107,14 @@ impl<M: RawMutex, A: Format + Copy, B: Format + Copy> Mappings<M, A, B> {
         gather: &mut Gather,
         forget: impl FnOnce(&Gather, SizeLg2) -> Result<(), SyncError>,
     ) -> Result<Flushed, SyncError> {
-        let Some(leaf) = gather.leaf() else { return Ok(Flushed::completed()) };
-        let covered = |range: IovaRange| gather.tables() && gather.ranges().any(|held| held.covers(range));
+        let known = gather.within(self.format.aperture());
+        let Some(leaf) = known.leaf().filter(|_| !known.is_empty()) else {
+            *gather = Gather::new();
+            return Ok(Flushed::completed());
+        };
+        let covered = |range: IovaRange| known.tables() && known.ranges().any(|held| held.covers(range));
         let waiting = self.take_retired(covered);
-        let flushed = self.settle(memory, waiting, forget(gather, leaf))?;
+        let flushed = self.settle(memory, waiting, forget(&known, leaf))?;
         *gather = Gather::new();
         Ok(flushed)
     }
@@ -246,6 +253,13 @@ mod tests {
         assert_eq!(mappings.unmap(memory, range(iova, MIB_2), gather), Ok(PAGE));
     }
 
+    /// Unmaps where nothing is, which retires what was left empty, and has hardware forget that.
+    fn unmap_nothing(memory: &Memory, mappings: &Ours, iova: u64) {
+        let mut gather = Gather::new();
+        assert_eq!(mappings.unmap(memory, range(iova, MIB_2), &mut gather), Ok(0));
+        let _: Flushed = mappings.sync(memory, &mut gather, |_, _| Ok(())).unwrap();
+    }
+
     fn destroy(memory: &Memory, mut mappings: Ours) {
         let flushed = mappings.flush_all(memory, || Ok(())).unwrap();
         mappings.destroy(memory, flushed);
@@ -298,9 +312,11 @@ mod tests {
             let _: Flushed = mappings.sync(memory, &mut other, |_, _| Ok(())).unwrap();
             assert_eq!(
                 left - memory.0.live_bytes(),
-                3 * PAGE,
-                "its table, and the two above that it was the last in"
+                PAGE,
+                "its table: those above were not retired beside what waited"
             );
+            unmap_nothing(memory, &mappings, far);
+            assert_eq!(memory.0.live_bytes(), PAGE, "the root");
             destroy(memory, mappings);
         });
     }
@@ -320,12 +336,71 @@ mod tests {
         });
     }
 
+    /// The entry above the pages around `iova`: what hardware remembers of a walk there.
+    fn link(memory: &Memory, mappings: &Ours, iova: u64) -> u64 {
+        let root = mappings.with_table(|table| match table {
+            Table::One(table) => table.root(),
+            Table::Two(table) => table.root(),
+        });
+        let below = |table: u64, shift: u32| memory.0.load(Pa::new(table + 8 * (iova >> shift & 0x1ff)));
+        let address = |entry: u64| entry & 0xffff_ffff_f000;
+        below(address(below(address(below(root.unwrap().get(), 39)), 30)), 21)
+    }
+
+    #[test]
+    fn what_is_mapped_lies_where_hardware_looks_that_did_not_confirm_an_earlier_unmap() {
+        both(|memory, mappings| {
+            let (near, far) = (0, 0x40_0000);
+            map(memory, &mappings, near);
+            map(memory, &mappings, far);
+            let known = link(memory, &mappings, near);
+            let (mut one, mut other) = (Gather::new(), Gather::new());
+            unmap(memory, &mappings, near, &mut one);
+            assert_eq!(mappings.sync(memory, &mut one, |_, _| Err(REFUSED)).err(), Some(REFUSED));
+            // Nothing is left, and hardware confirms of the rest that it forgot it.
+            unmap(memory, &mappings, far, &mut other);
+            let _: Flushed = mappings.sync(memory, &mut other, |_, _| Ok(())).unwrap();
+            map(memory, &mappings, near + 8 * PAGE);
+            assert_eq!(link(memory, &mappings, near), known);
+            let _: Flushed = mappings.sync(memory, &mut one, |_, _| Ok(())).unwrap();
+            assert_eq!(link(memory, &mappings, near), known, "in use");
+            unmap(memory, &mappings, near, &mut one);
+            let _: Flushed = mappings.sync(memory, &mut one, |_, _| Ok(())).unwrap();
+            assert_eq!(memory.0.live_bytes(), PAGE, "the root");
+            destroy(memory, mappings);
+        });
+    }
+
     #[test]
     fn nothing_to_forget_asks_nobody() {
         both(|memory, mappings| {
             let mut gather = Gather::new();
             assert_eq!(mappings.unmap(memory, range(0, PAGE), &mut gather), Ok(0));
             let flushed = mappings.sync(memory, &mut gather, |_, _| Err(REFUSED));
+            let _: Flushed = flushed.unwrap();
+            destroy(memory, mappings);
+        });
+    }
+
+    #[test]
+    fn hardware_is_not_asked_for_addresses_that_no_table_has() {
+        both(|memory, mappings| {
+            let last = mappings.format.aperture().last().get();
+            let beyond = range(0x0fff_0000_0000_0000, PAGE);
+            let mut gather = Gather::new();
+            gather.add(beyond, SizeLg2::KIB_4, true);
+            let flushed = mappings.sync(memory, &mut gather, |_, _| Err(REFUSED));
+            let _: Flushed = flushed.unwrap();
+            assert!(gather.is_empty());
+            gather.add(beyond, SizeLg2::KIB_4, true);
+            gather.add(range(last - (PAGE - 1), 2 * PAGE), SizeLg2::KIB_4, true);
+            let refused = mappings.sync(memory, &mut gather, |_, _| Err(REFUSED));
+            assert_eq!((refused.err(), gather.ranges().count()), (Some(REFUSED), 2), "for another try");
+            let flushed = mappings.sync(memory, &mut gather, |asked, _| {
+                assert!(asked.tables());
+                assert_eq!(asked.ranges().collect::<Vec<_>>(), [range(last - (PAGE - 1), PAGE)]);
+                Ok(())
+            });
             let _: Flushed = flushed.unwrap();
             destroy(memory, mappings);
         });

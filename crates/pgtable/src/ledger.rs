@@ -6,6 +6,9 @@
 //! A table is *spare* (allocated, nothing points to it), *linked* (in the tree), or *in limbo*: out of the
 //! tree and all zero, but hardware may still have its address cached. A table in limbo keeps its place with its
 //! parent and can be linked there again, until a [`Retired`](crate::Retired) has freed it; the ledger finds that out when it next looks.
+//!
+//! Where hardware may know a table, no other is put in its place: so a table goes into limbo only if the invalidation that it will wait for is one that
+//! all in limbo below it wait for. Otherwise it could be freed before them, and hardware find them still where a new one was put.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -14,6 +17,7 @@ use portcullis_hal::{BlockLayout, TableMemory};
 use portcullis_types::{Pa, mutant};
 
 use crate::retired::{Claim, Cut};
+use crate::shape::Span;
 
 /// A table's place in the ledger.
 pub(crate) type Slot = u32;
@@ -55,6 +59,10 @@ pub(crate) struct Table {
     /// Who has it, when in limbo, and under which number it went there.
     claim: Claim,
     number: usize,
+    /// What was being unmapped when it went there.
+    gone: Span,
+    /// How many of its children are in limbo, freed ones among them until that is found out.
+    limbo: u32,
     /// What hangs in each entry; empty at height 0.
     children: Box<[Slot]>,
 }
@@ -116,6 +124,8 @@ impl Ledger {
             next: NONE,
             claim: Claim::default(),
             number: 0,
+            gone: Span::NONE,
+            limbo: 0,
             children,
         });
         Some(Self {
@@ -193,6 +203,8 @@ impl Ledger {
                 next: NONE,
                 claim: Claim::default(),
                 number: 0,
+                gone: Span::NONE,
+                limbo: 0,
                 children,
             });
             self.free[kind] = slot;
@@ -225,13 +237,27 @@ impl Ledger {
         slot
     }
 
-    /// Puts a linked table, empty now, into limbo. Answers what is to free it.
-    pub(crate) fn retire(&mut self, slot: Slot) -> Cut {
+    /// Whether something below a table waits in limbo for an invalidation that one of `span` is not. `just_now` of its children were cut off in unmapping
+    /// that.
+    pub(crate) fn holds_others(&self, slot: Slot, span: Span, just_now: u32) -> bool {
+        let table = self.get(slot);
+        let waits = |child: &Slot| {
+            let child = self.get(*child);
+            child.claim.is_open(child.number) && !span.covers(child.gone)
+        };
+        table.limbo > just_now && table.children.iter().filter(|&&child| child != NONE).any(waits)
+    }
+
+    /// Puts a linked table, empty now, into limbo, in unmapping `span`. Answers what is to free it.
+    pub(crate) fn retire(&mut self, slot: Slot, span: Span) -> Cut {
         let head = self.limbo;
+        let parent = self.get(slot).parent;
+        self.get_mut(parent).limbo += 1;
         let table = self.get_mut(slot);
         debug_assert!(table.state == State::Linked && table.live == 0);
         let number = table.claim.open();
         (table.state, table.number, table.previous, table.next) = (State::Limbo, number, NONE, head);
+        table.gone = span;
         let cut = Cut { at: table.at, claim: table.claim.clone(), number };
         if head != NONE {
             self.get_mut(head).previous = slot;
@@ -267,6 +293,10 @@ impl Ledger {
         }
         let table = self.get_mut(slot);
         (table.previous, table.next) = (NONE, NONE);
+        let parent = table.parent;
+        if parent != NONE {
+            self.get_mut(parent).limbo -= 1;
+        }
     }
 
     /// Forgets the tables in limbo that have been freed.
@@ -307,7 +337,7 @@ impl Ledger {
         let kind = usize::from(self.get(slot).interior);
         let free = self.free[kind];
         let table = self.get_mut(slot);
-        (table.state, table.parent, table.next) = (State::Free, NONE, free);
+        (table.state, table.parent, table.next, table.limbo) = (State::Free, NONE, free, 0);
         self.free[kind] = slot;
     }
 

@@ -12,6 +12,16 @@ pub(crate) struct Span {
     pub(crate) last: u64,
 }
 
+impl Span {
+    /// That of the first byte: for who has none yet.
+    pub(crate) const NONE: Self = Self { first: 0, last: 0 };
+
+    /// Whether all of `other` is within.
+    pub(crate) fn covers(self, other: Self) -> bool {
+        self.first <= other.first && other.last <= self.last
+    }
+}
+
 /// One height of the tree.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Height {

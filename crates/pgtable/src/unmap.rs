@@ -39,6 +39,8 @@ type Tell<'a> = &'a mut dyn FnMut(IovaRange, Marks);
 
 /// An unmap under way.
 struct Taking<'a> {
+    /// All of what is being unmapped.
+    span: Span,
     out: Unmapped,
     tell: Option<Tell<'a>>,
 }
@@ -93,7 +95,7 @@ impl<F: Format> PageTable<F> {
             let beyond = Iova::new(self.shape.input_last + 1);
             return Err(UnmapError::OutsideAperture(range.first().max(beyond)));
         }
-        let mut gone = Taking { out: Unmapped::default(), tell };
+        let mut gone = Taking { span, out: Unmapped::default(), tell };
         let in_one_table = match self.bottom(mem, span) {
             Ok(Some(slot)) => self.clear_some(mem, slot, span, &mut gone),
             _ => false,
@@ -106,7 +108,7 @@ impl<F: Format> PageTable<F> {
         Ok(gone.out)
     }
 
-    /// Zeroes what is in `span`, in which no leaf lies partly.
+    /// Zeroes what is in `span`, in which no leaf lies partly. Answers how many tables right below were cut off.
     fn clear(
         &mut self,
         mem: &impl TableMemory,
@@ -114,12 +116,14 @@ impl<F: Format> PageTable<F> {
         height: usize,
         span: Span,
         gone: &mut Taking<'_>,
-    ) {
+    ) -> u32 {
         if height == 0 {
-            return self.clear_leaves(mem, slot, span, gone);
+            self.clear_leaves(mem, slot, span, gone);
+            return 0;
         }
         let info = self.shape.heights[height];
         let mut first = span.first;
+        let mut cut_off = 0;
         loop {
             let part = info.clip(span, first);
             let index = info.index(first);
@@ -127,34 +131,40 @@ impl<F: Format> PageTable<F> {
             if child == NONE {
                 self.clear_block(mem, slot, height, index, first, gone);
             } else if self.ledger.get(child).state == State::Linked {
-                self.clear(mem, child, height - 1, part, gone);
-                self.retire_if_empty(mem, slot, index, child, gone);
+                let below = self.clear(mem, child, height - 1, part, gone);
+                cut_off += u32::from(self.retire_if_empty(mem, slot, index, child, below, gone));
             }
             if part.last == span.last {
-                return;
+                return cut_off;
             }
             first = part.last + 1;
         }
     }
 
-    /// Cuts off a table that has become empty. If there is no memory to remember it for its freeing, it stays where it is.
+    /// Cuts off a table that has become empty, `below` of whose children were just cut off. Answers whether it did. If there is no memory to remember it for
+    /// its freeing, or one of its children waits for an earlier unmap's invalidation, it stays where it is until a later unmap.
     fn retire_if_empty(
         &mut self,
         mem: &impl TableMemory,
         slot: Slot,
         index: usize,
         child: Slot,
+        below: u32,
         gone: &mut Taking<'_>,
-    ) {
-        if self.ledger.get(child).live > 0 || !gone.out.retired.try_reserve() {
-            return;
+    ) -> bool {
+        if self.ledger.get(child).live > 0
+            || self.ledger.holds_others(child, gone.span, below)
+            || !gone.out.retired.try_reserve()
+        {
+            return false;
         }
         self.store(mem, self.ledger.entry_at(slot, index), 0);
         let table = self.ledger.get_mut(slot);
         table.live = table.live.saturating_sub(1);
-        gone.out.retired.push(self.ledger.retire(child));
+        gone.out.retired.push(self.ledger.retire(child, gone.span));
         gone.out.tables = !mutant!("cut-off-tables-not-told");
         self.recent = (0, NONE);
+        true
     }
 
     /// Zeroes an entry above height 0 that has no table.
