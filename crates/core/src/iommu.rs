@@ -191,7 +191,8 @@ pub trait HwDomain<P: Platform>: Any + Send + Sync {
     /// As [`UnmapError`] says; then everything in the range is still mapped.
     fn unmap(&self, range: IovaRange, gather: &mut Gather) -> Result<u64, UnmapError>;
 
-    /// Makes hardware forget what `gather` holds, and waits until it has. The gather is empty then.
+    /// Makes hardware forget what `gather` holds, and waits until it has. The gather is empty then. Of addresses outside the aperture there is nothing to
+    /// forget: whoever undoes a map that was refused may name them.
     ///
     /// # Errors
     ///
@@ -290,6 +291,14 @@ impl Gather {
     /// The ranges.
     pub fn ranges(&self) -> impl Iterator<Item = IovaRange> + '_ {
         self.ranges.iter().copied().flatten()
+    }
+
+    /// What of it lies in `bounds`.
+    pub fn within(&self, bounds: IovaRange) -> Self {
+        let mut inside = Self { ranges: [None; Self::RANGES], ..*self };
+        let parts = self.ranges().filter_map(|range| range.intersection(bounds));
+        inside.ranges.iter_mut().zip(parts).for_each(|(place, part)| *place = Some(part));
+        inside
     }
 
     /// The smallest leaf that was taken out: invalidating in steps of this size forgets everything. None if nothing was added.
@@ -625,6 +634,19 @@ mod tests {
     #[test]
     fn more_ranges_than_fit_become_their_hull() {
         assert_eq!(gathered(&[(0, 0), (10, 10), (20, 20), (30, 30), (50, 50)]), [range(0, 50)]);
+    }
+
+    #[test]
+    fn what_lies_within_bounds_keeps_its_order_its_leaf_and_its_tables() {
+        let mut gather = Gather::new();
+        [(0, 9), (20, 29), (40, 49)]
+            .iter()
+            .for_each(|&(first, last)| gather.add(range(first, last), SizeLg2::MIB_2, true));
+        let inside = gather.within(range(25, 44));
+        assert_eq!(inside.ranges().collect::<Vec<_>>(), [range(25, 29), range(40, 44)]);
+        assert_eq!((inside.leaf(), inside.tables()), (Some(SizeLg2::MIB_2), true));
+        assert!(gather.within(range(30, 39)).is_empty());
+        assert_eq!(gather.within(range(0, 100)), gather);
     }
 
     #[test]

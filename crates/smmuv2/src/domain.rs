@@ -131,14 +131,9 @@ impl<P: Platform, R: Registers> Domain<P, R> {
     }
 
     /// Makes the hardware forget these ranges, and waits until it has; everything, once, if that is cheaper for one of them.
-    ///
-    /// No translation was ever made of addresses that no table of this domain has: whoever undoes a map that was refused for them may name them.
     fn forget_ranges(&self, gather: &Gather, leaf: SizeLg2) -> Result<(), SyncError> {
-        let (granule, aperture) = (self.hardware.granule, self.format.aperture());
-        let of = |range: IovaRange| {
-            let within = range.intersection(aperture);
-            within.into_iter().flat_map(move |range| steps(range, granule, leaf, gather.tables()))
-        };
+        let granule = self.hardware.granule;
+        let of = |range| steps(range, granule, leaf, gather.tables());
         let everything = || gather.ranges().any(|range| of(range).next() == Some(Step::All));
         if !self.hardware.config.wide_writes || self.has_nested() || everything() {
             return self.hardware.forget_bank(self.bank);

@@ -180,7 +180,7 @@ fn addresses_that_no_table_has_need_not_be_forgotten() {
         let mut gather = Gather::new();
         gather.add(range(0x0fff_0000_0000_0000, 0x1000), SizeLg2::KIB_4, true);
         domain.sync(&mut gather).map(drop).unwrap();
-        assert_eq!(fake.take_writes().len(), 1, "a sync, and nothing that it is of");
+        assert_eq!(fake.take_writes(), []);
         gather.add(range(aperture.last().get() - 0xfff, 0x2000), SizeLg2::KIB_4, true);
         domain.sync(&mut gather).map(drop).unwrap();
         assert_eq!(fake.take_writes().len(), 2, "the page that the domain has");
