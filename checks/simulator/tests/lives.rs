@@ -4,10 +4,14 @@
 
 use portcullis_simulator::{FaultKind, MachineKind, Objection, OpKind, Options, Summary, impossible, run};
 
-/// Faults that are not armed in these lives, because of what they find that is open still (`seeds.txt`). `portcullis sim` arms them.
+/// Faults that are not armed in lives on a machine, because of what they find that is open still (`seeds.txt`). `portcullis sim` arms them.
 fn open(machine: MachineKind) -> &'static [FaultKind] {
     match machine {
-        MachineKind::Power8 | MachineKind::Smmuv2 | MachineKind::X86 => &[],
+        MachineKind::Power8
+        | MachineKind::Smmuv2
+        | MachineKind::Smmuv3
+        | MachineKind::Vfio
+        | MachineKind::X86 => &[],
         _ => &[FaultKind::AtcNever, FaultKind::CommandError, FaultKind::NoSync],
     }
 }

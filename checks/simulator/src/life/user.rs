@@ -177,7 +177,9 @@ impl World {
         memory: &[(u64, u64)],
         error: &DomainMapError,
     ) {
-        let doubt = self.unconfirmed(before);
+        // What has no place is not tried.
+        let tried = !matches!(error, DomainMapError::Map(MapError::Mapped(_)) | DomainMapError::Reserved(_));
+        let doubt = tried && self.unconfirmed(before);
         let ended = self.hub.shadow(|shadow| shadow.end_map(state.space, token, doubt));
         self.hub.judged(ended);
         if doubt {
@@ -253,7 +255,7 @@ impl World {
                     inner.waiting.extend(inner.pages.remove(&page));
                 }
                 inner.tokens.push(token);
-                inner.ghosts.retain(|&(low, high)| low < ends.0 || high > ends.1);
+                inner.unmap_ghosts(ends);
                 self.hub.shadow(|shadow| shadow.linger(state.space, token, 0, false));
                 if sync { self.sync_now(&state, &mut inner, Some(first)) } else { Done::Succeeded }
             }

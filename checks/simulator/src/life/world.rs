@@ -115,6 +115,21 @@ pub(super) struct UserInner {
     pub(super) ghosts: Vec<(u64, u64)>,
 }
 
+impl UserInner {
+    /// A range was unmapped: what failed maps left there does not count as mapped any more.
+    pub(super) fn unmap_ghosts(&mut self, (first, last): (u64, u64)) {
+        let ghosts = core::mem::take(&mut self.ghosts);
+        self.ghosts = ghosts
+            .into_iter()
+            .flat_map(|(low, high)| {
+                let below = (low < first).then(|| (low, high.min(first - 1)));
+                let above = (high > last).then(|| (low.max(last + 1), high));
+                below.into_iter().chain(above)
+            })
+            .collect();
+    }
+}
+
 /// Memory that may still be reached through a space.
 pub(super) struct Quarantined {
     pub(super) space: SpaceId,

@@ -156,7 +156,7 @@ pub(super) struct Container {
 }
 
 impl Container {
-    /// Whether some mapping waits for hardware's word: until then what is mapped beside it may not be found.
+    /// Whether some mapping waits for hardware's word.
     pub(super) fn waits(&self) -> bool {
         self.maps.values().any(Mapped::waits)
     }
