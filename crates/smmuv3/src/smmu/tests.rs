@@ -531,3 +531,37 @@ fn a_device_that_could_not_be_said_to_be_blocked_is_so_when_the_queue_works_agai
     assert_eq!(smmu.handle_errors(), []);
     assert_eq!(fake.take_log(), [], "it was confirmed");
 }
+
+#[test]
+fn no_guests_table_is_nested_and_every_way_to_ask_for_one_says_so() {
+    use portcullis_core::nested::{GuestInvalidation, GuestTable, NestedDomain, NestedError};
+
+    struct Foreign;
+
+    impl NestedDomain for Foreign {
+        fn invalidate(&self, _: GuestInvalidation) -> Result<(), SyncError> {
+            Ok(())
+        }
+
+        fn as_any(&self) -> &dyn core::any::Any {
+            self
+        }
+    }
+
+    let fake = Fake::new();
+    let smmu = probe(&fake);
+    smmu.add_device("disk", &[SourceId(9)]).unwrap();
+    assert!(smmu.guest_tables().is_empty());
+    assert_eq!(smmu.new_parent().err(), Some(DomainError::Unsupported));
+    let table = GuestTable::Vmsa64 {
+        root: portcullis_types::Gpa::new(0x7000),
+        granule: SizeLg2::KIB_4,
+        input_bits: 48,
+        output_bits: 48,
+        mair: 0xff,
+    };
+    let domain = smmu.new_domain().unwrap();
+    assert_eq!(smmu.new_nested(&domain, &table).err(), Some(NestedError::Unsupported));
+    let attached = smmu.attach(&[SourceId(9)], &Target::Nested(Arc::new(Foreign)));
+    assert_eq!(attached, Err(AttachError::Unsupported));
+}
