@@ -158,8 +158,8 @@ pub fn impossible(kind: MachineKind, op: OpKind, fault: FaultKind) -> Option<&'s
         return Some(reason);
     }
     // Whoever finds an endpoint frozen thaws it, and asks the bridge whether that is done.
-    let thaws =
-        kind == MachineKind::Power8 && matches!(op, OpKind::Dma | OpKind::Reset | OpKind::DeviceReset);
+    let thaws = kind == MachineKind::Power8
+        && matches!(op, OpKind::Dma | OpKind::Reset | OpKind::DeviceReset | OpKind::Region);
     // A VT-d unit sends messages of faults and of errors, and of nothing else.
     if kind == MachineKind::X86 && fault == FaultKind::MessageLost {
         let tells = op.needs().refusals || op.has_turns() || op == OpKind::Step;
@@ -176,6 +176,11 @@ fn apart_among_users(kind: MachineKind, op: OpKind, fault: FaultKind) -> Option<
         (MachineKind::Power8, O::Map | O::Unmap, F::UserDies) => {
             Some("the bridge is waited for by a load, in which nobody has a turn")
         }
+        (
+            MachineKind::Power8,
+            O::SetIrqs,
+            F::AllocationFails | F::NoSync | F::DmaAfterUnbind | F::BitFlip,
+        ) => Some("the bridge takes messages before it translates: no doorbell is mapped"),
         (MachineKind::Vfio, O::UnmapDma | O::UnmapAll | O::Reclaim, F::AllocationFails) => {
             Some("what it takes away is whole, and was noted when it was mapped")
         }
@@ -230,7 +235,9 @@ pub(crate) fn apart(op: OpKind, fault: FaultKind) -> Option<&'static str> {
             Some("nobody else has a turn in it")
         }
         F::DmaToFreed if op != OpKind::Dma && !op.has_turns() => Some("nobody else has a turn in it"),
-        F::DmaAfterReset if !matches!(op, OpKind::Reset | OpKind::DeviceReset | OpKind::Eeh) => {
+        F::DmaAfterReset
+            if !matches!(op, OpKind::Reset | OpKind::DeviceReset | OpKind::Region | OpKind::Eeh) =>
+        {
             Some("a reset is an operation of its own")
         }
         F::BitFlip if !op.has_turns() => Some("no table is read in it that somebody works on"),

@@ -242,6 +242,8 @@ pub enum OpKind {
     DeviceReset,
     /// Say where interrupts go.
     SetIrqs,
+    /// Read or write a device's registers.
+    Region,
     /// Map a user's memory.
     MapDma,
     /// Unmap some.
@@ -286,7 +288,7 @@ impl OpKind {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All of them, in their order.
-    pub const ALL: [Self; 68] = [
+    pub const ALL: [Self; 69] = [
         Self::Map,
         Self::Scatter,
         Self::Unmap,
@@ -343,6 +345,7 @@ impl OpKind {
         Self::Close,
         Self::DeviceReset,
         Self::SetIrqs,
+        Self::Region,
         Self::MapDma,
         Self::UnmapDma,
         Self::UnmapAll,
@@ -416,6 +419,7 @@ impl OpKind {
             Self::Close => "close",
             Self::DeviceReset => "device-reset",
             Self::SetIrqs => "set-irqs",
+            Self::Region => "region",
             Self::MapDma => "map-dma",
             Self::UnmapDma => "unmap-dma",
             Self::UnmapAll => "unmap-all",
@@ -492,6 +496,8 @@ impl OpKind {
     pub(crate) const fn has_turns(self) -> bool {
         let needs = self.needs();
         needs.commands
+            // A function takes its time to be reset.
+            || matches!(self, Self::OpenDevice | Self::DeviceReset | Self::Region)
             || needs.memory && !matches!(self, Self::Spawn | Self::ProcessMap | Self::RegisterMemory)
     }
 
@@ -509,6 +515,9 @@ impl OpKind {
                 | Self::UserMap
                 | Self::UserUnmap
                 | Self::UserSync
+                | Self::OpenDevice
+                | Self::DeviceReset
+                | Self::Region
         )
     }
 
@@ -549,7 +558,9 @@ impl OpKind {
             Self::UnregisterMemory | Self::CreateWindow | Self::RemoveWindow | Self::TceEnable => both,
             Self::Eeh => commands,
             Self::OpenContainer | Self::OpenGroup | Self::OpenDevice | Self::DeviceReset => none,
-            Self::SetIrqs | Self::BadBytes => none,
+            // The first of a domain's messages maps its doorbell.
+            Self::SetIrqs => both,
+            Self::Region | Self::BadBytes => none,
             Self::Step => none,
         }
     }

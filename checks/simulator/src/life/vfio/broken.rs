@@ -250,6 +250,20 @@ fn a_group_that_leaves_while_its_devices_are_open_breaks_one_owner() {
 }
 
 #[test]
+fn a_message_that_a_user_wrote_breaks_isolation() {
+    for forged in [false, true] {
+        let world = usable(MachineKind::Vfio);
+        assert_eq!(world.open_device(0, 0), Done::Succeeded);
+        if forged {
+            world.devices[0].function.forge_message();
+        }
+        // A word of its registers.
+        assert_eq!(world.region(0, 0, 0), Done::Succeeded);
+        assert_eq!(objection(&world), forged.then_some(Promise::Isolation));
+    }
+}
+
+#[test]
 fn a_device_that_goes_on_when_its_file_is_closed_breaks_one_owner() {
     let world = usable(MachineKind::Vfio);
     assert_eq!(world.open_device(0, 0), Done::Succeeded);

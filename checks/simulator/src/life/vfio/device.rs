@@ -132,6 +132,9 @@ impl UserWorld {
 
     /// A user dies while somebody else waits for hardware.
     fn dies_meanwhile(&self, user: usize) {
+        if self.acting.load(Relaxed) == user {
+            return;
+        }
         let outer = self.hub.faults.current();
         let done = self.during(OpKind::Die, || self.die(user));
         if done != Done::Skipped {

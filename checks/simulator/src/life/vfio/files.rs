@@ -11,6 +11,7 @@ use super::world::{CONTAINERS, Container, UserWorld};
 use super::{Before, Done};
 use crate::fault::FaultKind;
 use crate::hub::locked;
+use crate::machine::BAR_BYTES;
 use crate::oracle::Way;
 use crate::promise::Promise;
 
@@ -19,6 +20,9 @@ const GROUP_GET_STATUS: u32 = 0x3b67;
 const GROUP_SET_CONTAINER: u32 = 0x3b68;
 const GROUP_UNSET_CONTAINER: u32 = 0x3b69;
 const GROUP_GET_DEVICE_FD: u32 = 0x3b6a;
+/// VFIO_PCI_MSIX_IRQ_INDEX, and where VFIO_PCI_CONFIG_REGION_INDEX begins in a device's file.
+const MSIX: u32 = 2;
+const CONFIG_REGION: u64 = 7 << 40;
 const DEVICE_SET_IRQS: u32 = 0x3b6e;
 const DEVICE_RESET: u32 = 0x3b6f;
 
@@ -284,6 +288,7 @@ impl UserWorld {
         match self.users[user].ask_file(fd, GROUP_GET_DEVICE_FD, &name, Of::Device(index)) {
             Ok(_) => {
                 let kind = held.container.and_then(|id| self.container(id)).map_or(0, |one| one.kind);
+                self.function_is_sound(index);
                 self.hub.hold(Promise::OneOwner, kind != 0 && held.drivers == 0, || {
                     format!("device {index} was opened, and its group is nobody's: {held:?}")
                 });
@@ -296,7 +301,13 @@ impl UserWorld {
 
     pub(super) fn device_reset(&self, user: usize, device: u8) -> Done {
         let Some((fd, index)) = self.own_device(user, device) else { return Done::Skipped };
+        let resets = self.devices[index].function.resets();
         let end = self.users[user].ioctl(fd, DEVICE_RESET, 0);
+        let now = self.devices[index].function.resets();
+        self.hub.hold(Promise::Service, now == resets + 1, || {
+            format!("device {index} was reset {} times", now - resets)
+        });
+        self.function_is_sound(index);
         self.hub.hold(Promise::Service, end.is_ok(), || format!("device {index} is not reset: {end:?}"));
         self.reset(index)
     }
@@ -307,9 +318,9 @@ impl UserWorld {
         let (start, count) = (u32::from(bits & 3), u32::from(bits >> 2 & 3));
         let mut all = match bits >> 4 & 3 {
             // None at all; a signal; event files.
-            0 => words(&[20, 0b10_0001, 0, 0, 0]),
-            1 => words(&[20, 0b10_0001, 0, start, 1]),
-            _ => words(&[20 + 4 * count, 0b10_0100, 0, start, count]),
+            0 => words(&[20, 0b10_0001, MSIX, 0, 0]),
+            1 => words(&[20, 0b10_0001, MSIX, start, 1]),
+            _ => words(&[20 + 4 * count, 0b10_0100, MSIX, start, count]),
         };
         let mut events = Vec::new();
         if bits >> 4 & 3 > 1 {
@@ -319,15 +330,60 @@ impl UserWorld {
                 events.extend(event);
             }
         }
-        let before = self.before();
+        let mut before = self.before();
+        // The place for a domain's doorbell stays when it was made, whatever becomes of the call.
+        before.stuck = true;
         let end = task.ask(fd, DEVICE_SET_IRQS, &all);
         // The device keeps what it was given.
         events.into_iter().for_each(|event| task.close(event));
         self.devices[index].function.raise(usize::from(bits));
+        self.function_is_sound(index);
         match end {
             Ok(_) => Done::Succeeded,
             Err(errno) => self.refused(&before, errno, "setting interrupts"),
         }
+    }
+
+    /// Nobody has a function do what it must not.
+    fn function_is_sound(&self, index: usize) {
+        let wrong = self.devices[index].function.what_is_wrong();
+        self.hub.hold(Promise::Isolation, wrong.is_none(), || {
+            format!("device {index}: {}", wrong.unwrap_or_default())
+        });
+    }
+
+    /// A user reads or writes words of a device: its registers, or its configuration space.
+    pub(super) fn region(&self, user: usize, device: u8, bits: u64) -> Done {
+        let Some((fd, index)) = self.own_device(user, device) else { return Done::Skipped };
+        let place = bits >> 8 & 0x3ffc;
+        let (write, at) = match bits & 7 {
+            0 | 1 => (false, place),
+            2 | 3 => (true, place),
+            4 => (false, CONFIG_REGION | place & 0xffc),
+            5 => (true, CONFIG_REGION | place & 0xffc),
+            // Its command, its base address register, the control of its express and MSI-X capabilities.
+            6 => {
+                (true, CONFIG_REGION | [0x04, 0x10, 0x48, 0x80][usize::try_from(bits >> 8 & 3).unwrap_or(0)])
+            }
+            _ => (true, u64::from(BAR_BYTES) + place),
+        };
+        let word = u32::try_from(bits >> 32).expect("32 bits");
+        let resets = self.devices[index].function.resets();
+        let end = self.users[user].transfer(fd, write, at, &word.to_ne_bytes());
+        self.function_is_sound(index);
+        let in_table = (0x2000..0x2040).contains(&at);
+        let told = end.as_ref().is_ok_and(|read| *read == [0xff; 4]);
+        self.hub.hold(Promise::Isolation, write || !in_table || end.is_err() || told, || {
+            format!("device {index} shows a word of its message table: {end:x?}")
+        });
+        // Memory that he has turned off, or that is not there.
+        let lawful = matches!(end, Ok(_) | Err(Errno::Eio | Errno::Einval));
+        self.hub.hold(Promise::Service, lawful, || format!("device {index} at {at:#x}: {end:?}"));
+        // What he wrote may have been its reset.
+        if self.devices[index].function.resets() > resets {
+            self.reset(index);
+        }
+        if end.is_ok() { Done::Succeeded } else { Done::Refused }
     }
 
     /// A user closes some file.
@@ -356,6 +412,7 @@ impl UserWorld {
                         !state.function.is_open() && state.function.connected() == 0,
                         || format!("device {device} was closed, and goes on"),
                     );
+                    self.function_is_sound(device);
                 }
             }
         }

@@ -37,7 +37,7 @@ use portcullis::vfio::Errno;
 
 pub(crate) use op::Call;
 pub(super) use plan::{CALLS, POWER};
-use world::{Container, Iron, UserWorld};
+use world::{Container, Iron, USERS, UserWorld};
 
 use super::{Done, Manner, Op, OpKind, Report, Step, salt, unborn, words};
 use crate::fault::FaultKind;
@@ -199,7 +199,12 @@ impl UserWorld {
             }
             Op::Die { user } => self.die(usize::from(user) % self.users.len()),
             Op::Reset { device } => self.reset(self.device_index(device)),
-            Op::Call(call) => self.call(call),
+            Op::Call(call) => {
+                self.acting.store(call.user().map_or(USERS, |user| usize::from(user) % USERS), Relaxed);
+                let done = self.call(call);
+                self.acting.store(USERS, Relaxed);
+                done
+            }
             _ => Done::Skipped,
         }
     }
@@ -216,6 +221,7 @@ impl UserWorld {
             Call::Close { user, pick } => self.close(who(user), pick),
             Call::DeviceReset { user, device } => self.device_reset(who(user), device),
             Call::SetIrqs { user, device, bits } => self.set_irqs(who(user), device, bits),
+            Call::Region { user, device, bits } => self.region(who(user), device, bits),
             Call::MapDma { user, container, place, page, pages, flags } => {
                 self.map_dma(who(user), container, place, (page, pages), flags)
             }

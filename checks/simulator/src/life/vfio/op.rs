@@ -23,6 +23,8 @@ pub(crate) enum Call {
     DeviceReset { user: u8, device: u8 },
     /// He says where a device's interrupts go.
     SetIrqs { user: u8, device: u8, bits: u8 },
+    /// He reads or writes registers of a device, or its configuration space.
+    Region { user: u8, device: u8, bits: u64 },
     /// He maps memory.
     MapDma { user: u8, container: u8, place: u16, page: u8, pages: u8, flags: u8 },
     /// He unmaps some.
@@ -48,6 +50,33 @@ pub(crate) enum Call {
 }
 
 impl Call {
+    /// Who makes it.
+    pub(crate) const fn user(&self) -> Option<u8> {
+        match *self {
+            Self::OpenContainer { user }
+            | Self::OpenGroup { user, .. }
+            | Self::SetContainer { user, .. }
+            | Self::UnsetContainer { user, .. }
+            | Self::SetIommu { user, .. }
+            | Self::OpenDevice { user, .. }
+            | Self::Close { user, .. }
+            | Self::DeviceReset { user, .. }
+            | Self::SetIrqs { user, .. }
+            | Self::Region { user, .. }
+            | Self::MapDma { user, .. }
+            | Self::UnmapDma { user, .. }
+            | Self::UnmapAll { user, .. }
+            | Self::BadBytes { user, .. }
+            | Self::RegisterMemory { user, .. }
+            | Self::UnregisterMemory { user, .. }
+            | Self::CreateWindow { user, .. }
+            | Self::RemoveWindow { user, .. }
+            | Self::TceEnable { user, .. }
+            | Self::Eeh { user, .. } => Some(user),
+            Self::Reclaim => None,
+        }
+    }
+
     pub(crate) const fn kind(&self) -> OpKind {
         match self {
             Self::OpenContainer { .. } => OpKind::OpenContainer,
@@ -59,6 +88,7 @@ impl Call {
             Self::Close { .. } => OpKind::Close,
             Self::DeviceReset { .. } => OpKind::DeviceReset,
             Self::SetIrqs { .. } => OpKind::SetIrqs,
+            Self::Region { .. } => OpKind::Region,
             Self::MapDma { .. } => OpKind::MapDma,
             Self::UnmapDma { .. } => OpKind::UnmapDma,
             Self::UnmapAll { .. } => OpKind::UnmapAll,

@@ -7,7 +7,7 @@ use crate::life::plan::Draw;
 use crate::machine::MOST_DEVICES as DEVICES;
 
 /// What every machine with users does.
-pub(crate) const CALLS: [(u32, Draw); 22] = [
+pub(crate) const CALLS: [(u32, Draw); 23] = [
     (24, |d| Op::Map {
         device: d.byte(DEVICES),
         slot: d.byte(16),
@@ -40,6 +40,7 @@ pub(crate) const CALLS: [(u32, Draw); 22] = [
     (3, |d| Op::Call(Call::Close { user: d.byte(USERS), pick: d.byte(16) })),
     (4, |d| Op::Call(Call::DeviceReset { user: d.byte(USERS), device: d.byte(DEVICES) })),
     (6, |d| Op::Call(Call::SetIrqs { user: d.byte(USERS), device: d.byte(DEVICES), bits: d.byte(256) })),
+    (20, |d| Op::Call(Call::Region { user: d.byte(USERS), device: d.byte(DEVICES), bits: d.0.next() })),
     (100, |d| {
         Op::Call(Call::MapDma {
             user: d.byte(USERS),

@@ -281,6 +281,20 @@ impl Task {
         Ok(locked(&self.memory.scratch)[..bytes.len()].to_vec())
     }
 
+    /// `pread` or `pwrite` of a device's file: so many bytes behind `at`.
+    pub(super) fn transfer(&self, fd: i32, write: bool, at: u64, bytes: &[u8]) -> Result<Vec<u8>, Errno> {
+        let file = match locked(&self.files).get(&fd) {
+            Some((_, Open::Vfio(file))) => file.clone(),
+            _ => return Err(Errno::Ebadf),
+        };
+        locked(&self.memory.scratch)[..bytes.len()].copy_from_slice(bytes);
+        let len = bytes.len() as u64;
+        let done =
+            if write { file.write(self, SCRATCH, len, at) } else { file.read(self, SCRATCH, len, at) }?;
+        let done = usize::try_from(done).unwrap_or(0).min(bytes.len());
+        Ok(locked(&self.memory.scratch)[..done].to_vec())
+    }
+
     /// The same for a call that opens a file.
     pub(super) fn ask_file(&self, fd: i32, request: u32, bytes: &[u8], of: Of) -> Result<u64, Errno> {
         *locked(&self.next) = of;

@@ -2,7 +2,7 @@
 //!
 //! Not here: what operations do (`files`, `type1`, `spapr`, `kernel`, `device`).
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
@@ -24,8 +24,8 @@ use super::task::{Book, PAGE, PAGES, Task};
 use crate::cover::Coverage;
 use crate::hub::{Hub, locked};
 use crate::machine::{
-    BRIDGE, BridgeRegisters, BridgeWire, DeviceSpec, Driver, Engine, SimFunction, SimPlatform, SimSlot, Spec,
-    UnitSpec, draw_power,
+    BRIDGE, Bell, BridgeRegisters, BridgeWire, DeviceSpec, Driver, Engine, SimFunction, SimPlatform, SimSlot,
+    Spec, UnitSpec, draw_power,
 };
 use crate::options::MachineKind;
 use crate::oracle::{Gate, Grant, SpaceId, Token, Way};
@@ -232,6 +232,8 @@ pub(crate) struct UserWorld {
     pub(super) events_lost: AtomicU64,
     /// How many users died in the middle of something.
     pub(super) died_meanwhile: AtomicU64,
+    /// Whose call is under way: he waits for it himself.
+    pub(super) acting: AtomicUsize,
 }
 
 fn range(first: u64, len_bytes: u64) -> PaRange {
@@ -284,6 +286,7 @@ impl UserWorld {
             let group = Arc::new(group);
             groups.push(GroupState { group, unit, members, space, pe, held: Mutex::default() });
         }
+        let bell = if power { Bell::Decoded } else { Bell::Mapped };
         let mut devices = Vec::new();
         let mut registered = Vec::new();
         for (index, device) in spec.devices.iter().enumerate() {
@@ -291,10 +294,10 @@ impl UserWorld {
             let state = &groups[device.group];
             let gate = gates[state.unit].clone();
             let engine = Engine::new(&device.sources, device.form, gate, bus.clone(), hub.clone());
-            let function = SimFunction::new(engine.clone());
             let info = info(index, device, power);
             let known = units[state.unit].add_device(info).map_err(|error| format!("device: {error:?}"))?;
             state.group.add_device(&known).map_err(|error| format!("group: {error:?}"))?;
+            let function = SimFunction::new(engine.clone(), platform.clone(), known.clone(), bell)?;
             let place = Place { device: known.clone(), group: state.group.clone() };
             registered
                 .push(vfio.register(&place, function.clone()).map_err(|error| format!("vfio: {error:?}"))?);
@@ -351,6 +354,7 @@ impl UserWorld {
             refused: AtomicU64::new(0),
             events_lost: AtomicU64::new(0),
             died_meanwhile: AtomicU64::new(0),
+            acting: AtomicUsize::new(USERS),
         }))
     }
 
