@@ -9,6 +9,8 @@
 
 use alloc::vec::Vec;
 
+use portcullis_types::mutant;
+
 use super::{DmarError, Remapping, ScopeEntry, ScopeKind, Unit};
 
 /// A PCI function, by the way to it.
@@ -81,6 +83,7 @@ impl ScopedDevice {
         }
         match self.kind {
             ScopeKind::Endpoint => self.path == path,
+            ScopeKind::SubHierarchy if mutant!("dmar-bridge-without-what-is-behind-it") => self.path == path,
             ScopeKind::SubHierarchy => path.starts_with(&self.path),
             _ => false,
         }
@@ -101,14 +104,17 @@ pub(super) fn named(devices: &[ScopedDevice], function: &DevicePath) -> bool {
 impl Remapping {
     /// Who covers this function.
     pub fn cover(&self, function: &DevicePath) -> Cover {
-        let here = |segment: u16| segment == function.segment;
+        let here = |segment: u16| segment == function.segment || mutant!("dmar-namesake-of-another-segment");
         let broken = self.broken.iter().find(|claim| here(claim.segment) && named(&claim.devices, function));
-        if let Some(claim) = broken {
+        if let Some(claim) = broken.filter(|_| !mutant!("dmar-claim-of-a-broken-unit-passed-over")) {
             return Cover::Broken(claim.why);
         }
         let by_name = |unit: &Unit| here(unit.segment) && named(&unit.devices, function);
         let mut claimants = (0..self.units.len()).filter(|&index| by_name(&self.units[index]));
         match (claimants.next(), claimants.next()) {
+            (Some(first), Some(_)) if mutant!("dmar-disputed-function-to-the-first-unit") => {
+                return Cover::Unit(first);
+            }
             (Some(first), Some(second)) => return Cover::Disputed(first, second),
             (Some(only), None) => return Cover::Unit(only),
             (None, _) => {}

@@ -5,7 +5,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use portcullis_types::{Pa, PaRange};
+use portcullis_types::{Pa, PaRange, mutant};
 
 use super::cover::{Claim, ScopedDevice, named};
 use super::{
@@ -271,6 +271,9 @@ impl Remapping {
         let Some(range) = range else { return self.fault(offset, DmarFault::Region { base, limit }) };
         if usable.iter().any(|ram| ram.overlaps(range)) {
             self.fault(offset, DmarFault::RegionInRam(range));
+            if mutant!("dmar-reserved-memory-in-ram-not-kept") {
+                return;
+            }
         }
         if devices.is_empty() {
             return self.fault(offset, DmarFault::CoversNothing);
@@ -326,7 +329,9 @@ impl Remapping {
                     Some(ports) => named(ports, function),
                 }
         };
-        function.path.len() < 2 || self.ats.iter().any(of_all)
+        function.path.len() < 2
+            || self.ats.iter().any(of_all)
+            || mutant!("dmar-translation-requests-of-any-port")
     }
 
     /// What is special about this function, if it is in the chip.

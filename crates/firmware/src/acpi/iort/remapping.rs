@@ -5,7 +5,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use portcullis_types::{Pa, PaRange};
+use portcullis_types::{Pa, PaRange, mutant};
 
 use super::route::Mapping;
 use super::{IortError, MemoryAccess, Messages, SmmuV3Node, Wire};
@@ -178,8 +178,10 @@ pub enum Counted {
 impl Remapping {
     /// The memory that firmware keeps for this stream.
     pub fn reserved_for(&self, smmu: usize, stream: u32) -> impl Iterator<Item = &ReservedRegion> {
-        let its =
-            move |range: &StreamRange| range.smmu == smmu && (range.first..=range.last).contains(&stream);
+        let its = move |range: &StreamRange| {
+            let its_smmu = range.smmu == smmu || mutant!("iort-reserved-memory-of-another-smmus-stream");
+            its_smmu && (range.first..=range.last).contains(&stream)
+        };
         self.reserved.iter().filter(move |region| region.streams.iter().any(its))
     }
 }

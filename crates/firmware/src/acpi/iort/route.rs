@@ -6,6 +6,7 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use portcullis_spec::pcie::Bdf;
+use portcullis_types::mutant;
 
 use super::{IortError, Remapping};
 
@@ -101,6 +102,9 @@ impl Mapping {
 
     /// What an id of its own is at its target. No sum wraps: mappings that would are broken.
     fn output_of(&self, id: u32) -> u32 {
+        if mutant!("iort-id-not-changed-by-its-mapping") {
+            return id;
+        }
         if self.single { self.output } else { self.output.wrapping_add(id.wrapping_sub(self.first)) }
     }
 }
@@ -118,12 +122,14 @@ fn find<'a>(mappings: impl Iterator<Item = &'a Mapping>, id: u32) -> Found<'a> {
     let (mut first, mut second) = (None, None);
     for mapping in mappings.filter(|mapping| mapping.claims(id)) {
         match (mapping.to, first) {
+            (Err(_), _) if mutant!("iort-broken-mapping-passed-over") => {}
             (Err(why), _) => return Found::Broken(why),
             (Ok(to), None) => first = Some((mapping, to)),
             (Ok(_), Some(_)) => second = second.or(Some(mapping)),
         }
     }
     match (first, second) {
+        (Some((one, to)), Some(_)) if mutant!("iort-disputed-id-to-the-first-mapping") => Found::One(one, to),
         (Some((one, _)), Some(two)) => Found::Disputed(one.offset, two.offset),
         (Some((one, to)), None) => Found::One(one, to),
         (None, _) => Found::None,

@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use portcullis_types::{Pa, PaRange};
+use portcullis_types::{Pa, PaRange, mutant};
 
 use super::mapping::IdMapping;
 use super::remapping::{
@@ -195,6 +195,7 @@ impl Remapping {
             None => Err(self.fault(offset, IortFault::NoSuchNode(reference))),
         };
         let (first, last) = if single { (0, u32::MAX) } else { (first, first.saturating_add(more)) };
+        let last = last.saturating_add(u32::from(mutant!("iort-one-id-too-many")));
         Mapping { offset, first, last, single, output, to }
     }
 
