@@ -16,6 +16,7 @@ use alloc::vec::Vec;
 
 use portcullis_core::iommu::SyncError;
 use portcullis_hal::{Platform, Registers};
+use portcullis_types::mutant;
 
 use crate::descriptor::Descriptor;
 use crate::hardware::Hardware;
@@ -45,6 +46,9 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             let Err(error) = self.run_and_drain(&sent, drain) else { return Ok(()) };
             let left = self.with_atc(forget);
             if left.len() >= sent.len() {
+                if mutant!("vtd-atc-silent-device-taken-for-done") {
+                    return Ok(());
+                }
                 return Err(error);
             }
             sent = left;
@@ -53,6 +57,12 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
 
     fn with_atc(&self, forget: &[(u16, Descriptor)]) -> Vec<Descriptor> {
         let atcs = self.atcs.lock();
-        forget.iter().filter(|(sid, _)| atcs.0.contains(sid)).map(|&(_, descriptor)| descriptor).collect()
+        let on = |sid: &u16| atcs.0.contains(sid) || mutant!("vtd-atc-asked-though-off");
+        let told = forget.iter().filter(|(sid, _)| on(sid)).map(|&(_, descriptor)| descriptor);
+        let mut told: Vec<_> = told.collect();
+        if mutant!("vtd-atc-one-device-told") {
+            told.truncate(1);
+        }
+        told
     }
 }

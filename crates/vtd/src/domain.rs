@@ -264,6 +264,11 @@ impl<P: Platform, R: Registers> HwDomain<P> for Domain<P, R> {
         self.mappings.sync(&*self.hardware.platform, gather, |gather, _| {
             let leaves_only = !gather.tables() || mutant!("vtd-tables-gone-and-leaves-forgotten");
             let under = |id| self.forgetting(id, gather.ranges(), leaves_only);
+            if mutant!("vtd-atc-told-before-the-iotlb") {
+                self.forget_devices(Some(gather))?;
+                return self
+                    .forget_by(under(self.id).descriptors(), under, |forget| self.hardware.run(forget));
+            }
             self.forget_by(under(self.id).descriptors(), under, |forget| self.hardware.run(forget))?;
             self.forget_devices(Some(gather))
         })

@@ -202,7 +202,7 @@ impl<P: Platform, R: Registers> InterruptRemapping<P, R> {
         let present = IrteWord0::from_bits(before[0]).p();
         let doubted = core::mem::replace(use_of, Use::Doubted) == Use::Doubted;
         let apart = doubted || present && before[1] != words[1];
-        if apart {
+        if apart && !mutant!("vtd-interrupt-changes-hands-while-present") {
             self.hardware.store_word(at, 0);
             self.forget(entry, 0)?;
         }
@@ -241,7 +241,11 @@ impl<P: Platform, R: Registers> InterruptRemapping<P, R> {
         for index in 0..block.count() {
             self.hardware.store_word(self.at(block.first + index), 0);
         }
-        self.forget(block.first, block.count_lg2)?;
+        let count_lg2 = if mutant!("vtd-interrupts-of-a-block-remembered") { 0 } else { block.count_lg2 };
+        match self.forget(block.first, count_lg2) {
+            Err(_) if mutant!("vtd-interrupts-free-though-not-forgotten") => {}
+            forgotten => forgotten?,
+        }
         entries[usize::from(block.first)..][..usize::from(block.count())].fill(Use::Free);
         Ok(())
     }
@@ -270,6 +274,9 @@ impl<P: Platform, R: Registers> InterruptRemapping<P, R> {
     }
 
     fn forget(&self, first: u16, count_lg2: u8) -> Result<(), InterruptError> {
+        if mutant!("vtd-interrupt-changed-and-not-forgotten") {
+            return Ok(());
+        }
         // Spec: VT-d 5.10, 11.4.3 "Extended Capability Register", MHMV: the largest mask.
         let sayable = count_lg2 <= self.hardware.features.extended.mhmv();
         let descriptor =

@@ -129,7 +129,9 @@ impl<P: Platform, R: Registers> Process<P, R> {
         self.forget(&[pasid])?;
         let devices: Vec<_> =
             uses.iter().map(|&(sid, _)| (sid, Descriptor::pasid_device_tlb(sid, pasid, None))).collect();
-        self.hardware.run_on_devices(&devices, true)?;
+        if !mutant!("vtd-atc-remembers-a-detached-pasid") {
+            self.hardware.run_on_devices(&devices, true)?;
+        }
         // Known to invalidations until its entry is gone.
         let mut known = self.uses.lock();
         known.retain(|&(sid, used), _| used != pasid || !sids.contains(&sid));

@@ -20,6 +20,7 @@
 use portcullis_core::iommu::SyncError;
 use portcullis_hal::{Clock, Platform, Registers, wait_for};
 use portcullis_spec::vtd::registers::*;
+use portcullis_types::mutant;
 
 use crate::config::Msi;
 use crate::context::Tables;
@@ -103,7 +104,9 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         if !self.features.capability.esirtps() {
             self.run(&[Descriptor::interrupts_all()]).map_err(ProbeError::Sync)?;
         }
-        let on = self.command(none.with_ires(true), none.with_cfis(true), |status| status.ires());
+        let compatible = mutant!("vtd-interrupts-that-name-no-entry-pass");
+        let set = none.with_ires(true).with_cfis(compatible);
+        let on = self.command(set, none.with_cfis(!compatible), |status| status.ires());
         on.map_err(timeout("GSTS_REG.IRES"))
     }
 

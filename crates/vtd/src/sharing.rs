@@ -22,7 +22,7 @@ use portcullis_core::sva::{
 };
 use portcullis_hal::{Platform, Registers};
 use portcullis_types::trace::{Event, Value};
-use portcullis_types::{Pa, Pasid, SizeLg2, SourceId};
+use portcullis_types::{Pa, Pasid, SizeLg2, SourceId, mutant};
 
 use crate::devices::{Attachment, Devices, distinct};
 use crate::features::Features;
@@ -66,6 +66,9 @@ impl<P: Platform> Sharing<P> {
 
     /// Makes the device send no translation requests, and forget what they were answered.
     pub(crate) fn pause_ats<R: Registers>(&self, hardware: &Hardware<P, R>) {
+        if mutant!("vtd-atc-taken-for-off-while-on") {
+            hardware.atcs.lock().turned_off(&self.sources);
+        }
         self.switches.set_ats(false);
         hardware.atcs.lock().turned_off(&self.sources);
     }

@@ -1,6 +1,6 @@
 //! Ranges as invalidation descriptors say them: one power of two of pages, on a multiple of itself.
 
-use portcullis_types::IovaRange;
+use portcullis_types::{IovaRange, mutant};
 
 const PAGE_LG2: u8 = 12;
 
@@ -34,6 +34,7 @@ impl Span {
             // Spec: VT-d 5.10, 6.5.3.3: all of it is S with bits 62:12 set.
             None => (true, 0x7fff_ffff_ffff_f000),
             Some(Self { first, mask: 0 }) => (false, first),
+            Some(Self { first, .. }) if mutant!("vtd-atc-first-page-only") => (false, first),
             Some(Self { first, mask }) => (true, first | ((1 << (mask - 1)) - 1) << PAGE_LG2),
         }
     }

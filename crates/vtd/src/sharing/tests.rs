@@ -270,6 +270,24 @@ fn what_is_unmapped_is_forgotten_by_the_iotlb_and_then_by_the_device() {
 }
 
 #[test]
+fn each_device_of_a_domain_is_told_to_forget_what_is_unmapped() {
+    let (fake, unit, domain, _switches) = sharing();
+    let other = SourceId(0x0209);
+    unit.add_device("net", &[other]).unwrap();
+    unit.attach(&[other], &Target::Domain(domain.clone())).unwrap();
+    unit.enable(&[other], &facts(), Arc::new(Switches::default())).unwrap();
+    domain.map(Iova::new(0x5000), Pa::new(0x9000), 0x1000, READ_WRITE).unwrap();
+    fake.take_log();
+    let mut gather = Gather::new();
+    domain.unmap(IovaRange::new(Iova::new(0x5000), 0x1000).unwrap(), &mut gather).unwrap();
+    let _ = domain.sync(&mut gather).unwrap();
+    let log = fake.take_log();
+    let told = log.iter().filter(|sent| sent.kind() == TYPE_DEVICE_TLB);
+    let told: Vec<(u64, u64)> = told.map(|sent| (sent.0[0] >> 32 & 0xffff, sent.0[1])).collect();
+    assert_eq!(told, [(0x108, 0x5000), (0x209, 0x5000)]);
+}
+
+#[test]
 fn a_device_that_shares_leaves_a_domain_with_its_ats_off_and_is_sent_nothing_meanwhile() {
     let (fake, unit, _domain, switches) = sharing();
     let (next, turns) = (unit.new_domain().unwrap(), switches.turns.load(SeqCst));

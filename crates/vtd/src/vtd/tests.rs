@@ -440,6 +440,47 @@ fn faults_are_taken_in_order_cleared_one_by_one_and_the_overflow_last() {
     assert_eq!(unit.counts().fault_overflows, 1);
 }
 
+/// A unit that remaps interrupts, and what one may be.
+fn remapping() -> (Arc<Fake>, Vtd<Fake, Fake>, Interrupt) {
+    let fake = Fake::legacy();
+    let interrupts = Some(InterruptConfig { entries_lg2: 8, x2apic: true });
+    let unit = fake.probe(Config { interrupts, ..Fake::config() });
+    let destination = Destination::Physical(3);
+    let requester = Requester::Source(SID);
+    (fake, unit, Interrupt { vector: 0x41, destination, level: false, requester })
+}
+
+#[test]
+fn an_interrupt_that_changes_hands_is_nobodys_in_between() {
+    let (fake, unit, mine) = remapping();
+    let remapping = unit.interrupts().unwrap();
+    let block = remapping.allocate(1).unwrap();
+    remapping.set(&block, 0, &mine).unwrap();
+    let entry = fake.get(IRTA) & !0xfff;
+    let before = fake.with(|state| state.story.len());
+    let theirs = Interrupt { requester: Requester::Source(SourceId(0x0200)), ..mine };
+    remapping.set(&block, 0, &theirs).unwrap();
+    let story = fake.with(|state| state.story[before..].to_vec());
+    let place = |act: &Act| story.iter().position(|it| it == act).unwrap_or(usize::MAX);
+    let gone = place(&Act::Store(entry, 0));
+    let forgotten = place(&Act::Consumed(Descriptor::interrupts(0, 0)));
+    let (whose, there) = (place(&Act::Store(entry + 8, 0x4_0200)), place(&Act::Store(entry, 0x3_0041_0001)));
+    assert!(gone < forgotten && forgotten < whose && whose < there && there < usize::MAX, "{story:x?}");
+}
+
+#[test]
+fn interrupts_that_are_not_confirmed_gone_are_not_given_out_again() {
+    let (fake, unit, _) = remapping();
+    let remapping = unit.interrupts().unwrap();
+    let block = remapping.allocate(128).unwrap();
+    fake.with(|state| state.asleep = true);
+    assert!(matches!(remapping.free_block(block), Err(InterruptError::Sync(_))));
+    fake.with(|state| state.asleep = false);
+    let next = remapping.allocate(128).unwrap();
+    assert_eq!(next.first(), 128);
+    assert_eq!(remapping.allocate(1), Err(InterruptError::NoEntries));
+}
+
 #[test]
 fn an_interrupt_is_for_its_requester_alone_and_is_forgotten_when_it_changes() {
     let fake = Fake::legacy();
