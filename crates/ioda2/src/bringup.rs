@@ -15,13 +15,15 @@ use portcullis_spec::ioda2::registers::{
     M32_START_ADDR, PELTV_BAR, PEST_BAR, PHB3_CONFIG, RTT_BAR, VERSION, major_revision,
 };
 use portcullis_spec::ioda2::tables::{
-    M32Domain, PE_COUNT, PEEV_WORDS, TABLE_M32DT, TABLE_PEEV, TABLE_PESTA, TABLE_PESTB, TABLE_TVT,
-    TVT_ENTRIES,
+    LAST_ADDRESS, M32Domain, PE_COUNT, PEEV_WORDS, TABLE_M32DT, TABLE_PEEV, TABLE_PESTA, TABLE_PESTB,
+    TABLE_TVT, TVT_ENTRIES,
 };
+use portcullis_types::{Pa, SizeLg2};
 
 use crate::bridge::Bridge;
+use crate::config::M32;
 use crate::routes::{NOBODYS_MMIO, Routes};
-use crate::table;
+use crate::{table, tve};
 
 /// Why a bridge was not brought up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +35,12 @@ pub enum ProbeError {
     DefaultTable(TableError),
     /// The platform's window is larger than 4 GiB.
     WindowTooLarge(u64),
+    /// No TVE can say this page.
+    PageSize(SizeLg2),
+    /// M32 is not a power of two of bytes on a multiple of that, or not below 4 GiB on the bus, or lies where the platform's window does.
+    M32(M32),
+    /// Memory does not end there: no TVE can say so.
+    MemoryEnd(Pa),
     /// No memory for the tables that every bridge has.
     NoMemory,
     /// The bridge does not answer as it was told.
@@ -45,6 +53,13 @@ impl fmt::Display for ProbeError {
             Self::NotPhb3(version) => write!(f, "not a PHB3: version {version:#x}"),
             Self::DefaultTable(error) => write!(f, "the platform's own table cannot be: {error:?}"),
             Self::WindowTooLarge(bytes) => write!(f, "a 32-bit window of {bytes:#x} bytes"),
+            Self::PageSize(page) => write!(f, "pages of {:#x} bytes", page.bytes()),
+            Self::M32(m32) => write!(
+                f,
+                "M32 of {:#x} bytes at {} for the CPU and at {:#x} on the bus",
+                m32.bytes, m32.cpu_first, m32.pci_first
+            ),
+            Self::MemoryEnd(end) => write!(f, "memory that ends at {end}"),
             Self::NoMemory => f.write_str("no memory for the bridge's tables"),
             Self::Sync(error) => write!(f, "the bridge does not answer: {error:?}"),
         }
@@ -61,6 +76,16 @@ pub(crate) fn check<P: Platform, R: Registers>(bridge: &Bridge<P, R>) -> Result<
     if config.window32_bytes > 1 << 32 {
         return Err(ProbeError::WindowTooLarge(config.window32_bytes));
     }
+    if let Some(page) = config.page_sizes.iter().find(|page| !tve::PAGES.contains(&page.get())) {
+        return Err(ProbeError::PageSize(page));
+    }
+    if let Some(m32) = config.m32.filter(|m32| !can_be(m32, config.window32_bytes)) {
+        return Err(ProbeError::M32(m32));
+    }
+    let ends = [config.bypass_end, config.identity_end].into_iter().flatten();
+    if let Some(end) = ends.into_iter().find(|end| end.get() > LAST_ADDRESS + 1) {
+        return Err(ProbeError::MemoryEnd(end));
+    }
     let spec = TableSpec {
         window: 0,
         page: config.default_page,
@@ -68,6 +93,15 @@ pub(crate) fn check<P: Platform, R: Registers>(bridge: &Bridge<P, R>) -> Result<
         levels: config.default_levels,
     };
     table::shape(bridge, spec).map(|_| ()).map_err(ProbeError::DefaultTable)
+}
+
+/// Whether M32 can be there, and its addresses on the bus are not those that the platform's window translates: a device that meant memory would reach another's
+/// registers.
+fn can_be(m32: &M32, window32_bytes: u64) -> bool {
+    let M32 { cpu_first, pci_first, bytes } = *m32;
+    let whole = bytes.is_power_of_two() && cpu_first.is_aligned(bytes) && pci_first.is_multiple_of(bytes);
+    let last = pci_first.checked_add(bytes.wrapping_sub(1));
+    whole && pci_first >= window32_bytes && last.is_some_and(|last| last < 1 << 32)
 }
 
 /// Brings it up. Every PE is without windows, every request id nobody's.

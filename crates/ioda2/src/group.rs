@@ -97,6 +97,8 @@ impl<P: Platform, R: Registers> Pe<P, R> {
     /// Takes it back to where it was.
     fn release(&mut self, phb: &Phb3<P, R>) -> Result<(), OwnershipError> {
         let Some(before) = self.held.clone() else { return Ok(()) };
+        // All its devices may have left meanwhile: nobody is to be taken back then.
+        let before = if self.members.is_empty() { Place::Blocked } else { before };
         self.enter(&phb.bridge, before)?;
         self.held = None;
         Ok(())
@@ -110,7 +112,7 @@ impl<P: Platform, R: Registers> Ownership for Group<P, R> {
     }
 
     fn release_ownership(&self) -> Result<(), OwnershipError> {
-        let released = self.phb.with_pe(self.pe, |pe, _| match pe.users_window() {
+        let released = self.phb.with_pe_given_back(self.pe, |pe, _| match pe.users_window() {
             Some(window) if !mutant!("released-with-a-users-window") => {
                 Err(OwnershipError::WindowSet(window))
             }
@@ -202,7 +204,7 @@ impl<P: Platform, R: Registers> WholeTable for Group<P, R> {
     }
 
     fn give_back_table(&self) -> Result<(), OwnershipError> {
-        let given = self.phb.with_pe(self.pe, |pe, _| {
+        let given = self.phb.with_pe_given_back(self.pe, |pe, _| {
             let Some(domain) = pe.whole.clone() else { return Ok(()) };
             let table = pe.windows.setup().tables[0].clone();
             if let Some((live, _)) = table.and_then(|table| table.next(Iova::new(0))) {

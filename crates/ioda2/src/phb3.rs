@@ -66,6 +66,8 @@ pub enum AssignError {
     NoPes,
     /// The source is in no PE.
     Unknown(SourceId),
+    /// There are no sources.
+    Nobody,
 }
 
 impl<P: Platform, R: Registers> Phb3<P, R> {
@@ -108,6 +110,9 @@ impl<P: Platform, R: Registers> Phb3<P, R> {
     pub fn assign(&self, sources: &[SourceId]) -> Result<u8, AssignError> {
         let mut state = self.state.lock();
         let rids = rids(sources).map_err(AssignError::OutOfRange)?;
+        if rids.is_empty() {
+            return Err(AssignError::Nobody);
+        }
         if let Some(&rid) = rids.iter().find(|rid| state.places.contains_key(rid)) {
             return Err(AssignError::Assigned(SourceId(rid.into())));
         }
@@ -168,6 +173,17 @@ impl<P: Platform, R: Registers> Phb3<P, R> {
         let mut state = self.state.lock();
         let State { routes, pes, .. } = &mut *state;
         Some(act(pes.get_mut(&number)?, routes.as_ref()?))
+    }
+
+    /// The same for somebody who gives it back: with no members left it is nobody's then.
+    pub(crate) fn with_pe_given_back<T>(
+        &self,
+        number: u8,
+        act: impl FnOnce(&mut Pe<P, R>, &Routes) -> T,
+    ) -> Option<T> {
+        let done = self.with_pe(number, act);
+        self.state.lock().bury(&self.bridge, number);
+        done
     }
 
     /// Calls `act` with the tables in memory; none if the bridge was shut down.
@@ -236,15 +252,26 @@ impl<P: Platform, R: Registers> State<P, R> {
             routes.freeze_with(&*bridge.platform, number, number, true);
         }
         let pe = self.pes.entry(number).or_insert_with(|| Pe::new(number));
-        rids.iter().for_each(|&rid| pe.add(rid));
+        for &rid in rids {
+            // Firmware may say it twice.
+            if pe.members.iter().all(|member| member.rid != rid) {
+                pe.add(rid);
+            }
+        }
         self.places.extend(rids.iter().map(|&rid| (rid, number)));
     }
 
-    /// Takes members out of their PE; and the PE away with the last, if no window is left.
+    /// Takes members out of their PE; and the PE away with the last, if it is in nobody's hands.
     fn part(&mut self, bridge: &Bridge<P, R>, number: u8, rids: &[u16]) {
         self.places.retain(|rid, _| !rids.contains(rid));
         let Some(pe) = self.pes.get_mut(&number) else { return };
         pe.members.retain(|member| !rids.contains(&member.rid));
+        self.bury(bridge, number);
+    }
+
+    /// Takes a PE away that has no members, is in nobody's hands, and has no window left.
+    fn bury(&mut self, bridge: &Bridge<P, R>, number: u8) {
+        let Some(pe) = self.pes.get(&number) else { return };
         if pe.members.is_empty() && !pe.in_use() && pe.windows.is_clean() {
             pe.segments.iter().for_each(|&segment| give_m32(bridge, segment, NOBODYS_MMIO));
             self.pes.remove(&number);
@@ -272,6 +299,10 @@ impl<P: Platform, R: Registers> Iommu<P> for Phb3<P, R> {
     fn add_device(&self, name: &str, sources: &[SourceId]) -> Result<(), AddDeviceError> {
         let mut state = self.state.lock();
         let rids = rids(sources).map_err(|source| AddDeviceError::OutOfRange { source, bits: 16 })?;
+        if rids.is_empty() {
+            // It sends nothing, and is in no PE.
+            return Ok(());
+        }
         let mut number = None;
         for &rid in &rids {
             let Some(&place) = state.places.get(&rid) else { continue };

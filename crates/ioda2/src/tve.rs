@@ -1,8 +1,13 @@
 //! TVEs: what one window of a PE does.
 
+use core::ops::RangeInclusive;
+
 use portcullis_pgtable::tce::TceShape;
 use portcullis_spec::ioda2::tables::{BYPASS_LG2, BypassTve, Tve};
 use portcullis_types::Pa;
+
+/// log2 of the pages that a TVE can say: from its field, 1 to 31, and 11 more; 0 is no table.
+pub const PAGES: RangeInclusive<u8> = 12..=42;
 
 /// Disabled: accesses freeze the PE.
 pub const DISABLED: u64 = 0;

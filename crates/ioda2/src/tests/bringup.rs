@@ -1,6 +1,6 @@
 //! From reset, and back.
 
-use portcullis_core::iommu::SyncError;
+use portcullis_core::iommu::{AddDeviceError, SyncError};
 use portcullis_core::table_group::TableError;
 use portcullis_hal::TableMemory;
 
@@ -39,6 +39,27 @@ fn what_is_no_phb3_or_makes_no_sense_or_does_not_answer_is_refused() {
     let too_deep = ProbeError::DefaultTable(TableError::Levels(5));
     assert_eq!(probe(&fake, &|config| config.default_levels = 5), too_deep);
     assert_eq!(probe(&fake, &|config| config.window32_bytes = 1 << 33), ProbeError::WindowTooLarge(1 << 33));
+    // The TVE's field for pages has five bits: 32 would be no table, and 33 the smallest pages.
+    for lg2 in [43, 44, 11] {
+        let page = SizeLg2::new(lg2).unwrap();
+        let sizes = PageSizes::from_bits(0x1101_1000 | page.bytes());
+        assert_eq!(probe(&fake, &|config| config.page_sizes = sizes), ProbeError::PageSize(page));
+    }
+    let m32 = M32 { cpu_first: Pa::new(0x3fe0_0000_0000), pci_first: 0x8000_0000, bytes: 0x8000_0000 };
+    let lies = [
+        M32 { bytes: 0, ..m32 },
+        M32 { bytes: 0x7fff_0000, ..m32 },
+        M32 { cpu_first: Pa::new(0x3fe0_4000_0000), ..m32 },
+        M32 { pci_first: 0xc000_0000, ..m32 },
+        M32 { pci_first: 0x1_0000_0000, ..m32 },
+        M32 { pci_first: 0, ..m32 },
+    ];
+    for lie in lies {
+        assert_eq!(probe(&fake, &|config| config.m32 = Some(lie)), ProbeError::M32(lie));
+    }
+    let end = Pa::new(0x0004_0000_0000_0001);
+    assert_eq!(probe(&fake, &|config| config.bypass_end = Some(end)), ProbeError::MemoryEnd(end));
+    assert_eq!(probe(&fake, &|config| config.identity_end = Some(end)), ProbeError::MemoryEnd(end));
     fake.answers(Some(0));
     assert_eq!(probe(&fake, &|_| ()), ProbeError::NotPhb3(u64::MAX));
     fake.answers(Some(1));
@@ -72,6 +93,23 @@ fn a_pe_is_in_its_own_row_of_the_pelt_v_and_its_members_in_the_rtt() {
     assert_eq!(fake.load(Pa::new(peltv + 64)), 0);
     assert_eq!(fake.load(Pa::new(rtt + 2 * u64::from(CARD))).to_le_bytes()[..2], [0, 255], "nobody's");
     assert_eq!(bridge.pe_of(source(CARD)), None);
+}
+
+#[test]
+fn a_device_without_sources_takes_no_pe_and_a_source_that_is_said_twice_is_one() {
+    let fake = Fake::new();
+    let bridge = fake.bridge(|_| ());
+    assert_eq!(bridge.assign(&[]), Err(AssignError::Nobody));
+    bridge.add_device("nothing", &[]).unwrap();
+    bridge.remove_device(&[]).unwrap();
+    assert_eq!(bridge.assign(&[source(DISK), source(DISK)]), Ok(1));
+    bridge.add_device("disk", &[source(DISK)]).unwrap();
+    assert!(matches!(bridge.add_device("other", &[source(DISK)]), Err(AddDeviceError::Taken { .. })));
+    let twice = [source(CARD), source(CARD)];
+    bridge.add_device("card", &twice).unwrap();
+    assert_eq!(bridge.pe_of(source(CARD)), Some(2));
+    bridge.remove_device(&twice).unwrap();
+    assert_eq!((bridge.pe_of(source(CARD)), bridge.assign(&[source(CARD)])), (None, Ok(2)));
 }
 
 #[test]

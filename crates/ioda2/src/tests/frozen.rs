@@ -6,7 +6,6 @@ use portcullis_hal::TableMemory;
 use portcullis_types::Access;
 
 use super::*;
-use crate::config::M32;
 use crate::events::decode;
 
 fn drained(bridge: &Bridge) -> std::vec::Vec<FaultRecord> {

@@ -19,9 +19,9 @@ use portcullis_core::owner::Owner;
 use portcullis_core::table_group::{DmaTable, TableEntry, TableGroup, TableSpec};
 use portcullis_core::unit::IommuUnit;
 use portcullis_hal::Platform;
-use portcullis_types::{Iova, IovaRange, Pa, Perms, Prot, SizeLg2, SourceId};
+use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Perms, Prot, SizeLg2, SourceId};
 
-use crate::config::Config;
+use crate::config::{Config, M32};
 use crate::testing::{Bridge, Fake};
 
 /// Request ids of devices.

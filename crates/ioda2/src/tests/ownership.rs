@@ -125,6 +125,33 @@ fn a_group_with_a_users_window_is_not_given_back() {
 }
 
 #[test]
+fn a_pe_whose_devices_left_while_a_user_had_it_is_free_when_he_gives_it_back() {
+    let fake = Fake::new();
+    let bridge = fake.bridge(|_| ());
+    let domain = bridge.new_kernel_domain().unwrap();
+    let bytes = |fake: &Fake| fake.live_bytes();
+    let mut before = None;
+    // A bridge has 254 PEs.
+    for turn in 0..300 {
+        bridge.add_device("card", &[source(CARD)]).unwrap();
+        bridge.attach(&[source(CARD)], &target(&domain)).unwrap();
+        let group = bridge.table_group(source(CARD)).unwrap();
+        let (ownership, tables) = (group.ownership().unwrap(), group.tables().unwrap());
+        ownership.take_ownership().unwrap();
+        let table = tables.create_table(spec(0, 16, 1 << 20, 1)).unwrap();
+        tables.set_window(&table).unwrap();
+        bridge.attach(&[source(CARD)], &Target::Blocked).unwrap();
+        bridge.remove_device(&[source(CARD)]).unwrap();
+        drop(tables.unset_window(0).unwrap());
+        drop(table);
+        ownership.release_ownership().unwrap();
+        assert_eq!(*before.get_or_insert(bytes(&fake)), bytes(&fake), "in turn {turn}");
+        assert_eq!(bridge.pe_of(source(CARD)), None);
+    }
+    assert_eq!(bridge.assign(&[source(DISK)]), Ok(1), "the first is free");
+}
+
+#[test]
 fn taking_twice_is_taking_once_and_releasing_gives_back_what_was() {
     let machine = Machine::new(&[DISK], with_bypass);
     let group = machine.table_group(DISK);
