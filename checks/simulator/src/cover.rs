@@ -165,7 +165,10 @@ pub fn impossible(kind: MachineKind, op: OpKind, fault: FaultKind) -> Option<&'s
         let tells = op.needs().refusals || op.has_turns() || op == OpKind::Step;
         return (!tells).then_some("no access is refused in it, and only faults and errors send messages");
     }
-    apart(op, fault).filter(|_| !(thaws && fault == FaultKind::NoSync))
+    // A bridge is described by firmware as a device is.
+    let is_described = kind == MachineKind::Power8 && op == OpKind::Probe;
+    let meets = thaws && fault == FaultKind::NoSync || is_described && fault == FaultKind::LyingFirmware;
+    apart(op, fault).filter(|_| !meets)
 }
 
 /// What keeps them apart only where users are.
@@ -184,8 +187,8 @@ fn apart_among_users(kind: MachineKind, op: OpKind, fault: FaultKind) -> Option<
         (MachineKind::Vfio, O::UnmapDma | O::UnmapAll | O::Reclaim, F::AllocationFails) => {
             Some("what it takes away is whole, and was noted when it was mapped")
         }
-        (MachineKind::Power8, O::UnregisterMemory | O::RemoveWindow, F::AllocationFails) => {
-            Some("what it lets go was noted when it was made")
+        (MachineKind::Power8, O::UnregisterMemory, F::AllocationFails) => {
+            Some("what it lets go was noted when it was made, but for a window that had neither room nor the bridge's word when it was removed")
         }
         _ => None,
     }

@@ -143,7 +143,10 @@ impl FaultKind {
                 !of_sharing && !of_commands
             }
             MachineKind::Vfio => !of_sharing && !of_kernels && self != Self::BitFlip,
-            MachineKind::Power8 => !of_sharing && !of_kernels && !of_queues && self != Self::EventOverflow,
+            MachineKind::Power8 => {
+                let of_kernels = of_kernels && self != Self::LyingFirmware;
+                !of_sharing && !of_kernels && !of_queues && self != Self::EventOverflow
+            }
         }
     }
 

@@ -457,7 +457,10 @@ impl OpKind {
             matches!(self, Self::TakeIrqs | Self::MoveIrq | Self::ClearIrq | Self::FreeIrqs | Self::RaiseIrq);
         match kind {
             MachineKind::Vfio => self.is_on_users() && !self.is_of_windows(),
-            MachineKind::Power8 => self.is_on_users() && self != Self::UnmapAll,
+            MachineKind::Power8 => {
+                let comes = matches!(self, Self::Add | Self::Remove | Self::Probe);
+                comes || self.is_on_users() && self != Self::UnmapAll
+            }
             MachineKind::Sva => !self.is_of_users() && !of_remapping,
             MachineKind::X86 => !of_sharing && !self.is_of_users() && self != Self::Message,
             MachineKind::Any | MachineKind::Smmuv3 | MachineKind::Smmuv2 => {

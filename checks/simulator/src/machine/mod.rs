@@ -33,5 +33,7 @@ pub(crate) use iron::{Bit, Driver, FAR, Guest, Iron, Place, Remapping, Sight, bi
 pub(crate) use lock::{forget_held, held};
 pub(crate) use platform::SimPlatform;
 pub(crate) use pool::Pool;
-pub(crate) use power::{BRIDGE, BridgeRegisters, BridgeWire, draw as draw_power};
+pub(crate) use power::{
+    BRIDGE, BridgeRegisters, BridgeWire, SPARE_BRIDGE, SPARE_DOORBELL, draw as draw_power,
+};
 pub(crate) use spec::{DeviceSpec, MOST_DEVICES, Spec, UnitSpec};

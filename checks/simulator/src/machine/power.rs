@@ -21,6 +21,9 @@ use crate::oracle::Shadow;
 
 /// Where the bridge's registers are, and its messages.
 pub(crate) const BRIDGE: u64 = 0x3_fffe_4000_0000;
+/// Where there is room for another bridge, and its messages.
+pub(crate) const SPARE_BRIDGE: u64 = 0x3_fffe_4020_0000;
+pub(crate) const SPARE_DOORBELL: u64 = 0x3_fffe_4030_0000;
 const DOORBELL: u64 = 0x3_fffe_4010_0000;
 /// PHB_TCE_KILL, and PHB_PHB3_CONFIG, by which a driver asks whether all has arrived.
 const TCE_KILL: usize = 0x210;
@@ -44,6 +47,7 @@ pub(crate) fn draw(chance: &Chance, end: u64) -> (Model, Driver) {
 /// The bridge's registers.
 #[derive(Clone)]
 pub(crate) struct BridgeRegisters {
+    at: u64,
     bus: Arc<Bus>,
     hub: Arc<Hub>,
     silent: Arc<AtomicBool>,
@@ -52,7 +56,16 @@ pub(crate) struct BridgeRegisters {
 impl BridgeRegisters {
     /// Out of firmware's hands.
     pub(crate) fn new(hub: &Arc<Hub>) -> Self {
-        let registers = Self { bus: hub.bus.clone(), hub: hub.clone(), silent: Arc::default() };
+        Self::of(hub, BRIDGE)
+    }
+
+    /// Those of another bridge.
+    pub(crate) fn spare(hub: &Arc<Hub>) -> Self {
+        Self::of(hub, SPARE_BRIDGE)
+    }
+
+    fn of(hub: &Arc<Hub>, at: u64) -> Self {
+        let registers = Self { at, bus: hub.bus.clone(), hub: hub.clone(), silent: Arc::default() };
         registers.write64(CONTROL, CONTROL_VALUE);
         registers
     }
@@ -89,15 +102,15 @@ impl Registers for BridgeRegisters {
         if self.is_silent(offset) {
             return u64::MAX;
         }
-        self.bus.read_register(Pa::new(BRIDGE + offset as u64), Width::Bits64).unwrap_or(u64::MAX)
+        self.bus.read_register(Pa::new(self.at + offset as u64), Width::Bits64).unwrap_or(u64::MAX)
     }
 
     fn write64(&self, offset: usize, value: u64) {
         if !self.is_silent(offset) {
-            if offset == TCE_KILL {
+            if offset == TCE_KILL && self.at == BRIDGE {
                 self.hub.shadow(Shadow::told_to_flush);
             }
-            let _gone = self.bus.write_register(Pa::new(BRIDGE + offset as u64), Width::Bits64, value);
+            let _gone = self.bus.write_register(Pa::new(self.at + offset as u64), Width::Bits64, value);
         }
         self.hub.turn(Place::Register);
     }

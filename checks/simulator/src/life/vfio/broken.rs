@@ -180,7 +180,7 @@ fn the_end_of_a_life_finds_pins_interrupts_and_groups_that_are_still_held() {
         (("a pin", |world| pins(world, 1)), Some(Promise::NoLeak)),
         (("a charge", |world| charges(world, 1)), Some(Promise::NoLeak)),
         (
-            ("an interrupt", |world| world.devices[1].function.connect(Arc::new(Event::default()))),
+            ("an interrupt", |world| world.devices[1].function().connect(Arc::new(Event::default()))),
             Some(Promise::NoLeak),
         ),
         (
@@ -255,7 +255,7 @@ fn a_message_that_a_user_wrote_breaks_isolation() {
         let world = usable(MachineKind::Vfio);
         assert_eq!(world.open_device(0, 0), Done::Succeeded);
         if forged {
-            world.devices[0].function.forge_message();
+            world.devices[0].function().forge_message();
         }
         // A word of its registers.
         assert_eq!(world.region(0, 0, 0), Done::Succeeded);

@@ -63,7 +63,7 @@ impl UserWorld {
     /// Whether the endpoint of a device is frozen.
     fn is_frozen(&self, device: usize) -> bool {
         let Iron::Power { model, .. } = &self.iron else { return false };
-        self.group_of(device).pe.is_some_and(|pe| model.is_dma_frozen(pe))
+        locked(&self.group_of(device).pe).is_some_and(|pe| model.is_dma_frozen(pe))
     }
 
     /// An access that is cut so that it stays in its page; what must be let through must be.

@@ -1,6 +1,6 @@
 //! The end of a life with users: everybody dies, drivers leave, devices go, and then everything must be back.
 
-use super::world::{Iron, UserWorld};
+use super::world::{Iron, Presence, UserWorld};
 use super::{Done, OpKind};
 use crate::fault::FaultKind;
 use crate::hub::locked;
@@ -52,7 +52,7 @@ impl UserWorld {
                 format!("group {} is still held: {ownership:?}", group.group.id())
             });
             let connected: usize =
-                group.members.iter().map(|&member| self.devices[member].function.connected()).sum();
+                group.members.iter().map(|&member| self.devices[member].function().connected()).sum();
             self.hub.hold(Promise::NoLeak, connected == 0, || {
                 format!("{connected} interrupts of group {} still go somewhere", group.group.id())
             });
@@ -67,12 +67,20 @@ impl UserWorld {
         for group in &self.groups {
             let _flushed = group.group.default_domain().poll();
         }
-        for state in &self.devices {
-            let group = &self.groups[state.spec.group];
-            let left = group.group.remove_device(&state.device);
-            let gone = self.units[group.unit].remove_device(&state.device);
+        for (group, device) in locked(&self.strays).drain(..) {
+            let left = self.groups[group].group.remove_device(&device);
+            let gone = self.units[self.groups[group].unit].remove_device(&device);
             self.hub.hold(Promise::NoLeak, left.is_ok() && gone.is_ok(), || {
-                format!("{} does not leave: {left:?}, {gone:?}", state.device.name())
+                format!("{} does not leave: {left:?}, {gone:?}", device.name())
+            });
+        }
+        for state in self.devices.iter().filter(|state| state.presence() != Presence::Gone) {
+            let group = &self.groups[state.spec.group];
+            let inside = state.presence() == Presence::In;
+            let left = if inside { group.group.remove_device(&state.device()) } else { Ok(()) };
+            let gone = self.units[group.unit].remove_device(&state.device());
+            self.hub.hold(Promise::NoLeak, left.is_ok() && gone.is_ok(), || {
+                format!("{} does not leave: {left:?}, {gone:?}", state.device().name())
             });
         }
         match &self.iron {

@@ -73,7 +73,11 @@ impl UserWorld {
                 }
             }
             Err(errno) => {
-                let fits = errno == Errno::Ebusy && held.files > 0;
+                let fits = match errno {
+                    Errno::Ebusy => held.files > 0,
+                    Errno::Enoent => self.members(group).is_empty(),
+                    _ => false,
+                };
                 self.hub.hold(Promise::Service, fits, || format!("group {group} does not open: {errno:?}"));
                 Done::Refused
             }
@@ -301,9 +305,9 @@ impl UserWorld {
 
     pub(super) fn device_reset(&self, user: usize, device: u8) -> Done {
         let Some((fd, index)) = self.own_device(user, device) else { return Done::Skipped };
-        let resets = self.devices[index].function.resets();
+        let resets = self.devices[index].function().resets();
         let end = self.users[user].ioctl(fd, DEVICE_RESET, 0);
-        let now = self.devices[index].function.resets();
+        let now = self.devices[index].function().resets();
         self.hub.hold(Promise::Service, now == resets + 1, || {
             format!("device {index} was reset {} times", now - resets)
         });
@@ -336,7 +340,7 @@ impl UserWorld {
         let end = task.ask(fd, DEVICE_SET_IRQS, &all);
         // The device keeps what it was given.
         events.into_iter().for_each(|event| task.close(event));
-        self.devices[index].function.raise(usize::from(bits));
+        self.devices[index].function().raise(usize::from(bits));
         self.function_is_sound(index);
         match end {
             Ok(_) => Done::Succeeded,
@@ -346,7 +350,7 @@ impl UserWorld {
 
     /// Nobody has a function do what it must not.
     fn function_is_sound(&self, index: usize) {
-        let wrong = self.devices[index].function.what_is_wrong();
+        let wrong = self.devices[index].function().what_is_wrong();
         self.hub.hold(Promise::Isolation, wrong.is_none(), || {
             format!("device {index}: {}", wrong.unwrap_or_default())
         });
@@ -368,7 +372,7 @@ impl UserWorld {
             _ => (true, u64::from(BAR_BYTES) + place),
         };
         let word = u32::try_from(bits >> 32).expect("32 bits");
-        let resets = self.devices[index].function.resets();
+        let resets = self.devices[index].function().resets();
         let end = self.users[user].transfer(fd, write, at, &word.to_ne_bytes());
         self.function_is_sound(index);
         let in_table = (0x2000..0x2040).contains(&at);
@@ -380,7 +384,7 @@ impl UserWorld {
         let lawful = matches!(end, Ok(_) | Err(Errno::Eio | Errno::Einval));
         self.hub.hold(Promise::Service, lawful, || format!("device {index} at {at:#x}: {end:?}"));
         // What he wrote may have been its reset.
-        if self.devices[index].function.resets() > resets {
+        if self.devices[index].function().resets() > resets {
             self.reset(index);
         }
         if end.is_ok() { Done::Succeeded } else { Done::Refused }
@@ -409,7 +413,7 @@ impl UserWorld {
                 if task.find(of).is_none() {
                     self.hub.hold(
                         Promise::OneOwner,
-                        !state.function.is_open() && state.function.connected() == 0,
+                        !state.function().is_open() && state.function().connected() == 0,
                         || format!("device {device} was closed, and goes on"),
                     );
                     self.function_is_sound(device);

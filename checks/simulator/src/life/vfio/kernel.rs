@@ -7,7 +7,7 @@ use portcullis::core::owner::UseError;
 use portcullis::types::Pa;
 
 use super::task::PAGE;
-use super::world::{KernelMap, SLOTS, UserWorld};
+use super::world::{KernelMap, Presence, SLOTS, UserWorld};
 use super::{Before, Done};
 use crate::hub::locked;
 use crate::oracle::{Grant, Way};
@@ -17,19 +17,19 @@ impl UserWorld {
     pub(super) fn bind_driver(&self, device: u8) -> Done {
         let index = self.device_index(device);
         let state = &self.devices[index];
-        if state.bound.load(Relaxed) {
+        if state.bound.load(Relaxed) || state.presence() != Presence::In {
             return Done::Skipped;
         }
         let group = self.group_of(index);
         let before = self.before();
         let held = locked(&group.held).clone();
-        match group.group.use_default_domain(&state.device, "driver") {
+        match group.group.use_default_domain(&state.device(), "driver") {
             Ok(()) => {
                 self.hub.hold(Promise::OneOwner, held.container.is_none(), || {
                     format!("device {index} was given a driver, and its group is a user's: {held:?}")
                 });
-                state.device.set_dma_mask(self.mask(index));
-                state.device.set_coherent_mask(self.mask(index));
+                state.device().set_dma_mask(self.mask(index));
+                state.device().set_coherent_mask(self.mask(index));
                 state.bound.store(true, Relaxed);
                 self.end_move(state.spec.group, Way::Space(group.space));
                 let mut held = locked(&group.held);
@@ -63,7 +63,7 @@ impl UserWorld {
             return Done::Refused;
         }
         let group = self.group_of(index);
-        let given = group.group.unuse_default_domain(&state.device);
+        let given = group.group.unuse_default_domain(&state.device());
         self.hub.hold(Promise::OneOwner, given.is_ok(), || format!("a driver cannot be unbound: {given:?}"));
         state.bound.store(false, Relaxed);
         locked(&group.held).drivers -= 1;
@@ -77,7 +77,7 @@ impl UserWorld {
             return Done::Skipped;
         }
         let group = self.group_of(index);
-        let Some(dma) = group.group.dma(&state.device) else { return Done::Skipped };
+        let Some(dma) = group.group.dma(&state.device()) else { return Done::Skipped };
         let way = [Direction::ToDevice, Direction::FromDevice, Direction::Bidirectional]
             [usize::from(direction) % 3];
         let (first, len) = (Self::slot_memory(slot), u64::from(pages) * PAGE);
@@ -101,7 +101,7 @@ impl UserWorld {
                     since: self.step(),
                 };
                 let reserved = self.reserved(index).filter(|&(from, to)| from <= high && to >= low);
-                let reach = state.device.dma_limit().get();
+                let reach = state.device().dma_limit().get();
                 self.hub.hold(Promise::Reserved, reserved.is_none() && high <= reach && low != 0, || {
                     format!("{grant:x?} for device {index}: reserved {reserved:x?}, reach {reach:#x}")
                 });
@@ -145,7 +145,7 @@ impl UserWorld {
             return Done::Skipped;
         };
         let group = self.group_of(device);
-        let Some(dma) = group.group.dma(&self.devices[device].device) else { return Done::Skipped };
+        let Some(dma) = group.group.dma(&self.devices[device].device()) else { return Done::Skipped };
         let before = self.before();
         let range = mapping.range();
         let ends = (range.first().get() & !(PAGE - 1), range.last().get() | (PAGE - 1));

@@ -11,6 +11,7 @@
 //! | `files` | opening, joining, leaving, closing, dying |
 //! | `type1`, `spapr` | mapping by the two kinds of containers |
 //! | `kernel` | the kernel's own drivers |
+//! | `hot` | endpoints that come and go, and bridges |
 //! | `device` | what devices do, also in the middle of operations |
 //! | `end` | teardown, and what must be true then |
 //! | `broken` | tests: each promise is broken, and somebody objects |
@@ -20,6 +21,7 @@ mod broken;
 mod device;
 mod end;
 mod files;
+mod hot;
 mod kernel;
 mod op;
 mod plan;
@@ -199,6 +201,9 @@ impl UserWorld {
             }
             Op::Die { user } => self.die(usize::from(user) % self.users.len()),
             Op::Reset { device } => self.reset(self.device_index(device)),
+            Op::Remove { device } => self.remove(device),
+            Op::Add { device } => self.add(device),
+            Op::Probe { shape } => self.probe(shape),
             Op::Call(call) => {
                 self.acting.store(call.user().map_or(USERS, |user| usize::from(user) % USERS), Relaxed);
                 let done = self.call(call);

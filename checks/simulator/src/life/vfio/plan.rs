@@ -72,7 +72,7 @@ pub(crate) const CALLS: [(u32, Draw); 23] = [
 ];
 
 /// What users do besides where they make their windows themselves.
-pub(crate) const POWER: [(u32, Draw); 6] = [
+pub(crate) const POWER: [(u32, Draw); 9] = [
     (24, |d| {
         Op::Call(Call::RegisterMemory {
             user: d.byte(USERS),
@@ -87,5 +87,8 @@ pub(crate) const POWER: [(u32, Draw); 6] = [
     }),
     (8, |d| Op::Call(Call::RemoveWindow { user: d.byte(USERS), container: d.byte(2), which: d.byte(2) })),
     (20, |d| Op::Call(Call::TceEnable { user: d.byte(USERS), container: d.byte(2), on: !d.0.once_in(4) })),
+    (6, |d| Op::Remove { device: d.byte(DEVICES) }),
+    (12, |d| Op::Add { device: d.byte(DEVICES) }),
+    (1, |d| Op::Probe { shape: d.byte(8) }),
     (24, |d| Op::Call(Call::Eeh { user: d.byte(USERS), container: d.byte(2), op: d.byte(12) })),
 ];

@@ -15,7 +15,7 @@ use portcullis::core::domain::FlushMode;
 use portcullis::core::group::{DefaultDomain, Group};
 use portcullis::core::iommu::{Iommu, RegionSource, ReservedKind, ReservedRegion};
 use portcullis::core::unit::IommuUnit;
-use portcullis::ioda2::Phb3;
+use portcullis::ioda2::{AssignError, Phb3};
 use portcullis::types::{Iova, IovaRange, Pa, PaRange, Perms, Prot, SourceId};
 use portcullis::vfio::{Registered, Vfio};
 use portcullis_lab::trace;
@@ -24,8 +24,8 @@ use super::task::{Book, PAGE, PAGES, Task};
 use crate::cover::Coverage;
 use crate::hub::{Hub, locked};
 use crate::machine::{
-    BRIDGE, Bell, BridgeRegisters, BridgeWire, DeviceSpec, Driver, Engine, SimFunction, SimPlatform, SimSlot,
-    Spec, UnitSpec, draw_power,
+    BRIDGE, Bell, BridgeRegisters, BridgeWire, DeviceSpec, Driver, Engine, Guest, SimFunction, SimPlatform,
+    SimSlot, Spec, UnitSpec, draw_power,
 };
 use crate::options::MachineKind;
 use crate::oracle::{Gate, Grant, SpaceId, Token, Way};
@@ -42,7 +42,7 @@ const HEAP_BYTES: u64 = 0x0400_0000;
 const POOL: u64 = RAM + HEAP_BYTES;
 const POOL_BYTES: u64 = 0x0100_0000;
 /// Where memory ends: a bound that a window around translation can have.
-const END: u64 = POOL + POOL_BYTES;
+pub(super) const END: u64 = POOL + POOL_BYTES;
 const KERNEL: u64 = POOL + USERS as u64 * PAGES * PAGE;
 /// Where a window of POWER begins that is not the first.
 pub(super) const SECOND: u64 = 1 << 59;
@@ -61,9 +61,59 @@ pub(super) enum Iron {
 pub(super) struct DeviceState {
     pub(super) spec: DeviceSpec,
     pub(super) engine: Arc<Engine>,
-    pub(super) function: Arc<SimFunction>,
-    pub(super) device: Arc<Device<SimPlatform>>,
+    known: Mutex<Known>,
     pub(super) bound: AtomicBool,
+}
+
+/// How core and VFIO know a device; or knew it, if it is gone.
+#[derive(Clone)]
+pub(super) struct Known {
+    pub(super) device: Arc<Device<SimPlatform>>,
+    pub(super) function: Arc<SimFunction>,
+    pub(super) at: Presence,
+}
+
+/// Whether a device is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// In its group.
+    In,
+    /// Its IOMMU knows it, and it is in no group.
+    Out,
+    /// Nobody knows it.
+    Gone,
+}
+
+impl DeviceState {
+    pub(super) fn new(spec: DeviceSpec, engine: Arc<Engine>, known: Known) -> Self {
+        Self { spec, engine, known: Mutex::new(known), bound: AtomicBool::new(false) }
+    }
+
+    pub(super) fn device(&self) -> Arc<Device<SimPlatform>> {
+        locked(&self.known).device.clone()
+    }
+
+    pub(super) fn function(&self) -> Arc<SimFunction> {
+        locked(&self.known).function.clone()
+    }
+
+    pub(super) fn known(&self) -> Known {
+        locked(&self.known).clone()
+    }
+
+    pub(super) fn presence(&self) -> Presence {
+        locked(&self.known).at
+    }
+
+    /// Where it is from now on.
+    pub(super) fn is_now(&self, at: Presence) {
+        locked(&self.known).at = at;
+    }
+
+    /// It has come again, as another.
+    pub(super) fn is_another(&self, known: Known) {
+        *locked(&self.known) = known;
+    }
 }
 
 /// A group, and who has it.
@@ -74,7 +124,7 @@ pub(super) struct GroupState {
     /// The kernel's space.
     pub(super) space: SpaceId,
     /// The PE, on POWER.
-    pub(super) pe: Option<u8>,
+    pub(super) pe: Mutex<Option<u8>>,
     pub(super) held: Mutex<GroupHeld>,
 }
 
@@ -212,8 +262,10 @@ pub(crate) struct UserWorld {
     pub(super) units: Vec<Arc<IommuUnit<SimPlatform>>>,
     pub(super) devices: Vec<DeviceState>,
     pub(super) groups: Vec<GroupState>,
+    pub(super) platform: Arc<SimPlatform>,
     pub(super) vfio: Arc<Vfio<SimPlatform>>,
-    pub(super) registered: Mutex<Vec<Registered<SimPlatform>>>,
+    /// By device.
+    pub(super) registered: Mutex<Vec<Option<Registered<SimPlatform>>>>,
     pub(super) book: Arc<Book>,
     pub(super) users: Vec<Arc<Task>>,
     pub(super) containers: Mutex<Vec<Option<Container>>>,
@@ -221,6 +273,10 @@ pub(crate) struct UserWorld {
     pub(super) left: Mutex<Vec<SpaceId>>,
     pub(super) slots: Mutex<Vec<Option<KernelMap>>>,
     pub(super) stale: Mutex<VecDeque<(usize, u64)>>,
+    /// Devices of which firmware lied, and which hardware did not let out of their group.
+    pub(super) strays: Mutex<Vec<(usize, Arc<Device<SimPlatform>>)>>,
+    /// Turns of a bridge that is there for a while.
+    pub(super) guest: Arc<Guest>,
     /// An error is to be made that somebody asked for.
     pub(super) injected: AtomicBool,
     /// A device was told to work, by a store that pushed the bridge's own before it.
@@ -284,9 +340,15 @@ impl UserWorld {
                 pe = Some(driver.assign(&sources).map_err(|error| format!("PE: {error:?}"))?);
             }
             let group = Arc::new(group);
-            groups.push(GroupState { group, unit, members, space, pe, held: Mutex::default() });
+            groups.push(GroupState {
+                group,
+                unit,
+                members,
+                space,
+                pe: Mutex::new(pe),
+                held: Mutex::default(),
+            });
         }
-        let bell = if power { Bell::Decoded } else { Bell::Mapped };
         let mut devices = Vec::new();
         let mut registered = Vec::new();
         for (index, device) in spec.devices.iter().enumerate() {
@@ -297,32 +359,29 @@ impl UserWorld {
             let info = info(index, device, power);
             let known = units[state.unit].add_device(info).map_err(|error| format!("device: {error:?}"))?;
             state.group.add_device(&known).map_err(|error| format!("group: {error:?}"))?;
-            let function = SimFunction::new(engine.clone(), platform.clone(), known.clone(), bell)?;
+            let function = SimFunction::new(engine.clone(), platform.clone(), known.clone(), bell(power))?;
             let place = Place { device: known.clone(), group: state.group.clone() };
-            registered
-                .push(vfio.register(&place, function.clone()).map_err(|error| format!("vfio: {error:?}"))?);
+            registered.push(Some(
+                vfio.register(&place, function.clone()).map_err(|error| format!("vfio: {error:?}"))?,
+            ));
             hub.shadow(|shadow| {
                 shadow.end_move(index, Way::Space(state.space));
                 shadow.know(index, true);
             });
-            devices.push(DeviceState {
-                spec: device.clone(),
-                engine,
-                function,
-                device: known,
-                bound: AtomicBool::new(false),
-            });
+            let known = Known { device: known, function, at: Presence::In };
+            devices.push(DeviceState::new(device.clone(), engine, known));
         }
         if let Iron::Power { driver, .. } = &iron {
             for state in &groups {
-                let engines: Vec<_> =
-                    state.members.iter().map(|&member| devices[member].engine.clone()).collect();
-                let Some(first) = engines.first().map(|engine| engine.sources[0]) else { continue };
-                driver.set_slot(first, Arc::new(SimSlot(engines))).map_err(|error| format!("{error:?}"))?;
+                set_slot(driver, &devices, state).map_err(|error| format!("{error:?}"))?;
                 if let Some(grant) = around(seed) {
                     hub.shadow(|shadow| shadow.grant_over(state.space, grant));
                 }
             }
+        }
+        let guest = Arc::new(Guest::default());
+        if power {
+            bus.add_clocked(guest.clone());
         }
         let pages = usize::try_from(USERS as u64 * PAGES).expect("few pages");
         let book = Book::new(hub.clone(), POOL, pages);
@@ -339,6 +398,7 @@ impl UserWorld {
             units,
             devices,
             groups,
+            platform,
             vfio,
             registered: Mutex::new(registered),
             book,
@@ -347,6 +407,8 @@ impl UserWorld {
             left: Mutex::default(),
             slots: Mutex::new((0..SLOTS).map(|_| None).collect()),
             stale: Mutex::default(),
+            strays: Mutex::default(),
+            guest,
             injected: AtomicBool::new(false),
             told: AtomicBool::new(false),
             coverage: Mutex::default(),
@@ -410,14 +472,20 @@ impl UserWorld {
         stale.push_front((device, iova));
     }
 
+    /// The devices that are in a group now.
+    pub(super) fn members(&self, group: usize) -> Vec<usize> {
+        let members = self.groups[group].members.iter().copied();
+        members.filter(|&member| self.devices[member].presence() == Presence::In).collect()
+    }
+
     /// All members of a group are about to go somewhere.
     pub(super) fn begin_move(&self, group: usize, to: Way) {
-        let members = &self.groups[group].members;
+        let members = self.members(group);
         self.hub.shadow(|shadow| members.iter().for_each(|&member| shadow.begin_move(member, to)));
     }
 
     pub(super) fn end_move(&self, group: usize, at: Way) {
-        let members = &self.groups[group].members;
+        let members = self.members(group);
         self.hub.shadow(|shadow| members.iter().for_each(|&member| shadow.end_move(member, at)));
     }
 
@@ -437,6 +505,17 @@ impl UserWorld {
         self.hub.dismantle();
         self.bus.dismantle();
     }
+}
+
+/// Says how the devices of a group are reset.
+pub(super) fn set_slot(
+    driver: &PowerDriver,
+    devices: &[DeviceState],
+    group: &GroupState,
+) -> Result<(), AssignError> {
+    let engines: Vec<_> = group.members.iter().map(|&member| devices[member].engine.clone()).collect();
+    let Some(first) = engines.first().map(|engine| engine.sources[0]) else { return Ok(()) };
+    driver.set_slot(first, Arc::new(SimSlot(engines)))
 }
 
 /// The way around translation that the kernel's devices have, where the bridge of this seed has one: not promised, but allowed.
@@ -488,8 +567,13 @@ fn units_up(hub: &Arc<Hub>, platform: &Arc<SimPlatform>, spec: &Spec, seed: u64)
     Ok((Iron::Units(units), gates, iommus))
 }
 
+/// Where interrupts are raised.
+pub(super) fn bell(power: bool) -> Bell {
+    if power { Bell::Decoded } else { Bell::Mapped }
+}
+
 /// What the bus tells core of a device.
-fn info(index: usize, spec: &DeviceSpec, power: bool) -> DeviceInfo {
+pub(super) fn info(index: usize, spec: &DeviceSpec, power: bool) -> DeviceInfo {
     let sources: Vec<SourceId> = spec.sources.iter().map(|&source| SourceId(source)).collect();
     let mut info = DeviceInfo::new(&format!("device{index}"), &sources);
     info.pci = spec.pci;
