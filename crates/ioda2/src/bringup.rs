@@ -18,7 +18,7 @@ use portcullis_spec::ioda2::tables::{
     LAST_ADDRESS, M32Domain, PE_COUNT, PEEV_WORDS, TABLE_M32DT, TABLE_PEEV, TABLE_PESTA, TABLE_PESTB,
     TABLE_TVT, TVT_ENTRIES,
 };
-use portcullis_types::{Pa, SizeLg2};
+use portcullis_types::{Pa, SizeLg2, mutant};
 
 use crate::bridge::Bridge;
 use crate::config::M32;
@@ -76,7 +76,9 @@ pub(crate) fn check<P: Platform, R: Registers>(bridge: &Bridge<P, R>) -> Result<
     if config.window32_bytes > 1 << 32 {
         return Err(ProbeError::WindowTooLarge(config.window32_bytes));
     }
-    if let Some(page) = config.page_sizes.iter().find(|page| !tve::PAGES.contains(&page.get())) {
+    if let Some(page) = config.page_sizes.iter().find(|page| !tve::PAGES.contains(&page.get()))
+        && !mutant!("page-cut-to-the-field-of-a-tve")
+    {
         return Err(ProbeError::PageSize(page));
     }
     if let Some(m32) = config.m32.filter(|m32| !can_be(m32, config.window32_bytes)) {
@@ -99,6 +101,9 @@ pub(crate) fn check<P: Platform, R: Registers>(bridge: &Bridge<P, R>) -> Result<
 /// registers.
 fn can_be(m32: &M32, window32_bytes: u64) -> bool {
     let M32 { cpu_first, pci_first, bytes } = *m32;
+    if mutant!("m32-where-the-window-is") {
+        return true;
+    }
     let whole = bytes.is_power_of_two() && cpu_first.is_aligned(bytes) && pci_first.is_multiple_of(bytes);
     let last = pci_first.checked_add(bytes.wrapping_sub(1));
     whole && pci_first >= window32_bytes && last.is_some_and(|last| last < 1 << 32)

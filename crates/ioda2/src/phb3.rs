@@ -21,7 +21,7 @@ use portcullis_spec::ioda2::tables::{
     M32Domain, MSI32_FIRST, MSI32_LAST, MSI64_FIRST, MSI64_LAST, PE_COUNT, TABLE_M32DT,
 };
 use portcullis_types::trace::{Event, Value};
-use portcullis_types::{Iova, IovaRange, PageSizes, Perms, Prot, SourceId};
+use portcullis_types::{Iova, IovaRange, PageSizes, Perms, Prot, SourceId, mutant};
 
 use crate::bridge::Bridge;
 use crate::bringup::{self, ProbeError};
@@ -182,7 +182,9 @@ impl<P: Platform, R: Registers> Phb3<P, R> {
         act: impl FnOnce(&mut Pe<P, R>, &Routes) -> T,
     ) -> Option<T> {
         let done = self.with_pe(number, act);
-        self.state.lock().bury(&self.bridge, number);
+        if !mutant!("pe-without-devices-stays-taken") {
+            self.state.lock().bury(&self.bridge, number);
+        }
         done
     }
 
