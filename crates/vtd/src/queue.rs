@@ -9,8 +9,9 @@
 //!
 //! Whoever waits looks at FSTS_REG as well and repairs what stops the queue, for all:
 //!
-//! - *IQE*: the head stands at a descriptor that the unit does not take. It is replaced by one that does nothing, and its flight has failed. An error that is not
-//!   about a descriptor, or that comes twice at one place, ends the queue.
+//! - *IQE*: the head stands at a descriptor that the unit does not take. It is replaced by one that does nothing, and its flight has failed. An answer to a page
+//!   request, which is no flight's, is first put there once more: a device waits for it. An error that is not about a descriptor, or that comes again at a place
+//!   where there is one that does nothing, ends the queue.
 //! - *ITE*: a device did not answer. The unit drops the waits that it holds, and nothing from the oldest device TLB invalidation on is certain: all flights
 //!   are aborted, and their senders send again. A run with a device in it is sent three times at most.
 //! - *ICE*: a device answered wrongly. Flights with devices are aborted.
@@ -22,6 +23,7 @@
 //! Interface Errors".
 //! Not here: which descriptors (`domain`, `switch`).
 
+use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -41,6 +43,8 @@ use crate::features::Features;
 
 /// Flights at a time. A page of words.
 const FLIGHTS: usize = 64;
+/// Answers that are remembered before it is looked which of them were fetched.
+const ANSWERS: usize = 16;
 /// Descriptors of a run, without its wait; longer ones are cut.
 const RUN: usize = 32;
 /// How often a run is sent to devices that do not answer.
@@ -79,6 +83,8 @@ struct State {
     flights: [Option<Flight>; FLIGHTS],
     /// Where the last descriptor was replaced.
     replaced: Option<u64>,
+    /// Answers that the unit may not have fetched, and where they are.
+    answers: VecDeque<(u64, Descriptor)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -120,8 +126,15 @@ impl<P: Platform, R: Registers> Queue<P, R> {
         if !coherent {
             platform.clean_table(base, layout.size_bytes());
         }
-        let state =
-            State { tail: 0, head: 0, number: 0, next_word: 0, flights: [None; FLIGHTS], replaced: None };
+        let state = State {
+            tail: 0,
+            head: 0,
+            number: 0,
+            next_word: 0,
+            flights: [None; FLIGHTS],
+            replaced: None,
+            answers: VecDeque::new(),
+        };
         Some(Self {
             platform,
             registers,
@@ -220,10 +233,22 @@ impl<P: Platform, R: Registers> Queue<P, R> {
                 return None;
             }
             self.store(state.tail, descriptor);
+            self.remember(state, descriptor);
             state.tail += 1;
             self.publish(state);
             Some(())
         })
+    }
+
+    /// Remembers an answer that is at the tail, and none that the unit has fetched.
+    fn remember(&self, state: &mut State, descriptor: Descriptor) {
+        if state.answers.len() >= ANSWERS {
+            state.head = self.head(state);
+            while state.answers.front().is_some_and(|&(position, _)| position < state.head) {
+                state.answers.pop_front();
+            }
+        }
+        state.answers.push_back((state.tail, descriptor));
     }
 
     fn push_waiting(
@@ -445,8 +470,16 @@ impl<P: Platform, R: Registers> Queue<P, R> {
         if let Some(flight) = state.flights.iter_mut().flatten().find(of_head) {
             flight.fate = Fate::Refused(code.into());
         }
-        state.replaced = Some(head);
-        self.write(head, Descriptor::nothing());
+        // Once: refused again it is one that the unit never takes.
+        let answer = state.answers.iter().position(|&(position, _)| position == head);
+        let answer = answer.and_then(|place| state.answers.remove(place));
+        match answer {
+            Some((_, answer)) => self.write(head, answer.fitted(self.capability, self.extended)),
+            None => {
+                state.replaced = Some(head);
+                self.write(head, Descriptor::nothing());
+            }
+        }
         self.platform.write_barrier();
         self.registers.write32(FSTS, FaultStatus::new().with_iqe(true).into_bits());
         GlobalError::Command { code: code.into(), words }

@@ -80,7 +80,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         let cut = self.cut(tables, devices, &before);
         if let Err(error) = cut {
             if next.is_none() {
-                self.leave_blocked(devices, &before);
+                self.leave_blocked(tables, devices, &before);
                 return Err(AttachError::LeftBlocked(error));
             }
             return match self.lead_all(tables, devices, &before) {
@@ -88,7 +88,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
                 Ok(()) => Err(AttachError::Sync(error)),
                 Err(_) => {
                     self.clear_all(tables, devices, &before);
-                    self.leave_blocked(devices, &before);
+                    self.leave_blocked(tables, devices, &before);
                     Err(AttachError::LeftBlocked(error))
                 }
             };
@@ -102,17 +102,23 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         let after: Vec<_> = sids.iter().map(|&sid| (sid, next)).collect();
         if let Err(error) = self.lead_all(tables, devices, &after) {
             self.clear_all(tables, devices, &after);
-            self.leave_blocked(devices, &after);
+            self.leave_blocked(tables, devices, &after);
             return Err(AttachError::LeftBlocked(error));
         }
         self.note(devices, &after, |lead| lead);
         Ok(())
     }
 
-    /// Their entries lead nowhere any more, and hardware has not confirmed it.
-    fn leave_blocked(&self, devices: &mut Devices<P>, leads: &[(u16, Option<Lead>)]) {
+    /// Their entries lead nowhere any more, and hardware has not confirmed it. In scalable mode their context entries go, too: a present one lets requests with PASID
+    /// through, and translated ones wherever they say.
+    fn leave_blocked(&self, tables: &Tables<P>, devices: &mut Devices<P>, leads: &[(u16, Option<Lead>)]) {
         self.note(devices, leads, |_| None);
-        leads.iter().for_each(|&(sid, _)| devices.doubt(&[sid], true));
+        for &(sid, _) in leads {
+            if let Some(at) = tables.find(sid).filter(|_| self.features.scalable) {
+                self.store_word(at, 0);
+            }
+            devices.doubt(&[sid], true);
+        }
     }
 
     fn note(

@@ -196,6 +196,50 @@ fn an_attach_that_lacks_memory_for_one_of_several_sources_keeps_none_for_the_oth
 }
 
 #[test]
+fn a_device_that_is_left_blocked_is_so_with_its_pasids_and_with_translated_addresses() {
+    // In caching mode an attach can fail behind the last store.
+    let fake = Fake::new(CAP_LEGACY | 1 << 7, ECAP_SCALABLE);
+    let unit = fake.probe(config());
+    unit.add_device("gpu", &[SID]).unwrap();
+    let domain = unit.new_domain().unwrap();
+    let target = Target::Domain(domain.clone());
+    unit.attach(&[SID], &target).unwrap();
+    unit.enable(&[SID], &facts(), Arc::new(Switches::default())).unwrap();
+    let blocked = |target: &Target<Fake>, refused: u8| {
+        fake.with(|state| state.refused = vec![refused]);
+        let end = unit.attach(&[SID], target);
+        fake.with(|state| state.refused.clear());
+        assert_eq!(end, Err(AttachError::LeftBlocked(SyncError::Failed { code: 3 })));
+        assert_eq!(fake.context(0x108).unwrap()[0], 0);
+    };
+    blocked(&Target::Blocked, TYPE_PASID_CACHE);
+    unit.attach(&[SID], &target).unwrap();
+    assert_eq!(fake.context(0x108).unwrap()[0] >> 2 & 1, 1, "DTE");
+    unit.attach(&[SID], &Target::Blocked).unwrap();
+    blocked(&target, TYPE_PASID_CACHE);
+}
+
+#[test]
+fn an_answer_that_the_unit_refused_is_sent_once_more() {
+    for refusals in [1, 2] {
+        let (fake, unit, _domain, _switches) = sharing();
+        fake.with(|state| state.refused = vec![TYPE_PAGE_GROUP_RESPONSE]);
+        let (group, code) = (GroupTag::Prg(5), ResponseCode::Success);
+        unit.respond(&PageResponse { source: SID, pasid: Pasid::new(7), group, code });
+        for _ in 1..refusals {
+            fake.work(1);
+            unit.handle_errors();
+        }
+        fake.work(1);
+        fake.with(|state| state.refused.clear());
+        unit.handle_errors();
+        unit.hardware.run(&[Descriptor::iotlb_all()]).unwrap();
+        let answered = fake.kinds().contains(&TYPE_PAGE_GROUP_RESPONSE);
+        assert_eq!(answered, refusals == 1, "{refusals}");
+    }
+}
+
+#[test]
 fn a_directory_that_hardware_may_not_know_of_is_said_again_before_a_pasid_is_put_into_it() {
     let (fake, unit, _domain, _switches) = sharing();
     let process = unit.new_process_domain(Mm::new()).unwrap();
