@@ -61,6 +61,8 @@ pub struct Counters {
     pub page_requests: u64,
     /// Page requests that were not.
     pub page_requests_dropped: u64,
+    /// Those of them for which the queue had no room.
+    pub page_requests_lost: u64,
     /// Page group responses sent for software.
     pub page_responses: u64,
     /// Page group responses that the hardware sent of its own accord.

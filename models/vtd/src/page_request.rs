@@ -92,13 +92,17 @@ impl State {
                 self.record_fault(&asked, fault, around);
                 self.drop_request(request, INVALID);
             }
-            Ok(_) if self.registers.prs & PAGE_REQUEST_OVERFLOW != 0 => self.drop_request(request, SUCCESS),
+            Ok(_) if self.registers.prs & PAGE_REQUEST_OVERFLOW != 0 => {
+                self.counters.page_requests_lost += 1;
+                self.drop_request(request, SUCCESS);
+            }
             Ok(_) if self.page_queue_is_full() => {
                 let before = self.registers.prs;
                 self.registers.prs |= PAGE_REQUEST_OVERFLOW;
                 if before == 0 {
                     self.raise(Which::PageRequest);
                 }
+                self.counters.page_requests_lost += 1;
                 self.drop_request(request, SUCCESS);
             }
             Ok(regime) => {
@@ -160,7 +164,7 @@ impl State {
         self.registers.pqt = (self.registers.pqt + 32) % self.page_queue_bytes();
         self.counters.page_requests += 1;
         if request.last && !is_stop_marker(request) {
-            self.groups.insert((asked.source, asked.pasid, request.group & 0x1ff));
+            *self.groups.entry((asked.source, asked.pasid, request.group & 0x1ff)).or_default() += 1;
         }
         let before = self.registers.prs;
         self.registers.prs |= PAGE_REQUEST_PENDING;

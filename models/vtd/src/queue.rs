@@ -253,7 +253,16 @@ impl State {
     /// Sends a page group response.
     fn respond(&mut self, response: &Response) {
         let &Response { source, pasid, group, code } = response;
-        if !self.groups.remove(&(source, pasid, group)) {
+        // "For a page request indicating last request in group, software must respond": as often as a device has ended a group, though it reuses one that waits.
+        let key = (source, pasid, group);
+        let waits = self.groups.get_mut(&key).map(|waits| {
+            *waits -= 1;
+            *waits
+        });
+        if waits == Some(0) {
+            self.groups.remove(&key);
+        }
+        if waits.is_none() {
             let detail = format!("source {source:#06x}, PASID {pasid:?}, group {group}");
             self.notes.record(clause::RESPONSE_UNKNOWN, detail);
         }

@@ -1,6 +1,6 @@
 //! Everything the model remembers, behind its one lock.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use model_bus::{Dice, Flights, Invalidation, Notes, PageResponse};
 use portcullis_types::trace::{Event as TraceEvent, Sink, Value};
@@ -81,8 +81,8 @@ pub(crate) struct State {
     pub(crate) interrupts_owed: bool,
     /// The fault recording register for the next fault.
     pub(crate) next_record: usize,
-    /// Groups of page requests that software is to answer: source, PASID, group.
-    pub(crate) groups: HashSet<(u16, Option<u32>, u16)>,
+    /// Groups of page requests that software is to answer, by source, PASID and group: how often.
+    pub(crate) groups: HashMap<(u16, Option<u32>, u16), u32>,
     /// Page requests that have arrived, and are not in the queue yet.
     pub(crate) received: VecDeque<Received>,
 }
@@ -107,7 +107,7 @@ impl State {
             owed: Owed::Nothing,
             interrupts_owed: false,
             next_record: 0,
-            groups: HashSet::new(),
+            groups: HashMap::new(),
             received: VecDeque::new(),
         }
     }

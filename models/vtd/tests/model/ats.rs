@@ -130,6 +130,20 @@ fn a_page_request_is_written_answered_and_its_answer_checked() {
 }
 
 #[test]
+fn a_group_that_a_device_ends_twice_is_answered_twice_and_no_more() {
+    let machine = Machine::scalable(plain());
+    machine.write64(0xd0, REQUESTS);
+    page(&machine, Some(1), 5, true);
+    page(&machine, Some(1), 5, true);
+    for broken in [false, false, true] {
+        machine.submit(&[0x1_0008_0019, 5 << 3]);
+        machine.wait();
+        let wanted: &[&str] = if broken { &[clause::RESPONSE_UNKNOWN] } else { &[] };
+        assert_eq!(machine.broken(), wanted);
+    }
+}
+
+#[test]
 fn a_full_queue_overflows_and_the_hardware_answers_for_software() {
     let machine = Machine::scalable(plain());
     machine.write64(0xd0, REQUESTS);
