@@ -58,7 +58,12 @@ impl World {
                 owed_write: false,
                 since: self.step(),
             };
-            self.hub.shadow(|shadow| shadow.grant_over(space, grant));
+            // Where something is mapped nothing else is.
+            self.hub.shadow(|shadow| {
+                if shadow.live_in(space, page, last).is_empty() {
+                    shadow.grant_over(space, grant);
+                }
+            });
         }
     }
 

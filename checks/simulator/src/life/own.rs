@@ -31,9 +31,13 @@ pub(super) enum Moved<'a> {
 }
 
 impl World {
-    /// All members of a group are about to go somewhere. Answers where they are.
+    /// All members of a group are about to go somewhere. Answers where they are. One that came while they were elsewhere has what firmware works in mapped only now.
     pub(super) fn begin_move(&self, group: &GroupState, to: Way) -> Vec<(usize, Way)> {
         let members = self.members(group);
+        let default = locked(&group.inner).space;
+        if to == Way::Space(default) {
+            members.iter().for_each(|&(member, _)| self.firmware_mapped(member, default));
+        }
         self.hub.shadow(|shadow| members.iter().for_each(|&(member, _)| shadow.begin_move(member, to)));
         self.hub.watch(true);
         members
