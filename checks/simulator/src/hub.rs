@@ -290,6 +290,11 @@ impl Hub {
         self.taps[unit].entry_of(&self.bus, source)
     }
 
+    /// Where the word lies that leads to the entry of a source, and to those of its neighbours; none if no word does.
+    pub(crate) fn descriptor_of(&self, unit: usize, source: u32) -> Option<Pa> {
+        self.taps[unit].descriptor_of(source)
+    }
+
     /// A bit of a table has flipped in this life.
     pub(crate) fn flipped(&self) {
         self.flipped.store(true, Relaxed);

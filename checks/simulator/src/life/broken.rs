@@ -620,3 +620,33 @@ fn a_pasid_that_is_still_in_use_when_a_life_is_over_breaks_no_leak() {
     world.end_sharing();
     assert_eq!(objection(&world), Some(Promise::NoLeak));
 }
+
+/// A bit of a word that leads to the entries of several devices spoils these, and no other.
+#[test]
+fn a_bit_of_what_leads_to_entries_spoils_every_device_that_it_leads_to() {
+    let fits = |spec: &Spec| spec.units.len() == 1 && spec.devices.len() > 2;
+    let worlds = (0..400).map(|seed| Spec::draw(seed, MachineKind::Smmuv3)).filter(fits).map(booted);
+    let descriptor = |world: &World, index: usize| {
+        let sources = world.devices[index].engine.sources.iter();
+        sources.map(|source| world.hub.descriptor_of(0, source.0)).collect::<Vec<_>>()
+    };
+    let shared = |world: &Arc<World>| {
+        let first = descriptor(world, 0)[0];
+        let ways = [0, 2].map(|index| world.hub.shadow(|shadow| shadow.way(index)));
+        let leads_to = |index| descriptor(world, index).contains(&first);
+        first.is_some() && leads_to(2) && !leads_to(1) && ways[0] != ways[1]
+    };
+    let world = worlds.into_iter().find(shared).expect("some table has two levels");
+    let word = descriptor(&world, 0)[0];
+    let before = word.map(|at| world.bus.cpu().ram().load(at));
+    world.hub.faults.arm(FaultKind::BitFlip, 1);
+    assert!(world.flip(0), "of the first device's, the first bit");
+    assert_ne!(word.map(|at| world.bus.cpu().ram().load(at)), before);
+    for index in 0..world.devices.len() {
+        let led_to = descriptor(&world, index).iter().any(|at| descriptor(&world, 0).contains(at));
+        let spaces = [0, index].map(|index| world.hub.shadow(|shadow| shadow.way(index)));
+        let spoiled = world.hub.shadow(|shadow| shadow.is_spoiled(index));
+        assert!(spoiled || !led_to, "{index}");
+        assert!(!spoiled || led_to || spaces[0] == spaces[1], "{index}");
+    }
+}

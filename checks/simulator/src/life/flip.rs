@@ -17,6 +17,17 @@ use crate::machine::{Bit, FAR, Form, bits_of};
 use crate::oracle::Way;
 use crate::oracle::tables::{Tables, Way as Found};
 
+/// What a bit is of, and so who is spoiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hit {
+    /// What leads to the entries of a device and its neighbours.
+    Descriptor,
+    /// A device's entry.
+    Entry,
+    /// What every device of a space is translated by.
+    Tables,
+}
+
 /// Valid, AP, AF, and the address; reading and writing. Spec: Arm ARM DDI 0487, D8.3.1 "VMSAv8-64 descriptor formats"; VT-d 5.10, 9.8 "Second-Stage Paging Entries".
 fn of_tables(tables: &Tables<'_>, found: &Found, iova: u64) -> Vec<Bit> {
     let Found::Through(root) = found else { return Vec::new() };
@@ -47,7 +58,7 @@ impl World {
             return false;
         }
         let count = self.devices.len();
-        let first = usize::try_from(bits >> 33 & 0xff).unwrap_or(0);
+        let first = usize::try_from(bits >> 24 & 0xff).unwrap_or(0);
         // What devices reach that share processes' memory is judged elsewhere.
         let at_rest = |index: &usize| {
             self.devices[*index].engine.form == Form::Plain
@@ -56,12 +67,17 @@ impl World {
         let Some(index) = (0..count).map(|offset| (first + offset) % count).find(at_rest) else {
             return false;
         };
-        let Some((bit, entry)) = self.some_bit(index, bits) else { return false };
+        let Some((bit, hit)) = self.some_bit(index, bits) else { return false };
         if !self.hub.faults.fires(FaultKind::BitFlip) {
             return true;
         }
         self.hub.flipped();
-        self.hub.shadow(|shadow| shadow.spoil(index, entry));
+        self.hub.shadow(|shadow| shadow.spoil(index, hit != Hit::Tables));
+        if hit == Hit::Descriptor {
+            for neighbour in self.neighbours(index) {
+                self.hub.shadow(|shadow| shadow.spoil(neighbour, true));
+            }
+        }
         flip(&self.bus, bit);
         self.hub.trace(|trace| {
             trace.note(&[bit.at, bit.bit.into()]);
@@ -72,8 +88,20 @@ impl World {
         true
     }
 
-    /// A bit that hardware reads for a device, and whether it is its entry's.
-    fn some_bit(&self, index: usize, bits: u64) -> Option<(Bit, bool)> {
+    /// All devices whose entries are led to by a word that leads to an entry of this one.
+    fn neighbours(&self, index: usize) -> Vec<usize> {
+        let of = |index: usize| {
+            let device = &self.devices[index];
+            let words = device.engine.sources.iter();
+            let words = words.filter_map(|source| self.hub.descriptor_of(device.spec.unit, source.0));
+            words.map(|word| (device.spec.unit, word)).collect::<Vec<_>>()
+        };
+        let words = of(index);
+        (0..self.devices.len()).filter(|&other| of(other).iter().any(|word| words.contains(word))).collect()
+    }
+
+    /// A bit that hardware reads for a device, and what it is of.
+    fn some_bit(&self, index: usize, bits: u64) -> Option<(Bit, Hit)> {
         let device = &self.devices[index];
         let (unit, source) = (device.spec.unit, device.engine.sources[0]);
         let way = self.hub.shadow(|shadow| shadow.way(index));
@@ -81,18 +109,27 @@ impl World {
         let found = self.found(unit, source);
         let (iron, place) = (&self.units[unit].iron, self.place(unit));
         self.reading(|tables| {
-            let (choice, of_entry) = match (bits >> 8 & 3, iova) {
-                (2 | 3, Some(iova)) => (of_tables(tables, &found, iova), false),
-                (1, _) if matches!(way, Way::Space(_)) => iron.inner_bits(&place, source, tables),
-                _ => (iron.entry_bits(&place, source, tables), true),
+            let own = |own| if own { Hit::Entry } else { Hit::Tables };
+            let (choice, hit) = match (bits >> 8 & 3, iova) {
+                (2 | 3, Some(iova)) => (of_tables(tables, &found, iova), Hit::Tables),
+                (1, _) if matches!(way, Way::Space(_)) => {
+                    let (choice, of_entry) = iron.inner_bits(&place, source, tables);
+                    (choice, own(of_entry))
+                }
+                _ if bits >> 10 & 3 == 0 => (iron.outer_bits(&place, source), Hit::Descriptor),
+                _ => (iron.entry_bits(&place, source, tables), Hit::Entry),
             };
-            // Where there is no entry in memory, tables are.
-            let (choice, of_entry) = match iova {
-                Some(iova) if choice.is_empty() => (of_tables(tables, &found, iova), false),
-                _ => (choice, of_entry),
+            // Where no word leads to entries they lie at once; where there is no entry in memory, tables are.
+            let (choice, hit) = match (choice.is_empty(), hit) {
+                (true, Hit::Descriptor) => (iron.entry_bits(&place, source, tables), Hit::Entry),
+                _ => (choice, hit),
+            };
+            let (choice, hit) = match iova {
+                Some(iova) if choice.is_empty() => (of_tables(tables, &found, iova), Hit::Tables),
+                _ => (choice, hit),
             };
             let pick = usize::try_from(bits >> 16 & 0xffff).unwrap_or(0);
-            (!choice.is_empty()).then(|| (choice[pick % choice.len()], of_entry))
+            (!choice.is_empty()).then(|| (choice[pick % choice.len()], hit))
         })
     }
 }

@@ -111,15 +111,21 @@ impl World {
         Some(Lie::Source)
     }
 
-    /// A device that firmware has lied about joins its group, if it may, and leaves at once.
+    /// A device that firmware has lied about joins its group, if it may, and leaves at once. In between it is where the group is.
     fn goes_again(
         &self,
+        index: usize,
         group: &super::world::GroupState,
         unit: &super::world::Unit,
         device: &Arc<portcullis::core::device::Device<crate::machine::SimPlatform>>,
     ) {
-        if group.group.add_device(device).is_ok() {
+        let to = self.begin_coming(index, group);
+        let joined = group.group.add_device(device);
+        self.hub.shadow(|shadow| shadow.end_move(index, if joined.is_ok() { to } else { Way::Blocked }));
+        if joined.is_ok() {
+            self.hub.shadow(|shadow| shadow.begin_move(index, Way::Blocked));
             let left = group.group.remove_device(device);
+            self.hub.shadow(|shadow| shadow.end_move(index, Way::Blocked));
             self.hub.hold(Promise::NoLeak, left.is_ok(), || {
                 format!("a device of which firmware lied does not leave: {left:?}")
             });
@@ -128,6 +134,17 @@ impl World {
         self.hub.hold(Promise::NoLeak, gone.is_ok() || self.hub.is_held(), || {
             format!("a device of which firmware lied is not forgotten: {gone:?}")
         });
+    }
+
+    /// A device is about to join its group. Answers where that is.
+    fn begin_coming(&self, index: usize, group: &super::world::GroupState) -> Way {
+        let space = locked(&group.inner).space;
+        let to = self.current(group, space);
+        if to == Way::Space(space) {
+            self.firmware_mapped(index, space);
+        }
+        self.hub.shadow(|shadow| shadow.begin_move(index, to));
+        to
     }
 
     fn come(&self, index: usize) -> Done {
@@ -139,7 +156,7 @@ impl World {
             self.hub.faults.fires(FaultKind::LyingFirmware).then(|| self.lie(index, &mut info)).flatten();
         let device = match unit.add_device(info) {
             Ok(device) if lie == Some(Lie::Shape) => {
-                self.goes_again(group, unit, &device);
+                self.goes_again(index, group, unit, &device);
                 return Done::Refused;
             }
             Ok(device) => {
@@ -155,12 +172,7 @@ impl World {
                 return Done::Refused;
             }
         };
-        let space = locked(&group.inner).space;
-        let to = self.current(group, space);
-        if to == Way::Space(space) {
-            self.firmware_mapped(index, space);
-        }
-        self.hub.shadow(|shadow| shadow.begin_move(index, to));
+        let to = self.begin_coming(index, group);
         self.hub.watch(true);
         let end = group.group.add_device(&device);
         self.hub.watch(false);

@@ -145,9 +145,9 @@ impl Spec {
             Some(frame) => iron::smmuv2(&draw, index, granule, coherent, frame),
             None => iron::smmuv3(&draw, index, granule, coherent, shared),
         };
-        let units = (0..unit_count).map(|index| UnitSpec::new(index, parts(index))).collect();
+        let units: Vec<_> = (0..unit_count).map(|index| UnitSpec::new(index, parts(index))).collect();
         let (mut devices, groups) = devices(&draw, unit_count, shared);
-        if kind == MachineKind::X86 {
+        if !users && units.iter().all(|unit| unit.parts.spreads()) {
             devices
                 .iter_mut()
                 .flat_map(|device| &mut device.sources)
@@ -158,7 +158,7 @@ impl Spec {
     }
 }
 
-/// The requester id of a source on a PC: in both halves of two buses, each function where it was.
+/// A source in one of several tables: on a PC in both halves of two buses, each function where it was.
 fn spread(source: u32) -> u32 {
     match source >> 3 & 3 {
         1 => source | 0x80,

@@ -104,4 +104,12 @@ impl Tap for CommandTap {
         }
         stream_entry(base, config, source, |at| bus.cpu().ram().load(at).unwrap_or(0))
     }
+
+    /// Spec: SMMUv3 H.a, 6.3.24 "SMMU_STRTAB_BASE", 6.3.25 "SMMU_STRTAB_BASE_CFG", FMT and SPLIT.
+    fn descriptor_of(&self, source: u32) -> Option<Pa> {
+        let (base, config) = (self.streams.load(Relaxed), self.streams_config.load(Relaxed));
+        let (bits, split, two_levels) = (config & 0x3f, config >> 6 & 0x1f, config >> 16 & 3 == 1);
+        let is_there = base != 0 && two_levels && source.checked_shr(bits).unwrap_or(0) == 0;
+        is_there.then(|| Pa::new(base + 8 * u64::from(source >> split)))
+    }
 }

@@ -64,6 +64,10 @@ pub(crate) trait Tap: Send + Sync {
     fn entry_of(&self, _bus: &Bus, _source: u32) -> Option<Pa> {
         None
     }
+    /// Where the word lies that leads to the entry of a source, and to those of its neighbours; none if no word does.
+    fn descriptor_of(&self, _source: u32) -> Option<Pa> {
+        None
+    }
 }
 
 /// Writes of an IOMMU's registers that are held back, once a fault fired that does that, and for how long.

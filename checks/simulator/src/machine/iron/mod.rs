@@ -74,6 +74,10 @@ pub(crate) trait Iron: Send + Sync {
     fn entry_bits(&self, _at: &Place<'_>, _source: SourceId, _tables: &Tables<'_>) -> Vec<Bit> {
         Vec::new()
     }
+    /// The same of the word that leads to a source's entry, and to those of its neighbours.
+    fn outer_bits(&self, _at: &Place<'_>, _source: SourceId) -> Vec<Bit> {
+        Vec::new()
+    }
     /// The same of what an entry leads to, before the page table; and whether that is the device's own.
     fn inner_bits(&self, at: &Place<'_>, source: SourceId, tables: &Tables<'_>) -> (Vec<Bit>, bool) {
         (self.entry_bits(at, source, tables), true)
@@ -175,6 +179,10 @@ pub(crate) trait Parts: Debug + Send + Sync + RefUnwindSafe {
     /// Blocks of memory that stay where they are once it is turned off, because it goes on reading there.
     fn keeps(&self) -> usize {
         0
+    }
+    /// Whether sources may have ten bits, so that several tables have the entries of a machine.
+    fn spreads(&self) -> bool {
+        false
     }
     /// A source that no table has room for.
     fn no_source(&self) -> SourceId {

@@ -37,6 +37,10 @@ pub(super) fn draw(draw: &Draw, index: usize, granule: SizeLg2, coherent: bool, 
     model.break_before_make_level = draw.of(&[0, 1, 2, 2]);
     model.msi = draw.once_in(2);
     model.two_level_streams = draw.once_in(2);
+    if model.two_level_streams && !shared {
+        // More than one table of the second level has entries for.
+        model.stream_id_bits = 10;
+    }
     model.event_queue_lg2 = draw.of(&[3, 5, 7]);
     if shared {
         model.substream_id_bits = 16;
@@ -80,6 +84,10 @@ impl Parts for Smmuv3 {
     fn tap(&self, registers: u64) -> Box<dyn Tap> {
         Box::new(CommandTap::new(registers))
     }
+
+    fn spreads(&self) -> bool {
+        self.model.stream_id_bits >= 10
+    }
 }
 
 impl Driver for Smmu<SimPlatform, SimRegisters> {
@@ -95,6 +103,12 @@ fn of_entry(entry: u64, second: bool) -> Vec<Bit> {
         true => both.chain(bits_of(entry + 16, 32..40)).chain(bits_of(entry + 24, FAR)).collect(),
         false => both.chain(bits_of(entry, FAR)).collect(),
     }
+}
+
+/// L2Ptr, and bits of Span that are set: with more of them entries would be read where other memory is. Spec: SMMUv3 H.a, 5.1 "L1STD, Level 1 Stream Table
+/// Descriptor".
+fn of_descriptor(descriptor: u64, word: u64) -> Vec<Bit> {
+    bits_of(descriptor, (0..5).filter(|&bit| word >> bit & 1 == 1)).chain(bits_of(descriptor, FAR)).collect()
 }
 
 /// EPD0, EPD1, V, AA64, R, and TTB0. Spec: SMMUv3 H.a, 5.4 "CD, Context Descriptor".
@@ -131,6 +145,12 @@ impl Iron for Hardware {
     fn entry_bits(&self, at: &Place<'_>, source: SourceId, tables: &Tables<'_>) -> Vec<Bit> {
         let Some(entry) = at.hub.entry_of(at.unit, source.0) else { return Vec::new() };
         of_entry(entry.get(), matches!(tables.stream(entry), Found::Through(root) if root.second))
+    }
+
+    fn outer_bits(&self, at: &Place<'_>, source: SourceId) -> Vec<Bit> {
+        let Some(descriptor) = at.hub.descriptor_of(at.unit, source.0) else { return Vec::new() };
+        let word = at.bus().cpu().ram().load(descriptor).unwrap_or(0);
+        of_descriptor(descriptor.get(), word)
     }
 
     fn inner_bits(&self, at: &Place<'_>, source: SourceId, tables: &Tables<'_>) -> (Vec<Bit>, bool) {

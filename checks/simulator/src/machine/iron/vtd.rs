@@ -121,6 +121,10 @@ impl Parts for Unit {
         Box::new(DescriptorTap::new(registers))
     }
 
+    fn spreads(&self) -> bool {
+        true
+    }
+
     /// The root table, with nothing in it: a unit that does not translate lets everything through.
     fn keeps(&self) -> usize {
         1
