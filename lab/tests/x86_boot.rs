@@ -26,11 +26,11 @@ fn x86() -> MachineSpec {
 }
 
 /// A PC whose unit is like this and covers these slots, with what its firmware leaves in memory.
-fn built(config: Config, slots: Option<Vec<(usize, u8)>>) -> (Machine, Vec<u8>) {
+fn built(config: Config, slots: Option<Vec<u8>>) -> (Machine, Vec<u8>) {
     let mut spec = x86();
     let unit = &mut spec.pc.as_mut().unwrap().units[0];
     unit.config = config;
-    unit.slots = slots;
+    unit.ways = slots.map(|slots| slots.into_iter().map(|device| vec![device]).collect());
     let tables = acpi::emit(&spec, spec.pc.as_ref().unwrap()).unwrap();
     (Machine::build(spec, DiskContent::Blank, 1, &trace::shared(None)).unwrap(), tables)
 }
@@ -122,7 +122,7 @@ fn functions_that_no_unit_covers_are_not_used_and_master_no_bus() {
     const COMMAND: u16 = 4;
     const BUS_MASTER: u16 = 1 << 2;
     // A disk on the root bus, and a port with all behind it.
-    let (machine, tables) = built(Config::default(), Some(vec![(0, 1), (0, 2)]));
+    let (machine, tables) = built(Config::default(), Some(vec![1, 2]));
     let system = System::boot(BootRequest::new(&machine, &tables, trace::shared(None))).unwrap();
     let mut covered = Vec::new();
     for (host, endpoint) in system.endpoints() {

@@ -149,6 +149,9 @@ fn check_lists(remapping: &Remapping, table: &[u8]) {
     assert!(remapping.affinities.iter().all(|affinity| affinity.unit < remapping.units.len()));
     for (index, device) in remapping.namespace.iter().enumerate() {
         assert!(remapping.namespace[..index].iter().all(|other| other.number != device.number));
+        let ids = remapping.ids_of(device.number).unwrap_or_default();
+        assert!(ids.iter().all(|&(unit, _)| unit < remapping.units.len()));
+        assert!(remapping.reserved_for_named(device.number).count() <= remapping.reserved.len());
     }
 }
 

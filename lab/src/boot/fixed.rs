@@ -7,6 +7,7 @@ use std::sync::Arc;
 use portcullis::core::device::DeviceInfo;
 use portcullis::core::domain::FlushMode;
 use portcullis::core::group::Group;
+use portcullis::core::iommu::AddDeviceError;
 use portcullis::firmware::{DeviceRef, PlatformDevice, Stream};
 use portcullis::types::SourceId;
 
@@ -53,7 +54,15 @@ pub(super) fn bring_up(
     };
     let wrong = |error: String| RunError::wrong(&name, error, "run with -v to see the SMMU's commands");
     let info = info(system, index, &sources);
-    let device = unit.unit.add_device(info).map_err(|error| wrong(format!("it was not added: {error:?}")))?;
+    let device = match unit.unit.add_device(info) {
+        Ok(device) => device,
+        // Firmware gives two devices one name: the first keeps it.
+        Err(AddDeviceError::Taken { .. }) => {
+            let standing = Standing::Uncovered("its id at the IOMMU is another device's");
+            return Ok(Some(FixedDevice { index, name, standing }));
+        }
+        Err(error) => return Err(wrong(format!("it was not added: {error:?}"))),
+    };
     let group = system.new_group(unit, system.next_group_id(), mode)?;
     group.add_device(&device).map_err(|error| wrong(format!("it did not join its group: {error:?}")))?;
     Ok(Some(FixedDevice { index, name, standing: Standing::Behind { device, group } }))

@@ -10,7 +10,7 @@ use model_devices::its::Its;
 use portcullis::firmware::{self, MsiControllerKind, MsiTarget};
 use portcullis::nvme;
 use portcullis::types::{Pa, SourceId};
-use portcullis::vtd::Vtd;
+use portcullis::vtd::{Requester, Vtd};
 
 use super::messages::Messages;
 use super::vectors::{FirstCpu, Vectors};
@@ -154,10 +154,15 @@ impl Interrupts {
     }
 
     /// From now on a device's messages to the CPUs name entries of a unit's table.
-    pub(super) fn remap(&self, device_id: u32, unit: &Arc<Vtd<LabPlatform, RegisterWindow>>) {
+    pub(super) fn remap(
+        &self,
+        device_id: u32,
+        unit: &Arc<Vtd<LabPlatform, RegisterWindow>>,
+        sender: Requester,
+    ) {
         for controller in self.controllers().iter().flatten() {
             if let Controller::Apics(vectors) = controller {
-                vectors.remap(device_id, unit);
+                vectors.remap(device_id, unit, sender);
             }
         }
     }

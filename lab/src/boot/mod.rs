@@ -226,7 +226,7 @@ impl System {
 
     /// From now on interrupts of functions that a VT-d unit covers are what its table says.
     fn remap_interrupts(&self) {
-        for (_, endpoint) in self.endpoints() {
+        for (host, endpoint) in self.endpoints() {
             let Standing::Behind { device, .. } = &endpoint.standing else { continue };
             let Some(Hardware::Vtd(vtd)) = self.unit_of(device.iommu().name()).map(|unit| &unit.driver)
             else {
@@ -234,8 +234,9 @@ impl System {
             };
             if vtd.interrupts().is_some()
                 && let Some(device_id) = endpoint.msi.and_then(|msi| msi.device_id)
+                && let Some(sender) = pci::sender(&host.topology, endpoint.function)
             {
-                self.interrupts.remap(device_id, vtd);
+                self.interrupts.remap(device_id, vtd, sender);
             }
         }
     }

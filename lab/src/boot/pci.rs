@@ -10,10 +10,11 @@ use portcullis::core::group::Group;
 use portcullis::core::iommu::{RegionSource, ReservedKind, ReservedRegion};
 use portcullis::firmware::acpi::FoundFunction;
 use portcullis::firmware::{
-    DeviceRef, Machine, MsiControllerKind, MsiTarget, PciConfig, PciHost, ReservedUse, Translation,
+    DeviceRef, Machine, MsiControllerKind, MsiTarget, PciConfig, PciHost, PciMsi, ReservedUse, Translation,
 };
 use portcullis::pci::{self, Bdf, ConfigAccess, Ecam, Space, Topology};
 use portcullis::types::{Iova, IovaRange, SourceId};
+use portcullis::vtd::Requester;
 
 use super::drivers::{Binding, Bound, Port, unbind};
 use super::phb3::{self, Phb3Config};
@@ -172,13 +173,34 @@ pub(super) fn bring_up(
         .map(|(function, standing)| {
             let at = found.topology.functions[function].at;
             let name = found.topology.name(at).to_string();
-            Endpoint::new(name, function, standing, host.msi_target(at))
+            Endpoint::new(name, function, standing, message_target(host, at))
         })
         .collect();
     let bridges =
         found.endpoints.iter().filter(|at| found.topology.functions[at.function].bridge().is_some());
     bridges.for_each(Endpoint::bind_port);
     Ok(found)
+}
+
+/// Where a function's messages go. The CPUs of a PC hear all segments, in which functions have the same ids: there the segment is in front.
+fn message_target(host: &PciHost, at: Bdf) -> Option<MsiTarget> {
+    let target = host.msi_target(at)?;
+    let to_cpus = matches!(host.msi, PciMsi::Parent(_));
+    let segment = if to_cpus { u32::from(host.segment) << 16 } else { 0 };
+    Some(MsiTarget { device_id: target.device_id.map(|id| segment | id), ..target })
+}
+
+/// As whom a function's messages arrive at its VT-d unit: by its own name, or, where a bridge may put another on them, by some name of the buses there.
+///
+/// Spec: VT-d 5.10, 9.10 "Interrupt Remap Table Entry (IRTE) for Remapped Interrupts", SVT.
+pub(super) fn sender(topology: &Topology, function: usize) -> Option<Requester> {
+    let ids = topology.requester_ids(function);
+    let own = ids.first()?.requester_id();
+    let buses = || ids.iter().map(|id| id.bus());
+    Some(match ids.len() {
+        1 => Requester::Source(SourceId(own.into())),
+        _ => Requester::Buses { first: buses().min()?, last: buses().max()? },
+    })
 }
 
 /// Takes devices out of their groups and away from their IOMMUs.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model_devices::apic::{LocalApics, Vector};
 use portcullis::hal::{Barriers, DmaMemory};
-use portcullis::types::{Pa, SourceId};
+use portcullis::types::Pa;
 use portcullis::vtd::{Destination, Interrupt, InterruptBlock, InterruptMessage, Requester, Vtd};
 
 use crate::platform::{LabPlatform, RegisterWindow};
@@ -22,13 +22,17 @@ const VECTORS: core::ops::Range<u8> = 0x30..0xff;
 /// The first CPU's place in the interrupt address range.
 const FIRST_CPU: u64 = 0xfee0_0000;
 
+/// Who VT-d units are for the CPUs' vectors, by their place in the firmware's list from this on: none of the functions, whose ids have 16 bits, and their segments' 16 bits
+/// above these, of which a machine here has few.
+pub(super) const UNITS: u32 = 1 << 31;
+
 /// The vectors of the first CPU.
 #[derive(Debug)]
 pub(super) struct Vectors {
     cpu: FirstCpu,
     given: Mutex<BTreeMap<u8, Given>>,
-    /// Devices whose messages a unit remaps.
-    remapped: Mutex<BTreeMap<u32, Arc<Unit>>>,
+    /// Devices whose messages a unit remaps, and as whom they arrive there.
+    remapped: Mutex<BTreeMap<u32, (Arc<Unit>, Requester)>>,
     /// How many messages of devices were taken.
     taken: AtomicU64,
 }
@@ -139,8 +143,8 @@ impl Vectors {
         let vector = free.next().ok_or("every vector of the first CPU is taken")?;
         let unit = self.remapped().get(&device).cloned();
         let (to, data, entry) = match unit {
-            Some(unit) => {
-                let (message, block) = remapped(&unit, device, vector)?;
+            Some((unit, sender)) => {
+                let (message, block) = remapped(&unit, sender, vector)?;
                 (Pa::new(message.address), message.data, Some((unit, block)))
             }
             None => (Pa::new(FIRST_CPU), vector.into(), None),
@@ -152,11 +156,11 @@ impl Vectors {
     }
 
     /// From now on messages of a device name entries of a unit's table.
-    pub(super) fn remap(&self, device: u32, unit: &Arc<Unit>) {
-        self.remapped().insert(device, unit.clone());
+    pub(super) fn remap(&self, device: u32, unit: &Arc<Unit>, sender: Requester) {
+        self.remapped().insert(device, (unit.clone(), sender));
     }
 
-    fn remapped(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<Unit>>> {
+    fn remapped(&self) -> MutexGuard<'_, BTreeMap<u32, (Arc<Unit>, Requester)>> {
         self.remapped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -189,23 +193,23 @@ impl Vectors {
             let found = self.given().get(&vector).map(|given| (given.device, given.number));
             if let Some((device, number)) = found {
                 // What units say of themselves is no message of a device's.
-                self.taken.fetch_add(u64::from(device <= u32::from(u16::MAX)), Relaxed);
+                self.taken.fetch_add(u64::from(device < UNITS), Relaxed);
                 return Some(number);
             }
         }
     }
 }
 
-/// An entry of the unit's table that names this vector and that this device alone may use, and what the device is to write for it.
-fn remapped(unit: &Unit, device: u32, vector: u8) -> Result<(InterruptMessage, InterruptBlock), String> {
+/// An entry of the unit's table that names this vector and that this device alone may use, or whoever shares its name, and what the device is to write for it.
+fn remapped(
+    unit: &Unit,
+    requester: Requester,
+    vector: u8,
+) -> Result<(InterruptMessage, InterruptBlock), String> {
     let table = unit.interrupts().ok_or("its unit remaps nothing")?;
     let block = table.allocate(1).map_err(|error| format!("no entry for its interrupt: {error:?}"))?;
-    let interrupt = Interrupt {
-        vector,
-        destination: Destination::Physical(0),
-        level: false,
-        requester: Requester::Source(SourceId(device)),
-    };
+    let destination = Destination::Physical(0);
+    let interrupt = Interrupt { vector, destination, level: false, requester };
     table.set(&block, 0, &interrupt).map_err(|error| format!("its interrupt was not set: {error:?}"))?;
     Ok((table.message(&block, 0), block))
 }

@@ -11,6 +11,7 @@ use portcullis::vtd::{BootRegion, Config, Features, InterruptConfig, Msi, ProbeE
 
 use super::System;
 use super::unit::{Hardware, OwnLines, Unit, used_directly};
+use super::vectors::UNITS;
 use crate::error::RunError;
 
 /// The least of registers that a unit has: those that say how many there are.
@@ -20,8 +21,6 @@ const FAULT_RECORD_BYTES: usize = 16;
 /// Events that a unit sends as messages of its own.
 const FAULTS: u32 = 0;
 const PAGE_REQUESTS: u32 = 1;
-/// Who a unit is for the CPUs' vectors: none of the functions, whose ids have 16 bits.
-const OWN_IDS: u32 = 0x1_0000;
 /// Entries for interrupts: one for each vector of the first CPU.
 const INTERRUPT_ENTRIES_LG2: u8 = 8;
 
@@ -34,7 +33,7 @@ pub(super) fn bring_up(system: &System, cpus: Option<CpuFacts>, index: usize) ->
     let Some(&window) = window else {
         return Err(RunError::bad_input(&node.path, "it has no registers", "correct the tables"));
     };
-    let own = OWN_IDS + u32::try_from(index).unwrap_or(0);
+    let own = UNITS + u32::try_from(index).unwrap_or(0);
     let controller = firmware.msi_controllers.iter().position(|one| one.enabled);
     let target = controller.map(|controller| MsiTarget { controller, device_id: Some(own) });
     let target = target

@@ -18,7 +18,7 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 
 use super::iort;
-use super::spec::{BridgeKind, MachineSpec, PcSpec, Plugged, Slot, VtdSpec};
+use super::spec::{BridgeKind, MachineSpec, PcSpec};
 
 /// Where the area begins in which a PC's firmware leaves the RSDP, on a boundary of 16 bytes. Spec: ACPI 6.5, 5.2.5.1 "Finding the RSDP on IA-PC Systems".
 pub const AREA_FIRST: u64 = 0xe_0000;
@@ -40,12 +40,18 @@ const PAGES_LG2: u8 = 1;
 /// Bits of an address, less one.
 const HOST_ADDRESS_WIDTH: u8 = 45;
 
+/// The flag of an ATSR for every root port of its segment.
+const ALL_PORTS: u8 = 1;
+
 /// Types of structures of DMAR, and of entries of their device scopes.
 const DRHD: u16 = 0;
 const RMRR: u16 = 1;
 const ATSR: u16 = 2;
+const ANDD: u16 = 4;
+const SATC: u16 = 5;
 const ENDPOINT: u8 = 1;
 const SUB_HIERARCHY: u8 = 2;
+const NAME_SPACE: u8 = 5;
 
 /// The area with the machine's tables.
 ///
@@ -129,50 +135,90 @@ fn mcfg(spec: &MachineSpec) -> Result<Vec<u8>, String> {
 fn dmar(spec: &MachineSpec, pc: &PcSpec) -> Result<Vec<u8>, String> {
     let mut dmar = Sdt::new(*b"DMAR", 36, 1, OEM, TABLE, 1);
     dmar.append_slice(&[HOST_ADDRESS_WIDTH, INTR_REMAP, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-    // Units for all that is left come last.
-    let (named, rest): (Vec<&VtdSpec>, Vec<_>) = pc.units.iter().partition(|unit| unit.slots.is_some());
-    for unit in named {
-        let slots = unit.slots.as_deref().unwrap_or_default();
-        let segment = slots.first().map_or(0, |(bridge, _)| *bridge);
-        let entries = slots.iter().map(|slot| entry(spec, *slot)).collect::<Result<Vec<_>, _>>()?;
-        dmar.append_slice(&drhd(unit, 0, segment_of(segment)?, &entries.concat()));
-    }
-    for unit in rest {
-        for segment in 0..spec.host_bridges.len() {
-            dmar.append_slice(&drhd(unit, INCLUDE_PCI_ALL, segment_of(segment)?, &[]));
-        }
-    }
-    for region in &spec.reserved {
-        let memory = region.memory.filter(|memory| memory.first().get() == region.iova.first().get());
-        let memory = memory.ok_or("DMAR reserves memory that is mapped 1:1, and nothing else")?;
-        let ends = [memory.first().get(), memory.last().get()].map(u64::to_le_bytes).concat();
-        let body = [&[0, 0][..], &segment_of(region.slot.0)?.to_le_bytes(), &ends].concat();
-        dmar.append_slice(&structure(RMRR, &body, &entry(spec, region.slot)?));
-    }
-    for (index, _) in spec.host_bridges.iter().enumerate().filter(|(_, bridge)| bridge.ats) {
-        const ALL_PORTS: u8 = 1;
-        let body = [&[ALL_PORTS, 0][..], &segment_of(index)?.to_le_bytes()].concat();
-        dmar.append_slice(&structure(ATSR, &body, &[]));
+    for structure in structures(spec, pc)? {
+        dmar.append_slice(&structure);
     }
     dmar.update_checksum();
     Ok(bytes(&dmar))
 }
 
-fn drhd(unit: &VtdSpec, flags: u8, segment: u16, scope: &[u8]) -> Vec<u8> {
-    let body = [&[flags, PAGES_LG2][..], &segment.to_le_bytes(), &unit.base.get().to_le_bytes()].concat();
-    structure(DRHD, &body, scope)
+/// The structures of DMAR, in the order of their types.
+fn structures(spec: &MachineSpec, pc: &PcSpec) -> Result<Vec<Vec<u8>>, String> {
+    let mut structures = Vec::new();
+    // Units for all that is left come last.
+    let (named, rest): (Vec<_>, Vec<_>) =
+        pc.units.iter().enumerate().partition(|(_, unit)| unit.ways.is_some());
+    for (index, unit) in named.into_iter().chain(rest) {
+        let ways = unit.ways.iter().flatten().map(|way| entry(spec, unit.bridge, way));
+        let mut scope = ways.collect::<Result<Vec<_>, _>>()?;
+        scope.extend(name_space(spec, index)?);
+        let flags = if unit.ways.is_none() { INCLUDE_PCI_ALL } else { 0 };
+        let base = unit.base.get().to_le_bytes();
+        let body = [&[flags, PAGES_LG2][..], &segment_of(unit.bridge)?.to_le_bytes(), &base].concat();
+        structures.push(structure(DRHD, &body, &scope.concat()));
+    }
+    for region in &spec.reserved {
+        let memory = region.memory.filter(|memory| memory.first().get() == region.iova.first().get());
+        let memory = memory.ok_or("DMAR reserves memory that is mapped 1:1, and nothing else")?;
+        let ends = [memory.first().get(), memory.last().get()].map(u64::to_le_bytes).concat();
+        let (bridge, device) = region.slot;
+        let body = [&[0, 0][..], &segment_of(bridge)?.to_le_bytes(), &ends].concat();
+        let in_slot = spec.disks().find(|disk| (disk.bridge, disk.way[0]) == (bridge, device));
+        let disk = in_slot.ok_or("memory is reserved for a disk")?;
+        structures.push(structure(RMRR, &body, &entry(spec, bridge, &disk.way)?));
+    }
+    for (index, _) in spec.host_bridges.iter().enumerate().filter(|(_, bridge)| bridge.ats) {
+        let flags = if pc.ats_ports.is_none() { ALL_PORTS } else { 0 };
+        let body = [&[flags, 0][..], &segment_of(index)?.to_le_bytes()].concat();
+        structures.push(structure(ATSR, &body, &in_slots(spec, index, pc.ats_ports.as_deref())?));
+    }
+    for (number, device) in spec.accelerators.iter().enumerate() {
+        let number = u8::try_from(number).map_err(|_| "a device of the name space has a number of 8 bits")?;
+        let name = [device.acpi_name().as_bytes(), &[0]].concat();
+        structures.push(structure(ANDD, &[0, 0, 0, number], &name));
+    }
+    for index in 0..spec.host_bridges.len() {
+        let scope = in_slots(spec, index, pc.satc.as_deref())?;
+        if !scope.is_empty() {
+            let body = [&[0, 0][..], &segment_of(index)?.to_le_bytes()].concat();
+            structures.push(structure(SATC, &body, &scope));
+        }
+    }
+    Ok(structures)
 }
 
-/// What is in a slot, as a device scope names it: a port with all behind it.
-fn entry(spec: &MachineSpec, (bridge, device): (usize, u8)) -> Result<Vec<u8>, String> {
+/// The entries of what is in these slots of a host bridge.
+fn in_slots(spec: &MachineSpec, bridge: usize, slots: Option<&[(usize, u8)]>) -> Result<Vec<u8>, String> {
+    let own = slots.unwrap_or_default().iter().filter(|(other, _)| *other == bridge);
+    let entries = own.map(|&(_, device)| entry(spec, bridge, &[device])).collect::<Result<Vec<_>, _>>()?;
+    Ok(entries.concat())
+}
+
+/// The entries of the devices of the name space behind a unit: one for each id that they have there.
+fn name_space(spec: &MachineSpec, unit: usize) -> Result<Vec<Vec<u8>>, String> {
+    let mut entries = Vec::new();
+    for (number, device) in (0..).zip(&spec.accelerators).filter(|(_, device)| device.smmu == unit) {
+        let mut sources = device.sources.to_vec();
+        sources.dedup();
+        for source in sources {
+            let id = u16::try_from(source.0).map_err(|_| "a source id has 16 bits")?;
+            let [function, bus] = id.to_le_bytes();
+            entries.push(vec![NAME_SPACE, 8, 0, 0, number, bus, function >> 3, function & 7]);
+        }
+    }
+    Ok(entries)
+}
+
+/// What a way leads to, as a device scope names it: a bridge with all below it, or a device.
+fn entry(spec: &MachineSpec, bridge: usize, way: &[u8]) -> Result<Vec<u8>, String> {
     let slots = spec.host_bridges.get(bridge).map_or(&[][..], |bridge| &bridge.slots);
-    let found = slots.iter().find(|slot| slot.device == device).ok_or("nothing is in that slot")?;
-    let kind = match found {
-        Slot { what: Plugged::PortWithDisk { .. }, .. } => SUB_HIERARCHY,
-        Slot { what: Plugged::Disk | Plugged::Accelerator, .. } => ENDPOINT,
-    };
-    // Type, length, flags, a reserved byte, no enumeration id, bus 0, and one step.
-    Ok(vec![kind, 8, 0, 0, 0, 0, device, 0])
+    let (device, below) = way.split_first().ok_or("a way leads somewhere")?;
+    let found = slots.iter().find(|slot| slot.device == *device).ok_or("nothing is in that slot")?;
+    let kind = if found.what.bridges().contains(&below) { SUB_HIERARCHY } else { ENDPOINT };
+    let length = u8::try_from(6 + 2 * way.len()).map_err(|_| "a way is short")?;
+    // Type, length, flags, a reserved byte, no enumeration id, bus 0, and the steps.
+    let steps = way.iter().flat_map(|&device| [device, 0]);
+    Ok([kind, length, 0, 0, 0, 0].into_iter().chain(steps).collect())
 }
 
 fn structure(kind: u16, body: &[u8], scope: &[u8]) -> Vec<u8> {

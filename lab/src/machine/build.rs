@@ -22,10 +22,11 @@ use portcullis::types::{Pa, PaRange, SourceId};
 
 use super::broadcast::Ear;
 use super::fdt::{ACCELERATOR_BYTES, FRAME_BYTES};
-use super::interrupts::Wire;
+use super::interrupts::{BehindUnit, Wire};
 use super::qemu;
 use super::spec::{
-    AcceleratorSpec, BridgeKind, HostBridgeSpec, MachineSpec, PcSpec, Phb3Spec, Plugged, Smmuv2Spec, VtdSpec,
+    AcceleratorSpec, BridgeKind, HostBridgeSpec, MachineSpec, PcSpec, Phb3Spec, Plugged, Slot, Smmuv2Spec,
+    VtdSpec,
 };
 use crate::error::RunError;
 use crate::input::Opened;
@@ -154,8 +155,8 @@ impl Machine {
             machine.add_pc(pc, sink)?;
         }
         let mut contents = contents.into_iter();
-        for bridge in &spec.host_bridges {
-            machine.add_bridge(bridge, &mut contents, sink)?;
+        for (index, bridge) in spec.host_bridges.iter().enumerate() {
+            machine.add_bridge(index, bridge, &mut contents, sink)?;
         }
         for accelerator in &spec.accelerators {
             machine.add_accelerator(accelerator, sink)?;
@@ -204,36 +205,31 @@ impl Machine {
         }
     }
 
-    /// Local APICs, and the VT-d unit that devices' messages to them pass.
+    /// Local APICs, and the VT-d units that devices' messages to them pass.
     fn add_pc(&mut self, pc: &PcSpec, sink: &SharedSink) -> Result<(), RunError> {
         let cpus = u8::try_from(pc.cpus.len()).map_err(|_| self.trouble("more CPUs than APIC ids"))?;
         let apics = LocalApics::new(cpus, sink.clone());
-        self.apics = Some(apics.clone());
-        match &pc.units[..] {
-            [] => apics.connect(&self.bus).map_err(|error| self.trouble(error)),
-            [unit] => {
-                let memory = Memory { snooped: self.bus.clone(), unsnooped: self.bus.non_snooping() };
-                let wire = Arc::new(Wire(apics));
-                let vtd = Arc::new(Vtd::new(unit.config, memory, wire, self.seed, sink.clone()));
-                let registers = PaRange::new(unit.base, Vtd::REGISTER_BYTES);
-                let registers = registers.ok_or_else(|| self.trouble("a unit's registers wrap"))?;
-                let added = self.bus.add_registers("vtd", registers, vtd.clone());
-                let added =
-                    added.and_then(|()| self.bus.add_doorbell("vtd", LocalApics::range(), vtd.clone()));
-                added.map_err(|error| self.trouble(error))?;
-                self.bus.add_clocked(vtd.clone());
-                self.vtds.push(vtd);
-                Ok(())
-            }
-            _ => Err(self.trouble("the lab builds PCs with one unit at most")),
+        apics.connect(&self.bus).map_err(|error| self.trouble(error))?;
+        for unit in &pc.units {
+            let memory = Memory { snooped: self.bus.clone(), unsnooped: self.bus.non_snooping() };
+            let wire = Arc::new(Wire(apics.clone()));
+            // The first one's seed is the machine's.
+            let seed = self.seed ^ self.vtds.len() as u64;
+            let vtd = Arc::new(Vtd::new(unit.config, memory, wire, seed, sink.clone()));
+            let registers = PaRange::new(unit.base, Vtd::REGISTER_BYTES);
+            let registers = registers.ok_or_else(|| self.trouble("a unit's registers wrap"))?;
+            let added = self.bus.add_registers("vtd", registers, vtd.clone());
+            added.map_err(|error| self.trouble(error))?;
+            self.bus.add_clocked(vtd.clone());
+            self.vtds.push(vtd);
         }
+        self.apics = Some(apics);
+        Ok(())
     }
 
     fn add_accelerator(&mut self, spec: &AcceleratorSpec, sink: &SharedSink) -> Result<(), RunError> {
-        let smmu =
-            self.smmus.get(spec.smmu).ok_or_else(|| self.trouble("an accelerator's SMMU is missing"))?;
-        let translator: Arc<dyn Translator> = smmu.clone();
-        let fabric = self.fabric(spec.coherent);
+        let before = self.before(spec.smmu, spec.coherent);
+        let (translator, fabric) = before.ok_or_else(|| self.trouble("an accelerator's IOMMU is missing"))?;
         let options = AcceleratorOptions {
             pasid_bits: spec.pasid_bits,
             seed: self.seed ^ spec.base.get(),
@@ -248,12 +244,30 @@ impl Machine {
         Ok(())
     }
 
-    fn add_pcie_accelerator(&mut self, bus: &PciBus, devfn: u8, sink: &SharedSink) -> Result<(), RunError> {
-        let options = AcceleratorOptions {
-            port: PortKind::IntegratedEndpoint,
-            seed: self.seed ^ u64::from(devfn),
-            ..AcceleratorOptions::default()
-        };
+    /// What a device that is no PCI function sends into.
+    fn before(&self, index: usize, coherent: bool) -> Option<(Arc<dyn Translator>, Arc<dyn Fabric>)> {
+        if self.spec.pc.is_some() {
+            return self.behind_unit(index, coherent);
+        }
+        Some((self.smmus.get(index)?.clone(), self.fabric(coherent)))
+    }
+
+    /// What devices behind a VT-d unit send into.
+    fn behind_unit(&self, index: usize, coherent: bool) -> Option<(Arc<dyn Translator>, Arc<dyn Fabric>)> {
+        let unit = self.vtds.get(index)?.clone();
+        let fabric = Arc::new(BehindUnit { unit: unit.clone(), fabric: self.fabric(coherent) });
+        Some((unit, fabric))
+    }
+
+    fn add_pcie_accelerator(
+        &mut self,
+        bus: &PciBus,
+        devfn: u8,
+        port: PortKind,
+        sink: &SharedSink,
+    ) -> Result<(), RunError> {
+        let seed = self.seed ^ u64::from(devfn);
+        let options = AcceleratorOptions { port, seed, ..AcceleratorOptions::default() };
         let model = PcieAccelerator::new(&options, sink.clone());
         bus.plug(devfn, model.clone()).map_err(|error| self.trouble(error))?;
         self.bus.add_clocked(model.clone());
@@ -263,6 +277,7 @@ impl Machine {
 
     fn add_bridge(
         &mut self,
+        index: usize,
         spec: &HostBridgeSpec,
         contents: &mut impl Iterator<Item = DiskContent>,
         sink: &SharedSink,
@@ -275,52 +290,112 @@ impl Machine {
             None => RidMap::offset(0),
         };
         let phb = spec.phb3().map(|phb| self.add_phb3(phb, sink)).transpose()?;
-        let translator: Arc<dyn Translator> = match (&phb, spec.smmu) {
-            (Some(phb), _) => phb.clone(),
+        let coherent = self.fabric(spec.coherent);
+        let (translator, fabric): (Arc<dyn Translator>, _) = match (&phb, spec.smmu) {
+            (Some(phb), _) => (phb.clone(), coherent),
             (None, Some((smmu, _))) => {
-                self.smmu(smmu).ok_or_else(|| self.trouble("a host bridge's SMMU is missing"))?
+                let smmu = self.smmu(smmu);
+                (smmu.ok_or_else(|| self.trouble("a host bridge's SMMU is missing"))?, coherent)
             }
-            (None, None) => match self.vtds.first() {
-                Some(vtd) => vtd.clone(),
-                None => Arc::new(Untranslated),
-            },
+            // What is not led to a unit that names it is behind the one for all that is left.
+            (None, None) => {
+                let rest = self.spec.unit_of(index, &[]);
+                let behind = rest.and_then(|unit| self.behind_unit(unit, spec.coherent));
+                behind.unwrap_or_else(|| (Arc::new(Untranslated), coherent))
+            }
         };
-        let host = Host {
+        let host = |translator, fabric| Host {
             translator,
-            fabric: self.fabric(spec.coherent),
+            fabric,
             stream_ids: ids(spec.smmu.map(|(_, base)| base)),
             device_ids: ids(spec.its.map(|(_, base)| base)),
             sink: sink.clone(),
         };
+        let first = host(translator, fabric);
         let window = |cpu: PaRange| Window { cpu, pci_first: cpu.first().get() };
         let windows = [Some(spec.window_32), spec.window_64].into_iter().flatten().map(window).collect();
         let root = match (&spec.kind, phb) {
-            (BridgeKind::Phb3(own), Some(phb)) => self.root_of_phb3(spec, own, &phb, host)?,
+            (BridgeKind::Phb3(own), Some(phb)) => self.root_of_phb3(spec, own, &phb, first)?,
             (BridgeKind::Ecam(ecam), _) => {
                 let layout = RootLayout { ecam: ecam.first(), buses: 0..=spec.last_bus, windows };
-                let root = RootComplex::new(layout, host);
+                let root = RootComplex::new(layout, first);
                 root.connect(&self.bus).map_err(|error| self.trouble(error))?;
                 root
             }
             (BridgeKind::Phb3(_), None) => return Err(self.trouble("a PHB3 without its model")),
         };
+        let mut ways = Vec::new();
+        for (unit, vtd) in self.spec.pc.iter().flat_map(|pc| &pc.units).enumerate() {
+            let named = vtd.ways.as_deref().filter(|_| vtd.bridge == index);
+            let Some((named, (translator, fabric))) = named.zip(self.behind_unit(unit, spec.coherent)) else {
+                continue;
+            };
+            let host = root.add_host(host(translator, fabric));
+            ways.extend(named.iter().map(|way| (way.clone(), host.clone())));
+        }
         for slot in &spec.slots {
-            let devfn = slot.device << 3;
-            match slot.what {
-                Plugged::Accelerator => self.add_pcie_accelerator(root.root_bus(), devfn, sink)?,
-                Plugged::Disk => {
-                    self.add_disk(root.root_bus(), devfn, contents.next().unwrap_or_default(), sink)?
-                }
-                Plugged::PortWithDisk { acs } => {
-                    let options =
-                        BridgeOptions { acs: acs.then_some(Acs::ISOLATING), ..BridgeOptions::default() };
-                    let port =
-                        root.root_bus().add_bridge(devfn, options).map_err(|error| self.trouble(error))?;
-                    self.add_disk(port.secondary(), 0, contents.next().unwrap_or_default(), sink)?;
-                }
-            }
+            self.plug(&root, *slot, &ways, contents, sink)?;
         }
         Ok(())
+    }
+
+    /// Plugs in what a slot holds. `ways` lead to places that are behind units of their own.
+    fn plug(
+        &mut self,
+        root: &Arc<RootComplex>,
+        slot: Slot,
+        ways: &[(Vec<u8>, Arc<Host>)],
+        contents: &mut impl Iterator<Item = DiskContent>,
+        sink: &SharedSink,
+    ) -> Result<(), RunError> {
+        // Who is plugged in at `way` is behind the unit that names it, and else behind that of the bridge above.
+        let lead = |bus: &PciBus, way: &[u8]| {
+            let (&device, _) = way.split_last().expect("a way leads somewhere");
+            let named = ways.iter().find(|(named, _)| named == way);
+            named.into_iter().for_each(|(_, host)| bus.lead(device << 3, host));
+            device << 3
+        };
+        let top = [slot.device];
+        let devfn = lead(root.root_bus(), &top);
+        let bridge = |bus: &PciBus, devfn, options| bus.add_bridge(devfn, options);
+        let port_options =
+            |acs: bool| BridgeOptions { acs: acs.then_some(Acs::ISOLATING), ..BridgeOptions::default() };
+        match slot.what {
+            Plugged::Accelerator => {
+                let port = PortKind::IntegratedEndpoint;
+                self.add_pcie_accelerator(root.root_bus(), devfn, port, sink)
+            }
+            Plugged::Disk => {
+                let content = contents.next().unwrap_or_default();
+                self.add_disk(root.root_bus(), devfn, PortKind::Endpoint, content, sink)
+            }
+            Plugged::PortWithDisk { acs } => {
+                let port = bridge(root.root_bus(), devfn, port_options(acs));
+                let port = port.map_err(|error| self.trouble(error))?;
+                let devfn = lead(port.secondary(), &[slot.device, 0]);
+                let content = contents.next().unwrap_or_default();
+                self.add_disk(port.secondary(), devfn, PortKind::Endpoint, content, sink)
+            }
+            Plugged::PortWithAccelerator => {
+                let port = bridge(root.root_bus(), devfn, port_options(true));
+                let port = port.map_err(|error| self.trouble(error))?;
+                let devfn = lead(port.secondary(), &[slot.device, 0]);
+                self.add_pcie_accelerator(port.secondary(), devfn, PortKind::Endpoint, sink)
+            }
+            Plugged::PortWithPciBridge => {
+                let port = bridge(root.root_bus(), devfn, port_options(true));
+                let port = port.map_err(|error| self.trouble(error))?;
+                let devfn = lead(port.secondary(), &[slot.device, 0]);
+                let down = bridge(port.secondary(), devfn, BridgeOptions::to_pci());
+                let down = down.map_err(|error| self.trouble(error))?;
+                for device in [1, 2] {
+                    let devfn = lead(down.secondary(), &[slot.device, 0, device]);
+                    let content = contents.next().unwrap_or_default();
+                    self.add_disk(down.secondary(), devfn, PortKind::Conventional, content, sink)?;
+                }
+                Ok(())
+            }
+        }
     }
 
     fn add_smmuv2(&mut self, spec: &Smmuv2Spec, sink: &SharedSink) -> Result<(), RunError> {
@@ -378,6 +453,7 @@ impl Machine {
         &mut self,
         bus: &PciBus,
         devfn: u8,
+        port: PortKind,
         content: DiskContent,
         sink: &SharedSink,
     ) -> Result<(), RunError> {
@@ -389,7 +465,7 @@ impl Machine {
                 RunError::bad_input(path.display(), what, "give the path of a regular file that you may read")
             })?),
         };
-        let options = NvmeOptions { seed: self.seed ^ devfn as u64, ..NvmeOptions::default() };
+        let options = NvmeOptions { port, seed: self.seed ^ devfn as u64, ..NvmeOptions::default() };
         let disk = Nvme::new(options, medium, sink.clone());
         bus.plug(devfn, disk.clone()).map_err(|error| self.trouble(error))?;
         self.bus.add_clocked(disk.clone());

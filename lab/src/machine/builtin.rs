@@ -28,6 +28,7 @@ pub fn all() -> Vec<MachineSpec> {
         power8(),
         smmuv2(),
         pc(),
+        pc_with_units(),
     ]
 }
 
@@ -234,10 +235,77 @@ fn pc() -> MachineSpec {
             units: vec![VtdSpec {
                 base: Pa::new(0xfed9_0000),
                 config: model_vtd::Config::default(),
-                slots: None,
+                bridge: 0,
+                ways: None,
             }],
+            ..PcSpec::default()
         }),
         ..MachineSpec::bare("x86", summary, memory(0x10_0000, 0x4000_ffff))
+    }
+}
+
+/// A PC with four VT-d units in two segments: two that name whom they cover, by ways of one step and of two, and in each segment one for all that is left. Firmware keeps memory for
+/// disks of two of them, lets one root port pass on what devices with an ATC say, and knows a device that is no PCI function.
+fn pc_with_units() -> MachineSpec {
+    let base = pc();
+    let pc = base.pc.clone().unwrap_or_default();
+    let unit = |bridge, base, ways: Option<&[&[u8]]>| VtdSpec {
+        base: Pa::new(base),
+        config: model_vtd::Config::default(),
+        bridge,
+        ways: ways.map(|ways| ways.iter().map(|way| way.to_vec()).collect()),
+    };
+    let slot = |device, what| Slot { device, what };
+    let first = HostBridgeSpec {
+        window_32: memory(0xc000_0000, 0xdfff_ffff),
+        slots: vec![
+            slot(1, Plugged::Disk),
+            slot(2, Plugged::PortWithDisk { acs: true }),
+            slot(4, Plugged::PortWithDisk { acs: true }),
+            slot(5, Plugged::PortWithAccelerator),
+            slot(6, Plugged::PortWithPciBridge),
+            slot(7, Plugged::PortWithDisk { acs: false }),
+            slot(8, Plugged::PortWithAccelerator),
+        ],
+        ..base.host_bridges[0].clone()
+    };
+    let second = HostBridgeSpec {
+        kind: BridgeKind::Ecam(memory(0xb100_0000, 0xb17f_ffff)),
+        window_32: memory(0xe000_0000, 0xfebf_ffff),
+        window_64: None,
+        ats: false,
+        slots: vec![slot(1, Plugged::Disk)],
+        ..first.clone()
+    };
+    let kept = |device, first: u64| ReservedSpec {
+        slot: (0, device),
+        iova: iovas(first, first + 0xffff),
+        memory: Some(memory(first, first + 0xffff)),
+    };
+    MachineSpec {
+        name: "x86-units".into(),
+        summary: "a PC with four VT-d units, two segments, and devices behind a PCI bridge".into(),
+        host_bridges: vec![first, second],
+        reserved: vec![kept(1, 0x3fff_0000), kept(7, 0x3ffd_0000)],
+        accelerators: vec![AcceleratorSpec {
+            base: Pa::new(0xfed0_0000),
+            smmu: 2,
+            sources: [SourceId(0xf8f8); 2],
+            pasid_bits: 0,
+            can_stall: false,
+            coherent: true,
+        }],
+        pc: Some(PcSpec {
+            units: vec![
+                unit(0, 0xfed9_0000, Some(&[&[1], &[4, 0]])),
+                unit(0, 0xfed9_2000, Some(&[&[5], &[6, 0]])),
+                unit(0, 0xfed9_4000, None),
+                unit(1, 0xfed9_6000, None),
+            ],
+            ats_ports: Some(vec![(0, 5)]),
+            ..pc
+        }),
+        ..base
     }
 }
 

@@ -1,4 +1,4 @@
-//! The wire from a VT-d unit to the local APICs: from the unit's words to those of a message.
+//! The wire from a VT-d unit to the local APICs: from the unit's words to those of a message; and the wire to the unit, from devices behind it.
 //!
 //! Both models are written by people of their own; here is the one place that knows both.
 //!
@@ -6,9 +6,10 @@
 
 use std::sync::Arc;
 
-use model_bus::Doorbell;
+use model_bus::{BusError, Doorbell, Fabric, Write};
 use model_devices::apic::LocalApics;
-use model_vtd::{Interrupt, Interrupts};
+use model_vtd::{Interrupt, Interrupts, Vtd};
+use portcullis::types::Pa;
 
 /// The APICs behind a unit.
 pub(super) struct Wire(pub(super) Arc<LocalApics>);
@@ -18,6 +19,34 @@ impl Interrupts for Wire {
         let Some((offset, data)) = message(interrupt) else { return };
         // They take everything that has a place.
         let _ = self.0.ring(offset, &data.to_le_bytes(), None);
+    }
+}
+
+/// What devices behind a unit send into: memory, and where messages go, the unit.
+pub(super) struct BehindUnit {
+    pub(super) unit: Arc<Vtd>,
+    pub(super) fabric: Arc<dyn Fabric>,
+}
+
+impl Fabric for BehindUnit {
+    fn read(&self, at: Pa, into: &mut [u8]) -> Result<(), BusError> {
+        self.fabric.read(at, into)
+    }
+
+    fn write(&self, write: Write<'_>) -> Result<(), BusError> {
+        let messages = LocalApics::range();
+        if !messages.contains(write.at) {
+            return self.fabric.write(write);
+        }
+        self.unit.ring(write.at.get() - messages.first().get(), write.bytes, write.source)
+    }
+
+    fn compare_exchange(&self, at: Pa, current: u64, new: u64) -> Result<u64, BusError> {
+        self.fabric.compare_exchange(at, current, new)
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.fabric.now_ns()
     }
 }
 

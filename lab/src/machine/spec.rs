@@ -45,8 +45,13 @@ pub struct MachineSpec {
 pub struct PcSpec {
     /// What each CPU can do.
     pub cpus: Vec<x86::CpuFeatures>,
-    /// VT-d units. Every host bridge's functions are behind the one that names them, or else behind the one for all that is left.
+    /// VT-d units. Every host bridge's functions are behind the one that names them, or else behind the one for all that is left. Where an IOMMU is meant by its index, it is one
+    /// of these.
     pub units: Vec<VtdSpec>,
+    /// Which of the root ports of host bridges that pass on what devices with an ATC say do so, by host bridge and device number. None: all.
+    pub ats_ports: Option<Vec<(usize, u8)>>,
+    /// Devices on root buses whose ATC firmware says to be right. None: it says of nobody.
+    pub satc: Option<Vec<(usize, u8)>>,
 }
 
 /// A VT-d unit.
@@ -56,8 +61,19 @@ pub struct VtdSpec {
     pub base: Pa,
     /// What the hardware can do.
     pub config: vtd::Config,
-    /// The slots whose devices it covers: host bridge, and device number. None: all that no other unit covers.
-    pub slots: Option<Vec<(usize, u8)>>,
+    /// The host bridge below which its devices are: a unit has one.
+    pub bridge: usize,
+    /// Whom it covers, and all that is below: the ways there, by device numbers from the root bus on. None: all that no other unit covers.
+    pub ways: Option<Vec<Vec<u8>>>,
+}
+
+/// Where something is plugged in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Below which host bridge.
+    pub bridge: usize,
+    /// The device numbers on the way there from the root bus on. All are of function 0.
+    pub way: Vec<u8>,
 }
 
 /// An SMMUv3.
@@ -153,6 +169,10 @@ pub enum Plugged {
     },
     /// A compression accelerator that shares processes' memory by ATS, PASID and PRI.
     Accelerator,
+    /// A root port with ACS, and such an accelerator behind it.
+    PortWithAccelerator,
+    /// A root port with ACS, behind it a bridge down to a conventional bus, and there two NVMe disks, which nobody above can tell apart.
+    PortWithPciBridge,
 }
 
 /// A compression accelerator with registers at a fixed place, which waits for pages by being stalled.
@@ -160,7 +180,7 @@ pub enum Plugged {
 pub struct AcceleratorSpec {
     /// Where its registers are (64 KiB).
     pub base: Pa,
-    /// The SMMU in front of memory.
+    /// The SMMU in front of memory, or a PC's VT-d unit.
     pub smmu: usize,
     /// Who it is there: when it reads, and when it writes.
     pub sources: [SourceId; 2],
@@ -184,9 +204,32 @@ pub struct ReservedSpec {
 }
 
 impl Plugged {
-    /// Whether a disk is in it.
-    pub fn has_disk(self) -> bool {
-        matches!(self, Self::Disk | Self::PortWithDisk { .. })
+    /// The ways to bridges in it, in the order in which they are found, from the slot on.
+    pub(super) fn bridges(self) -> &'static [&'static [u8]] {
+        match self {
+            Self::Disk | Self::Accelerator => &[],
+            Self::PortWithDisk { .. } | Self::PortWithAccelerator => &[&[]],
+            Self::PortWithPciBridge => &[&[], &[0]],
+        }
+    }
+
+    /// The ways to disks in it.
+    fn disks(self) -> &'static [&'static [u8]] {
+        match self {
+            Self::Disk => &[&[]],
+            Self::PortWithDisk { .. } => &[&[0]],
+            Self::PortWithPciBridge => &[&[0, 1], &[0, 2]],
+            Self::Accelerator | Self::PortWithAccelerator => &[],
+        }
+    }
+
+    /// The ways to accelerators in it.
+    fn accelerators(self) -> &'static [&'static [u8]] {
+        match self {
+            Self::Accelerator => &[&[]],
+            Self::PortWithAccelerator => &[&[0]],
+            Self::Disk | Self::PortWithDisk { .. } | Self::PortWithPciBridge => &[],
+        }
     }
 }
 
@@ -242,33 +285,47 @@ impl MachineSpec {
         memory
     }
 
-    /// The slots with a disk: host bridge, and slot.
-    pub fn disks(&self) -> impl Iterator<Item = (usize, Slot)> + '_ {
-        self.slots().filter(|(_, slot)| slot.what.has_disk())
+    /// Where the disks are.
+    pub fn disks(&self) -> impl Iterator<Item = Place> + '_ {
+        self.places(Plugged::disks)
     }
 
-    /// The slots with an accelerator: host bridge, and slot.
-    pub fn pcie_accelerators(&self) -> impl Iterator<Item = (usize, Slot)> + '_ {
-        self.slots().filter(|(_, slot)| slot.what == Plugged::Accelerator)
+    /// Where the accelerators on PCIe are.
+    pub fn pcie_accelerators(&self) -> impl Iterator<Item = Place> + '_ {
+        self.places(Plugged::accelerators)
     }
 
-    fn slots(&self) -> impl Iterator<Item = (usize, Slot)> + '_ {
-        let bridges = self.host_bridges.iter().enumerate();
-        bridges.flat_map(|(bridge, spec)| spec.slots.iter().map(move |&slot| (bridge, slot)))
+    fn places<'a>(
+        &'a self,
+        ways: impl Fn(Plugged) -> &'static [&'static [u8]] + Copy + 'a,
+    ) -> impl Iterator<Item = Place> + 'a {
+        let slots = self.host_bridges.iter().enumerate();
+        let slots = slots.flat_map(|(bridge, spec)| spec.slots.iter().map(move |&slot| (bridge, slot)));
+        slots.flat_map(move |(bridge, slot)| {
+            let place = move |rest: &&[u8]| Place { bridge, way: [&[slot.device], *rest].concat() };
+            ways(slot.what).iter().map(place)
+        })
     }
 
-    /// The name that enumeration gives the device in a slot: ports get bus numbers in the order of their slots.
-    pub fn device_name(&self, bridge: usize, slot: Slot) -> String {
-        match slot.what {
-            Plugged::Disk | Plugged::Accelerator => format!("{bridge:04x}:00:{:02x}.0", slot.device),
-            Plugged::PortWithDisk { .. } => {
-                let is_port = |other: &&Slot| {
-                    matches!(other.what, Plugged::PortWithDisk { .. }) && other.device <= slot.device
-                };
-                let bus = self.host_bridges[bridge].slots.iter().filter(is_port).count();
-                format!("{bridge:04x}:{bus:02x}:00.0")
-            }
-        }
+    /// The name that enumeration gives the device in a place: buses below bridges get their numbers in the order of the bridges.
+    pub fn device_name(&self, place: &Place) -> String {
+        let Place { bridge, way } = place;
+        let (device, above) = way.split_last().expect("a way leads somewhere");
+        let before = |other: &Place| other.bridge == *bridge && other.way[..] <= *above;
+        let bus = if above.is_empty() { 0 } else { self.places(Plugged::bridges).filter(before).count() };
+        format!("{bridge:04x}:{bus:02x}:{device:02x}.0")
+    }
+
+    /// The VT-d unit that a place is behind, as hardware is wired: the one that names the longest part of the way, or else the one for all that is left. None if there is none.
+    pub fn unit_of(&self, bridge: usize, way: &[u8]) -> Option<usize> {
+        let units = &self.pc.as_ref()?.units;
+        let names = |unit: &VtdSpec| {
+            let named = unit.ways.iter().flatten().filter(|named| way.starts_with(named));
+            named.map(|named| named.len() + 1).max().or(unit.ways.is_none().then_some(0))
+        };
+        let here = units.iter().enumerate().filter(|(_, unit)| unit.bridge == bridge);
+        let naming = here.filter_map(|(index, unit)| Some((names(unit)?, index)));
+        naming.max_by_key(|&(length, _)| length).map(|(_, index)| index)
     }
 }
 

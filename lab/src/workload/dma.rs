@@ -168,14 +168,14 @@ fn work(
 
 /// The disk with the input: the first slot's.
 pub(super) fn first_disk_name(spec: &MachineSpec) -> Result<String, RunError> {
-    let (bridge, slot) = spec.disks().next().ok_or_else(|| {
+    let disk = spec.disks().next().ok_or_else(|| {
         RunError::refused(
             &spec.name,
             "it has no NVMe disk",
             "choose a machine with one: see `portcullis machines`",
         )
     })?;
-    Ok(spec.device_name(bridge, slot))
+    Ok(spec.device_name(&disk))
 }
 
 /// What core counted.

@@ -27,7 +27,8 @@ pub(super) enum Front {
 impl Front {
     /// What stands in front of a disk, by the disk's index.
     pub(super) fn of_disk(spec: &MachineSpec, machine: &Machine, disk: usize) -> Option<Self> {
-        let (bridge, _) = spec.disks().nth(disk)?;
+        let place = spec.disks().nth(disk)?;
+        let bridge = place.bridge;
         match (spec.host_bridges[bridge].phb3(), spec.host_bridges[bridge].smmu) {
             (Some(_), _) => {
                 let before = spec.host_bridges[..bridge].iter().filter(|other| other.phb3().is_some());
@@ -37,7 +38,10 @@ impl Front {
                 None => machine.smmus.get(smmu).cloned().map(Self::Smmu),
                 Some(smmu) => machine.smmuv2s.get(smmu).cloned().map(Self::Smmuv2),
             },
-            (None, None) => machine.vtds.first().cloned().map(Self::Vtd),
+            (None, None) => {
+                let unit = spec.unit_of(bridge, &place.way)?;
+                machine.vtds.get(unit).cloned().map(Self::Vtd)
+            }
         }
     }
 

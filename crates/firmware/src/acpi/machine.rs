@@ -12,8 +12,8 @@
 //! - Without a table of units or SMMUs, no function is behind an IOMMU ([`Translation::NoIommu`](crate::Translation)): firmware says that there is none.
 //! - With one that cannot be read, or that covers a function by nobody, by two units or by one that was left out, that function is
 //!   [`Translation::Uncovered`](crate::Translation), and listed with the reason. It is never behind another unit instead, nor behind none.
-//! - Devices of ACPI's name space that a unit covers, or that IORT knows but not how they reach memory, are in [`Machine::unsupported`]: nothing more is known here
-//!   of what they do.
+//! - Devices of ACPI's name space of which a table does not say how they reach memory, or that are behind a unit that was left out, are in [`Machine::unsupported`]: nothing
+//!   more is known here of what they do.
 //!
 //! Spec: VT-d 5.10, 8 "BIOS Considerations"; Arm DEN0049 E.f "IO Remapping Table"; PCI Firmware 3.3, 4.1.2 "MCFG Table Description".
 //! Not here: what DMAR says (`units`), what IORT says (`smmus`); finding the tables, the memory map, and what AML says of host bridges' windows and of devices'
@@ -130,7 +130,7 @@ impl Machine {
         }
         machine.take_itses(madt);
         if let Some(bytes) = tables.dmar {
-            machine.take_dmar(Remapping::read(bytes, tables.memory));
+            machine.take_dmar(Remapping::read(bytes, tables.memory), tables);
         }
         match (tables.iort, tables.dmar) {
             (Some(_), Some(_)) => machine.acpi_faults.push(AcpiFault::TwoKinds),

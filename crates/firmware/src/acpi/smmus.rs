@@ -295,8 +295,8 @@ fn first_of_each_name(components: &[Component]) -> impl Iterator<Item = &Compone
     components.iter().enumerate().filter(is_first).map(|(_, one)| one)
 }
 
-/// A device that IORT does not know: no IOMMU covers it.
-fn uncovered(device: &NamedDevice<'_>) -> PlatformDevice {
+/// A device that no table of IOMMUs knows: none covers it.
+pub(super) fn uncovered(device: &NamedDevice<'_>) -> PlatformDevice {
     PlatformDevice {
         path: device.name.into(),
         compatible: device.compatible.iter().copied().map(String::from).collect(),
@@ -310,7 +310,8 @@ fn uncovered(device: &NamedDevice<'_>) -> PlatformDevice {
     }
 }
 
-fn unknown(device: &NamedDevice<'_>) -> Unsupported {
+/// A device of which nobody knows how it reaches memory: the table that would say it cannot be read.
+pub(super) fn unknown(device: &NamedDevice<'_>) -> Unsupported {
     let compatible = device.compatible.iter().copied().map(String::from).collect();
     Unsupported { path: device.name.into(), compatible }
 }

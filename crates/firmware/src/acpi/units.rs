@@ -3,24 +3,28 @@
 //! Spec: VT-d 5.10, 8 "BIOS Considerations".
 
 use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use portcullis_types::{Iova, IovaRange, Perms, Prot};
 
-use super::dmar::{Cover, DevicePath, DmarError, Remapping};
+use super::dmar::{Cover, DevicePath, DmarError, NamespaceDevice, Remapping, ReservedRegion};
 use super::fault::AcpiFault;
-use super::machine::FoundFunction;
+use super::machine::{AcpiTables, FoundFunction, NamedDevice};
+use super::smmus::{uncovered, unknown};
+use crate::device::PlatformDevice;
 use crate::idmap::{IdMap, IdMapEntry};
-use crate::iommu::{IommuKind, IommuNode};
+use crate::iommu::{IommuKind, IommuNode, Stream};
 use crate::machine::{Machine, Unsupported};
 use crate::reserved::{DeviceRef, IommuAddresses, ReservedMemory, ReservedUse};
 
 impl Machine {
-    pub(super) fn take_dmar(&mut self, read: Result<Remapping, DmarError>) {
+    pub(super) fn take_dmar(&mut self, read: Result<Remapping, DmarError>, tables: &AcpiTables<'_>) {
         let remapping = match read {
             Ok(remapping) => remapping,
             Err(error) => {
                 self.acpi_faults.push(AcpiFault::Dmar(error));
+                self.unsupported.extend(tables.devices.iter().map(unknown));
                 self.unreadable = Some(error);
                 return;
             }
@@ -43,9 +47,40 @@ impl Machine {
                 enabled: true,
             });
         }
-        let names = remapping.namespace.iter().map(|device| device.name.clone());
-        self.unsupported.extend(names.map(|path| Unsupported { path, compatible: Vec::new() }));
+        for device in &remapping.namespace {
+            let told = tables.devices.iter().find(|told| told.name == device.name);
+            self.take_named(&remapping, device, told.copied().unwrap_or_default());
+        }
+        let known = |told: &&NamedDevice<'_>| remapping.namespace.iter().any(|known| known.name == told.name);
+        self.devices.extend(tables.devices.iter().filter(|told| !known(told)).map(uncovered));
         self.remapping = Some(remapping);
+    }
+
+    /// Takes a device of the name space: it is at each unit as whom scopes say.
+    fn take_named(&mut self, remapping: &Remapping, device: &NamespaceDevice, told: NamedDevice<'_>) {
+        let compatible = || told.compatible.iter().copied().map(String::from).collect();
+        let Some(ids) = remapping.ids_of(device.number).filter(|ids| !ids.is_empty()) else {
+            self.unsupported.push(Unsupported { path: device.name.clone(), compatible: compatible() });
+            return;
+        };
+        let place = DeviceRef::Platform(self.devices.len());
+        for region in remapping.reserved_for_named(device.number) {
+            self.reserved_memory.extend(kept(region, place.clone(), ReservedUse::Direct));
+        }
+        let stream = |(iommu, id): (usize, u16)| Stream { iommu, specifier: [id.into()].into() };
+        self.devices.push(PlatformDevice {
+            path: device.name.clone(),
+            compatible: compatible(),
+            registers: told.registers.to_vec(),
+            streams: ids.into_iter().map(stream).collect(),
+            can_stall: false,
+            pasid_bits: 0,
+            // As everything on a PC.
+            dma_coherent: true,
+            dma_ranges: None,
+            // It has wires, if AML says so.
+            msi: Vec::new(),
+        });
     }
 
     /// Whether what it reserves for devices is from a DMAR table.
@@ -97,19 +132,24 @@ impl Machine {
     /// Keeps for a function what firmware keeps for it.
     fn reserve(&mut self, host: usize, one: &FoundFunction, remapping: &Remapping, path: &DevicePath) {
         let used = if one.is_relaxable() { ReservedUse::DirectRelaxable } else { ReservedUse::Direct };
-        let prot = Prot::cached(Perms::READ_WRITE);
         for region in remapping.reserved_for(path) {
-            let (first, last) = (region.range.first().get(), region.range.last().get());
-            let Some(range) = IovaRange::from_ends(Iova::new(first), Iova::new(last)) else { continue };
             let device = DeviceRef::PciFunction { host, function: one.at };
-            self.reserved_memory.push(ReservedMemory {
-                path: format!("DMAR RMRR {}", region.range),
-                memory: [region.range].into(),
-                no_map: false,
-                addresses: [IommuAddresses { device, range, used, prot }].into(),
-            });
+            self.reserved_memory.extend(kept(region, device, used));
         }
     }
+}
+
+/// What is kept for a device, at addresses that are the memory's.
+fn kept(region: &ReservedRegion, device: DeviceRef, used: ReservedUse) -> Option<ReservedMemory> {
+    let (first, last) = (region.range.first().get(), region.range.last().get());
+    let range = IovaRange::from_ends(Iova::new(first), Iova::new(last))?;
+    let prot = Prot::cached(Perms::READ_WRITE);
+    Some(ReservedMemory {
+        path: format!("DMAR RMRR {}", region.range),
+        memory: [region.range].into(),
+        no_map: false,
+        addresses: [IommuAddresses { device, range, used, prot }].into(),
+    })
 }
 
 /// Which requester ids are behind which unit, while that is found out.

@@ -91,6 +91,21 @@ fn translation_requests_pass_the_ports_that_are_named_and_chips_own_devices_need
 }
 
 #[test]
+fn a_chips_own_device_is_trusted_with_an_atc_if_firmware_vouches_for_it_or_for_nobody() {
+    let unit = drhd(1, 0, UNIT, &[]);
+    let passes = |structure: Vec<u8>, device| {
+        read(&[unit.clone(), structure]).passes_translation_requests(&function(0, 0, &[(device, 0)]))
+    };
+    let satc = |segment| satc(0, segment, &[endpoint(0, &[(5, 0)])]);
+    assert_eq!([4, 5].map(|device| passes(satc(0), device)), [false, true]);
+    assert_eq!([4, 5].map(|device| passes(satc(1), device)), [true, true], "of another segment");
+    let sidp = sidp(0, &[(0b0_1000, endpoint(0, &[(5, 0)])), (0b0_0001, endpoint(0, &[(6, 0)]))]);
+    assert_eq!([4, 5, 6].map(|device| passes(sidp.clone(), device)), [false, true, false]);
+    let other = self::sidp(0, &[(0b0_0001, endpoint(0, &[(6, 0)]))]);
+    assert_eq!([4, 6].map(|device| passes(other.clone(), device)), [true, true], "of ATCs it says nothing");
+}
+
+#[test]
 fn affinities_devices_of_the_name_space_and_properties_are_kept() {
     let own = entry(5, 3, 0xfa, &[(0x1f, 7)]);
     let read = read(&[

@@ -1,8 +1,10 @@
 //! Machines that ACPI's tables describe.
 
 use portcullis_firmware::acpi::dmar::{Cover, DmarFault};
-use portcullis_firmware::acpi::{AcpiFault, AcpiTables, BridgeWindows, FoundFunction};
-use portcullis_firmware::{IommuKind, Machine, MsiControllerKind, PciConfig, ReservedUse, Translation};
+use portcullis_firmware::acpi::{AcpiFault, AcpiTables, BridgeWindows, FoundFunction, NamedDevice};
+use portcullis_firmware::{
+    DeviceRef, IommuKind, Machine, MsiControllerKind, PciConfig, PlatformDevice, ReservedUse, Translation,
+};
 use portcullis_spec::pcie::{Bdf, HostWindow, Space};
 use portcullis_types::{Pa, PaRange, SourceId};
 
@@ -169,12 +171,73 @@ fn memory_that_is_kept_for_a_function_of_one_segment_is_not_kept_for_its_namesak
     assert_eq!(translations, [behind(0, 0x10), behind(1, 0x10)]);
 }
 
+/// An entry of a scope for the device of the name space with this number.
+fn named(number: u8, bus: u8, path: &[(u8, u8)]) -> Vec<u8> {
+    entry(5, number, bus, path)
+}
+
 #[test]
-fn devices_of_the_name_space_that_a_unit_covers_are_named_as_what_nothing_is_known_of() {
-    let tables = table(&[drhd(1, 0, UNIT, &[]), andd(1, b"\\_SB.UART\0")]);
-    let unsupported = machine(Some(&tables)).unsupported;
-    let [device] = &unsupported[..] else { panic!("{unsupported:?}") };
-    assert_eq!((device.path.as_str(), device.compatible.len()), ("\\_SB.UART", 0));
+fn devices_of_the_name_space_are_behind_the_units_that_name_them_as_whom_they_say() {
+    let registers = [PaRange::new(Pa::new(0xfe00_0000), 0x1000).unwrap()];
+    let devices = ["\\_SB.I2C0", "\\_SB.DMA1", "\\_SB.SPI2", "\\_SB.FREE"].map(|name| NamedDevice {
+        name,
+        compatible: &["ACPI0001"],
+        registers: &registers,
+    });
+    let kept = [named(1, 0xfa, &[(0x1f, 7)])];
+    let tables = table(&[
+        drhd(0, 0, UNIT, &[named(1, 0xfa, &[(0x1f, 7)]), named(1, 0xfa, &[(0x1f, 6)])]),
+        drhd(1, 0, UNIT + 0x1000, &[named(2, 0, &[(3, 0)])]),
+        rmrr(0, 0x7b80_0000, 0x7b9f_ffff, &kept),
+        andd(1, b"\\_SB.I2C0\0"),
+        andd(2, b"\\_SB.DMA1\0"),
+        andd(3, b"\\_SB.SPI2\0"),
+        andd(4, b"\\_SB.UART\0"),
+    ]);
+    let machine =
+        Machine::from_acpi(&AcpiTables { dmar: Some(&tables), devices: &devices, ..AcpiTables::default() });
+    assert_eq!(machine.acpi_faults, []);
+    let behind = |device: &PlatformDevice| {
+        let places = device.streams.iter().map(|stream| (stream.iommu, stream.source().unwrap().0));
+        (device.path.clone(), places.collect::<Vec<_>>())
+    };
+    let found: Vec<_> = machine.devices.iter().map(behind).collect();
+    let wanted = [
+        ("\\_SB.I2C0", vec![(0, 0xfaff), (0, 0xfafe)]),
+        ("\\_SB.DMA1", vec![(1, 0x18)]),
+        // No table tells of it: it is as it would be without units.
+        ("\\_SB.FREE", vec![]),
+    ];
+    assert_eq!(found, wanted.map(|(name, places)| (name.to_owned(), places)));
+    let first = &machine.devices[0];
+    assert_eq!((&first.compatible[..], &first.registers[..]), (&["ACPI0001".to_owned()][..], &registers[..]));
+    let kept: Vec<_> = machine.reserved_for(&DeviceRef::Platform(0)).collect();
+    assert_eq!((kept.len(), kept[0].1.used), (1, ReservedUse::Direct));
+    assert_eq!(machine.reserved_for(&DeviceRef::Platform(1)).count(), 0);
+    // The rest of a segment has no devices of the name space in it.
+    let unknown: Vec<_> = machine.unsupported.iter().map(|device| device.path.as_str()).collect();
+    assert_eq!(unknown, ["\\_SB.SPI2", "\\_SB.UART"]);
+}
+
+#[test]
+fn a_device_of_the_name_space_of_a_unit_that_was_left_out_or_with_no_id_is_not_known() {
+    let left_out = [
+        drhd(0, 0, UNIT, &[named(1, 0, &[(3, 0)])]),
+        drhd(0, 0, UNIT, &[named(1, 0, &[(3, 0)])]),
+        drhd(1, 0, UNIT + 0x1000, &[]),
+        andd(1, b"\\_SB.I2C0\0"),
+    ];
+    let no_id = |path: &[(u8, u8)]| vec![drhd(1, 0, UNIT, &[named(1, 0, path)]), andd(1, b"\\_SB.I2C0\0")];
+    for structures in [left_out.to_vec(), no_id(&[(32, 0)]), no_id(&[(1, 8)]), no_id(&[(1, 0), (2, 0)])] {
+        let machine = machine(Some(&table(&structures)));
+        assert_eq!((machine.devices.len(), machine.unsupported.len()), (0, 1), "{structures:?}");
+    }
+    let device = NamedDevice { name: "\\_SB.I2C0", ..NamedDevice::default() };
+    let broken = &table(&left_out)[..60];
+    let devices = [device];
+    let unread =
+        Machine::from_acpi(&AcpiTables { dmar: Some(broken), devices: &devices, ..AcpiTables::default() });
+    assert_eq!((unread.devices.len(), unread.unsupported.len()), (0, 1), "nothing is known of any");
 }
 
 #[test]

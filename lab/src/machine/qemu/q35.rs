@@ -78,7 +78,7 @@ fn spec(qemu: &Qemu, ram: PaRange) -> MachineSpec {
             slots: vec![Slot { device: DISK_SLOT, what: Plugged::Disk }],
         }],
         // As those of `x86`: the lab's own.
-        pc: Some(PcSpec { cpus: vec![CpuFeatures::COMMON], units: Vec::new() }),
+        pc: Some(PcSpec { cpus: vec![CpuFeatures::COMMON], ..PcSpec::default() }),
         ..MachineSpec::bare(format!("q35 of {qemu}"), summary, ram)
     }
 }

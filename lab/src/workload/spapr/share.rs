@@ -17,8 +17,8 @@ use crate::platform::LabPlatform;
 pub(super) fn other(scene: &Scene<'_>) -> Result<Option<(Place<LabPlatform>, SourceId)>, RunError> {
     let (run, spec) = (scene.run, &scene.run.job.spec);
     let other = spec.disks().enumerate().find(|(index, _)| *index != run.index);
-    let Some((_, (bridge, slot))) = other else { return Ok(None) };
-    let name = spec.device_name(bridge, slot);
+    let Some((_, disk)) = other else { return Ok(None) };
+    let name = spec.device_name(&disk);
     let (_, endpoint) = find(scene.system, &name)?;
     let Standing::Behind { device, group } = &endpoint.standing else { return Ok(None) };
     let source = device.sources().first().copied();

@@ -9,7 +9,7 @@ use model_smmuv3::{Smmu, StallModel};
 use model_vtd::Vtd;
 
 use crate::machine::Machine;
-use crate::machine::spec::HostBridgeSpec;
+use crate::machine::spec::Place;
 
 /// A model of an IOMMU that can share processes' memory.
 pub(super) enum Before {
@@ -18,11 +18,14 @@ pub(super) enum Before {
 }
 
 impl Before {
-    /// What is before the devices of a host bridge.
-    pub(super) fn of_bridge(machine: &Machine, bridge: &HostBridgeSpec) -> Option<Self> {
-        match bridge.smmu {
+    /// What is before the device in a place.
+    pub(super) fn of_place(machine: &Machine, place: &Place) -> Option<Self> {
+        match machine.spec.host_bridges[place.bridge].smmu {
             Some((index, _)) => Self::smmu(machine, index),
-            None => machine.vtds.first().cloned().map(Self::Vtd),
+            None => {
+                let unit = machine.spec.unit_of(place.bridge, &place.way)?;
+                machine.vtds.get(unit).cloned().map(Self::Vtd)
+            }
         }
     }
 

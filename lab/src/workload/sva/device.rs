@@ -44,8 +44,8 @@ impl Model {
         let spec = &machine.spec;
         let (which, before) = match kind {
             DeviceKind::Pcie => {
-                let (bridge, _) = spec.pcie_accelerators().next().ok_or_else(|| missing(spec, kind))?;
-                let before = Before::of_bridge(machine, &spec.host_bridges[bridge]);
+                let place = spec.pcie_accelerators().next().ok_or_else(|| missing(spec, kind))?;
+                let before = Before::of_place(machine, &place);
                 (machine.pcie_accelerators.first().cloned().map(Which::Pcie), before)
             }
             DeviceKind::Platform => {

@@ -21,11 +21,10 @@ pub(super) fn choose(spec: &MachineSpec) -> Result<(usize, String), RunError> {
         spec.reserved.iter().any(|region| region.slot == (bridge, device) && region.memory.is_some())
     };
     let disks: Vec<_> = spec.disks().collect();
-    let free = disks.iter().position(|&(bridge, slot)| !kept(bridge, slot.device));
+    let free = disks.iter().position(|disk| !kept(disk.bridge, disk.way[0]));
     let index = free.unwrap_or(0);
-    let &(bridge, slot) =
-        disks.get(index).ok_or_else(|| RunError::refused(&spec.name, "it has no NVMe disk", HINT))?;
-    Ok((index, spec.device_name(bridge, slot)))
+    let disk = disks.get(index).ok_or_else(|| RunError::refused(&spec.name, "it has no NVMe disk", HINT))?;
+    Ok((index, spec.device_name(disk)))
 }
 
 /// The disk's place, if it can be handed over.

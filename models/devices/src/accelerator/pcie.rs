@@ -14,8 +14,9 @@ use super::memory::Memory;
 use super::registers::REGISTER_BYTES;
 use super::{AcceleratorCounts, AcceleratorOptions};
 use crate::pcie::{
-    Access, Atc, AtcOptions, Ats, Bar, ConfigBuilder, ConfigSpace, DEVICE_CONTROL, Function, INITIATE_RESET,
-    Identity, PageRequests, Pages, PasidControl, Pasids, Refused, Requester, Ticket, express,
+    Access, Atc, AtcOptions, Ats, Bar, ConfigBuilder, ConfigSpace, DEVICE_CAPABILITIES_2, DEVICE_CONTROL,
+    Function, INITIATE_RESET, Identity, PASSES_PREFIXES, PageRequests, Pages, PasidControl, Pasids, Refused,
+    Requester, Ticket, express,
 };
 
 /// Class, vendor and device of the book.
@@ -25,7 +26,8 @@ const IDENTITY: Identity = Identity { vendor: 0x1234, device: 0x5a1f, revision: 
 pub struct PcieAccelerator {
     config: Arc<ConfigSpace>,
     /// Where the PCI Express capability lies.
-    express: usize,
+    /// Where its PCI Express capability is; none for one on a conventional bus.
+    express: Option<usize>,
     bar: [Bar; 1],
     ways: Arc<Ways>,
     engine: Engine,
@@ -62,6 +64,9 @@ impl PcieAccelerator {
         let bar = Bar { index: 0, size_bytes: REGISTER_BYTES, wide: true, prefetchable: false };
         bar.lay_out(&mut builder);
         let express = express(&mut builder, options.port);
+        if let Some(at) = express {
+            builder.set32(at + DEVICE_CAPABILITIES_2, PASSES_PREFIXES);
+        }
         let global_invalidate = options.global_invalidate;
         let ats = Ats { queue_depth: 32, global_invalidate }.lay_out(&mut builder);
         let requests = PageRequests {
@@ -181,7 +186,7 @@ impl Function for PcieAccelerator {
     }
 
     fn config_written(&self, offset: usize) {
-        let control = self.express + DEVICE_CONTROL;
+        let Some(control) = self.express.map(|at| at + DEVICE_CONTROL) else { return };
         if offset & !3 == control && self.config.read16(control) & INITIATE_RESET != 0 {
             self.reset();
             return;

@@ -98,7 +98,8 @@ pub struct Nvme {
     options: NvmeOptions,
     config: Arc<ConfigSpace>,
     /// Where the PCI Express capability lies.
-    express: usize,
+    /// Where its PCI Express capability is; none for one on a conventional bus.
+    express: Option<usize>,
     bar: [Bar; 1],
     layout: MessageLayout,
     requester: Requester,
@@ -244,7 +245,7 @@ impl Function for Nvme {
     }
 
     fn config_written(&self, offset: usize) {
-        let control = self.express + DEVICE_CONTROL;
+        let Some(control) = self.express.map(|at| at + DEVICE_CONTROL) else { return };
         let resets = offset & !3 == control && self.config.read16(control) & INITIATE_RESET != 0;
         if resets {
             self.reset();

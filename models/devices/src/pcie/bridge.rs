@@ -1,4 +1,4 @@
-//! Bridges: root ports and the ports of switches.
+//! Bridges: root ports, the ports of switches, and bridges down to a conventional bus.
 //!
 //! A [`Bridge`] passes configuration requests down to the buses in its range, memory requests down to the addresses in its windows, and
 //! its functions' requests up if Bus Master Enable is set.
@@ -6,7 +6,11 @@
 //! While software holds Secondary Bus Reset, what is below is in reset and the link is down: nothing gets there, and Data Link Layer Link Active says so. It is up
 //! at once when software lets go. The slots' own reset lines do the same, by whoever holds them (`PciBus::hold`).
 //!
-//! Spec: PCIe 6.0, 7.5.1.3 "Type 1 Configuration Space Header", 7.5.1.3.13 "Bridge Control Register", 6.6.1 "Conventional Reset".
+//! A conventional bus has no link and no requester ids: the bridge puts its own name on whatever comes from there, which is that of device 0, function 0 on
+//! the bus below.
+//!
+//! Spec: PCIe 6.0, 7.5.1.3 "Type 1 Configuration Space Header", 7.5.1.3.13 "Bridge Control Register", 6.6.1 "Conventional Reset";
+//! PCI Express to PCI/PCI-X Bridge Specification 1.0, 2.3 "Assignment of Requester ID and Tag by the Bridge".
 //! Not here: peer-to-peer traffic between the functions below; all requests go up to the IOMMU, as with ACS redirection on.
 
 use std::sync::Arc;
@@ -38,13 +42,23 @@ pub struct BridgeOptions {
     pub identity: Identity,
     /// Its access control services; none for a bridge that has none.
     pub acs: Option<Acs>,
+    /// What it is: [`PortKind::RootPort`], or [`PortKind::PciBridge`].
+    pub port: PortKind,
+}
+
+impl BridgeOptions {
+    /// A bridge down to a conventional bus.
+    pub fn to_pci() -> Self {
+        let identity = Identity { vendor: 0x1b36, device: 0x000e, revision: 0, class: 0x06_04_00 };
+        Self { identity, acs: None, port: PortKind::PciBridge }
+    }
 }
 
 impl Default for BridgeOptions {
     /// A root port that isolates what is below it.
     fn default() -> Self {
         let identity = Identity { vendor: 0x1b36, device: 0x000c, revision: 0, class: 0x06_04_00 };
-        Self { identity, acs: Some(Acs::ISOLATING) }
+        Self { identity, acs: Some(Acs::ISOLATING), port: PortKind::RootPort }
     }
 }
 
@@ -65,14 +79,15 @@ impl Bridge {
         builder.set32(PREFETCHABLE_BASE, 0x0001_0001).allow32(PREFETCHABLE_BASE, 0xfff0_fff0);
         builder.allow32(PREFETCHABLE_BASE_UPPER, u32::MAX).allow32(PREFETCHABLE_BASE_UPPER + 4, u32::MAX);
         builder.allow16(BRIDGE_CONTROL, 0x0003 | SECONDARY_RESET);
-        let express = express(&mut builder, PortKind::RootPort);
-        debug_assert_eq!(express, EXPRESS, "the first capability");
+        let express = express(&mut builder, options.port);
+        assert_eq!(express, Some(EXPRESS), "a bridge has it, as the first capability");
         if let Some(acs) = options.acs {
             acs.lay_out(&mut builder);
         }
         let config = Arc::new(builder.build());
         let above = core::iter::once(&config).chain(above).cloned().collect();
-        Arc::new(Self { below: PciBus::new(host.clone(), above), config })
+        let conventional = options.port == PortKind::PciBridge;
+        Arc::new(Self { below: PciBus::new(host.clone(), above, conventional), config })
     }
 
     /// The bus behind the bridge: where devices are plugged in.
@@ -90,25 +105,22 @@ impl Bridge {
         config.read16(EXPRESS + DEVICE_CONTROL_2) & ARI_FORWARDING != 0
     }
 
-    /// Whether the link below a bridge is up: there is somebody, and he is not held in reset.
-    pub(crate) fn link_is_up(config: &ConfigSpace) -> bool {
-        config.read16(EXPRESS + LINK_STATUS) & LINK_ACTIVE != 0
+    /// Whether software holds what is below in reset.
+    pub(crate) fn holds_reset(config: &ConfigSpace) -> bool {
+        config.read16(BRIDGE_CONTROL) & SECONDARY_RESET != 0
     }
 
-    /// Somebody was plugged in below, or taken out; or a reset begins or ends.
-    pub(crate) fn train_link(config: &ConfigSpace, somebody: bool) {
-        let held = config.read16(BRIDGE_CONTROL) & SECONDARY_RESET != 0;
-        let active = if somebody && !held { LINK_ACTIVE } else { 0 };
+    /// Says whether the link below is up.
+    pub(crate) fn show_link(config: &ConfigSpace, up: bool) {
+        let active = if up { LINK_ACTIVE } else { 0 };
         config.update16(EXPRESS + LINK_STATUS, |status| status & !LINK_ACTIVE | active);
     }
 
-    /// Whether a bridge passes a memory request down.
+    /// Whether a bridge passes a memory request down, if there is a way.
     pub(crate) fn forwards(config: &ConfigSpace, address: u64, len_bytes: u64) -> bool {
         let Some(last) = address.checked_add(len_bytes.saturating_sub(1)) else { return false };
         let inside = |(base, end): (u64, u64)| base <= address && last <= end;
-        config.memory_enabled()
-            && Self::link_is_up(config)
-            && (inside(memory_window(config)) || inside(prefetchable_window(config)))
+        config.memory_enabled() && (inside(memory_window(config)) || inside(prefetchable_window(config)))
     }
 }
 
@@ -150,7 +162,7 @@ impl Function for Bridge {
         let wrote_control = (0x3c..0x40).contains(&offset);
         if wrote_control {
             self.below.train_link();
-            if self.config.read16(BRIDGE_CONTROL) & SECONDARY_RESET != 0 {
+            if Self::holds_reset(&self.config) {
                 self.below.reset();
             }
         }

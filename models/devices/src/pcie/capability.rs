@@ -13,14 +13,21 @@ pub enum PortKind {
     RootPort,
     /// An endpoint on the root bus.
     IntegratedEndpoint,
+    /// A bridge from PCI Express down to a conventional bus.
+    PciBridge,
+    /// A device on a conventional bus, which has no link.
+    Conventional,
 }
 
 impl PortKind {
-    const fn code(self) -> u16 {
+    /// None for what is no PCI Express device.
+    const fn code(self) -> Option<u16> {
         match self {
-            Self::Endpoint => 0,
-            Self::RootPort => 4,
-            Self::IntegratedEndpoint => 9,
+            Self::Endpoint => Some(0),
+            Self::RootPort => Some(4),
+            Self::PciBridge => Some(7),
+            Self::IntegratedEndpoint => Some(9),
+            Self::Conventional => None,
         }
     }
 }
@@ -28,6 +35,10 @@ impl PortKind {
 /// `Device Control`: Initiate Function Level Reset, from the capability's start.
 pub(crate) const DEVICE_CONTROL: usize = 0x08;
 pub(crate) const INITIATE_RESET: u16 = 1 << 15;
+/// `Device Capabilities 2`, from the capability's start, and its End-End TLP Prefix Supported, with one of them at most (Max End-End TLP Prefixes): PASIDs go in such.
+/// Spec: PCIe 6.0, 7.5.3.15 "Device Capabilities 2 Register".
+pub(crate) const DEVICE_CAPABILITIES_2: usize = 0x24;
+pub(crate) const PASSES_PREFIXES: u32 = 1 << 21 | 1 << 22;
 /// `Device Control 2`, from the capability's start, and its ARI Forwarding Enable.
 pub(crate) const DEVICE_CONTROL_2: usize = 0x28;
 pub(crate) const ARI_FORWARDING: u16 = 1 << 5;
@@ -36,16 +47,18 @@ pub(crate) const ARI_FORWARDING: u16 = 1 << 5;
 pub(crate) const LINK_STATUS: usize = 0x12;
 pub(crate) const LINK_ACTIVE: u16 = 1 << 13;
 
-/// PCI Express. Spec: PCIe 6.0, 7.5.3 "PCI Express Capability Structure".
-pub(crate) fn express(config: &mut ConfigBuilder, kind: PortKind) -> usize {
+/// PCI Express; its place, or none where there is no such capability. Spec: PCIe 6.0, 7.5.3 "PCI Express Capability Structure".
+pub(crate) fn express(config: &mut ConfigBuilder, kind: PortKind) -> Option<usize> {
     const ROLE_BASED_ERRORS: u32 = 1 << 15;
     const FUNCTION_LEVEL_RESET: u32 = 1 << 28;
     const GEN3_X4: u32 = 3 | 4 << 4;
     // Every port that leads down and is faster than 5 GT/s has it: 7.5.3.6 "Link Capabilities Register".
     const REPORTS_LINK_ACTIVE: u32 = 1 << 20;
+    let code = kind.code()?;
     let at = config.capability(0x10, 0x3c);
-    config.set16(at + 0x02, 2 | kind.code() << 4);
-    let resettable = if kind == PortKind::RootPort { 0 } else { FUNCTION_LEVEL_RESET };
+    config.set16(at + 0x02, 2 | code << 4);
+    let is_bridge = matches!(kind, PortKind::RootPort | PortKind::PciBridge);
+    let resettable = if is_bridge { 0 } else { FUNCTION_LEVEL_RESET };
     config.set32(at + 0x04, ROLE_BASED_ERRORS | resettable);
     config.allow16(at + DEVICE_CONTROL, if resettable == 0 { 0x7fff } else { 0xffff });
     config.clearable16(at + 0x0a, 0x000f);
@@ -55,9 +68,11 @@ pub(crate) fn express(config: &mut ConfigBuilder, kind: PortKind) -> usize {
     }
     if kind == PortKind::RootPort {
         config.set32(at + 0x0c, GEN3_X4 | REPORTS_LINK_ACTIVE);
-        config.set32(at + 0x24, 1 << 5).allow16(at + DEVICE_CONTROL_2, ARI_FORWARDING);
+        const FORWARDS_ARI: u32 = 1 << 5;
+        config.set32(at + DEVICE_CAPABILITIES_2, FORWARDS_ARI | PASSES_PREFIXES);
+        config.allow16(at + DEVICE_CONTROL_2, ARI_FORWARDING);
     }
-    at
+    Some(at)
 }
 
 /// Address translation services. Spec: PCIe 6.0, 10.5.1 "ATS Extended Capability".
@@ -197,14 +212,18 @@ mod tests {
 
     #[test]
     fn the_pci_express_capability_says_what_the_port_is() {
-        let (config, at) = space(|builder| express(builder, PortKind::Endpoint));
+        let (config, at) = space(|builder| express(builder, PortKind::Endpoint).unwrap());
         assert_eq!((config.read16(at + 2), config.read32(at + 4)), (0x0002, 0x1000_8000));
         assert_eq!((config.read32(at + 0xc), config.read16(at + 0x12)), (0x0000_0043, 0x0043));
-        let (config, at) = space(|builder| express(builder, PortKind::RootPort));
+        let (config, at) = space(|builder| express(builder, PortKind::RootPort).unwrap());
         assert_eq!((config.read16(at + 2), config.read32(at + 4)), (0x0042, 0x0000_8000));
-        assert_eq!((config.read32(at + 0x24), ones(&config, at + 0x28)), (0x20, 0x20));
-        let (config, at) = space(|builder| express(builder, PortKind::IntegratedEndpoint));
+        assert_eq!((config.read32(at + 0x24), ones(&config, at + 0x28)), (0x0060_0020, 0x20));
+        let (config, at) = space(|builder| express(builder, PortKind::IntegratedEndpoint).unwrap());
         assert_eq!((config.read16(at + 2), config.read32(at + 0xc)), (0x0092, 0));
+        let (config, at) = space(|builder| express(builder, PortKind::PciBridge).unwrap());
+        assert_eq!((config.read16(at + 2), config.read32(at + 4)), (0x0072, 0x0000_8000));
+        let mut builder = ConfigBuilder::new(Identity { vendor: 1, device: 2, revision: 0, class: 0 }, 0);
+        assert_eq!(express(&mut builder, PortKind::Conventional), None);
     }
 
     #[test]

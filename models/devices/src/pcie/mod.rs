@@ -23,7 +23,9 @@ pub use atc::{Access, Atc, AtcCounts, AtcOptions, Behaviour};
 pub use bar::Bar;
 pub use bridge::{Bridge, BridgeOptions};
 pub use capability::{Acs, Ats, PageRequests, Pasids, PortKind};
-pub(crate) use capability::{DEVICE_CONTROL, INITIATE_RESET, express};
+pub(crate) use capability::{
+    DEVICE_CAPABILITIES_2, DEVICE_CONTROL, INITIATE_RESET, PASSES_PREFIXES, express,
+};
 pub use config::{COMMAND_MASTER, COMMAND_MEMORY, CONFIG_BYTES, ConfigBuilder, ConfigSpace, Identity};
 pub use function::Function;
 pub use message::{MessageLayout, Messages, Places, Raised};

@@ -16,8 +16,14 @@ use super::requester::Host;
 /// A bus and its slots. Functions come and go while the machine runs.
 pub struct PciBus {
     host: Arc<Host>,
+    /// Slots that are behind another IOMMU than the rest of the bus.
+    elsewhere: RwLock<BTreeMap<u8, Arc<Host>>>,
     /// The bridges above, nearest first.
     above: Vec<Arc<ConfigSpace>>,
+    /// It is no link but a bus, whose bridge puts its own name on requests.
+    conventional: bool,
+    /// Configuration and memory requests get from the bridge above to somebody.
+    up: AtomicBool,
     /// Somebody other than the bridge above holds the slots in reset.
     held: AtomicBool,
     functions: RwLock<BTreeMap<u8, Arc<dyn Function>>>,
@@ -62,8 +68,23 @@ impl Target {
 }
 
 impl PciBus {
-    pub(crate) fn new(host: Arc<Host>, above: Vec<Arc<ConfigSpace>>) -> Arc<Self> {
-        Arc::new(Self { host, above, held: AtomicBool::new(false), functions: RwLock::default() })
+    pub(crate) fn new(host: Arc<Host>, above: Vec<Arc<ConfigSpace>>, conventional: bool) -> Arc<Self> {
+        let up = AtomicBool::new(above.is_empty());
+        let held = AtomicBool::new(false);
+        let (elsewhere, functions) = Default::default();
+        Arc::new(Self { host, elsewhere, above, conventional, up, held, functions })
+    }
+
+    /// What is plugged into the slot `devfn` from now on, and all below it, is behind another IOMMU than the rest of the bus. `host` is one that the root complex knows
+    /// ([`RootComplex::add_host`](super::RootComplex::add_host)).
+    pub fn lead(&self, devfn: u8, host: &Arc<Host>) {
+        self.elsewhere.write().unwrap_or_else(PoisonError::into_inner).insert(devfn, host.clone());
+    }
+
+    /// What is above a slot.
+    fn host_of(&self, devfn: u8) -> Arc<Host> {
+        let elsewhere = self.elsewhere.read().unwrap_or_else(PoisonError::into_inner);
+        elsewhere.get(&devfn).unwrap_or(&self.host).clone()
     }
 
     /// Puts a function into the slot `devfn` (device in bits 7:3, function in 2:0).
@@ -77,7 +98,7 @@ impl PciBus {
             return Err(SlotTaken { devfn });
         }
         if let Some(requester) = function.requester() {
-            requester.connect(&self.host, devfn, self.above.clone());
+            requester.connect(&self.host_of(devfn), devfn, self.above.clone(), self.conventional);
         }
         functions.insert(devfn, function);
         drop(functions);
@@ -97,13 +118,13 @@ impl PciBus {
         Some(function)
     }
 
-    /// Adds a bridge in the slot `devfn`: a root port, if this is a root bus.
+    /// Adds a bridge in the slot `devfn`.
     ///
     /// # Errors
     ///
     /// The slot is not free.
     pub fn add_bridge(&self, devfn: u8, options: BridgeOptions) -> Result<Arc<Bridge>, SlotTaken> {
-        let bridge = Bridge::new(&self.host, &self.above, options);
+        let bridge = Bridge::new(&self.host_of(devfn), &self.above, options);
         self.plug(devfn, bridge.clone())?;
         Ok(bridge)
     }
@@ -138,18 +159,28 @@ impl PciBus {
         behind.next()?
     }
 
-    /// Whether configuration requests get to `devfn`: on a root bus they do; a link that is up carries them to device 0, or to every one with ARI forwarding.
+    /// Whether configuration requests get to `devfn`: on a root bus they do, and on a conventional one; a link that is up carries them to device 0, or to every one with ARI
+    /// forwarding.
     /// Spec: PCIe 6.0, 7.3.1 "Device Number".
     fn reaches(&self, devfn: u8) -> bool {
         let Some(bridge) = self.above.first() else { return true };
-        Bridge::link_is_up(bridge) && (devfn < 8 || Bridge::forwards_ari(bridge))
+        self.is_up() && (devfn < 8 || self.conventional || Bridge::forwards_ari(bridge))
     }
 
-    /// Lets the bridge above see whether there is anybody.
+    /// Whether requests get from the bridge above to somebody.
+    pub(crate) fn is_up(&self) -> bool {
+        self.up.load(Ordering::SeqCst)
+    }
+
+    /// Somebody was plugged in, or taken out; or a reset begins or ends. A link's bridge lets software see whether there is anybody.
     pub(crate) fn train_link(&self) {
         if let Some(bridge) = self.above.first() {
-            let held = self.held.load(Ordering::SeqCst);
-            Bridge::train_link(bridge, !held && !self.slots().is_empty());
+            let held = self.held.load(Ordering::SeqCst) || Bridge::holds_reset(bridge);
+            let up = !held && !self.slots().is_empty();
+            self.up.store(up, Ordering::SeqCst);
+            if !self.conventional {
+                Bridge::show_link(bridge, up);
+            }
         }
     }
 
@@ -169,7 +200,7 @@ impl PciBus {
 
     /// Whether the link below any bridge on this bus is up.
     pub(crate) fn has_link(&self) -> bool {
-        self.all().iter().any(|function| function.below().is_some() && Bridge::link_is_up(function.config()))
+        self.all().iter().filter_map(|function| function.below()).any(|below| below.is_up())
     }
 
     /// Who answers for `len_bytes` bytes at `address`, here or below.
@@ -184,7 +215,8 @@ impl PciBus {
                 return Some(Target { function, bar, offset });
             }
             let below = function.below()?;
-            Bridge::forwards(config, address, len_bytes).then(|| below.find_memory(address, len_bytes))?
+            let down = below.is_up() && Bridge::forwards(config, address, len_bytes);
+            down.then(|| below.find_memory(address, len_bytes))?
         })
     }
 

@@ -71,6 +71,20 @@ struct Link {
     devfn: u8,
     /// The bridges above, nearest first.
     above: Vec<Arc<ConfigSpace>>,
+    /// It is on a conventional bus, whose bridge puts its own name on requests.
+    conventional: bool,
+}
+
+impl Link {
+    /// As whom it sends while its bus has this number.
+    fn id_on(&self, bus: u8) -> Rid {
+        Rid::new(bus, if self.conventional { 0 } else { self.devfn })
+    }
+
+    fn rename(&self, bus: u8) {
+        let rid = self.id_on(bus);
+        self.port.rename(self.host.stream_ids.get(rid), self.host.device_ids.get(rid));
+    }
 }
 
 impl Requester {
@@ -80,11 +94,17 @@ impl Requester {
     }
 
     /// Puts the function into a slot. It does not know its bus yet: until it is told, that is 0.
-    pub(crate) fn connect(&self, host: &Arc<Host>, devfn: u8, above: Vec<Arc<ConfigSpace>>) {
-        let rid = Rid::new(0, devfn);
-        let port = Port::new(host.stream_ids.get(rid), host.translator.clone(), host.fabric.clone());
-        port.rename(host.stream_ids.get(rid), host.device_ids.get(rid));
-        let link = Link { host: host.clone(), port, devfn, above };
+    pub(crate) fn connect(
+        &self,
+        host: &Arc<Host>,
+        devfn: u8,
+        above: Vec<Arc<ConfigSpace>>,
+        conventional: bool,
+    ) {
+        let source = host.stream_ids.get(Rid::new(0, devfn));
+        let port = Port::new(source, host.translator.clone(), host.fabric.clone());
+        let link = Link { host: host.clone(), port, devfn, above, conventional };
+        link.rename(0);
         *self.link.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(link));
     }
 
@@ -96,8 +116,7 @@ impl Requester {
     /// Learns the bus number from a configuration write, as functions do. Spec: PCIe 6.0, 2.2.6.2.
     pub(crate) fn capture_bus(&self, bus: u8) {
         if let Ok(link) = self.link() {
-            let rid = Rid::new(bus, link.devfn);
-            link.port.rename(link.host.stream_ids.get(rid), link.host.device_ids.get(rid));
+            link.rename(bus);
         }
     }
 
@@ -199,6 +218,11 @@ impl Requester {
     pub fn complete_invalidations(&self, tags: u32) -> Result<(), RequestError> {
         self.link()?.port.complete_invalidations(tags);
         Ok(())
+    }
+
+    /// Whether the function is in a slot below this host.
+    pub(crate) fn is_below(&self, host: &Arc<Host>) -> bool {
+        self.link().is_ok_and(|link| Arc::ptr_eq(&link.host, host))
     }
 
     fn link(&self) -> Result<Arc<Link>, RequestError> {

@@ -3,13 +3,14 @@
 //! ECAM turns an address into bus, device, function and register; a window turns it into an address on PCIe. Where no
 //! function answers, reads are all ones and writes are gone.
 //!
-//! It is also the [`Downstream`] of the IOMMU above: it takes messages to the function that has the requester id.
+//! It also takes messages of the IOMMU above to the function that has the requester id. There may be several IOMMUs, each before some of the slots
+//! ([`RootComplex::add_host`], [`PciBus::lead`]): the messages of one reach what is behind it, and nobody else.
 //!
 //! Spec: PCIe 6.0, 7.2.2 "PCI Express Enhanced Configuration Access Mechanism (ECAM)".
 
 use core::fmt;
 use core::ops::RangeInclusive;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use model_bus::{Bus, Downstream, Invalidation, Mmio, Occupied, PageResponse, Width};
 use portcullis_types::trace::{Event, Value};
@@ -47,6 +48,14 @@ pub struct RootComplex {
     host: Arc<Host>,
     layout: RootLayout,
     root_bus: Arc<PciBus>,
+    /// The ways down from other IOMMUs than the first.
+    ways: Mutex<Vec<Arc<Way>>>,
+}
+
+/// The way down from one of several IOMMUs to what is behind it.
+struct Way {
+    root: Weak<RootComplex>,
+    host: Arc<Host>,
 }
 
 impl fmt::Debug for RootComplex {
@@ -59,10 +68,21 @@ impl RootComplex {
     /// A root complex with nothing below it. It makes itself known to the translator of `host`.
     pub fn new(layout: RootLayout, host: Host) -> Arc<Self> {
         let host = Arc::new(host);
-        let root = Arc::new(Self { root_bus: PciBus::new(host.clone(), Vec::new()), host, layout });
+        let root_bus = PciBus::new(host.clone(), Vec::new(), false);
+        let root = Arc::new(Self { root_bus, host, layout, ways: Mutex::default() });
         let downstream: Weak<Self> = Arc::downgrade(&root);
         root.host.translator.connect(downstream);
         root
+    }
+
+    /// One more IOMMU above, for slots that are led to it. It is made known to its translator.
+    pub fn add_host(self: &Arc<Self>, host: Host) -> Arc<Host> {
+        let host = Arc::new(host);
+        let way = Arc::new(Way { root: Arc::downgrade(self), host: host.clone() });
+        let downstream = Arc::downgrade(&way);
+        host.translator.connect(downstream);
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner).push(way);
+        host
     }
 
     /// Where it lies.
@@ -155,12 +175,28 @@ impl RootComplex {
         }
     }
 
-    /// The function that the IOMMU knows as `source`. None if it was taken out, or no bridge leads there.
-    fn function_of(&self, source: SourceId) -> Option<Arc<dyn Function>> {
-        self.host.stream_ids.rids(source).find_map(|rid| {
+    /// The function that the IOMMU of `host` knows as `source`. None if it was taken out, is behind another, or no bridge leads there.
+    fn function_of(&self, host: &Arc<Host>, source: SourceId) -> Option<Arc<dyn Function>> {
+        let function = host.stream_ids.rids(source).find_map(|rid| {
             let [devfn, bus] = rid.0.to_le_bytes();
             self.root_bus.find_function(*self.layout.buses.start(), bus, devfn)
-        })
+        })?;
+        function.requester().is_some_and(|requester| requester.is_below(host)).then_some(function)
+    }
+
+    /// Takes a message from the IOMMU of `host` to the function that it is for.
+    fn deliver(
+        &self,
+        host: &Arc<Host>,
+        message: &str,
+        source: SourceId,
+        take: impl FnOnce(&dyn Function) -> bool,
+    ) -> bool {
+        let taken = self.function_of(host, source).is_some_and(|function| take(&*function));
+        if !taken {
+            self.undelivered(message, source);
+        }
+        taken
     }
 
     fn undelivered(&self, message: &str, source: SourceId) {
@@ -176,19 +212,25 @@ impl RootComplex {
 
 impl Downstream for RootComplex {
     fn invalidate(&self, message: &Invalidation) -> bool {
-        let taken = self.function_of(message.source).is_some_and(|function| function.invalidate(message));
-        if !taken {
-            self.undelivered("invalidate", message.source);
-        }
-        taken
+        self.deliver(&self.host, "invalidate", message.source, |function| function.invalidate(message))
     }
 
     fn page_response(&self, message: &PageResponse) -> bool {
-        let taken = self.function_of(message.source).is_some_and(|function| function.page_response(message));
-        if !taken {
-            self.undelivered("page_response", message.source);
-        }
-        taken
+        let take = |function: &dyn Function| function.page_response(message);
+        self.deliver(&self.host, "page_response", message.source, take)
+    }
+}
+
+impl Downstream for Way {
+    fn invalidate(&self, message: &Invalidation) -> bool {
+        let Some(root) = self.root.upgrade() else { return false };
+        root.deliver(&self.host, "invalidate", message.source, |function| function.invalidate(message))
+    }
+
+    fn page_response(&self, message: &PageResponse) -> bool {
+        let Some(root) = self.root.upgrade() else { return false };
+        let take = |function: &dyn Function| function.page_response(message);
+        root.deliver(&self.host, "page_response", message.source, take)
     }
 }
 

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use model_bus::Width;
 use model_devices::nvme::{MemoryMedium, Nvme, NvmeOptions};
-use model_devices::pcie::{Acs, BridgeOptions, Function, RequestError, Rid};
+use model_devices::pcie::{Acs, BridgeOptions, Function, Host, PortKind, RequestError, Rid, RidMap};
 use portcullis_types::{Iova, SourceId};
 
-use crate::rig::{BAR, DISK, DiskRig, HIGH_WINDOW, RAM, Rig, WINDOW};
+use crate::rig::{BAR, DISK, DiskRig, Gate, HIGH_WINDOW, RAM, Rig, WINDOW};
 
 fn disk(rig: &Rig) -> Arc<Nvme> {
     Nvme::new(NvmeOptions::default(), Box::new(MemoryMedium::new(vec![0; 512])), rig.ear.clone())
@@ -252,4 +252,86 @@ fn slots_without_anybody_have_no_link_whoever_releases_them() {
     assert!(!rig.root.has_link(), "somebody who is held");
     rig.root.hold_slots(false);
     assert!(rig.root.has_link());
+}
+
+/// The host of another IOMMU: its stream ids are requester ids plus 0x5_0000.
+fn other_host(rig: &Rig, gate: &Arc<Gate>) -> Host {
+    Host {
+        translator: gate.clone(),
+        fabric: rig.bus.clone(),
+        stream_ids: RidMap::offset(0x5_0000),
+        device_ids: RidMap::offset(0x2_0000),
+        sink: rig.ear.clone(),
+    }
+}
+
+#[test]
+fn what_is_in_a_slot_that_is_led_elsewhere_goes_by_that_iommu_and_so_does_all_below() {
+    let rig = Rig::new();
+    let gate = Arc::new(Gate::default());
+    let host = rig.root.add_host(other_host(&rig, &gate));
+    rig.root.root_bus().lead(1 << 3, &host);
+    let port = rig.add_port();
+    let [inside, outside] = [(); 2].map(|()| disk(&rig));
+    port.secondary().plug(0, inside.clone()).unwrap();
+    rig.root.root_bus().plug(2 << 3, outside.clone()).unwrap();
+    rig.write_config(Rid::new(1, 0), 4, Width::Bits16, 6);
+    rig.write_config(Rid::new(0, 16), 4, Width::Bits16, 6);
+    let sources = [&inside, &outside].map(|disk| disk.requester().unwrap().source());
+    assert_eq!(sources, [Some(SourceId(0x5_0100)), Some(SourceId(0x1_0010))]);
+    let read = |disk: &Nvme| disk.requester().unwrap().read(None, Iova::new(RAM), &mut [0]).is_ok();
+    gate.shut(RAM);
+    assert!(!read(&inside) && read(&outside));
+    gate.open();
+    rig.gate.shut(RAM);
+    assert!(read(&inside) && !read(&outside));
+}
+
+#[test]
+fn a_deeper_slot_can_be_led_elsewhere_than_the_bridge_above_it() {
+    let rig = Rig::new();
+    let gate = Arc::new(Gate::default());
+    let host = rig.root.add_host(other_host(&rig, &gate));
+    let port = rig.add_port();
+    port.secondary().lead(0, &host);
+    let inside = disk(&rig);
+    port.secondary().plug(0, inside.clone()).unwrap();
+    rig.write_config(Rid::new(1, 0), 4, Width::Bits16, 6);
+    assert_eq!(inside.requester().unwrap().source(), Some(SourceId(0x5_0100)));
+}
+
+#[test]
+fn what_is_on_a_conventional_bus_is_found_there_and_sends_by_the_name_of_the_bus() {
+    let rig = Rig::new();
+    let port = rig.add_port();
+    let bridge = port.secondary().add_bridge(0, BridgeOptions::to_pci()).unwrap();
+    let options = NvmeOptions { port: PortKind::Conventional, ..NvmeOptions::default() };
+    let disks = [1, 2].map(|device| {
+        let medium = Box::new(MemoryMedium::new(vec![0; 512]));
+        let disk = Nvme::new(options.clone(), medium, rig.ear.clone());
+        bridge.secondary().plug(device << 3, disk.clone()).unwrap();
+        disk
+    });
+    rig.write_config(Rid::new(0, 8), 0x18, Width::Bits32, 0x0002_0100);
+    rig.write_config(Rid::new(1, 0), 0x18, Width::Bits32, 0x0002_0201);
+    rig.write_config(Rid::new(1, 0), 4, Width::Bits16, 6);
+    // Type 1, and PCI Express to PCI: 7 in bits 7:4 behind the capability's header.
+    assert_eq!(rig.read_config(Rid::new(1, 0), 0x42, Width::Bits16), 0x0072);
+    for (device, disk) in [1, 2].into_iter().zip(&disks) {
+        let at = Rid::new(2, device << 3);
+        assert_eq!(rig.read_config(at, 0, Width::Bits32), 0x0010_1b36, "without a link there is no ARI");
+        rig.write_config(at, 4, Width::Bits16, 6);
+        let requester = disk.requester().unwrap();
+        assert_eq!(requester.source(), Some(SourceId(0x1_0200)));
+        assert!(requester.read(None, Iova::new(RAM), &mut [0]).is_ok());
+    }
+    let nobody = rig.read_config(Rid::new(2, 0), 0, Width::Bits32);
+    assert_eq!(nobody, 0xffff_ffff);
+    // Held in reset, nobody is there; its bridge has no link to say so by.
+    rig.write_config(Rid::new(1, 0), 0x3e, Width::Bits16, 1 << 6);
+    assert_eq!(rig.read_config(Rid::new(2, 8), 0, Width::Bits32), 0xffff_ffff);
+    assert_eq!(rig.read_config(Rid::new(1, 0), 0x52, Width::Bits16) & 1 << 13, 0);
+    rig.write_config(Rid::new(1, 0), 0x3e, Width::Bits16, 0);
+    assert_eq!(rig.read_config(Rid::new(2, 8), 0, Width::Bits32), 0x0010_1b36);
+    assert_eq!(rig.read_config(Rid::new(1, 0), 0x52, Width::Bits16) & 1 << 13, 0);
 }

@@ -97,11 +97,41 @@ impl ScopedDevice {
     }
 }
 
+impl ScopedDevice {
+    /// The id of a device of the name space with this number. None for other entries, and where its bus is nothing that firmware knows.
+    ///
+    /// Spec: VT-d 5.10, 8.7 "ACPI Name-space Device Declaration Structure": the first bus and the path are its source-id together.
+    fn id_of(&self, number: u8) -> Option<u16> {
+        let named = self.kind == ScopeKind::NamespaceDevice && self.enumeration_id == number;
+        match *self.path {
+            [(device, function)] if named => {
+                let devfn = device.checked_mul(8).filter(|_| device < 32 && function < 8)? | function;
+                Some(u16::from(self.start_bus) << 8 | u16::from(devfn))
+            }
+            _ => None,
+        }
+    }
+}
+
 pub(super) fn named(devices: &[ScopedDevice], function: &DevicePath) -> bool {
     devices.iter().any(|device| device.names(function))
 }
 
 impl Remapping {
+    /// Who a device of the name space is at which units. None if a unit that was left out claims it, or a scope says of it what is no id.
+    pub fn ids_of(&self, number: u8) -> Option<Vec<(usize, u16)>> {
+        let is_it = |device: &&ScopedDevice| {
+            device.kind == ScopeKind::NamespaceDevice && device.enumeration_id == number
+        };
+        if self.broken.iter().flat_map(|claim| &claim.devices).any(|device| is_it(&device)) {
+            return None;
+        }
+        let units = self.units.iter().enumerate();
+        let entries = units.flat_map(|(unit, it)| it.devices.iter().map(move |device| (unit, device)));
+        let its = entries.filter(|(_, device)| is_it(device));
+        its.map(|(unit, device)| Some((unit, device.id_of(number)?))).collect()
+    }
+
     /// Who covers this function.
     pub fn cover(&self, function: &DevicePath) -> Cover {
         let here = |segment: u16| segment == function.segment || mutant!("dmar-namesake-of-another-segment");

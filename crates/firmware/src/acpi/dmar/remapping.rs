@@ -318,9 +318,18 @@ impl Remapping {
         self.reserved.iter().filter(its)
     }
 
-    /// Whether translation requests of this function reach its unit: the root port that it is behind passes them on, or it is behind none.
+    /// The memory that firmware keeps for a device of the name space.
+    pub fn reserved_for_named(&self, number: u8) -> impl Iterator<Item = &ReservedRegion> {
+        let is_it = move |device: &ScopedDevice| {
+            device.kind == ScopeKind::NamespaceDevice && device.enumeration_id == number
+        };
+        self.reserved.iter().filter(move |region| region.devices.iter().any(is_it))
+    }
+
+    /// Whether this function may ask for translations: the root port that it is behind passes them on, or it is in the chip.
     ///
-    /// Spec: VT-d 5.10, 8.5 "Root Port ATS Capability Reporting Structure".
+    /// Spec: VT-d 5.10, 8.5 "Root Port ATS Capability Reporting Structure"; 8.8 "SoC Integrated Address Translation Cache Reporting Structure".
+    /// Choice: where firmware says of any device of the segment in the chip that its ATC keeps to the rules, one of which it does not say so is not trusted with one.
     pub fn passes_translation_requests(&self, function: &DevicePath) -> bool {
         let of_all = |ports: &AtsPorts| {
             ports.segment == function.segment
@@ -329,9 +338,13 @@ impl Remapping {
                     Some(ports) => named(ports, function),
                 }
         };
-        function.path.len() < 2
-            || self.ats.iter().any(of_all)
-            || mutant!("dmar-translation-requests-of-any-port")
+        if function.path.len() > 1 {
+            return self.ats.iter().any(of_all) || mutant!("dmar-translation-requests-of-any-port");
+        }
+        let hardened =
+            |property: &&DeviceProperty| property.atc_hardened && property.segment == function.segment;
+        let mut hardened = self.properties.iter().filter(hardened).peekable();
+        hardened.peek().is_none() || hardened.any(|property| property.device.names(function))
     }
 
     /// What is special about this function, if it is in the chip.
