@@ -8,7 +8,8 @@
 //! A source is known from before its ATS is turned on until after it was turned off. An invalidation that finds it known and is sent when it has gone off
 //! fails; then, with the source no longer known, what is left to forget is sent once more.
 //!
-//! Spec: VT-d 5.10, 6.5.2.6 "Device-TLB Invalidate Descriptor", 6.5.2.11 "Invalidation Wait Descriptor"; PCIe 6.0, 10.5.1 "ATS Extended Capability", Enable.
+//! Spec: VT-d 5.10, 6.5.2.5 "Device-TLB Invalidate Descriptor", 6.5.2.6 "PASID-based-Device-TLB Invalidate Descriptor", 6.5.2.9 "Invalidation Wait Descriptor"; PCIe 6.0, 10.5.1.3
+//! "ATS Control Register", Enable.
 //! Not here: when ATS is turned on and off (`sharing`, `vtd`).
 
 use alloc::collections::BTreeSet;

@@ -10,8 +10,8 @@
 //! # Exit
 //!
 //! When the process exits its entries become not present, with FPD: the device's accesses fail, and are not recorded. Then, in this order, the PASID cache, the
-//! IOTLB and the devices' TLBs forget. When a PASID is detached its entry becomes zero, the same is forgotten, and page requests that the unit had
-//! received are pushed into their queue.
+//! IOTLB and the devices' TLBs forget. When a PASID is detached its entry becomes the same, the same is forgotten, page requests that the unit had received are pushed into their
+//! queue, and then the entry becomes zero: until then nobody is to blame for a request that was under way.
 //!
 //! # Without a PASID
 //!
@@ -125,13 +125,16 @@ impl<P: Platform, R: Registers> Process<P, R> {
         if uses.is_empty() {
             return Ok(());
         }
-        uses.iter().for_each(|&(_, at)| self.hardware.store_word(at, 0));
+        // Requests that are under way still are nobody's fault.
+        uses.iter().for_each(|&(_, at)| self.hardware.store_word(at, quiet()));
         self.forget(&[pasid])?;
         let devices: Vec<_> =
             uses.iter().map(|&(sid, _)| (sid, Descriptor::pasid_device_tlb(sid, pasid, None))).collect();
         if !mutant!("vtd-atc-remembers-a-detached-pasid") {
             self.hardware.run_on_devices(&devices, true)?;
         }
+        // Not present either way, so that hardware has nothing to forget; what comes from now on is a fault.
+        uses.iter().for_each(|&(_, at)| self.hardware.store_word(at, 0));
         // Known to invalidations until its entry is gone.
         let mut known = self.uses.lock();
         known.retain(|&(sid, used), _| used != pasid || !sids.contains(&sid));
@@ -230,9 +233,8 @@ impl<P: Platform, R: Registers> ProcessDomain for Process<P, R> {
         }
         self.say("mm_release", None);
         *life = Life::Exits;
-        let quiet = PasidWord0::new().with_fpd(!mutant!("vtd-exited-process-faults-loudly")).into_bits();
         let places: Vec<Pa> = self.uses.lock().values().copied().collect();
-        places.into_iter().for_each(|at| self.hardware.store_word(at, quiet));
+        places.into_iter().for_each(|at| self.hardware.store_word(at, quiet()));
         self.forget(&self.pasids())?;
         self.forget_devices(None)?;
         *life = Life::Exited;
@@ -251,6 +253,13 @@ impl<P: Platform, R: Registers + 'static> Drop for Process<P, R> {
             self.hardware.ids.lock().give_back(self.lead.did);
         }
     }
+}
+
+/// The first word of an entry that is not present, and of which no fault is recorded.
+///
+/// Spec: VT-d 5.10, 9.6 "Scalable-Mode PASID Table Entry", FPD.
+fn quiet() -> u64 {
+    PasidWord0::new().with_fpd(!mutant!("vtd-exited-process-faults-loudly")).into_bits()
 }
 
 /// How this hardware walks a table like this one; none if it cannot.
