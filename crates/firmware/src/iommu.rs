@@ -62,8 +62,23 @@ pub struct IommuNode {
     pub msi: Vec<MsiTarget>,
     /// Whether its accesses to tables and queues are coherent with the CPU's caches.
     pub dma_coherent: bool,
+    /// Of an SMMUv3, what it can do whatever its registers say.
+    pub overrides: Overrides,
     /// Whether it is there to be used. If not, its devices are still behind it, and nobody knows what it does with them.
     pub enabled: bool,
+}
+
+/// What firmware knows better than an SMMUv3's identification registers, which cannot always be made to tell the truth. It only ever adds.
+///
+/// Spec: Arm DEN0049 E.f, "SMMUv3 node", Flags, COHACC override and HTTU override.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Overrides {
+    /// Its accesses to tables and queues are coherent, whatever SMMU_IDR0.COHACC says.
+    pub coherent: bool,
+    /// It sets the access flag of entries, whatever SMMU_IDR0.HTTU says.
+    pub access_flag: bool,
+    /// It notes that entries are dirty, likewise.
+    pub dirty_state: bool,
 }
 
 /// A device's place at an IOMMU.
@@ -146,6 +161,7 @@ impl IommuNode {
             interrupts,
             msi,
             dma_coherent: is_dma_coherent(node)?,
+            overrides: Overrides::default(),
             enabled: node.is_enabled()?,
         }))
     }
@@ -166,6 +182,7 @@ impl IommuNode {
             interrupts: Vec::new(),
             msi: Vec::new(),
             dma_coherent: true,
+            overrides: Overrides::default(),
             enabled: node.is_enabled()?,
         })
     }

@@ -54,7 +54,7 @@ pub use device::PlatformDevice;
 pub use error::{BlobFault, FirmwareError, PropertyFault};
 pub use idmap::{IdMap, IdMapEntry};
 pub use interrupt::{GicInterrupt, GicKind, Interrupt, InterruptController};
-pub use iommu::{IommuKind, IommuNode, Stream, Translation};
+pub use iommu::{IommuKind, IommuNode, Overrides, Stream, Translation};
 pub use machine::{Machine, Unsupported};
 pub use meaningless::{Meaningless, WhyMeaningless};
 pub use msi::{MsiController, MsiControllerKind, MsiTarget};

@@ -15,7 +15,7 @@ use portcullis_spec::dt;
 use crate::address::{is_dma_coherent, required_cpu_ranges};
 use crate::error::{FirmwareError, PropertyFault};
 use crate::interrupt::interrupts;
-use crate::iommu::{IommuKind, IommuNode};
+use crate::iommu::{IommuKind, IommuNode, Overrides};
 use crate::tree::Node;
 
 /// Which SMMUv2 a node is; none if it is none.
@@ -54,6 +54,7 @@ pub(crate) fn read(node: Node<'_, '_>, kind: IommuKind) -> Result<IommuNode, Fir
         interrupts,
         msi: Vec::new(),
         dma_coherent: is_dma_coherent(node)?,
+        overrides: Overrides::default(),
         enabled: node.is_enabled()?,
     })
 }

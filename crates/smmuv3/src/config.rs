@@ -15,6 +15,8 @@ pub struct Config {
     /// Whether firmware says that the SMMU snoops the CPUs' caches (`dma-coherent`). Coherent accesses are used where the hardware says so
     /// as well.
     pub coherent: bool,
+    /// What the hardware can do whatever its registers say.
+    pub overrides: Overrides,
     /// Where the SMMU's own interrupts go, if they are MSIs and the hardware can send them.
     pub msi: Option<Msi>,
     /// Which stage translates for domains.
@@ -50,6 +52,19 @@ pub struct Config {
     pub wait_limit_ns: u64,
 }
 
+/// What firmware knows better than SMMU_IDR0. It only ever adds.
+///
+/// Spec: Arm DEN0049 E.f, "SMMUv3 node", Flags, COHACC override and HTTU override.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Overrides {
+    /// COHACC: the SMMU's own accesses are coherent with the CPUs' caches.
+    pub coherent: bool,
+    /// HTTU of 1 and above: access flags are set by hardware.
+    pub access_flag: bool,
+    /// HTTU of 2: and dirty state.
+    pub dirty_state: bool,
+}
+
 impl Config {
     /// Coherent, no MSIs, stage 1 where it is, everything else as the hardware can do it, nothing shared with processes, nobody keeps anything from before; queues of 256
     /// commands, 128 events and 128 page requests; waits of at
@@ -58,6 +73,7 @@ impl Config {
         Self {
             name: name.into(),
             coherent: true,
+            overrides: Overrides::default(),
             msi: None,
             stage: Stage::Auto,
             granule: None,

@@ -11,6 +11,8 @@ use portcullis_spec::smmuv3::registers::{
 };
 use portcullis_types::{PageSizes, SizeLg2, SourceId};
 
+use crate::config::Overrides;
+
 /// The identification registers as they were read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdRegisters {
@@ -178,6 +180,18 @@ impl Features {
             event_queue_lg2: idr1.eventqs(),
             page_request_queue_lg2: idr1.priqs(),
         })
+    }
+}
+
+impl Features {
+    /// These, and what firmware knows to be there besides.
+    pub(crate) fn with(self, overrides: Overrides) -> Self {
+        Self {
+            coherent: self.coherent || overrides.coherent,
+            access_flag: self.access_flag || overrides.access_flag || overrides.dirty_state,
+            dirty_state: self.dirty_state || overrides.dirty_state,
+            ..self
+        }
     }
 }
 

@@ -64,7 +64,7 @@ mod testing;
 mod update;
 
 pub use atc::AtcSpan;
-pub use config::{Completion, Config, Msi, Stage, TableShape};
+pub use config::{Completion, Config, Msi, Overrides, Stage, TableShape};
 pub use context::{ContextShape, ContextTable};
 pub use counters::{Counts, TableBytes};
 pub use domain::Domain;

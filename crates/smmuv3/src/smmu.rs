@@ -75,7 +75,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
     /// As [`ProbeError`] says. Where the hardware is an SMMUv3 at all, traffic is aborted then.
     pub fn probe(platform: Arc<P>, registers: R, config: Config) -> Result<Arc<Self>, ProbeError> {
         let registers = Arc::new(registers);
-        let features = Features::decode(&IdRegisters::read(&*registers))?;
+        let features = Features::decode(&IdRegisters::read(&*registers))?.with(config.overrides);
         check_doorbell(&config)?;
         let stage2 = choose_stage(&features, config.stage)?;
         let granule = choose_granule(&features, config.granule);

@@ -1,7 +1,8 @@
 //! Bringing up an SMMUv3.
 
 use portcullis::core::sva::CpuFacts;
-use portcullis::smmuv3::{Config, Msi, Smmu};
+use portcullis::firmware;
+use portcullis::smmuv3::{Config, Msi, Overrides, Smmu};
 
 use super::System;
 use super::unit::{Hardware, OwnLines, Unit, boot_streams};
@@ -15,8 +16,8 @@ const PAGE_REQUESTS: u32 = 2;
 
 /// Brings up the SMMUv3 that is IOMMU `index` of the firmware's list.
 pub(super) fn bring_up(system: &System, cpus: Option<CpuFacts>, index: usize) -> Result<Unit, RunError> {
-    let System { platform, firmware, interrupts, .. } = system;
-    let node = &firmware.iommus[index];
+    let System { platform, firmware: machine, interrupts, .. } = system;
+    let node = &machine.iommus[index];
     let Some(&frame) = node.registers.first() else {
         return Err(RunError::bad_input(&node.path, "it has no registers", "correct the tree"));
     };
@@ -37,7 +38,9 @@ pub(super) fn bring_up(system: &System, cpus: Option<CpuFacts>, index: usize) ->
     };
     let mut config = Config::new(node.path.clone());
     config.coherent = node.dma_coherent;
-    config.boot_streams = boot_streams(firmware, index);
+    let firmware::Overrides { coherent, access_flag, dirty_state } = node.overrides;
+    config.overrides = Overrides { coherent, access_flag, dirty_state };
+    config.boot_streams = boot_streams(machine, index);
     config.cpus = cpus;
     config.msi = lines.as_ref().map(|lines| Msi {
         doorbell: lines.events.doorbell,

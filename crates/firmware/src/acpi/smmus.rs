@@ -2,7 +2,7 @@
 //!
 //! Host bridges and devices get the same words that device trees have for them: a map from requester ids to streams, one to DeviceIDs, streams by their numbers.
 //!
-//! Choice: an SMMUv3 is taken for coherent, so that its SMMU_IDR0.COHACC decides; where firmware overrides that to say more, nothing is lost but speed.
+//! Choice: an SMMUv3 is taken for coherent, so that its SMMU_IDR0.COHACC decides, unless firmware overrides that ([`IommuNode::overrides`]).
 //! A device is coherent if its word for coherency says so. One that only an SMMU makes coherent (CPM without DACS) is taken for one that is not.
 //!
 //! Spec: Arm DEN0049 E.f "IO Remapping Table", "Memory access properties", "Reserved Memory Range node".
@@ -23,7 +23,7 @@ use super::madt::Madt;
 use crate::device::PlatformDevice;
 use crate::idmap::{IdMap, IdMapEntry};
 use crate::interrupt::Interrupt;
-use crate::iommu::{IommuKind, IommuNode, Stream};
+use crate::iommu::{IommuKind, IommuNode, Overrides, Stream};
 use crate::machine::{Machine, Unsupported};
 use crate::msi::{MsiController, MsiControllerKind, MsiTarget};
 use crate::pci::{DmaRange, PciHost, PciMsi};
@@ -238,6 +238,7 @@ fn iommu(smmu: &Smmu, streams: &Streams) -> IommuNode {
         interrupts: Vec::new(),
         msi: Vec::new(),
         dma_coherent: true,
+        overrides: Overrides::default(),
         enabled: true,
     };
     match &smmu.kind {
@@ -283,6 +284,8 @@ fn describe_v3(node: &mut IommuNode, smmu: &SmmuV3Node) {
     };
     node.kind = kind;
     node.compatible = [String::from(name)].into();
+    node.overrides =
+        Overrides { coherent: smmu.coherent, access_flag: smmu.httu >= 1, dirty_state: smmu.httu >= 2 };
     let wires =
         [("eventq", smmu.event), ("priq", smmu.pri), ("cmdq-sync", smmu.sync), ("gerror", smmu.gerror)];
     node.interrupts =

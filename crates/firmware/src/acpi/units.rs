@@ -14,7 +14,7 @@ use super::machine::{AcpiTables, FoundFunction, NamedDevice};
 use super::smmus::{uncovered, unknown};
 use crate::device::PlatformDevice;
 use crate::idmap::{IdMap, IdMapEntry};
-use crate::iommu::{IommuKind, IommuNode, Stream};
+use crate::iommu::{IommuKind, IommuNode, Overrides, Stream};
 use crate::machine::{Machine, Unsupported};
 use crate::reserved::{DeviceRef, IommuAddresses, ReservedMemory, ReservedUse};
 
@@ -44,6 +44,7 @@ impl Machine {
                 msi: Vec::new(),
                 // Whether its walks snoop, its registers say.
                 dma_coherent: true,
+                overrides: Overrides::default(),
                 enabled: true,
             });
         }

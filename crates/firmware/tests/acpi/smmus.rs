@@ -4,8 +4,8 @@ use portcullis_firmware::acpi::iort::{Dma, IortFault};
 use portcullis_firmware::acpi::madt::MadtFault;
 use portcullis_firmware::acpi::{AcpiFault, AcpiTables, FoundFunction, NamedDevice};
 use portcullis_firmware::{
-    DeviceRef, IommuKind, Machine, MsiControllerKind, MsiTarget, PciMsi, PlatformDevice, ReservedUse, Stream,
-    Translation,
+    DeviceRef, IommuKind, Machine, MsiControllerKind, MsiTarget, Overrides, PciMsi, PlatformDevice,
+    ReservedUse, Stream, Translation,
 };
 use portcullis_spec::pcie::Bdf;
 use portcullis_types::{Cacheability, Pa, PaRange, Perms, Prot, SourceId};
@@ -162,6 +162,17 @@ fn a_segment_is_behind_several_smmus_and_its_messages_go_to_the_itses_of_each() 
     assert_eq!((host.msi_target(rid(0x11f)), host.msi_target(rid(0x120))), (to(0, 0x1f), to(1, 0x500)));
     assert_eq!(host.translation(rid(0x208)), Translation::Uncovered, "past both SMMUs");
     assert_eq!(host.msi_target(rid(0x208)), to(0, 0x308));
+}
+
+#[test]
+fn what_an_smmu_can_do_whatever_its_registers_say_is_handed_on() {
+    // COHACC override is bit 0 of the flags, HTTU override bits 2:1.
+    let overrides = |flags| machine(&[smmu_v3(4, SMMU, flags, WIRED, 0, &[])]).iommus[0].overrides;
+    let all = |coherent, access_flag, dirty_state| Overrides { coherent, access_flag, dirty_state };
+    assert_eq!(overrides(0), Overrides::default());
+    assert_eq!(overrides(0b001), all(true, false, false));
+    assert_eq!(overrides(0b010), all(false, true, false));
+    assert_eq!(overrides(0b101), all(true, true, true));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use portcullis_spec::smmuv3::registers::*;
 use portcullis_types::Pa;
 
 use super::*;
-use crate::config::Msi;
+use crate::config::{Msi, Overrides};
 use crate::testing::{Fake, Machine, Shared, opcodes, put_event, with_syncs};
 
 fn probe(fake: &Arc<Fake>) -> Arc<Smmu<Fake, Arc<Fake>>> {
@@ -26,6 +26,27 @@ fn after_probe_translation_is_on_and_bypass_aborts() {
     assert!(cr0(&fake).smmuen() && cr0(&fake).cmdqen() && cr0(&fake).eventqen());
     assert!(Gbpa::from_bits(fake.get(GBPA) as u32).abort());
     assert_eq!(fake.get(IRQ_CTRL), 0b101);
+}
+
+#[test]
+fn what_firmware_knows_better_than_the_registers_counts() {
+    let probed = |httu: u8, coherent: bool, overrides: Overrides| {
+        let fake = Fake::new();
+        let idr0 = Idr0::from_bits(fake.get(IDR0) as u32).with_cohacc(coherent).with_httu(httu);
+        fake.set(IDR0, idr0.into_bits());
+        let config = Config { overrides, ..Fake::config() };
+        let smmu = Smmu::probe(fake.clone(), fake.clone(), config).unwrap();
+        let features = smmu.features();
+        (features.access_flag, features.dirty_state, smmu.hardware.coherent())
+    };
+    let none = Overrides::default();
+    assert_eq!(probed(0, false, none), (false, false, false));
+    assert_eq!(probed(2, true, none), (true, true, true));
+    let access = Overrides { access_flag: true, ..none };
+    assert_eq!(probed(0, false, access), (true, false, false));
+    assert_eq!(probed(2, true, access), (true, true, true), "it takes nothing away");
+    let all = Overrides { coherent: true, access_flag: true, dirty_state: true };
+    assert_eq!(probed(0, false, all), (true, true, true));
 }
 
 /// The first three words of an STE decide here: valid and bypass, valid and abort.

@@ -133,7 +133,7 @@ pub struct SmmuV3Node {
     pub base: Pa,
     /// It is coherent whatever its SMMU_IDR0.COHACC says: COHACC override.
     pub coherent: bool,
-    /// Access flag and dirty state, whatever its SMMU_IDR0.HTTU says if that is less; two bits: HTTU override.
+    /// 1 access flag, 2 and dirty state, whatever its SMMU_IDR0.HTTU says if that is less; two bits: HTTU override.
     pub httu: u8,
     /// Where its address translation operations are for a guest; 0 if nowhere.
     pub vatos: Pa,
