@@ -1,24 +1,26 @@
 //! Arm machines whose firmware tells of them by IORT, beside the same ones with a device tree: they are one machine, they do the same work with the same steps, and what firmware
 //! uses is never cut off.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+mod screen;
+
+use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
-use model_bus::{Outcome, Request, Translator, Width};
+use model_bus::Translator;
 use portcullis::core::domain::FlushMode;
-use portcullis::core::iommu::{Iommu, RegionSource};
+use portcullis::core::iommu::RegionSource;
 use portcullis::firmware::{self, MsiTarget, PciHost, Translation};
 use portcullis::pci::Bdf;
-use portcullis::types::{Access, Iova, Pa, SourceId};
+use portcullis::types::{Access, SourceId};
 use portcullis_lab::boot::{BootRequest, Standing, System};
 use portcullis_lab::input::Opened;
 use portcullis_lab::machine::builtin::{self, WITH_ACPI};
 use portcullis_lab::machine::{DiskContent, Machine, MachineSpec, acpi, fdt};
-use portcullis_lab::platform::LabPlatform;
 use portcullis_lab::report::Counters;
-use portcullis_lab::tamper::{Hands, Tamper};
 use portcullis_lab::workload::{dma, sva, vfio};
 use portcullis_lab::{DeviceKind, RunError, trace};
+
+use self::screen::{Firmware, Use, reaches};
 
 /// Every built-in machine with an SMMU: with IORT, and with a device tree that says no more.
 fn pairs() -> Vec<[MachineSpec; 2]> {
@@ -181,58 +183,6 @@ const OTHER: SourceId = SourceId(0x100);
 const KEPT: [u64; 2] = [0x4fff_0000, 0x4fff_ffff];
 const NOBODYS: u64 = 0x6000_0000;
 
-fn reaches(smmu: &dyn Translator, source: SourceId, at: u64, access: Access) -> bool {
-    let request = Request { source, pasid: None, iova: Iova::new(at), len_bytes: 1, access };
-    let mut to = None;
-    let outcome = smmu.access(&request, &mut |passage| {
-        to = Some(passage.pa.get());
-        Ok(())
-    });
-    assert!(outcome != Outcome::Done || to == Some(at), "{at:#x} leads to {to:x?}");
-    outcome == Outcome::Done
-}
-
-/// Firmware, which uses the disk behind everything that the kernel does to a register.
-struct Firmware {
-    smmu: Arc<dyn Translator>,
-    is_up: AtomicBool,
-    tried: AtomicU64,
-    /// How often it did not get through, and how often somebody else did once the SMMU was up.
-    refused: AtomicU64,
-    open: AtomicU64,
-}
-
-impl Firmware {
-    fn uses_the_disk(&self) {
-        let reaches = |source, at, access| reaches(&*self.smmu, source, at, access);
-        let own = reaches(DISK, KEPT[0], Access::READ) && reaches(DISK, KEPT[1], Access::WRITE);
-        self.tried.fetch_add(1, Relaxed);
-        self.refused.fetch_add(u64::from(!own), Relaxed);
-        if self.is_up.load(Relaxed) {
-            self.open.fetch_add(reaches(OTHER, NOBODYS, Access::READ).into(), Relaxed);
-        }
-    }
-}
-
-impl Tamper for Firmware {
-    fn read_register(&self, hands: Hands<'_>, at: Pa, width: Width) -> u64 {
-        let value = hands.read_register(at, width);
-        self.uses_the_disk();
-        value
-    }
-
-    fn write_register(&self, hands: Hands<'_>, at: Pa, width: Width, value: u64) {
-        hands.write_register(at, width, value);
-        self.uses_the_disk();
-    }
-
-    fn between_core_and(&self, driver: Arc<dyn Iommu<LabPlatform>>) -> Arc<dyn Iommu<LabPlatform>> {
-        self.is_up.store(true, Relaxed);
-        self.uses_the_disk();
-        driver
-    }
-}
-
 #[test]
 fn a_screen_that_firmware_left_on_is_reached_at_every_step_until_the_kernel_shuts_down() {
     for name in ["arm", "arm-stage2", "arm-noncoherent", "smmuv2"] {
@@ -244,15 +194,17 @@ fn a_screen_that_firmware_left_on_is_reached_at_every_step_until_the_kernel_shut
                 Some(smmu) => smmu.clone(),
                 None => machine.smmuv2s[0].clone(),
             };
-            let (is_up, (tried, refused, open)) = Default::default();
-            let firmware = Arc::new(Firmware { smmu, is_up, tried, refused, open });
+            let using = Use { disk: DISK, kept: KEPT, others: [None, Some(OTHER)], nobodys: NOBODYS };
+            let firmware = Firmware::new(smmu.clone(), using);
             let tables = tables(&spec);
             let request = BootRequest::new(&machine, &tables, trace::shared(None));
             let system = System::boot(BootRequest { tamper: Some(firmware.clone()), ..request }).unwrap();
-            let came = (firmware.refused.load(Relaxed), firmware.open.load(Relaxed));
-            assert!(firmware.tried.load(Relaxed) > 50, "{name}, {acpi}");
-            assert_eq!(came, (0, 0), "{name}, {acpi}: of {:?}", firmware.tried);
-            let reaches = |source, at| reaches(&*firmware.smmu, source, at, Access::READ);
+            let [before, after] = firmware.met();
+            let tried = before.tried.load(Relaxed) + after.tried.load(Relaxed);
+            let came = (before.refused.load(Relaxed) + after.refused.load(Relaxed), after.open.load(Relaxed));
+            assert!(tried > 50, "{name}, {acpi}");
+            assert_eq!(came, (0, 0), "{name}, {acpi}: {before:?}, {after:?}");
+            let reaches = |source, at| reaches(&*smmu, source, at, Access::READ);
             assert!(reaches(DISK, KEPT[0]) && !reaches(DISK, NOBODYS), "{name}: it is the kernel's, mapped");
             let (_, disk) = system.endpoints().find(|(_, endpoint)| endpoint.name == "0000:00:01.0").unwrap();
             let Standing::Behind { device, .. } = &disk.standing else { panic!("{:?}", disk.standing) };

@@ -1,67 +1,22 @@
 //! A process and an accelerator that share memory: every size, machine and form; what is refused; what is traced; a process that is killed.
 
-use std::sync::Arc;
+mod wish;
 
 use model_smmuv3::Policy;
 use portcullis_lab::RunError;
-use portcullis_lab::input::Opened;
 use portcullis_lab::machine::{MachineSpec, builtin};
 use portcullis_lab::report::SvaCounters;
-use portcullis_lab::trace::Memory;
-use portcullis_lab::workload::sva::{DeviceKind, Job, Outcome, run};
+use portcullis_lab::workload::sva::{DeviceKind, Outcome};
 
-/// Nothing, around a page, and more than the queue of page requests holds.
-const SIZES: [usize; 7] = [0, 1, 4095, 4096, 4097, 70_000, 300 << 10];
+use self::wish::{SIZES, Wish};
 
 /// Machines on which nothing is missing.
 const CAPABLE: [&str; 7] = ["arm", "arm-v31", "arm-16k", "arm-64k", "arm-52", "arm-vhe", "arm-stall-forced"];
 
-struct Wish {
-    spec: MachineSpec,
-    device: DeviceKind,
-    bytes: usize,
-    seed: u64,
-    kill: bool,
-}
-
-impl Wish {
-    fn new(machine: &str, device: DeviceKind, bytes: usize) -> Self {
-        Self { spec: builtin::find(machine).unwrap(), device, bytes, seed: 1, kill: false }
-    }
-
-    fn go(&self) -> Result<(Outcome, Vec<String>), RunError> {
-        let sink = Arc::new(Memory::default());
-        let input = Opened::beginning_of_sample(self.bytes);
-        let outcome = run(&Job {
-            spec: self.spec.clone(),
-            device_tree: None,
-            input: &input,
-            seed: self.seed,
-            device: self.device,
-            kill: self.kill,
-            sink: sink.clone(),
-            tamper: None,
-            progress: None,
-        })?;
-        if !self.kill {
-            assert_eq!(outcome.digest.as_ref(), Some(&input.measure().digest));
-        }
-        Ok((outcome, sink.lines()))
-    }
-
-    fn name(&self) -> String {
-        format!("{}, {}, {} bytes, seed {}", self.spec.name, self.device.name(), self.bytes, self.seed)
-    }
-
-    fn must(&self) -> (Outcome, Vec<String>) {
-        self.go().unwrap_or_else(|error| panic!("{}: {error}", self.name()))
-    }
-
-    fn counters(&self) -> (Outcome, SvaCounters) {
-        let (outcome, _) = self.must();
-        let counted = outcome.counters.sva.unwrap();
-        (outcome, counted)
-    }
+fn counters(wish: &Wish) -> (Outcome, SvaCounters) {
+    let (outcome, _) = wish.must();
+    let counted = outcome.counters.sva.unwrap();
+    (outcome, counted)
 }
 
 /// The lines of bonds, faults and answers, without who says them.
@@ -82,7 +37,7 @@ fn every_size_arrives_on_every_capable_machine_with_both_devices_and_is_accounte
         for device in DeviceKind::ALL {
             for bytes in SIZES {
                 let wish = Wish::new(machine, device, bytes);
-                let (outcome, counted) = wish.counters();
+                let (outcome, counted) = counters(&wish);
                 let name = wish.name();
                 assert_eq!(counted.pasid_read_bytes, bytes as u64 + 64, "{name}: the input and the job");
                 assert_eq!(
@@ -255,7 +210,7 @@ fn a_killed_process_is_a_killed_process_on_every_capable_machine_with_every_seed
         for machine in CAPABLE {
             for (bytes, seed) in [(0, 1), (1, 2), (4097, 3), (100_000, 4)] {
                 let wish = Wish { kill: true, seed, ..Wish::new(machine, device, bytes) };
-                let (outcome, counted) = wish.counters();
+                let (outcome, counted) = counters(&wish);
                 assert!(counted.killed && counted.output_bytes == 0, "{}", wish.name());
                 assert_eq!((outcome.digest, counted.pasid_wrote_bytes), (None, 0), "{}", wish.name());
             }
@@ -268,7 +223,7 @@ fn part_14_an_smmu_that_hears_the_cpus_gets_commands_for_atcs_only() {
     let counted = |broadcast| {
         let mut wish = Wish::new("arm", DeviceKind::Pcie, 40_000);
         wish.spec.smmus[0].config.broadcast = broadcast;
-        wish.counters().1
+        counters(&wish).1
     };
     let (hears, deaf) = (counted(true), counted(false));
     assert_eq!(hears.atc_invalidations, deaf.atc_invalidations, "ATCs hear nothing");
@@ -280,13 +235,13 @@ fn part_14_an_smmu_that_hears_the_cpus_gets_commands_for_atcs_only() {
 fn part_13_an_smmu_without_the_kernels_regime_does_not_rely_on_what_it_hears() {
     let mut wish = Wish::new("arm", DeviceKind::Pcie, 20_000);
     wish.spec.cpus.iter_mut().for_each(|cpu| cpu.host_at_el2 = true);
-    let other = wish.counters().1;
-    let same = Wish::new("arm", DeviceKind::Pcie, 20_000).counters().1;
+    let other = counters(&wish).1;
+    let same = counters(&Wish::new("arm", DeviceKind::Pcie, 20_000)).1;
     assert_eq!(other.tlb_invalidations, same.tlb_invalidations + 2);
 }
 
 #[test]
 fn a_large_job_asks_for_pages_in_groups() {
-    let (_, counted) = Wish::new("arm", DeviceKind::Pcie, 3 << 20).counters();
+    let (_, counted) = counters(&Wish::new("arm", DeviceKind::Pcie, 3 << 20));
     assert!(counted.page_requests > 8 * counted.responses_success, "{counted:?}");
 }

@@ -1,63 +1,34 @@
 //! A process of x86 and an accelerator behind a VT-d unit that share memory: every size and policy, what is missing, the order of what the unit is told, a process
 //! that is killed.
 
-use std::sync::Arc;
+mod wish;
 
 use model_cpu::x86::CpuFeatures;
 use model_vtd::{Config, Policy, Scalable};
 use portcullis_lab::RunError;
-use portcullis_lab::input::Opened;
-use portcullis_lab::machine::builtin;
-use portcullis_lab::machine::spec::{MachineSpec, PcSpec};
-use portcullis_lab::trace::Memory;
-use portcullis_lab::workload::sva::{DeviceKind, Job, Outcome, run};
+use portcullis_lab::machine::spec::PcSpec;
+use portcullis_lab::workload::sva::DeviceKind;
 
-/// Nothing, around a page, and more than the queue of page requests holds.
-const SIZES: [usize; 7] = [0, 1, 4095, 4096, 4097, 70_000, 300 << 10];
+use self::wish::{SIZES, Wish};
 
-struct Wish {
-    spec: MachineSpec,
-    bytes: usize,
-    seed: u64,
-    kill: bool,
+/// On a PC.
+fn pc(bytes: usize) -> Wish {
+    Wish::new("x86", DeviceKind::Pcie, bytes)
 }
 
-impl Wish {
-    fn new(bytes: usize) -> Self {
-        Self { spec: builtin::find("x86").unwrap(), bytes, seed: 1, kill: false }
-    }
-
-    fn changed(mut self, change: impl FnOnce(&mut PcSpec)) -> Self {
-        change(self.spec.pc.as_mut().unwrap());
-        self
-    }
+/// What is changed of a PC.
+trait Changed: Sized {
+    fn changed(self, change: impl FnOnce(&mut PcSpec)) -> Self;
 
     fn unit(self, change: impl FnOnce(&mut Config)) -> Self {
         self.changed(|pc| change(&mut pc.units[0].config))
     }
+}
 
-    fn go(&self) -> Result<(Outcome, Vec<String>), RunError> {
-        let sink = Arc::new(Memory::default());
-        let input = Opened::beginning_of_sample(self.bytes);
-        let outcome = run(&Job {
-            spec: self.spec.clone(),
-            device_tree: None,
-            input: &input,
-            seed: self.seed,
-            device: DeviceKind::Pcie,
-            kill: self.kill,
-            sink: sink.clone(),
-            tamper: None,
-            progress: None,
-        })?;
-        if !self.kill {
-            assert_eq!(outcome.digest.as_ref(), Some(&input.measure().digest));
-        }
-        Ok((outcome, sink.lines()))
-    }
-
-    fn must(&self) -> (Outcome, Vec<String>) {
-        self.go().unwrap_or_else(|error| panic!("{} bytes, seed {}: {error}", self.bytes, self.seed))
+impl Changed for Wish {
+    fn changed(mut self, change: impl FnOnce(&mut PcSpec)) -> Self {
+        change(self.spec.pc.as_mut().unwrap());
+        self
     }
 }
 
@@ -68,7 +39,7 @@ fn scalable(config: &mut Config) -> &mut Scalable {
 #[test]
 fn every_size_arrives_and_is_accounted_for_to_the_byte() {
     for bytes in SIZES {
-        let (outcome, _) = Wish::new(bytes).must();
+        let (outcome, _) = pc(bytes).must();
         let counted = outcome.counters.sva.unwrap();
         assert_eq!(counted.pasid_read_bytes, bytes as u64 + 64, "{bytes}: the input and the job");
         assert_eq!(counted.pasid_wrote_bytes, counted.output_bytes + 24, "{bytes}: output and status");
@@ -84,13 +55,13 @@ fn every_size_arrives_and_is_accounted_for_to_the_byte() {
 #[test]
 fn twenty_seeds_bear_it_and_hardware_that_uses_all_its_freedom() {
     for seed in 1..=20 {
-        Wish { seed, ..Wish::new(20_000) }.must();
+        Wish { seed, ..pc(20_000) }.must();
     }
     let policies =
         [(Policy::stale(), 21), (Policy::eager(), 22), (Policy::hostile(), 23), (Policy::hostile(), 24)];
     for (policy, seed) in policies {
         for kill in [false, true] {
-            Wish { seed, kill, ..Wish::new(30_000) }.unit(|config| config.policy = policy).must();
+            Wish { seed, kill, ..pc(30_000) }.unit(|config| config.policy = policy).must();
         }
     }
 }
@@ -99,14 +70,14 @@ fn twenty_seeds_bear_it_and_hardware_that_uses_all_its_freedom() {
 fn tables_of_five_levels_are_shared_where_cpus_and_unit_have_them() {
     let five = CpuFeatures { five_levels: true, ..CpuFeatures::COMMON };
     let both = |levels| {
-        Wish::new(20_000)
+        pc(20_000)
             .unit(|config| scalable(config).first_stage_5_levels = levels)
             .changed(|pc| pc.cpus = vec![five; 2])
     };
     both(true).must();
     refused(&both(false), &["57 bits", "48"]);
     // Of two CPUs the lesser decides.
-    Wish::new(20_000)
+    pc(20_000)
         .unit(|config| scalable(config).first_stage_5_levels = false)
         .changed(|pc| pc.cpus = vec![five, CpuFeatures::COMMON])
         .must();
@@ -115,7 +86,7 @@ fn tables_of_five_levels_are_shared_where_cpus_and_unit_have_them() {
 #[test]
 fn a_unit_that_caches_what_is_not_there_is_told() {
     for kill in [false, true] {
-        Wish { kill, ..Wish::new(20_000) }.unit(|config| config.caching_mode = true).must();
+        Wish { kill, ..pc(20_000) }.unit(|config| config.caching_mode = true).must();
     }
 }
 
@@ -127,20 +98,20 @@ fn refused(wish: &Wish, words: &[&str]) {
 
 #[test]
 fn what_a_pc_lacks_is_said() {
-    let unit = |change: fn(&mut Config)| Wish::new(100).unit(change);
+    let unit = |change: fn(&mut Config)| pc(100).unit(change);
     refused(&unit(|config| *config = Config::legacy()), &["no stage 1", "scalable mode"]);
     refused(&unit(|config| scalable(config).first_stage = false), &["no stage 1"]);
     refused(&unit(|config| scalable(config).pasid_bits = None), &["the IOMMU has no PASIDs"]);
     refused(&unit(|config| scalable(config).page_requests = false), &["the IOMMU has no page requests"]);
     refused(&unit(|config| config.device_tlbs = false), &["the IOMMU has no translation requests"]);
     refused(&unit(|config| scalable(config).coherent_walks = false), &["not coherent"]);
-    refused(&Wish::new(100).changed(|pc| pc.cpus = vec![CpuFeatures::LARGE; 2]), &["bits"]);
-    refused(&Wish::new(100).changed(|pc| pc.cpus[1].execute_disable = false), &["CPUs"]);
+    refused(&pc(100).changed(|pc| pc.cpus = vec![CpuFeatures::LARGE; 2]), &["bits"]);
+    refused(&pc(100).changed(|pc| pc.cpus[1].execute_disable = false), &["CPUs"]);
     // ATSR speaks of root ports alone: an integrated endpoint may use ATS without one. Spec: VT-d 5.10, 8.5 "Root Port ATS Capability Reporting Structure".
-    let mut wish = Wish::new(100);
+    let mut wish = pc(100);
     wish.spec.host_bridges[0].ats = false;
     wish.must();
-    let mut wish = Wish::new(100);
+    let mut wish = pc(100);
     wish.spec.host_bridges[0].slots.truncate(2);
     refused(&wish, &["no accelerator on pcie"]);
 }
@@ -156,7 +127,7 @@ fn descriptors(lines: &[String], after: &str, before: &str) -> Vec<String> {
 #[test]
 fn on_exit_and_on_unbind_pasid_cache_iotlb_and_device_tlb_forget_in_this_order_and_then_requests_are_drained()
 {
-    let (outcome, lines) = Wish { kill: true, ..Wish::new(10_000) }.must();
+    let (outcome, lines) = Wish { kill: true, ..pc(10_000) }.must();
     assert_eq!(outcome.digest, None);
     // PASID cache, IOTLB by PASID, wait, device TLB by PASID, wait.
     let order = ["0x7", "0x6", "0x5", "0x8", "0x5"];
@@ -171,7 +142,7 @@ fn on_exit_and_on_unbind_pasid_cache_iotlb_and_device_tlb_forget_in_this_order_a
 
 #[test]
 fn what_a_process_unmaps_is_forgotten_by_pasid_and_pages_and_then_by_the_device() {
-    let (_, lines) = Wish::new(5000).must();
+    let (_, lines) = pc(5000).must();
     assert_eq!(descriptors(&lines, "vtd mm_invalidate", "vtd sync: outcome=complete"), ["0x6", "0x5"]);
     let at = lines.iter().position(|line| line.contains("vtd mm_invalidate")).unwrap();
     let iotlb = lines[at..].iter().find(|line| line.contains("type=0x6")).unwrap();
@@ -184,7 +155,7 @@ fn what_a_process_unmaps_is_forgotten_by_pasid_and_pages_and_then_by_the_device(
 
 #[test]
 fn nobody_answers_for_a_dead_process_but_the_unit() {
-    let (outcome, lines) = Wish { kill: true, ..Wish::new(10_000) }.must();
+    let (outcome, lines) = Wish { kill: true, ..pc(10_000) }.must();
     let counted = outcome.counters.sva.unwrap();
     assert_eq!((counted.responses_success, counted.responses_invalid), (1, 0), "{counted:?}");
     assert_eq!(counted.pasid_wrote_bytes, 0);
@@ -196,7 +167,7 @@ fn nobody_answers_for_a_dead_process_but_the_unit() {
 
 #[test]
 fn a_large_job_asks_for_pages_in_groups() {
-    let (outcome, _) = Wish::new(3 << 20).must();
+    let (outcome, _) = pc(3 << 20).must();
     let counted = outcome.counters.sva.unwrap();
     assert!(counted.page_requests > 8 * counted.responses_success, "{counted:?}");
 }

@@ -1,18 +1,18 @@
 //! How a PC comes up: what firmware goes on using is never cut off, what no unit covers is not used, and no device raises another's interrupt.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::Arc;
+mod screen;
 
-use model_bus::{Doorbell, Outcome, Request, Translator, Width};
-use model_vtd::{Config, Vtd};
-use portcullis::core::iommu::Iommu;
-use portcullis::types::{Access, Iova, Pa, SourceId};
+use core::sync::atomic::Ordering::Relaxed;
+
+use model_bus::Doorbell;
+use model_vtd::Config;
+use portcullis::types::{Access, SourceId};
 use portcullis_lab::RunError;
 use portcullis_lab::boot::{BootRequest, Hardware, Standing, System};
 use portcullis_lab::machine::{DiskContent, Machine, MachineSpec, acpi, builtin};
-use portcullis_lab::platform::LabPlatform;
-use portcullis_lab::tamper::{Hands, Tamper};
 use portcullis_lab::trace;
+
+use self::screen::{Firmware, Use, reaches};
 
 /// The disk on the root bus, 0000:00:01.0, and another's.
 const DISK: SourceId = SourceId(0x08);
@@ -35,76 +35,23 @@ fn built(config: Config, slots: Option<Vec<u8>>) -> (Machine, Vec<u8>) {
     (Machine::build(spec, DiskContent::Blank, 1, &trace::shared(None)).unwrap(), tables)
 }
 
-fn access(vtd: &Vtd, at: u64, access: Access) -> Outcome {
-    let request = Request { source: DISK, pasid: None, iova: Iova::new(at), len_bytes: 1, access };
-    let mut to = None;
-    let outcome = vtd.access(&request, &mut |passage| {
-        to = Some(passage.pa.get());
-        Ok(())
-    });
-    assert!(outcome != Outcome::Done || to == Some(at), "{at:#x} leads to {to:x?}");
-    outcome
-}
-
-/// Firmware, which uses the disk behind everything that the kernel does to a register.
-struct Firmware {
-    vtd: Arc<Vtd>,
-    /// Whether the unit has come up. Before that how often other addresses were closed, and how often its own were; and those from then on.
-    is_up: AtomicBool,
-    closed: AtomicU64,
-    refused: AtomicU64,
-    refused_later: AtomicU64,
-}
-
-impl Firmware {
-    fn uses_the_disk(&self) {
-        let refused = |at, kind| u64::from(access(&self.vtd, at, kind) != Outcome::Done);
-        let own = refused(KEPT[0], Access::READ) | refused(KEPT[1], Access::WRITE);
-        if self.is_up.load(Relaxed) {
-            self.refused_later.fetch_add(own, Relaxed);
-        } else {
-            self.closed.fetch_add(refused(NOBODYS, Access::READ), Relaxed);
-            self.refused.fetch_add(own, Relaxed);
-        }
-    }
-}
-
-impl Tamper for Firmware {
-    fn read_register(&self, hands: Hands<'_>, at: Pa, width: Width) -> u64 {
-        let value = hands.read_register(at, width);
-        self.uses_the_disk();
-        value
-    }
-
-    fn write_register(&self, hands: Hands<'_>, at: Pa, width: Width, value: u64) {
-        hands.write_register(at, width, value);
-        self.uses_the_disk();
-    }
-
-    /// The unit is up, and the disk nobody's yet.
-    fn between_core_and(&self, driver: Arc<dyn Iommu<LabPlatform>>) -> Arc<dyn Iommu<LabPlatform>> {
-        self.uses_the_disk();
-        self.is_up.store(true, Relaxed);
-        driver
-    }
-}
-
 #[test]
 fn what_firmware_keeps_for_a_disk_is_reached_at_every_step_of_bringing_its_unit_up() {
     for config in [Config::default(), Config::legacy()] {
         let (machine, tables) = built(config, None);
         let vtd = machine.vtds[0].clone();
-        let (is_up, (closed, refused, refused_later)) = Default::default();
-        let firmware = Arc::new(Firmware { vtd, is_up, closed, refused, refused_later });
+        let using = Use { disk: DISK, kept: KEPT, others: [Some(DISK), None], nobodys: NOBODYS };
+        let firmware = Firmware::new(vtd.clone(), using);
         let request = BootRequest::new(&machine, &tables, trace::shared(None));
         let system = System::boot(BootRequest { tamper: Some(firmware.clone()), ..request }).unwrap();
-        assert_eq!(firmware.refused.load(Relaxed), 0);
-        assert!(firmware.closed.load(Relaxed) > 0);
+        let [before, after] = firmware.met();
+        assert_eq!(before.refused.load(Relaxed), 0);
+        assert!(before.closed.load(Relaxed) > 0);
         // An entry that leads elsewhere is not present for a moment, once.
-        assert!(firmware.refused_later.load(Relaxed) <= 1, "{:?}", firmware.refused_later);
-        assert_eq!(access(&firmware.vtd, KEPT[0], Access::READ), Outcome::Done, "it is the kernel's");
+        assert!(after.refused.load(Relaxed) <= 1, "{after:?}");
+        assert!(reaches(&*vtd, DISK, KEPT[0], Access::READ), "it is the kernel's");
         system.shut_down().unwrap();
-        assert_ne!(access(&firmware.vtd, KEPT[0], Access::READ), Outcome::Done, "the unit is closed");
+        assert!(!reaches(&*vtd, DISK, KEPT[0], Access::READ), "the unit is closed");
     }
 }
 

@@ -192,7 +192,7 @@ fn message_target(host: &PciHost, at: Bdf) -> Option<MsiTarget> {
 
 /// As whom a function's messages arrive at its VT-d unit: by its own name, or, where a bridge may put another on them, by some name of the buses there.
 ///
-/// Spec: VT-d 5.10, 9.10 "Interrupt Remap Table Entry (IRTE) for Remapped Interrupts", SVT.
+/// Spec: VT-d 5.10, 9.9 "Interrupt Remapping Table Entry (IRTE) for Remapped Interrupts", SVT.
 pub(super) fn sender(topology: &Topology, function: usize) -> Option<Requester> {
     let ids = topology.requester_ids(function);
     let own = ids.first()?.requester_id();

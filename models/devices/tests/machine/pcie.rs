@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use model_bus::Width;
+use model_bus::{PageResponse, Width};
+use model_devices::accelerator::{AcceleratorOptions, PcieAccelerator};
 use model_devices::nvme::{MemoryMedium, Nvme, NvmeOptions};
 use model_devices::pcie::{Acs, BridgeOptions, Function, Host, PortKind, RequestError, Rid, RidMap};
 use portcullis_types::{Iova, SourceId};
 
+use crate::accelerator_rig::Mmu;
 use crate::rig::{BAR, DISK, DiskRig, Gate, HIGH_WINDOW, RAM, Rig, WINDOW};
 
 fn disk(rig: &Rig) -> Arc<Nvme> {
@@ -334,4 +336,32 @@ fn what_is_on_a_conventional_bus_is_found_there_and_sends_by_the_name_of_the_bus
     rig.write_config(Rid::new(1, 0), 0x3e, Width::Bits16, 0);
     assert_eq!(rig.read_config(Rid::new(2, 8), 0, Width::Bits32), 0x0010_1b36);
     assert_eq!(rig.read_config(Rid::new(1, 0), 0x52, Width::Bits16) & 1 << 13, 0);
+}
+
+#[test]
+fn messages_of_an_iommu_reach_what_is_behind_it_and_nobody_else() {
+    let rig = Rig::new();
+    let mmus = [1u8, 2].map(|slot| {
+        let mmu = Arc::new(Mmu::default());
+        let host = rig.root.add_host(Host {
+            translator: mmu.clone(),
+            fabric: rig.bus.clone(),
+            stream_ids: RidMap::offset(0),
+            device_ids: RidMap::offset(0),
+            sink: rig.ear.clone(),
+        });
+        rig.root.root_bus().lead(slot << 3, &host);
+        let device = PcieAccelerator::new(&AcceleratorOptions::default(), rig.ear.clone());
+        rig.root.root_bus().plug(slot << 3, device).unwrap();
+        mmu
+    });
+    let reaches = |mmu: &Mmu, rid: u32| {
+        let response = PageResponse { source: SourceId(rid), pasid: None, group: 0, code: 0 };
+        mmu.down().page_response(&response)
+    };
+    assert_eq!(
+        mmus.each_ref().map(|mmu| [reaches(mmu, 8), reaches(mmu, 16)]),
+        [[true, false], [false, true]]
+    );
+    assert!(rig.ear.heard("model.pcie unsupported_request: message=page_response"));
 }
