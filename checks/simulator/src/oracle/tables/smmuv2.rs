@@ -2,8 +2,10 @@
 //!
 //! Of context banks those are read that a driver of 64-bit tables can have: one stage, addresses from 0.
 //!
-//! Spec: SMMUv2 D.c, 2.3 "Stream mapping", 2.6 "Translation context banks", 9.6.1 "SMMU_IDR0-7", 9.6.3 "SMMU_sCR0", 9.6.22 "SMMU_SMRn", 9.6.23 "SMMU_S2CRn",
-//! 9.7.1 "SMMU_CBARn", 9.7.2 "SMMU_CBA2Rn", 16.5.26 "SMMU_CBn_SCTLR", 16.5.38 "SMMU_CBn_TCR", 16.5.40 "SMMU_CBn_TTBRm", 17.3.8 "SMMU_CBn_TCR".
+//! Spec: SMMUv2 D.c, 2.3 "Context determination", 2.6 "Translation context", 9.6.1 "SMMU_IDR0-7, Identification registers", 9.6.3 "SMMU_sCR0, Configuration Register 0", 9.6.23
+//! "SMMU_S2CRn, Stream-to-Context Register", 9.6.25 "SMMU_SMRn, Stream Match Register", 10.2.1 "SMMU_CBARn, Context Bank Attribute Registers", 10.2.2 "SMMU_CBA2Rn, Context Bank
+//! Attribute Registers", 16.5.29 "SMMU_CBn_SCTLR, System Control Register", 16.5.38 "SMMU_CBn_TCR, Translation Control Register", 16.5.40 "SMMU_CBn_TTBRm, Translation Table Base
+//! Registers", 17.3.8 "SMMU_CBn_TCR, Translation Control Register".
 
 use super::{Root, Tables, Way};
 
