@@ -386,3 +386,44 @@ fn a_banks_words_are_those_that_a_reader_of_the_book_would_write() {
     let va = bank::TlbiVa::new().with_page(0xd_eadb).with_asid(9);
     assert_eq!(va.into_bits(), 0x0009_0000_000d_eadb);
 }
+
+#[test]
+fn whole_words_of_streams_and_banks_are_as_worked_out_from_the_book() {
+    // Bank 3: stage 1 with stage 2 passed, VMID 7, interrupt 2. Nested in bank 1. Stage 2 alone.
+    let cbar = global::Cbar::new().with_vmid(7).with_kind(1).with_irptndx(2);
+    assert_eq!(cbar.into_bits(), 0x0201_0007);
+    let nested = global::NestedCbar::new().with_vmid(7).with_cbndx(1).with_kind(3);
+    assert_eq!(nested.into_bits(), 0x0003_0107);
+    assert_eq!(global::Cbar::new().with_vmid(7).with_kind(0).into_bits(), 0x0000_0007);
+    // Tables of 64 bits, a VMID of 16.
+    assert_eq!(global::Cba2r::new().with_va64(true).with_vmid16(0x1234).into_bits(), 0x1234_0001);
+    // A stream that bypasses, one that faults, one that goes to bank 0x42 as unprivileged data.
+    assert_eq!(global::S2cr::new().with_kind(1).into_bits(), 0x0001_0000);
+    assert_eq!(global::S2cr::new().with_kind(0).with_cbndx(0x42).with_privcfg(2).into_bits(), 0x0200_0042);
+    // Extended matching: the mask has 16 bits, and VALID is in S2CR.
+    let extended = global::ExtendedSmr::new().with_exid(0xfff0).with_exmask(0x000f);
+    assert_eq!(extended.into_bits(), 0x000f_fff0);
+    // On, access flags and TEX remap as they are, faults are reported and interrupt; and the transaction ends, or stalls.
+    let sctlr = bank::Sctlr::new().with_m(true).with_tre(true).with_afe(true).with_cfre(true).with_cfie(true);
+    assert_eq!(sctlr.into_bits(), 0x0000_0067);
+    assert_eq!(sctlr.with_cfcfg(true).into_bits(), 0x0000_00e7);
+    // Stage 2: 40 bits from level 1 with 4 KiB, write-back walks, inner shareable, 48 bits out.
+    let tcr = bank::Stage2Tcr::new().with_t0sz(24).with_sl0(1).with_irgn0(1).with_orgn0(1).with_sh0(3);
+    assert_eq!(tcr.with_pasize(5).into_bits(), 0x0005_3558);
+    assert_eq!(bank::Tcr2::new().with_pasize(5).with_asid16(true).with_sep(7).into_bits(), 0x0003_8015);
+    // The table at 1_2345_6000h of ASID 9.
+    let ttbr = bank::Ttbr::from_bits(0x0009_0001_2345_6000);
+    assert_eq!((ttbr.asid(), ttbr.base()), (9, 0x1_2345_6000));
+    // A translation fault that stalled, and another that was not recorded; of a write by level 2 of stage 2, met on a walk.
+    let fsr = bank::Fsr::from_bits(0xc000_0002);
+    assert_eq!((fsr.tf(), fsr.pf(), fsr.ss(), fsr.multi()), (true, false, true, true));
+    let syndrome = bank::Fsynr0::from_bits(0x0000_041a);
+    let said = (syndrome.plvl(), syndrome.s1ptwf(), syndrome.wnr(), syndrome.ptwf());
+    assert_eq!(said, (2, true, true, true));
+    // Several matched, and a stream that nobody is there for; an unprivileged write by stream 0x123.
+    let global = global::Gfsr::from_bits(0x8000_0006);
+    assert_eq!((global.usf(), global.smcf(), global.icf(), global.multi()), (true, true, false, true));
+    let syndrome = global::Gfsynr0::from_bits(0x0000_0002);
+    assert_eq!((syndrome.wnr(), syndrome.pnu(), syndrome.nested()), (true, false, false));
+    assert_eq!(global::FaultStream::from_bits(0x0000_0123).stream_id(), 0x123);
+}

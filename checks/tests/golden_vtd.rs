@@ -552,6 +552,131 @@ fn whole_words_are_as_worked_out_from_the_book() {
 }
 
 #[test]
+fn whole_entries_are_the_words_of_the_scenes() {
+    use golden::scenes::{LEGACY, SCALABLE, SCENES};
+    let at = |name: &str, address: u64| -> &[u64] {
+        let scene = SCENES.iter().find(|scene| scene.name == name).unwrap();
+        scene.memory.iter().find(|(at, _)| *at == address).unwrap().1
+    };
+    let always = |memory: &'static [(u64, &'static [u64])], address| {
+        memory.iter().find(|(at, _)| *at == address).unwrap().1
+    };
+    let root = context::RootWord0::new().with_p(true).with_ctp_address(0x1_1000).into_bits();
+    assert_eq!(always(LEGACY, 0x1_0000), [root, 0]);
+    let root = context::ScalableRootWord::new().with_p(true).with_ctp_address(0x1_1000).into_bits();
+    assert_eq!(always(SCALABLE, 0x1_0000), [root, 0]);
+    let low =
+        context::ScalableContextWord0::new().with_p(true).with_dte(true).with_paside(true).with_pre(true);
+    let low = low.with_pasiddirptr_address(0x1_2000).into_bits();
+    let high = context::ScalableContextWord1::new().with_rid_pasid(0x86).into_bits();
+    assert_eq!(always(SCALABLE, 0x1_1200), [low, high, 0, 0]);
+    let directory = pasid::PasidDirectoryEntry::new().with_p(true).with_smptblptr_address(0x1_3000);
+    assert_eq!(always(SCALABLE, 0x1_2010), [directory.into_bits()]);
+    let context = |tt, table, aw, did| {
+        let low = context::ContextWord0::new().with_p(true).with_tt(tt).with_ssptptr_address(table);
+        [low.into_bits(), context::ContextWord1::new().with_aw(aw).with_did(did).into_bits()]
+    };
+    assert_eq!(at("a page of 4 KiB", 0x1_1100), context(0b00, 0x10_0000, 0b010, 5));
+    assert_eq!(at("3 levels", 0x1_1100), context(0b00, 0x10_1000, 0b001, 5));
+    assert_eq!(at("5 levels", 0x1_1100), context(0b00, 0x10_4000, 0b011, 5));
+    assert_eq!(at("pass-through", 0x1_1100), context(0b10, 0, 0b011, 5));
+    let entry = |pgtt, second: Option<u64>, did, first: Option<(u64, u8)>| {
+        let mut low = pasid::PasidWord0::new().with_p(true).with_pgtt(pgtt);
+        if let Some(table) = second {
+            low = low.with_aw(0b010).with_ssptptr_address(table);
+        }
+        let tags = pasid::PasidWord1::new().with_did(did).with_pwsnp(true);
+        let high = first.map_or(0, |(table, fspm)| {
+            pasid::PasidWord2::new().with_fspm(fspm).with_fsptptr_address(table).into_bits()
+        });
+        [low.into_bits(), tags.into_bits(), high, 0, 0, 0, 0, 0]
+    };
+    let (first, second) = (Some((0x20_0000, pasid::FSPM_4_LEVELS)), Some(0x10_0000));
+    let entries = [
+        ("first stage, read", entry(pasid::PGTT_FIRST_STAGE, None, 6, first)),
+        (
+            "first stage, 5 levels",
+            entry(pasid::PGTT_FIRST_STAGE, None, 6, Some((0x20_4000, pasid::FSPM_5_LEVELS))),
+        ),
+        ("second stage", entry(pasid::PGTT_SECOND_STAGE, second, 5, None)),
+        ("nested", entry(pasid::PGTT_NESTED, second, 5, first)),
+        ("pass-through by PASID", entry(pasid::PGTT_PASS_THROUGH, None, 6, None)),
+    ];
+    entries.iter().for_each(|(name, words)| assert_eq!(at(name, 0x1_3140), words, "{name}"));
+}
+
+#[test]
+fn descriptors_of_the_queues_are_as_worked_out_from_the_book() {
+    // PASID cache, PASID 85h of domain 6. IOTLB of a PASID, and of a page of it. IOTLB of a domain, and of a page.
+    let cache = invalidation::PasidCacheInvalidate::new().with_g(0b01).with_did(6).with_pasid(0x85);
+    assert_eq!(cache.into_bits(), 0x0000_0085_0006_0017);
+    let of_pasid = |g| invalidation::PasidIotlbInvalidate::new().with_g(g).with_did(6).with_pasid(0x85);
+    assert_eq!([0b10, 0b11].map(|g| of_pasid(g).into_bits()), [0x0000_0085_0006_0026, 0x0000_0085_0006_0036]);
+    let of_domain = |g| invalidation::IotlbInvalidate::new().with_g(g).with_did(5);
+    assert_eq!([0b10, 0b11].map(|g| of_domain(g).into_bits()), [0x0005_0022, 0x0005_0032]);
+    // Context cache: globally; of domain 5; of 00:02.0 in domain 5.
+    let context = |g, did, sid| invalidation::ContextInvalidate::new().with_g(g).with_did(did).with_sid(sid);
+    let words = [context(0b01, 0, 0), context(0b10, 5, 0), context(0b11, 5, 0x10)];
+    assert_eq!(words.map(|word| word.into_bits()), [0x11, 0x0005_0021, 0x0000_0010_0005_0031]);
+    // Device TLB: a page of 00:02.0, everything of it, four pages of PASID 85h.
+    let device = invalidation::DeviceTlbInvalidate::new().with_sid(0x10).into_bits();
+    let page = invalidation::DeviceTlbPages::new().with_addr(0x7_6541).into_bits();
+    let all = invalidation::DeviceTlbPages::new().with_s(true).with_addr(0x7_ffff_ffff_ffff).into_bits();
+    assert_eq!((device, page, all), (0x0000_0010_0000_0003, 0x7654_1000, 0x7fff_ffff_ffff_f001));
+    let device = invalidation::PasidDeviceTlbInvalidate::new().with_sid(0x10).with_pasid(0x85).into_bits();
+    let pages = invalidation::PasidDeviceTlbPages::new().with_s(true).with_addr(0x7_6541).into_bits();
+    assert_eq!((device, pages), (0x0000_0085_0010_0008, 0x7654_1800));
+    // Interrupt entry cache: globally; eight entries from 28h on.
+    let interrupts =
+        |g, im, index| invalidation::InterruptInvalidate::new().with_g(g).with_im(im).with_iidx(index);
+    let words = [interrupts(false, 0, 0), interrupts(true, 3, 0x28)].map(|word| word.into_bits());
+    assert_eq!(words, [0x4, 0x0000_0028_1800_0014]);
+    // A wait that writes, drains page requests and fences.
+    let wait =
+        invalidation::WaitWord0::new().with_sw(true).with_fence(true).with_pd(true).with_status_data(7);
+    assert_eq!(wait.into_bits(), 0x0000_0007_0000_00e5);
+    // A response to group 1Fh of PASID 85h of 00:02.0: invalid request. And the request, a read, the last of its group.
+    let low =
+        page_request::PageGroupResponseWord0::new().with_pp(true).with_rc(1).with_rid(0x10).with_pasid(0x85);
+    let high = page_request::PageGroupResponseWord1::new().with_prgi(0x1f);
+    assert_eq!((low.into_bits(), high.into_bits()), (0x0000_0085_0010_1019, 0xf8));
+    let low = page_request::PageRequestWord0::from_bits(0x0000_0085_0010_0101);
+    let high = page_request::PageRequestWord1::from_bits(0x7654_1910_00fd);
+    assert_eq!((low.kind(), low.pp(), low.rid(), low.pasid()), (1, true, 0x10, 0x85));
+    let flags = (high.rdr(), high.wrr(), high.lpig(), high.prgi(), high.addr());
+    assert_eq!(flags, (true, false, true, 0x1f, 0x7_6541_9100));
+    // Entries for interrupts: vector 41h of APIC 1 for 00:02.0; vector 42h of APIC 2 for buses 5 to 7.
+    let entry = |vector, destination| {
+        interrupt::IrteWord0::new().with_p(true).with_vector(vector).with_destination(destination).into_bits()
+    };
+    assert_eq!((entry(0x41, 0x100), entry(0x42, 0x200)), (0x0000_0100_0041_0001, 0x0000_0200_0042_0001));
+    let who = |svt, sid| interrupt::IrteWord1::new().with_svt(svt).with_sid(sid).into_bits();
+    assert_eq!((who(0b01, 0x10), who(0b10, 0x0507)), (0x4_0010, 0x8_0507));
+}
+
+#[test]
+fn fault_records_of_the_scenes_are_read_as_what_they_say() {
+    use golden::scenes::{Comes, SCENES};
+    let mut read = 0;
+    for scene in SCENES {
+        let Comes::Recorded(words) = scene.comes else { continue };
+        let record = fault::FaultWord1::from_bits(words[1]);
+        let said = (record.sid(), record.pp(), record.t1(), record.f(), record.pv());
+        let pasid = if scene.tagged { 0x85 } else { 0 };
+        assert_eq!(said, (0x10, scene.tagged, !scene.write, true, pasid), "{}", scene.name);
+        assert_eq!(
+            fault::FaultWord0::from_bits(words[0]).address(),
+            scene.address & !0xfff,
+            "{}",
+            scene.name
+        );
+        assert!(record.reason().code().is_some(), "{}", scene.name);
+        read += 1;
+    }
+    assert!(read >= 10, "{read}");
+}
+
+#[test]
 fn reasons_have_the_codes_and_the_qualification_of_the_book() {
     for &(number, code, qualified) in golden::REASONS {
         let reason = fault::FaultReason(number);

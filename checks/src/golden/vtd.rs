@@ -8,6 +8,7 @@
 mod descriptors;
 mod entries;
 mod registers;
+pub mod scenes;
 
 pub use descriptors::{
     CC_INV, DEV_TLB_INV, FRCD, IEC_INV, INV_WAIT, IOTLB_INV, P_DEV_TLB_INV, P_IOTLB_INV, PAGE_GRP_RESP,
