@@ -33,11 +33,11 @@ impl Bench {
 
     /// Does something, and notes what it cost.
     fn cost<T>(&mut self, operation: &str, work: impl FnOnce(&Rig) -> T) -> T {
-        let before = self.rig.driver.counts();
+        let before = self.rig.driver.smmu().counts();
         self.meter.take();
         let done = work(&self.rig);
         let Counted { stores, register_reads, register_writes, .. } = self.meter.take();
-        let commands = Spent::from(self.rig.driver.counts().since(&before));
+        let commands = Spent::from(self.rig.driver.smmu().counts().since(&before));
         let line = format!("{operation:<36}{stores:>7}{register_reads:>7}{register_writes:>7}  {commands}");
         writeln!(self.table, "{}", line.trim_end()).unwrap();
         done

@@ -9,6 +9,7 @@ use portcullis::core::device::{DeviceInfo, DmaMask};
 use portcullis::core::iommu::AddDeviceError;
 use portcullis::hal::DmaMemory;
 use portcullis::types::{Iova, Pa, Pasid, SourceId};
+use portcullis_checks::sva::before::Model;
 use portcullis_checks::sva::plan::{Plan, accelerator};
 use portcullis_checks::sva::rig::Rig;
 use portcullis_checks::sva::watched::Watched;
@@ -16,6 +17,9 @@ use portcullis_checks::sva::work::{Client, bind, job, text, unbind};
 use portcullis_lab::trace::Memory;
 
 const RIGHT: [String; 0] = [];
+
+/// A machine of each vendor.
+const MACHINES: [fn(u64) -> Plan; 2] = [Plan::new, Plan::x86];
 
 fn process(rig: &Rig) -> Watched {
     Watched::new(&rig.kernel, &rig.judge).unwrap()
@@ -80,55 +84,63 @@ enum End {
 fn part_17_exit_and_unbind_in_every_order_and_in_mid_job() {
     use End::{Exit, Stop, Unbind};
     let orders = [[Stop, Unbind, Exit], [Stop, Exit, Unbind], [Exit, Stop, Unbind]];
-    for order in orders {
-        for (device, abort) in [(0, false), (0, true), (1, false), (1, true)] {
+    let devices = |machine: fn(u64) -> Plan| 0..machine(0).pcie.len() + machine(0).platform.len();
+    let each = MACHINES.into_iter().flat_map(|machine| devices(machine).map(move |device| (machine, device)));
+    for (machine, device) in each {
+        for (order, abort) in orders.into_iter().flat_map(|order| [(order, false), (order, true)]) {
             for steps in 0..6 {
-                let mut plan = Plan::new(steps);
+                let mut plan = machine(steps);
                 plan.pcie[0].stop_marker = steps % 2 == 1;
-                let rig = Rig::new(plan).unwrap();
-                let process = process(&rig);
-                let (source, dest) =
-                    (process.map_zeroes(0x8000).unwrap(), process.map_zeroes(0x8000).unwrap());
-                let mut client = Client::open(&rig, &process, device).unwrap();
-                assert!(client.submit(job(Algorithm::Copy, source.first(), 0x8000, dest.first(), 0x8000)));
-                for _ in 0..steps {
-                    rig.step(2);
-                    rig.serve();
-                }
-                rig.step(1);
-                let mut bond = None;
-                for end in order {
-                    match end {
-                        Exit => process.exit(),
-                        Stop => bond = Some(client.stop(abort, || rig.serve()).unwrap()),
-                        Unbind => unbind(&rig, device, bond.as_ref().unwrap()).unwrap(),
-                    }
-                    rig.step(2);
-                }
-                drop(bond);
-                assert_eq!(rig.finish(), RIGHT, "{order:?}, device {device}, abort {abort}, {steps} steps");
+                ends_in_mid_job(plan, order, device, abort, steps);
             }
         }
     }
 }
 
+/// A job is under way for so many turns when a bond and its process end in this order.
+fn ends_in_mid_job(plan: Plan, order: [End; 3], device: usize, abort: bool, turns: u64) {
+    let rig = Rig::new(plan).unwrap();
+    let process = process(&rig);
+    let (source, dest) = (process.map_zeroes(0x8000).unwrap(), process.map_zeroes(0x8000).unwrap());
+    let mut client = Client::open(&rig, &process, device).unwrap();
+    assert!(client.submit(job(Algorithm::Copy, source.first(), 0x8000, dest.first(), 0x8000)));
+    for _ in 0..turns {
+        rig.step(2);
+        rig.serve();
+    }
+    rig.step(1);
+    let mut bond = None;
+    for end in order {
+        match end {
+            End::Exit => process.exit(),
+            End::Stop => bond = Some(client.stop(abort, || rig.serve()).unwrap()),
+            End::Unbind => unbind(&rig, device, bond.as_ref().unwrap()).unwrap(),
+        }
+        rig.step(2);
+    }
+    drop(bond);
+    assert_eq!(rig.finish(), RIGHT, "{order:?}, device {device}, abort {abort}, {turns} turns");
+}
+
 #[test]
 fn part_16_nothing_is_disabled_while_a_bond_lives_and_all_can_be_enabled_again() {
-    let rig = Rig::new(Plan::new(2)).unwrap();
-    for device in 0..2 {
-        let process = process(&rig);
-        let bond = bind(&rig, &process, device).unwrap();
-        assert!(rig.disable(device).is_err());
-        process.exit();
-        assert!(rig.disable(device).is_err(), "an exit does not end a bond");
-        let late = bind(&rig, &process, device).unwrap_err();
-        assert!(late.contains("Exited"), "known, but too late: {late}");
-        unbind(&rig, device, &bond).unwrap();
-        drop(bond);
-        rig.disable(device).unwrap();
-        rig.enable(device).unwrap();
+    for machine in MACHINES {
+        let rig = Rig::new(machine(2)).unwrap();
+        for device in 0..rig.accels.len() {
+            let process = process(&rig);
+            let bond = bind(&rig, &process, device).unwrap();
+            assert!(rig.disable(device).is_err());
+            process.exit();
+            assert!(rig.disable(device).is_err(), "an exit does not end a bond");
+            let late = bind(&rig, &process, device).unwrap_err();
+            assert!(late.contains("Exited"), "known, but too late: {late}");
+            unbind(&rig, device, &bond).unwrap();
+            drop(bond);
+            rig.disable(device).unwrap();
+            rig.enable(device).unwrap();
+        }
+        assert_eq!(rig.finish(), RIGHT);
     }
-    assert_eq!(rig.finish(), RIGHT);
 }
 
 #[test]
@@ -144,7 +156,7 @@ fn part_20_a_device_with_several_streams_is_one_device_and_no_stream_is_two_devi
     let mut client = Client::open(&rig, &process, 0).unwrap();
     let copy = job(Algorithm::Copy, source.first(), 0x4000, dest.first(), 0x4000);
     assert_eq!(client.run(&rig, copy).unwrap().status, Status::Done);
-    let counters = rig.smmu.counters();
+    let counters = rig.iommu.smmu().counters();
     assert!(counters.stalls >= 8 && counters.resumed >= 8, "{counters:?}");
     client.close(&rig).unwrap();
     process.exit();
@@ -160,9 +172,9 @@ fn part_22_stalls_are_resumed_or_aborted_whether_they_are_chosen_or_forced() {
         let mut client = Client::open(&rig, &process, 0).unwrap();
         let fill = |at: Iova| job(Algorithm::Fill(5), at, 0x3000, at, 0x3000);
         assert_eq!(client.run(&rig, fill(dest.first())).unwrap().status, Status::Done);
-        let ended = rig.smmu.counters().terminated;
+        let ended = rig.iommu.smmu().counters().terminated;
         assert_eq!(client.run(&rig, fill(Iova::new(0x7000_0000))).unwrap().status, Status::DestFault);
-        assert_eq!(rig.smmu.counters().terminated, ended + 1, "{stall:?}");
+        assert_eq!(rig.iommu.smmu().counters().terminated, ended + 1, "{stall:?}");
         process.unmap(dest).unwrap();
         assert!(client.submit(fill(dest.first())));
         rig.step(4);
@@ -183,10 +195,10 @@ fn part_22_an_access_that_waits_when_its_process_is_unbound_ends_there() {
     let mut client = Client::open(&rig, &process, 0).unwrap();
     assert!(client.submit(job(Algorithm::Fill(1), dest.first(), 64, dest.first(), 64)));
     rig.step(8);
-    assert!(rig.smmu.counters().stalls > 0, "it waits");
+    assert!(rig.iommu.smmu().counters().stalls > 0, "it waits");
     let bond = client.stop(true, || {}).unwrap();
     unbind(&rig, 0, &bond).unwrap();
-    let counters = rig.smmu.counters();
+    let counters = rig.iommu.smmu().counters();
     assert_eq!(counters.stalls, counters.resumed + counters.terminated);
     drop(bond);
     process.exit();
@@ -219,12 +231,9 @@ fn part_24_an_overflow_is_acknowledged_and_everything_is_answered_once() {
             assert_eq!(process.map(&at(dest)), Ok(dest));
         }
     }
-    let counters = rig.smmu.counters();
+    let counters = rig.iommu.smmu().counters();
     assert!(counters.auto_responses > 0, "it overflowed: {counters:?}");
-    assert!(
-        rig.driver.counts().page_request_overflows > 1,
-        "and was acknowledged, or it would have once only"
-    );
+    assert!(rig.driver.page_request_overflows() > 1, "and was acknowledged, or it would have once only");
     clients.into_iter().for_each(|client| client.close(&rig).unwrap());
     process.exit();
     assert_eq!(rig.finish(), RIGHT);
@@ -241,79 +250,93 @@ fn at(range: portcullis::types::IovaRange) -> portcullis_lab::process::Mapping {
 
 #[test]
 fn part_25_stop_markers_get_no_answer_and_late_answers_do_no_harm() {
-    let mut plan = Plan::new(7).pcie_only();
-    plan.pcie[0].stop_marker = true;
-    let rig = Rig::new(plan).unwrap();
-    let model = rig.accels[0].pcie().unwrap().clone();
-    for _ in 0..4 {
-        let process = process(&rig);
-        let dest = process.map_zeroes(0x4000).unwrap();
-        let mut client = Client::open(&rig, &process, 0).unwrap();
-        assert!(client.submit(job(Algorithm::Fill(1), dest.first(), 0x4000, dest.first(), 0x4000)));
-        rig.step(6);
-        client.close(&rig).unwrap();
-        process.exit();
+    for machine in MACHINES {
+        let mut plan = machine(7).pcie_only();
+        plan.pcie[0].stop_marker = true;
+        let rig = Rig::new(plan).unwrap();
+        let model = rig.accels[0].pcie().unwrap().clone();
+        for _ in 0..4 {
+            let process = process(&rig);
+            let dest = process.map_zeroes(0x4000).unwrap();
+            let mut client = Client::open(&rig, &process, 0).unwrap();
+            assert!(client.submit(job(Algorithm::Fill(1), dest.first(), 0x4000, dest.first(), 0x4000)));
+            rig.step(6);
+            client.close(&rig).unwrap();
+            process.exit();
+        }
+        assert_eq!(model.pages().counts().stop_markers, 4);
+        assert_eq!(model.pages().counts().unexpected, 0);
+        assert_eq!(rig.finish(), RIGHT);
     }
-    assert_eq!(model.pages().counts().stop_markers, 4);
-    assert_eq!(model.pages().counts().unexpected, 0);
-    assert_eq!(rig.finish(), RIGHT);
+}
+
+/// What is said against a run in which a device forged requests. Where hardware looks at the entry of a PASID before it takes a request, one for a PASID that means nothing is a fault that it
+/// records.
+fn but_for_forged(rig: Rig) -> Vec<String> {
+    let recorded = matches!(rig.iommu, Model::Vtd(_));
+    let mut wrongs = rig.finish();
+    wrongs.retain(|wrong| !(recorded && wrong.starts_with("quiet: ")));
+    wrongs
 }
 
 /// What a device is told for a page that is there, one that is not, and one of a PASID that means nothing; and that what is not the last is told nothing.
 #[test]
 fn part_25_each_request_is_answered_with_the_code_that_is_its_due() {
-    let sink = Arc::new(Memory::default());
-    let rig = Rig::with(Plan::new(8).pcie_only(), None, sink.clone()).unwrap();
-    let process = process(&rig);
-    let there = process.map_zeroes(0x1000).unwrap();
-    let bond = bind(&rig, &process, 0).unwrap();
-    let model = rig.accels[0].pcie().unwrap().clone();
-    let ask = |pasid: Option<Pasid>, iova: Iova, group: u16, last: bool| {
+    const SUCCESS: Option<u8> = Some(0);
+    const INVALID: Option<u8> = Some(1);
+    for machine in MACHINES {
+        let rig = Rig::new(machine(8).pcie_only()).unwrap();
+        let process = process(&rig);
+        let there = process.map_zeroes(0x1000).unwrap();
+        let bond = bind(&rig, &process, 0).unwrap();
+        let model = rig.accels[0].pcie().unwrap().clone();
         let source = SourceId(8);
-        let (privileged, execute, read, write) = (false, false, true, false);
-        model.pages().forge(&PageRequest {
-            source,
-            pasid,
-            privileged,
-            execute,
-            iova,
-            group,
-            last,
-            read,
-            write,
-        });
-        rig.serve();
-        rig.step(8);
-        let wanted = format!(" prgi={group:#x} ");
-        let lines = sink.lines();
-        let answer = lines
-            .iter()
-            .rev()
-            .find(|line| line.contains("model.smmuv3 page_response:") && line.contains(&wanted));
-        answer.map(|line| line.rsplit_once("code=").unwrap().1.to_owned())
-    };
-    let pasid = Some(bond.pasid());
-    assert_eq!(ask(pasid, there.first(), 0x11, true).as_deref(), Some("0x0"), "success");
-    assert_eq!(ask(pasid, Iova::new(0x6000_0000), 0x12, true).as_deref(), Some("0x1"), "invalid");
-    assert_eq!(ask(Pasid::new(77), there.first(), 0x13, true).as_deref(), Some("0x1"), "no such process");
-    assert_eq!(ask(None, there.first(), 0x14, true).as_deref(), Some("0x1"), "no process at all");
-    assert_eq!(ask(pasid, there.first(), 0x15, false), None, "not the last");
-    assert_eq!(
-        ask(pasid, Iova::new(0x6000_0000), 0x15, true).as_deref(),
-        Some("0x1"),
-        "one of the group is not there"
-    );
-    unbind(&rig, 0, &bond).unwrap();
-    assert_eq!(ask(pasid, there.first(), 0x16, true).as_deref(), Some("0x1"), "bound no more");
-    drop(bond);
-    process.exit();
-    assert_eq!(rig.finish(), RIGHT);
+        let ask = |pasid: Option<Pasid>, iova: Iova, group: u16, last: bool| {
+            let (privileged, execute, read, write) = (false, false, true, false);
+            model.pages().forge(&PageRequest {
+                source,
+                pasid,
+                privileged,
+                execute,
+                iova,
+                group,
+                last,
+                read,
+                write,
+            });
+            rig.step(8);
+            rig.serve();
+            rig.step(8);
+            rig.judge.response(source, group)
+        };
+        let (pasid, nowhere) = (Some(bond.pasid()), Iova::new(0x6000_0000));
+        assert_eq!(ask(pasid, there.first(), 0x11, true), SUCCESS);
+        assert_eq!(ask(pasid, nowhere, 0x12, true), INVALID);
+        assert_eq!(ask(Pasid::new(77), there.first(), 0x13, true), INVALID, "no such process");
+        assert_eq!(ask(None, there.first(), 0x14, true), INVALID, "no process at all");
+        assert_eq!(ask(pasid, there.first(), 0x15, false), None, "not the last");
+        assert_eq!(ask(pasid, nowhere, 0x15, true), INVALID, "one of the group is not there");
+        assert_eq!(ask(pasid, nowhere, 0x17, false), None, "not the last");
+        assert_eq!(ask(pasid, there.first(), 0x17, true), INVALID, "and it is the first that is not there");
+        unbind(&rig, 0, &bond).unwrap();
+        assert_eq!(ask(pasid, there.first(), 0x16, true), INVALID, "bound no more");
+        drop(bond);
+        process.exit();
+        assert_eq!(but_for_forged(rig), RIGHT);
+    }
 }
 
 /// A million requests that nobody asked for keep nobody from working, and take no memory.
 #[test]
 fn part_4_a_flood_of_requests_is_borne() {
-    let rig = Rig::new(Plan::new(9)).unwrap();
+    MACHINES.into_iter().for_each(|machine| flood(machine(9)));
+}
+
+fn flood(mut plan: Plan) {
+    if plan.platform.is_empty() {
+        plan.pcie.push(accelerator(10));
+    }
+    let rig = Rig::new(plan).unwrap();
     let process = process(&rig);
     let dest = process.map_zeroes(0x4000).unwrap();
     let bond = bind(&rig, &process, 0).unwrap();
@@ -347,5 +370,5 @@ fn part_4_a_flood_of_requests_is_borne() {
     drop(bond);
     assert!(rig.bus.cpu().heap().used().live_bytes < before + 0x20_0000);
     process.exit();
-    assert_eq!(rig.finish(), RIGHT);
+    assert_eq!(but_for_forged(rig), RIGHT);
 }

@@ -48,6 +48,12 @@ fn copies(rig: &Rig, device: usize) -> (IovaRange, IovaRange) {
 #[test]
 fn part_11_devices_walk_processes_tables_of_every_granule_and_52_bits() {
     let wide = |page| Plan { page, ..Plan::new(2).large() };
+    let five = |seed| {
+        let mut plan = Plan::x86(seed);
+        let cpus = plan.pc.iter_mut().flat_map(|pc| &mut pc.cpus);
+        cpus.for_each(|cpu| cpu.five_levels = true);
+        plan
+    };
     let plans = [
         (Plan::new(1), 48),
         (Plan::new(1).pages_of(SizeLg2::KIB_16), 48),
@@ -55,11 +61,14 @@ fn part_11_devices_walk_processes_tables_of_every_granule_and_52_bits() {
         (wide(SizeLg2::KIB_4), 52),
         (wide(SizeLg2::KIB_16), 52),
         (wide(SizeLg2::KIB_64), 52),
+        // Of x86's, the lower half.
+        (Plan::x86(1), 47),
+        (five(1), 56),
     ];
     for (plan, bits) in plans {
         let page = plan.page;
         let rig = Rig::new(plan).unwrap();
-        for device in 0..2 {
+        for device in 0..rig.accels.len() {
             let (source, _) = copies(&rig, device);
             // Within 1/128 of the end of what so many bits can say.
             assert_eq!(source.first().get() >> (bits - 7), 0x7f, "{page:?}, {bits} bits: {source:?}");
@@ -70,17 +79,21 @@ fn part_11_devices_walk_processes_tables_of_every_granule_and_52_bits() {
 
 #[test]
 fn part_1_a_process_has_one_pasid_at_all_its_devices_and_never_0() {
-    let rig = Rig::new(Plan::new(3)).unwrap();
-    let (one, other) = (process(&rig), process(&rig));
-    let bonds = [bind(&rig, &one, 0), bind(&rig, &one, 1), bind(&rig, &other, 0)].map(Result::unwrap);
-    let pasids = bonds.each_ref().map(|bond| bond.pasid().get());
-    assert!(pasids[0] == pasids[1] && pasids[0] != pasids[2] && !pasids.contains(&0), "{pasids:?}");
-    for (device, bond) in [0, 1, 0].into_iter().zip(&bonds) {
-        unbind(&rig, device, bond).unwrap();
+    let mut of_a_pc = Plan::x86(3);
+    of_a_pc.pcie.push(accelerator(4));
+    for plan in [Plan::new(3), of_a_pc] {
+        let rig = Rig::new(plan).unwrap();
+        let (one, other) = (process(&rig), process(&rig));
+        let bonds = [bind(&rig, &one, 0), bind(&rig, &one, 1), bind(&rig, &other, 0)].map(Result::unwrap);
+        let pasids = bonds.each_ref().map(|bond| bond.pasid().get());
+        assert!(pasids[0] == pasids[1] && pasids[0] != pasids[2] && !pasids.contains(&0), "{pasids:?}");
+        for (device, bond) in [0, 1, 0].into_iter().zip(&bonds) {
+            unbind(&rig, device, bond).unwrap();
+        }
+        drop(bonds);
+        [one, other].iter().for_each(Watched::exit);
+        assert_eq!(rig.finish(), RIGHT);
     }
-    drop(bonds);
-    [one, other].iter().for_each(Watched::exit);
-    assert_eq!(rig.finish(), RIGHT);
 }
 
 /// A file's bytes, in memory.
@@ -109,8 +122,8 @@ impl Backing for Bytes {
 
 #[test]
 fn part_5_devices_have_files_read_stacks_grow_and_shared_pages_copied() {
-    for device in 0..2 {
-        let rig = Rig::new(Plan::new(4)).unwrap();
+    for (plan, device) in [(Plan::new(4), 0), (Plan::new(4), 1), (Plan::x86(4), 0)] {
+        let rig = Rig::new(plan).unwrap();
         let parent = process(&rig);
         let bytes = text(1, 0x3000);
         let file = rig.kernel.open(Box::new(Bytes(bytes.clone())));
@@ -188,10 +201,10 @@ fn unmap_commands(plan: Plan, device: usize) -> Vec<(&'static str, u64)> {
     let mut client = Client::open(&rig, &process, device).unwrap();
     let fill = job(Algorithm::Fill(1), dest.first(), 64, dest.first(), 64);
     assert_eq!(client.run(&rig, fill).unwrap().status, Status::Done);
-    let before = rig.smmu.counters().commands;
+    let before = rig.iommu.smmu().counters().commands;
     process.unmap(dest).unwrap();
     rig.step(4);
-    let after = rig.smmu.counters().commands;
+    let after = rig.iommu.smmu().counters().commands;
     let more =
         |(&name, &count): (&&'static str, &u64)| (name, count - before.get(name).copied().unwrap_or(0));
     let costs = after.iter().map(more).filter(|(_, count)| *count > 0).collect();
@@ -226,8 +239,8 @@ fn part_13_under_vhe_entries_are_tagged_and_forgotten_as_those_of_el2() {
 
 #[test]
 fn part_19_a_device_s_write_marks_a_shared_page_dirty_without_a_fault() {
-    for device in 0..2 {
-        let rig = Rig::new(Plan::new(8).marking()).unwrap();
+    for (plan, device) in [(Plan::new(8).marking(), 0), (Plan::new(8).marking(), 1), (Plan::x86(8), 0)] {
+        let rig = Rig::new(plan).unwrap();
         let process = process(&rig);
         let file = rig.kernel.open(Box::new(Bytes(vec![3; 0x1000])));
         let source = Source::Shared { file, offset_bytes: 0 };
@@ -240,15 +253,12 @@ fn part_19_a_device_s_write_marks_a_shared_page_dirty_without_a_fault() {
         assert_eq!(client.run(&rig, sum).unwrap().status, Status::Done);
         let clean = leaf();
         assert!(clean.writable && !clean.dirty, "read, and writable as soon as hardware notes it: {clean:?}");
-        let counters = rig.smmu.counters();
-        let (faults, marked) = (counters.page_requests + counters.stalls, counters.dirty_updates);
+        let faults = rig.iommu.counted().faults;
         let before = process.process().usage().faults;
         let fill = job(Algorithm::Fill(9), shared.first(), 16, shared.first(), 16);
         assert_eq!(client.run(&rig, fill).unwrap().status, Status::Done);
-        assert!(leaf().dirty, "the SMMU marked it");
-        let counters = rig.smmu.counters();
-        // The ring's page is the process's own, and was dirty from the start.
-        assert_eq!((counters.page_requests + counters.stalls, counters.dirty_updates), (faults, marked + 1));
+        assert!(leaf().dirty, "the IOMMU marked it: no CPU has been there");
+        assert_eq!(rig.iommu.counted().faults, faults);
         assert_eq!(process.process().usage().faults, before);
         client.close(&rig).unwrap();
         process.exit();

@@ -14,6 +14,7 @@ const FAULTS: &str = "checks/tests/sva_part_faults.rs";
 const STRESS: &str = "checks/tests/sva_stress.rs";
 const THREADS: &str = "checks/tests/sva_threads.rs";
 const WRONG: &str = "checks/tests/sva_wrong.rs";
+const WRONG_X86: &str = "checks/tests/sva_wrong_x86.rs";
 
 /// By number, 1 to 25: what the part is, and who guards it.
 const PARTS: [(&str, Guards); 25] = [
@@ -109,6 +110,7 @@ const PARTS: [(&str, Guards); 25] = [
                 ],
             ),
             (WRONG, &["part_17_"]),
+            (WRONG_X86, &["part_17_"]),
             ("crates/smmuv3/src/sharing/bonds.rs", &["part_17_"]),
         ],
     ),
@@ -117,6 +119,7 @@ const PARTS: [(&str, Guards); 25] = [
         &[
             (TABLES, &["part_18_what_atcs_are_told_covers_what_went"]),
             (WRONG, &["part_18_"]),
+            (WRONG_X86, &["part_18_"]),
             ("crates/smmuv3/src/atc.rs", &["part_18_"]),
         ],
     ),
@@ -161,6 +164,7 @@ const PARTS: [(&str, Guards); 25] = [
         &[
             (FAULTS, &["part_24_an_overflow_is_acknowledged_and_everything_is_answered_once"]),
             ("crates/smmuv3/src/page_requests/tests.rs", &["part_24_"]),
+            (WRONG_X86, &["part_24_"]),
         ],
     ),
     (
@@ -174,6 +178,7 @@ const PARTS: [(&str, Guards); 25] = [
                 ],
             ),
             (WRONG, &["part_25_"]),
+            (WRONG_X86, &["part_25_"]),
         ],
     ),
 ];

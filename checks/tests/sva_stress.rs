@@ -90,6 +90,38 @@ fn part_11_every_granule_52_bits_and_vhe_keep_every_promise() {
     all_right(750..752, |seed| Plan::new(seed).smmu(|config| config.range_invalidation = false), few);
 }
 
+/// A PC whose unit uses its freedom like this.
+fn pc(policy: model_vtd::Policy) -> impl Fn(u64) -> Plan {
+    move |seed| Plan::x86(seed).unit(|unit| unit.policy = policy)
+}
+
+#[test]
+fn behind_a_vtd_unit_every_promise_is_kept_too() {
+    let sum = all_right(1000..1012, Plan::x86, Manner::default());
+    assert!(sum.checked > 20 && sum.wild > 100, "{sum:?}");
+    assert!(sum.accesses.1 > 500 && sum.faults > 200, "{sum:?}");
+    let late = Manner { late: 4, ..Manner::default() };
+    all_right(1100..1106, pc(model_vtd::Policy::hostile()), late);
+    all_right(1200..1204, pc(model_vtd::Policy::eager()), late);
+    let several = |seed| {
+        let mut plan = pc(model_vtd::Policy::stale())(seed);
+        plan.pcie.push(accelerator(seed + 1));
+        plan.pcie[1].stop_marker = true;
+        plan.pcie[1].response_needs_pasid = false;
+        plan
+    };
+    all_right(1300..1306, several, late);
+    let few = Manner { operations: 200, ..Manner::default() };
+    all_right(1400..1403, |seed| Plan::x86(seed).unit(|unit| unit.caching_mode = true), few);
+    all_right(1500..1503, |seed| Plan { by_range: false, ..Plan::x86(seed) }, few);
+}
+
+#[test]
+fn behind_a_vtd_unit_devices_that_do_not_answer_keep_pages_from_other_uses() {
+    let plan = |seed| Plan { wait_limit_ns: 10_000_000, ..Plan::x86(seed) };
+    all_right(1600..1606, plan, Manner { silent: true, operations: 200, ..Manner::default() });
+}
+
 #[test]
 fn devices_that_forge_requests_harm_nobody() {
     let plan = |seed| {

@@ -2,26 +2,15 @@
 
 use std::sync::Arc;
 
-use model_bus::PageRequest;
-use portcullis::core::mm::ProcessMemory;
-use portcullis::types::{Iova, SourceId};
+use portcullis_checks::sva::overflow::{Came, after_an_overflow};
 use portcullis_checks::sva::plan::Plan;
-use portcullis_checks::sva::rig::Rig;
 use portcullis_checks::sva::schedule::Manner;
-use portcullis_checks::sva::tables::look_up;
-use portcullis_checks::sva::watched::Watched;
-use portcullis_checks::sva::work::{bind, unbind};
-use portcullis_checks::sva::wrong::{Descriptors, Liar, Lie, WithoutSubstream, atcs_first, catch, op};
+use portcullis_checks::sva::wrong::{
+    Descriptors, Liar, Lie, WithoutSubstream, atcs_first, catch, caught, op,
+};
 use portcullis_checks::wrong::commands::{Words, changing, leaving_out, one_late, opcode};
 use portcullis_checks::wrong::registers::Written;
 use portcullis_lab::tamper::Tamper;
-use portcullis_lab::trace::Memory;
-
-/// Demands that it is caught within some seeds, and that what is said has one of the words.
-fn caught(plan: impl Fn(u64) -> Plan, manner: Manner, tamper: impl Fn() -> Arc<dyn Tamper>, words: &[&str]) {
-    let said = catch(0..24, plan, manner, tamper).expect("nobody noticed it");
-    assert!(words.iter().any(|word| said.contains(word)), "none of {words:?} in: {said}");
-}
 
 fn pcie(seed: u64) -> Plan {
     Plan::new(seed).pcie_only()
@@ -199,64 +188,23 @@ fn part_23_requests_that_are_dropped_leave_the_device_waiting() {
     caught(pcie, PLAIN, lies(Lie::DropRequests), &["liveness: ", "one-answer: "]);
 }
 
-/// The first request of a group for a page that is not to be had, and so many others that the queue overflows; when all that is served, a new group of the same
-/// number for a page that is. Answers whether it was answered with success, and whether the page is there then.
-fn after_an_overflow(tamper: Option<Arc<dyn Tamper>>) -> (bool, bool) {
-    let sink = Arc::new(Memory::default());
-    let mut plan = pcie(1);
-    plan.page_queue_lg2 = 2;
-    let rig = Rig::with(plan, tamper, sink.clone()).unwrap();
-    let process = Watched::new(&rig.kernel, &rig.judge).unwrap();
-    let page = process.map_zeroes(0x1000).unwrap();
-    let bond = bind(&rig, &process, 0).unwrap();
-    let model = rig.accels[0].pcie().unwrap();
-    let ask = |iova: Iova, group: u16, last: bool| {
-        let (source, pasid) = (SourceId(8), Some(bond.pasid()));
-        let (privileged, execute, read, write) = (false, false, true, false);
-        model.pages().forge(&PageRequest {
-            source,
-            pasid,
-            privileged,
-            execute,
-            iova,
-            group,
-            last,
-            read,
-            write,
-        });
-    };
-    ask(Iova::new(0x6000_0000), 0x20, false);
-    (0x30..0x38).for_each(|group| ask(Iova::new(0x6000_0000), group, true));
-    assert!(rig.smmu.counters().auto_responses > 0, "it overflows");
-    rig.serve();
-    rig.step(16);
-    ask(page.first(), 0x20, true);
-    rig.serve();
-    rig.step(16);
-    let lines = sink.lines();
-    let is_answer =
-        |line: &&String| line.contains("model.smmuv3 page_response:") && line.contains(" prgi=0x20 ");
-    let answers: Vec<_> = lines.iter().filter(is_answer).collect();
-    let success = answers.last().is_some_and(|line| line.ends_with("code=0x0"));
-    let present = look_up(&rig.bus, &process.process().table(), page.first().get()).is_some();
-    unbind(&rig, 0, &bond).unwrap();
-    process.exit();
-    (success, present)
+/// What comes of a group after an overflow of a queue of four.
+fn overflown(tamper: Option<Arc<dyn Tamper>>) -> Came {
+    after_an_overflow(Plan { page_queue_lg2: 2, ..pcie(1) }, 8, tamper)
 }
 
 #[test]
 fn part_24_an_overflow_that_is_not_acknowledged_leaves_everybody_without_pages() {
-    assert_eq!(after_an_overflow(None), (true, true), "the right driver");
+    assert_eq!(overflown(None), Came { success: true, present: true }, "the right driver");
     // SMMU_PRIQ_CONS, OVACKFLG: bit 31. Spec: SMMUv3 H.a, 8.1 "PRI queue overflow".
     let never = Written::new(0x1_00cc, |cons: u64| Some(cons & !(1 << 31)));
-    let (_, present) = after_an_overflow(Some(Arc::new(never)));
-    assert!(!present, "hardware answered by itself, and nobody heard of it");
+    assert!(!overflown(Some(Arc::new(never))).present, "hardware answered by itself, and nobody heard of it");
 }
 
 #[test]
 fn part_24_partial_groups_that_outlive_an_overflow_spoil_those_that_come_later() {
-    let (success, _) = after_an_overflow(Some(Arc::new(Liar(Lie::HideOverflow))));
-    assert!(!success, "the group has a request in it that was answered long ago");
+    let came = overflown(Some(Arc::new(Liar(Lie::HideOverflow))));
+    assert!(!came.success, "the group has a request in it that was answered long ago");
 }
 
 #[test]

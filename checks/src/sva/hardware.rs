@@ -1,21 +1,22 @@
-//! The models of a rig: bus, CPUs whose broadcasts the SMMU hears, the judge between devices and the SMMU, accelerators.
+//! The models of a rig: bus, CPUs whose broadcasts an SMMU hears, the judge between devices and the IOMMU, accelerators.
 //!
 //! Not here: anything that a driver does (`rig`).
 
 use std::sync::Arc;
 
 use model_bus::{Bus, BusOptions, Fabric, Translator};
-use model_cpu::{BroadcastListener, Cpus, Message, Regime, Tlbi};
+use model_cpu::{BroadcastListener, Cpus, Message, Regime, Tlbi, x86};
 use model_devices::accelerator::{PcieAccelerator, PlatformAccelerator};
 use model_devices::pcie::{Host, RidMap, RootComplex, RootLayout, Window};
-use model_smmuv3::{Broadcast, BroadcastRegime, BroadcastScope, Smmu as Model};
+use model_smmuv3::{Broadcast, BroadcastRegime, BroadcastScope, Smmu};
 use portcullis::types::{Pa, PaRange, SourceId};
+use portcullis_lab::process::Cores;
 use portcullis_lab::trace::SharedSink;
 
+use super::before::Model;
 use super::judge::Judge;
 use super::plan::Plan;
 use super::shadow::Shadow;
-use crate::wrong::view::SMMU_BASE;
 
 pub(super) const ECAM: u64 = 0x40_1000_0000;
 pub(super) const LAST_BUS: u8 = 1;
@@ -35,7 +36,7 @@ pub enum AccelModel {
 }
 
 /// How the SMMU hears the CPUs.
-struct Ears(Arc<Model>);
+struct Ears(Arc<Smmu>);
 
 impl BroadcastListener for Ears {
     fn invalidate(&self, message: &Message) {
@@ -69,8 +70,8 @@ impl BroadcastListener for Ears {
 /// The hardware.
 pub(super) struct Hardware {
     pub(super) bus: Arc<Bus>,
-    pub(super) cpus: Arc<Cpus>,
-    pub(super) smmu: Arc<Model>,
+    pub(super) cpus: Cores,
+    pub(super) iommu: Model,
     pub(super) judge: Arc<Judge>,
     pub(super) root: Arc<RootComplex>,
     pub(super) models: Vec<AccelModel>,
@@ -92,14 +93,20 @@ pub(super) fn registers(index: usize) -> PaRange {
 impl Hardware {
     pub(super) fn new(plan: &Plan, sink: &SharedSink) -> Result<Self, String> {
         let bus = Bus::new(&BusOptions::new(plan.ram, plan.seed));
-        let cpus = Cpus::new(bus.clone(), &plan.cpus, (plan.tlbs)(plan.seed));
         let fabric: Arc<dyn Fabric> = bus.clone();
-        let smmu = Arc::new(Model::new(plan.smmu.clone(), fabric.clone(), plan.seed, sink.clone()));
         let taken = |error: model_bus::Occupied| error.to_string();
-        bus.add_registers("smmu", range(SMMU_BASE, 0x2_0000), smmu.clone()).map_err(taken)?;
-        bus.add_clocked(smmu.clone());
-        cpus.add_listener(Arc::new(Ears(smmu.clone())));
-        let judge = Judge::new(smmu.clone(), Shadow::new(bus.clone()), plan.strict);
+        let iommu = Model::new(plan, &bus, sink)?;
+        let tlbs = (plan.tlbs)(plan.seed);
+        let cpus: Cores = match (&plan.pc, &iommu) {
+            (Some(pc), _) => x86::Cpus::new(bus.clone(), &pc.cpus, tlbs).into(),
+            (None, Model::Smmu(smmu)) => {
+                let cpus = Cpus::new(bus.clone(), &plan.cpus, tlbs);
+                cpus.add_listener(Arc::new(Ears(smmu.clone())));
+                cpus.into()
+            }
+            (None, Model::Vtd(_)) => return Err("a VT-d unit is a PC's".into()),
+        };
+        let judge = Judge::new(iommu.translator(), Shadow::new(bus.clone()), plan.strict);
         let translator: Arc<dyn Translator> = judge.clone();
         let window = Window { cpu: range(WINDOW, WINDOW_BYTES), pci_first: WINDOW };
         let layout = RootLayout { ecam: Pa::new(ECAM), buses: 0..=LAST_BUS, windows: vec![window] };
@@ -126,6 +133,6 @@ impl Hardware {
             bus.add_clocked(model.clone());
             models.push(AccelModel::Platform(model));
         }
-        Ok(Self { bus, cpus, smmu, judge, root, models })
+        Ok(Self { bus, cpus, iommu, judge, root, models })
     }
 }

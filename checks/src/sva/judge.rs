@@ -12,7 +12,7 @@
 //!
 //! One, never held while the IOMMU or a device is called.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use model_bus::{
@@ -48,6 +48,8 @@ struct State {
     wrongs: Vec<String>,
     seen: u64,
     translated: u64,
+    /// The last responses, oldest first.
+    responses: VecDeque<PageResponse>,
 }
 
 /// The way down to devices.
@@ -58,6 +60,8 @@ struct Down {
 
 /// After so many wrongs no more are noted.
 const MOST: usize = 8;
+/// So many responses are remembered.
+const REMEMBERED: usize = 64;
 
 impl Judge {
     /// A judge in front of `iommu`.
@@ -74,6 +78,7 @@ impl Judge {
             wrongs: Vec::new(),
             seen: 0,
             translated: 0,
+            responses: VecDeque::new(),
         };
         Arc::new_cyclic(|me| Self { iommu, state: Mutex::new(state), me: me.clone(), strict })
     }
@@ -115,6 +120,13 @@ impl Judge {
     pub fn seen(&self) -> (u64, u64) {
         let state = self.state();
         (state.seen, state.translated)
+    }
+
+    /// The code of the last response to a group; none if there was none, or it was long ago.
+    pub fn response(&self, source: SourceId, group: u16) -> Option<u8> {
+        let state = self.state();
+        let is_it = |one: &&PageResponse| (one.source, one.group) == (source, group);
+        state.responses.iter().rev().find(is_it).map(|one| one.code)
     }
 
     /// What still waits for an answer in an address space of a device; with none, in any. Asked only when the device does not wait for any more.
@@ -194,6 +206,10 @@ impl Judge {
 
     fn respond(&self, message: &PageResponse) {
         let mut state = self.state();
+        if state.responses.len() == REMEMBERED {
+            state.responses.pop_front();
+        }
+        state.responses.push_back(*message);
         let Some(&device) = state.sources.get(&message.source) else { return };
         let wants = state.wants_pasid.get(&device).copied().unwrap_or(false);
         let waiting = state.open.entry((message.source, message.group)).or_default();

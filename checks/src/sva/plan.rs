@@ -1,9 +1,10 @@
-//! Which machine: its CPUs, its SMMU, its accelerators.
+//! Which machine: its CPUs, its IOMMU, its accelerators.
 
-use model_cpu::{CpuFeatures, TlbPolicy};
+use model_cpu::{CpuFeatures, TlbPolicy, x86};
 use model_devices::accelerator::AcceleratorOptions;
 use model_devices::pcie::PortKind;
 use model_smmuv3::{Config, HardwareUpdate, Policy, StallModel};
+use model_vtd as vtd;
 use portcullis::pgtable::arm;
 use portcullis::types::{Pa, PaRange, SizeLg2};
 
@@ -22,6 +23,8 @@ pub struct Plan {
     pub marks: arm::HardwareUpdate,
     /// The SMMU.
     pub smmu: Config,
+    /// Instead of Arm's CPUs and the SMMU, those of a PC.
+    pub pc: Option<PcPlan>,
     /// Accelerators on PCIe.
     pub pcie: Vec<AcceleratorOptions>,
     /// Accelerators that are stalled.
@@ -40,6 +43,15 @@ pub struct Plan {
     pub seed: u64,
     /// Whether frames are held against the tables at each access: on one thread only.
     pub strict: bool,
+}
+
+/// What makes a machine a PC.
+#[derive(Clone, Debug)]
+pub struct PcPlan {
+    /// The CPUs.
+    pub cpus: Vec<x86::CpuFeatures>,
+    /// The VT-d unit.
+    pub unit: vtd::Config,
 }
 
 /// What an SMMU has that shares.
@@ -76,6 +88,7 @@ impl Plan {
             page: SizeLg2::KIB_4,
             marks: arm::HardwareUpdate::None,
             smmu: shares(Config::default()),
+            pc: None,
             pcie: vec![accelerator(seed)],
             platform: vec![accelerator(seed ^ 1)],
             listen: true,
@@ -86,6 +99,22 @@ impl Plan {
             seed,
             strict: true,
         }
+    }
+
+    /// A PC: one accelerator on PCIe behind a VT-d unit, hardware that keeps what it has.
+    pub fn x86(seed: u64) -> Self {
+        let unit = vtd::Config { policy: vtd::Policy::stale(), ..vtd::Config::default() };
+        let pc = PcPlan { cpus: vec![x86::CpuFeatures::COMMON; 2], unit };
+        Self { pc: Some(pc), ..Self::new(seed).pcie_only() }
+    }
+
+    /// With a VT-d unit that was changed like this, where there is one.
+    #[must_use]
+    pub fn unit(mut self, change: impl FnOnce(&mut vtd::Config)) -> Self {
+        if let Some(pc) = &mut self.pc {
+            change(&mut pc.unit);
+        }
+        self
     }
 
     /// With an SMMU that was changed like this.

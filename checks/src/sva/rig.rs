@@ -1,20 +1,17 @@
 //! A machine of models with the judge in the middle, and on it the system: the shipped driver, core, PCI, accelerator drivers, and a kernel with processes.
 //!
-//! The kernel has a CPU of its own, so that a [`Tamper`] falsifies what the SMMU's driver does and nothing else.
+//! The kernel has a CPU of its own, so that a [`Tamper`] falsifies what the IOMMU's driver does and nothing else.
 
 use core::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use model_bus::{Bus, Request};
-use model_cpu::Cpus;
 use model_devices::accelerator::PcieAccelerator;
 use model_devices::pcie::RootComplex;
-use model_smmuv3::{Outlook, Smmu as Model};
 use portcullis::accel::{Accelerator, Form};
 use portcullis::core::device::{Device, DeviceInfo};
 use portcullis::core::domain::FlushMode;
 use portcullis::core::group::{DefaultDomain, Group};
-use portcullis::core::iommu::Iommu;
 use portcullis::core::iopf::FaultQueue;
 use portcullis::core::pasid::MmPasids;
 use portcullis::core::sva::{
@@ -24,19 +21,18 @@ use portcullis::core::unit::IommuUnit;
 use portcullis::hal::Platform;
 use portcullis::pci::{self, Ecam, Space};
 use portcullis::pci::{AddressServices, HostTrust, PasidPermissions};
-use portcullis::smmuv3::{Config, Smmu};
 use portcullis::spec::pcie::HostWindow;
 use portcullis::types::{Access, Iova, Pa, PaRange, SourceId};
 use portcullis_lab::boot::CpuSet;
 use portcullis_lab::platform::{LabPlatform, RegisterWindow};
-use portcullis_lab::process::Kernel;
+use portcullis_lab::process::{Cores, Kernel};
 use portcullis_lab::tamper::Tamper;
 use portcullis_lab::trace::{self, SharedSink};
 
+use super::before::{Driver, Model};
 use super::hardware::{ECAM, Hardware, LAST_BUS, WINDOW, WINDOW_BYTES, range, registers, streams};
 use super::judge::Judge;
 use super::plan::Plan;
-use crate::wrong::view::SMMU_BASE;
 
 pub use super::hardware::AccelModel;
 
@@ -65,16 +61,16 @@ pub struct Rig {
     /// The bus.
     pub bus: Arc<Bus>,
     /// The CPUs.
-    pub cpus: Arc<Cpus>,
-    /// The SMMU.
-    pub smmu: Arc<Model>,
+    pub cpus: Cores,
+    /// The IOMMU.
+    pub iommu: Model,
     /// Who watches.
     pub judge: Arc<Judge>,
     /// The CPU that the drivers run on.
     pub platform: Arc<LabPlatform>,
-    /// The SMMU's driver.
-    pub driver: Arc<Smmu<LabPlatform, RegisterWindow>>,
-    /// The SMMU, as core knows it.
+    /// The IOMMU's driver.
+    pub driver: Driver,
+    /// The IOMMU, as core knows it.
     pub unit: Arc<IommuUnit<LabPlatform>>,
     /// Its devices that share.
     pub sva: Arc<SvaUnit<LabPlatform>>,
@@ -104,31 +100,24 @@ impl Rig {
         Self::with(plan, None, trace::shared(None))
     }
 
-    /// The same, with somebody between the SMMU's driver and the machine, and somebody who hears all events.
+    /// The same, with somebody between the IOMMU's driver and the machine, and somebody who hears all events.
     ///
     /// # Errors
     ///
     /// Which step failed, and how.
     pub fn with(plan: Plan, tamper: Option<Arc<dyn Tamper>>, sink: SharedSink) -> Result<Self, String> {
         let hardware = Hardware::new(&plan, &sink)?;
-        let Hardware { bus, cpus, smmu, judge, root, models } = hardware;
+        let Hardware { bus, cpus, iommu, judge, root, models } = hardware;
         let set = CpuSet::new(cpus.clone(), plan.page);
         let mut options = set.kernel_options(plan.seed).ok_or("the CPUs do not have the page size")?;
-        options.hardware_update = plan.marks;
+        if plan.pc.is_none() {
+            options.hardware_update = plan.marks;
+        }
         let platform = Arc::new(LabPlatform::new(bus.clone(), sink.clone(), tamper.clone()));
         let own = Arc::new(LabPlatform::new(bus.clone(), sink.clone(), None));
         let kernel = Kernel::new(own.clone(), cpus.clone(), options).map_err(|error| format!("{error:?}"))?;
-        let mut config = Config::new("smmu");
-        config.cpus = set.facts();
-        config.broadcast = plan.listen;
-        config.range_invalidation = plan.by_range;
-        config.page_request_queue_lg2 = plan.page_queue_lg2;
-        config.event_queue_lg2 = plan.event_queue_lg2;
-        config.wait_limit_ns = plan.wait_limit_ns;
-        let frame = platform.registers(range(SMMU_BASE, 0x2_0000));
-        let driver =
-            Smmu::probe(platform.clone(), frame, config).map_err(|error| format!("probe: {error:?}"))?;
-        let as_core: Arc<dyn Iommu<LabPlatform>> = driver.clone();
+        let driver = Driver::probe(&plan, &platform, set.facts())?;
+        let as_core = driver.as_core();
         let as_core = match &tamper {
             Some(tamper) => tamper.between_core_and(as_core),
             None => as_core,
@@ -140,7 +129,7 @@ impl Rig {
             plan,
             bus,
             cpus,
-            smmu,
+            iommu,
             judge,
             platform,
             driver,
@@ -338,10 +327,8 @@ impl Rig {
         let wrong = sources.filter_map(|(name, source)| {
             let access = Access::READ;
             let request = Request { source, pasid: None, iova: Iova::new(0x1234_5000), len_bytes: 4, access };
-            match self.smmu.outlook(&request) {
-                Outlook::Refused(Some(kind)) if kind.name() == "F_TRANSLATION" => None,
-                other => Some(format!("isolation: {name} without a PASID: {other:?}")),
-            }
+            let found = self.iommu.finds_nothing(&request);
+            found.err().map(|other| format!("isolation: {name} without a PASID: {other}"))
         });
         wrong.collect()
     }
@@ -349,11 +336,7 @@ impl Rig {
     fn check_counts(&self) -> Vec<String> {
         let mut wrongs = self.judge.wrongs();
         // Accesses of a process that died end quietly, and those of one that lives find their configuration.
-        for (kind, count) in self.smmu.counters().events {
-            if kind.name().starts_with("C_") {
-                wrongs.push(format!("quiet: {count} events of kind {}", kind.name()));
-            }
-        }
+        wrongs.extend(self.iommu.loud().into_iter().map(|what| format!("quiet: {what}")));
         if self.pasids.in_use() != 0 {
             wrongs.push(format!("no-leak: {} PASIDs are in use", self.pasids.in_use()));
         }
@@ -380,16 +363,13 @@ impl Rig {
         if let Err(error) = self.driver.teardown() {
             wrongs.push(format!("teardown: {error:?}"));
         }
-        let forbidden = self.smmu.take_unpredictable();
-        wrongs.extend(
-            forbidden.iter().take(4).map(|one| format!("forbidden: {} ({})", one.clause, one.detail)),
-        );
+        wrongs.extend(self.iommu.forbidden());
         let of_cpus = self.cpus.unpredictable();
         wrongs.extend(of_cpus.iter().take(4).map(|one| format!("forbidden to a CPU: {one:?}")));
         let freed = self.bus.cpu().ram().freed_uses();
         wrongs.extend(freed.iter().take(4).map(|one| format!("reclaim: freed memory was used: {one:?}")));
         let live = self.bus.cpu().heap().live();
-        if !live.is_empty() && !self.judge.shadow(|shadow| shadow.in_doubt()) {
+        if live.len() > self.driver.keeps_blocks() && !self.judge.shadow(|shadow| shadow.in_doubt()) {
             wrongs.push(format!(
                 "no-leak: {} blocks are still out: {:x?}",
                 live.len(),

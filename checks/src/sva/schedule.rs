@@ -92,9 +92,9 @@ pub struct Report {
     pub wild: u64,
     /// Accesses that the judge saw, and how many of them translated by the device.
     pub accesses: (u64, u64),
-    /// Page requests and stalls, and how many of the SMMU's own answers.
+    /// Page requests and stalls.
     pub faults: u64,
-    /// Answers that the SMMU gave by itself, after an overflow.
+    /// Answers that the IOMMU gave by itself, after an overflow.
     pub automatic: u64,
 }
 
@@ -103,7 +103,7 @@ pub fn run(plan: Plan, manner: Manner) -> Report {
     run_with(plan, manner, None)
 }
 
-/// The same with somebody between the SMMU's driver and its machine.
+/// The same with somebody between the IOMMU's driver and its machine.
 pub fn run_with(plan: Plan, manner: Manner, tamper: Option<Arc<dyn Tamper>>) -> Report {
     run_heard(plan, manner, tamper, trace::shared(None))
 }
@@ -512,13 +512,13 @@ impl World {
         }
         self.actors.iter().for_each(|actor| actor.process.exit());
         self.actors.clear();
-        let counters = self.rig.smmu.counters();
+        let counted = self.rig.iommu.counted();
         let mut report = Report {
             checked: self.checked,
             wild: self.wild,
             accesses: self.rig.judge.seen(),
-            faults: counters.page_requests + counters.stalls,
-            automatic: counters.auto_responses,
+            faults: counted.faults,
+            automatic: counted.automatic,
             wrongs: Vec::new(),
         };
         report.wrongs = self.rig.finish();

@@ -22,7 +22,8 @@ use portcullis_lab::tamper::{Hands, Tamper};
 
 use super::plan::Plan;
 use super::schedule::{Manner, run_with};
-use crate::wrong::commands::{Commands, NOTHING, Words, opcode};
+use crate::wrong::commands::{Commands, NOTHING, Queue, Words, opcode};
+use crate::wrong::descriptors::{InvalidationQueue, kind, type_of};
 use crate::wrong::view::{Place, View};
 
 /// Opcodes of what sharing needs. Spec: SMMUv3 H.a, 4.1.1 "Command opcodes".
@@ -64,6 +65,21 @@ pub fn catch(
     })
 }
 
+/// Demands that it is caught within some seeds, and that what is said has one of the words.
+///
+/// # Panics
+///
+/// If it is not, or something else is said.
+pub fn caught(
+    plan: impl Fn(u64) -> Plan,
+    manner: Manner,
+    tamper: impl Fn() -> Arc<dyn Tamper>,
+    words: &[&str],
+) {
+    let said = catch(0..24, plan, manner, tamper).expect("nobody noticed it");
+    assert!(words.iter().any(|word| said.contains(word)), "none of {words:?} in: {said}");
+}
+
 /// What was to be forgotten by the TLB first is forgotten by ATCs first, which may then ask the TLB again: CMD_ATC_INV for all of `stream` goes out where the
 /// CMD_TLBI was, and the other way round.
 pub fn atcs_first(stream: u64) -> impl Tamper {
@@ -84,20 +100,49 @@ pub fn atcs_first(stream: u64) -> impl Tamper {
     })
 }
 
-/// Context descriptors of processes whose first word is something else. The driver is shown what it stored.
+/// What was to be forgotten by the IOTLB first is forgotten by the device TLB first, which may then ask the IOTLB again: of the device TLB everything of the PASID goes out where the
+/// IOTLB's was, and the other way round.
 ///
-/// They are known by their first word: V, AA64 and EPD1, which only they have together. Spec: SMMUv3 H.a, 5.4 "CD, Context Descriptor".
+/// Spec: VT-d 5.10, 6.5.2.4 "PASID-based IOTLB Invalidate Descriptor (P_IOTLB)", 6.5.2.6 "PASID-based-Device-TLB Invalidate Descriptor": PASID is 51:32 of the first word in both, SID
+/// 31:16 of the second's; S with all address bits but the highest set is everything.
+pub fn device_tlbs_first(source: u64) -> impl Tamper {
+    let owed: Mutex<Option<Words>> = Mutex::new(None);
+    Commands::<_, InvalidationQueue>::of_queue(move |batch: &mut [Words]| {
+        let mut owed = owed.lock().unwrap_or_else(PoisonError::into_inner);
+        for words in batch.iter_mut() {
+            match type_of(*words) {
+                kind::PASID_IOTLB => {
+                    let pasid = words[0] & 0xf_ffff << 32;
+                    let first = owed.replace(*words).is_none();
+                    let all = [kind::PASID_DEVICE_TLB | source << 16 | pasid, 0x7fff_ffff_ffff_f800];
+                    *words = if first { all } else { InvalidationQueue::NOTHING };
+                }
+                kind::PASID_DEVICE_TLB => *words = owed.take().unwrap_or(*words),
+                _ => {}
+            }
+        }
+    })
+}
+
+/// Words of tables that are something else than what the driver stored, which is what it is shown.
 pub struct Descriptors {
+    is_one: fn(u64) -> bool,
     change: fn(u64) -> u64,
     shadow: Mutex<BTreeMap<u64, u64>>,
 }
 
+/// Context descriptors of processes are known by their first word: V, AA64 and EPD1, which only they have together. Spec: SMMUv3 H.a, 5.4 "CD, Context Descriptor".
 const CD_KEY: u64 = 1 << 31 | 1 << 41 | 1 << 30;
 
 impl Descriptors {
-    /// With this change.
+    /// The first words of context descriptors of processes, with this change.
     pub fn new(change: fn(u64) -> u64) -> Self {
-        Self { change, shadow: Mutex::default() }
+        Self::known_by(|word| word & CD_KEY == CD_KEY, change)
+    }
+
+    /// Words that are known by something, with this change.
+    pub fn known_by(is_one: fn(u64) -> bool, change: fn(u64) -> u64) -> Self {
+        Self { is_one, change, shadow: Mutex::default() }
     }
 }
 
@@ -110,7 +155,7 @@ impl Tamper for Descriptors {
     fn store(&self, hands: Hands<'_>, at: Pa, word: u64) {
         let mut shadow = self.shadow.lock().unwrap_or_else(PoisonError::into_inner);
         shadow.remove(&at.get());
-        let changed = if word & CD_KEY == CD_KEY { (self.change)(word) } else { word };
+        let changed = if (self.is_one)(word) { (self.change)(word) } else { word };
         if changed != word {
             shadow.insert(at.get(), word);
         }
@@ -196,7 +241,7 @@ struct Lying {
 
 impl Lying {
     fn real(&self) -> &dyn SvaIommu<LabPlatform> {
-        self.driver.sva().expect("the SMMU shares")
+        self.driver.sva().expect("the IOMMU shares")
     }
 }
 

@@ -1,7 +1,8 @@
 //! Commands that are not what the driver queued.
 //!
-//! A [`Commands`] looks at what stands in the queue between the last SMMU_CMDQ_PROD and the one that is about to be written, and changes it
-//! there. A command is left out by putting a CMD_SYNC in its place that signals nobody: the numbers of slots stay what they are.
+//! A [`Commands`] looks at what stands in the queue between the last write of the register that gives commands to hardware and the one that is about to be made, and changes it
+//! there. A command is left out by putting in its place one that does nothing: the numbers of slots stay what they are. Which queue it is, its parameter says: a [`CommandQueue`], or
+//! [`descriptors`](super::descriptors)'s.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -16,6 +17,36 @@ pub type Words = [u64; 2];
 
 /// A CMD_SYNC that signals nobody. Spec: SMMUv3 H.a, 4.7.3 "CMD_SYNC", CS = SIG_NONE.
 pub const NOTHING: Words = [0x46, 0];
+
+/// A queue by which hardware is told what to do, learnt from what is written to registers.
+pub trait Queue: Default + Send + Sync {
+    /// A command that does nothing.
+    const NOTHING: Words;
+
+    /// A register is about to be written: the slots that hardware gets by that, by their first words.
+    fn written(&self, at: Pa, value: u64) -> Vec<Pa>;
+}
+
+/// The command queue of an SMMUv3.
+#[derive(Debug, Default)]
+pub struct CommandQueue {
+    view: View,
+    prod: Mutex<u32>,
+}
+
+impl Queue for CommandQueue {
+    const NOTHING: Words = NOTHING;
+
+    fn written(&self, at: Pa, value: u64) -> Vec<Pa> {
+        self.view.register_written(at, value);
+        if register(at) != Some(offset::CMDQ_PROD) {
+            return Vec::new();
+        }
+        let mut old = self.prod.lock().unwrap_or_else(PoisonError::into_inner);
+        let prod = low_half(value);
+        self.view.slots(core::mem::replace(&mut *old, prod), prod)
+    }
+}
 
 /// Opcodes. Spec: SMMUv3 H.a, 4.1.1 "Command opcodes".
 pub mod op {
@@ -53,22 +84,18 @@ pub fn is_by_address(words: Words) -> bool {
 }
 
 /// Changes the commands of each batch.
-pub struct Commands<F> {
-    view: View,
-    prod: Mutex<u32>,
+pub struct Commands<F, Q = CommandQueue> {
+    queue: Q,
     change: F,
 }
 
-impl<F: Fn(&mut [Words]) + Send + Sync> Commands<F> {
-    /// `change` gets every batch, from one write of SMMU_CMDQ_PROD to the next.
-    pub fn new(change: F) -> Self {
-        Self { view: View::default(), prod: Mutex::new(0), change }
+impl<F: Fn(&mut [Words]) + Send + Sync, Q: Queue> Commands<F, Q> {
+    /// `change` gets every batch, from one write of the register to the next.
+    pub fn of_queue(change: F) -> Self {
+        Self { queue: Q::default(), change }
     }
 
-    fn change(&self, hands: Hands<'_>, prod: u32) {
-        let mut old = self.prod.lock().unwrap_or_else(PoisonError::into_inner);
-        let slots = self.view.slots(*old, prod);
-        *old = prod;
+    fn change(&self, hands: Hands<'_>, slots: &[Pa]) {
         let second = |slot: Pa| Pa::new(slot.get() + 8);
         let mut batch: Vec<Words> =
             slots.iter().map(|&slot| [hands.load(slot), hands.load(second(slot))]).collect();
@@ -82,11 +109,18 @@ impl<F: Fn(&mut [Words]) + Send + Sync> Commands<F> {
     }
 }
 
-impl<F: Fn(&mut [Words]) + Send + Sync> Tamper for Commands<F> {
+impl<F: Fn(&mut [Words]) + Send + Sync> Commands<F> {
+    /// Of an SMMUv3: `change` gets every batch.
+    pub fn new(change: F) -> Self {
+        Self::of_queue(change)
+    }
+}
+
+impl<F: Fn(&mut [Words]) + Send + Sync, Q: Queue> Tamper for Commands<F, Q> {
     fn write_register(&self, hands: Hands<'_>, at: Pa, width: Width, value: u64) {
-        self.view.register_written(at, value);
-        if register(at) == Some(offset::CMDQ_PROD) {
-            self.change(hands, low_half(value));
+        let slots = self.queue.written(at, value);
+        if !slots.is_empty() {
+            self.change(hands, &slots);
         }
         hands.write_register(at, width, value);
     }
@@ -94,18 +128,34 @@ impl<F: Fn(&mut [Words]) + Send + Sync> Tamper for Commands<F> {
 
 /// Leaves out every command that `which` picks.
 pub fn leaving_out(which: impl Fn(Words) -> bool + Send + Sync) -> impl Tamper {
-    changing(move |words| if which(words) { NOTHING } else { words })
+    leaving_out_of::<CommandQueue>(which)
+}
+
+/// The same, of this kind of queue.
+pub fn leaving_out_of<Q: Queue>(which: impl Fn(Words) -> bool + Send + Sync) -> impl Tamper {
+    changing_in::<Q>(move |words| if which(words) { Q::NOTHING } else { words })
 }
 
 /// Changes each command.
 pub fn changing(change: impl Fn(Words) -> Words + Send + Sync) -> impl Tamper {
-    Commands::new(move |batch: &mut [Words]| batch.iter_mut().for_each(|words| *words = change(*words)))
+    changing_in::<CommandQueue>(change)
+}
+
+/// The same, in this kind of queue.
+pub fn changing_in<Q: Queue>(change: impl Fn(Words) -> Words + Send + Sync) -> impl Tamper {
+    let each = move |batch: &mut [Words]| batch.iter_mut().for_each(|words| *words = change(*words));
+    Commands::<_, Q>::of_queue(each)
 }
 
 /// Every invalidation takes the place of the one before it, and the first has none: a driver that goes on before its sync has completed.
 pub fn one_late(which: impl Fn(Words) -> bool + Send + Sync) -> impl Tamper {
-    let before = Mutex::new(NOTHING);
-    changing(move |words| {
+    one_late_in::<CommandQueue>(which)
+}
+
+/// The same, in this kind of queue.
+pub fn one_late_in<Q: Queue>(which: impl Fn(Words) -> bool + Send + Sync) -> impl Tamper {
+    let before = Mutex::new(Q::NOTHING);
+    changing_in::<Q>(move |words| {
         if which(words) {
             core::mem::replace(&mut *before.lock().unwrap_or_else(PoisonError::into_inner), words)
         } else {

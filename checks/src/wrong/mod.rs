@@ -6,6 +6,7 @@
 //! | room | what it makes wrong |
 //! |---|---|
 //! | [`commands`] | commands: left out, changed, one batch late |
+//! | [`descriptors`] | nothing by itself: the queue in which VT-d has its commands |
 //! | [`entries`] | stream table entries: words exchanged, bits shifted, written too late or in the wrong order |
 //! | [`memory`] | barriers, page tables, write-backs |
 //! | [`registers`] | values in registers, and what is read from them |
@@ -15,6 +16,7 @@
 //! [`view`] is what they share: where the hardware's structures lie, learnt from the registers.
 
 pub mod commands;
+pub mod descriptors;
 pub mod entries;
 pub mod memory;
 pub mod registers;

@@ -6,24 +6,29 @@ use model_bus::Width;
 use portcullis::types::Pa;
 use portcullis_lab::tamper::{Hands, Tamper};
 
-use super::view::{Place, View, offset, register};
+use super::view::{Place, SMMU_BASE, View, offset, register};
 
 /// One register is written with another value; none: not at all.
 pub struct Written<F> {
-    offset: u64,
+    at: u64,
     change: F,
 }
 
 impl<F: Fn(u64) -> Option<u64> + Send + Sync> Written<F> {
-    /// `change` answers what is written to the register at `offset`.
+    /// `change` answers what is written to the SMMU's register at `offset`.
     pub fn new(offset: u64, change: F) -> Self {
-        Self { offset, change }
+        Self::at(SMMU_BASE + offset, change)
+    }
+
+    /// `change` answers what is written to the register at this address.
+    pub fn at(at: u64, change: F) -> Self {
+        Self { at, change }
     }
 }
 
 impl<F: Fn(u64) -> Option<u64> + Send + Sync> Tamper for Written<F> {
     fn write_register(&self, hands: Hands<'_>, at: Pa, width: Width, value: u64) {
-        let value = if register(at) == Some(self.offset) { (self.change)(value) } else { Some(value) };
+        let value = if at.get() == self.at { (self.change)(value) } else { Some(value) };
         if let Some(value) = value {
             hands.write_register(at, width, value);
         }
