@@ -8,7 +8,7 @@ use std::sync::Arc;
 use portcullis_checks::sva::overflow::{Came, after_an_overflow};
 use portcullis_checks::sva::plan::Plan;
 use portcullis_checks::sva::schedule::Manner;
-use portcullis_checks::sva::wrong::{Descriptors, Liar, Lie, catch, caught, device_tlbs_first};
+use portcullis_checks::sva::wrong::{Descriptors, Liar, Lie, catch, caught};
 use portcullis_checks::wrong::commands::{Words, changing_in, leaving_out_of, one_late_in};
 use portcullis_checks::wrong::descriptors::{InvalidationQueue, VTD_BASE, kind, offset, type_of};
 use portcullis_checks::wrong::registers::Written;
@@ -63,13 +63,6 @@ fn part_18_device_tlb_invalidations_of_one_page_only_break_isolation() {
         if words[1] >> 11 & 1 == 1 { [words[0], (pages & (pages + 1)) << 12] } else { words }
     };
     caught(Plan::x86, PLAIN, changed(kind::PASID_DEVICE_TLB, short), &["isolation: "]);
-}
-
-#[test]
-fn part_18_device_tlbs_before_the_iotlb_refill_from_it_and_break_isolation() {
-    // The later a device answers, the longer it may ask again.
-    let late = Manner { late: 8, ..PLAIN };
-    caught(Plan::x86, late, || Arc::new(device_tlbs_first(8)), &["isolation: "]);
 }
 
 #[test]

@@ -22,8 +22,7 @@ use portcullis_lab::tamper::{Hands, Tamper};
 
 use super::plan::Plan;
 use super::schedule::{Manner, run_with};
-use crate::wrong::commands::{Commands, NOTHING, Queue, Words, opcode};
-use crate::wrong::descriptors::{InvalidationQueue, kind, type_of};
+use crate::wrong::commands::{Commands, NOTHING, Words, opcode};
 use crate::wrong::view::{Place, View};
 
 /// Opcodes of what sharing needs. Spec: SMMUv3 H.a, 4.1.1 "Command opcodes".
@@ -94,30 +93,6 @@ pub fn atcs_first(stream: u64) -> impl Tamper {
                     *words = if first { [op::ATC_INV | stream << 32, 52] } else { NOTHING };
                 }
                 op::ATC_INV => *words = owed.take().unwrap_or(*words),
-                _ => {}
-            }
-        }
-    })
-}
-
-/// What was to be forgotten by the IOTLB first is forgotten by the device TLB first, which may then ask the IOTLB again: of the device TLB everything of the PASID goes out where the
-/// IOTLB's was, and the other way round.
-///
-/// Spec: VT-d 5.10, 6.5.2.4 "PASID-based IOTLB Invalidate Descriptor (P_IOTLB)", 6.5.2.6 "PASID-based-Device-TLB Invalidate Descriptor": PASID is 51:32 of the first word in both, SID
-/// 31:16 of the second's; S with all address bits but the highest set is everything.
-pub fn device_tlbs_first(source: u64) -> impl Tamper {
-    let owed: Mutex<Option<Words>> = Mutex::new(None);
-    Commands::<_, InvalidationQueue>::of_queue(move |batch: &mut [Words]| {
-        let mut owed = owed.lock().unwrap_or_else(PoisonError::into_inner);
-        for words in batch.iter_mut() {
-            match type_of(*words) {
-                kind::PASID_IOTLB => {
-                    let pasid = words[0] & 0xf_ffff << 32;
-                    let first = owed.replace(*words).is_none();
-                    let all = [kind::PASID_DEVICE_TLB | source << 16 | pasid, 0x7fff_ffff_ffff_f800];
-                    *words = if first { all } else { InvalidationQueue::NOTHING };
-                }
-                kind::PASID_DEVICE_TLB => *words = owed.take().unwrap_or(*words),
                 _ => {}
             }
         }

@@ -76,7 +76,7 @@ impl Queue for InvalidationQueue {
                 let tail = value & 0x7_fff0;
                 let (from, mask) = (core::mem::replace(&mut known.tail, tail), known.bytes - 1);
                 let count = (tail.wrapping_sub(from) & mask) / known.entry_bytes;
-                let at = |index| known.base + (from + index * known.entry_bytes & mask);
+                let at = |index| known.base + ((from + index * known.entry_bytes) & mask);
                 (0..count).map(|index| Pa::new(at(index))).collect()
             }
             _ => Vec::new(),

@@ -252,8 +252,12 @@ impl Machine {
         Some((self.smmus.get(index)?.clone(), self.fabric(coherent)))
     }
 
-    /// What devices behind a VT-d unit send into.
-    fn behind_unit(&self, index: usize, coherent: bool) -> Option<(Arc<dyn Translator>, Arc<dyn Fabric>)> {
+    /// What devices behind a VT-d unit send into: the unit, and what is behind it, where messages go to the unit again. None if there is no such unit.
+    pub fn behind_unit(
+        &self,
+        index: usize,
+        coherent: bool,
+    ) -> Option<(Arc<dyn Translator>, Arc<dyn Fabric>)> {
         let unit = self.vtds.get(index)?.clone();
         let fabric = Arc::new(BehindUnit { unit: unit.clone(), fabric: self.fabric(coherent) });
         Some((unit, fabric))

@@ -118,7 +118,8 @@ impl ModelBed {
         let machine = Machine::build(spec, DiskContent::Blank, 1, &sink).expect("a machine of the lab");
         let platform = Arc::new(LabPlatform::new(machine.bus.clone(), sink, None));
         let snoops = machine.spec.host_bridges[0].coherent;
-        let memory: Arc<dyn Fabric> = if snoops { machine.bus.clone() } else { machine.bus.non_snooping() };
+        let plain: Arc<dyn Fabric> = if snoops { machine.bus.clone() } else { machine.bus.non_snooping() };
+        let memory = machine.behind_unit(0, snoops).map_or(plain, |(_, behind)| behind);
         let iommu = Model::of(&machine);
         let engines = STREAMS.map(|stream| Engine { stream, reads: true }).to_vec();
         Self { name, machine, platform, memory, iommu, engines, told: Mutex::new(0) }
