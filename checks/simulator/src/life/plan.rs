@@ -287,6 +287,9 @@ impl Aside {
             // Only what is shared with a child is taken away from devices when it is written.
             ops.push(Op::Fork { process, child: dice.byte(PROCESSES) });
         }
+        if let (Op::Call(call), FaultKind::AllocationFails) = (op, fault) {
+            ops.extend(vfio::before(call));
+        }
         ops.push(Op::Arm { fault, n });
         ops.push(op);
     }

@@ -38,7 +38,7 @@ use std::sync::Arc;
 use portcullis::vfio::Errno;
 
 pub(crate) use op::Call;
-pub(super) use plan::{CALLS, POWER};
+pub(super) use plan::{CALLS, POWER, before};
 use world::{Container, Iron, USERS, UserWorld};
 
 use super::{Done, Manner, Op, OpKind, Report, Step, salt, unborn, words};

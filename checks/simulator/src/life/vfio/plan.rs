@@ -92,3 +92,23 @@ pub(crate) const POWER: [(u32, Draw); 9] = [
     (1, |d| Op::Probe { shape: d.byte(8) }),
     (24, |d| Op::Call(Call::Eeh { user: d.byte(USERS), container: d.byte(2), op: d.byte(12) })),
 ];
+
+/// What is done first so that a call may lack memory: a new window has room to note few pages, and then more are in it that do not lie together.
+pub(crate) fn before(call: Call) -> Vec<Op> {
+    let Call::RemoveWindow { user, container, which: 0 } = call else { return Vec::new() };
+    let first = [
+        call,
+        Call::CreateWindow { user, container, bits: 0 },
+        Call::RegisterMemory { user, container, page: 0, pages: 16 },
+        Call::RegisterMemory { user, container, page: 16, pages: 16 },
+    ];
+    let maps = (0..6).map(|index: u16| Call::MapDma {
+        user,
+        container,
+        place: index << 2,
+        page: if index & 1 == 0 { 0 } else { 16 },
+        pages: 1,
+        flags: 3,
+    });
+    first.into_iter().chain(maps).map(Op::Call).collect()
+}
