@@ -157,6 +157,12 @@ impl<P: Platform, R: Registers> Process<P, R> {
         }
     }
 
+    /// No entry leads to the table of a device's contexts any more, and hardware has confirmed it: what the device remembers is of no use to it.
+    pub(crate) fn cut_off(&self, first: u32) {
+        let bound = self.devices.lock().get(&first).cloned();
+        bound.and_then(|bound| bound.contexts()).iter().for_each(|contexts| contexts.cut_off());
+    }
+
     /// Makes the PASID of a device mean nothing. On success the hardware has forgotten it.
     pub(crate) fn detach(&self, first: u32) -> Result<(), SyncError> {
         let life = self.life.lock();

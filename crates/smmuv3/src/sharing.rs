@@ -6,7 +6,8 @@
 //! descriptor 0, then it allows stalls or translation requests, and only then is the device's own ATS switched on. The way back is the same backwards.
 //! Whenever the entry of a device with ATS leads elsewhere, ATS is off in between, and off means: switched off at the device, its ATC
 //! invalidated, and a sync, which has waited for what was on its way with the old translations. A device that does not answer stays where it
-//! is, except that it can always be blocked, removed, or left behind when the SMMU is torn down: then nothing that it sends translated gets through.
+//! is, except that it can always be blocked, removed, or left behind when the SMMU is torn down: then nothing that it sends translated gets through, and once hardware has
+//! confirmed that, nobody waits for its ATC any more.
 //!
 //! Stalls that wait when a device is blocked end there (CMD_STALL_TERM), and that is their answer: whoever answers one later answers nothing.
 //!
@@ -38,7 +39,7 @@ use crate::entry::{self, Features1, Ste};
 use crate::features::Features;
 use crate::hardware::Hardware;
 use crate::process::{Part, Process};
-use crate::smmu::Smmu;
+use crate::smmu::{Configuration, Smmu};
 use crate::stalls::Asker;
 use crate::stream_table::StreamTable;
 use crate::streams::{Attachment, distinct};
@@ -208,7 +209,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
     /// Makes the entries of a device those that `how` asks for, leading to what it is attached to now.
     fn reshape(&self, streams: &[u32], how: UseShape) -> Result<(), AttachError> {
         let mut configuration = self.configuration.lock();
-        let crate::smmu::Configuration { table, streams: map, .. } = &mut *configuration;
+        let Configuration { table, streams: map, .. } = &mut *configuration;
         let attached = streams.first().and_then(|first| map.get(*first)).map(|stream| &stream.attached);
         let target = attached.map_or(Target::Blocked, |attached| attached.target());
         let (next, attachment) = self.entry_for(&target, streams, how)?;
@@ -229,6 +230,15 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         drop(configuration);
         drop(replaced);
         Ok(())
+    }
+
+    /// Whether a device that shares is blocked, and hardware has confirmed it: if not before, then now.
+    ///
+    /// Spec: SMMUv3 H.a, 3.9.1.3 "Handling of ATS Translated transactions": with ATSCHK 1 an entry that aborts lets no translated access through.
+    fn is_cut_off(&self, configuration: &mut Configuration<P>, streams: &[u32]) -> bool {
+        let Configuration { table, streams: map, .. } = configuration;
+        let attached = streams.first().and_then(|&first| map.get(first)).map(|stream| &stream.attached);
+        matches!(attached, Some(Attachment::Blocked)) && self.hardware.forget_doubted(table, streams).is_ok()
     }
 
     fn say(&self, name: &'static str, first: u32, pasid: Pasid) {
@@ -416,10 +426,14 @@ impl<P: Platform, R: Registers> SvaIommu<P> for Smmu<P, R> {
     fn detach_pasid(&self, sources: &[SourceId], pasid: Pasid) -> Result<(), SyncError> {
         let streams = distinct(sources);
         let gone = {
-            let map = &mut self.configuration.lock().streams;
-            let Some(sharing) = map.sharing(&streams) else { return Ok(()) };
+            let mut configuration = self.configuration.lock();
+            let blocked = self.is_cut_off(&mut configuration, &streams);
+            let Some(sharing) = configuration.streams.sharing(&streams) else { return Ok(()) };
             let Some(domain) = sharing.pasids.get(&pasid.get()) else { return Ok(()) };
             if let Some(process) = domain.as_any().downcast_ref::<Process<P, R>>() {
+                if blocked {
+                    process.cut_off(streams[0]);
+                }
                 process.detach(streams[0])?;
             }
             sharing.pasids.remove(&pasid.get())

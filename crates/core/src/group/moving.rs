@@ -57,6 +57,19 @@ impl<P: Platform> Group<P> {
         }
     }
 
+    /// Blocks a member that does not answer, whoever has the group: as if hardware had [left it blocked](Self::left_blocked).
+    pub(crate) fn give_up(&self, device: &Arc<Device<P>>) -> Result<(), AttachError> {
+        let state = self.state.lock();
+        if !state.is_member(device) || is_in(device, &self.blocked) {
+            return Ok(());
+        }
+        match self.iommu.attach(device.sources(), &Target::Blocked) {
+            Ok(()) | Err(AttachError::LeftBlocked(_)) => self.moved(device, &self.blocked),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
     fn prepare_all(
         &self,
         devices: &[Arc<Device<P>>],

@@ -13,6 +13,16 @@
 //! A bind that hardware does not confirm, nor that it was undone, leaves what hardware may still use: it lingers, and is undone when the device is next bound or
 //! disabled, or by [`SvaDevice::settle`]. Until then the device cannot be disabled, and the PASID is nobody else's.
 //!
+//! # Devices that do not answer
+//!
+//! A device whose ATC does not answer keeps its bonds: what it remembers may be used. It may answer when it is asked again; if it never will, somebody gives it up
+//! ([`SvaDevice::give_up`]): it is blocked, the IOMMU lets nothing through that it remembers, and from then on its silence keeps nothing back.
+//!
+//! Choice: that is for its driver to say, or for whoever hears that it was pulled out. It takes the device from all who use it, and a time limit that was missed once
+//! is no reason for that.
+//!
+//! Spec: SMMUv3 H.a, 3.9.1.4 "ATS Invalidation timeout".
+//!
 //! A device that has no PASIDs can be given to a process as a whole: [`SvaUnit::domain`] is the process's memory as a domain that groups are attached to.
 //!
 //! Exit may come before, between and after: the listener makes hardware stop walking the table, and what the device still does
@@ -39,7 +49,7 @@ use super::{
 use crate::device::Device;
 use crate::domain::Domain;
 use crate::group::{Group, PasidError};
-use crate::iommu::{Iommu, SyncError};
+use crate::iommu::{AttachError, Iommu, SyncError};
 use crate::iopf::{
     AddRequesterError, FaultQueue, FlushTimeout, Limits, MmHandler, PageRequest, PageRequester, PageResponse,
     Responder, ResponseCode, SetHandlerError,
@@ -481,6 +491,16 @@ impl<P: Platform> SvaDevice<P> {
     fn put_pasid(&self, pasid: Pasid) {
         let put = self.unit.pasids.put(pasid);
         debug_assert!(put.is_ok(), "a reference was held");
+    }
+
+    /// Gives the device up, which does not answer any more: it is blocked, until its group next moves or a driver is bound to it. Bonds are still to be given back, and
+    /// the device to be disabled; both can be from now on, whatever it still remembers.
+    ///
+    /// # Errors
+    ///
+    /// The driver's word; then the device is where it was.
+    pub fn give_up(&self) -> Result<(), AttachError> {
+        self.group.give_up(&self.device)
     }
 
     /// Takes [`SvaUnit::enable`] back.

@@ -281,6 +281,60 @@ fn part_17_a_bind_that_is_neither_confirmed_nor_undone_lingers_until_it_can_be_u
 }
 
 #[test]
+fn part_18_a_device_that_never_answers_is_given_up_and_nothing_of_it_is_kept() {
+    let bench = Bench::new(Machine::Pcie);
+    let ((disk, device, group), mm) = (bench.disk(), FakeMm::new(0x42));
+    let bytes = bench.fake.live_bytes();
+    let bond = disk.bind(&memory(&mm)).unwrap();
+    // Another bind that is not confirmed, nor its undoing: nobody has a handle of that.
+    let other = FakeMm::new(0x43);
+    bench.fake.with(|state| {
+        state.illegal = [Opcode::CFGI_CD].to_vec();
+        state.atc_silent = true;
+    });
+    assert!(disk.bind(&memory(&other)).is_err());
+    bench.fake.with(|state| state.illegal.clear());
+    assert_eq!(disk.unbind(&bond), Err(UnbindError::Sync(SyncError::Failed { code: 3 })));
+    assert_eq!(disk.settle(), Err(UnbindError::Sync(SyncError::Failed { code: 3 })));
+    assert_eq!(disk.disable(), Err(DisableSvaError::PasidsInUse));
+
+    disk.give_up().unwrap();
+    assert_eq!(ste(&bench.fake, 8)[0], 1, "valid, and everything is aborted");
+    assert!(Arc::ptr_eq(&device.domain().unwrap(), group.blocked_domain()));
+    disk.unbind(&bond).unwrap();
+    disk.disable().unwrap();
+    assert_eq!((mm.pins.load(SeqCst), other.pins.load(SeqCst)), (0, 0));
+    group.use_default_domain(&device, "nvme").unwrap();
+    assert!(
+        !Arc::ptr_eq(&device.domain().unwrap(), group.blocked_domain()),
+        "its next driver finds it in order"
+    );
+    group.unuse_default_domain(&device).unwrap();
+    assert!(bench.fake.live_bytes() < bytes, "the table of a device that shares is larger");
+}
+
+#[test]
+fn part_18_the_silence_of_a_device_counts_until_hardware_confirms_that_it_is_blocked() {
+    let bench = Bench::new(Machine::Pcie);
+    let ((disk, device, group), mm) = (bench.disk(), FakeMm::new(0x42));
+    let bond = disk.bind(&memory(&mm)).unwrap();
+    bench.fake.with(|state| {
+        state.illegal = [Opcode::CFGI_STE].to_vec();
+        state.atc_silent = true;
+    });
+    disk.give_up().unwrap();
+    assert!(Arc::ptr_eq(&device.domain().unwrap(), group.blocked_domain()));
+    assert_eq!(
+        disk.unbind(&bond),
+        Err(UnbindError::Sync(SyncError::Failed { code: 3 })),
+        "the old entry may live"
+    );
+    bench.fake.with(|state| state.illegal.clear());
+    disk.unbind(&bond).unwrap();
+    disk.disable().unwrap();
+}
+
+#[test]
 fn part_4_requests_reach_their_device_and_an_overflow_ends_what_was_begun() {
     let bench = Bench::new(Machine::Pcie);
     let (disk, mm) = (bench.disk(), FakeMm::new(0x42));
