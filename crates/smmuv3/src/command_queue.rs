@@ -161,6 +161,12 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
         commands.chunks(most).try_for_each(|part| self.push_waiting(part, false).map(drop))
     }
 
+    /// Queues a command if there is room for it now, and waits for nothing. Answers whether there was.
+    pub(crate) fn offer(&self, command: Command) -> bool {
+        self.look();
+        matches!(self.push(&[command], false), Ok(Some(_)))
+    }
+
     /// Starts a batch of commands that ends with a sync.
     pub(crate) fn batch(&self) -> Batch<'_, P, R> {
         Batch::new(self)

@@ -25,6 +25,7 @@ use crate::features::Features;
 use crate::page_requests::PageRequestQueue;
 use crate::stalls::Stalls;
 use crate::table::TableFormat;
+use crate::unsent::Unsent;
 
 /// What is settled at probe and shared.
 pub(crate) struct Hardware<P: Platform, R> {
@@ -43,6 +44,7 @@ pub(crate) struct Hardware<P: Platform, R> {
     /// There is one only where processes are shared and the hardware has page requests.
     pub(crate) page_requests: Option<PageRequestQueue<P>>,
     pub(crate) stalls: Stalls<P>,
+    pub(crate) unsent: Unsent<P>,
     pub(crate) asids: Lock<P, Asids>,
     pub(crate) vmids: Lock<P, Ids>,
     /// The hardware has been turned off, and confirmed it: it reads no table any more.
@@ -77,6 +79,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             events,
             page_requests,
             stalls: Stalls::new(features.stall_max.into()),
+            unsent: Unsent::new(),
             asids: Lock::<P, Asids>::new(Asids::new(features.asid_bits)),
             vmids: Lock::<P, Ids>::new(Ids::new(features.vmid_bits)),
             off: AtomicBool::new(false),

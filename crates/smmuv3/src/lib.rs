@@ -61,6 +61,7 @@ mod substreams;
 mod table;
 #[cfg(test)]
 mod testing;
+mod unsent;
 mod update;
 
 pub use atc::AtcSpan;

@@ -23,12 +23,11 @@
 //! dropped here. A request of a stream that was never enabled is answered here if it is the last, as invalid.
 //!
 //! Spec: SMMUv3 H.a, 8 "Page request queue", 8.1 "PRI queue overflow", 8.1.1 "Recovery procedure", 8.2 "Miscellaneous", 4.5.2 "CMD_PRI_RESP".
-//! Not here: stalled transactions (`stalls`), bringing pages in (`core::iopf`).
+//! Not here: stalled transactions (`stalls`), answers that find no room (`unsent`), bringing pages in (`core::iopf`).
 
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
 
-use portcullis_core::iommu::SyncError;
 use portcullis_core::iopf::{GroupTag, PageRequest, PageResponse, ResponseCode};
 use portcullis_core::sva::Drained;
 use portcullis_hal::{Lock, Platform, Registers};
@@ -182,10 +181,35 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         true
     }
 
-    /// Sends a response. That it was taken is not waited for: nothing would prove it.
+    /// Sends a response. That it was taken is not waited for: nothing would prove it. One for which there is no room is sent when there is; behind others that wait for that,
+    /// it waits without being tried, so that hardware which stands still keeps nobody for longer than one answer takes.
     pub(crate) fn respond(&self, response: &PageResponse) {
-        if self.is_off() {
+        let sent =
+            self.unsent.is_empty() && self.send(response, |command| self.commands.submit(&[command]).is_ok());
+        if sent || self.commands.usable().is_ok() && self.unsent.keep(response) {
             return;
+        }
+        self.platform.event(&Event {
+            source: "smmuv3",
+            name: "response_lost",
+            fields: &[
+                ("sid", Value::Hex(response.source.0.into())),
+                ("group", Value::Dec(response.group.number().into())),
+            ],
+        });
+    }
+
+    /// Sends the responses that found no room before, as far as there is some now.
+    pub(crate) fn send_unsent(&self) {
+        if !self.unsent.is_empty() {
+            self.unsent.send(|response| self.send(response, |command| self.commands.offer(command)));
+        }
+    }
+
+    /// Has a response queued, if one is due. False if there is no room for it.
+    fn send(&self, response: &PageResponse, queue: impl FnOnce(Command) -> bool) -> bool {
+        if self.is_off() {
+            return true;
         }
         let stream_id = response.source.0;
         let mut ticket = None;
@@ -201,23 +225,16 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
                 ticket = self.stalls.answer(stream_id, tag, nth);
                 if ticket.is_none() {
                     // Ended, or answered, already.
-                    return;
+                    return true;
                 }
                 Command::resume(stream_id, tag, fate(response.code))
             }
         };
-        let outcome: Result<(), SyncError> = self.commands.submit(&[command]);
-        drop(ticket);
-        if outcome.is_err() {
-            self.platform.event(&Event {
-                source: "smmuv3",
-                name: "response_lost",
-                fields: &[
-                    ("sid", Value::Hex(stream_id.into())),
-                    ("group", Value::Dec(response.group.number().into())),
-                ],
-            });
+        let sent = queue(command) || mutant!("answer-without-room-dropped");
+        if let (false, Some(ticket)) = (sent, ticket) {
+            ticket.take_back();
         }
+        sent
     }
 }
 

@@ -448,6 +448,7 @@ impl<P: Platform, R: Registers> SvaIommu<P> for Smmu<P, R> {
         if self.hardware.is_off() {
             return 0;
         }
+        self.hardware.send_unsent();
         let stalled = self.hardware.stalls.tell(&mut |request| to(Drained::Request(request)));
         stalled + self.hardware.drain_page_requests(to)
     }

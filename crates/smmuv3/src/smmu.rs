@@ -495,6 +495,7 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
         }
         let errors = self.hardware.commands.handle_errors();
         self.say_again();
+        self.hardware.send_unsent();
         if errors.contains(&GlobalError::QueueAbort(PRI_QUEUE)) {
             self.hardware.page_requests.iter().for_each(PageRequestQueue::requests_were_lost);
         }

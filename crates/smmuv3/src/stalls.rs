@@ -41,11 +41,28 @@ pub(crate) struct Stalls<P: Platform> {
 
 /// An answer that is being sent.
 #[must_use]
-pub(crate) struct Ticket<'a, P: Platform>(&'a Stalls<P>);
+pub(crate) struct Ticket<'a, P: Platform> {
+    stalls: &'a Stalls<P>,
+    /// Stream, tag and number of what it answers.
+    stall: (u32, u16, u32),
+    /// How often stalls had been ended.
+    ends: u32,
+}
+
+impl<P: Platform> Ticket<'_, P> {
+    /// It could not be sent: the stall waits as before, unless it was ended meanwhile.
+    pub(crate) fn take_back(self) {
+        let (stream_id, tag, nth) = self.stall;
+        let mut waiting = self.stalls.waiting.lock();
+        if waiting.ends == self.ends {
+            waiting.open.insert((stream_id, tag), nth);
+        }
+    }
+}
 
 impl<P: Platform> Drop for Ticket<'_, P> {
     fn drop(&mut self) {
-        self.0.answering.fetch_sub(1, Release);
+        self.stalls.answering.fetch_sub(1, Release);
     }
 }
 
@@ -70,6 +87,8 @@ struct Waiting {
     count: u32,
     /// For streams whose stalls were ended: the position in the event queue behind the last record of one of them.
     ended: BTreeMap<u32, u64>,
+    /// How often some were, wrapping.
+    ends: u32,
 }
 
 impl Waiting {
@@ -150,7 +169,7 @@ impl<P: Platform> Stalls<P> {
         }
         waiting.open.remove(&(stream_id, tag));
         self.answering.fetch_add(1, Relaxed);
-        Some(Ticket(self))
+        Some(Ticket { stalls: self, stall: (stream_id, tag, nth), ends: waiting.ends })
     }
 
     /// Whether an answer is on its way to hardware.
@@ -163,6 +182,7 @@ impl<P: Platform> Stalls<P> {
     /// caller waits for them before hardware may stall these streams again.
     pub(crate) fn end(&self, streams: &[u32], end: u64) {
         let mut waiting = self.waiting.lock();
+        waiting.ends = waiting.ends.wrapping_add(1);
         waiting.untold.retain(|request| !streams.contains(&request.source.0));
         waiting.open.retain(|(stream_id, _), _| !streams.contains(stream_id));
         waiting.ended.extend(streams.iter().map(|&stream_id| (stream_id, end)));
@@ -289,6 +309,19 @@ mod tests {
         assert_eq!(stalls.take(&STALL, 10), Taken::Kept, "a new one may have the same tag");
         assert!(!due(0x1234, 0x42, 1), "a late answer is not the new one's");
         assert!(due(0x1234, 0x42, 2));
+    }
+
+    #[test]
+    fn part_22_an_answer_that_could_not_be_sent_is_due_again_unless_its_stall_was_ended() {
+        let stalls = Stalls::<Fake>::new(8);
+        stalls.listen(&[0x1234], STALLING);
+        assert_eq!(stalls.take(&STALL, 7), Taken::Kept);
+        stalls.answer(0x1234, 0x42, 0).unwrap().take_back();
+        assert!(!stalls.is_answering());
+        let ticket = stalls.answer(0x1234, 0x42, 0).expect("it is due again");
+        stalls.end(&[0x1234], 10);
+        ticket.take_back();
+        assert!(stalls.answer(0x1234, 0x42, 0).is_none());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use portcullis_core::iommu::{GlobalError, Iommu};
+use portcullis_core::iommu::{GlobalError, Iommu, SyncError};
 use portcullis_core::sva::CpuFacts;
 use portcullis_spec::smmuv3::command::Opcode;
 use portcullis_spec::smmuv3::registers::{CMDQ_PROD, CR0, GERROR, GERRORN, IDR3, IRQ_CTRL, Idr3};
@@ -318,6 +318,48 @@ fn part_22_stalls_end_only_when_no_answer_is_on_its_way() {
     drop(on_its_way);
     block().unwrap();
     assert!(ended());
+}
+
+#[test]
+fn part_25_an_answer_that_finds_no_room_is_sent_when_there_is_some() {
+    for machine in [Machine::Pcie, Machine::Platform] {
+        for by_errors in [false, true] {
+            let shared = Shared::with(machine, |_, config| config.command_queue_lg2 = 2);
+            let ask = |group: u16| {
+                if machine == Machine::Pcie {
+                    put_page_request(&shared.fake, raw(SSV | LAST | READ, group.into()));
+                } else {
+                    put_event(&shared.fake, [0x0000_0009_0000_5810, 1 << 31 | u64::from(group), 0x1234, 0]);
+                    shared.smmu.drain_events(&mut |record| panic!("{record:?} is no fault yet"));
+                }
+                let [Drained::Request(asked)] = drain(&shared)[..] else { panic!("one request") };
+                PageResponse {
+                    source: asked.source,
+                    pasid: asked.pasid,
+                    group: asked.group,
+                    code: ResponseCode::Success,
+                }
+            };
+            let answers: Vec<_> = (70..76).map(ask).collect();
+            shared.fake.with(|state| state.asleep = true);
+            answers.iter().for_each(|answer| shared.sva().respond(answer));
+            shared.fake.with(|state| state.asleep = false);
+            assert_eq!(sent(&shared).len(), 4, "what the queue holds");
+            // Whoever answers twice answers once, also while the answer waits.
+            if machine == Machine::Platform {
+                shared.sva().respond(&answers[0]);
+            }
+            if by_errors {
+                assert!(shared.smmu.handle_errors().is_empty());
+            } else {
+                assert_eq!(drain(&shared), []);
+            }
+            let groups: Vec<u64> = sent(&shared).iter().map(|words| words[1] & 0x1ff).collect();
+            assert_eq!(groups, [74, 75], "{machine:?}");
+            assert_eq!(drain(&shared), []);
+            assert!(sent(&shared).is_empty());
+        }
+    }
 }
 
 #[test]
