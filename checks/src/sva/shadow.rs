@@ -1,8 +1,8 @@
 //! What each process has, and which device may reach it, told by those who change it and not by the code under test.
 //!
 //! An address space has areas (told by operations), frames (read from its own table with a reader of our own), and *windows*: while an operation
-//! changes something, what was there before may still be reached; when it has returned with success, no more. If a listener did not confirm,
-//! the window stays open, and the frames in it must stay allocated.
+//! changes something, what was there before may still be reached; when it has returned, no more. But what a listener did not confirm stays open until that same listener
+//! does, or is gone, and the frames behind it must stay allocated.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,13 +16,62 @@ use super::tables::{Leaf, look_up};
 /// A device, by its number in the rig.
 pub type DeviceIndex = usize;
 
+/// One of those who listen to a process.
+pub type Listener = u64;
+
+/// What a listener answered that was told of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Who.
+    pub listener: Listener,
+    /// The first address.
+    pub first: u64,
+    /// The last.
+    pub last: u64,
+    /// Whether hardware has forgotten them.
+    pub confirmed: bool,
+}
+
+impl Answer {
+    fn is_about(&self, page: u64) -> bool {
+        (self.first..=self.last).contains(&page)
+    }
+}
+
 /// Pages that were reachable when an operation began.
 #[derive(Clone, Debug, Default)]
 struct Window {
     mm: Option<MmId>,
     before: BTreeMap<u64, Leaf>,
-    /// Its operation ended without a confirmation.
+    /// Its operation ended: only what is in doubt is left.
     kept: bool,
+    /// By page, the listeners whose hardware may still remember it.
+    doubters: BTreeMap<u64, BTreeSet<Listener>>,
+}
+
+impl Window {
+    /// Takes in what a listener answered: of this window's own operation doubts as well, of a later one only that there is none any more.
+    fn hear(&mut self, answer: &Answer) {
+        if self.kept && !answer.confirmed {
+            return;
+        }
+        for &page in self.before.keys().filter(|&&page| answer.is_about(page)) {
+            let doubters = self.doubters.entry(page).or_default();
+            if answer.confirmed {
+                doubters.remove(&answer.listener);
+            } else {
+                doubters.insert(answer.listener);
+            }
+        }
+    }
+
+    /// Only what somebody may remember is left of it.
+    fn shrink(&mut self) {
+        self.kept = true;
+        self.doubters.retain(|_, doubters| !doubters.is_empty());
+        let Self { before, doubters, .. } = self;
+        before.retain(|page, _| doubters.contains_key(page));
+    }
 }
 
 /// An address space.
@@ -175,21 +224,27 @@ impl Shadow {
         self.next_window
     }
 
-    /// It has returned; `confirmed` says that every listener did.
-    pub fn close(&mut self, window: u64, confirmed: bool) {
-        if confirmed {
-            self.windows.remove(&window);
-        } else if let Some(window) = self.windows.get_mut(&window) {
-            window.kept = true;
-            self.ever_in_doubt = true;
+    /// It has returned; meanwhile listeners have answered this, in this order.
+    pub fn close(&mut self, window: u64, answers: &[Answer]) {
+        let Some(mm) = self.windows.get(&window).map(|window| window.mm) else { return };
+        let mut hit: Vec<_> =
+            self.windows.iter_mut().filter(|(id, one)| **id == window || one.kept && one.mm == mm).collect();
+        for (_, one) in &mut hit {
+            answers.iter().for_each(|answer| one.hear(answer));
+            one.shrink();
         }
+        self.windows.retain(|_, one| !one.kept || !one.before.is_empty());
+        self.ever_in_doubt |= self.windows.contains_key(&window);
     }
 
-    /// Every listener has confirmed that these addresses are forgotten: nothing of them is in doubt any more.
-    pub fn forgotten(&mut self, mm: MmId, runs: &[(u64, u64)]) {
+    /// A listener is there no more, because its hardware has forgotten all of the process.
+    pub fn listens_no_more(&mut self, mm: MmId, listener: Listener) {
+        let answer = Answer { listener, first: 0, last: u64::MAX, confirmed: true };
         for window in self.windows.values_mut().filter(|window| window.kept && window.mm == Some(mm)) {
-            window.before.retain(|page, _| !runs.iter().any(|(first, last)| (first..=last).contains(&page)));
+            window.hear(&answer);
+            window.shrink();
         }
+        self.windows.retain(|_, one| !one.kept || !one.before.is_empty());
     }
 
     /// A translation request was answered with this.
@@ -267,5 +322,66 @@ impl Shadow {
     /// Whether some operation was not confirmed when it returned: its pages may be kept for ever.
     pub fn in_doubt(&self) -> bool {
         self.ever_in_doubt
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MM: MmId = MmId(1);
+
+    fn window(pages: &[u64]) -> Window {
+        let leaf = |page| Leaf { page: Pa::new(0x4000_0000 + page), writable: true, dirty: true };
+        Window {
+            mm: Some(MM),
+            before: pages.iter().map(|&page| (page, leaf(page))).collect(),
+            ..Window::default()
+        }
+    }
+
+    fn answer(listener: Listener, first: u64, confirmed: bool) -> Answer {
+        Answer { listener, first, last: first + 0xfff, confirmed }
+    }
+
+    fn left(window: &Window) -> Vec<u64> {
+        window.before.keys().copied().collect()
+    }
+
+    #[test]
+    fn a_page_is_in_doubt_until_the_same_listener_confirms_that_did_not() {
+        let mut window = window(&[0x1000, 0x2000, 0x3000]);
+        let answers = [
+            answer(1, 0x1000, true),
+            answer(2, 0x1000, true),
+            answer(1, 0x2000, true),
+            answer(2, 0x2000, false),
+        ];
+        answers.iter().for_each(|answer| window.hear(answer));
+        window.shrink();
+        assert_eq!(left(&window), [0x2000], "of the first all have confirmed, of the last nobody was told");
+        window.hear(&answer(1, 0x2000, true));
+        window.hear(&answer(3, 0x2000, false));
+        window.shrink();
+        assert_eq!(
+            left(&window),
+            [0x2000],
+            "another's word is no help, and another's doubt is not about this"
+        );
+        window.hear(&answer(2, 0x2000, true));
+        window.shrink();
+        assert_eq!(left(&window), [0; 0]);
+    }
+
+    #[test]
+    fn who_confirms_what_he_did_not_before_in_one_operation_has_confirmed() {
+        let mut window = window(&[0x1000]);
+        [answer(1, 0x1000, false), answer(1, 0x1000, true)].iter().for_each(|answer| window.hear(answer));
+        window.shrink();
+        assert!(window.before.is_empty());
+        let mut window = self::window(&[0x1000]);
+        [answer(1, 0x1000, true), answer(1, 0x1000, false)].iter().for_each(|answer| window.hear(answer));
+        window.shrink();
+        assert_eq!(left(&window), [0x1000]);
     }
 }

@@ -1,7 +1,8 @@
 //! Processes whose every change is told to the judge: what there was before, from when, and until when it may still be reached.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError};
+use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use portcullis::core::iommu::SyncError;
 use portcullis::core::mm::{
@@ -12,6 +13,7 @@ use portcullis::types::{Iova, IovaRange, Perms};
 use portcullis_lab::process::{Kernel, Mapping, MmError, Process, Source, UserError};
 
 use super::judge::Judge;
+use super::shadow::{Answer, Listener};
 
 /// Where [`Watched::map_zeroes`] begins.
 const ZEROES: u64 = 0x10_0000_0000;
@@ -31,13 +33,26 @@ struct Memory {
     next: AtomicU64,
 }
 
-/// What listeners have answered since this was last taken.
+/// Who listens, and what was answered since it was last asked.
 #[derive(Default)]
-struct Heard {
-    /// Some did not confirm.
-    doubted: AtomicBool,
-    /// What some did.
-    confirmed: Mutex<Vec<(u64, u64)>>,
+struct Heard(Mutex<Listeners>);
+
+#[derive(Default)]
+struct Listeners {
+    /// By the process's own numbers.
+    ours: BTreeMap<u64, Listener>,
+    next: Listener,
+    answers: Vec<Answer>,
+}
+
+impl Heard {
+    fn lock(&self) -> MutexGuard<'_, Listeners> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Vec<Answer> {
+        core::mem::take(&mut self.lock().answers)
+    }
 }
 
 impl core::fmt::Debug for Memory {
@@ -52,18 +67,17 @@ impl core::fmt::Debug for Watched {
     }
 }
 
-/// A listener, and whether it confirmed.
+/// A listener, of which every answer is noted.
 struct Noted {
+    who: Listener,
     listener: Arc<dyn MmListener>,
     heard: Arc<Heard>,
 }
 
 impl Noted {
-    fn note(&self, run: (u64, u64), answer: Result<(), SyncError>) -> Result<(), SyncError> {
-        match answer {
-            Ok(()) => self.heard.confirmed.lock().unwrap_or_else(PoisonError::into_inner).push(run),
-            Err(_) => self.heard.doubted.store(true, SeqCst),
-        }
+    fn note(&self, (first, last): (u64, u64), answer: Result<(), SyncError>) -> Result<(), SyncError> {
+        let note = Answer { listener: self.who, first, last, confirmed: answer.is_ok() };
+        self.heard.lock().answers.push(note);
         answer
     }
 }
@@ -86,18 +100,11 @@ impl Memory {
         let window = self.judge.shadow(|shadow| shadow.open(self.id(), looked_at));
         let sent = self.judge.invalidations();
         let done = work();
-        let doubted = self.heard.doubted.swap(false, SeqCst);
-        let confirmed =
-            core::mem::take(&mut *self.heard.confirmed.lock().unwrap_or_else(PoisonError::into_inner));
-        if !doubted && self.judge.is_strict() {
+        let answers = self.heard.take();
+        if answers.iter().all(|answer| answer.confirmed) && self.judge.is_strict() {
             self.judge.confirmed_since(sent);
         }
-        self.judge.shadow(|shadow| {
-            if !doubted {
-                shadow.forgotten(self.id(), &confirmed);
-            }
-            shadow.close(window, !doubted);
-        });
+        self.judge.shadow(|shadow| shadow.close(window, &answers));
         done
     }
 
@@ -134,11 +141,22 @@ impl ProcessMemory for Memory {
     }
 
     fn add_listener(&self, listener: Arc<dyn MmListener>) -> Result<ListenerId, Exited> {
-        self.process.add_listener(Arc::new(Noted { listener, heard: self.heard.clone() }))
+        let who = {
+            let mut heard = self.heard.lock();
+            heard.next += 1;
+            heard.next
+        };
+        let id = self.process.add_listener(Arc::new(Noted { who, listener, heard: self.heard.clone() }))?;
+        self.heard.lock().ours.insert(id.0, who);
+        Ok(id)
     }
 
     fn remove_listener(&self, id: ListenerId) {
         self.process.remove_listener(id);
+        let gone = self.heard.lock().ours.remove(&id.0);
+        if let Some(who) = gone {
+            self.judge.shadow(|shadow| shadow.listens_no_more(self.id(), who));
+        }
     }
 }
 
