@@ -255,7 +255,8 @@ impl Hub {
     pub(crate) fn relaxed(&self) {
         self.taps.iter().for_each(|tap| tap.held().waited(&self.bus));
         let waits = self.waits.fetch_add(1, Relaxed);
-        assert!(waits < MOST_WAITS, "a wait without end");
+        // Whoever is let go after that has waits of his own.
+        assert!(waits < MOST_WAITS || self.is_wrong(), "a wait without end");
     }
 
     /// A register of an IOMMU is about to be written. Answers what hardware gets; none if nothing now.

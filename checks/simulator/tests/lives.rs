@@ -51,11 +51,12 @@ fn lives_keep_every_promise() {
 
 #[test]
 fn threads_without_a_schedule_keep_every_promise() {
-    let machine = MachineKind::Smmuv3;
-    let options = Options { machine, threads: 4, ..Options::new(FIRST, 12_000) };
-    match run(&options) {
-        Ok(summary) => told("four threads", FIRST, &summary),
-        Err(objection) => panic!("{objection}"),
+    for machine in [MachineKind::Smmuv3, MachineKind::Sva] {
+        let options = Options { machine, threads: 4, ..Options::new(FIRST, 12_000) };
+        match run(&options) {
+            Ok(summary) => told(&format!("four threads on {}", machine.name()), FIRST, &summary),
+            Err(objection) => panic!("{objection}"),
+        }
     }
 }
 

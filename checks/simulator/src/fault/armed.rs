@@ -48,6 +48,11 @@ impl Faults {
         self.armed[kind as usize].load(Relaxed) != 0
     }
 
+    /// Whether any has still to fire.
+    pub(crate) fn any_is_armed(&self) -> bool {
+        self.armed.iter().any(|armed| armed.load(Relaxed) != 0)
+    }
+
     /// A chance for a fault to fire. Whoever is told `true` does what it says, and nothing else counts as its having fired.
     pub(crate) fn fires(&self, kind: FaultKind) -> bool {
         let armed = &self.armed[kind as usize];

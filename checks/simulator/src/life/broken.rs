@@ -34,12 +34,12 @@ fn specs(kind: MachineKind) -> impl Iterator<Item = Spec> {
     })
 }
 
-fn spec(kind: MachineKind) -> Spec {
+pub(super) fn spec(kind: MachineKind) -> Spec {
     specs(kind).next().expect("many seeds draw one")
 }
 
 /// It has booted, its device is there, and nobody has turns.
-fn booted(spec: Spec) -> Arc<World> {
+pub(super) fn booted(spec: Spec) -> Arc<World> {
     let world = World::new(7, spec, false).expect("the machine boots");
     world.hub.begin(7);
     world.all_devices_come();
@@ -82,7 +82,7 @@ fn attached() -> Arc<World> {
     world
 }
 
-fn objection(world: &World) -> Option<Promise> {
+pub(super) fn objection(world: &World) -> Option<Promise> {
     world.hub.first_wrong().map(|wrong| wrong.promise)
 }
 
@@ -518,7 +518,7 @@ fn a_descriptor_of_no_type_breaks_book_unless_it_was_falsified_on_its_way() {
 }
 
 /// A process is bound to the device, which has worked in its memory.
-fn bound() -> Arc<World> {
+pub(super) fn bound() -> Arc<World> {
     let world = booted(spec(MachineKind::Sva));
     assert_eq!(world.enable(0), Done::Succeeded);
     assert_eq!(world.spawn(0), Done::Succeeded);

@@ -1,7 +1,8 @@
 //! Several threads on one world, for smoke: no schedule but the operating system's, no faults, and the oracle as ever.
 //!
 //! Which thread does an operation of the plan is fixed, in which order they come is not: such a life is no other run's again. Operations with the DMA API, of users in
-//! their domains, of devices, and interrupts happen at once; what moves groups happens alone, for the shadow follows one mover.
+//! their domains, of devices, and interrupts happen at once, and so does what processes do with their memory and devices in it; what moves groups, binds or ends processes happens
+//! alone, for the shadow follows one mover. Which page a device reaches in a process is not judged: the table changes while it is looked at.
 //!
 //! # Locks
 //!
@@ -26,7 +27,7 @@ const PATIENCE_NS: u64 = 600_000_000_000;
 /// Lives a life on several threads.
 pub(crate) fn crowd(manner: Manner, plan: &[Step], threads: usize) -> Report {
     let mut spec = Spec::draw(manner.seed, manner.machine);
-    spec.span = 0;
+    (spec.span, spec.crowded) = (0, true);
     spec.units.iter_mut().for_each(|unit| unit.wait_limit_ns = PATIENCE_NS);
     let world = match World::new(manner.seed, spec, manner.lines) {
         Ok(world) => world,
@@ -101,6 +102,11 @@ impl OpKind {
                 | Self::Translated
                 | Self::Step
                 | Self::Serve
+                | Self::ProcessMap
+                | Self::ProcessUnmap
+                | Self::Protect
+                | Self::Touch
+                | Self::SharedDma
         )
     }
 }

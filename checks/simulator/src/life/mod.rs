@@ -11,6 +11,7 @@
 //! | `vfio` | lives with users, on machines of their own |
 //! | `end` | teardown, and what must be true then |
 //! | `broken` | tests: each promise is broken, and somebody objects |
+//! | `kept` | tests: it looks as if one were broken, and nobody objects |
 
 mod audit;
 #[cfg(test)]
@@ -23,6 +24,8 @@ mod flip;
 mod focus;
 mod hot;
 mod irq;
+#[cfg(test)]
+mod kept;
 mod op;
 mod own;
 mod plan;

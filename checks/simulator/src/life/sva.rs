@@ -68,8 +68,8 @@ pub(super) const BONDS: usize = 12;
 
 impl Sharing {
     /// The judge in front of the SMMUs' models.
-    pub(super) fn judge(bus: &Arc<model_bus::Bus>, behind: Arc<dyn Translator>) -> Arc<Judge> {
-        Judge::new(behind, Shadow::new(bus.clone()), true)
+    pub(super) fn judge(bus: &Arc<model_bus::Bus>, behind: Arc<dyn Translator>, strict: bool) -> Arc<Judge> {
+        Judge::new(behind, Shadow::new(bus.clone()), strict)
     }
 
     /// The processes' kernel, and core's side of sharing.
@@ -289,7 +289,11 @@ impl World {
         let Some(shared) = locked(&sharing.devices[index]).clone() else { return Done::Skipped };
         let before = self.before(None);
         let bonds = locked(&sharing.bonds).iter().flatten().filter(|bond| bond.device == index).count();
-        match self.in_place(index, || shared.disable()) {
+        let mut disabled = self.in_place(index, || shared.disable());
+        if disabled.is_err() && bonds == 0 && self.gives_up(index, &shared) {
+            disabled = self.in_place(index, || shared.disable());
+        }
+        match disabled {
             Ok(()) => {
                 self.hub.hold(Promise::OneAnswer, bonds == 0, || {
                     format!("device {index} was disabled with {bonds} bonds")
@@ -308,6 +312,25 @@ impl World {
                 Done::Refused
             }
         }
+    }
+
+    /// A device that does not answer its IOMMU is given up by its driver, sooner or later, and at the end for sure. Answers whether it was.
+    fn gives_up(&self, index: usize, shared: &SvaDevice<SimPlatform>) -> bool {
+        if !self.devices[index].engine.is_mute() || !self.ending.load(Relaxed) && self.hub.below(4) > 0 {
+            return false;
+        }
+        let before = self.before(None);
+        self.hub.shadow(|shadow| shadow.begin_move(index, Way::Blocked));
+        self.hub.watch(true);
+        let given_up = shared.give_up();
+        self.hub.watch(false);
+        let was = self.hub.shadow(|shadow| shadow.way(index));
+        let at = if given_up.is_ok() { Way::Blocked } else { was };
+        self.hub.shadow(|shadow| shadow.end_move(index, at));
+        if let Err(error) = &given_up {
+            self.excuse(&before, error);
+        }
+        given_up.is_ok()
     }
 
     /// Whether hardware has ever not confirmed something in this life: bonds may be kept for ever.
@@ -392,8 +415,21 @@ impl World {
             self.devices[index].engine.stop(pasid, &mut || self.turn_of_waiting());
         }
         let before = self.before(None);
-        match state.bond.device().clone().unbind(&state.bond) {
+        let shared = state.bond.device().clone();
+        let mut sent = sharing.judge.invalidations();
+        let mut unbound = shared.unbind(&state.bond);
+        if unbound.is_err() && self.gives_up(index, &shared) {
+            let before = self.hub.faults.count();
+            sent = sharing.judge.invalidations();
+            unbound = shared.unbind(&state.bond);
+            let excused = self.hub.faults.count() > before || self.hub.is_held() || self.lies();
+            self.hub.hold(Promise::NoLeak, unbound.is_ok() || excused, || {
+                format!("device {index} was given up, and a bond of it is kept: {unbound:?}")
+            });
+        }
+        match unbound {
             Ok(()) => {
+                sharing.judge.confirmed_since(sent);
                 locked(&sharing.bonds)[usize::from(bond) % BONDS] = None;
                 if sharing.judge.shadow(|shadow| shadow.unbound(index, pasid)) {
                     self.pass(16);
@@ -581,7 +617,7 @@ impl World {
         true
     }
 
-    /// A device without ATS sends accesses by addresses that nobody gave it.
+    /// A device without ATS sends accesses by addresses that nobody gave it, or that it was given while it had.
     pub(super) fn forge_translated(&self, device: u8, pick: Pick, write: bool) -> Done {
         let index = self.device_index(device);
         let engine = &self.devices[index].engine;
@@ -592,7 +628,10 @@ impl World {
             Pick::Live(page) | Pick::Edge(page) | Pick::Physical(page) => {
                 locked(&self.pool).some(u64::from(page))
             }
-            Pick::Stale(back) => locked(&self.pool).some(u64::from(back)),
+            // What it was given while it had ATS, and was to forget.
+            Pick::Stale(back) => engine
+                .remembered(usize::from(back))
+                .unwrap_or_else(|| locked(&self.pool).some(u64::from(back))),
             Pick::Wild(bits) => bits & 0xffff_ffff_f000,
         };
         self.hub.faults.fired(FaultKind::ForgedTranslated);
@@ -615,12 +654,14 @@ impl World {
         for _ in 0..32 {
             self.turn_of_waiting();
         }
-        let (doubted, lies) = (self.doubted(), self.lies());
+        // Once every fault is over, whatever was kept for one is given back.
+        let calm = !self.hub.faults.any_is_armed() && !self.hub.is_held();
+        let excused = !calm || self.hub.has_flipped();
         for bond in 0..u8::try_from(BONDS).expect("few bonds") {
             let done = self.unbind(bond);
-            if done == Done::Refused && !doubted && !lies {
-                self.hub.object(Wrong::new(Promise::NoLeak, format!("bond {bond} cannot be given back")));
-            }
+            self.hub.hold(Promise::NoLeak, done != Done::Refused || excused, || {
+                format!("bond {bond} cannot be given back")
+            });
         }
         for process in 0..u8::try_from(PROCESSES).expect("few processes") {
             self.exit(process);
@@ -629,17 +670,16 @@ impl World {
             // What devices sent meanwhile is answered, too.
             (0..16).for_each(|_| self.turn_of_waiting());
             let pending = sharing.judge.pending(index, None);
-            // Hardware that is held back has not sent its answers yet.
-            let excused = doubted || self.hub.is_held();
-            self.hub.hold(Promise::OneAnswer, pending.is_empty() || excused, || {
+            // Hardware that is held back has not sent its answers yet; and one that hardware refused again and again is lost.
+            let refused = self.hub.faults.coverage(|met| met.fired(FaultKind::CommandError)) > 0;
+            let lost = refused || self.hub.is_held();
+            self.hub.hold(Promise::OneAnswer, pending.is_empty() || lost, || {
                 format!("device {index} waits for {pending:?}, and nothing is left to be done")
             });
             self.disable(u8::try_from(index).expect("few devices"));
         }
         let used = sharing.pasids.in_use();
-        self.hub.hold(Promise::NoLeak, used == 0 || doubted || lies, || {
-            format!("{used} PASIDs are still in use")
-        });
+        self.hub.hold(Promise::NoLeak, used == 0 || excused, || format!("{used} PASIDs are still in use"));
         let frames = sharing.judge.shadow(|shadow| shadow.freed_in_doubt());
         self.hub.hold(Promise::Reclaim, frames.is_empty(), || {
             format!("{frames:?} went to another use, and hardware never confirmed")

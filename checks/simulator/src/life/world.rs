@@ -279,7 +279,7 @@ impl World {
         let models = units.iter().map(|unit| unit.iron.model() as Arc<dyn Translator>).collect::<Vec<_>>();
         let (sharing, behind) = match set {
             Some(set) => {
-                let judge = Sharing::judge(&bus, Fan::new(models, unit_of_sources(&spec)));
+                let judge = Sharing::judge(&bus, Fan::new(models, unit_of_sources(&spec)), !spec.crowded);
                 let shared = units.iter().map(|unit| &unit.unit);
                 let sharing =
                     Sharing::new(&hub, &set.cpus, &set, judge.clone(), shared, spec.devices.len(), seed)?;

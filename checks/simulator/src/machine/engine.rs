@@ -7,7 +7,7 @@
 
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use model_bus::{
@@ -48,6 +48,8 @@ pub(crate) struct Engine {
 struct State {
     /// Pages of 4 KiB, by PASID and number.
     held: BTreeMap<(u32, u64), Held>,
+    /// Addresses that it was given and never forgets, as an ATC does that lies: the last few, the newest last.
+    remembered: VecDeque<u64>,
     /// Invalidations to be answered, and after how many steps.
     owed: Vec<(u8, u32)>,
     /// Groups that wait for their response, each with its PASID.
@@ -58,6 +60,9 @@ struct State {
     /// Accesses that are held back.
     stalls: Vec<(Stall, u32)>,
 }
+
+/// How many addresses an engine never forgets.
+const REMEMBERED: usize = 8;
 
 #[derive(Clone, Copy)]
 struct Held {
@@ -196,6 +201,12 @@ impl Engine {
         Shared::Waits
     }
 
+    /// An address that it was given some time, whatever it was told since; none if it never was.
+    pub(crate) fn remembered(&self, back: usize) -> Option<u64> {
+        let remembered = &locked(&self.state).remembered;
+        remembered.iter().rev().cycle().nth(back % REMEMBERED).copied()
+    }
+
     /// Asks for a translation. Answers whether one that allows the access is held now.
     fn ask(&self, pasid: Pasid, iova: u64, write: bool) -> bool {
         let request = TranslationRequest {
@@ -212,7 +223,13 @@ impl Engine {
         }
         let pa = given.pa.get() + ((iova & !0xfff) - given.first.get());
         let held = Held { pa, read: given.read, write: given.write };
-        locked(&self.state).held.insert((pasid.get(), iova >> 12), held);
+        let mut state = locked(&self.state);
+        state.held.insert((pasid.get(), iova >> 12), held);
+        if state.remembered.len() == REMEMBERED {
+            state.remembered.pop_front();
+        }
+        state.remembered.push_back(pa);
+        drop(state);
         if write { given.write } else { given.read }
     }
 
@@ -327,8 +344,8 @@ impl Engine {
     /// As after a reset: it holds nothing, and waits for nothing.
     pub(crate) fn reset(&self) {
         let mut state = locked(&self.state);
-        let owed = core::mem::take(&mut state.owed);
-        *state = State { owed, ..State::default() };
+        let State { owed, remembered, .. } = core::mem::take(&mut *state);
+        *state = State { owed, remembered, ..State::default() };
     }
 
     fn answer(&self, tag: u8, times: u32) {

@@ -96,6 +96,8 @@ pub(crate) struct Spec {
     pub(crate) coherent: bool,
     /// The most hooks between two turns; 0 for no turns.
     pub(crate) span: u32,
+    /// Whether operations happen at once, on threads.
+    pub(crate) crowded: bool,
 }
 
 /// What is drawn.
@@ -154,7 +156,7 @@ impl Spec {
                 .for_each(|source| *source = spread(*source));
         }
         let span = draw.of(&[0, 6, 20, 60]);
-        Self { kind, granule, units, devices, groups, coherent, span }
+        Self { kind, granule, units, devices, groups, coherent, span, crowded: false }
     }
 }
 

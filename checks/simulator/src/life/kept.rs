@@ -1,0 +1,62 @@
+//! What looks like a broken promise and is none, one at a time: nobody may object, before the end or after it.
+
+use std::sync::Arc;
+
+use super::broken::{booted, bound, objection, spec};
+use super::world::World;
+use super::{Done, buried};
+use crate::fault::FaultKind;
+use crate::machine::{DeviceSpec, Form, Spec};
+use crate::options::MachineKind;
+use crate::promise::Promise;
+
+/// Nobody has objected, nor does at the end, in which a fault is armed or none.
+fn ends_well(world: Arc<World>, armed: Option<FaultKind>) {
+    assert_eq!(objection(&world), None);
+    if let Some(fault) = armed {
+        world.hub.faults.arm(fault, 1);
+    }
+    world.end(armed);
+    let fired = armed.is_none_or(|fault| world.hub.faults.coverage(|met| met.fired(fault)) > 0);
+    assert!(fired, "{armed:?} does not fire");
+    assert_eq!(world.hub.first_wrong().map(|wrong| wrong.what), None);
+    assert_eq!(buried(world, 0).wrong.map(|(wrong, _)| wrong.what), None);
+}
+
+#[test]
+fn a_device_that_comes_while_its_group_is_elsewhere_has_firmwares_page_when_it_comes_to_the_kernels_domain() {
+    let alone = spec(MachineKind::Smmuv3);
+    let other =
+        DeviceSpec { sources: vec![0x40], direct: Some(0), relaxable: true, ..alone.devices[0].clone() };
+    let world = booted(Spec { devices: vec![alone.devices[0].clone(), other], ..alone });
+    assert_eq!(world.remove(1), Done::Succeeded);
+    assert_eq!(world.set_type(0, true), Done::Succeeded, "a domain in which firmware's page never was");
+    assert_eq!(world.new_domain(0, 0), Done::Succeeded);
+    assert_eq!(world.attach(0, 0, 0), Done::Succeeded);
+    assert_eq!(world.add(1), Done::Succeeded);
+    assert_eq!(world.detach(0, 0), Done::Succeeded);
+    world.audit();
+    ends_well(world, None);
+}
+
+/// A process is bound to a device with an ATC, which has worked in its memory.
+fn bound_with_atc() -> Arc<World> {
+    let world = bound();
+    assert_eq!(world.devices[0].engine.form, Form::Pcie);
+    world
+}
+
+#[test]
+fn a_device_whose_atc_never_answers_at_the_end_is_given_up_and_leaves() {
+    ends_well(bound_with_atc(), Some(FaultKind::AtcNever));
+}
+
+#[test]
+fn a_bond_that_nobody_gives_back_keeps_its_device_however_silent_it_is() {
+    let world = bound_with_atc();
+    world.hub.faults.arm(FaultKind::AtcNever, 1);
+    assert_eq!(world.unbind(0), Done::Refused);
+    world.bond_is_lost(0);
+    world.end_sharing();
+    assert_eq!(objection(&world), Some(Promise::NoLeak));
+}
