@@ -19,6 +19,7 @@ use model_bus::{
     BusError, Downstream, Invalidation, InvalidationDone, Outcome, PageRequest, PageResponse, Passage,
     Request, Stall, StallState, TranslatedRequest, TranslationAnswer, TranslationRequest, Translator,
 };
+use portcullis::core::mm::MmId;
 use portcullis::types::{AccessKind, Pa, Pasid, SourceId};
 
 use super::shadow::{DeviceIndex, Seen, Shadow};
@@ -41,8 +42,8 @@ struct State {
     open: BTreeMap<(SourceId, u16), Vec<Option<Pasid>>>,
     /// Accesses that are held back.
     stalled: BTreeMap<Stall, (DeviceIndex, Option<Pasid>)>,
-    /// Invalidations that devices have not answered, by tag, and when each was sent.
-    unanswered: BTreeMap<(SourceId, u8), u64>,
+    /// Invalidations that devices have not answered, by tag; when each was sent, and about which address space.
+    unanswered: BTreeMap<(SourceId, u8), (u64, Option<Pasid>)>,
     sent: u64,
     downs: Vec<(Arc<Down>, Weak<dyn Downstream>)>,
     wrongs: Vec<String>,
@@ -165,10 +166,19 @@ impl Judge {
         self.state().sent
     }
 
-    /// An operation has returned and says that all is forgotten: devices have answered whatever they were sent since it began.
-    pub fn confirmed_since(&self, sent: u64) {
+    /// An operation on a process has returned and says that all is forgotten: devices have answered whatever they were sent about it since the operation began. What others
+    /// had them sent meanwhile, for a domain of the kernel's or another process, is not this operation's to wait for.
+    pub fn confirmed_since(&self, sent: u64, mm: MmId) {
         let mut state = self.state();
-        let owed = state.unanswered.iter().find(|(_, when)| **when >= sent).map(|(key, _)| *key);
+        let State { unanswered, sources, shadow, .. } = &*state;
+        let is_its = |source: &SourceId, pasid: Option<Pasid>| {
+            let bond = sources.get(source).zip(pasid);
+            bond.is_some_and(|(&device, pasid)| shadow.means(device, pasid) == Some(mm))
+        };
+        let owed = unanswered
+            .iter()
+            .find(|((source, _), (when, pasid))| *when >= sent && is_its(source, *pasid))
+            .map(|(key, _)| *key);
         if let Some((source, tag)) = owed {
             state.accuse(format!(
                 "reclaim: all is said to be forgotten, and {source} has not answered invalidation {tag}"
@@ -332,7 +342,7 @@ impl Downstream for Down {
             // Before it goes out: it may be answered from within.
             let mut state = judge.state();
             let sent = state.sent;
-            state.unanswered.insert(key, sent);
+            state.unanswered.insert(key, (sent, message.pasid));
             state.sent += 1;
         }
         let taken = real.invalidate(message);

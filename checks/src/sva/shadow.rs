@@ -209,6 +209,11 @@ impl Shadow {
         last
     }
 
+    /// The process that a PASID of a device means; none if nobody is bound to it.
+    pub fn means(&self, device: DeviceIndex, pasid: Pasid) -> Option<MmId> {
+        self.bonds.get(&(device, pasid)).map(|&(mm, _)| mm)
+    }
+
     /// An operation on these runs of addresses begins.
     pub fn open(&mut self, mm: MmId, runs: &[(u64, u64)]) -> u64 {
         let mut window = Window { mm: Some(mm), ..Window::default() };

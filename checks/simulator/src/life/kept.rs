@@ -60,3 +60,13 @@ fn a_bond_that_nobody_gives_back_keeps_its_device_however_silent_it_is() {
     world.end_sharing();
     assert_eq!(objection(&world), Some(Promise::NoLeak));
 }
+
+#[test]
+fn an_invalidation_that_is_not_answered_is_the_operations_that_had_it_sent_and_no_others() {
+    let world = bound_with_atc();
+    let sent = world.sharing.as_ref().expect("they share").judge.invalidations();
+    world.hub.faults.arm(FaultKind::AtcNever, 1);
+    assert_eq!(world.unbind(0), Done::Refused);
+    assert_eq!(world.said_of(0, false, sent), [""; 0], "on another CPU somebody works on another process");
+    assert_eq!(world.said_of(0, true, sent).len(), 1);
+}

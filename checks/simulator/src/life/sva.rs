@@ -429,7 +429,7 @@ impl World {
         }
         match unbound {
             Ok(()) => {
-                sharing.judge.confirmed_since(sent);
+                sharing.judge.confirmed_since(sent, state.bond.mm().id());
                 locked(&sharing.bonds)[usize::from(bond) % BONDS] = None;
                 if sharing.judge.shadow(|shadow| shadow.unbound(index, pasid)) {
                     self.pass(16);
@@ -707,6 +707,15 @@ impl World {
         let lost = locked(&sharing.bonds)[usize::from(bond)].take().expect("it is bound");
         let device = locked(&sharing.devices[lost.device]).take();
         core::mem::forget((lost, device));
+    }
+
+    /// What the judge says of an operation on the process of a bond, or on another, that is said to be confirmed and began after so many invalidations.
+    pub(super) fn said_of(&self, bond: u8, its: bool, sent: u64) -> Vec<String> {
+        let sharing = self.sharing.as_ref().expect("they share");
+        let mm = sharing.bond(bond).expect("it is bound").bond.mm().id();
+        let other = portcullis::core::mm::MmId(mm.0 + 1);
+        sharing.judge.confirmed_since(sent, if its { mm } else { other });
+        sharing.judge.wrongs()
     }
 
     /// A bond is given back, and nobody is told.
