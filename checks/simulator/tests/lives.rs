@@ -10,6 +10,7 @@ fn open(machine: MachineKind) -> &'static [FaultKind] {
         MachineKind::Power8
         | MachineKind::Smmuv2
         | MachineKind::Smmuv3
+        | MachineKind::Sva
         | MachineKind::Vfio
         | MachineKind::X86 => &[],
         _ => &[FaultKind::AtcNever, FaultKind::CommandError, FaultKind::NoSync],
