@@ -184,6 +184,24 @@ fn reserved_regions_of_a_device_bind_the_parent_while_it_is_in_either() {
 }
 
 #[test]
+fn a_replacement_that_fails_leaves_reserved_regions_bound_for_as_long_as_the_device_stays_and_no_longer() {
+    let bench = bench(STRICT);
+    let _device = bench.member(1, |info| {
+        info.firmware_regions = vec![region(0x8000, 0x8fff, ReservedKind::Reserved)];
+    });
+    let parent = parent(&bench);
+    let nested = nested(&parent);
+    let map = || parent.map(Iova::new(0x8000), Pa::new(RAM), 0x1000, RW);
+    bench.group.claim_group(owner()).unwrap();
+    bench.group.attach_as(owner(), &parent).unwrap();
+    bench.iommu.fail(Call::Attach, 0, 1);
+    assert!(matches!(bench.group.replace_as(owner(), &nested), Err(GroupError::Attach { .. })));
+    assert_eq!(map(), Err(DomainMapError::Reserved(range(0x8000, 0x8fff))));
+    bench.group.detach_as(owner()).unwrap();
+    assert_eq!(map(), Ok(()));
+}
+
+#[test]
 fn a_doorbell_for_a_nested_device_is_mapped_in_the_parent_and_its_address_is_guest_physical() {
     let bench = bench(STRICT);
     let device = bench.member(1, |_| ());
