@@ -201,6 +201,75 @@ fn a_nested_id_and_the_parents_tables_are_kept_if_hardware_does_not_confirm() {
     assert_eq!(unit.new_domain().unwrap().as_any().downcast_ref::<Domain<Fake, Fake>>().unwrap().id(), 4);
 }
 
+fn unmap(parent: &Parent, iova: u64) {
+    let mut gather = Gather::new();
+    parent.unmap(page(iova), &mut gather).unwrap();
+    let _ = parent.sync(&mut gather).unwrap();
+}
+
+#[test]
+fn what_the_parent_unmaps_is_forgotten_under_a_nested_id_until_hardware_has_confirmed_that_it_is_nobodys() {
+    let (fake, unit, parent) = unit(CAP_LEGACY, ECAP_NESTED);
+    let nested = unit.new_nested(&parent, &table(0x7000)).unwrap();
+    parent.map(Iova::new(0x5000), Pa::new(0x9000), 0x2000, READ_WRITE).unwrap();
+    fake.with(|state| state.refused = vec![TYPE_IOTLB]);
+    drop(nested);
+    fake.with(|state| state.refused.clear());
+    fake.take_log();
+    unmap(&parent, 0x5000);
+    let span = Span::covering(page(0x5000)).unwrap();
+    let wanted = [2, 3].map(|id| Descriptor::iotlb_pages(id, span, true));
+    assert!(fake.take_log().windows(2).any(|told| told == wanted));
+}
+
+#[test]
+fn a_source_that_hardware_may_still_lead_to_a_guests_table_keeps_it_and_is_told_what_the_parent_unmaps() {
+    let (fake, unit, parent, nested) = attached();
+    with_device_tlb(&unit);
+    parent.map(Iova::new(0x5000), Pa::new(0x9000), 0x2000, READ_WRITE).unwrap();
+    let there = Arc::downgrade(&nested);
+    drop(nested);
+    fake.with(|state| state.refused = vec![TYPE_PASID_CACHE]);
+    let error = unit.attach(&[SID], &Target::Blocked).unwrap_err();
+    assert!(matches!(error, AttachError::LeftBlocked(_)), "{error:?}");
+    fake.with(|state| state.refused.clear());
+    assert!(there.upgrade().is_some(), "hardware may be using it for ever");
+    fake.take_log();
+    unmap(&parent, 0x5000);
+    let span = Span::covering(page(0x5000)).unwrap();
+    let wanted = [2, 3].map(|id| Descriptor::iotlb_pages(id, span, true));
+    assert!(fake.take_log().windows(2).any(|told| told == wanted));
+    let held = fake.live_bytes();
+    drop(parent);
+    assert_eq!(fake.live_bytes(), held);
+}
+
+#[test]
+fn a_device_that_left_a_guests_table_is_told_nothing_of_it_any_more() {
+    let (fake, unit, parent, nested) = attached();
+    with_device_tlb(&unit);
+    parent.map(Iova::new(0x5000), Pa::new(0x9000), 0x1000, READ_WRITE).unwrap();
+    unit.attach(&[SID], &Target::Domain(parent.clone())).unwrap();
+    fake.take_log();
+    nested.invalidate(GuestInvalidation::All).unwrap();
+    assert!(fake.take_log().iter().all(|told| told.kind() != TYPE_DEVICE_TLB));
+    unmap(&parent, 0x5000);
+    let told = fake.take_log();
+    let told: Vec<_> = told.iter().filter(|told| told.kind() == TYPE_DEVICE_TLB).collect();
+    assert_eq!((told.len(), told[0].0[1]), (1, 0x5000), "just the page, as of any domain");
+}
+
+#[test]
+fn a_unit_that_is_turned_off_leaves_nothing_of_a_guests_table_and_its_parent() {
+    let (fake, unit, parent, nested) = attached();
+    unit.teardown().unwrap();
+    fake.take_log();
+    nested.invalidate(GuestInvalidation::All).unwrap();
+    drop((parent, nested));
+    assert!(fake.take_log().is_empty());
+    assert_eq!(fake.live_bytes(), 0x1000, "the root table, with nothing in it");
+}
+
 #[test]
 fn nothing_is_left_of_nested_domains_that_are_gone() {
     let fake = Fake::new(CAP_LEGACY, ECAP_NESTED);
