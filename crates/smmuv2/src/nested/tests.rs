@@ -223,6 +223,46 @@ fn a_bank_whose_guests_entries_may_be_remembered_is_lost_and_the_parent_with_it(
 }
 
 #[test]
+fn what_a_parent_unmaps_is_everything_of_its_vmid_for_as_long_as_a_guests_entries_may_be_remembered() {
+    let (fake, smmu, _ordinary, parent) = smmu(Fake::config());
+    let nested = smmu.new_nested(&parent, &table(0x7000)).unwrap();
+    parent.map(Iova::new(0x10_0000), Pa::new(0x8000_0000), 0x1000, RW).unwrap();
+    fake.with(|state| state.stuck = true);
+    drop(nested);
+    fake.with(|state| state.stuck = false);
+    fake.take_writes();
+    unmap(&*parent, range(0x10_0000, 0x1000)).unwrap();
+    assert_eq!(fake.take_writes(), [(TLBIVMID, 2), (TLBGSYNC, 0)]);
+}
+
+#[test]
+fn a_guests_table_that_a_stream_may_still_go_through_is_kept_with_its_parent_and_what_that_unmaps_is_closed()
+{
+    let (fake, smmu, parent, nested) = attached();
+    parent.map(Iova::new(0x10_0000), Pa::new(0x8000_0000), 0x1000, RW).unwrap();
+    fake.with(|state| state.stuck = true);
+    assert!(matches!(smmu.attach(&GPU, &Target::Blocked), Err(AttachError::LeftBlocked(_))));
+    fake.with(|state| state.stuck = false);
+    drop(nested);
+    assert_eq!((fake.get_bank(1, SCTLR) & 1, fake.get_bank(2, SCTLR) & 1), (1, 1));
+    fake.take_writes();
+    unmap(&*parent, range(0x10_0000, 0x1000)).unwrap();
+    assert_eq!(fake.take_writes(), [(TLBIVMID, 2), (TLBGSYNC, 0)]);
+    let held = fake.live_bytes();
+    drop(parent);
+    assert_eq!(fake.live_bytes(), held);
+}
+
+#[test]
+fn an_smmu_that_is_turned_off_leaves_nothing_of_a_guests_table_and_its_parent() {
+    let (fake, smmu, parent, nested) = attached();
+    smmu.teardown().unwrap();
+    nested.invalidate(GuestInvalidation::All).unwrap();
+    drop((parent, nested));
+    assert_eq!((fake.get_bank(1, SCTLR), fake.get_bank(2, SCTLR), fake.live_bytes()), (0, 0, 0));
+}
+
+#[test]
 fn what_cannot_be_a_parent_or_a_guests_table_is_refused() {
     let (_fake, smmu, ordinary, parent) = smmu(Fake::config());
     let refused = |parent: &Parent, table| smmu.new_nested(parent, &table).err();
