@@ -101,8 +101,13 @@ impl<P: Platform, R: Registers> Domain<P, R> {
         Capabilities::new(hardware.format.aperture(), hardware.format.page_sizes())
     }
 
-    pub(crate) fn is_of(&self, hardware: &Arc<Hardware<P, R>>) -> bool {
-        Arc::ptr_eq(&self.hardware, hardware)
+    /// The domain, if it is one of this SMMU's.
+    pub(crate) fn ours<'a>(
+        hardware: &Arc<Hardware<P, R>>,
+        domain: &'a Arc<dyn HwDomain<P>>,
+    ) -> Option<&'a Self> {
+        let ours = domain.as_any().downcast_ref::<Self>()?;
+        Arc::ptr_eq(&ours.hardware, hardware).then_some(ours)
     }
 
     /// The number of the context bank.

@@ -79,7 +79,7 @@ impl<P: Platform, R: Registers> Nested<P, R> {
         if tables.is_empty() || hardware.is_off() {
             return Err(NestedError::Unsupported);
         }
-        let ours = ours(hardware, parent).ok_or(NestedError::ForeignParent)?;
+        let ours = Domain::ours(hardware, parent).ok_or(NestedError::ForeignParent)?;
         let nested = ours.nested().ok_or(NestedError::NotParent)?;
         tables.check(table, ours.aperture())?;
         let coherent = hardware.features.coherent && hardware.config.coherent;
@@ -103,14 +103,6 @@ impl<P: Platform, R: Registers> Nested<P, R> {
     pub fn bank(&self) -> usize {
         self.bank
     }
-}
-
-/// The domain, if it is one of this SMMU's.
-fn ours<'a, P: Platform, R: Registers>(
-    hardware: &Arc<Hardware<P, R>>,
-    domain: &'a Arc<dyn HwDomain<P>>,
-) -> Option<&'a Domain<P, R>> {
-    domain.as_any().downcast_ref::<Domain<P, R>>().filter(|ours| ours.is_of(hardware))
 }
 
 impl<P: Platform, R: Registers> NestedDomain for Nested<P, R> {
@@ -149,7 +141,7 @@ impl<P: Platform, R: Registers + 'static> Drop for Nested<P, R> {
                 self.hardware.leave_bank(bank);
             }
             self.hardware.banks.lock().give_back(bank);
-            if let Some(nested) = ours(&self.hardware, &self.parent).and_then(Domain::nested) {
+            if let Some(nested) = Domain::ours(&self.hardware, &self.parent).and_then(Domain::nested) {
                 nested.fetch_sub(1, Ordering::SeqCst);
             }
             return;

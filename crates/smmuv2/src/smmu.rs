@@ -126,8 +126,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             }
             Target::Domain(domain) => domain,
         };
-        let ours = domain.as_any().downcast_ref::<Domain<P, R>>().filter(|ours| ours.is_of(&self.hardware));
-        let ours = ours.ok_or(AttachError::ForeignDomain)?;
+        let ours = Domain::ours(&self.hardware, domain).ok_or(AttachError::ForeignDomain)?;
         Ok(Attachment::Domain { domain: domain.clone(), bank: asid(ours.bank()) })
     }
 

@@ -114,7 +114,7 @@ impl<P: Platform, R: Registers> Nested<P, R> {
         if tables.is_empty() {
             return Err(NestedError::Unsupported);
         }
-        let ours = ours(hardware, parent).ok_or(NestedError::ForeignParent)?;
+        let ours = Domain::ours(hardware, parent).ok_or(NestedError::ForeignParent)?;
         let children = ours.children().ok_or(NestedError::NotParent)?;
         tables.check(table, ours.aperture())?;
         let &GuestTable::X86 { root, levels, pat, write_protect, extended_accessed } = table else {
@@ -172,7 +172,7 @@ impl<P: Platform, R: Registers> Nested<P, R> {
     }
 
     fn with_uses<T>(&self, look: impl FnOnce(&mut BTreeSet<u16>) -> T) -> Option<T> {
-        let children = ours(&self.hardware, &self.parent)?.children()?;
+        let children = Domain::ours(&self.hardware, &self.parent)?.children()?;
         let mut children = children.lock();
         Some(look(&mut children.0.get_mut(&self.lead.did)?.uses))
     }
@@ -183,14 +183,6 @@ impl<P: Platform, R: Registers> Nested<P, R> {
             sources.into_iter().map(|sid| (sid, Descriptor::device_tlb(sid, span))).collect();
         self.hardware.run_on_devices(&forget, false)
     }
-}
-
-/// The domain, if it is one of this unit's.
-fn ours<'a, P: Platform, R: Registers>(
-    hardware: &Arc<Hardware<P, R>>,
-    domain: &'a Arc<dyn HwDomain<P>>,
-) -> Option<&'a Domain<P, R>> {
-    domain.as_any().downcast_ref::<Domain<P, R>>().filter(|ours| ours.is_of(hardware))
 }
 
 impl<P: Platform, R: Registers> NestedDomain for Nested<P, R> {
@@ -218,7 +210,7 @@ impl<P: Platform, R: Registers + 'static> Drop for Nested<P, R> {
     fn drop(&mut self) {
         let did = self.lead.did;
         if self.hardware.run(&[Descriptor::iotlb_domain(did)]).is_ok() {
-            if let Some(children) = ours(&self.hardware, &self.parent).and_then(Domain::children) {
+            if let Some(children) = Domain::ours(&self.hardware, &self.parent).and_then(Domain::children) {
                 children.lock().0.remove(&did);
             }
             self.hardware.ids.lock().give_back(did);

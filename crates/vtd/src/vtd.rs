@@ -310,7 +310,7 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
 
     /// The domain, if it is one of this unit's.
     pub(crate) fn ours<'a>(&self, domain: &'a Arc<dyn HwDomain<P>>) -> Option<&'a Domain<P, R>> {
-        domain.as_any().downcast_ref::<Domain<P, R>>().filter(|ours| ours.is_of(&self.hardware))
+        Domain::ours(&self.hardware, domain)
     }
 
     /// Before entries of these sources lead to `attached`: it is to know them.
