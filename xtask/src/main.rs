@@ -12,6 +12,7 @@ mod deny;
 mod differential;
 mod fuzz;
 mod kernel;
+mod lives;
 mod metadata;
 mod mutants;
 mod names;

@@ -5,15 +5,20 @@ use std::process::ExitCode;
 use crate::qemu::Wish;
 use crate::shell::{self, answers, cargo};
 use crate::stage::{Passed, Stage, run_all};
-use crate::{bare, deny, kernel, mutants, qemu, rules};
+use crate::{bare, deny, kernel, lives, mutants, qemu, rules};
 
 /// Every stage, cheap and telling ones first.
-const STAGES: [Stage; 11] = [
+const STAGES: [Stage; 12] = [
     Stage { name: "fmt", about: "every file is formatted", check: |_| formatting() },
     Stage { name: "rules", about: "each room uses only what it may", check: |_| rules::check() },
     Stage { name: "clippy", about: "no lint speaks, in any target", check: |_| clippy() },
     Stage { name: "no_std", about: "what is embedded builds without std", check: |_| bare::check() },
     Stage { name: "tests", about: "every test passes", check: |_| tests() },
+    Stage {
+        name: "lives",
+        about: "machines' lives from fresh seeds break no promise",
+        check: |_| lives::fresh(),
+    },
     Stage { name: "qemu", about: "what runs on QEMU's hardware passes there", check: qemu::tests },
     Stage { name: "mutants", about: "a few bugs, re-made, are caught", check: |_| mutants::sample() },
     Stage { name: "doctest", about: "every example in the documentation runs", check: |_| doc_tests() },
