@@ -8,6 +8,7 @@ const fn open(machine: MachineKind) -> &'static [FaultKind] {
         MachineKind::Power8
         | MachineKind::Smmuv2
         | MachineKind::Smmuv3
+        | MachineKind::Sva
         | MachineKind::Vfio
         | MachineKind::X86 => &[],
         _ => &[FaultKind::AtcNever, FaultKind::CommandError, FaultKind::NoSync],
