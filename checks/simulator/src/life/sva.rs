@@ -669,11 +669,15 @@ impl World {
         for index in 0..self.devices.len() {
             // What devices sent meanwhile is answered, too.
             (0..16).for_each(|_| self.turn_of_waiting());
+            // Answers that found no room in the queue are sent as errors are handled, as many as there is room for.
+            let unit = self.devices[index].spec.unit;
+            let waits = |_: &u32| !sharing.judge.pending(index, None).is_empty() && !self.hub.is_held();
+            (0..256).take_while(waits).for_each(|_| {
+                self.serve(unit);
+            });
             let pending = sharing.judge.pending(index, None);
-            // Hardware that is held back has not sent its answers yet; and one that hardware refused again and again is lost.
-            let refused = self.hub.faults.coverage(|met| met.fired(FaultKind::CommandError)) > 0;
-            let lost = refused || self.hub.is_held();
-            self.hub.hold(Promise::OneAnswer, pending.is_empty() || lost, || {
+            // Hardware that is held back has not sent its answers yet. What it has refused is sent again.
+            self.hub.hold(Promise::OneAnswer, pending.is_empty() || self.hub.is_held(), || {
                 format!("device {index} waits for {pending:?}, and nothing is left to be done")
             });
             self.disable(u8::try_from(index).expect("few devices"));
