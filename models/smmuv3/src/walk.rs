@@ -339,6 +339,9 @@ impl Engine<'_> {
 
     /// Whether all entries under one contiguous hint say the same. Only what a device asked for is judged: software may
     /// be half way through making or clearing a group that nobody may use yet.
+    ///
+    /// Nor is it wrong that some carry the hint and others not, where it may be changed while the group is in use: nobody can store all
+    /// entries at once. Spec: SMMUv3 H.a, 3.21.1.2 "When SMMU_IDR3.BBML == 1 (Level 1)".
     fn group_agrees(
         &mut self,
         tables: &Tables,
@@ -355,24 +358,27 @@ impl Engine<'_> {
         let base = found.output >> group_lg2 << group_lg2;
         let own = (found.address >> size_lg2) % entries;
         let mut sound = found.output == base + (own << size_lg2);
+        let mut hinted = true;
         let mut missing = false;
         // All but the address, the access flag, the dirty state if the hardware keeps it, and what is left to software.
         let varying = tables.updates.varying(found.raw);
-        let fixed = |raw: u64| raw & 0x0070_0000_0000_0bfc & !varying;
+        let fixed = |raw: u64| raw & 0x0060_0000_0000_0bfc & !varying;
         for index in 0..entries {
             let Ok(raw) = self.read_descriptor(first_place + index * 8, walker, asked) else { return false };
             match tables.format.decode(raw, found.level) {
                 Descriptor::Leaf { output } => {
                     sound &= output == base + (index << size_lg2) && fixed(raw) == fixed(found.raw);
+                    hinted &= flag(raw, 52);
                 }
                 _ => missing = true,
             }
         }
-        if self.demand && (!sound || missing) {
+        let hint_stays = self.config.break_before_make_level == 0;
+        if self.demand && (!sound || missing || hint_stays && !hinted) {
             let detail = format!("{} entries at {first_place:#x}, level {}", entries, found.level);
             self.notes.record(clause::CONTIGUOUS, detail);
         }
-        sound && !missing
+        sound && hinted && !missing
     }
 
     /// Keeps a translation, unless this is only a look, and judges what it contradicts.

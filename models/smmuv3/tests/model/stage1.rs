@@ -5,6 +5,9 @@ use portcullis_types::AccessKind;
 
 use crate::harness::{CD, CD_39, Got, L1, L2, L3, Machine, PAGE, plain};
 
+/// The Contiguous bit.
+const HINT: u64 = 1 << 52;
+
 #[test]
 fn a_page_is_found_and_the_offset_kept() {
     let machine = Machine::stage1(plain());
@@ -393,13 +396,39 @@ fn a_contiguous_group_that_ends_beyond_the_output_size_hides_no_fault() {
 #[test]
 fn entries_of_a_contiguous_group_that_differ_are_noted() {
     let entry = |i: u64| (0x0010_0000_0031_0000 + i * 0x1000) | PAGE;
-    // One without the hint; one that leads elsewhere; one read-only; one not there.
-    for bad in [entry(3) & !(1 << 52), entry(5), entry(3) | 0x80, 0] {
-        let machine = Machine::stage1(plain());
+    let clauses = |level: u8, bad: u64| {
+        let machine = Machine::stage1(Config { break_before_make_level: level, ..plain() });
         machine.words(L3 + 16 * 8, &(0..16).map(entry).collect::<Vec<_>>());
         machine.words(L3 + 19 * 8, &[bad]);
         assert_eq!(machine.read(1, 0x1_0000), Got::At(0x31_0000));
-        assert_eq!(machine.clauses(), [clause::CONTIGUOUS], "{bad:#x}");
+        machine.clauses()
+    };
+    // One that leads elsewhere; one read-only; one without the hint as well; one not there.
+    for bad in [entry(5), entry(3) | 0x80, (entry(3) | 0x80) & !HINT, 0] {
+        for level in 0..3 {
+            assert_eq!(clauses(level, bad), [clause::CONTIGUOUS], "{bad:#x}, level {level}");
+        }
+    }
+    assert_eq!(clauses(0, entry(3) & !HINT), [clause::CONTIGUOUS], "no hint, and it must not change");
+}
+
+#[test]
+fn a_hint_is_changed_entry_by_entry_under_a_device_where_no_break_is_needed() {
+    for level in [1, 2] {
+        let machine = Machine::stage1(Config { break_before_make_level: level, ..plain() });
+        let entry = |i: u64| (HINT + 0x31_0000 + i * 0x1000) | PAGE;
+        machine.words(L3 + 16 * 8, &(0..16).map(entry).collect::<Vec<_>>());
+        for i in 0..16 {
+            machine.words(L3 + (16 + i) * 8, &[entry(i) & !HINT]);
+            for page in 0..16 {
+                let at = page * 0x1000;
+                assert_eq!(machine.read(1, 0x1_0000 + at), Got::At(0x31_0000 + at), "level {level}");
+            }
+            // What is cached of one step is not what the next one finds.
+            machine.command(0x10, 0);
+            machine.sync();
+        }
+        machine.assert_clean();
     }
 }
 
