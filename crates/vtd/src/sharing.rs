@@ -4,7 +4,8 @@
 //!
 //! Preparing a device changes flags of its context entries alone (PASIDE, DTE, PRE), by one store each: its requests without PASID go on. Only then is the
 //! device's own ATS switched on; the way back is the same backwards. Whenever the device is attached to something else, its ATS is off in between. Off, its TLB is empty, and
-//! it is told nothing (`atc`).
+//! it is told nothing (`atc`). So one that does not answer is given up by blocking it: once hardware has confirmed that, what it sends translated is blocked, too, and its PASIDs
+//! are given back without it.
 //!
 //! Spec: VT-d 5.10, 9.4 "Scalable-Mode Context-Entry", 4.1 "Device-TLB Operation".
 //! Not here: the process (`process`), page requests (`page_requests`).
@@ -168,6 +169,16 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
         Ok(places)
     }
 
+    /// If a device that shares is blocked, hardware has confirmed that: if not before, then now. Nobody asks its TLB any more, and by an old context entry what it remembers
+    /// would get through.
+    ///
+    /// Spec: VT-d 5.10, 4.2.5 "Handling of Translated Requests".
+    fn cut_off(&self, devices: &mut Devices<P>, sids: &[u16]) -> Result<(), SyncError> {
+        let source = sids.first().and_then(|&first| devices.get(first));
+        let blocked = source.is_some_and(|source| matches!(source.attached, Attachment::Blocked));
+        if blocked && devices.any_doubted(sids) { self.hardware.say_again(devices) } else { Ok(()) }
+    }
+
     fn say(&self, name: &'static str, sids: &[u16], pasid: Pasid) {
         self.hardware.platform.event(&Event {
             source: "vtd",
@@ -310,11 +321,12 @@ impl<P: Platform, R: Registers> SvaIommu<P> for Vtd<P, R> {
         let gone = {
             let devices = &mut self.configuration.lock().devices;
             let Some(sharing) = devices.sharing(&sids) else { return Ok(()) };
-            let Some(domain) = sharing.pasids.get(&pasid.get()) else { return Ok(()) };
+            let Some(domain) = sharing.pasids.get(&pasid.get()).cloned() else { return Ok(()) };
+            self.cut_off(devices, &sids)?;
             if let Some(process) = domain.as_any().downcast_ref::<Process<P, R>>() {
                 process.detach(&sids, pasid.get())?;
             }
-            sharing.pasids.remove(&pasid.get())
+            devices.sharing(&sids).and_then(|sharing| sharing.pasids.remove(&pasid.get()))
         };
         self.say("unbind", &sids, pasid);
         // Dropping a domain may wait for the hardware: under no lock.

@@ -9,7 +9,7 @@
 //!
 //! If step 2 is not confirmed the old entries are put back, unless the sources were to be blocked: then nothing is put back. Sources whose entries were taken away
 //! without a confirmation are *doubted*: hardware may go on by the old ones. The next change of theirs, also one to nothing, first makes the caches forget everything,
-//! whatever memory says; so does the next look at the unit's errors.
+//! whatever memory says; so do the next look at the unit's errors, and a PASID's end while they are blocked.
 //!
 //! Spec: VT-d 5.10, 6.5.3.3 "Guidance to Software for Invalidations", Table 28 "Changes to a context-table entry", "Present bit transition from 1 to 0 in a
 //! scalable-mode PASID-table entry"; 6.2.2 "Context-Cache" and 6.2.3 "PASID-Cache", domain-id 0 for what is not present.
@@ -58,13 +58,15 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         Ok(())
     }
 
-    /// Says again that everything is to be forgotten, if hardware has not confirmed it of some source, now that the queue may work.
-    pub(crate) fn say_again(&self, devices: &mut Devices<P>) {
+    /// Says again that everything is to be forgotten, if hardware has not confirmed it of some source, now that the queue may work. What is not confirmed now either stays
+    /// doubted.
+    pub(crate) fn say_again(&self, devices: &mut Devices<P>) -> Result<(), SyncError> {
         let doubted = devices.all_doubted();
-        // What is not confirmed now either stays doubted.
-        if !doubted.is_empty() && self.forget_everything().is_ok() {
+        if !doubted.is_empty() {
+            self.forget_everything()?;
             devices.doubt(&doubted, false);
         }
+        Ok(())
     }
 
     /// Makes the entries of these sources, which have been prepared, lead to `next`, or nowhere. ATS of their devices is off.

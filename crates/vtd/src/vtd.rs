@@ -582,7 +582,7 @@ impl<P: Platform, R: Registers> Iommu<P> for Vtd<P, R> {
         let errors = self.hardware.queue.repair();
         let mut configuration = self.configuration.lock();
         if !configuration.gone {
-            self.hardware.say_again(&mut configuration.devices);
+            let _still_doubted = self.hardware.say_again(&mut configuration.devices);
         }
         errors
     }

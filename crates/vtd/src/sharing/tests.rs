@@ -355,6 +355,39 @@ fn a_blocked_device_that_would_not_answer_is_told_nothing_of_its_processes() {
 }
 
 #[test]
+fn a_device_that_never_answers_is_given_up_and_its_pasids_are_given_back() {
+    let (fake, unit, _domain, switches) = sharing();
+    let process = unit.new_process_domain(Mm::new()).unwrap();
+    unit.attach_pasid(&[SID], pasid(5), &process).unwrap();
+    fake.with(|state| state.unanswered = u32::MAX);
+    let silent = Err(SyncError::Failed { code: 0x60 });
+    assert_eq!(unit.detach_pasid(&[SID], pasid(5)), silent);
+    assert_eq!(unit.detach_pasid(&[SID], pasid(5)), silent, "it may answer when it is asked again");
+    assert_eq!(unit.disable(&[SID]), Err(DisableSvaError::PasidsInUse));
+    unit.attach(&[SID], &Target::Blocked).unwrap();
+    assert_eq!((fake.context(0x108).unwrap()[0], switches.on.load(SeqCst)), (0, false));
+    unit.detach_pasid(&[SID], pasid(5)).unwrap();
+    unit.disable(&[SID]).unwrap();
+}
+
+#[test]
+fn a_pasid_of_a_blocked_device_is_kept_until_hardware_confirms_that_it_is_blocked() {
+    let (fake, unit, _domain, _switches) = sharing();
+    let process = unit.new_process_domain(Mm::new()).unwrap();
+    unit.attach_pasid(&[SID], pasid(5), &process).unwrap();
+    fake.with(|state| state.refused = vec![TYPE_CONTEXT]);
+    let refused = SyncError::Failed { code: 3 };
+    assert_eq!(unit.attach(&[SID], &Target::Blocked), Err(AttachError::LeftBlocked(refused)));
+    assert_eq!(unit.detach_pasid(&[SID], pasid(5)), Err(refused), "the old context entry may live");
+    assert_eq!(unit.disable(&[SID]), Err(DisableSvaError::PasidsInUse));
+    fake.with(|state| state.refused.clear());
+    fake.take_log();
+    unit.detach_pasid(&[SID], pasid(5)).unwrap();
+    assert!(fake.take_log().contains(&Descriptor::context_all()));
+    unit.disable(&[SID]).unwrap();
+}
+
+#[test]
 fn a_device_that_goes_off_while_it_is_told_to_forget_is_not_waited_for() {
     let (fake, unit, domain, _switches) = sharing();
     domain.map(Iova::new(0x5000), Pa::new(0x9000), 0x2000, READ_WRITE).unwrap();
