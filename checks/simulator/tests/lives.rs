@@ -4,19 +4,6 @@
 
 use portcullis_simulator::{FaultKind, MachineKind, Objection, OpKind, Options, Summary, impossible, run};
 
-/// Faults that are not armed in lives on a machine, because of what they find that is open still (`seeds.txt`). `portcullis sim` arms them.
-fn open(machine: MachineKind) -> &'static [FaultKind] {
-    match machine {
-        MachineKind::Power8
-        | MachineKind::Smmuv2
-        | MachineKind::Smmuv3
-        | MachineKind::Sva
-        | MachineKind::Vfio
-        | MachineKind::X86 => &[],
-        _ => &[FaultKind::AtcNever, FaultKind::CommandError, FaultKind::NoSync],
-    }
-}
-
 /// Operations of each run.
 const STEPS: u64 = 30_000;
 /// Each run begins with the life of this seed, and goes on with those of the next.
@@ -26,7 +13,17 @@ const FIRST: u64 = 0x100;
 const ALONE: [MachineKind; MachineKind::DRAWN.len()] = MachineKind::DRAWN;
 
 fn steps(seed: u64, machine: MachineKind, steps: u64) -> Result<Summary, Objection> {
-    run(&Options { machine, spared: open(machine), ..Options::new(seed, steps) })
+    run(&Options { machine, ..Options::new(seed, steps) })
+}
+
+/// Lives on every kind of machine, from a seed on.
+fn on_each_machine(first: u64) {
+    for machine in ALONE {
+        match steps(first, machine, STEPS) {
+            Ok(summary) => told(machine.name(), first, &summary),
+            Err(objection) => panic!("{objection}"),
+        }
+    }
 }
 
 fn told(name: &str, seed: u64, summary: &Summary) {
@@ -42,12 +39,7 @@ fn told(name: &str, seed: u64, summary: &Summary) {
 
 #[test]
 fn lives_keep_every_promise() {
-    for machine in ALONE {
-        match steps(FIRST, machine, STEPS) {
-            Ok(summary) => told(machine.name(), FIRST, &summary),
-            Err(objection) => panic!("{objection}"),
-        }
-    }
+    on_each_machine(FIRST);
 }
 
 #[test]
@@ -55,12 +47,7 @@ fn lives_keep_every_promise() {
 fn fresh_lives_keep_every_promise() {
     let first = std::env::var("SIM_SEED").expect("SIM_SEED says with which life to begin");
     let first = first.parse().expect("SIM_SEED is a number");
-    for machine in ALONE {
-        match steps(first, machine, STEPS) {
-            Ok(summary) => told(machine.name(), first, &summary),
-            Err(objection) => panic!("{objection}"),
-        }
-    }
+    on_each_machine(first);
 }
 
 #[test]
@@ -82,7 +69,6 @@ fn seeds_that_once_failed_do_so_no_more() {
         let seed = words.next().and_then(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok());
         let machine = words.next().and_then(|word| word.parse().ok());
         let (Some(seed), Some(machine)) = (seed, machine) else { panic!("not a seed and a machine: {line}") };
-        // With every fault of which nothing is open: what was found once may have needed any of them.
         if let Err(objection) = steps(seed, machine, 6000) {
             panic!("{objection}");
         }
@@ -127,8 +113,7 @@ fn the_document_has_every_fault_and_no_other() {
 #[test]
 fn a_pair_that_cannot_meet_does_not() {
     for machine in ALONE {
-        let summary = run(&Options { machine, spared: open(machine), ..Options::new(5, 10_000) })
-            .unwrap_or_else(|objection| panic!("{objection}"));
+        let summary = steps(5, machine, 10_000).unwrap_or_else(|objection| panic!("{objection}"));
         for op in OpKind::ALL {
             for fault in FaultKind::ALL.into_iter().filter(|&fault| impossible(machine, op, fault).is_some())
             {
