@@ -130,21 +130,31 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         Ok(Attachment::Domain { domain: domain.clone(), bank: asid(ours.bank()) })
     }
 
-    /// Leads groups elsewhere. Answers what they led to; on return, and only if that is no error, nothing of it is under way.
+    /// Leads groups elsewhere. Answers what they led to, of which nothing is under way on return. If the hardware does not confirm that, they lead there
+    /// again; but groups that were to be blocked are, and hold on to it until it does.
     fn lead(
         &self,
         streams: &mut Streams<P>,
         groups: &[usize],
         next: &Attachment<P>,
-    ) -> (Vec<Attachment<P>>, Result<(), SyncError>) {
+    ) -> Result<Vec<Attachment<P>>, SyncError> {
         let mut old = Vec::new();
         for &at in groups {
             let Some(group) = streams.groups[at].as_mut() else { continue };
             self.hardware.lead_group(streams.mapping, at, next.path());
             old.push(core::mem::replace(&mut group.attached, next.clone()));
         }
-        let outcome = self.forget_old(&old);
-        (old, outcome)
+        let Err(error) = self.forget_old(&old) else { return Ok(old) };
+        for (&at, old) in groups.iter().zip(old) {
+            let Some(group) = streams.groups[at].as_mut() else { continue };
+            if matches!(next, Attachment::Blocked) {
+                group.attached = old.unconfirmed();
+            } else {
+                self.hardware.lead_group(streams.mapping, at, old.path());
+                group.attached = old;
+            }
+        }
+        Err(error)
     }
 
     /// What was under way by these has ended when this returns, and nothing of it is remembered.
@@ -156,8 +166,10 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         for attached in old {
             match attached {
                 Attachment::Blocked => {}
-                // No tag is theirs.
-                Attachment::Identity | Attachment::Boot(_) => return self.hardware.forget_everything(),
+                // No tag is theirs, or more than one may be.
+                Attachment::Identity | Attachment::Boot(_) | Attachment::Unconfirmed(_) => {
+                    return self.hardware.forget_everything();
+                }
                 Attachment::Domain { bank, .. } | Attachment::Nested { bank, .. } => banks.push(*bank),
             }
         }
@@ -217,9 +229,8 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
         let placement = streams.place(name, sources)?;
         let device: Arc<str> = Arc::from(name);
         if !placement.evicted.is_empty() {
-            let (_, outcome) = self.lead(streams, &placement.evicted, &Attachment::Blocked);
             // They stay, blocked, if that is not confirmed: nobody's, as they were.
-            outcome.map_err(AddDeviceError::Sync)?;
+            self.lead(streams, &placement.evicted, &Attachment::Blocked).map_err(AddDeviceError::Sync)?;
         }
         for &at in &placement.evicted {
             self.hardware.close_group(streams.mapping, at);
@@ -247,11 +258,7 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
         }
         let streams = &mut configuration.streams;
         let Ok(groups) = streams.groups_of(sources) else { return Ok(()) };
-        let (old, outcome) = self.lead(streams, &groups, &Attachment::Blocked);
-        if let Err(error) = outcome {
-            old.into_iter().for_each(Attachment::keep);
-            return Err(error);
-        }
+        let old = self.lead(streams, &groups, &Attachment::Blocked)?;
         for &at in &groups {
             self.hardware.close_group(streams.mapping, at);
             streams.groups[at] = None;
@@ -296,21 +303,10 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
             Some(source) => AttachError::UnknownSource(source),
             None => AttachError::Unsupported,
         })?;
-        let (old, outcome) = self.lead(streams, &groups, &next);
-        if let Err(error) = outcome {
-            if matches!(target, Target::Blocked) {
-                // One that is to be blocked stays so: what it was attached to may be in use for ever.
-                old.into_iter().for_each(Attachment::keep);
-                return Err(AttachError::LeftBlocked(error));
-            }
-            for (&at, old) in groups.iter().zip(old) {
-                self.hardware.lead_group(streams.mapping, at, old.path());
-                if let Some(group) = streams.groups[at].as_mut() {
-                    group.attached = old;
-                }
-            }
-            return Err(AttachError::Sync(error));
-        }
+        let blocks = matches!(next, Attachment::Blocked);
+        let old = self.lead(streams, &groups, &next).map_err(|error| {
+            if blocks { AttachError::LeftBlocked(error) } else { AttachError::Sync(error) }
+        })?;
         self.hardware.release_boot_banks(streams);
         // Dropping a domain may wait for the hardware: under no lock.
         drop(configuration);

@@ -13,6 +13,7 @@
 //! Spec: SMMUv2 D.c, 2.3.7 "StreamID matching", 2.3.8 "StreamID indexing".
 //! Not here: writing registers (`groups`), attaching (`smmu`).
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::ToString;
 use alloc::sync::Arc;
@@ -48,21 +49,26 @@ pub(crate) enum Attachment<P: Platform> {
         /// The bank of the guest's table.
         bank: u8,
     },
+    /// Its traffic faults, and the hardware has not confirmed that nothing of what it was attached to before is under way.
+    Unconfirmed(Box<Self>),
 }
 
 impl<P: Platform> Attachment<P> {
     pub(crate) fn path(&self) -> Path {
         match self {
-            Self::Blocked => Path::Fault,
+            Self::Blocked | Self::Unconfirmed(_) => Path::Fault,
             Self::Identity => Path::Bypass,
             Self::Boot(path) => *path,
             Self::Domain { bank, .. } | Self::Nested { bank, .. } => Path::Bank(*bank),
         }
     }
 
-    /// Keeps for good what the hardware may still use.
-    pub(crate) fn keep(self) {
-        core::mem::forget(self);
+    /// Blocked instead, without the hardware's word: what it may still use is kept until that comes.
+    pub(crate) fn unconfirmed(self) -> Self {
+        match self {
+            Self::Blocked | Self::Unconfirmed(_) => self,
+            _ => Self::Unconfirmed(Box::new(self)),
+        }
     }
 }
 
@@ -74,6 +80,7 @@ impl<P: Platform> Clone for Attachment<P> {
             Self::Boot(path) => Self::Boot(*path),
             Self::Domain { domain, bank } => Self::Domain { domain: domain.clone(), bank: *bank },
             Self::Nested { domain, bank } => Self::Nested { domain: domain.clone(), bank: *bank },
+            Self::Unconfirmed(before) => Self::Unconfirmed(before.clone()),
         }
     }
 }

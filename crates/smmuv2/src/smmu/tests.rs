@@ -26,6 +26,8 @@ const GPU: [SourceId; 1] = [SourceId(0x003f_0400)];
 const NET: [SourceId; 1] = [SourceId(9)];
 
 type Driver = Smmu<Fake, Arc<Fake>>;
+/// Something that is asked of the driver, and whether it did it.
+type Step = dyn Fn(&Driver) -> bool;
 
 fn ready(config: Config) -> (Arc<Fake>, Arc<Driver>) {
     let fake = Fake::new();
@@ -296,6 +298,45 @@ fn one_that_is_to_be_blocked_is_blocked_whether_or_not_that_is_confirmed() {
     assert!(matches!(smmu.attach(&GPU, &Target::Blocked), Err(AttachError::LeftBlocked(_))));
     assert_eq!(fake.table(), [(0x400, 0x3f, FAULT, 0)]);
     assert!(weak.upgrade().is_some(), "what it was attached to may be in use for ever");
+}
+
+#[test]
+fn what_hardware_did_not_confirm_to_have_left_is_waited_for_by_whatever_comes_next() {
+    let (block, remove): (&Step, &Step) =
+        (&|smmu| smmu.attach(&GPU, &Target::Blocked).is_ok(), &|smmu| smmu.remove_device(&GPU).is_ok());
+    let pass: &Step = &|smmu| smmu.attach(&GPU, &Target::Identity).is_ok();
+    for unconfirmed in [block, remove] {
+        for (next, table) in
+            [(block, vec![(0x400, 0x3f, FAULT, 0)]), (remove, vec![]), (pass, vec![(0x400, 0x3f, BYPASS, 0)])]
+        {
+            let (fake, smmu, domain) = attached(Fake::config());
+            let weak = Arc::downgrade(&domain);
+            drop(domain);
+            fake.with(|state| state.stuck = true);
+            assert!(!unconfirmed(&smmu) && !next(&smmu) && !next(&smmu), "it is asked each time");
+            assert_eq!((fake.table(), weak.strong_count()), (vec![(0x400, 0x3f, FAULT, 0)], 1));
+            fake.with(|state| state.stuck = false);
+            fake.take_writes();
+            assert!(next(&smmu));
+            let written: Vec<usize> = fake.take_writes().iter().map(|&(at, _)| at).collect();
+            assert!(written.contains(&TLBIALLNSNH) && written.contains(&TLBGSYNC));
+            assert_eq!((fake.table(), weak.strong_count()), (table, 0), "it is given back with that");
+        }
+    }
+}
+
+#[test]
+fn streams_of_firmwares_that_gave_way_unconfirmed_are_waited_for_before_their_group_is_anothers() {
+    let fake = left_on();
+    let smmu = fake.probe(keeping(&[0x000f_0040]));
+    fake.with(|state| state.stuck = true);
+    for _ in 0..2 {
+        assert!(matches!(smmu.add_device("disk", &[SourceId(0x41)]), Err(AddDeviceError::Sync(_))));
+    }
+    assert_eq!(fake.table(), [(0x40, 0xf, FAULT, 0)]);
+    fake.with(|state| state.stuck = false);
+    smmu.add_device("disk", &[SourceId(0x41)]).unwrap();
+    assert_eq!(fake.table(), [(0x41, 0, FAULT, 0)]);
 }
 
 #[test]
