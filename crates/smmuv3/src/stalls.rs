@@ -12,7 +12,6 @@
 //! Not here: requests of devices with PRI (`page_requests`).
 
 use alloc::collections::{BTreeMap, VecDeque};
-use core::sync::atomic::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 use portcullis_core::iopf::{GroupTag, PageRequest};
 use portcullis_hal::{Lock, Platform};
@@ -34,8 +33,6 @@ pub(crate) struct Stalls<P: Platform> {
     waiting: Lock<P, Waiting>,
     /// Held by who tells of them, until the last is told: who drains next finds none on its way.
     telling: Lock<P, ()>,
-    /// Answers that were taken from `open`, under the lock of `waiting`, and are not yet with hardware.
-    answering: AtomicUsize,
     most: usize,
 }
 
@@ -45,8 +42,6 @@ pub(crate) struct Ticket<'a, P: Platform> {
     stalls: &'a Stalls<P>,
     /// Stream, tag and number of what it answers.
     stall: (u32, u16, u32),
-    /// How often stalls had been ended.
-    ends: u32,
 }
 
 impl<P: Platform> Ticket<'_, P> {
@@ -54,7 +49,7 @@ impl<P: Platform> Ticket<'_, P> {
     pub(crate) fn take_back(self) {
         let (stream_id, tag, nth) = self.stall;
         let mut waiting = self.stalls.waiting.lock();
-        if waiting.ends == self.ends {
+        if waiting.on_their_way.get(&nth) == Some(&Due::Yes(stream_id)) {
             waiting.open.insert((stream_id, tag), nth);
         }
     }
@@ -62,7 +57,7 @@ impl<P: Platform> Ticket<'_, P> {
 
 impl<P: Platform> Drop for Ticket<'_, P> {
     fn drop(&mut self) {
-        self.stalls.answering.fetch_sub(1, Release);
+        self.stalls.waiting.lock().on_their_way.remove(&self.stall.2);
     }
 }
 
@@ -87,8 +82,17 @@ struct Waiting {
     count: u32,
     /// For streams whose stalls were ended: the position in the event queue behind the last record of one of them.
     ended: BTreeMap<u32, u64>,
-    /// How often some were, wrapping.
-    ends: u32,
+    /// Answers that were taken from `open` and are not yet with hardware, by the number of the stall.
+    on_their_way: BTreeMap<u32, Due>,
+}
+
+/// Whether a stall whose answer is on its way waits for it still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    /// It does, and is of this stream.
+    Yes(u32),
+    /// It was ended meanwhile.
+    No,
 }
 
 impl Waiting {
@@ -104,7 +108,6 @@ impl<P: Platform> Stalls<P> {
             askers: Lock::<P, BTreeMap<u32, Asker>>::new(BTreeMap::new()),
             waiting: Lock::<P, Waiting>::new(Waiting::default()),
             telling: Lock::<P, ()>::new(()),
-            answering: AtomicUsize::new(0),
             most: most.max(1),
         }
     }
@@ -168,23 +171,23 @@ impl<P: Platform> Stalls<P> {
             return None;
         }
         waiting.open.remove(&(stream_id, tag));
-        self.answering.fetch_add(1, Relaxed);
-        Some(Ticket { stalls: self, stall: (stream_id, tag, nth), ends: waiting.ends })
+        waiting.on_their_way.insert(nth, Due::Yes(stream_id));
+        Some(Ticket { stalls: self, stall: (stream_id, tag, nth) })
     }
 
     /// Whether an answer is on its way to hardware.
     pub(crate) fn is_answering(&self) -> bool {
-        // What was done before an answer's ticket was dropped is done.
-        self.answering.load(Acquire) > 0
+        !self.waiting.lock().on_their_way.is_empty()
     }
 
     /// All stalls of these streams end, those included whose records lie before `end` in the event queue. Answers may be on their way: the
     /// caller waits for them before hardware may stall these streams again.
     pub(crate) fn end(&self, streams: &[u32], end: u64) {
         let mut waiting = self.waiting.lock();
-        waiting.ends = waiting.ends.wrapping_add(1);
         waiting.untold.retain(|request| !streams.contains(&request.source.0));
         waiting.open.retain(|(stream_id, _), _| !streams.contains(stream_id));
+        let ended = |due: &&mut Due| matches!(due, Due::Yes(stream_id) if streams.contains(stream_id));
+        waiting.on_their_way.values_mut().filter(ended).for_each(|due| *due = Due::No);
         waiting.ended.extend(streams.iter().map(|&stream_id| (stream_id, end)));
     }
 }
@@ -319,6 +322,10 @@ mod tests {
         stalls.answer(0x1234, 0x42, 0).unwrap().take_back();
         assert!(!stalls.is_answering());
         let ticket = stalls.answer(0x1234, 0x42, 0).expect("it is due again");
+        // Of another stream.
+        stalls.end(&[0x1235], 10);
+        ticket.take_back();
+        let ticket = stalls.answer(0x1234, 0x42, 0).expect("it is due still");
         stalls.end(&[0x1234], 10);
         ticket.take_back();
         assert!(stalls.answer(0x1234, 0x42, 0).is_none());
