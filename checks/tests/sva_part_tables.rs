@@ -7,6 +7,7 @@ use model_cpu::CpuFeatures;
 use portcullis::accel::{Algorithm, Status};
 use portcullis::core::mm::ProcessMemory;
 use portcullis::types::{Iova, IovaRange, Perms, SizeLg2};
+use portcullis_checks::sva::before::Model;
 use portcullis_checks::sva::plan::{Plan, accelerator};
 use portcullis_checks::sva::rig::Rig;
 use portcullis_checks::sva::tables::look_up;
@@ -237,6 +238,14 @@ fn part_13_under_vhe_entries_are_tagged_and_forgotten_as_those_of_el2() {
     assert_eq!(rig.finish(), RIGHT);
 }
 
+/// How often hardware has made an entry dirty; none if it does not count that.
+fn dirty_updates(rig: &Rig) -> Option<u64> {
+    match &rig.iommu {
+        Model::Smmu(smmu) => Some(smmu.counters().dirty_updates),
+        Model::Vtd(_) => None,
+    }
+}
+
 #[test]
 fn part_19_a_device_s_write_marks_a_shared_page_dirty_without_a_fault() {
     for (plan, device) in [(Plan::new(8).marking(), 0), (Plan::new(8).marking(), 1), (Plan::x86(8), 0)] {
@@ -253,12 +262,14 @@ fn part_19_a_device_s_write_marks_a_shared_page_dirty_without_a_fault() {
         assert_eq!(client.run(&rig, sum).unwrap().status, Status::Done);
         let clean = leaf();
         assert!(clean.writable && !clean.dirty, "read, and writable as soon as hardware notes it: {clean:?}");
-        let faults = rig.iommu.counted().faults;
+        let (faults, marked) = (rig.iommu.counted().faults, dirty_updates(&rig));
         let before = process.process().usage().faults;
         let fill = job(Algorithm::Fill(9), shared.first(), 16, shared.first(), 16);
         assert_eq!(client.run(&rig, fill).unwrap().status, Status::Done);
         assert!(leaf().dirty, "the IOMMU marked it: no CPU has been there");
         assert_eq!(rig.iommu.counted().faults, faults);
+        // The ring's page is the process's own, and was dirty from the start.
+        assert_eq!(dirty_updates(&rig), marked.map(|count| count + 1));
         assert_eq!(process.process().usage().faults, before);
         client.close(&rig).unwrap();
         process.exit();

@@ -8,7 +8,7 @@ use portcullis_checks::sva::schedule::Manner;
 use portcullis_checks::sva::wrong::{
     Descriptors, Liar, Lie, WithoutSubstream, atcs_first, catch, caught, op,
 };
-use portcullis_checks::wrong::commands::{Words, changing, leaving_out, one_late, opcode};
+use portcullis_checks::wrong::commands::{Commands, Words, changing, leaving_out, one_late, opcode};
 use portcullis_checks::wrong::registers::Written;
 use portcullis_lab::tamper::Tamper;
 
@@ -47,6 +47,19 @@ fn the_right_driver_is_not_caught() {
 #[test]
 fn part_18_no_atc_invalidation_breaks_isolation() {
     caught(pcie, PLAIN, without(&[op::ATC_INV]), &["isolation: "]);
+}
+
+#[test]
+fn part_18_devices_that_are_told_to_forget_everything_and_are_not_waited_for_are_noticed() {
+    // Behind what waits for it; and without SSV, bit 11, and SSID, 31:12 of word 0: of whichever address space.
+    let last = || -> Arc<dyn Tamper> {
+        Arc::new(Commands::new(|batch: &mut [Words]| {
+            batch.sort_by_key(|words| opcode(*words) == op::ATC_INV);
+            let told = batch.iter_mut().filter(|words| opcode(**words) == op::ATC_INV);
+            told.for_each(|words| words[0] &= !0xffff_f800);
+        }))
+    };
+    caught(pcie, Manner { late: 4, ..PLAIN }, last, &["reclaim: all is said to be forgotten"]);
 }
 
 #[test]

@@ -45,6 +45,8 @@ struct State {
     /// Invalidations that devices have not answered, by tag; when each was sent, and about which address space.
     unanswered: BTreeMap<(SourceId, u8), (u64, Option<Pasid>)>,
     sent: u64,
+    /// Whatever is sent during an operation is sent for it: nobody else is at work.
+    alone: bool,
     downs: Vec<(Arc<Down>, Weak<dyn Downstream>)>,
     wrongs: Vec<String>,
     seen: u64,
@@ -75,6 +77,7 @@ impl Judge {
             stalled: BTreeMap::new(),
             unanswered: BTreeMap::new(),
             sent: 0,
+            alone: false,
             downs: Vec::new(),
             wrongs: Vec::new(),
             seen: 0,
@@ -161,17 +164,25 @@ impl Judge {
         self.strict
     }
 
+    /// From now on one operation is under way at a time: whatever is sent meanwhile is sent for it.
+    pub fn one_at_a_time(&self) {
+        self.state().alone = true;
+    }
+
     /// How many invalidations were sent to devices so far.
     pub fn invalidations(&self) -> u64 {
         self.state().sent
     }
 
     /// An operation on a process has returned and says that all is forgotten: devices have answered whatever they were sent about it since the operation began. What others
-    /// had them sent meanwhile, for a domain of the kernel's or another process, is not this operation's to wait for.
+    /// had them sent meanwhile, for a domain of the kernel's or another process, is not this operation's to wait for; where there are no others, everything is.
     pub fn confirmed_since(&self, sent: u64, mm: MmId) {
         let mut state = self.state();
-        let State { unanswered, sources, shadow, .. } = &*state;
+        let State { unanswered, sources, shadow, alone, .. } = &*state;
         let is_its = |source: &SourceId, pasid: Option<Pasid>| {
+            if *alone {
+                return true;
+            }
             let bond = sources.get(source).zip(pasid);
             bond.is_some_and(|(&device, pasid)| shadow.means(device, pasid) == Some(mm))
         };

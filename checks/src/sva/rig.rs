@@ -108,6 +108,9 @@ impl Rig {
     pub fn with(plan: Plan, tamper: Option<Arc<dyn Tamper>>, sink: SharedSink) -> Result<Self, String> {
         let hardware = Hardware::new(&plan, &sink)?;
         let Hardware { bus, cpus, iommu, judge, root, models } = hardware;
+        if plan.strict {
+            judge.one_at_a_time();
+        }
         let set = CpuSet::new(cpus.clone(), plan.page);
         let mut options = set.kernel_options(plan.seed).ok_or("the CPUs do not have the page size")?;
         if plan.pc.is_none() {
