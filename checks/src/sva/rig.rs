@@ -244,7 +244,9 @@ impl Rig {
         let accel = &self.accels[index];
         let shared = self.sva.enable(&accel.device, &accel.group, &accel.facts, accel.switches.clone())?;
         *accel.lock() = Some(shared);
-        self.judge.wants_pasid(index, accel.facts.response_pasid);
+        // What the device is, not what the driver has read of it.
+        let wants = self.plan.pcie.get(index).is_some_and(|options| options.response_needs_pasid);
+        self.judge.wants_pasid(index, wants);
         Ok(())
     }
 
