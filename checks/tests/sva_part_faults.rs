@@ -289,21 +289,9 @@ fn part_25_each_request_is_answered_with_the_code_that_is_its_due() {
         let process = process(&rig);
         let there = process.map_zeroes(0x1000).unwrap();
         let bond = bind(&rig, &process, 0).unwrap();
-        let model = rig.accels[0].pcie().unwrap().clone();
         let source = SourceId(8);
         let ask = |pasid: Option<Pasid>, iova: Iova, group: u16, last: bool| {
-            let (privileged, execute, read, write) = (false, false, true, false);
-            model.pages().forge(&PageRequest {
-                source,
-                pasid,
-                privileged,
-                execute,
-                iova,
-                group,
-                last,
-                read,
-                write,
-            });
+            rig.accels[0].forge(pasid, iova, group, last);
             rig.step(8);
             rig.serve();
             rig.step(8);

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use model_bus::PageRequest;
 use portcullis::core::mm::ProcessMemory;
 use portcullis::types::{Iova, SourceId};
 use portcullis_lab::tamper::Tamper;
@@ -40,23 +39,7 @@ pub fn after_an_overflow(plan: Plan, requests: u16, tamper: Option<Arc<dyn Tampe
     let process = Watched::new(&rig.kernel, &rig.judge).expect("there is memory");
     let page = process.map_zeroes(0x1000).expect("a new process has room");
     let bond = bind(&rig, &process, 0).expect("the device shares");
-    let model = rig.accels[0].pcie().expect("the first is on PCIe");
-    let ask = |iova: Iova, group: u16, last: bool| {
-        let pasid = Some(bond.pasid());
-        let (privileged, execute, read, write) = (false, false, true, false);
-        let source = SOURCE;
-        model.pages().forge(&PageRequest {
-            source,
-            pasid,
-            privileged,
-            execute,
-            iova,
-            group,
-            last,
-            read,
-            write,
-        });
-    };
+    let ask = |iova, group, last| rig.accels[0].forge(Some(bond.pasid()), iova, group, last);
     ask(NOWHERE, GROUP, false);
     (0..requests).for_each(|group| ask(NOWHERE, GROUP + 1 + group, true));
     rig.step(64);

@@ -5,7 +5,7 @@
 use core::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use model_bus::{Bus, Request};
+use model_bus::{Bus, PageRequest, Request};
 use model_devices::accelerator::PcieAccelerator;
 use model_devices::pcie::RootComplex;
 use portcullis::accel::{Accelerator, Form};
@@ -22,7 +22,7 @@ use portcullis::hal::Platform;
 use portcullis::pci::{self, Ecam, Space};
 use portcullis::pci::{AddressServices, HostTrust, PasidPermissions};
 use portcullis::spec::pcie::HostWindow;
-use portcullis::types::{Access, Iova, Pa, PaRange, SourceId};
+use portcullis::types::{Access, Iova, Pa, PaRange, Pasid, SourceId};
 use portcullis_lab::boot::CpuSet;
 use portcullis_lab::platform::{LabPlatform, RegisterWindow};
 use portcullis_lab::process::{Cores, Kernel};
@@ -406,8 +406,28 @@ impl Accel {
         }
     }
 
+    /// Has it ask for a page to read, as a device that lies does: of whichever address space, without waiting for the answer.
+    ///
+    /// # Panics
+    ///
+    /// If it is not on PCIe: a slip in the test that asks.
+    pub fn forge(&self, pasid: Option<Pasid>, iova: Iova, group: u16, last: bool) {
+        let model = self.pcie().expect("it asks for pages");
+        model.pages().forge(&PageRequest {
+            source: self.device.sources()[0],
+            pasid,
+            privileged: false,
+            execute: false,
+            iova,
+            group,
+            last,
+            read: true,
+            write: false,
+        });
+    }
+
     /// Bytes that it has read and written in one address space.
-    pub fn moved(&self, pasid: portcullis::types::Pasid) -> model_bus::Moved {
+    pub fn moved(&self, pasid: Pasid) -> model_bus::Moved {
         match &self.model {
             AccelModel::Pcie(model) => model.moved(pasid),
             AccelModel::Platform(model) => model.moved(pasid),
