@@ -23,8 +23,8 @@ const NOWHERE: Iova = Iova::new(0x6000_0000);
 /// What came of the group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Came {
-    /// It was answered with success.
-    pub success: bool,
+    /// The code that it was answered with; none if it was not.
+    pub code: Option<u8>,
     /// The page is there.
     pub present: bool,
 }
@@ -50,9 +50,9 @@ pub fn after_an_overflow(plan: Plan, requests: u16, tamper: Option<Arc<dyn Tampe
     rig.step(16);
     rig.serve();
     rig.step(16);
-    let success = rig.judge.response(SOURCE, GROUP) == Some(0);
+    let code = rig.judge.response(SOURCE, GROUP);
     let present = look_up(&rig.bus, &process.process().table(), page.first().get()).is_some();
     unbind(&rig, 0, &bond).expect("nothing is under way");
     process.exit();
-    Came { success, present }
+    Came { code, present }
 }

@@ -45,38 +45,41 @@ pub mod op {
     pub const RESUME: u64 = 0x44;
 }
 
-/// Runs seeds until something is wrong. Answers what is; none if all went well.
+/// Runs seeds until something is wrong. Answers with which, and what is; none if all went well.
 pub fn catch(
     seeds: core::ops::Range<u64>,
     plan: impl Fn(u64) -> Plan,
     manner: Manner,
     tamper: impl Fn() -> Arc<dyn Tamper>,
-) -> Option<String> {
+) -> Option<(u64, String)> {
     seeds.into_iter().find_map(|seed| {
         let plan = plan(seed);
         let tamper = tamper();
         // A panic is the lab's way to say that a CPU did what ends in an abort or in a broken heap.
         let run = core::panic::AssertUnwindSafe(move || run_with(plan, manner, Some(tamper)));
-        match std::panic::catch_unwind(run) {
+        let said = match std::panic::catch_unwind(run) {
             Ok(report) => (!report.wrongs.is_empty()).then(|| report.wrongs.join("; ")),
             Err(panic) => Some(panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "a panic".into())),
-        }
+        };
+        said.map(|said| (seed, said))
     })
 }
 
-/// Demands that it is caught within some seeds, and that what is said has one of the words.
+/// Demands that it is caught within some seeds, that what is said has one of the words, and that nothing is said of the right driver in the same run.
 ///
 /// # Panics
 ///
-/// If it is not, or something else is said.
+/// If it is not, or something else is said, or of both.
 pub fn caught(
     plan: impl Fn(u64) -> Plan,
     manner: Manner,
     tamper: impl Fn() -> Arc<dyn Tamper>,
     words: &[&str],
 ) {
-    let said = catch(0..24, plan, manner, tamper).expect("nobody noticed it");
+    let (seed, said) = catch(0..24, &plan, manner, tamper).expect("nobody noticed it");
     assert!(words.iter().any(|word| said.contains(word)), "none of {words:?} in: {said}");
+    let of_the_right_one = run_with(plan(seed), manner, None).wrongs;
+    assert!(of_the_right_one.is_empty(), "of the right driver, too: {of_the_right_one:?}");
 }
 
 /// What was to be forgotten by the TLB first is forgotten by ATCs first, which may then ask the TLB again: CMD_ATC_INV for all of `stream` goes out where the
