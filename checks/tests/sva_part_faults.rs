@@ -123,6 +123,19 @@ fn ends_in_mid_job(plan: Plan, order: [End; 3], device: usize, abort: bool, turn
 }
 
 #[test]
+fn a_bond_that_is_never_given_back_is_a_leak() {
+    for machine in MACHINES {
+        let rig = Rig::new(machine(3)).unwrap();
+        let process = process(&rig);
+        let bond = bind(&rig, &process, 0).unwrap();
+        process.exit();
+        let wrongs = rig.finish();
+        assert!(wrongs.contains(&"no-leak: 1 PASIDs are in use".into()), "{wrongs:?}");
+        drop(bond);
+    }
+}
+
+#[test]
 fn part_16_nothing_is_disabled_while_a_bond_lives_and_all_can_be_enabled_again() {
     for machine in MACHINES {
         let rig = Rig::new(machine(2)).unwrap();

@@ -6,7 +6,7 @@ use portcullis_checks::sva::overflow::{Came, after_an_overflow};
 use portcullis_checks::sva::plan::Plan;
 use portcullis_checks::sva::schedule::Manner;
 use portcullis_checks::sva::wrong::{
-    Descriptors, Liar, Lie, WithoutSubstream, atcs_first, catch, caught, op,
+    Descriptors, Hoarding, Liar, Lie, WithoutSubstream, atcs_first, catch, caught, op,
 };
 use portcullis_checks::wrong::commands::{Commands, Words, changing, leaving_out, one_late, opcode};
 use portcullis_checks::wrong::registers::Written;
@@ -42,6 +42,11 @@ fn lies(lie: Lie) -> impl Fn() -> Arc<dyn Tamper> {
 fn the_right_driver_is_not_caught() {
     assert_eq!(catch(0..6, Plan::new, PLAIN, changed(|words| words)), None);
     assert_eq!(catch(0..3, Plan::new, PLAIN, descriptors(|word| word)), None);
+}
+
+#[test]
+fn a_block_that_is_never_given_back_is_a_leak() {
+    caught(Plan::new, PLAIN, || Arc::new(Hoarding::default()), &["no-leak: 1 blocks"]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use portcullis_checks::sva::overflow::{Came, after_an_overflow};
 use portcullis_checks::sva::plan::Plan;
 use portcullis_checks::sva::schedule::Manner;
-use portcullis_checks::sva::wrong::{Descriptors, Liar, Lie, catch, caught};
+use portcullis_checks::sva::wrong::{Descriptors, Hoarding, Liar, Lie, catch, caught};
 use portcullis_checks::wrong::commands::{Words, changing_in, leaving_out_of, one_late_in};
 use portcullis_checks::wrong::descriptors::{InvalidationQueue, VTD_BASE, kind, offset, type_of};
 use portcullis_checks::wrong::registers::Written;
@@ -42,6 +42,12 @@ fn the_right_driver_is_not_caught() {
     assert_eq!(catch(0..6, Plan::x86, PLAIN, changed(WAIT, |words| words)), None);
     let same = || -> Arc<dyn Tamper> { Arc::new(Descriptors::known_by(is_quiet, |word| word)) };
     assert_eq!(catch(0..3, Plan::x86, PLAIN, same), None);
+}
+
+#[test]
+fn a_block_that_is_never_given_back_is_a_leak() {
+    // It, and the root table, which the unit keeps.
+    caught(Plan::x86, PLAIN, || Arc::new(Hoarding::default()), &["no-leak: 2 blocks"]);
 }
 
 #[test]
@@ -144,6 +150,7 @@ fn part_25_a_response_left_out_is_owed() {
 #[test]
 fn part_25_a_response_given_twice_is_one_too_many() {
     caught(Plan::x86, PLAIN, lies(Lie::RespondTwice), &["one-answer: nobody waits"]);
+    caught(Plan::x86, PLAIN, lies(Lie::RespondTwice), &["forbidden: 7.6.1 "]);
 }
 
 #[test]

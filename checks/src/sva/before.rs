@@ -229,7 +229,7 @@ impl Driver {
         }
     }
 
-    /// Bytes of its tables that hardware keeps that is switched off. Spec: VT-d 5.10, 9.1 "Root Entry": a root table is 4 KiB, and a unit that is off lets everything pass.
+    /// Blocks of its tables that hardware keeps when the driver is gone: of VT-d the root table, because a unit that is off lets everything pass.
     pub(super) fn keeps_blocks(&self) -> usize {
         match self {
             Self::Smmu(_) => 0,

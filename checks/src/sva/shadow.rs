@@ -332,6 +332,9 @@ impl Shadow {
 
 #[cfg(test)]
 mod tests {
+    use model_bus::BusOptions;
+    use portcullis::types::PaRange;
+
     use super::*;
 
     const MM: MmId = MmId(1);
@@ -388,5 +391,34 @@ mod tests {
         [answer(1, 0x1000, true), answer(1, 0x1000, false)].iter().for_each(|answer| window.hear(answer));
         window.shrink();
         assert_eq!(left(&window), [0x1000]);
+    }
+
+    #[test]
+    fn a_frame_that_is_free_is_told_while_somebody_may_remember_it() {
+        let ram = PaRange::new(Pa::new(0x4000_0000), 0x10_0000).unwrap();
+        let bus = Bus::new(&BusOptions::new(ram, 1));
+        let heap = bus.cpu().heap();
+        let way: Vec<Pa> = (0..5).map(|_| heap.alloc(PAGE, PAGE).unwrap()).collect();
+        // The second entry of each of four tables: P, R/W, U/S.
+        way.windows(2).for_each(|two| {
+            bus.cpu().store64(Pa::new(two[0].get() + 8), two[1].get() | 7).unwrap();
+        });
+        let (root, frame) = (way[0], way[4]);
+        let page = 0x80_4020_1000;
+        let mut shadow = Shadow::new(bus.clone());
+        shadow.add(MM, ProcessTable::X86 { root, levels: 4, output_bits: 46, pat: 0 }, PAGE);
+        let mut hear = |confirmed| {
+            let window = shadow.open(MM, &[(page, page + PAGE)]);
+            shadow.close(window, &[answer(1, page, confirmed)]);
+            let held = shadow.freed_in_doubt();
+            let _ = heap.free(frame, PAGE);
+            (held, shadow.freed_in_doubt(), shadow.in_doubt())
+        };
+        assert_eq!(hear(false), (vec![], vec![frame], true));
+        assert_eq!(
+            hear(true),
+            (vec![], vec![], true),
+            "forgotten, and its bond may have been kept all the same"
+        );
     }
 }

@@ -4,6 +4,7 @@
 //! [`catch`] runs seeds of the schedule until the judge says what is wrong.
 
 use core::any::Any;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,6 +16,7 @@ use portcullis::core::sva::{
     AttachPasidError, DeviceSvaFacts, DeviceSwitches, DisableSvaError, Drained, EnableSvaError,
     ProcessDomain, ProcessDomainError, SvaIommu, SvaLimits, SvaRefusal,
 };
+use portcullis::hal::BlockLayout;
 use portcullis::types::{IovaRange, Pa, Pasid, SourceId};
 use portcullis_lab::platform::LabPlatform;
 use portcullis_lab::seam;
@@ -176,6 +178,18 @@ impl Tamper for WithoutSubstream {
     fn write_register(&self, hands: Hands<'_>, at: Pa, width: Width, value: u64) {
         self.view.register_written(at, value);
         hands.write_register(at, width, value);
+    }
+}
+
+/// The first block of memory that the driver gives back stays out.
+#[derive(Debug, Default)]
+pub struct Hoarding(AtomicBool);
+
+impl Tamper for Hoarding {
+    fn free(&self, hands: Hands<'_>, first: Pa, layout: BlockLayout) {
+        if self.0.swap(true, Relaxed) {
+            hands.free(first, layout);
+        }
     }
 }
 
