@@ -4,6 +4,9 @@
 //! where the end lies in one of its leaves), then a write barrier, then one store over the block's entry. Hardware sees
 //! the block or the whole table. Where an end lies inside a contiguous run, the hint is first taken off all of the run, so that no
 //! hinted run ever has a hole.
+//!
+//! No mark of hardware's is lost by that, though entries are loaded and stored in two steps: a format whose leaves hardware marks gives no hint
+//! ([`Format::contiguous_lg2`]), and the leaves that a block becomes say that they were used, whatever hardware has just marked.
 
 use portcullis_hal::TableMemory;
 use portcullis_types::{Iova, Pa, mutant};

@@ -112,7 +112,8 @@ pub trait Format {
         0
     }
 
-    /// How many leaves at `height` make a contiguous run, as log2; 0 for none.
+    /// How many leaves at `height` make a contiguous run, as log2; 0 for none, as wherever hardware marks leaves: the hint is taken off in two steps, between
+    /// which a mark would be lost.
     fn contiguous_lg2(&self, _height: u8) -> u8 {
         0
     }

@@ -245,6 +245,7 @@ impl Ledger {
             let child = self.get(*child);
             child.claim.is_open(child.number) && !span.covers(child.gone)
         };
+        // Mostly there are no others, and then the hundreds of entries are not looked through.
         table.limbo > just_now && table.children.iter().filter(|&&child| child != NONE).any(waits)
     }
 
