@@ -551,6 +551,23 @@ fn on_exit_the_entry_faults_quietly_before_caches_and_devices_forget_in_order() 
 }
 
 #[test]
+fn a_detached_pasid_faults_quietly_until_what_was_under_way_is_drained_and_loudly_from_then_on() {
+    let (fake, unit, _domain, _switches) = sharing();
+    let process = unit.new_process_domain(Mm::new()).unwrap();
+    unit.attach_pasid(&[SID], pasid(5), &process).unwrap();
+    let before = fake.with(|state| state.story.len());
+    unit.detach_pasid(&[SID], pasid(5)).unwrap();
+    let story = fake.with(|state| state.story[before..].to_vec());
+    let consumed: Vec<usize> = (0..story.len()).filter(|&at| matches!(story[at], Act::Consumed(_))).collect();
+    let Act::Store(entry, 0b10) = story[0] else { panic!("FPD first of all: {:x?}", story[0]) };
+    let (drained, loud) = (consumed[consumed.len() - 1], story.len() - 1);
+    assert!(matches!(story[drained], Act::Consumed(wait) if wait.0[0] & 0xff == 0xe5), "page requests, too");
+    assert_eq!((&story[loud], drained < loud), (&Act::Store(entry, 0), true));
+    let meanwhile = |act: &&Act| matches!(act, Act::Store(at, _) if *at == entry);
+    assert_eq!(story[1..loud].iter().find(meanwhile), None);
+}
+
+#[test]
 fn a_device_that_does_not_answer_is_asked_three_times_and_the_pasid_stays_taken() {
     let (fake, unit, _domain, _switches) = sharing();
     let process = unit.new_process_domain(Mm::new()).unwrap();
