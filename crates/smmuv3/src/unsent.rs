@@ -50,3 +50,54 @@ impl<P: Platform> Unsent<P> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use portcullis_core::iopf::{GroupTag, ResponseCode};
+    use portcullis_types::SourceId;
+
+    use super::*;
+    use crate::testing::Fake;
+
+    fn response(group: u16) -> PageResponse {
+        PageResponse {
+            source: SourceId(9),
+            pasid: None,
+            group: GroupTag::Prg(group),
+            code: ResponseCode::Success,
+        }
+    }
+
+    /// Those that are sent while there is room for so many.
+    fn sent(unsent: &Unsent<Fake>, room: usize) -> Vec<u16> {
+        let mut sent = Vec::new();
+        unsent.send(|response| {
+            let fits = sent.len() < room;
+            sent.extend(Some(response.group.number()).filter(|_| fits));
+            fits
+        });
+        sent
+    }
+
+    #[test]
+    fn part_25_answers_that_find_no_room_keep_their_order_whenever_they_are_tried() {
+        let unsent = Unsent::new();
+        assert!((1..=5).all(|group| unsent.keep(&response(group))));
+        assert_eq!(sent(&unsent, 0), []);
+        assert_eq!(sent(&unsent, 2), [1, 2]);
+        assert!(unsent.keep(&response(6)));
+        assert_eq!(sent(&unsent, 9), [3, 4, 5, 6]);
+        assert!(unsent.is_empty());
+    }
+
+    #[test]
+    fn part_25_no_more_answers_are_kept_than_devices_can_wait_for() {
+        let unsent = Unsent::new();
+        assert!((0..=u16::MAX).all(|group| unsent.keep(&response(group))));
+        assert!(!unsent.keep(&response(0)));
+        assert_eq!(sent(&unsent, 1), [0]);
+        assert!(unsent.keep(&response(0)), "as many as there are");
+    }
+}

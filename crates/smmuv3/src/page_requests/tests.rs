@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use portcullis_core::iommu::{GlobalError, Iommu, SyncError};
 use portcullis_core::sva::CpuFacts;
+use portcullis_hal::Clock;
 use portcullis_spec::smmuv3::command::Opcode;
 use portcullis_spec::smmuv3::registers::{CMDQ_PROD, CR0, GERROR, GERRORN, IDR3, IRQ_CTRL, Idr3};
 use portcullis_types::SizeLg2;
@@ -320,27 +321,51 @@ fn part_22_stalls_end_only_when_no_answer_is_on_its_way() {
     assert!(ended());
 }
 
+/// Has stream 9 ask for a page, and answers what it is to be told.
+fn answer(shared: &Shared, machine: Machine, group: u16) -> PageResponse {
+    if machine == Machine::Pcie {
+        put_page_request(&shared.fake, raw(SSV | LAST | READ, group.into()));
+    } else {
+        put_event(&shared.fake, [0x0000_0009_0000_5810, 1 << 31 | u64::from(group), 0x1234, 0]);
+        shared.smmu.drain_events(&mut |record| panic!("{record:?} is no fault yet"));
+    }
+    let [Drained::Request(asked)] = drain(shared)[..] else { panic!("one request") };
+    let PageRequest { source, pasid, group, .. } = asked;
+    PageResponse { source, pasid, group, code: ResponseCode::Success }
+}
+
+#[test]
+fn part_25_hardware_that_stands_still_keeps_who_answers_for_as_long_as_one_answer_takes() {
+    let shared = Shared::with(Machine::Pcie, |_, config| config.command_queue_lg2 = 2);
+    let limit_ns = shared.smmu.hardware.config.wait_limit_ns;
+    let answers: Vec<_> = (70..80).map(|group| answer(&shared, Machine::Pcie, group)).collect();
+    shared.fake.with(|state| state.asleep = true);
+    let before = shared.fake.now_ns();
+    answers.iter().for_each(|answer| shared.sva().respond(answer));
+    let waited = shared.fake.now_ns() - before;
+    assert!((limit_ns..2 * limit_ns).contains(&waited), "{waited} of {limit_ns}, for six that found no room");
+}
+
+#[test]
+fn part_25_an_answer_for_which_there_will_never_be_room_is_said_to_be_lost() {
+    let shared = Shared::on(Machine::Pcie);
+    let answer = answer(&shared, Machine::Pcie, 74);
+    shared.smmu.hardware.commands.kill();
+    let lost = || {
+        let names = shared.fake.events.lock().unwrap();
+        names.iter().filter(|&&name| name == "response_lost").count()
+    };
+    assert_eq!(lost(), 0);
+    shared.sva().respond(&answer);
+    assert_eq!((lost(), shared.smmu.hardware.unsent.is_empty()), (1, true));
+}
+
 #[test]
 fn part_25_an_answer_that_finds_no_room_is_sent_when_there_is_some() {
     for machine in [Machine::Pcie, Machine::Platform] {
         for by_errors in [false, true] {
             let shared = Shared::with(machine, |_, config| config.command_queue_lg2 = 2);
-            let ask = |group: u16| {
-                if machine == Machine::Pcie {
-                    put_page_request(&shared.fake, raw(SSV | LAST | READ, group.into()));
-                } else {
-                    put_event(&shared.fake, [0x0000_0009_0000_5810, 1 << 31 | u64::from(group), 0x1234, 0]);
-                    shared.smmu.drain_events(&mut |record| panic!("{record:?} is no fault yet"));
-                }
-                let [Drained::Request(asked)] = drain(&shared)[..] else { panic!("one request") };
-                PageResponse {
-                    source: asked.source,
-                    pasid: asked.pasid,
-                    group: asked.group,
-                    code: ResponseCode::Success,
-                }
-            };
-            let answers: Vec<_> = (70..76).map(ask).collect();
+            let answers: Vec<_> = (70..76).map(|group| answer(&shared, machine, group)).collect();
             shared.fake.with(|state| state.asleep = true);
             answers.iter().for_each(|answer| shared.sva().respond(answer));
             shared.fake.with(|state| state.asleep = false);
