@@ -252,9 +252,13 @@ fn entries_for_interrupts_say_who_may_raise_what() {
     let by_bus = [0x4ff, 0x500, 0x700, 0x7ff, 0x800].map(|source| rings(source, 0xfee0_00d0).is_some());
     assert_eq!(by_bus, [false, true, true, true, false]);
     assert_eq!(rings(0x500, 0xfee0_00d0), Some((0x42, 2, Some(6))));
-    // An entry that is not there, and a message in compatibility format: reasons 22h and 25h, the index in 63:48 of the record's first word.
-    let bench = Bench::new(true, &[]);
-    assert!(bench.unit.ring(0xf0, &[0; 4], Some(SourceId(0x10))).is_err());
-    let record = bench.record().unwrap();
-    assert_eq!((record[0] >> 48, record[1] >> 32 & 0xff, record[1] & 0xffff), (7, 0x22, 0x10));
+    // An entry that is not there: reason 22h, the index in 63:48 of the record's first word. And a message in compatibility format, which CFIS lets nobody send: 25h, of no index.
+    let refused = |address| {
+        let bench = Bench::new(true, &[]);
+        assert!(bench.unit.ring(address, &[0; 4], Some(SourceId(0x10))).is_err());
+        let record = bench.record().unwrap();
+        (record[0] >> 48, record[1] >> 32 & 0xff, record[1] & 0xffff)
+    };
+    assert_eq!(refused(0xf0), (7, 0x22, 0x10));
+    assert_eq!(refused(0xe0), (0, 0x25, 0x10));
 }
