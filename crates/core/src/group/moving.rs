@@ -38,9 +38,8 @@ impl<P: Platform> Group<P> {
     pub(super) fn block_all(&self, state: &mut State<P>) -> Vec<String> {
         let mut open = Vec::new();
         for device in state.members.iter().filter(|device| !is_in(device, &self.blocked)) {
-            match self.iommu.attach(device.sources(), &Target::Blocked) {
-                Ok(()) | Err(AttachError::LeftBlocked(_)) => self.moved(device, &self.blocked),
-                Err(_) => open.push(device.name().into()),
+            if self.block(device).is_err() {
+                open.push(device.name().into());
             }
         }
         state.current = self.blocked.clone();
@@ -63,11 +62,18 @@ impl<P: Platform> Group<P> {
         if !state.is_member(device) || is_in(device, &self.blocked) {
             return Ok(());
         }
+        self.block(device)
+    }
+
+    /// Blocks a member, whether or not hardware confirms it.
+    fn block(&self, device: &Arc<Device<P>>) -> Result<(), AttachError> {
         match self.iommu.attach(device.sources(), &Target::Blocked) {
-            Ok(()) | Err(AttachError::LeftBlocked(_)) => self.moved(device, &self.blocked),
-            Err(error) => return Err(error),
+            Ok(()) | Err(AttachError::LeftBlocked(_)) => {
+                self.moved(device, &self.blocked);
+                Ok(())
+            }
+            Err(error) => Err(error),
         }
-        Ok(())
     }
 
     fn prepare_all(
