@@ -143,6 +143,19 @@ pub enum Target<P: Platform> {
     Nested(Arc<dyn NestedDomain>),
 }
 
+impl<P: Platform> Target<P> {
+    /// What it is, in a word, for events.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Blocked => "blocked",
+            Self::Identity => "identity",
+            Self::Domain(_) => "domain",
+            Self::Process(_) => "process",
+            Self::Nested(_) => "nested",
+        }
+    }
+}
+
 impl<P: Platform> Clone for Target<P> {
     fn clone(&self) -> Self {
         match self {

@@ -185,7 +185,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             fields: &[
                 ("sid", Value::Hex(sources.first().map_or(0, |source| source.0.into()))),
                 ("streams", Value::Dec(sources.len() as u64)),
-                ("to", Value::Str(target_name(target))),
+                ("to", Value::Str(target.name())),
             ],
         });
     }
@@ -337,16 +337,6 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
     fn handle_errors(&self) -> Vec<GlobalError> {
         let hung = self.hardware.hung.swap(false, Ordering::AcqRel);
         if hung { vec![GlobalError::ServiceFailure] } else { Vec::new() }
-    }
-}
-
-fn target_name<P: Platform>(target: &Target<P>) -> &'static str {
-    match target {
-        Target::Blocked => "blocked",
-        Target::Identity => "identity",
-        Target::Domain(_) => "domain",
-        Target::Process(_) => "process",
-        Target::Nested(_) => "nested",
     }
 }
 

@@ -469,7 +469,7 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
             fields: &[
                 ("sid", Value::Hex(ids.first().copied().unwrap_or(0).into())),
                 ("streams", Value::Dec(ids.len() as u64)),
-                ("to", Value::Str(target_name(target))),
+                ("to", Value::Str(target.name())),
             ],
         });
         Ok(())
@@ -504,16 +504,6 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
 
     fn sva(&self) -> Option<&dyn SvaIommu<P>> {
         self.hardware.config.cpus.is_some().then_some(self)
-    }
-}
-
-fn target_name<P: Platform>(target: &Target<P>) -> &'static str {
-    match target {
-        Target::Blocked => "blocked",
-        Target::Identity => "identity",
-        Target::Domain(_) => "domain",
-        Target::Process(_) => "process",
-        Target::Nested(_) => "nested",
     }
 }
 

@@ -58,17 +58,6 @@ impl<P: Platform> Attachment<P> {
             _ => false,
         }
     }
-
-    /// The word for events.
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::Blocked => "blocked",
-            Self::Identity(_) => "identity",
-            Self::Domain(_) => "domain",
-            Self::Process(_) => "process",
-            Self::Nested(_) => "nested",
-        }
-    }
 }
 
 impl<P: Platform> Clone for Attachment<P> {

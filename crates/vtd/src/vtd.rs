@@ -543,7 +543,7 @@ impl<P: Platform, R: Registers> Iommu<P> for Vtd<P, R> {
             fields: &[
                 ("sid", Value::Hex(sids.first().copied().unwrap_or(0).into())),
                 ("sources", Value::Dec(sids.len() as u64)),
-                ("to", Value::Str(attached.name())),
+                ("to", Value::Str(target.name())),
                 ("did", Value::Dec(lead.map_or(0, |lead| lead.did.into()))),
             ],
         });
