@@ -25,7 +25,6 @@ const IDENTITY: Identity = Identity { vendor: 0x1234, device: 0x5a1f, revision: 
 /// An accelerator on PCIe. Put it into a slot, and let the bus step it.
 pub struct PcieAccelerator {
     config: Arc<ConfigSpace>,
-    /// Where the PCI Express capability lies.
     /// Where its PCI Express capability is; none for one on a conventional bus.
     express: Option<usize>,
     bar: [Bar; 1],

@@ -97,7 +97,6 @@ impl Default for NvmeOptions {
 pub struct Nvme {
     options: NvmeOptions,
     config: Arc<ConfigSpace>,
-    /// Where the PCI Express capability lies.
     /// Where its PCI Express capability is; none for one on a conventional bus.
     express: Option<usize>,
     bar: [Bar; 1],
