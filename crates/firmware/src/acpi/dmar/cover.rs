@@ -9,6 +9,7 @@
 
 use alloc::vec::Vec;
 
+use portcullis_spec::pcie::Bdf;
 use portcullis_types::mutant;
 
 use super::{DmarError, Remapping, ScopeEntry, ScopeKind, Unit};
@@ -95,21 +96,18 @@ impl ScopedDevice {
         let names = |one: &Self, two: &Self| one.names_path(two.start_bus, &two.path);
         pci && (names(self, other) || names(other, self))
     }
-}
 
-impl ScopedDevice {
-    /// The id of a device of the name space with this number. None for other entries, and where its bus is nothing that firmware knows.
+    /// Whether it is the device of the name space with this number.
+    pub(super) fn is_named_device(&self, number: u8) -> bool {
+        self.kind == ScopeKind::NamespaceDevice && self.enumeration_id == number
+    }
+
+    /// The id of a device of the name space. None where its path is no function of a bus.
     ///
     /// Spec: VT-d 5.10, 8.7 "ACPI Name-space Device Declaration Structure": the first bus and the path are its source-id together.
-    fn id_of(&self, number: u8) -> Option<u16> {
-        let named = self.kind == ScopeKind::NamespaceDevice && self.enumeration_id == number;
-        match *self.path {
-            [(device, function)] if named => {
-                let devfn = device.checked_mul(8).filter(|_| device < 32 && function < 8)? | function;
-                Some(u16::from(self.start_bus) << 8 | u16::from(devfn))
-            }
-            _ => None,
-        }
+    fn named_device_id(&self) -> Option<u16> {
+        let [(device, function)] = self.path[..] else { return None };
+        Bdf::new(self.start_bus, device, function).map(Bdf::requester_id)
     }
 }
 
@@ -120,16 +118,14 @@ pub(super) fn named(devices: &[ScopedDevice], function: &DevicePath) -> bool {
 impl Remapping {
     /// Who a device of the name space is at which units. None if a unit that was left out claims it, or a scope says of it what is no id.
     pub fn ids_of(&self, number: u8) -> Option<Vec<(usize, u16)>> {
-        let is_it = |device: &&ScopedDevice| {
-            device.kind == ScopeKind::NamespaceDevice && device.enumeration_id == number
-        };
-        if self.broken.iter().flat_map(|claim| &claim.devices).any(|device| is_it(&device)) {
+        let mut left_out = self.broken.iter().flat_map(|claim| &claim.devices);
+        if left_out.any(|device| device.is_named_device(number)) {
             return None;
         }
         let units = self.units.iter().enumerate();
         let entries = units.flat_map(|(unit, it)| it.devices.iter().map(move |device| (unit, device)));
-        let its = entries.filter(|(_, device)| is_it(device));
-        its.map(|(unit, device)| Some((unit, device.id_of(number)?))).collect()
+        let its = entries.filter(|(_, device)| device.is_named_device(number));
+        its.map(|(unit, device)| Some((unit, device.named_device_id()?))).collect()
     }
 
     /// Who covers this function.

@@ -320,10 +320,10 @@ impl Remapping {
 
     /// The memory that firmware keeps for a device of the name space.
     pub fn reserved_for_named(&self, number: u8) -> impl Iterator<Item = &ReservedRegion> {
-        let is_it = move |device: &ScopedDevice| {
-            device.kind == ScopeKind::NamespaceDevice && device.enumeration_id == number
+        let its = move |region: &&ReservedRegion| {
+            region.devices.iter().any(|device| device.is_named_device(number))
         };
-        self.reserved.iter().filter(move |region| region.devices.iter().any(is_it))
+        self.reserved.iter().filter(its)
     }
 
     /// Whether this function may ask for translations: the root port that it is behind passes them on, or it is in the chip.
