@@ -181,9 +181,7 @@ impl Features {
             page_request_queue_lg2: idr1.priqs(),
         })
     }
-}
 
-impl Features {
     /// These, and what firmware knows to be there besides.
     pub(crate) fn with(self, overrides: Overrides) -> Self {
         Self {
