@@ -12,6 +12,7 @@
 //! | `irq` | interrupts that are messages |
 //! | `messages`, `presenter` | those of a PHB3 |
 //! | `vectors` | those of a PC's CPUs |
+//! | `sender` | as whom devices send those |
 //! | `words` | those that are words of memory |
 //! | `unit` | an IOMMU |
 //! | `smmu`, `smmuv2`, `vtd`, `phb3` | what its kind needs |
@@ -31,6 +32,7 @@ mod messages;
 mod pci;
 mod phb3;
 mod presenter;
+mod sender;
 mod sharing;
 mod slot;
 mod smmu;
@@ -234,7 +236,7 @@ impl System {
             };
             if vtd.interrupts().is_some()
                 && let Some(device_id) = endpoint.msi.and_then(|msi| msi.device_id)
-                && let Some(sender) = pci::sender(&host.topology, endpoint.function)
+                && let Some(sender) = sender::sender(&host.topology, endpoint.function)
             {
                 self.interrupts.remap(device_id, vtd, sender);
             }

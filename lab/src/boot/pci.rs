@@ -14,7 +14,6 @@ use portcullis::firmware::{
 };
 use portcullis::pci::{self, Bdf, ConfigAccess, Ecam, Space, Topology};
 use portcullis::types::{Iova, IovaRange, SourceId};
-use portcullis::vtd::Requester;
 
 use super::drivers::{Binding, Bound, Port, unbind};
 use super::phb3::{self, Phb3Config};
@@ -188,19 +187,6 @@ fn message_target(host: &PciHost, at: Bdf) -> Option<MsiTarget> {
     let to_cpus = matches!(host.msi, PciMsi::Parent(_));
     let segment = if to_cpus { u32::from(host.segment) << 16 } else { 0 };
     Some(MsiTarget { device_id: target.device_id.map(|id| segment | id), ..target })
-}
-
-/// As whom a function's messages arrive at its VT-d unit: by its own name, or, where a bridge may put another on them, by some name of the buses there.
-///
-/// Spec: VT-d 5.10, 9.9 "Interrupt Remapping Table Entry (IRTE) for Remapped Interrupts", SVT.
-pub(super) fn sender(topology: &Topology, function: usize) -> Option<Requester> {
-    let ids = topology.requester_ids(function);
-    let own = ids.first()?.requester_id();
-    let buses = || ids.iter().map(|id| id.bus());
-    Some(match ids.len() {
-        1 => Requester::Source(SourceId(own.into())),
-        _ => Requester::Buses { first: buses().min()?, last: buses().max()? },
-    })
 }
 
 /// Takes devices out of their groups and away from their IOMMUs.
