@@ -12,7 +12,8 @@ use model_devices::apic::LocalApics;
 use model_devices::its::Its;
 use model_devices::nvme::{FileMedium, Medium, MemoryMedium, Nvme, NvmeOptions};
 use model_devices::pcie::{
-    Acs, BridgeOptions, Host, PciBus, PortKind, Rid, RidMap, RidRange, RootComplex, RootLayout, Window,
+    Acs, BridgeOptions, Host, PciBus, PortKind, Rid, RidMap, RidRange, RootComplex, RootLayout, SlotTaken,
+    Window,
 };
 use model_ioda2::{self as ioda2, ConfigTarget, Phb3};
 use model_smmuv2 as smmuv2;
@@ -359,11 +360,14 @@ impl Machine {
             named.into_iter().for_each(|(_, host)| bus.lead(device << 3, host));
             device << 3
         };
-        let top = [slot.device];
-        let devfn = lead(root.root_bus(), &top);
-        let bridge = |bus: &PciBus, devfn, options| bus.add_bridge(devfn, options);
-        let port_options =
-            |acs: bool| BridgeOptions { acs: acs.then_some(Acs::ISOLATING), ..BridgeOptions::default() };
+        let devfn = lead(root.root_bus(), &[slot.device]);
+        // A root port, and the slot behind it.
+        let add_port = |acs: bool| {
+            let options = BridgeOptions { acs: acs.then_some(Acs::ISOLATING), ..BridgeOptions::default() };
+            let port = root.root_bus().add_bridge(devfn, options)?;
+            let devfn = lead(port.secondary(), &[slot.device, 0]);
+            Ok::<_, SlotTaken>((port, devfn))
+        };
         match slot.what {
             Plugged::Accelerator => {
                 let port = PortKind::IntegratedEndpoint;
@@ -374,23 +378,17 @@ impl Machine {
                 self.add_disk(root.root_bus(), devfn, PortKind::Endpoint, content, sink)
             }
             Plugged::PortWithDisk { acs } => {
-                let port = bridge(root.root_bus(), devfn, port_options(acs));
-                let port = port.map_err(|error| self.trouble(error))?;
-                let devfn = lead(port.secondary(), &[slot.device, 0]);
+                let (port, devfn) = add_port(acs).map_err(|error| self.trouble(error))?;
                 let content = contents.next().unwrap_or_default();
                 self.add_disk(port.secondary(), devfn, PortKind::Endpoint, content, sink)
             }
             Plugged::PortWithAccelerator => {
-                let port = bridge(root.root_bus(), devfn, port_options(true));
-                let port = port.map_err(|error| self.trouble(error))?;
-                let devfn = lead(port.secondary(), &[slot.device, 0]);
+                let (port, devfn) = add_port(true).map_err(|error| self.trouble(error))?;
                 self.add_pcie_accelerator(port.secondary(), devfn, PortKind::Endpoint, sink)
             }
             Plugged::PortWithPciBridge => {
-                let port = bridge(root.root_bus(), devfn, port_options(true));
-                let port = port.map_err(|error| self.trouble(error))?;
-                let devfn = lead(port.secondary(), &[slot.device, 0]);
-                let down = bridge(port.secondary(), devfn, BridgeOptions::to_pci());
+                let (port, devfn) = add_port(true).map_err(|error| self.trouble(error))?;
+                let down = port.secondary().add_bridge(devfn, BridgeOptions::to_pci());
                 let down = down.map_err(|error| self.trouble(error))?;
                 for device in [1, 2] {
                     let devfn = lead(down.secondary(), &[slot.device, 0, device]);
