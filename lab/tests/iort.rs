@@ -7,12 +7,13 @@ use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
 use model_bus::Translator;
+use model_smmuv3::HardwareUpdate;
 use portcullis::core::domain::FlushMode;
 use portcullis::core::iommu::RegionSource;
 use portcullis::firmware::{self, MsiTarget, PciHost, Translation};
 use portcullis::pci::Bdf;
 use portcullis::types::{Access, SourceId};
-use portcullis_lab::boot::{BootRequest, Standing, System};
+use portcullis_lab::boot::{BootRequest, Hardware, Standing, System};
 use portcullis_lab::input::Opened;
 use portcullis_lab::machine::builtin::{self, WITH_ACPI};
 use portcullis_lab::machine::{DiskContent, Machine, MachineSpec, acpi, fdt};
@@ -45,6 +46,49 @@ fn there_is_a_machine_with_iort_for_every_one_with_an_smmu_and_no_other() {
     assert_eq!(names.len(), builtin::all().len() - 3, "{names:?}");
     assert!(names.contains(&"smmuv2+acpi".into()) && builtin::find("x86+acpi").is_none());
     assert!(builtin::find("power8+acpi").is_none() && builtin::find("+acpi").is_none());
+}
+
+/// Has IORT say so of its first SMMUv3. Spec: Arm DEN0049 E.f, "SMMUv3 node": of type 4, with its flags behind 24 bytes.
+fn override_with(area: &mut [u8], flags: u32) {
+    let word = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    let start = area.windows(4).position(|word| word == b"IORT").unwrap();
+    let len = word(area, start + 4) as usize;
+    let iort = &mut area[start..start + len];
+    let mut node = word(iort, 40) as usize;
+    while iort[node] != 4 {
+        node += usize::from(u16::from_le_bytes([iort[node + 1], iort[node + 2]]));
+    }
+    let flags = word(iort, node + 24) | flags;
+    iort[node + 24..node + 28].copy_from_slice(&flags.to_le_bytes());
+    let sum = iort.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
+    iort[9] = iort[9].wrapping_sub(sum);
+}
+
+#[test]
+fn what_iort_knows_better_than_an_smmus_registers_is_what_its_driver_goes_by() {
+    // It snoops, and updates descriptors, and its registers say nothing of either.
+    let mut spec = builtin::find("arm+acpi").unwrap();
+    spec.smmus[0].config.coherent = false;
+    spec.smmus[0].config.hardware_update = HardwareUpdate::None;
+    // COHACC override is bit 0, HTTU override bits 2:1.
+    let told = [
+        (0b000, [false, false, false]),
+        (0b001, [true, false, false]),
+        (0b010, [false, true, false]),
+        (0b100, [false, true, true]),
+    ];
+    for (flags, wanted) in told {
+        let machine = Machine::build(spec.clone(), DiskContent::Blank, 1, &trace::shared(None)).unwrap();
+        let mut tables = tables(&spec);
+        override_with(&mut tables, flags);
+        let system = System::boot(BootRequest::new(&machine, &tables, trace::shared(None))).unwrap();
+        assert_eq!(system.firmware.acpi_faults, []);
+        let Hardware::Smmu(smmu) = &system.units[0].driver else { panic!("{:?}", system.units[0].driver) };
+        let features = smmu.features();
+        let goes_by = [features.coherent, features.access_flag, features.dirty_state];
+        assert_eq!(goes_by, wanted, "{flags:#b}");
+        system.shut_down().unwrap();
+    }
 }
 
 /// What a host bridge's functions meet, by every requester id. Messages of those that no SMMU covers are nobody's to send: IORT leads messages through streams.

@@ -326,6 +326,19 @@ fn a_device_of_the_name_space_is_behind_its_unit_as_whom_the_table_says() {
 }
 
 #[test]
+fn a_device_of_the_name_space_that_is_told_to_be_a_function_is_not_used_and_the_function_is() {
+    let mut spec = spec();
+    let taken = SourceId(0x600);
+    spec.accelerators[0].sources = [taken; 2];
+    let bench = Bench::new(spec);
+    let [fixed] = &bench.system.fixed[..] else { panic!("{:?}", bench.system.fixed) };
+    assert!(matches!(fixed.standing, Standing::Uncovered(_)), "{:?}", fixed.standing);
+    let (device, _) = bench.behind("0000:06:00.0");
+    assert_eq!((device.iommu().name(), device.sources()), ("dmar2", &[taken][..]));
+    bench.finish();
+}
+
+#[test]
 fn what_no_unit_covers_stays_shut_though_hardware_would_let_it_through() {
     let mut spec = spec();
     spec.accelerators.clear();
