@@ -48,11 +48,11 @@ pub struct RootComplex {
     host: Arc<Host>,
     layout: RootLayout,
     root_bus: Arc<PciBus>,
-    /// The ways down from other IOMMUs than the first.
+    /// The ways down from the IOMMUs above.
     ways: Mutex<Vec<Arc<Way>>>,
 }
 
-/// The way down from one of several IOMMUs to what is behind it.
+/// The way down from an IOMMU to what is behind it.
 struct Way {
     root: Weak<RootComplex>,
     host: Arc<Host>,
@@ -69,20 +69,23 @@ impl RootComplex {
     pub fn new(layout: RootLayout, host: Host) -> Arc<Self> {
         let host = Arc::new(host);
         let root_bus = PciBus::new(host.clone(), Vec::new(), false);
-        let root = Arc::new(Self { root_bus, host, layout, ways: Mutex::default() });
-        let downstream: Weak<Self> = Arc::downgrade(&root);
-        root.host.translator.connect(downstream);
+        let root = Arc::new(Self { root_bus, host: host.clone(), layout, ways: Mutex::default() });
+        root.add_way(host);
         root
     }
 
     /// One more IOMMU above, for slots that are led to it. It is made known to its translator.
     pub fn add_host(self: &Arc<Self>, host: Host) -> Arc<Host> {
         let host = Arc::new(host);
-        let way = Arc::new(Way { root: Arc::downgrade(self), host: host.clone() });
-        let downstream = Arc::downgrade(&way);
-        host.translator.connect(downstream);
-        self.ways.lock().unwrap_or_else(PoisonError::into_inner).push(way);
+        self.add_way(host.clone());
         host
+    }
+
+    fn add_way(self: &Arc<Self>, host: Arc<Host>) {
+        let way = Arc::new(Way { root: Arc::downgrade(self), host });
+        let downstream = Arc::downgrade(&way);
+        way.host.translator.connect(downstream);
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner).push(way);
     }
 
     /// Where it lies.
@@ -177,26 +180,11 @@ impl RootComplex {
 
     /// The function that the IOMMU of `host` knows as `source`. None if it was taken out, is behind another, or no bridge leads there.
     fn function_of(&self, host: &Arc<Host>, source: SourceId) -> Option<Arc<dyn Function>> {
-        let function = host.stream_ids.rids(source).find_map(|rid| {
+        host.stream_ids.rids(source).find_map(|rid| {
             let [devfn, bus] = rid.0.to_le_bytes();
-            self.root_bus.find_function(*self.layout.buses.start(), bus, devfn)
-        })?;
-        function.requester().is_some_and(|requester| requester.is_below(host)).then_some(function)
-    }
-
-    /// Takes a message from the IOMMU of `host` to the function that it is for.
-    fn deliver(
-        &self,
-        host: &Arc<Host>,
-        message: &str,
-        source: SourceId,
-        take: impl FnOnce(&dyn Function) -> bool,
-    ) -> bool {
-        let taken = self.function_of(host, source).is_some_and(|function| take(&*function));
-        if !taken {
-            self.undelivered(message, source);
-        }
-        taken
+            let function = self.root_bus.find_function(*self.layout.buses.start(), bus, devfn)?;
+            function.requester()?.is_below(host).then_some(function)
+        })
     }
 
     fn undelivered(&self, message: &str, source: SourceId) {
@@ -210,27 +198,25 @@ impl RootComplex {
     }
 }
 
-impl Downstream for RootComplex {
-    fn invalidate(&self, message: &Invalidation) -> bool {
-        self.deliver(&self.host, "invalidate", message.source, |function| function.invalidate(message))
-    }
-
-    fn page_response(&self, message: &PageResponse) -> bool {
-        let take = |function: &dyn Function| function.page_response(message);
-        self.deliver(&self.host, "page_response", message.source, take)
+impl Way {
+    /// Takes a message to the function that it is for.
+    fn deliver(&self, message: &str, source: SourceId, take: impl FnOnce(&dyn Function) -> bool) -> bool {
+        let Some(root) = self.root.upgrade() else { return false };
+        let taken = root.function_of(&self.host, source).is_some_and(|function| take(&*function));
+        if !taken {
+            root.undelivered(message, source);
+        }
+        taken
     }
 }
 
 impl Downstream for Way {
     fn invalidate(&self, message: &Invalidation) -> bool {
-        let Some(root) = self.root.upgrade() else { return false };
-        root.deliver(&self.host, "invalidate", message.source, |function| function.invalidate(message))
+        self.deliver("invalidate", message.source, |function| function.invalidate(message))
     }
 
     fn page_response(&self, message: &PageResponse) -> bool {
-        let Some(root) = self.root.upgrade() else { return false };
-        let take = |function: &dyn Function| function.page_response(message);
-        root.deliver(&self.host, "page_response", message.source, take)
+        self.deliver("page_response", message.source, |function| function.page_response(message))
     }
 }
 

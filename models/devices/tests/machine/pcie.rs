@@ -5,7 +5,9 @@ use std::sync::Arc;
 use model_bus::{PageResponse, Width};
 use model_devices::accelerator::{AcceleratorOptions, PcieAccelerator};
 use model_devices::nvme::{MemoryMedium, Nvme, NvmeOptions};
-use model_devices::pcie::{Acs, BridgeOptions, Function, Host, PortKind, RequestError, Rid, RidMap};
+use model_devices::pcie::{
+    Acs, BridgeOptions, Function, Host, PortKind, RequestError, Rid, RidMap, RidRange,
+};
 use portcullis_types::{Iova, SourceId};
 
 use crate::accelerator_rig::Mmu;
@@ -364,4 +366,25 @@ fn messages_of_an_iommu_reach_what_is_behind_it_and_nobody_else() {
         [[true, false], [false, true]]
     );
     assert!(rig.ear.heard("model.pcie unsupported_request: message=page_response"));
+}
+
+#[test]
+fn of_those_whose_source_is_one_an_iommu_reaches_who_is_behind_it() {
+    let rig = Rig::new();
+    let mmu = Arc::new(Mmu::default());
+    let everybody = |slot: u8| RidRange { first: Rid::new(0, slot << 3), count: 1, to: SourceId(7) };
+    let host = rig.root.add_host(Host {
+        translator: mmu.clone(),
+        fabric: rig.bus.clone(),
+        stream_ids: RidMap::new(vec![everybody(1), everybody(2)]),
+        device_ids: RidMap::offset(0),
+        sink: rig.ear.clone(),
+    });
+    rig.root.root_bus().lead(2 << 3, &host);
+    for slot in [1u8, 2] {
+        let device = PcieAccelerator::new(&AcceleratorOptions::default(), rig.ear.clone());
+        rig.root.root_bus().plug(slot << 3, device).unwrap();
+    }
+    let response = PageResponse { source: SourceId(7), pasid: None, group: 0, code: 0 };
+    assert!(mmu.down().page_response(&response));
 }
