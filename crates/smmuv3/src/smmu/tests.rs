@@ -45,6 +45,8 @@ fn what_firmware_knows_better_than_the_registers_counts() {
     let access = Overrides { access_flag: true, ..none };
     assert_eq!(probed(0, false, access), (true, false, false));
     assert_eq!(probed(2, true, access), (true, true, true), "it takes nothing away");
+    let dirty = Overrides { dirty_state: true, ..none };
+    assert_eq!(probed(0, false, dirty), (true, true, false), "one does not come without the other");
     let all = Overrides { coherent: true, access_flag: true, dirty_state: true };
     assert_eq!(probed(0, false, all), (true, true, true));
 }
