@@ -89,6 +89,8 @@ pub struct Bond<P: Platform> {
     /// None when the bond has ended: a handle that somebody keeps holds nothing.
     process: Lock<P, Option<Arc<SharedProcess>>>,
     exited: Arc<AtomicBool>,
+    /// Hardware was told to forget it, whether or not it has confirmed: the device reaches nothing by it any more.
+    ends: AtomicBool,
     pasid: Pasid,
 }
 
@@ -175,7 +177,7 @@ pub enum BindError {
     Handler(SetHandlerError),
     /// The driver's word.
     Attach(AttachPasidError),
-    /// Somebody else binds or unbinds the same, and does not come to an end. EBUSY.
+    /// Somebody else binds or unbinds the same, and does not come to an end, or hardware has not confirmed that. EBUSY.
     Busy,
 }
 
@@ -377,6 +379,11 @@ impl<P: Platform> SvaDevice<P> {
             let _ = self.unbind(&bond);
             return Err(BindError::Exited);
         }
+        if bond.ends.load(Acquire) {
+            // Whoever could not give it back still has it, and tries again.
+            let _ = self.unbind(&bond);
+            return Err(BindError::Busy);
+        }
         Ok(bond)
     }
 
@@ -429,7 +436,8 @@ impl<P: Platform> SvaDevice<P> {
         let domain = process.domain.clone();
         let exited = process.exited.clone();
         let process = Lock::<P, _>::new(Some(process));
-        let bond = Bond { device: self.clone(), mm: mm.clone(), process, exited, pasid };
+        let ends = AtomicBool::new(false);
+        let bond = Bond { device: self.clone(), mm: mm.clone(), process, exited, ends, pasid };
         let attached = self.attach(pasid, &domain);
         drop(domain);
         match attached {
@@ -469,6 +477,7 @@ impl<P: Platform> SvaDevice<P> {
 
     fn unmake(&self, bond: &Bond<P>) -> Result<(), UnbindError> {
         let pasid = bond.pasid;
+        bond.ends.store(true, Release);
         if let Some(sva) = self.unit.sva() {
             let detached = sva.detach_pasid(self.device.sources(), pasid).map_err(UnbindError::Sync);
             detached.or_else(

@@ -224,6 +224,24 @@ fn part_17_a_bond_that_hardware_does_not_let_go_can_be_given_back_again() {
 }
 
 #[test]
+fn part_17_a_bond_that_hardware_does_not_let_go_is_nobody_elses() {
+    let bench = Bench::new(Machine::Pcie);
+    let (disk, mm) = (bench.disk(), FakeMm::new(0x42));
+    let bond = bind(&disk, &mm);
+    bench.fake.with(|state| state.atc_silent = true);
+    assert!(disk.0.unbind(&bond).is_err());
+    bench.fake.with(|state| state.atc_silent = false);
+    // Its PASID means nothing any more: who would be told that he is bound is not.
+    assert_eq!(disk.0.bind(&memory(&mm)).unwrap_err(), BindError::Busy);
+    // The one that holds it is counted once.
+    disk.0.unbind(&bond).unwrap();
+    assert_eq!(mm.pins.load(SeqCst), 0);
+    let again = bind(&disk, &mm);
+    assert!(cd(&bench.fake, 8, again.pasid().get().into()).is_some_and(|cd| cd[0] >> 31 & 1 == 1));
+    disk.0.unbind(&again).unwrap();
+}
+
+#[test]
 fn part_17_a_bind_that_fails_leaves_everything_as_it_was() {
     let bench = Bench::new(Machine::Pcie);
     let (disk, mm) = (bench.disk(), FakeMm::new(0x42));
