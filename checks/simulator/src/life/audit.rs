@@ -34,7 +34,7 @@ impl World {
                 let found = self.found(device.spec.unit, source);
                 self.audit_source(index, source, way, found, &mut seen);
             }
-            self.audit_contexts(index);
+            self.audit_contexts(index, way);
         }
     }
 
@@ -54,7 +54,7 @@ impl World {
         let object = |promise, what: String| self.hub.object(Wrong::new(promise, what));
         match (way, found) {
             // A device that core does not know may be one that hardware would not let go.
-            (None, _) if self.doubted() => {}
+            (None, _) if self.is_stranded(index) => {}
             (_, Found::Nonsense(what)) => {
                 object(
                     Promise::Hitless,

@@ -11,6 +11,7 @@ use portcullis::hal::{BlockLayout, DmaMemory};
 use portcullis::types::{Pa, SizeLg2};
 
 use super::irq::Forge;
+use super::sva::PROCESSES;
 use super::world::World;
 use super::{Done, OpKind, buried};
 use crate::fault::FaultKind;
@@ -611,6 +612,35 @@ fn an_audit_finds_a_bond_without_a_descriptor() {
     world.unbind_behind(0);
     world.audit();
     assert_eq!(objection(&world), Some(Promise::Service));
+}
+
+#[test]
+fn what_hardware_did_not_confirm_elsewhere_excuses_no_descriptor() {
+    for (breaks, promise) in [
+        (World::bond_is_lost as fn(&World, u8), Promise::Isolation),
+        (World::unbind_behind, Promise::Service),
+    ] {
+        let world = bound();
+        world.hub.faults.fired(FaultKind::CommandError);
+        breaks(&world, 0);
+        world.audit();
+        assert_eq!(objection(&world), Some(promise));
+    }
+}
+
+#[test]
+fn a_pasid_of_a_process_that_has_exited_is_a_bonds_or_breaks_no_leak() {
+    for lost in [false, true] {
+        let world = bound();
+        if lost {
+            world.bond_is_lost(0);
+        }
+        for process in 0..u8::try_from(PROCESSES).expect("few processes") {
+            world.exit(process);
+        }
+        world.look_after(OpKind::Exit);
+        assert_eq!(objection(&world), lost.then_some(Promise::NoLeak));
+    }
 }
 
 #[test]

@@ -206,6 +206,12 @@ impl World {
         locked(&self.stranded).push(device);
     }
 
+    /// Whether hardware did not let a device go.
+    pub(super) fn is_stranded(&self, index: usize) -> bool {
+        let name = format!("device{index}");
+        locked(&self.stranded).iter().any(|device| device.name() == name)
+    }
+
     /// Where a group's devices are when they come.
     pub(super) fn current(&self, group: &super::world::GroupState, default: usize) -> Way {
         let current = group.group.current_domain();

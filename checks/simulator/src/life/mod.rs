@@ -316,6 +316,9 @@ impl World {
     /// What is looked at after every operation: cheap things.
     fn look_after(&self, kind: OpKind) {
         self.look_at_judge();
+        if matches!(kind, OpKind::Bind | OpKind::Unbind | OpKind::Exit | OpKind::Disable) {
+            self.audit_pasids();
+        }
         if kind.needs().refusals {
             self.events_were_lost(kind);
         }

@@ -3,11 +3,12 @@
 //! What devices reach there is judged by `checks::sva`, against processes' own tables.
 
 use core::sync::atomic::Ordering::Relaxed;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use model_bus::{Outcome, PageRequest, Translator};
 use portcullis::core::iopf::FaultQueue;
-use portcullis::core::mm::ProcessTable;
+use portcullis::core::mm::{ProcessMemory, ProcessTable};
 use portcullis::core::pasid::MmPasids;
 use portcullis::core::sva::{
     Bond, DeviceSwitches, DisableSvaError, EnableError, EnableSvaError, NoSwitches, SvaDevice, SvaUnit,
@@ -45,6 +46,15 @@ pub(super) struct Sharing {
     processes: Mutex<Vec<Option<Process>>>,
     bonds: Mutex<Vec<Option<BondState>>>,
     devices: Vec<Mutex<Option<Arc<SvaDevice<SimPlatform>>>>>,
+    /// What binds have left that hardware did not confirm.
+    lingering: Mutex<Vec<Lingering>>,
+}
+
+/// What is left of a refused bind until hardware confirms: a PASID of a device may lead to a process's table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Lingering {
+    device: usize,
+    table: u64,
 }
 
 #[derive(Clone)]
@@ -58,6 +68,8 @@ struct BondState {
     device: usize,
     bond: Bonded,
     areas: [Option<IovaRange>; AREAS],
+    /// It was to be given back, and hardware did not confirm: its descriptor may be gone.
+    doubt: bool,
 }
 
 /// Page requests of a flood.
@@ -100,6 +112,7 @@ impl Sharing {
             processes: Mutex::new((0..PROCESSES).map(|_| None).collect()),
             bonds: Mutex::new((0..BONDS).map(|_| None).collect()),
             devices: (0..devices).map(|_| Mutex::new(None)).collect(),
+            lingering: Mutex::default(),
         })
     }
 
@@ -125,6 +138,19 @@ impl Sharing {
 
     pub(super) fn shares(&self, device: usize) -> bool {
         locked(&self.devices[device]).is_some()
+    }
+
+    /// Whether hardware has not confirmed some bind of a device, nor that it was undone.
+    fn lingers(&self, device: usize) -> bool {
+        locked(&self.lingering).iter().any(|one| one.device == device)
+    }
+}
+
+/// Where a process's table lies.
+fn table_of(memory: &dyn ProcessMemory) -> u64 {
+    match memory.table() {
+        ProcessTable::Vmsa64 { root, .. } => root.get(),
+        _ => 0,
     }
 }
 
@@ -299,13 +325,15 @@ impl World {
                     format!("device {index} was disabled with {bonds} bonds")
                 });
                 *locked(&sharing.devices[index]) = None;
+                locked(&sharing.lingering).retain(|one| one.device != index);
                 Done::Succeeded
             }
             Err(error) => {
                 self.left_blocked(index, matches!(error, DisableSvaError::LeftBlocked(_)));
-                if bonds == 0 && !self.doubted() {
+                if bonds == 0 && !sharing.lingers(index) {
                     self.excuse(&before, &error);
-                    self.hub.hold(Promise::Service, self.hub.faults.count() > before.fired, || {
+                    let fired = self.hub.faults.count() > before.fired || self.hub.is_held();
+                    self.hub.hold(Promise::Service, fired, || {
                         format!("device {index} has no bonds, and is not disabled: {error:?}")
                     });
                 }
@@ -339,11 +367,8 @@ impl World {
     }
 
     /// Every PASID that has a descriptor in a device's table is one of its bonds', and leads to the process's table, or nowhere once that has exited.
-    pub(super) fn audit_contexts(&self, index: usize) {
+    pub(super) fn audit_contexts(&self, index: usize, way: Option<Way>) {
         let Some(sharing) = &self.sharing else { return };
-        if self.doubted() {
-            return;
-        }
         let device = &self.devices[index];
         let entry = self.hub.entry_of(device.spec.unit, device.engine.sources[0].0);
         let found = entry.map(|entry| self.reading(|tables| tables.contexts(entry))).unwrap_or_default();
@@ -351,22 +376,42 @@ impl World {
             locked(&sharing.bonds).iter().flatten().filter(|bond| bond.device == index).cloned().collect();
         for &(pasid, table) in &found {
             let bond = bonds.iter().find(|bond| bond.bond.pasid().get() == pasid);
-            let root = bond.map(|bond| match bond.bond.mm().table() {
-                ProcessTable::Vmsa64 { root, .. } => root.get(),
-                _ => 0,
-            });
-            let fits = root.is_some() && (table.is_none() || table == root);
+            let root = bond.map(|bond| table_of(&**bond.bond.mm()));
+            let left = |one: &Lingering| one.device == index && table.is_none_or(|table| table == one.table);
+            let fits = match root {
+                Some(root) => table.is_none_or(|table| table == root),
+                None => locked(&sharing.lingering).iter().any(left),
+            };
             self.hub.hold(Promise::Isolation, fits, || {
                 format!("PASID {pasid} of device {index} leads to a table at {table:x?}, and its process's is at {root:x?}")
             });
         }
-        for bond in &bonds {
+        // The entry of a device that is blocked leads to no table of theirs.
+        let expected = bonds.iter().filter(|bond| !bond.doubt && matches!(way, Some(Way::Space(_))));
+        for bond in expected {
             let pasid = bond.bond.pasid().get();
             let there = found.iter().any(|&(of, _)| of == pasid);
             self.hub.hold(Promise::Service, there, || {
                 format!("device {index} is bound, and its PASID {pasid} has no descriptor")
             });
         }
+    }
+
+    /// Every PASID that is in use is that of a process that has not exited, or of a bond.
+    pub(super) fn audit_pasids(&self) {
+        let Some(sharing) = &self.sharing else { return };
+        if self.crowded.load(Relaxed) || !locked(&sharing.lingering).is_empty() {
+            return;
+        }
+        let processes = locked(&sharing.processes);
+        let alive = processes.iter().flatten().filter_map(|one| one.watched.memory().pasid_slot().get());
+        let mut owned: BTreeSet<Pasid> = alive.collect();
+        drop(processes);
+        owned.extend(locked(&sharing.bonds).iter().flatten().map(|bond| bond.bond.pasid()));
+        let used = sharing.pasids.in_use();
+        self.hub.hold(Promise::NoLeak, used == owned.len(), || {
+            format!("{used} PASIDs are in use, and processes and bonds have {owned:?}")
+        });
     }
 
     /// A process is bound to a device.
@@ -379,22 +424,29 @@ impl World {
             return Done::Skipped;
         }
         let before = self.before(None);
-        match shared.bind(&process.watched.memory()) {
+        let memory = process.watched.memory();
+        let asked = Lingering { device: index, table: table_of(&*memory) };
+        match shared.bind(&memory) {
             Ok(bound) => {
+                // What lingered of its process was undone before.
+                locked(&sharing.lingering).retain(|one| *one != asked);
                 let told =
                     sharing.judge.shadow(|shadow| shadow.bound(index, bound.pasid(), process.watched.id()));
                 if let Err(line) = told {
                     self.hub.object(Wrong::from_line(&line));
                 }
                 self.hub.shadow(|shadow| shadow.check(Promise::NoReuse));
-                let state = BondState { device: index, bond: bound, areas: process.areas };
+                let state = BondState { device: index, bond: bound, areas: process.areas, doubt: false };
                 locked(&sharing.bonds)[usize::from(bond) % BONDS] = Some(state);
                 Done::Succeeded
             }
             Err(error) => {
-                if !self.doubted() {
+                if !sharing.lingers(index) {
                     self.excuse(&before, &error);
                     self.unwound(&before, false, &error);
+                }
+                if self.unconfirmed(&before) || self.devices[index].engine.is_mute() {
+                    locked(&sharing.lingering).push(asked);
                 }
                 Done::Refused
             }
@@ -442,8 +494,11 @@ impl World {
                 Done::Succeeded
             }
             Err(error) => {
-                if !self.doubted() && !self.lies() {
+                if !self.lies() {
                     self.excuse(&before, &error);
+                }
+                if let Some(kept) = &mut locked(&sharing.bonds)[usize::from(bond) % BONDS] {
+                    kept.doubt = true;
                 }
                 Done::Refused
             }

@@ -5,12 +5,12 @@
 use std::sync::Arc;
 
 use portcullis::core::owner::Owner;
-use portcullis::types::{Pa, PaRange};
+use portcullis::types::{Pa, PaRange, SourceId};
 use portcullis::vfio::{Errno, UserMemory};
 
 use super::task::{Event, PAGE, VA};
 use super::type1::Wanted;
-use super::world::{Container, MapState, Mapped, UserWorld};
+use super::world::{Container, Iron, MapState, Mapped, UserWorld};
 use super::{Done, OpKind};
 use crate::fault::FaultKind;
 use crate::hub::locked;
@@ -149,6 +149,48 @@ fn a_call_that_fails_and_keeps_a_pin_or_a_charge_breaks_unwind() {
         keep(&world);
         assert_eq!(world.refused(&before, Errno::Einval, "it"), Done::Refused);
         assert_eq!(objection(&world), (what != "nothing").then_some(Promise::Unwind), "{what}");
+    }
+}
+
+#[test]
+fn a_call_for_interrupts_that_fails_may_keep_its_doorbells_tables_and_no_more() {
+    let world = usable(MachineKind::Vfio);
+    let takes = || world.bus.cpu().alloc(0x1000, 0x1000).expect("there is room");
+    let mut before = world.before();
+    before.may_add = 1;
+    let _table = takes();
+    assert_eq!(world.refused(&before, Errno::Einval, "it"), Done::Refused);
+    assert_eq!(objection(&world), None);
+    let _lost = takes();
+    assert_eq!(world.refused(&before, Errno::Einval, "it"), Done::Refused);
+    assert_eq!(objection(&world), Some(Promise::Unwind));
+}
+
+#[test]
+fn a_doorbell_has_its_tables_from_the_first_interrupt_until_the_group_leaves() {
+    let world = usable(MachineKind::Vfio);
+    let has_one = || locked(&world.groups[0].held).doorbell;
+    assert_eq!(world.open_device(0, 0), Done::Succeeded);
+    // No event files: no doorbell.
+    world.set_irqs(0, 0, 0);
+    assert!(!has_one());
+    assert_eq!((world.set_irqs(0, 0, 0b10_0100), has_one()), (Done::Succeeded, true));
+    assert_eq!(world.die(0), Done::Succeeded);
+    assert!(!has_one());
+    assert_eq!(objection(&world), None);
+}
+
+#[test]
+fn a_pe_that_nobody_gave_back_breaks_no_leak_when_a_group_comes_again() {
+    for leaks in [false, true] {
+        let world = booted(MachineKind::Power8);
+        let Iron::Power { driver, .. } = &world.iron else { panic!("it is one") };
+        assert_eq!(world.remove(0), Done::Succeeded);
+        if leaks {
+            driver.assign(&[SourceId(0x7700)]).expect("there are PEs left");
+        }
+        assert_eq!(world.add(0), Done::Succeeded);
+        assert_eq!(objection(&world), leaks.then_some(Promise::NoLeak));
     }
 }
 

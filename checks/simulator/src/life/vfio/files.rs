@@ -25,6 +25,8 @@ const MSIX: u32 = 2;
 const CONFIG_REGION: u64 = 7 << 40;
 const DEVICE_SET_IRQS: u32 = 0x3b6e;
 const DEVICE_RESET: u32 = 0x3b6f;
+/// Tables that are made at most for a page of a domain: one a level, but for the first.
+const DOORBELL_TABLES: usize = 3;
 
 /// Bytes of words of 32 bits.
 pub(super) fn words(words: &[u32]) -> Vec<u8> {
@@ -230,7 +232,9 @@ impl UserWorld {
         let confirmed = !self.unconfirmed(&before);
         for &(group, id) in &leaving {
             self.back(group, &before);
-            locked(&self.groups[group].held).container = None;
+            let mut held = locked(&self.groups[group].held);
+            (held.container, held.doorbell) = (None, false);
+            drop(held);
             self.change(id, |one| {
                 one.groups.retain(|held| *held != group);
                 one.doubt |= !confirmed;
@@ -335,9 +339,13 @@ impl UserWorld {
             }
         }
         let mut before = self.before();
+        let group = self.devices[index].spec.group;
         // The place for a domain's doorbell stays when it was made, whatever becomes of the call.
-        before.stuck = true;
+        let first = !events.is_empty() && !locked(&self.groups[group].held).doorbell;
+        before.may_add = if first { DOORBELL_TABLES } else { 0 };
         let end = task.ask(fd, DEVICE_SET_IRQS, &all);
+        let made = !events.is_empty() && end.is_ok() || self.before().blocks > before.blocks;
+        locked(&self.groups[group].held).doorbell |= made;
         // The device keeps what it was given.
         events.into_iter().for_each(|event| task.close(event));
         self.devices[index].function().raise(usize::from(bits));

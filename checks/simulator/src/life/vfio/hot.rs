@@ -138,8 +138,9 @@ impl UserWorld {
         }
         let pe = driver.assign(&sources);
         let most = self.groups.len();
-        // Those that a user's visit has left to be confirmed are there still.
-        let lawful = pe.is_ok_and(|pe| usize::from(pe) <= most || self.hub.faults.unconfirmed() > 0);
+        // A PE of whose windows the bridge has not confirmed that they are gone outlives its devices: one for each time that it did not.
+        let left = usize::try_from(self.hub.faults.unconfirmed()).unwrap_or(usize::MAX);
+        let lawful = pe.is_ok_and(|pe| usize::from(pe) <= most.saturating_add(left));
         self.hub.hold(Promise::NoLeak, lawful, || {
             format!("group {group} of {most} becomes a PE again: {pe:?}, and all others are in one each")
         });

@@ -86,6 +86,8 @@ pub(super) struct Before {
     died: u64,
     /// Some group was left blocked: whoever gives it back makes tables for it.
     stuck: bool,
+    /// Tables that stay even if the operation fails.
+    may_add: usize,
 }
 
 impl UserWorld {
@@ -287,6 +289,7 @@ impl UserWorld {
             waits: locked(&self.containers).iter().flatten().any(Container::waits),
             died: self.died_meanwhile.load(Relaxed),
             stuck: self.groups.iter().any(|group| locked(&group.held).stuck),
+            may_add: 0,
         }
     }
 
@@ -327,7 +330,8 @@ impl UserWorld {
         if !self.unconfirmed(before) && !self.doubted() && alone {
             let now = self.before();
             // Levels of TCE tables that were made stay until their table goes.
-            let tables = self.is_power() || before.stuck || now.blocks <= before.blocks;
+            let most = before.blocks + before.may_add;
+            let tables = self.is_power() || before.stuck || now.blocks <= most;
             let held = if before.waits {
                 now.pins <= before.pins && now.locked <= before.locked
             } else {

@@ -139,6 +139,8 @@ pub(super) struct GroupHeld {
     pub(super) drivers: usize,
     /// It was given back while something failed: it may be blocked.
     pub(super) stuck: bool,
+    /// Its container's domain has a place for doorbells.
+    pub(super) doorbell: bool,
 }
 
 /// A window of a container.
