@@ -8,6 +8,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use portcullis_core::iommu::SyncError;
+use portcullis_core::iopf::Unsent;
 use portcullis_hal::{Lock, Platform, Registers};
 use portcullis_paging::Ids;
 use portcullis_spec::smmuv3::command::{Command, TlbiTarget};
@@ -25,7 +26,6 @@ use crate::features::Features;
 use crate::page_requests::PageRequestQueue;
 use crate::stalls::Stalls;
 use crate::table::TableFormat;
-use crate::unsent::Unsent;
 
 /// What is settled at probe and shared.
 pub(crate) struct Hardware<P: Platform, R> {
@@ -44,7 +44,7 @@ pub(crate) struct Hardware<P: Platform, R> {
     /// There is one only where processes are shared and the hardware has page requests.
     pub(crate) page_requests: Option<PageRequestQueue<P>>,
     pub(crate) stalls: Stalls<P>,
-    pub(crate) unsent: Unsent<P>,
+    pub(crate) unsent: Unsent<P::Mutex>,
     pub(crate) asids: Lock<P, Asids>,
     pub(crate) vmids: Lock<P, Ids>,
     /// The hardware has been turned off, and confirmed it: it reads no table any more.

@@ -61,7 +61,6 @@ mod substreams;
 mod table;
 #[cfg(test)]
 mod testing;
-mod unsent;
 mod update;
 
 pub use atc::AtcSpan;

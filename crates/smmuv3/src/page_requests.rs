@@ -23,7 +23,7 @@
 //! dropped here. A request of a stream that was never enabled is answered here if it is the last, as invalid.
 //!
 //! Spec: SMMUv3 H.a, 8 "Page request queue", 8.1 "PRI queue overflow", 8.1.1 "Recovery procedure", 8.2 "Miscellaneous", 4.5.2 "CMD_PRI_RESP".
-//! Not here: stalled transactions (`stalls`), answers that find no room (`unsent`), bringing pages in (`core::iopf`).
+//! Not here: stalled transactions (`stalls`), bringing pages in, keeping answers that find no room (`core::iopf`).
 
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;

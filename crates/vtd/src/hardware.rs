@@ -13,6 +13,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use portcullis_core::iommu::SyncError;
+use portcullis_core::iopf::Unsent;
 use portcullis_hal::{Lock, Platform, Registers, wait_for};
 use portcullis_paging::Ids;
 use portcullis_spec::vtd::registers::{GCMD, GSTS, GlobalStatus, ONE_SHOT};
@@ -42,6 +43,7 @@ pub(crate) struct Hardware<P: Platform, R> {
     /// There is one only where processes are shared.
     pub(crate) page_requests: Option<PageRequestQueue<P>>,
     pub(crate) askers: Lock<P, Askers>,
+    pub(crate) unsent: Unsent<P::Mutex>,
     pub(crate) atcs: Lock<P, Atcs>,
     commanding: Lock<P, ()>,
     /// The hardware has been turned off, and confirmed it: it reads no table any more.
@@ -71,6 +73,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             ids: Lock::<P, Ids>::new(Ids::new(features.domain_id_bits)),
             page_requests,
             askers: Lock::<P, Askers>::new(Askers::new()),
+            unsent: Unsent::new(),
             atcs: Lock::<P, Atcs>::new(Atcs::default()),
             commanding: Lock::<P, ()>::new(()),
             off: AtomicBool::new(false),

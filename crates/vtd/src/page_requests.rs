@@ -12,10 +12,11 @@
 //!
 //! # Answers
 //!
-//! Each last request gets one page group response, sent without a wait. A request of a source that was never enabled is answered here if it is the last, as invalid.
+//! Each last request gets one page group response, sent without a wait. One for which the queue has no room is kept, and tried again when requests are drained and
+//! when errors are handled. A request of a source that was never enabled is answered here if it is the last, as invalid.
 //!
 //! Spec: VT-d 5.10, 7.4 "Handling of Page Requests", 7.4.1 "Page Request Descriptor", 7.6 "Page Group Responses", 11.4.11 "Page Request Queue Interface".
-//! Not here: bringing pages in (`core::iopf`), who is enabled (`sharing`).
+//! Not here: bringing pages in, keeping answers that find no room (`core::iopf`), who is enabled (`sharing`).
 
 use portcullis_core::iopf::{GroupTag, PageRequest, PageResponse, ResponseCode};
 use portcullis_core::sva::Drained;
@@ -26,7 +27,7 @@ use portcullis_spec::vtd::queue::{
 };
 use portcullis_spec::vtd::registers::{PQA, PQH, PQT, PRS};
 use portcullis_types::trace::{Event, Value};
-use portcullis_types::{Iova, Pa, Pasid, Perms, SourceId};
+use portcullis_types::{Iova, Pa, Pasid, Perms, SourceId, mutant};
 
 use crate::counters::Counters;
 use crate::descriptor::Descriptor;
@@ -143,22 +144,42 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         true
     }
 
-    /// Sends a response. That it was taken is not waited for: nothing would prove it.
+    /// Sends a response. That it was taken is not waited for: nothing would prove it. One for which there is no room is sent when there is; behind others that wait for that,
+    /// it waits without being tried, so that hardware which stands still keeps nobody for longer than one answer takes.
     pub(crate) fn respond(&self, response: &PageResponse) {
-        let (GroupTag::Prg(group), Ok(sid)) = (response.group, u16::try_from(response.source.0)) else {
+        let sent =
+            self.unsent.is_empty() && self.send(response, |descriptor| self.queue.send(descriptor).is_ok());
+        if sent || self.queue.usable().is_ok() && self.unsent.keep(response) {
             return;
+        }
+        self.platform.event(&Event {
+            source: "vtd",
+            name: "response_lost",
+            fields: &[
+                ("sid", Value::Hex(response.source.0.into())),
+                ("group", Value::Dec(response.group.number().into())),
+            ],
+        });
+    }
+
+    /// Sends the responses that found no room before, as far as there is some now.
+    pub(crate) fn send_unsent(&self) {
+        if !self.unsent.is_empty() {
+            self.unsent.send(|response| self.send(response, |descriptor| self.queue.offer(descriptor)));
+        }
+    }
+
+    /// Has a response queued, if there is anybody for it. False if there is no room for it.
+    fn send(&self, response: &PageResponse, queue: impl FnOnce(Descriptor) -> bool) -> bool {
+        let (GroupTag::Prg(group), Ok(sid)) = (response.group, u16::try_from(response.source.0)) else {
+            return true;
         };
         if self.is_off() {
-            return;
+            return true;
         }
         let pasid = response.pasid.map(Pasid::get);
-        if self.queue.send(Descriptor::response(sid, pasid, group, code(response.code))).is_err() {
-            self.platform.event(&Event {
-                source: "vtd",
-                name: "response_lost",
-                fields: &[("sid", Value::Hex(sid.into())), ("group", Value::Dec(group.into()))],
-            });
-        }
+        queue(Descriptor::response(sid, pasid, group, code(response.code)))
+            || mutant!("vtd-answer-without-room-dropped")
     }
 }
 

@@ -126,12 +126,14 @@ impl<P: Platform, R: Registers> Process<P, R> {
             return Ok(());
         }
         // Requests that are under way still are nobody's fault.
-        uses.iter().for_each(|&(_, at)| self.hardware.store_word(at, quiet()));
+        if !mutant!("vtd-detached-pasid-forgotten-while-present") {
+            uses.iter().for_each(|&(_, at)| self.hardware.store_word(at, quiet()));
+        }
         self.forget(&[pasid])?;
         let devices: Vec<_> =
             uses.iter().map(|&(sid, _)| (sid, Descriptor::pasid_device_tlb(sid, pasid, None))).collect();
         if !mutant!("vtd-atc-remembers-a-detached-pasid") {
-            self.hardware.run_on_devices(&devices, true)?;
+            self.hardware.run_on_devices(&devices, !mutant!("vtd-detach-drains-nothing"))?;
         }
         // Not present either way, so that hardware has nothing to forget; what comes from now on is a fault.
         uses.iter().for_each(|&(_, at)| self.hardware.store_word(at, 0));

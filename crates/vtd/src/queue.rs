@@ -226,18 +226,26 @@ impl<P: Platform, R: Registers> Queue<P, R> {
         Err(SyncError::Failed { code: DEVICE_FAILED })
     }
 
-    /// Sends one descriptor without waiting for what it does.
-    pub(crate) fn send(&self, descriptor: Descriptor) -> Result<(), SyncError> {
-        self.wait_for_room(|state| {
-            if !self.has_room(state, 1) {
-                return None;
-            }
-            self.store(state.tail, descriptor);
-            self.remember(state, descriptor);
-            state.tail += 1;
-            self.publish(state);
-            Some(())
-        })
+    /// Sends an answer without waiting for what it does.
+    pub(crate) fn send(&self, answer: Descriptor) -> Result<(), SyncError> {
+        self.wait_for_room(|state| self.push_answer(state, answer))
+    }
+
+    /// Sends an answer if there is room for it now, and waits for nothing. Answers whether there was.
+    pub(crate) fn offer(&self, answer: Descriptor) -> bool {
+        self.repair();
+        self.usable().is_ok() && self.push_answer(&mut self.state.lock(), answer).is_some()
+    }
+
+    fn push_answer(&self, state: &mut State, answer: Descriptor) -> Option<()> {
+        if !self.has_room(state, 1) {
+            return None;
+        }
+        self.store(state.tail, answer);
+        self.remember(state, answer);
+        state.tail += 1;
+        self.publish(state);
+        Some(())
     }
 
     /// Remembers an answer that is at the tail, and none that the unit has fetched.
@@ -362,7 +370,7 @@ impl<P: Platform, R: Registers> Queue<P, R> {
         self.registers.write64(IQT, index << Self::entry_lg2(self.wide));
     }
 
-    fn usable(&self) -> Result<(), SyncError> {
+    pub(crate) fn usable(&self) -> Result<(), SyncError> {
         if self.closed.load(Ordering::Acquire) {
             let waiting_for = "an invalidation queue that works";
             return Err(SyncError::Timeout { waiting_for, last: 0 });

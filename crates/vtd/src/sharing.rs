@@ -335,6 +335,7 @@ impl<P: Platform, R: Registers> SvaIommu<P> for Vtd<P, R> {
     }
 
     fn drain_page_requests(&self, to: &mut dyn FnMut(Drained)) -> usize {
+        self.hardware.send_unsent();
         self.hardware.drain_page_requests(to)
     }
 

@@ -580,6 +580,7 @@ impl<P: Platform, R: Registers> Iommu<P> for Vtd<P, R> {
             return Vec::new();
         }
         let errors = self.hardware.queue.repair();
+        self.hardware.send_unsent();
         let mut configuration = self.configuration.lock();
         if !configuration.gone {
             let _still_doubted = self.hardware.say_again(&mut configuration.devices);

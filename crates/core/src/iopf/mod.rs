@@ -2,7 +2,8 @@
 //!
 //! A [`PageRequester`] is a device that asks for pages; a driver [`report`](PageRequester::report)s its requests. A [`FaultQueue`] holds
 //! the groups of several requesters until workers of the embedder's come for them ([`FaultQueue::work`]). A [`PageRequestHandler`] brings
-//! the pages in, one for each PASID of a device: for a process, an [`MmHandler`]. A [`Responder`] takes the answer back to the device.
+//! the pages in, one for each PASID of a device: for a process, an [`MmHandler`]. A [`Responder`] takes the answer back to the device; what it has no room for, an
+//! [`Unsent`] keeps for it.
 //!
 //! ```text
 //!  driver ─ report ─► partials ─ last one ─► ready groups ─ work ─► handler ─► responder
@@ -35,9 +36,11 @@ mod queue;
 mod request;
 mod requester;
 mod state;
+mod unsent;
 
 pub use handler::{Handled, MmHandler, PageRequestHandler, SetHandlerError};
 pub use queue::{AddRequesterError, FaultQueue, RemoveRequesterError};
 pub use request::{GroupTag, PageRequest, PageResponse, Responder, ResponseCode};
 pub use requester::{Counts, FlushTimeout, PageRequester, Reported};
 pub use state::Limits;
+pub use unsent::Unsent;

@@ -109,7 +109,7 @@ pub struct PageResponse {
 /// The way back to the device: an IOMMU's driver.
 pub trait Responder: Send + Sync {
     /// Sends a response. Called with no lock held, possibly in interrupt context; must not sleep, and any wait for hardware has a limit. A
-    /// response that hardware does not take is the driver's to report, and is not tried again.
+    /// response that hardware does not take is the driver's to send again, or to report: it is not told a second time.
     fn respond(&self, response: &PageResponse);
 }
 

@@ -13,6 +13,7 @@ use portcullis_core::mm::{
     Exited, ListenerId, MmFault, MmFaultError, MmId, MmListener, PasidSlot, PinAsidError, ProcessTable,
 };
 use portcullis_core::sva::CpuFacts;
+use portcullis_hal::Clock;
 use portcullis_spec::vtd::invalidation::*;
 use portcullis_spec::vtd::registers::{PQA, PQH, PQT, PRS};
 use portcullis_types::{Iova, IovaRange, Perms, Prot};
@@ -219,13 +220,18 @@ fn a_device_that_is_left_blocked_is_so_with_its_pasids_and_with_translated_addre
     blocked(&target, TYPE_PASID_CACHE);
 }
 
+/// What the group of this number is told.
+fn answer(group: u16) -> PageResponse {
+    let (group, code) = (GroupTag::Prg(group), ResponseCode::Success);
+    PageResponse { source: SID, pasid: Pasid::new(7), group, code }
+}
+
 #[test]
 fn an_answer_that_the_unit_refused_is_sent_once_more() {
     for refusals in [1, 2] {
         let (fake, unit, _domain, _switches) = sharing();
         fake.with(|state| state.refused = vec![TYPE_PAGE_GROUP_RESPONSE]);
-        let (group, code) = (GroupTag::Prg(5), ResponseCode::Success);
-        unit.respond(&PageResponse { source: SID, pasid: Pasid::new(7), group, code });
+        unit.respond(&answer(5));
         for _ in 1..refusals {
             fake.work(1);
             unit.handle_errors();
@@ -237,6 +243,45 @@ fn an_answer_that_the_unit_refused_is_sent_once_more() {
         let answered = fake.kinds().contains(&TYPE_PAGE_GROUP_RESPONSE);
         assert_eq!(answered, refusals == 1, "{refusals}");
     }
+}
+
+#[test]
+fn an_answer_that_finds_no_room_is_sent_when_there_is_some() {
+    const ANSWERS: u16 = 300;
+    for by_errors in [false, true] {
+        let (fake, unit, _domain, _switches) = sharing();
+        fake.with(|state| state.asleep = true);
+        let (limit_ns, before) = (unit.hardware.config.wait_limit_ns, fake.now_ns());
+        (0..ANSWERS).for_each(|group| unit.respond(&answer(group)));
+        let waited = fake.now_ns() - before;
+        assert!(
+            (limit_ns..2 * limit_ns).contains(&waited),
+            "{waited} of {limit_ns}, for all that found no room"
+        );
+        fake.with(|state| state.asleep = false);
+        fake.work(ANSWERS.into());
+        let mut told = fake.take_log();
+        assert!(told.len() < ANSWERS.into(), "{} were room for all", told.len());
+        if by_errors {
+            assert!(unit.handle_errors().is_empty());
+        } else {
+            assert_eq!(unit.drain_page_requests(&mut |drained| panic!("{drained:?}")), 0);
+        }
+        fake.work(ANSWERS.into());
+        told.extend(fake.take_log());
+        let wanted: Vec<_> =
+            (0..ANSWERS).map(|group| Descriptor::response(0x108, Some(7), group, 0)).collect();
+        assert_eq!(told, wanted);
+    }
+}
+
+#[test]
+fn an_answer_for_which_there_will_never_be_room_is_not_kept() {
+    let (fake, unit, _domain, _switches) = sharing();
+    unit.hardware.queue.close();
+    unit.respond(&answer(1));
+    assert!(unit.hardware.unsent.is_empty());
+    assert_eq!(fake.take_log(), []);
 }
 
 #[test]

@@ -1,34 +1,49 @@
-//! Answers to devices for which the command queue had no room, kept until it has some: a device waits for each, and asks for nothing meanwhile.
+//! Responses for which a driver's queue had no room, kept until it has some: a device waits for each, and asks for nothing meanwhile.
 //!
-//! They are tried again when requests are next drained and when errors are handled, which is where a queue that stood still begins to work. There are no more of them
-//! than devices have requests under way; of devices that lie about that, no more than [`MOST`].
+//! A driver tries them again when requests are next drained and when errors are handled, which is where a queue that stood still begins to work. There are no more of
+//! them than devices have requests under way; of devices that lie about that, no more than [`MOST`].
 //!
-//! Not here: answers that hardware refused (`answers`, `errors`).
+//! Not here: responses that hardware refused (a driver's).
 
 use alloc::collections::VecDeque;
+use core::fmt;
 
-use portcullis_core::iopf::PageResponse;
-use portcullis_hal::{Lock, Platform};
+use lock_api::{Mutex, RawMutex};
+use portcullis_hal::lock_api;
+
+use super::PageResponse;
 
 /// How many are kept: as many as there are tags for stalls, or groups of a device that keeps them all open many times over.
 const MOST: usize = 1 << 16;
 
-/// Answers that are still to be sent, the oldest first.
-pub(crate) struct Unsent<P: Platform>(Lock<P, VecDeque<PageResponse>>);
+/// Responses that are still to be sent, the oldest first.
+pub struct Unsent<M>(Mutex<M, VecDeque<PageResponse>>);
 
-impl<P: Platform> Unsent<P> {
+impl<M> fmt::Debug for Unsent<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unsent").finish_non_exhaustive()
+    }
+}
+
+impl<M: RawMutex> Default for Unsent<M> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<M: RawMutex> Unsent<M> {
     /// None.
-    pub(crate) fn new() -> Self {
-        Self(Lock::<P, _>::new(VecDeque::new()))
+    pub const fn new() -> Self {
+        Self(Mutex::new(VecDeque::new()))
     }
 
     /// Whether none waits.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.0.lock().is_empty()
     }
 
     /// Keeps one. Answers whether there was a place for it.
-    pub(crate) fn keep(&self, response: &PageResponse) -> bool {
+    pub fn keep(&self, response: &PageResponse) -> bool {
         let mut kept = self.0.lock();
         let fits = kept.len() < MOST && kept.try_reserve(1).is_ok();
         if fits {
@@ -38,7 +53,7 @@ impl<P: Platform> Unsent<P> {
     }
 
     /// Sends those that are there now, until `send` says that there is no room.
-    pub(crate) fn send(&self, mut send: impl FnMut(&PageResponse) -> bool) {
+    pub fn send(&self, mut send: impl FnMut(&PageResponse) -> bool) {
         let count = self.0.lock().len();
         for _ in 0..count {
             let Some(response) = self.0.lock().pop_front() else { return };
@@ -55,11 +70,10 @@ impl<P: Platform> Unsent<P> {
 mod tests {
     use alloc::vec::Vec;
 
-    use portcullis_core::iopf::{GroupTag, ResponseCode};
     use portcullis_types::SourceId;
 
+    use super::super::{GroupTag, ResponseCode};
     use super::*;
-    use crate::testing::Fake;
 
     fn response(group: u16) -> PageResponse {
         PageResponse {
@@ -71,7 +85,7 @@ mod tests {
     }
 
     /// Those that are sent while there is room for so many.
-    fn sent(unsent: &Unsent<Fake>, room: usize) -> Vec<u16> {
+    fn sent(unsent: &Unsent<spin::Mutex<()>>, room: usize) -> Vec<u16> {
         let mut sent = Vec::new();
         unsent.send(|response| {
             let fits = sent.len() < room;
@@ -82,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn part_25_answers_that_find_no_room_keep_their_order_whenever_they_are_tried() {
+    fn responses_that_find_no_room_keep_their_order_whenever_they_are_tried() {
         let unsent = Unsent::new();
         assert!((1..=5).all(|group| unsent.keep(&response(group))));
         assert_eq!(sent(&unsent, 0), []);
@@ -93,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn part_25_no_more_answers_are_kept_than_devices_can_wait_for() {
+    fn no_more_responses_are_kept_than_devices_can_wait_for() {
         let unsent = Unsent::new();
         assert!((0..=u16::MAX).all(|group| unsent.keep(&response(group))));
         assert!(!unsent.keep(&response(0)));
