@@ -192,7 +192,7 @@ pub(crate) struct SimArguments {
     /// How many operations, over all lives [default: 1,000,000, or as many as the time allows].
     #[arg(long, value_name = "N")]
     pub(crate) steps: Option<u64>,
-    /// On which machines: any, smmuv3, sva, vfio, power8, smmuv2, x86.
+    /// On which machines: any, smmuv3, sva, vfio, power8, smmuv2, x86, x86-sva.
     #[arg(long, value_name = "NAME", default_value = "any")]
     pub(crate) machine: MachineKind,
     /// How long.

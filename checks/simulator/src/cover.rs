@@ -161,7 +161,7 @@ pub fn impossible(kind: MachineKind, op: OpKind, fault: FaultKind) -> Option<&'s
     let thaws = kind == MachineKind::Power8
         && matches!(op, OpKind::Dma | OpKind::Reset | OpKind::DeviceReset | OpKind::Region);
     // A VT-d unit sends messages of faults and of errors, and of nothing else.
-    if kind == MachineKind::X86 && fault == FaultKind::MessageLost {
+    if kind.is_pc() && fault == FaultKind::MessageLost {
         let tells = op.needs().refusals || op.has_turns() || op == OpKind::Step;
         return (!tells).then_some("no access is refused in it, and only faults and errors send messages");
     }

@@ -23,17 +23,30 @@ pub enum MachineKind {
     Smmuv2,
     /// One or two VT-d units, in legacy or scalable mode, the DMA API and users' domains.
     X86,
+    /// The same in scalable mode, and processes of x86-64 that share their memory with devices: ATS, page requests.
+    X86Sva,
     /// A POWER8 bridge, and users who make their windows themselves.
     Power8,
 }
 
 impl MachineKind {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Any, Self::Smmuv3, Self::Sva, Self::Vfio, Self::Power8, Self::Smmuv2, Self::X86];
+    pub const ALL: [Self; 8] =
+        [Self::Any, Self::Smmuv3, Self::Sva, Self::Vfio, Self::Power8, Self::Smmuv2, Self::X86, Self::X86Sva];
 
     /// Those that are drawn where any may be.
-    pub const DRAWN: [Self; 6] = [Self::Smmuv3, Self::Sva, Self::Vfio, Self::Power8, Self::Smmuv2, Self::X86];
+    pub const DRAWN: [Self; 7] =
+        [Self::Smmuv3, Self::Sva, Self::Vfio, Self::Power8, Self::Smmuv2, Self::X86, Self::X86Sva];
+
+    /// Whether its IOMMUs are VT-d units.
+    pub const fn is_pc(self) -> bool {
+        matches!(self, Self::X86 | Self::X86Sva)
+    }
+
+    /// Whether processes share their memory with devices.
+    pub const fn shares(self) -> bool {
+        matches!(self, Self::Sva | Self::X86Sva)
+    }
 
     /// Its name on the command line.
     pub const fn name(self) -> &'static str {
@@ -45,6 +58,7 @@ impl MachineKind {
             Self::Power8 => "power8",
             Self::Smmuv2 => "smmuv2",
             Self::X86 => "x86",
+            Self::X86Sva => "x86-sva",
         }
     }
 }

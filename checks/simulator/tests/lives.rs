@@ -52,7 +52,7 @@ fn fresh_lives_keep_every_promise() {
 
 #[test]
 fn threads_without_a_schedule_keep_every_promise() {
-    for machine in [MachineKind::Smmuv3, MachineKind::Sva] {
+    for machine in [MachineKind::Smmuv3, MachineKind::Sva, MachineKind::X86Sva] {
         let options = Options { machine, threads: 4, ..Options::new(FIRST, 12_000) };
         match run(&options) {
             Ok(summary) => told(&format!("four threads on {}", machine.name()), FIRST, &summary),
@@ -94,6 +94,27 @@ fn users_map_and_unmap_what_their_devices_reach() {
     ] {
         let summary = steps(0x40, machine, 10_000).unwrap_or_else(|objection| panic!("{objection}"));
         for &op in wanted {
+            assert!(summary.coverage.of(op).0 > 0, "{} never succeeds on {}", op.name(), machine.name());
+        }
+        assert!(summary.accesses > 100, "devices of {} reach memory", machine.name());
+    }
+}
+
+#[test]
+fn devices_behind_either_iommu_share_processes_memory() {
+    for machine in [MachineKind::Sva, MachineKind::X86Sva] {
+        let summary = steps(0x40, machine, STEPS).unwrap_or_else(|objection| panic!("{objection}"));
+        let shared = [
+            OpKind::Spawn,
+            OpKind::Enable,
+            OpKind::Bind,
+            OpKind::SharedDma,
+            OpKind::PageRequest,
+            OpKind::Exit,
+            OpKind::Unbind,
+            OpKind::Disable,
+        ];
+        for op in shared {
             assert!(summary.coverage.of(op).0 > 0, "{} never succeeds on {}", op.name(), machine.name());
         }
         assert!(summary.accesses > 100, "devices of {} reach memory", machine.name());

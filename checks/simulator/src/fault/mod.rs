@@ -132,10 +132,10 @@ impl FaultKind {
         let of_kernels = matches!(self, Self::ForgedTranslated | Self::DmaToFreed | Self::LyingFirmware);
         let of_queues = matches!(self, Self::CommandError | Self::LateSync | Self::MessageLost);
         if self == Self::ForgedInterrupt {
-            return kind == MachineKind::X86;
+            return kind.is_pc();
         }
         match kind {
-            MachineKind::Sva => true,
+            MachineKind::Sva | MachineKind::X86Sva => true,
             MachineKind::Any | MachineKind::Smmuv3 => !of_sharing,
             MachineKind::X86 => !of_sharing,
             MachineKind::Smmuv2 => {

@@ -518,9 +518,12 @@ fn a_descriptor_of_no_type_breaks_book_unless_it_was_falsified_on_its_way() {
     assert_eq!(objection(&world), Some(Promise::Book));
 }
 
+/// Machines whose devices share processes' memory.
+pub(super) const SHARING: [MachineKind; 2] = [MachineKind::Sva, MachineKind::X86Sva];
+
 /// A process is bound to the device, which has worked in its memory.
-pub(super) fn bound() -> Arc<World> {
-    let world = booted(spec(MachineKind::Sva));
+pub(super) fn bound(kind: MachineKind) -> Arc<World> {
+    let world = booted(spec(kind));
     assert_eq!(world.enable(0), Done::Succeeded);
     assert_eq!(world.spawn(0), Done::Succeeded);
     assert_eq!(world.bind(0, 0, 0), Done::Succeeded);
@@ -591,27 +594,33 @@ fn what_the_judge_of_processes_memory_says_is_objected_to_by_the_promise_it_name
 
 #[test]
 fn a_process_that_is_reached_and_bound_to_nobody_breaks_isolation() {
-    let world = bound();
-    world.judge_forgets(0);
-    assert_eq!(world.shared_dma(0, 0, 0, true, 0), Done::Succeeded);
-    world.look_after(OpKind::SharedDma);
-    assert_eq!(objection(&world), Some(Promise::Isolation));
+    for kind in SHARING {
+        let world = bound(kind);
+        world.judge_forgets(0);
+        assert_eq!(world.shared_dma(0, 0, 0, true, 0), Done::Succeeded);
+        world.look_after(OpKind::SharedDma);
+        assert_eq!(objection(&world), Some(Promise::Isolation));
+    }
 }
 
 #[test]
 fn an_audit_finds_a_descriptor_of_a_pasid_that_nobody_is_bound_to() {
-    let world = bound();
-    world.bond_is_lost(0);
-    world.audit();
-    assert_eq!(objection(&world), Some(Promise::Isolation));
+    for kind in SHARING {
+        let world = bound(kind);
+        world.bond_is_lost(0);
+        world.audit();
+        assert_eq!(objection(&world), Some(Promise::Isolation));
+    }
 }
 
 #[test]
 fn an_audit_finds_a_bond_without_a_descriptor() {
-    let world = bound();
-    world.unbind_behind(0);
-    world.audit();
-    assert_eq!(objection(&world), Some(Promise::Service));
+    for kind in SHARING {
+        let world = bound(kind);
+        world.unbind_behind(0);
+        world.audit();
+        assert_eq!(objection(&world), Some(Promise::Service));
+    }
 }
 
 #[test]
@@ -620,7 +629,7 @@ fn what_hardware_did_not_confirm_elsewhere_excuses_no_descriptor() {
         (World::bond_is_lost as fn(&World, u8), Promise::Isolation),
         (World::unbind_behind, Promise::Service),
     ] {
-        let world = bound();
+        let world = bound(MachineKind::Sva);
         world.hub.faults.fired(FaultKind::CommandError);
         breaks(&world, 0);
         world.audit();
@@ -631,7 +640,7 @@ fn what_hardware_did_not_confirm_elsewhere_excuses_no_descriptor() {
 #[test]
 fn a_pasid_of_a_process_that_has_exited_is_a_bonds_or_breaks_no_leak() {
     for lost in [false, true] {
-        let world = bound();
+        let world = bound(MachineKind::Sva);
         if lost {
             world.bond_is_lost(0);
         }
@@ -645,10 +654,12 @@ fn a_pasid_of_a_process_that_has_exited_is_a_bonds_or_breaks_no_leak() {
 
 #[test]
 fn a_pasid_that_is_still_in_use_when_a_life_is_over_breaks_no_leak() {
-    let world = bound();
-    world.bond_is_lost(0);
-    world.end_sharing();
-    assert_eq!(objection(&world), Some(Promise::NoLeak));
+    for kind in SHARING {
+        let world = bound(kind);
+        world.bond_is_lost(0);
+        world.end_sharing();
+        assert_eq!(objection(&world), Some(Promise::NoLeak));
+    }
 }
 
 /// A bit of a word that leads to the entries of several devices spoils these, and no other.

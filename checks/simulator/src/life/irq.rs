@@ -264,7 +264,7 @@ impl World {
 
     /// A device raises something in the middle of an operation, now and then. Answers whether it did.
     pub(super) fn raise_in_turn(&self, device: usize, bits: u64) -> bool {
-        if self.spec.kind != crate::options::MachineKind::X86 || bits >> 3 & 3 != 0 {
+        if !self.spec.kind.is_pc() || bits >> 3 & 3 != 0 {
             return false;
         }
         let byte = |place: u32| u8::try_from(bits >> place & 0xff).expect("a byte");

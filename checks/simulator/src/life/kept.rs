@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::broken::{booted, bound, objection, spec};
+use super::broken::{SHARING, booted, bound, objection, spec};
 use super::world::World;
 use super::{Done, buried};
 use crate::fault::FaultKind;
@@ -40,20 +40,22 @@ fn a_device_that_comes_while_its_group_is_elsewhere_has_firmwares_page_when_it_c
 }
 
 /// A process is bound to a device with an ATC, which has worked in its memory.
-fn bound_with_atc() -> Arc<World> {
-    let world = bound();
+fn bound_with_atc(kind: MachineKind) -> Arc<World> {
+    let world = bound(kind);
     assert_eq!(world.devices[0].engine.form, Form::Pcie);
     world
 }
 
 #[test]
 fn a_device_whose_atc_never_answers_at_the_end_is_given_up_and_leaves() {
-    ends_well(bound_with_atc(), Some(FaultKind::AtcNever));
+    for kind in SHARING {
+        ends_well(bound_with_atc(kind), Some(FaultKind::AtcNever));
+    }
 }
 
 #[test]
 fn a_bond_that_nobody_gives_back_keeps_its_device_however_silent_it_is() {
-    let world = bound_with_atc();
+    let world = bound_with_atc(MachineKind::Sva);
     world.hub.faults.arm(FaultKind::AtcNever, 1);
     assert_eq!(world.unbind(0), Done::Refused);
     world.bond_is_lost(0);
@@ -63,7 +65,7 @@ fn a_bond_that_nobody_gives_back_keeps_its_device_however_silent_it_is() {
 
 #[test]
 fn an_invalidation_that_is_not_answered_is_the_operations_that_had_it_sent_and_no_others() {
-    let world = bound_with_atc();
+    let world = bound_with_atc(MachineKind::Sva);
     let sent = world.sharing.as_ref().expect("they share").judge.invalidations();
     world.hub.faults.arm(FaultKind::AtcNever, 1);
     assert_eq!(world.unbind(0), Done::Refused);

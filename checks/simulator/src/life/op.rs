@@ -462,6 +462,7 @@ impl OpKind {
                 comes || self.is_on_users() && self != Self::UnmapAll
             }
             MachineKind::Sva => !self.is_of_users() && !of_remapping,
+            MachineKind::X86Sva => !self.is_of_users() && self != Self::Message,
             MachineKind::X86 => !of_sharing && !self.is_of_users() && self != Self::Message,
             MachineKind::Any | MachineKind::Smmuv3 | MachineKind::Smmuv2 => {
                 !of_sharing && !self.is_of_users() && !of_remapping

@@ -213,6 +213,7 @@ fn tables(kind: MachineKind) -> Vec<&'static [(u32, Draw)]> {
         MachineKind::Vfio => vec![&vfio::CALLS],
         MachineKind::Power8 => vec![&vfio::CALLS, &vfio::POWER],
         MachineKind::X86 => vec![&PLAIN, &REMAPPED],
+        MachineKind::X86Sva => vec![&PLAIN, &REMAPPED, &SHARED],
         MachineKind::Any | MachineKind::Smmuv3 | MachineKind::Smmuv2 => vec![&PLAIN],
     }
 }

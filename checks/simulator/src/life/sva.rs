@@ -149,7 +149,7 @@ impl Sharing {
 /// Where a process's table lies.
 fn table_of(memory: &dyn ProcessMemory) -> u64 {
     match memory.table() {
-        ProcessTable::Vmsa64 { root, .. } => root.get(),
+        ProcessTable::Vmsa64 { root, .. } | ProcessTable::X86 { root, .. } => root.get(),
         _ => 0,
     }
 }
@@ -371,7 +371,10 @@ impl World {
         let Some(sharing) = &self.sharing else { return };
         let device = &self.devices[index];
         let entry = self.hub.entry_of(device.spec.unit, device.engine.sources[0].0);
-        let found = entry.map(|entry| self.reading(|tables| tables.contexts(entry))).unwrap_or_default();
+        let (iron, place) = (&self.units[device.spec.unit].iron, self.place(device.spec.unit));
+        let found = entry
+            .map(|entry| self.reading(|tables| iron.contexts(&place, entry, tables)))
+            .unwrap_or_default();
         let bonds: Vec<BondState> =
             locked(&sharing.bonds).iter().flatten().filter(|bond| bond.device == index).cloned().collect();
         for &(pasid, table) in &found {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, RwLock};
 
 use model_bus::{Bus, BusError, BusOptions, Caches, Chance, Doorbell, Downstream, Translator};
-use model_cpu::{CpuFeatures, Cpus, TlbPolicy};
+use model_cpu::{CpuFeatures, Cpus, TlbPolicy, x86};
 use portcullis::core::device::{Device, DeviceInfo, DmaMask};
 use portcullis::core::dma::{Coherent, DmaHandle, Mapping, SgMapping};
 use portcullis::core::domain::{Domain, FlushMode};
@@ -27,7 +27,6 @@ use crate::hub::{Hub, locked};
 use crate::machine::{
     DeviceSpec, Driver, Engine, Fan, Form, Guest, Iron, Place, Pool, Root, SimPlatform, Spec, UnitSpec,
 };
-use crate::options::MachineKind;
 use crate::oracle::{Gate, Ledger, SpaceId, Token, Way};
 
 pub(super) type Unit = IommuUnit<SimPlatform>;
@@ -259,8 +258,12 @@ impl World {
         let taps = spec.units.iter().chain([&spare]).map(|unit| unit.parts.tap(unit.registers));
         let hub = Hub::new(bus.clone(), taps.collect(), lines);
         let platform = SimPlatform::new(hub.clone());
-        let shared = spec.kind == MachineKind::Sva;
-        let set = shared.then(|| {
+        let set = spec.kind.shares().then(|| {
+            if spec.kind.is_pc() {
+                let cpus =
+                    x86::Cpus::new(bus.clone(), &[x86::CpuFeatures::COMMON; 2], TlbPolicy::seeded(seed));
+                return CpuSet::new(cpus, spec.granule);
+            }
             let cpus = Cpus::new(bus.clone(), &[CpuFeatures::COMMON; 2], TlbPolicy::seeded(seed));
             CpuSet::new(cpus, spec.granule)
         });

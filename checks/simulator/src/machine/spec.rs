@@ -124,6 +124,7 @@ impl Spec {
                 match seed & 7 {
                     1 => MachineKind::Smmuv2,
                     3 => MachineKind::Vfio,
+                    5 if seed >> 3 & 1 == 1 => MachineKind::X86Sva,
                     5 => MachineKind::X86,
                     7 => MachineKind::Power8,
                     _ => drawn,
@@ -131,9 +132,9 @@ impl Spec {
             }
             kind => kind,
         };
-        let shared = kind == MachineKind::Sva;
+        let shared = kind.shares();
         let users = matches!(kind, MachineKind::Vfio | MachineKind::Power8);
-        let granule = if shared || users || kind == MachineKind::X86 {
+        let granule = if shared || users || kind.is_pc() {
             SizeLg2::KIB_4
         } else {
             draw.of(&[SizeLg2::KIB_4, SizeLg2::KIB_4, SizeLg2::KIB_4, SizeLg2::KIB_16, SizeLg2::KIB_64])
@@ -143,12 +144,12 @@ impl Spec {
         let coherent = shared || users || !draw.once_in(4);
         let frame = (kind == MachineKind::Smmuv2).then(|| Frame::draw(&draw));
         let parts = |index| match frame {
-            None if kind == MachineKind::X86 => iron::vtd(&draw, index, coherent),
+            None if kind.is_pc() => iron::vtd(&draw, index, coherent, shared),
             Some(frame) => iron::smmuv2(&draw, index, granule, coherent, frame),
             None => iron::smmuv3(&draw, index, granule, coherent, shared),
         };
         let units: Vec<_> = (0..unit_count).map(|index| UnitSpec::new(index, parts(index))).collect();
-        let (mut devices, groups) = devices(&draw, unit_count, shared);
+        let (mut devices, groups) = devices(&draw, unit_count, kind);
         if !users && units.iter().all(|unit| unit.parts.spreads()) {
             devices
                 .iter_mut()
@@ -169,7 +170,7 @@ fn spread(source: u32) -> u32 {
     }
 }
 
-fn devices(draw: &Draw, unit_count: usize, shared: bool) -> (Vec<DeviceSpec>, Vec<(usize, bool)>) {
+fn devices(draw: &Draw, unit_count: usize, kind: MachineKind) -> (Vec<DeviceSpec>, Vec<(usize, bool)>) {
     let count = 1 + draw.0.below(MOST_DEVICES);
     let (mut devices, mut groups): (Vec<DeviceSpec>, Vec<(usize, bool)>) = (Vec::new(), Vec::new());
     for index in 0..count {
@@ -179,8 +180,10 @@ fn devices(draw: &Draw, unit_count: usize, shared: bool) -> (Vec<DeviceSpec>, Ve
         }
         let group = groups.len() - 1;
         let first = 8 * (u32::try_from(index).expect("few devices") + 1);
-        let forms = [Form::Pcie, Form::Pcie, Form::Stalling, Form::Plain];
-        let form = if shared { draw.of(&forms) } else { Form::Plain };
+        // A VT-d unit holds no access back.
+        let other = if kind.is_pc() { Form::Pcie } else { Form::Stalling };
+        let forms = [Form::Pcie, Form::Pcie, other, Form::Plain];
+        let form = if kind.shares() { draw.of(&forms) } else { Form::Plain };
         let two = form != Form::Pcie && draw.once_in(3);
         let sources = if two { vec![first, first + 1] } else { vec![first] };
         let reserved = draw.once_in(3).then(|| {

@@ -82,6 +82,10 @@ pub(crate) trait Iron: Send + Sync {
     fn inner_bits(&self, at: &Place<'_>, source: SourceId, tables: &Tables<'_>) -> (Vec<Bit>, bool) {
         (self.entry_bits(at, source, tables), true)
     }
+    /// The PASIDs of an entry, but that of requests without one, that mean something: each with where its table is, unless it is closed.
+    fn contexts(&self, _at: &Place<'_>, _entry: Pa, _tables: &Tables<'_>) -> Vec<(u32, Option<u64>)> {
+        Vec::new()
+    }
     /// What software did against the book since the last call.
     fn take_unpredictable(&self) -> Vec<Unpredictable>;
     /// Whether something on that list may be there although no driver is wrong: `tap` has done it, or (`doubted`) hardware has ever not confirmed something.
@@ -213,8 +217,8 @@ pub(super) fn smmuv2(
 }
 
 /// A VT-d unit.
-pub(super) fn vtd(draw: &Draw, index: usize, coherent: bool) -> Arc<dyn Parts> {
-    Arc::new(vtd::draw(draw, index, coherent))
+pub(super) fn vtd(draw: &Draw, index: usize, coherent: bool, shared: bool) -> Arc<dyn Parts> {
+    Arc::new(vtd::draw(draw, index, coherent, shared))
 }
 
 /// A window of registers.

@@ -6,7 +6,7 @@ use model_bus::{Fabric, Request, Unpredictable};
 use model_smmuv3::{Config as ModelConfig, Outlook, Policy, Smmu as Model, StallModel};
 use portcullis::core::iommu::SyncError;
 use portcullis::smmuv3::{Completion, Config as DriverConfig, Smmu, Stage, TableShape};
-use portcullis::types::{SizeLg2, SourceId};
+use portcullis::types::{Pa, SizeLg2, SourceId};
 use portcullis_lab::trace;
 
 use super::{Bit, Driver, FAR, Iron, Parts, Place, Probe, Sight, bits_of};
@@ -159,6 +159,10 @@ impl Iron for Hardware {
             Some(cd) => (of_context(cd), false),
             None => (self.entry_bits(at, source, tables), true),
         }
+    }
+
+    fn contexts(&self, _: &Place<'_>, entry: Pa, tables: &Tables<'_>) -> Vec<(u32, Option<u64>)> {
+        tables.contexts(entry)
     }
 
     fn take_unpredictable(&self) -> Vec<Unpredictable> {

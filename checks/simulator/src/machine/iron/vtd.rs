@@ -37,15 +37,22 @@ pub(super) struct Unit {
     driver: DriverConfig,
 }
 
-/// Draws one.
-pub(super) fn draw(draw: &Draw, index: usize, coherent: bool) -> Unit {
+/// Draws one. `shared`: processes share their memory with devices.
+pub(super) fn draw(draw: &Draw, index: usize, coherent: bool, shared: bool) -> Unit {
     let mut model = draw.of(&[ModelConfig::default(), ModelConfig::legacy()]);
+    if shared {
+        model = ModelConfig::default();
+    }
     model.policy = draw.of(&[Policy::stale(), Policy::stale(), Policy::eager(), Policy::hostile()]);
     model.coherent = coherent;
     if let Some(mode) = &mut model.scalable {
         let full = Scalable { coherent_walks: coherent, ..Scalable::full() };
         let second = Scalable { first_stage: false, rid_pasid: false, pasid_bits: None, ..full };
-        *mode = draw.of(&[full, full, second]);
+        *mode = if shared {
+            draw.of(&[full, Scalable { second_stage: false, ..full }])
+        } else {
+            draw.of(&[full, full, second])
+        };
     }
     model.caching_mode = draw.once_in(3);
     model.write_buffers = draw.once_in(3);
@@ -66,7 +73,7 @@ pub(super) fn draw(draw: &Draw, index: usize, coherent: bool) -> Unit {
     model.index_mask = draw.of(&[15, 3, 0]);
     let mut driver = DriverConfig::new(format!("dmar{index}"));
     driver.host_address_bits = model.host_bits;
-    driver.mode = draw.of(&[Mode::Auto, Mode::Auto, Mode::Legacy]);
+    driver.mode = if shared { Mode::Auto } else { draw.of(&[Mode::Auto, Mode::Auto, Mode::Legacy]) };
     driver.page_selective = !draw.once_in(4);
     driver.queue_lg2 = draw.of(&[7, 8]);
     driver.input_bits = draw.of(&[None, Some(39), Some(48)]);
@@ -211,6 +218,10 @@ impl Iron for Hardware {
         }
     }
 
+    fn contexts(&self, at: &Place<'_>, entry: Pa, tables: &Tables<'_>) -> Vec<(u32, Option<u64>)> {
+        if self.is_scalable(at) { tables.pasids(entry.get()) } else { Vec::new() }
+    }
+
     fn take_unpredictable(&self) -> Vec<Unpredictable> {
         self.0.take_unpredictable()
     }
@@ -224,6 +235,10 @@ impl Iron for Hardware {
 
     fn events_lost(&self) -> u64 {
         self.0.counters().faults_lost
+    }
+
+    fn page_requests_lost(&self) -> u64 {
+        self.0.counters().page_requests_lost
     }
 
     fn bell(&self) -> Option<Arc<dyn Doorbell>> {

@@ -73,6 +73,32 @@ impl Tables<'_> {
         Ok((directory & 1 == 1).then(|| (directory & POINTER) + 64 * (pasid & 0x3f)))
     }
 
+    /// The PASIDs of a context entry, but that of requests without one, whose entries are not empty: each with where its first stage's table is, unless it is not present.
+    pub(crate) fn pasids(&self, context: u64) -> Vec<(u32, Option<u64>)> {
+        let (low, high) = (self.word(context), self.word(context + 8));
+        if low & 1 == 0 {
+            return Vec::new();
+        }
+        // PDTS, bits 11:9; RID_PASID, bits 83:64.
+        let (tables, own) = (1u32 << ((low >> 9 & 7) + 7), high & 0xf_ffff);
+        let mut found = Vec::new();
+        for index in 0..tables {
+            let directory = self.word((low & POINTER) + 8 * u64::from(index));
+            if directory & 1 == 0 {
+                continue;
+            }
+            for within in 0..64 {
+                let entry = (directory & POINTER) + 64 * u64::from(within);
+                let (pasid, word) = (index << 6 | within, self.word(entry));
+                if word != 0 && u64::from(pasid) != own {
+                    // P, bit 0; FSPTPTR from bit 140.
+                    found.push((pasid, (word & 1 == 1).then(|| self.word(entry + 16) & POINTER)));
+                }
+            }
+        }
+        found
+    }
+
     fn pasid_way(&self, entry: u64) -> Way {
         let (word, first) = (self.word(entry), self.word(entry + 16));
         // P, bit 0; PGTT, bits 8:6; AW, bits 4:2; FSPM, bits 131:130; FSPTPTR from bit 140.
