@@ -427,3 +427,32 @@ fn whole_words_of_streams_and_banks_are_as_worked_out_from_the_book() {
     assert_eq!((syndrome.wnr(), syndrome.pnu(), syndrome.nested()), (true, false, false));
     assert_eq!(global::FaultStream::from_bits(0x0000_0123).stream_id(), 0x123);
 }
+
+#[test]
+fn kinds_of_streams_and_banks_have_the_numbers_of_the_book() {
+    // 9.6.23, TYPE: a bank, bypass, fault. 10.2.1, TYPE: stage 2; stage 1 and stage 2 bypassed, or faulting; both.
+    assert_eq!([global::S2CR_TRANSLATE, global::S2CR_BYPASS, global::S2CR_FAULT], [0, 1, 2]);
+    let kinds =
+        [global::CBAR_STAGE2, global::CBAR_STAGE1_BYPASS, global::CBAR_STAGE1_FAULT, global::CBAR_NESTED];
+    assert_eq!(kinds, [0, 1, 2, 3]);
+    // Tables 9-1 and 10-1: SMMU_SMR127 at 9fch, SMMU_S2CR127 at dfch, SMMU_CBAR127 at 1fch, SMMU_CBFRSYNRA127 at 5fch.
+    let (group, bank) = (global::MOST_GROUPS - 1, global::MOST_BANKS - 1);
+    assert_eq!([global::smr(group), global::s2cr(group)], [0x9fc, 0xdfc]);
+    assert_eq!([global::cbar(bank), global::cbfrsynra(bank)], [0x1fc, 0x5fc]);
+}
+
+#[test]
+fn fields_of_banks_take_the_values_of_the_book() {
+    // Tables 16-6 and 16-7: SH outer 2, inner 3; RGN not cacheable 0, write-back with write-allocate 1. 16.5.39, SEP: as the bus is, 7.
+    assert_eq!([bank::SHARE_OUTER, bank::SHARE_INNER], [2, 3]);
+    assert_eq!([bank::WALK_NON_CACHEABLE, bank::WALK_WRITE_BACK, bank::SEP_UPSTREAM], [0, 1, 7]);
+    // 16.5.28, TnR: 0 retries, 1 terminates. 10.2.1, BPSHCFG: non-shareable 3.
+    assert_eq!([bank::RESUME_RETRY, bank::RESUME_TERMINATE], [0, 1]);
+    assert_eq!(global::BPSHCFG_NON_SHAREABLE, 3);
+    // 16.5.32 and 17.3.4: a page of ASID fffeh at the top of 56 bits; page 8_7654_3210h of 48.
+    assert_eq!(
+        bank::TlbiVa::new().with_page(0xfff_ffff_ffff).with_asid(0xfffe).into_bits(),
+        0xfffe_0fff_ffff_ffff
+    );
+    assert_eq!(bank::TlbiIpa::new().with_page(0x8_7654_3210).into_bits(), 0x8_7654_3210);
+}

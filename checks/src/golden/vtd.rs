@@ -15,11 +15,12 @@ pub use descriptors::{
     PAGE_REQ, PC_INV, REASONS,
 };
 pub use entries::{
-    CONTEXT, FS_LEAF, IRTE, IRTE_POSTED, PASID_DIRECTORY, PASID_TABLE, ROOT, SCALABLE_CONTEXT, SCALABLE_ROOT,
-    SS_LEAF,
+    CONTEXT, FS_LEAF, IRTE, IRTE_POSTED, PASID_DIRECTORY, PASID_TABLE, REMAPPABLE, ROOT, SCALABLE_CONTEXT,
+    SCALABLE_ROOT, SS_LEAF,
 };
 pub use registers::{
-    CAP, CCMD, ECAP, FSTS, GCMD, GSTS, IOTLB, IQA, IQERCD, IRTA, IVA, OFFSETS, PQA, PRS, RTADDR,
+    CAP, CCMD, ECAP, EVENT_ADDRESS, EVENT_CONTROL, EVENT_DATA, FSTS, GCMD, GSTS, ICS, IOTLB, IQA, IQERCD,
+    IQH, IQT, IRTA, IVA, OFFSETS, PMEN, PQA, PQH, PQT, PRS, RTADDR, VER,
 };
 
 use super::Table;
@@ -42,9 +43,13 @@ pub const TABLES: &[Table] = &[
     CCMD,
     IOTLB,
     IVA,
+    IQH,
+    IQT,
     IQA,
     IQERCD,
     IRTA,
+    PQH,
+    PQT,
     PQA,
 ];
 
@@ -52,5 +57,5 @@ pub const TABLES: &[Table] = &[
 pub const DESCRIPTORS: &[Table] =
     &[CC_INV, PC_INV, IOTLB_INV, P_IOTLB_INV, DEV_TLB_INV, P_DEV_TLB_INV, IEC_INV, INV_WAIT, PAGE_GRP_RESP];
 
-/// All registers of 32 bits.
-pub const NARROW_REGISTERS: &[Table] = &[GCMD, GSTS, FSTS, PRS];
+/// All registers of 32 bits but those of events, and the address of an interrupt request.
+pub const NARROW_REGISTERS: &[Table] = &[VER, GCMD, GSTS, FSTS, PMEN, ICS, PRS, REMAPPABLE];

@@ -102,8 +102,8 @@ pub struct InterruptConfig {
 pub struct Msi {
     /// The address, a multiple of 4.
     pub address: u64,
-    /// What is written for a fault, and for an error of the invalidation queue.
+    /// What is written for a fault, and for an error of the invalidation queue: 16 bits.
     pub fault_data: u32,
-    /// What is written for page requests.
+    /// What is written for page requests: 16 bits.
     pub page_request_data: u32,
 }

@@ -131,14 +131,14 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
     pub(crate) fn start_events(&self) {
         let Some(Msi { address, fault_data, page_request_data }) = self.config.msi else { return };
         #[expect(clippy::cast_possible_truncation, reason = "the two halves of an address")]
-        let (low, high) = (address as u32, (address >> 32) as u32);
+        let (low, high) = (EventAddress::from_bits(address as u32), (address >> 32) as u32);
         let events = [
             (true, [FEDATA, FEADDR, FEUADDR, FECTL], fault_data),
             (self.page_requests.is_some(), [PEDATA, PEADDR, PEUADDR, PECTL], page_request_data),
         ];
         for (_, [data_at, low_at, high_at, control], data) in events.into_iter().filter(|it| it.0) {
-            self.registers.write32(data_at, data);
-            self.registers.write32(low_at, low);
+            self.registers.write32(data_at, EventData::from_bits(data).into_bits());
+            self.registers.write32(low_at, low.into_bits());
             self.registers.write32(high_at, high);
             self.registers.write32(control, EventControl::new().into_bits());
         }

@@ -153,6 +153,20 @@ pub const IRTE_POSTED: Table = table(
     &[0x0000_003f_ff00_30fc, 0x0000_0000_fff0_0000],
 );
 
+/// The address of an interrupt request in remappable format, 32 bits. Bits 1:0 are no field, and ignored.
+pub const REMAPPABLE: Table = table(
+    "remappable interrupt request",
+    "5.1.2.2 Interrupt Requests in Remappable Format",
+    &[
+        f("Handle[15]", 2, 2, 0x0000_0004),
+        f("SHV", 3, 3, 0x0000_0008),
+        f("Interrupt Format", 4, 4, 0x0000_0010),
+        f("Handle[14:0]", 19, 5, 0x000f_ffe0),
+        f("Interrupt Identifier", 31, 20, 0xfff0_0000),
+    ],
+    &[0x0000_0003],
+);
+
 /// First-stage leaf, apart from the address.
 ///
 /// Spec: VT-d 5.10, 9.7 "First-Stage Paging Entries", Tables 36, 38 and 40.

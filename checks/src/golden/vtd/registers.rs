@@ -1,6 +1,6 @@
 //! Registers, and where they are.
 
-use super::super::{Table, f, table};
+use super::super::{Field, Table, f, table};
 
 /// Offset and size in bytes of each register that is used, by the book's abbreviation.
 ///
@@ -42,6 +42,14 @@ pub const OFFSETS: &[(&str, usize)] = &[
     ("PEADDR_REG", 0x0e8),
     ("PEUADDR_REG", 0x0ec),
 ];
+
+/// Version register, 32 bits.
+pub const VER: Table = table(
+    "VER_REG",
+    "11.4.1 Version Register",
+    &[f("MIN", 3, 0, 0x0000_000f), f("MAX", 7, 4, 0x0000_00f0)],
+    &[0xffff_ff00],
+);
 
 /// Capability register.
 pub const CAP: Table = table(
@@ -222,6 +230,57 @@ pub const FSTS: Table = table(
     &[0xffff_008c],
 );
 
+/// Event control register, 32 bits: of faults, of invalidations, of page requests.
+pub const EVENT_CONTROL: &[Table] = &[
+    table("FECTL_REG", "11.4.7.2 Fault Event Control Register", CONTROL, &[0x3fff_ffff]),
+    table("IECTL_REG", "11.4.9.5 Invalidation Event Control Register", CONTROL, &[0x3fff_ffff]),
+    table("PECTL_REG", "11.4.11.5 Page Request Event Control Register", CONTROL, &[0x3fff_ffff]),
+];
+
+/// Event data register, 32 bits.
+pub const EVENT_DATA: &[Table] = &[
+    table("FEDATA_REG", "11.4.7.3 Fault Event Data Register", DATA, &[0xffff_0000]),
+    table("IEDATA_REG", "11.4.9.6 Invalidation Event Data Register", DATA, &[0xffff_0000]),
+    table("PEDATA_REG", "11.4.11.6 Page Request Event Data Register", DATA, &[0xffff_0000]),
+];
+
+/// Event address register, 32 bits. The upper address register is MUA from end to end.
+pub const EVENT_ADDRESS: &[Table] = &[
+    table("FEADDR_REG", "11.4.7.4 Fault Event Address Register", ADDRESS, &[0x0000_0003]),
+    table("IEADDR_REG", "11.4.9.7 Invalidation Event Address Register", ADDRESS, &[0x0000_0003]),
+    table("PEADDR_REG", "11.4.11.7 Page Request Event Address Register", ADDRESS, &[0x0000_0003]),
+];
+
+const CONTROL: &[Field] = &[f("IP", 30, 30, 0x4000_0000), f("IM", 31, 31, 0x8000_0000)];
+const DATA: &[Field] = &[f("IMD", 15, 0, 0x0000_ffff)];
+const ADDRESS: &[Field] = &[f("MA", 31, 2, 0xffff_fffc)];
+
+/// Protected memory enable register, 32 bits.
+///
+/// The base and limit registers have one field each, from bit N + 1 up; N is the hardware's.
+pub const PMEN: Table = table(
+    "PMEN_REG",
+    "11.4.8.1 Protected Memory Enable Register",
+    &[f("PRS", 0, 0, 0x0000_0001), f("EPM", 31, 31, 0x8000_0000)],
+    &[0x7fff_fffe],
+);
+
+/// Invalidation queue head register.
+pub const IQH: Table = table(
+    "IQH_REG",
+    "11.4.9.1 Invalidation Queue Head Register",
+    &[f("QH", 18, 4, 0x0000_0000_0007_fff0)],
+    &[0xffff_ffff_fff8_000f],
+);
+
+/// Invalidation queue tail register.
+pub const IQT: Table = table(
+    "IQT_REG",
+    "11.4.9.2 Invalidation Queue Tail Register",
+    &[f("QT", 18, 4, 0x0000_0000_0007_fff0)],
+    &[0xffff_ffff_fff8_000f],
+);
+
 /// Invalidation queue address register.
 pub const IQA: Table = table(
     "IQA_REG",
@@ -232,6 +291,14 @@ pub const IQA: Table = table(
         f("IQA", 63, 12, 0xffff_ffff_ffff_f000),
     ],
     &[0x0000_0000_0000_07f8],
+);
+
+/// Invalidation completion status register, 32 bits.
+pub const ICS: Table = table(
+    "ICS_REG",
+    "11.4.9.4 Invalidation Completion Status Register",
+    &[f("IWC", 0, 0, 0x0000_0001)],
+    &[0xffff_fffe],
 );
 
 /// Invalidation queue error record register.
@@ -256,6 +323,22 @@ pub const IRTA: Table = table(
         f("IRTA", 63, 12, 0xffff_ffff_ffff_f000),
     ],
     &[0x0000_0000_0000_07f0],
+);
+
+/// Page request queue head register.
+pub const PQH: Table = table(
+    "PQH_REG",
+    "11.4.11.1 Page Request Queue Head Register",
+    &[f("PQH", 18, 5, 0x0000_0000_0007_ffe0)],
+    &[0xffff_ffff_fff8_001f],
+);
+
+/// Page request queue tail register.
+pub const PQT: Table = table(
+    "PQT_REG",
+    "11.4.11.2 Page Request Queue Tail Register",
+    &[f("PQT", 18, 5, 0x0000_0000_0007_ffe0)],
+    &[0xffff_ffff_fff8_001f],
 );
 
 /// Page request queue address register.

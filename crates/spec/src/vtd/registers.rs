@@ -276,6 +276,31 @@ pub struct EventControl {
     pub im: bool,
 }
 
+/// FEDATA_REG, IEDATA_REG and PEDATA_REG.
+///
+/// Spec: VT-d 5.10, 11.4.7.3 "Fault Event Data Register", 11.4.9.6 "Invalidation Event Data Register", 11.4.11.6 "Page Request Event Data Register".
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub struct EventData {
+    /// IMD: the message's data.
+    pub imd: u16,
+    __: u16,
+}
+
+/// FEADDR_REG, IEADDR_REG and PEADDR_REG. The upper half of the address has a register of its own, all of which is address.
+///
+/// Spec: VT-d 5.10, 11.4.7.4 "Fault Event Address Register", 11.4.9.7 "Invalidation Event Address Register", 11.4.11.7 "Page Request Event Address
+/// Register".
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub struct EventAddress {
+    #[bits(2)]
+    __: u8,
+    /// MA: bits 31:2 of the message's address.
+    #[bits(30)]
+    pub ma: u32,
+}
+
 /// PMEN_REG.
 ///
 /// Spec: VT-d 5.10, 11.4.8.1 "Protected Memory Enable Register".
