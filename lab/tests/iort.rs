@@ -274,3 +274,26 @@ fn a_table_that_cannot_be_read_leaves_no_device_in_use() {
     assert!(system.firmware.acpi_faults.len() > system.endpoints().count(), "each is named");
     system.shut_down().unwrap();
 }
+
+#[test]
+fn a_function_has_no_more_bits_of_pasid_than_its_root_complex_passes_on() {
+    const TOLD: [u8; 12] = [7, 0, 0, 0, 0, 0, 0, 0, 64, 20, 0, 0];
+    let spec = builtin::find("arm+acpi").unwrap();
+    for (passed_on, wanted) in [(20, 16), (8, 8), (0, 0)] {
+        let machine = Machine::build(spec.clone(), DiskContent::Blank, 1, &trace::shared(None)).unwrap();
+        let mut tables = tables(&spec);
+        // The root complex: ATS, PRI and PASID, segment 0, and how many bits there are of an address and of a PASID.
+        let start = tables.windows(4).position(|word| word == b"IORT").unwrap();
+        let at = start + tables[start..].windows(TOLD.len()).position(|bytes| bytes == TOLD).unwrap();
+        tables[at + 9] = passed_on;
+        tables[start + 9] = tables[start + 9].wrapping_add(20).wrapping_sub(passed_on);
+        let system = System::boot(BootRequest::new(&machine, &tables, trace::shared(None))).unwrap();
+        assert_eq!(system.firmware.acpi_faults, []);
+        let (host, endpoint) =
+            system.endpoints().find(|(_, endpoint)| endpoint.name == "0000:00:03.0").unwrap();
+        let services = system.services(host, endpoint);
+        assert_eq!(services.sva_facts().pasid_bits, 16, "the function's own");
+        assert_eq!(system.function_facts(host, &services).pasid_bits, wanted);
+        system.shut_down().unwrap();
+    }
+}

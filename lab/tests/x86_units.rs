@@ -2,6 +2,9 @@
 //!
 //! What a device does here it does by its own way up, through the bridges above it and the unit that hardware has there, and not as whom it would like.
 
+mod screen;
+
+use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
 use model_bus::Translator;
@@ -18,6 +21,8 @@ use portcullis_lab::machine::{DiskContent, Machine, MachineSpec, acpi, builtin};
 use portcullis_lab::platform::LabPlatform;
 use portcullis_lab::workload::{dma, sva, vfio};
 use portcullis_lab::{DeviceKind, RunError, trace};
+
+use self::screen::{Firmware, Use};
 
 /// Every disk of the machine, in the order of its models, and the index of its unit.
 const DISKS: [(&str, usize); 7] = [
@@ -365,4 +370,76 @@ fn what_no_unit_covers_stays_shut_though_hardware_would_let_it_through() {
     host.topology.enable_bus_master(&*host.config, endpoint.function);
     assert!(reads(&bench.machine.disks[1], Iova::new(0x10_0000)));
     bench.finish();
+}
+
+/// The area with something in its DMAR in the place of something of the same length, the first that there is.
+fn with_dmar(mut area: Vec<u8>, old: &[u8], new: &[u8]) -> Vec<u8> {
+    assert_eq!(old.len(), new.len());
+    let start = area.windows(4).position(|word| word == b"DMAR").unwrap();
+    let at = area[start..].windows(old.len()).position(|bytes| bytes == old).expect("it is there");
+    area[start + at..][..new.len()].copy_from_slice(new);
+    let sum = |bytes: &[u8]| bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+    area[start + 9] = area[start + 9].wrapping_add(sum(old)).wrapping_sub(sum(new));
+    area
+}
+
+/// Scope entries: the function in slot 1 of the root bus, and device 0 of the name space as f8:1f.0.
+const SLOT_1: [u8; 8] = [1, 8, 0, 0, 0, 0, 1, 0];
+const NAMED: [u8; 8] = [5, 8, 0, 0, 0, 0xf8, 0x1f, 0];
+
+#[test]
+fn memory_that_firmware_keeps_for_a_device_of_the_name_space_is_reached_by_it_at_every_step() {
+    const ID: SourceId = SourceId(0xf8f8);
+    const KEPT: [u64; 2] = [0x3fff_0000, 0x3fff_ffff];
+    let spec = spec();
+    let tables = acpi::emit(&spec, spec.pc.as_ref().unwrap()).unwrap();
+    // What is kept for the disk in slot 1 is kept for the device: an RMRR's ends, then its scope.
+    let ends = KEPT.map(u64::to_le_bytes).concat();
+    let tables = with_dmar(tables, &[&ends[..], &SLOT_1].concat(), &[&ends[..], &NAMED].concat());
+    let machine = Machine::build(spec, DiskContent::Blank, 1, &trace::shared(None)).unwrap();
+    let using = Use { disk: ID, kept: KEPT, others: [None, Some(ID)], nobodys: 0x2000_0000 };
+    let firmware = Firmware::new(machine.vtds[2].clone(), using);
+    let request = BootRequest::new(&machine, &tables, trace::shared(None));
+    let system = System::boot(BootRequest { tamper: Some(firmware.clone()), ..request }).unwrap();
+    assert_eq!(system.firmware.acpi_faults, []);
+    // Another unit is up before this one is touched. An entry that leads elsewhere is not present for a moment, once.
+    let [before, after] = firmware.met();
+    assert_eq!((before.refused.load(Relaxed), after.refused.load(Relaxed) <= 1), (0, true), "{after:?}");
+    assert!(after.closed.load(Relaxed) > 0, "it is up: {after:?}");
+    let [fixed] = &system.fixed[..] else { panic!("{:?}", system.fixed) };
+    let Standing::Behind { device, .. } = &fixed.standing else { panic!("{:?}", fixed.standing) };
+    let kept: Vec<_> = device.reserved_regions();
+    let mut direct = kept.iter().filter(|region| region.kind == ReservedKind::Direct);
+    assert!(direct.any(|region| region.range.first().get() == KEPT[0]), "{kept:?}");
+    system.shut_down().unwrap();
+}
+
+#[test]
+fn a_device_of_the_name_space_that_two_units_name_is_not_used() {
+    let spec = spec();
+    let tables = acpi::emit(&spec, spec.pc.as_ref().unwrap()).unwrap();
+    // The first unit names it in the place of the disk in slot 1, and the third does as before.
+    let tables = with_dmar(tables, &SLOT_1, &NAMED);
+    let machine = Machine::build(spec, DiskContent::Blank, 1, &trace::shared(None)).unwrap();
+    let system = System::boot(BootRequest::new(&machine, &tables, trace::shared(None))).unwrap();
+    let [fixed] = &system.fixed[..] else { panic!("{:?}", system.fixed) };
+    assert!(matches!(fixed.standing, Standing::Uncovered(_)), "{:?}", fixed.standing);
+    system.shut_down().unwrap();
+}
+
+#[test]
+fn a_function_that_is_let_go_masters_its_bus_no_more() {
+    let bench = Bench::new(spec());
+    let Bench { machine, mut system } = bench;
+    for (name, _) in DISKS {
+        let (host, endpoint) = system.endpoints().find(|(_, endpoint)| endpoint.name == name).unwrap();
+        host.topology.enable_bus_master(&*host.config, endpoint.function);
+    }
+    let asks = |disk: &Nvme| disk.requester().unwrap().read(None, Iova::new(0x10_0000), &mut [0]);
+    assert!(machine.disks.iter().all(|disk| asks(disk) != Err(RequestError::NotMaster)));
+    system.detach().unwrap();
+    for (disk, (name, _)) in machine.disks.iter().zip(DISKS) {
+        assert_eq!(asks(disk), Err(RequestError::NotMaster), "{name}");
+    }
+    system.shut_down().unwrap();
 }

@@ -213,3 +213,30 @@ fn remapped(
     table.set(&block, 0, &interrupt).map_err(|error| format!("its interrupt was not set: {error:?}"))?;
     Ok((table.message(&block, 0), block))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::{DiskContent, Machine, builtin};
+    use crate::trace;
+
+    #[test]
+    fn what_a_unit_says_of_itself_is_counted_as_no_devices_message() {
+        const COUNTERS: Pa = Pa::new(0x20_0000);
+        let spec = builtin::find("x86").unwrap();
+        let machine = Machine::build(spec, DiskContent::Blank, 1, &trace::shared(None)).unwrap();
+        let platform = Arc::new(LabPlatform::new(machine.bus.clone(), trace::shared(None), None));
+        let vectors = Vectors::new(FirstCpu::Counting(Counting::new(platform.clone(), COUNTERS)));
+        let arrives = |vector: u32| {
+            let at = Pa::new(COUNTERS.get() + 4 * u64::from(vector));
+            platform.write(at, &1u32.to_le_bytes());
+        };
+        let (_, disks) = vectors.map(8, 0, 40).unwrap();
+        let (_, units) = vectors.map(UNITS, 0, 41).unwrap();
+        arrives(units);
+        assert_eq!((vectors.take_pending(), vectors.taken()), (Some(41), 0));
+        arrives(disks);
+        assert_eq!((vectors.take_pending(), vectors.taken()), (Some(40), 1));
+        assert_eq!(vectors.take_pending(), None);
+    }
+}
