@@ -196,6 +196,25 @@ pub trait HwDomain<P: Platform>: Any + Send + Sync {
     /// and hardware may remember them: core makes it forget the range before the addresses are reused.
     fn map(&self, iova: Iova, pa: Pa, len_bytes: u64, prot: Prot) -> Result<(), MapError>;
 
+    /// As [`map`](Self::map), for one of several pieces: hardware need not see it before [`show`](Self::show) of a range that covers it.
+    ///
+    /// # Errors
+    ///
+    /// As of [`map`](Self::map).
+    fn map_piece(&self, iova: Iova, pa: Pa, len_bytes: u64, prot: Prot) -> Result<(), MapError> {
+        self.map(iova, pa, len_bytes, prot)
+    }
+
+    /// What was mapped in pieces in `range` is visible to hardware on return. There may be holes. Hardware that has to be told what it sees is told once, and
+    /// not for each piece.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::Unconfirmed`]: then nothing of the range is mapped, as after a [`map`](Self::map) that failed.
+    fn show(&self, _range: IovaRange) -> Result<(), MapError> {
+        Ok(())
+    }
+
     /// Takes every mapping out of `range` and adds to `gather` what hardware may still remember. Answers the bytes that were mapped.
     /// Holes are no error. A block that is partly outside is split, and the rest of it stays mapped at every moment.
     ///

@@ -206,9 +206,12 @@ impl<P: Platform, R: Registers> Domain<P, R> {
         self.hardware.run_on_devices(&forget, false)
     }
 
-    /// After a map: takes it back if hardware did not confirm that it sees it.
-    fn show(&self, iova: Iova, len_bytes: u64) -> Result<(), MapError> {
-        let Some(range) = IovaRange::new(iova, len_bytes) else { return Ok(()) };
+    /// After a map, or all pieces of one: takes it back if hardware did not confirm that it sees it. One invalidation is for all of the range: of the smallest span of pages that
+    /// covers it, or, if there is none that a descriptor can say, of everything of the domain.
+    ///
+    /// Spec: VT-d 5.10, 6.1 "Caching Mode": an explicit invalidation after any update but those of first stages; 6.5.2.3 "IOTLB Invalidate", G: any of global,
+    /// domain-selective and page-selective, and hardware may invalidate more.
+    fn make_seen(&self, range: IovaRange) -> Result<(), MapError> {
         // What was not present in a first stage is never cached.
         let first = self.hardware.features.first_stage_domains;
         let under = |id| self.forgetting(id, core::iter::once(range), false);
@@ -253,12 +256,20 @@ impl<P: Platform, R: Registers> HwDomain<P> for Domain<P, R> {
     }
 
     fn map(&self, iova: Iova, pa: Pa, len_bytes: u64, prot: Prot) -> Result<(), MapError> {
+        self.map_piece(iova, pa, len_bytes, prot)?;
+        IovaRange::new(iova, len_bytes).map_or(Ok(()), |range| self.make_seen(range))
+    }
+
+    fn map_piece(&self, iova: Iova, pa: Pa, len_bytes: u64, prot: Prot) -> Result<(), MapError> {
         let read_only = !prot.perms.contains(Perms::WRITE);
         if read_only && self.children.is_some() && !self.hardware.config.read_only_parents {
             return Err(MapError::Unsupported(prot));
         }
-        self.mappings.map(&*self.hardware.platform, iova, pa, len_bytes, prot)?;
-        self.show(iova, len_bytes)
+        self.mappings.map(&*self.hardware.platform, iova, pa, len_bytes, prot)
+    }
+
+    fn show(&self, range: IovaRange) -> Result<(), MapError> {
+        self.make_seen(range)
     }
 
     fn unmap(&self, range: IovaRange, gather: &mut Gather) -> Result<u64, UnmapError> {

@@ -178,7 +178,8 @@ impl<P: Platform> DmaHandle<P> {
         let prot = self.prot(direction.perms());
         plan.runs
             .iter()
-            .try_for_each(|&(at, pages)| space.map(Iova::new(taken.first().get() + at), pages, prot))
+            .try_for_each(|&(at, pages)| space.map_piece(Iova::new(taken.first().get() + at), pages, prot))
+            .and_then(|()| space.show(taken))
             .inspect_err(|_| {
                 if !mutant!("failed-list-keeps-its-addresses") {
                     space.abandon(taken, None)

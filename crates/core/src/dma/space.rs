@@ -145,6 +145,16 @@ impl<P: Platform> DmaSpace<P> {
         self.hw.map(iova, pages.first(), len_bytes, prot).map_err(DmaMapError::Map)
     }
 
+    /// As [`map`](Self::map), for one of several pieces, all of which are then [shown](Self::show).
+    pub(super) fn map_piece(&self, iova: Iova, pages: PaRange, prot: Prot) -> Result<(), DmaMapError> {
+        let len_bytes = pages.len_bytes().ok_or(DmaMapError::BadLength)?;
+        self.hw.map_piece(iova, pages.first(), len_bytes, prot).map_err(DmaMapError::Map)
+    }
+
+    pub(super) fn show(&self, range: IovaRange) -> Result<(), DmaMapError> {
+        self.hw.show(range).map_err(DmaMapError::Map)
+    }
+
     /// Whether `range`, whole pages, is what was taken for one mapping and has not been taken away.
     pub(super) fn is_live(&self, range: IovaRange) -> bool {
         self.iova.is_live(range)

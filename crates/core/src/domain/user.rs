@@ -126,10 +126,13 @@ impl<P: Platform> UserSpace<P> {
             let run = next.and_then(|at| IovaRange::new(at, len_bytes)).filter(|run| range.covers(*run));
             let run = run.ok_or(refused(MapError::BadLength))?;
             self.holds(run, pa).map_err(refused)?;
-            self.hw.map(run.first(), pa, len_bytes, prot).map_err(refused)?;
+            self.hw.map_piece(run.first(), pa, len_bytes, prot).map_err(refused)?;
             done = IovaRange::from_ends(range.first(), run.last());
         }
-        if done == Some(range) { Ok(()) } else { Err((done, MapError::BadLength)) }
+        if done != Some(range) {
+            return Err((done, MapError::BadLength));
+        }
+        self.hw.show(range).map_err(|error| (done, error))
     }
 
     /// That a range has whole pages and lies where the hardware translates.

@@ -45,6 +45,19 @@ fn a_run_that_is_refused_takes_those_before_it_back() {
 }
 
 #[test]
+fn runs_are_shown_to_hardware_once_and_those_that_it_does_not_see_are_taken_back() {
+    let bench = bench(STRICT);
+    let user = user(&bench);
+    bench.iommu.fail(Call::Show, 0, 1);
+    let unseen = DomainMapError::Map(MapError::Unconfirmed { waiting_for: "a look" });
+    assert_eq!(fill(&user, 0x4000, 0x7fff, &RUNS), Err(unseen));
+    let hardware = bench.iommu.domain(1);
+    assert_eq!((hardware.mapped(), hardware.stale_count(), hardware.shown()), (vec![], 0, vec![]));
+    fill(&user, 0x4000, 0x7fff, &RUNS).expect("the range is free again");
+    assert_eq!(hardware.shown(), [(range(0x4000, 0x7fff), 6)], "the three of before, and these three");
+}
+
+#[test]
 fn runs_that_do_not_fit_their_range_leave_nothing() {
     let bench = bench(STRICT);
     let user = user(&bench);

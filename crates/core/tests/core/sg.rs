@@ -111,6 +111,25 @@ fn pages_that_lie_together_are_mapped_in_one_call() {
 }
 
 #[test]
+fn a_list_is_shown_to_hardware_once_and_after_its_last_piece() {
+    let bench = bench_with(STRICT, range(0, 0x7fff));
+    let dma = bench.handle(|_| ());
+    let buffers: Vec<_> = (0..4).map(|at| pa_range(RAM + 0x4000 * at, 0x1000)).collect();
+    let mapping = dma.map_sg(&buffers, Direction::ToDevice).unwrap();
+    let first = mapping.segments()[0].iova.get();
+    assert_eq!(bench.iommu.domain(0).shown(), [(range(first, first + 0x3fff), 4)]);
+    dma.unmap_sg(mapping).unwrap();
+    // What hardware does not confirm to see is nobody's.
+    bench.iommu.fail(Call::Show, 0, 1);
+    let refused = dma.map_sg(&buffers, Direction::ToDevice);
+    assert_eq!(refused, Err(DmaMapError::Map(MapError::Unconfirmed { waiting_for: "a look" })));
+    let domain = bench.iommu.domain(0);
+    assert_eq!((domain.mapped(), domain.stale_count(), dma.stats().live), (vec![], 0, 0));
+    let mapping = dma.map_sg(&buffers, Direction::ToDevice).expect("its addresses are free again");
+    dma.unmap_sg(mapping).unwrap();
+}
+
+#[test]
 fn where_addresses_are_physical_a_list_stays_as_it_is() {
     let bench = bench(DefaultDomain::Identity);
     let dma = bench.handle(|_| ());

@@ -188,6 +188,33 @@ fn in_caching_mode_what_is_mapped_or_attached_is_forgotten_as_not_present() {
 }
 
 #[test]
+fn pieces_of_one_map_are_forgotten_as_not_present_by_one_invalidation_around_them_all() {
+    let fake = Fake::new(CAP_LEGACY | 1 << 7, ECAP_LEGACY);
+    let unit = fake.probe(Fake::config());
+    unit.add_device("disk", &[SID]).unwrap();
+    let domain = unit.new_domain().unwrap();
+    unit.attach(&[SID], &Target::Domain(domain.clone())).unwrap();
+    fake.take_log();
+    let piece = |at: u64| domain.map_piece(Iova::new(at), Pa::new(0x10_0000 + 2 * at), 0x1000, READ_WRITE);
+    [0x4000, 0x5000, 0x7000].into_iter().for_each(|at| piece(at).unwrap());
+    assert!(fake.take_log().is_empty(), "hardware need not see them yet");
+    domain.show(IovaRange::new(Iova::new(0x4000), 0x4000).unwrap()).unwrap();
+    // Four pages from 4000h on of domain 2: G 11b, AM 2; then the wait.
+    let log = fake.take_log();
+    assert_eq!((log[0].0[0] & !0xc0, log[0].0[1], log.len()), (0x2_0032, 0x4002, 2));
+    // A range that no descriptor can say: everything of the domain.
+    domain.show(IovaRange::new(Iova::new(0), 4 << 30).unwrap()).unwrap();
+    assert_eq!(fake.take_log()[0], Descriptor::iotlb_domain(2));
+    // Unconfirmed: none of them is there.
+    piece(0x6000).unwrap();
+    fake.with(|state| state.asleep = true);
+    let error = domain.show(IovaRange::new(Iova::new(0x4000), 0x4000).unwrap()).unwrap_err();
+    assert_eq!(error, MapError::Unconfirmed { waiting_for: "an invalidation wait" });
+    assert!([0x4000, 0x5000, 0x6000, 0x7000].iter().all(|&at| domain.lookup(Iova::new(at)).is_none()));
+    fake.with(|state| state.asleep = false);
+}
+
+#[test]
 fn a_write_buffer_is_flushed_where_hardware_has_one_and_nothing_is_invalidated_for_it() {
     let fake = Fake::new(CAP_LEGACY | 1 << 4, ECAP_LEGACY);
     let unit = fake.probe(Fake::config());

@@ -23,6 +23,8 @@ pub(crate) const GRANULE: u64 = 0x1000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
     Map,
+    /// As a driver does it: nothing of the range is mapped then.
+    Show,
     Unmap,
     Sync,
     FlushAll,
@@ -113,6 +115,8 @@ struct Tables {
     stale: Pages,
     syncs: usize,
     maps: usize,
+    /// What was shown, and after how many maps.
+    shown: Vec<(IovaRange, usize)>,
 }
 
 impl FakeIommu {
@@ -178,6 +182,11 @@ impl FakeDomain {
     pub(crate) fn map_calls(&self) -> usize {
         self.state.lock().unwrap().maps
     }
+
+    /// What was shown to hardware, and after how many maps.
+    pub(crate) fn shown(&self) -> Vec<(IovaRange, usize)> {
+        self.state.lock().unwrap().shown.clone()
+    }
 }
 
 const NO_ANSWER: SyncError = SyncError::Failed { code: 1 };
@@ -218,6 +227,21 @@ impl HwDomain<Machine> for FakeDomain {
             );
             state.mapped.insert(page, (pa.get() + (page - iova.get()), prot));
         }
+        Ok(())
+    }
+
+    fn show(&self, range: IovaRange) -> Result<(), MapError> {
+        let mut state = self.state.lock().unwrap();
+        if self.plan.fails(Call::Show) {
+            for page in pages(range) {
+                if let Some(was) = state.mapped.remove(&page) {
+                    state.stale.insert(page, was);
+                }
+            }
+            return Err(MapError::Unconfirmed { waiting_for: "a look" });
+        }
+        let maps = state.maps;
+        state.shown.push((range, maps));
         Ok(())
     }
 
