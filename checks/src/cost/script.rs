@@ -7,10 +7,12 @@ use portcullis::core::device::{Device, DeviceInfo, DmaMask};
 use portcullis::core::dma::{Direction, DmaHandle};
 use portcullis::core::domain::{Domain, DomainType, FlushMode};
 use portcullis::core::group::{DefaultDomain, Group};
-use portcullis::core::iommu::Iommu;
+use portcullis::core::iommu::{Gather, Iommu};
+use portcullis::core::nested::{GuestInvalidation, GuestTable};
+use portcullis::core::owner::{Owner, Released};
 use portcullis::core::unit::IommuUnit;
 use portcullis::hal::Platform;
-use portcullis::types::{Pa, PaRange, SourceId};
+use portcullis::types::{Iova, IovaRange, Pa, PaRange, Perms, Prot, SourceId};
 
 use super::spent::{Spends, Spent};
 
@@ -94,6 +96,48 @@ impl<P: Platform, D: Iommu<P> + Spends + 'static, N: Notes> Script<P, D, N> {
         self.cost("attach DMA again", || group.detach()).expect("an attach");
         self.maps(&group.dma(&first).expect("a handle"), gib_as_pages);
         self.lazily();
+    }
+
+    /// What a guest's table before a domain costs, what the guest's invalidations become, and what those of its monitor do. The table's root lies in the first 64 KiB of the guest's memory.
+    ///
+    /// # Panics
+    ///
+    /// If an operation fails.
+    pub fn nest(&mut self, device: &Arc<Device<P>>, table: &GuestTable) {
+        const GUEST_AT: u64 = 0x12_3440_0000;
+        let prot = Prot::cached(Perms::READ_WRITE);
+        let (iommu, owner) = (self.unit.iommu().clone(), Owner::of(&self.driver));
+        let group = self.group(0, FlushMode::Strict);
+        group.add_device(device).expect("an attach");
+        group.claim_group(owner).expect("nobody else has it");
+        let parent = self.cost("make a parent", || Domain::new_parent(iommu)).expect("a domain");
+        let map = || parent.map(Iova::new(0), Pa::new(0x4800_1000), 16 * PAGE, prot);
+        self.cost("parent maps 16 pages", map).expect("a mapping");
+        let nested = self.cost("nest a guest's table", || Domain::new_nested(&parent, table));
+        let nested = nested.expect("a domain");
+        self.cost("attach nested", || group.attach_as(owner, &nested)).expect("an attach");
+        let range = |len_bytes| IovaRange::new(Iova::new(GUEST_AT), len_bytes).expect("it does not wrap");
+        let forgets = [
+            ("guest forgets a page", range(PAGE), true),
+            ("guest forgets a table", range(PAGE), false),
+            ("guest forgets 16 pages", range(16 * PAGE), true),
+            ("guest forgets 2 MiB", range(MIB_2), true),
+        ];
+        for (operation, range, leaves_only) in forgets {
+            let forget = || nested.invalidate(GuestInvalidation::Range { range, leaves_only });
+            self.cost(operation, forget).expect("an invalidation");
+        }
+        let forget = || nested.invalidate(GuestInvalidation::All);
+        self.cost("guest forgets all", forget).expect("an invalidation");
+        let unmap = || {
+            let (mut gather, page) = (Gather::new(), IovaRange::new(Iova::new(8 * PAGE), PAGE));
+            parent.unmap(page.expect("it does not wrap"), &mut gather).expect("an unmap");
+            parent.sync(&mut gather).map(drop)
+        };
+        self.cost("parent unmaps 4 KiB", unmap).expect("a sync");
+        self.cost("attach the parent", || group.replace_as(owner, &parent)).expect("an attach");
+        self.cost("drop the guest's table", || drop(nested));
+        assert_eq!(group.release_group(owner), Ok(Released::Free));
     }
 
     fn maps(&mut self, dma: &DmaHandle<P>, gib_as_pages: bool) {

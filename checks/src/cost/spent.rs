@@ -87,13 +87,14 @@ impl<P: Platform, R: Registers> Spends for vtd::Vtd<P, R> {
 }
 
 /// Registers of SMMUv2 whose writes do something, as the book calls them.
-const REGISTERS: [(smmuv2::Operation, &str); 12] = [
+const REGISTERS: [(smmuv2::Operation, &str); 13] = [
     (smmuv2::Operation::Bank, "context bank"),
     (smmuv2::Operation::StreamMatch, "SMR"),
     (smmuv2::Operation::StreamContext, "S2CR"),
     (smmuv2::Operation::TlbiVa, "TLBIVA"),
     (smmuv2::Operation::TlbiVal, "TLBIVAL"),
     (smmuv2::Operation::TlbiAsid, "TLBIASID"),
+    (smmuv2::Operation::TlbiStage1, "TLBIALL"),
     (smmuv2::Operation::TlbiIpas2, "TLBIIPAS2"),
     (smmuv2::Operation::TlbiIpas2l, "TLBIIPAS2L"),
     (smmuv2::Operation::TlbiVmid, "TLBIVMID"),

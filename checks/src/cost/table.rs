@@ -18,12 +18,17 @@ const FIGURES: usize = 26;
 
 /// The table, as it is written.
 pub struct Table {
-    _machine: Machine,
+    machine: Machine,
     meter: Arc<Meter>,
     text: String,
 }
 
 impl Table {
+    /// The machine.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
     /// The table so far.
     pub fn text(&self) -> &str {
         &self.text
@@ -64,7 +69,7 @@ pub fn script<D: Iommu<LabPlatform> + Spends + 'static>(
         "{:<FIGURES$}{:>9}{:>9}{:>9}{:>7}{:>7}  {}\n",
         "operation", "bytes +", "bytes -", "stores", "reads", "writes", "commands"
     );
-    let mut table = Table { _machine: machine, meter, text };
+    let mut table = Table { machine, meter, text };
     table.note("probe", &driver.spent());
     Script::new(platform, driver, table)
 }
