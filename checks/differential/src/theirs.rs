@@ -45,18 +45,18 @@ mod itd {
 }
 
 /// Registers of `edu`.
-mod edu {
-    pub(super) const FROM: u64 = 0x80;
-    pub(super) const TO: u64 = 0x88;
-    pub(super) const COUNT: u64 = 0x90;
-    pub(super) const COMMAND: u64 = 0x98;
+pub(crate) mod edu {
+    pub(crate) const FROM: u64 = 0x80;
+    pub(crate) const TO: u64 = 0x88;
+    pub(crate) const COUNT: u64 = 0x90;
+    pub(crate) const COMMAND: u64 = 0x98;
     /// Begin; from memory into the buffer.
-    pub(super) const READ: u64 = 1;
+    pub(crate) const READ: u64 = 1;
     /// Begin; from the buffer to memory.
-    pub(super) const WRITE: u64 = 3;
+    pub(crate) const WRITE: u64 = 3;
     /// Where the buffer is.
-    pub(super) const BUFFER: u64 = 0x4_0000;
-    pub(super) const BUFFER_BYTES: u64 = 0x1000;
+    pub(crate) const BUFFER: u64 = 0x4_0000;
+    pub(crate) const BUFFER_BYTES: u64 = 0x1000;
 }
 
 /// The newest QEMU for a test; none where there is none that is new enough, which is said on standard error.

@@ -1,7 +1,7 @@
 //! What QEMU does otherwise than the book: each row with the clause that decides, and what its answer would be without.
 
 use super::ours::Answer;
-use super::{Access, CONTEXTS, Case, HOST_BITS, PASIDS};
+use super::{Access, CONTEXTS, Case, HOST_BITS, PASIDS, Stage};
 
 /// A known difference.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +35,18 @@ pub const ROWS: &[Row] = &[
         mend: permission_first,
     },
     Row {
+        what: "whether an address of a first stage is canonical is judged by AW, which a first stage ignores; VT-d 5.10, 9.6, AW",
+        mend: width_of_first,
+    },
+    Row {
+        what: "reserved bits of FSPTPTR are not looked at; VT-d 5.10, 7.1.3, Table 30, SPT.3",
+        mend: root_of_first,
+    },
+    Row {
+        what: "a first stage's lack of privilege or permission is told before what is wrong with the entry and with those behind it, and either before the other; VT-d 5.10, 7.1.3, Table 30, SFS.1 to SFS.3, SGN.2, SGN.6",
+        mend: rights_first,
+    },
+    Row {
         what: "FPD does not silence an entry that is not present, reserved or wrong; VT-d 5.10, 7.1.3, Table 30, LCT.3, SPT.2, SPT.4: qualified",
         mend: loud,
     },
@@ -66,8 +78,8 @@ fn high_bits(_: &Case, _: &Access, _: &Answer, theirs: &Answer) -> Answer {
     with_record(theirs, |[info, word]| [info & ((1 << HOST_BITS) - 1), word])
 }
 
-/// What a reason of scalable mode is called in legacy mode: for a write.
-const NUMBERS: [(u8, u8); 14] = [
+/// What a reason of scalable mode is called in legacy mode.
+const NUMBERS: [(u8, u8); 16] = [
     (0x38, 0x08),
     (0x39, 0x01),
     (0x3a, 0x0a),
@@ -78,11 +90,13 @@ const NUMBERS: [(u8, u8); 14] = [
     (0x78, 0x07),
     // Which is not told apart from a lack of permission.
     (0x79, 0x05),
+    (0x79, 0x06),
     (0x7a, 0x0c),
     (0x7b, 0x07),
     (0x7b, 0x03),
     (0x84, 0x04),
     (0x85, 0x05),
+    (0x86, 0x06),
 ];
 
 fn legacy_numbers(case: &Case, _: &Access, ours: &Answer, theirs: &Answer) -> Answer {
@@ -103,16 +117,49 @@ fn directory(_: &Case, _: &Access, ours: &Answer, theirs: &Answer) -> Answer {
 }
 
 fn permission_first(case: &Case, access: &Access, ours: &Answer, theirs: &Answer) -> Answer {
-    let reserved = matches!(ours.reason(), Some(0x07 | 0x0c | 0x78 | 0x7a)) && theirs.reason() == Some(0x05);
-    let denied = || case.walk(access).iter().any(|entry| entry & 2 == 0);
+    let reserved = matches!(ours.reason(), Some(0x07 | 0x0c | 0x78 | 0x7a))
+        && matches!(theirs.reason(), Some(0x05 | 0x06));
+    let wanted = if access.write { 2 } else { 1 };
+    let denied = || case.walk(access).iter().any(|entry| entry & wanted == 0);
     if reserved && denied() { *ours } else { *theirs }
 }
 
 /// The first word of the entry that says where a source's requests go.
 fn entry(case: &Case, access: &Access) -> u64 {
+    word(case, access, 0)
+}
+
+/// A word of that entry.
+fn word(case: &Case, access: &Access, number: u64) -> u64 {
     let index = u64::from(access.requester >> 3) - 1;
     let at = if case.scalable { PASIDS + (index << 12) } else { CONTEXTS + 16 * u64::from(access.requester) };
-    case.words.get(&at).copied().unwrap_or(0)
+    case.words.get(&(at + 8 * number)).copied().unwrap_or(0)
+}
+
+fn width_of_first(case: &Case, access: &Access, ours: &Answer, theirs: &Answer) -> Answer {
+    // AW: 30 bits, and 9 more for each level. FPD may silence it.
+    let bits = 30 + 9 * (entry(case, access) >> 2 & 7);
+    let sign = u64::MAX << (bits - 1).min(63);
+    let canonical = access.address & sign == 0 || access.address & sign == sign;
+    let refused = theirs.reason() == Some(0x80) || theirs.reached.is_none() && theirs.record.is_none();
+    if case.stage == Stage::First && bits < 48 && !canonical && refused { *ours } else { *theirs }
+}
+
+fn root_of_first(case: &Case, access: &Access, ours: &Answer, theirs: &Answer) -> Answer {
+    let reserved = case.stage == Stage::First && word(case, access, 2) >> HOST_BITS != 0;
+    let late = ours.reason() == Some(0x5a) && matches!(theirs.reason(), Some(0x73 | 0x80));
+    if reserved && late { *ours } else { *theirs }
+}
+
+fn rights_first(case: &Case, access: &Access, ours: &Answer, theirs: &Answer) -> Answer {
+    let lacks = |bit: u64| case.walk(access).iter().any(|entry| entry & bit == 0);
+    let early = match theirs.reason() {
+        Some(0x81) => lacks(4),
+        Some(0x85) => access.write && lacks(2),
+        _ => false,
+    };
+    let other = matches!(ours.reason(), Some(0x70..=0x73 | 0x81 | 0x85));
+    if case.stage == Stage::First && early && other { *ours } else { *theirs }
 }
 
 fn loud(case: &Case, access: &Access, ours: &Answer, theirs: &Answer) -> Answer {

@@ -8,7 +8,7 @@ use portcullis_types::trace::Silence;
 use portcullis_types::{Access as Kind, Iova, SourceId};
 
 use super::program::{self, Step};
-use super::{Access, Case, HOST_BITS, RAM_MIB, is_data, is_nowhere};
+use super::{Access, Case, HOST_BITS, RAM_MIB, Stage, is_data, is_nowhere};
 use crate::plain::Plain;
 
 /// Where our unit has its fault record.
@@ -16,10 +16,10 @@ const RECORD: u64 = 0x1000;
 /// GSTS_REG.
 const STATUS: u64 = 0x1c;
 
-/// What became of a write: where it went, and the two words of the fault record, if there is one.
+/// What became of an access: where it went, and the two words of the fault record, if there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Answer {
-    /// Where its bytes went, if anything answers there.
+    /// Where its bytes went or came from, if anything answers there.
     pub reached: Option<u64>,
     /// What was recorded.
     pub record: Option<[u64; 2]>,
@@ -32,7 +32,7 @@ impl Answer {
     }
 }
 
-/// What the model says of a write.
+/// What the model says of an access.
 #[derive(Clone, Copy, Debug)]
 pub struct Verdict {
     /// What became of it.
@@ -53,12 +53,16 @@ impl Interrupts for Nobody {
     fn deliver(&self, _: &Interrupt) {}
 }
 
-/// The part that QEMU's `q35` has: scalable mode with second stages, no device TLBs, one fault record.
-pub fn config() -> Config {
+/// The part that QEMU's `q35` has: scalable mode with one of both stages, no device TLBs, one fault record.
+pub fn config(stage: Stage) -> Config {
     let scalable = Scalable {
-        first_stage: false,
+        first_stage: stage == Stage::First,
+        // QEMU's with a first stage has no second, so that AW would have to be 0; and it is by AW that it says which addresses are canonical (`ROWS`). With a second
+        // stage, of which nothing is drawn, AW may be what makes the rest comparable.
+        second_stage: true,
         nested: false,
-        coherent_walks: false,
+        // QEMU's says that it does not snoop when it walks, and sets the flags of first-stage entries all the same: so does ours when it snoops.
+        coherent_walks: stage == Stage::First,
         second_stage_dirty: false,
         page_requests: false,
         pasid_bits: None,
@@ -82,10 +86,10 @@ pub fn config() -> Config {
 
 impl Ours {
     /// A unit out of reset.
-    pub fn new() -> Self {
+    pub fn new(stage: Stage) -> Self {
         let memory = Arc::new(Plain::new(RAM_MIB));
         let both = Memory { snooped: memory.clone(), unsnooped: memory.clone() };
-        let unit = Vtd::new(config(), both, Arc::new(Nobody), 1, Arc::new(Silence));
+        let unit = Vtd::new(config(stage), both, Arc::new(Nobody), 1, Arc::new(Silence));
         Self { memory, unit }
     }
 
@@ -127,7 +131,7 @@ impl Ours {
             pasid: None,
             iova: Iova::new(access.address),
             len_bytes: access.len,
-            access: Kind::WRITE,
+            access: if access.write { Kind::WRITE } else { Kind::READ },
         };
         let mut granted = None;
         let outcome = self.unit.access(&request, &mut |passage| {
@@ -146,11 +150,5 @@ impl Ours {
         let words = [0, 8].map(|offset| self.unit.read(RECORD + offset, Width::Bits64));
         self.unit.write(RECORD + 12, Width::Bits32, 1 << 31);
         (words[1] >> 63 == 1).then_some(words)
-    }
-}
-
-impl Default for Ours {
-    fn default() -> Self {
-        Self::new()
     }
 }

@@ -1,9 +1,9 @@
-//! Runs cases until enough writes agree, or one does not.
+//! Runs cases until enough accesses agree, or one does not.
 
 use core::fmt;
 use std::collections::BTreeMap;
 
-use super::{Access, Answer, Case, Ours, Theirs, Verdict, case, mended};
+use super::{Access, Answer, Case, Ours, Stage, Theirs, Verdict, case, mended};
 use crate::run::{Failure, Options};
 
 /// The counts of a run.
@@ -11,18 +11,18 @@ use crate::run::{Failure, Options};
 pub struct Tally {
     /// Cases.
     pub cases: u64,
-    /// Writes that both let through to the same place, by mode.
+    /// Accesses that both let through to the same place, by mode.
     pub through: BTreeMap<&'static str, u64>,
-    /// Writes that both refuse with the same record, by mode and reason.
+    /// Accesses that both refuse with the same record, by mode and reason.
     pub refused: BTreeMap<(&'static str, String), u64>,
     /// Among them, those of which QEMU's record had to be corrected, by row.
     pub corrected: BTreeMap<&'static str, u64>,
-    /// Writes that were not made.
+    /// Accesses that were not made.
     pub left_out: u64,
 }
 
 impl Tally {
-    /// Writes of which both say the same.
+    /// Accesses of which both say the same.
     pub fn agreed(&self) -> u64 {
         self.through.values().chain(self.refused.values()).sum()
     }
@@ -40,32 +40,31 @@ impl Tally {
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "cases                  {:>9}", self.cases)?;
-        writeln!(f, "writes that agree      {:>9}", self.agreed())?;
+        writeln!(f, "accesses that agree    {:>9}", self.agreed())?;
         self.through
             .iter()
-            .try_for_each(|(mode, count)| writeln!(f, "  {mode:<9} let through  {count:>8}"))?;
+            .try_for_each(|(mode, count)| writeln!(f, "  {mode:<16} let through  {count:>8}"))?;
         self.refused
             .iter()
-            .try_for_each(|((mode, reason), count)| writeln!(f, "  {mode:<9} {reason:<27}{count:>8}"))?;
+            .try_for_each(|((mode, reason), count)| writeln!(f, "  {mode:<16} {reason:<27}{count:>8}"))?;
         writeln!(f, "corrected by a row")?;
         self.corrected.iter().try_for_each(|(what, count)| writeln!(f, "  {count:>8} {what}"))?;
         writeln!(f, "left out               {:>9}", self.left_out)
     }
 }
 
-/// Runs cases until so many writes agree.
+/// Runs cases until so many accesses agree.
 ///
 /// # Errors
 ///
 /// The first [`Failure`].
-pub fn run(options: Options) -> Result<Tally, Failure> {
+pub fn run(stage: Stage, options: Options) -> Result<Tally, Failure> {
     let failed = |number| move |error| Failure::Qemu { number, error };
-    let (mut ours, mut theirs) = (Ours::new(), Theirs::start().map_err(failed(0))?);
+    let (mut ours, mut theirs) = (Ours::new(stage), Theirs::start(stage).map_err(failed(0))?);
     let mut tally = Tally::default();
     while tally.agreed() < options.accesses {
         let number = tally.cases;
-        let case = case(options.seed, number);
-        let mode = if case.scalable { "scalable" } else { "legacy" };
+        let case = case(stage, options.seed, number);
         let verdicts = ours.run(&case);
         let answers = theirs.run(&case, &verdicts).map_err(failed(number))?;
         for ((access, verdict), answer) in case.accesses.iter().zip(&verdicts).zip(&answers) {
@@ -75,7 +74,7 @@ pub fn run(options: Options) -> Result<Tally, Failure> {
             };
             let (mended, rows) = mended(&case, access, &verdict.answer, theirs);
             if mended == verdict.answer {
-                tally.take(mode, &verdict.answer);
+                tally.take(mode(&case, access), &verdict.answer);
                 rows.iter().for_each(|row| *tally.corrected.entry(row.what).or_default() += 1);
             } else {
                 let place = format!("seed {:#x}, case {number}", options.seed);
@@ -85,6 +84,16 @@ pub fn run(options: Options) -> Result<Tally, Failure> {
         tally.cases += 1;
     }
     Ok(tally)
+}
+
+/// In which mode what is done.
+fn mode(case: &Case, access: &Access) -> &'static str {
+    match (case.scalable, access.write) {
+        (false, false) => "legacy, read",
+        (false, true) => "legacy, write",
+        (true, false) => "scalable, read",
+        (true, true) => "scalable, write",
+    }
 }
 
 /// A difference that nothing explains, with the words that an access may meet.
