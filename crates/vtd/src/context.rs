@@ -1,6 +1,6 @@
 //! Root and context tables: where the entry of a source lies.
 //!
-//! Context tables are made when a source of theirs is first given an entry, and stay until the unit is turned off: hardware caches root entries with what
+//! Context tables are made when a source of theirs is first known, and stay until the unit is turned off: hardware caches root entries with what
 //! they lead to, and there are few.
 //!
 //! Spec: VT-d 5.10, 9.1 "Root Entry", 9.2 "Scalable-mode Root Entry", 3.4.2 "Legacy Mode Address Translation".

@@ -82,7 +82,7 @@ pub(crate) struct Source<P: Platform> {
     pub(crate) shares: bool,
     /// Hardware has not confirmed that it forgot what its entries were before: what is in memory now is not what hardware goes by.
     pub(crate) doubted: bool,
-    /// In scalable mode, once it was given an entry.
+    /// In scalable mode.
     pub(crate) directory: Option<Directory>,
 }
 

@@ -223,7 +223,6 @@ impl<P: Platform, R: Registers> SvaIommu<P> for Vtd<P, R> {
         if matches!(attached, Attachment::Process(_)) {
             return Err(EnableSvaError::Process);
         }
-        hardware.prepare(tables, devices, &sids).map_err(|_| EnableSvaError::NoMemory)?;
         set_shares(devices, &sids, true);
         if let Err(error) = hardware.update_contexts(tables, devices, &sids) {
             // The flags alone let nothing through that the device does not ask for, and it does not yet.

@@ -15,6 +15,7 @@
 //! scalable-mode PASID-table entry"; 6.2.2 "Context-Cache" and 6.2.3 "PASID-Cache", domain-id 0 for what is not present.
 //! Not here: what sources are attached to (`vtd`).
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use portcullis_core::iommu::{AttachError, SyncError};
@@ -34,28 +35,31 @@ use crate::pasid::Directory;
 const NOT_PRESENT: u16 = 0;
 
 impl<P: Platform, R: Registers> Hardware<P, R> {
-    /// Makes room for the entries of these sources. Changes nothing that hardware could follow. On failure there is no more than there was.
-    pub(crate) fn prepare(
+    /// Makes sources known as those of a device, with room for their entries, so that no change of where they lead lacks memory: least of all one that is undone. Changes nothing
+    /// that hardware could follow. None if there is no memory: then nothing is known and nothing there that was not before.
+    pub(crate) fn know(
         &self,
         tables: &mut Tables<P>,
         devices: &mut Devices<P>,
+        name: &Arc<str>,
         sids: &[u16],
-    ) -> Result<(), AttachError> {
-        let lacks = |sid: &&u16| devices.get(**sid).is_some_and(|source| source.directory.is_none());
+    ) -> Option<()> {
+        let lacks = |sid: &&u16| devices.get(**sid).is_none_or(|source| source.directory.is_none());
         let lacking: Vec<u16> =
             sids.iter().filter(lacks).filter(|_| self.features.scalable).copied().collect();
         let mut made = Vec::new();
         made.extend(lacking.iter().map_while(|_| Directory::new(self)));
         if made.len() < lacking.len() || tables.ensure(self, sids).is_none() {
             made.into_iter().for_each(|directory| directory.free(&*self.platform));
-            return Err(AttachError::NoMemory);
+            return None;
         }
+        sids.iter().for_each(|&sid| devices.insert(name, sid));
         for (sid, directory) in lacking.into_iter().zip(made) {
             if let Some(source) = devices.get_mut(sid) {
                 source.directory = Some(directory);
             }
         }
-        Ok(())
+        Some(())
     }
 
     /// Says again that everything is to be forgotten, if hardware has not confirmed it of some source, now that the queue may work. What is not confirmed now either stays
@@ -69,7 +73,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         Ok(())
     }
 
-    /// Makes the entries of these sources, which have been prepared, lead to `next`, or nowhere. ATS of their devices is off.
+    /// Makes the entries of these sources, which are known, lead to `next`, or nowhere. ATS of their devices is off.
     pub(crate) fn switch(
         &self,
         tables: &Tables<P>,

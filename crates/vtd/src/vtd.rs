@@ -166,7 +166,11 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
             for region in regions.iter().filter(theirs) {
                 map_region(&*domain, region)?;
             }
-            self.configuration.lock().devices.insert(&firmware, sid);
+            let mut configuration = self.configuration.lock();
+            let Configuration { tables, devices, .. } = &mut *configuration;
+            let known = self.hardware.know(tables, devices, &firmware, &[sid]);
+            drop(configuration);
+            known.ok_or(ProbeError::NoMemory)?;
             self.attach(&[source], &Target::Domain(domain)).map_err(|error| match error {
                 AttachError::Sync(error) | AttachError::LeftBlocked(error) => ProbeError::Sync(error),
                 _ => ProbeError::NoMemory,
@@ -373,9 +377,6 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
                 return Err(AttachError::Unsupported);
             }
         }
-        if lead.is_some() {
-            self.hardware.prepare(tables, devices, sids)?;
-        }
         self.expect(devices, sids, attached)?;
         devices.sharing(sids).into_iter().for_each(|sharing| sharing.pause_ats(&self.hardware));
         let outcome = self.hardware.switch(tables, devices, sids, lead);
@@ -489,9 +490,8 @@ impl<P: Platform, R: Registers> Iommu<P> for Vtd<P, R> {
             return Err(AddDeviceError::Sync(SyncError::Timeout { waiting_for, last: 0 }));
         }
         let ids = configuration.devices.admit(name, sources)?;
-        let device: Arc<str> = Arc::from(name);
-        ids.into_iter().for_each(|id| configuration.devices.insert(&device, id));
-        Ok(())
+        let Configuration { tables, devices, .. } = &mut *configuration;
+        self.hardware.know(tables, devices, &Arc::from(name), &ids).ok_or(AddDeviceError::NoMemory)
     }
 
     fn remove_device(&self, sources: &[SourceId]) -> Result<(), SyncError> {

@@ -7,7 +7,7 @@ use alloc::vec;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
-use portcullis_core::iommu::{AttachError, Gather, HwDomain, Iommu, Target};
+use portcullis_core::iommu::{AddDeviceError, AttachError, Gather, HwDomain, Iommu, Target};
 use portcullis_core::iopf::{GroupTag, PageRequest, ResponseCode};
 use portcullis_core::mm::{
     Exited, ListenerId, MmFault, MmFaultError, MmId, MmListener, PasidSlot, PinAsidError, ProcessTable,
@@ -177,22 +177,41 @@ fn a_source_leaves_only_when_hardware_has_confirmed_that_its_context_entry_is_go
 }
 
 #[test]
-fn an_attach_that_lacks_memory_for_one_of_several_sources_keeps_none_for_the_others() {
+fn a_device_that_comes_and_lacks_memory_for_one_of_several_sources_keeps_none_for_the_others() {
     let others = [SID, SourceId(0x0188), SourceId(0x0208)];
     // A directory and its table for each, and then a table of contexts for both halves of one bus, and for another bus.
     for allowed in 0..9 {
         let fake = Fake::scalable();
         let unit = fake.probe(config());
-        unit.add_device("disk", &others).unwrap();
-        let domain = unit.new_domain().unwrap();
         let before = fake.live_bytes();
         fake.with(|state| state.blocks_left = Some(allowed));
-        let attached = unit.attach(&others, &Target::Domain(domain.clone()));
-        assert_eq!(attached, Err(AttachError::NoMemory), "{allowed}");
+        assert_eq!(unit.add_device("disk", &others), Err(AddDeviceError::NoMemory), "{allowed}");
         assert_eq!(fake.live_bytes(), before, "{allowed}");
         fake.with(|state| state.blocks_left = None);
-        unit.attach(&others, &Target::Domain(domain)).unwrap();
+        unit.add_device("another", &others).expect("nobody has its sources");
         assert_eq!(fake.live_bytes(), before + 9 * 0x1000, "{allowed}");
+        unit.remove_device(&others).unwrap();
+        assert_eq!(fake.live_bytes(), before + 3 * 0x1000, "{allowed}: the tables of contexts stay");
+    }
+}
+
+/// So one of a group can be taken back when another's attach fails, whatever it fails for, and nothing is left of it.
+#[test]
+fn a_device_is_led_anywhere_and_back_without_memory_and_shares_without() {
+    for fake in [Fake::legacy(), Fake::scalable()] {
+        let unit = fake.probe(config());
+        unit.add_device("gpu", &[SID, SourceId(0x0208)]).unwrap();
+        let target = Target::Domain(unit.new_domain().unwrap());
+        let before = fake.live_bytes();
+        fake.with(|state| state.blocks_left = Some(0));
+        for next in [&target, &Target::Blocked, &target, &Target::Identity, &Target::Blocked] {
+            unit.attach(&[SID, SourceId(0x0208)], next).unwrap();
+            assert_eq!(fake.live_bytes(), before);
+        }
+        if unit.features().scalable {
+            unit.enable(&[SID, SourceId(0x0208)], &facts(), Arc::new(Switches::default())).unwrap();
+            assert_eq!(fake.live_bytes(), before);
+        }
     }
 }
 
