@@ -76,7 +76,7 @@ impl World {
                 alone = Some(self.crowd.write().unwrap_or_else(PoisonError::into_inner));
             }
             self.hub.begin_beside();
-            self.one(step);
+            self.one(step, false);
             drop((alone, beside));
             if self.hub.is_wrong() {
                 return;

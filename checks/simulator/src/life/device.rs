@@ -108,6 +108,7 @@ impl World {
     /// Interrupts of an IOMMU are served.
     pub(super) fn serve(&self, unit: usize) -> Done {
         let state = &self.units[unit];
+        self.ask_in_passing();
         let faults = match &self.sharing {
             Some(sharing) => {
                 sharing.serve();

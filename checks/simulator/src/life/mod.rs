@@ -142,6 +142,12 @@ fn words(panic: &(dyn core::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.into())).unwrap_or_else(|| "?".into())
 }
 
+/// Whether the next operation of a plan serves interrupts.
+fn next_serves(plan: &[Step]) -> bool {
+    let next = plan.iter().find_map(|step| step.op.kind());
+    next == Some(OpKind::Serve)
+}
+
 /// Stirs the place of an operation in its plan into a life's seed.
 fn salt(seed: u64, index: u32) -> u64 {
     crate::trace::mix(seed, u64::from(index) + 1)
@@ -153,10 +159,10 @@ impl World {
         self.hub.give_turns(Arc::downgrade(&turns), self.spec.span);
         self.hub.begin(salt(seed, u32::MAX));
         self.all_devices_come();
-        for step in plan {
+        for (place, step) in plan.iter().enumerate() {
             *at = u64::from(step.index);
             self.hub.begin(salt(seed, step.index));
-            self.one(step);
+            self.one(step, next_serves(&plan[place + 1..]));
             if step.index % audit::EVERY == audit::EVERY - 1 {
                 self.audit();
             }
@@ -175,8 +181,8 @@ impl World {
         self.end(armed);
     }
 
-    /// Does one operation of the plan.
-    fn one(&self, step: &Step) {
+    /// Does one operation of the plan; `served`: the next one serves interrupts.
+    fn one(&self, step: &Step, served: bool) {
         if let Op::Arm { fault, n } = step.op {
             self.hub.faults.arm(fault, u32::from(n));
             self.hub.trace(|trace| {
@@ -192,7 +198,7 @@ impl World {
             self.hub.end();
             self.pass(64);
         }
-        self.hardware_hears(unconfirmed);
+        self.hardware_hears(unconfirmed, served);
         let now_ns = self.bus.now_ns();
         self.hub.trace(|trace| {
             if done != Done::Skipped {
@@ -207,18 +213,23 @@ impl World {
         self.look_after(kind);
     }
 
-    /// Hardware takes commands again: what it could not be told is told now, and from then on who is blocked is. `unconfirmed` were the faults that keep
-    /// hardware from confirming.
-    fn hardware_hears(&self, unconfirmed: u64) {
+    /// Hardware takes commands again: what it could not be told is told now, as interrupts of errors are served, and from then on who is blocked is. If the next operation of the
+    /// plan serves them (`served`), it is told then. `unconfirmed` were the faults that keep hardware from confirming.
+    fn hardware_hears(&self, unconfirmed: u64, served: bool) {
         let deaf = self.hub.faults.unconfirmed() > unconfirmed;
         if !self.deaf.fetch_or(deaf, Relaxed) && !deaf {
             self.hub.shadow(Shadow::told);
             return;
         }
+        if served {
+            return;
+        }
         let fired = self.hub.faults.count();
+        let outer = self.hub.faults.begin(OpKind::Serve);
         for unit in &self.units {
             let _errors = unit.unit.handle_errors();
         }
+        self.hub.faults.end(outer);
         if self.hub.faults.count() == fired && !self.hub.is_held() {
             self.deaf.store(false, Relaxed);
             self.hub.shadow(Shadow::told);

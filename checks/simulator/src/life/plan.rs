@@ -288,6 +288,11 @@ impl Aside {
             // Only what is shared with a child is taken away from devices when it is written.
             ops.push(Op::Fork { process, child: dice.byte(PROCESSES) });
         }
+        if let (Op::Serve { .. }, FaultKind::LateSync | FaultKind::NoSync) = (op, fault) {
+            // Hardware is told something as errors are handled only if it could not be told before.
+            ops.push(Op::Arm { fault: FaultKind::NoSync, n: 1 });
+            ops.push(Op::Claim { device: dice.byte(DEVICES), user: dice.byte(USERS), whole: true });
+        }
         if let (Op::Call(call), FaultKind::AllocationFails) = (op, fault) {
             ops.extend(vfio::before(call));
         }

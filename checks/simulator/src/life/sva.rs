@@ -344,9 +344,12 @@ impl World {
 
     /// A device that does not answer its IOMMU is given up by its driver, sooner or later, and at the end for sure. Answers whether it was.
     fn gives_up(&self, index: usize, shared: &SvaDevice<SimPlatform>) -> bool {
-        if !self.devices[index].engine.is_mute() || !self.ending.load(Relaxed) && self.hub.below(4) > 0 {
-            return false;
-        }
+        let mute = self.devices[index].engine.is_mute();
+        mute && (self.ending.load(Relaxed) || self.hub.below(4) == 0) && self.give_up(index, shared)
+    }
+
+    /// A device is given up: it is blocked. Answers whether it was.
+    fn give_up(&self, index: usize, shared: &SvaDevice<SimPlatform>) -> bool {
         let before = self.before(None);
         self.hub.shadow(|shadow| shadow.begin_move(index, Way::Blocked));
         self.hub.watch(true);
@@ -466,11 +469,11 @@ impl World {
             .flatten()
             .filter(|other| other.device == index && other.bond.pasid() == pasid)
             .count();
+        let shared = state.bond.device().clone();
         if others == 1 {
-            self.devices[index].engine.stop(pasid, &mut || self.turn_of_waiting());
+            self.stops(&state, &shared);
         }
         let before = self.before(None);
-        let shared = state.bond.device().clone();
         let mut sent = sharing.judge.invalidations();
         let mut unbound = shared.unbind(&state.bond);
         if unbound.is_err() && self.gives_up(index, &shared) {
@@ -508,6 +511,38 @@ impl World {
         }
     }
 
+    /// A device stops using the PASID of its last bond: most wait for what they have asked for. Some do not, and leave the last page that they ask for to whoever gives the bond
+    /// back. And some hang at a page that is missing, and are given up: then they do no more.
+    fn stops(&self, state: &BondState, shared: &SvaDevice<SimPlatform>) {
+        let (index, pasid) = (state.device, state.bond.pasid());
+        let engine = &self.devices[index].engine;
+        let (kind, page, write) = (self.hub.below(8), self.hub.below(8), self.hub.below(2) == 0);
+        let area = state.areas[usize::try_from(page).unwrap_or(0) % AREAS];
+        let iova = area.map(|area| area.first().get() + (page << 12));
+        // Only where nothing else goes wrong: whoever hangs is not to wait for what hardware does not confirm.
+        let calm = !self.hub.faults.any_is_armed() && !self.hub.is_held() && !self.crowded.load(Relaxed);
+        match (engine.form, iova) {
+            (Form::Pcie, Some(iova)) if kind < 4 => return engine.stop_at_once(pasid, iova, write),
+            (Form::Stalling, Some(iova)) if kind == 0 && calm => self.hangs(state, shared, iova, write),
+            _ => {}
+        }
+        engine.stop(pasid, &mut || self.turn_of_waiting());
+    }
+
+    /// A device hangs at an address, if nothing is there, and is given up.
+    fn hangs(&self, state: &BondState, shared: &SvaDevice<SimPlatform>, iova: u64, write: bool) {
+        let (index, engine) = (state.device, &self.devices[state.device].engine);
+        let before = self.before(None);
+        let Some(stall) = engine.hang(state.bond.pasid(), iova, write) else { return };
+        if self.give_up(index, shared) {
+            self.pass(16);
+            let ended = !engine.is_busy(Some(state.bond.pasid())) || self.unconfirmed(&before);
+            self.hub.hold(Promise::OneAnswer, ended, || {
+                format!("device {index} is blocked, and an access of it is held back still: {stall:?}")
+            });
+        }
+    }
+
     /// Whether devices of this life have sent page requests that nobody should.
     fn lies(&self) -> bool {
         self.forged.load(Relaxed) > 0
@@ -533,6 +568,15 @@ impl World {
                 Promise::OneAnswer,
                 format!("{pasid:?} means nothing, and an access was held back"),
             ));
+        }
+        // What its ATC was not told to forget is of no use to it either.
+        if let Some(at) = engine.still_holds(pasid) {
+            let outcome = engine.access_translated(Some(pasid), at, false);
+            self.hub.hold(Promise::NoReuse, outcome != Outcome::Done, || {
+                format!(
+                    "device {device} was not told to forget what {pasid:?} meant, and reached {at:#x} by it"
+                )
+            });
         }
     }
 
@@ -578,10 +622,26 @@ impl World {
             _ => FaultKind::Flood,
         };
         self.hub.faults.fired(kind);
+        (0..4).for_each(|_| self.ask_in_passing());
         self.forge_requests(sharing, index, kind, (bits, count), true);
         (0..8).for_each(|_| self.turn_of_waiting());
         self.pages_were_lost();
         Done::Succeeded
+    }
+
+    /// A device works in a process's memory, and does not wait for a page that is missing: whoever serves interrupts next finds that it asked.
+    pub(super) fn ask_in_passing(&self) {
+        let Some(sharing) = self.sharing.as_ref().filter(|_| !self.ending.load(Relaxed)) else { return };
+        let (bond, page, write) = (self.hub.below(BONDS as u64), self.hub.below(8), self.hub.below(2) == 0);
+        let Some(state) = u8::try_from(bond).ok().and_then(|bond| sharing.bond(bond)) else { return };
+        let Some(area) = state.areas[usize::try_from(page).unwrap_or(0) % AREAS] else { return };
+        let (engine, pasid) = (&self.devices[state.device].engine, state.bond.pasid());
+        let iova = area.first().get() + (page << 12);
+        match engine.form {
+            Form::Pcie if engine.ats_is_on() => drop(engine.begin_to_ask(pasid, iova, write)),
+            Form::Stalling => drop(engine.hang(pasid, iova, write)),
+            _ => {}
+        }
     }
 
     /// Sends page requests that nobody should; whoever serves interrupts finds them.

@@ -233,8 +233,8 @@ impl Engine {
         if write { given.write } else { given.read }
     }
 
-    /// Sends a page request, of which it is the whole group. Answers the response's code; none if none came.
-    fn ask_for_page(&self, pasid: Pasid, iova: u64, write: bool, wait: &mut dyn FnMut()) -> Option<u8> {
+    /// Sends a page request, of which it is the whole group, and does not wait. Answers the group; none if too many wait.
+    pub(crate) fn begin_to_ask(&self, pasid: Pasid, iova: u64, write: bool) -> Option<u16> {
         let group = {
             let mut state = locked(&self.state);
             if state.groups.len() >= 24 {
@@ -248,6 +248,12 @@ impl Engine {
             group
         };
         self.send(&self.page_request(Some(pasid), iova, group, write));
+        Some(group)
+    }
+
+    /// The same, and waits. Answers the response's code; none if none came.
+    fn ask_for_page(&self, pasid: Pasid, iova: u64, write: bool, wait: &mut dyn FnMut()) -> Option<u8> {
+        let group = self.begin_to_ask(pasid, iova, write)?;
         for _ in 0..24 {
             wait();
             let mut state = locked(&self.state);
@@ -311,7 +317,7 @@ impl Engine {
         Shared::Waits
     }
 
-    /// Stops using a PASID: waits for what it has asked for, and says so.
+    /// Stops using a PASID: waits for what it has asked for, and says so. What it was given it keeps until it is told to forget it.
     pub(crate) fn stop(&self, pasid: Pasid, wait: &mut dyn FnMut()) {
         for _ in 0..200 {
             if !self.is_busy(Some(pasid)) {
@@ -319,12 +325,39 @@ impl Engine {
             }
             wait();
         }
-        locked(&self.state).held.retain(|(of, _), _| *of != pasid.get());
+        self.say_that_it_stopped(pasid);
+    }
+
+    /// Stops using a PASID in the other way: asks for one more page, and does not wait for it. What comes behind the marker is of no use to it.
+    ///
+    /// Spec: PCIe 6.0, 10.4.1.2.1 "Stop Marker Messages".
+    pub(crate) fn stop_at_once(&self, pasid: Pasid, iova: u64, write: bool) {
+        if self.ats_is_on() {
+            let _asked = self.begin_to_ask(pasid, iova, write);
+        }
+        self.say_that_it_stopped(pasid);
+    }
+
+    fn say_that_it_stopped(&self, pasid: Pasid) {
         if self.ats_is_on() {
             let marker =
                 PageRequest { read: false, write: false, ..self.page_request(Some(pasid), 0, 0, false) };
             self.send(&marker);
         }
+    }
+
+    /// An address that it was given in an address space and was not told to forget; none if there is none.
+    pub(crate) fn still_holds(&self, pasid: Pasid) -> Option<u64> {
+        let state = locked(&self.state);
+        state.held.iter().find(|((of, _), _)| *of == pasid.get()).map(|(_, held)| held.pa)
+    }
+
+    /// One access of a device that is stalled where a page is missing, which it does not wait for. Answers what it waits for now; none if it does not.
+    pub(crate) fn hang(&self, pasid: Pasid, iova: u64, write: bool) -> Option<Stall> {
+        let one = Move { source: self.sources[0], pasid: Some(pasid), iova, len: 8, write };
+        let Outcome::Stalled(stall) = self.access(&one) else { return None };
+        locked(&self.state).stalls.push((stall, pasid.get()));
+        Some(stall)
     }
 
     /// Whether it waits for an answer, in one of its address spaces or in any.
