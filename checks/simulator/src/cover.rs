@@ -168,7 +168,7 @@ pub fn impossible(kind: MachineKind, op: OpKind, fault: FaultKind) -> Option<&'s
     // A bridge is described by firmware as a device is.
     let is_described = kind == MachineKind::Power8 && op == OpKind::Probe;
     // A page that a device asked for comes as interrupts are served: it takes memory, and the one that was there before is forgotten.
-    let pages_come = kind == MachineKind::Sva && matches!(op, OpKind::Serve | OpKind::PageRequest);
+    let pages_come = kind.shares() && matches!(op, OpKind::Serve | OpKind::PageRequest);
     let of_pages = [FaultKind::AllocationFails, FaultKind::AtcSlow, FaultKind::AtcTwice, FaultKind::AtcNever];
     let meets = thaws && fault == FaultKind::NoSync
         || is_described && fault == FaultKind::LyingFirmware

@@ -491,8 +491,10 @@ impl World {
                 locked(&sharing.bonds)[usize::from(bond) % BONDS] = None;
                 if sharing.judge.shadow(|shadow| shadow.unbound(index, pasid)) {
                     self.pass(16);
-                    let pending = sharing.judge.pending(index, Some(pasid));
-                    self.hub.hold(Promise::OneAnswer, pending.is_empty() || self.lies(), || {
+                    let pending = self.unanswered(sharing, index, pasid);
+                    // Of one that sent several by one number, the wrong one may have been answered.
+                    let lies = self.devices[index].engine.has_lied();
+                    self.hub.hold(Promise::OneAnswer, pending.is_empty() || lies, || {
                         format!("device {index} was unbound from {pasid:?}, and waits for {pending:?}")
                     });
                     self.nothing_means(index, pasid);
@@ -511,6 +513,21 @@ impl World {
         }
     }
 
+    /// What of a device waits for an answer in an address space, once hardware has come to the answers that it was given. Nobody gives any more: those that found no room in the
+    /// queue are sent as errors are handled, as many as there is room for.
+    fn unanswered(&self, sharing: &Sharing, index: usize, pasid: Pasid) -> Vec<String> {
+        let pending = || sharing.judge.pending(index, Some(pasid));
+        if !pending().is_empty() && self.hub.is_held() {
+            self.hub.end();
+        }
+        let unit = &self.units[self.devices[index].spec.unit].unit;
+        (0..256).take_while(|_| !pending().is_empty()).for_each(|_| {
+            let _errors = unit.handle_errors();
+            self.pass(16);
+        });
+        pending()
+    }
+
     /// A device stops using the PASID of its last bond: most wait for what they have asked for. Some do not, and leave the last page that they ask for to whoever gives the bond
     /// back. And some hang at a page that is missing, and are given up: then they do no more.
     fn stops(&self, state: &BondState, shared: &SvaDevice<SimPlatform>) {
@@ -524,6 +541,10 @@ impl World {
         match (engine.form, iova) {
             (Form::Pcie, Some(iova)) if kind < 4 => return engine.stop_at_once(pasid, iova, write),
             (Form::Stalling, Some(iova)) if kind == 0 && calm => self.hangs(state, shared, iova, write),
+            (Form::Stalling, Some(iova)) if kind < 4 => {
+                let _stalled = engine.hang(pasid, iova, write);
+                return;
+            }
             _ => {}
         }
         engine.stop(pasid, &mut || self.turn_of_waiting());
@@ -661,6 +682,7 @@ impl World {
         let group = u16::try_from(0x100 | bits >> 40 & 0xff).expect("9 bits");
         let plain = engine.page_request(bound.or(Pasid::new(1)), page, group, bits & 1 == 0);
         self.forged.fetch_add(1, Relaxed);
+        engine.lies();
         let of_number = |n: u64| PageRequest {
             iova: Iova::new(page + (n << 12)),
             group: u16::try_from(0x100 | n & 0xff).expect("9 bits"),

@@ -41,6 +41,8 @@ pub(crate) struct Engine {
     ats: AtomicBool,
     /// The operation in which it answers no invalidation any more.
     mute: AtomicU64,
+    /// It has sent page requests that nobody should.
+    lied: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -107,8 +109,9 @@ impl Engine {
         hub: Arc<Hub>,
     ) -> Arc<Self> {
         let sources = sources.iter().map(|&source| SourceId(source)).collect();
-        let (ats, mute, state) = (AtomicBool::new(false), AtomicU64::new(0), Mutex::default());
-        Arc::new(Self { sources, form, translator, fabric, hub, ats, mute, state })
+        let (ats, lied) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (mute, state) = (AtomicU64::new(0), Mutex::default());
+        Arc::new(Self { sources, form, translator, fabric, hub, ats, mute, lied, state })
     }
 
     /// What it can do.
@@ -131,6 +134,16 @@ impl Engine {
     /// Whether it answers no invalidation in this operation.
     pub(crate) fn is_mute(&self) -> bool {
         self.mute.load(Relaxed) == self.hub.serial()
+    }
+
+    /// It is about to send page requests that nobody should.
+    pub(crate) fn lies(&self) {
+        self.lied.store(true, Relaxed);
+    }
+
+    /// Whether it ever has.
+    pub(crate) fn has_lied(&self) -> bool {
+        self.lied.load(Relaxed)
     }
 
     /// Moves bytes.
