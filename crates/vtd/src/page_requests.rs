@@ -13,7 +13,7 @@
 //! # Answers
 //!
 //! Each last request gets one page group response, sent without a wait. One for which the queue has no room is kept, and tried again when requests are drained and
-//! when errors are handled. A request of a source that was never enabled is answered here if it is the last, as invalid.
+//! when errors are handled; while very many wait, requests stay where they are, and hardware answers what its queue has no room for. A request of a source that was never enabled is answered here if it is the last, as invalid.
 //!
 //! Spec: VT-d 5.10, 7.4 "Handling of Page Requests", 7.4.1 "Page Request Descriptor", 7.6 "Page Group Responses", 11.4.11 "Page Request Queue Interface".
 //! Not here: bringing pages in, keeping answers that find no room (`core::iopf`), who is enabled (`sharing`).

@@ -1,7 +1,8 @@
 //! Responses for which a driver's queue had no room, kept until it has some: a device waits for each, and asks for nothing meanwhile.
 //!
 //! A driver tries them again when requests are next drained and when errors are handled, which is where a queue that stood still begins to work. There are no more of
-//! them than devices have requests under way; of devices that lie about that, no more than [`MOST`].
+//! them than devices have requests under way; of devices that lie about that, no more than [`MOST`]. Long before, a driver leaves further requests to hardware, which
+//! answers by itself when its queue is full ([`Unsent::is_crowded`]): none is lost.
 //!
 //! Not here: responses that hardware refused (a driver's).
 
@@ -40,6 +41,11 @@ impl<M: RawMutex> Unsent<M> {
     /// Whether none waits.
     pub fn is_empty(&self) -> bool {
         self.0.lock().is_empty()
+    }
+
+    /// Whether so many wait that no more requests are to be taken from hardware: those that were taken are answered from the other half of the places.
+    pub fn is_crowded(&self) -> bool {
+        self.0.lock().len() > MOST / 2
     }
 
     /// Keeps one. Answers whether there was a place for it.
@@ -109,7 +115,8 @@ mod tests {
     #[test]
     fn no_more_responses_are_kept_than_devices_can_wait_for() {
         let unsent = Unsent::new();
-        assert!((0..=u16::MAX).all(|group| unsent.keep(&response(group))));
+        assert!((0..=0x7fff).all(|group| unsent.keep(&response(group)) && !unsent.is_crowded()));
+        assert!((0x8000..=u16::MAX).all(|group| unsent.keep(&response(group)) && unsent.is_crowded()));
         assert!(!unsent.keep(&response(0)));
         assert_eq!(sent(&unsent, 1), [0]);
         assert!(unsent.keep(&response(0)), "as many as there are");

@@ -347,6 +347,22 @@ fn part_25_hardware_that_stands_still_keeps_who_answers_for_as_long_as_one_answe
 }
 
 #[test]
+fn part_25_requests_stay_with_hardware_while_more_answers_wait_than_may() {
+    let shared = Shared::with(Machine::Pcie, |_, config| config.command_queue_lg2 = 2);
+    let first = answer(&shared, Machine::Pcie, 74);
+    shared.fake.with(|state| state.asleep = true);
+    (0..0x8010).for_each(|_| shared.sva().respond(&first));
+    put_page_request(&shared.fake, raw(SSV | LAST | READ, 75));
+    assert_eq!(drain(&shared), []);
+    shared.fake.with(|state| state.asleep = false);
+    for _ in 0..32 {
+        shared.smmu.handle_errors();
+        let _took = sent(&shared);
+    }
+    assert_eq!(drain(&shared).len(), 1);
+}
+
+#[test]
 fn part_25_an_answer_for_which_there_will_never_be_room_is_said_to_be_lost() {
     let shared = Shared::on(Machine::Pcie);
     let answer = answer(&shared, Machine::Pcie, 74);

@@ -13,7 +13,7 @@ use portcullis_core::mm::{
     Exited, ListenerId, MmFault, MmFaultError, MmId, MmListener, PasidSlot, PinAsidError, ProcessTable,
 };
 use portcullis_core::sva::CpuFacts;
-use portcullis_hal::Clock;
+use portcullis_hal::{Clock, TableMemory};
 use portcullis_spec::vtd::invalidation::*;
 use portcullis_spec::vtd::registers::{PQA, PQH, PQT, PRS};
 use portcullis_types::{Iova, IovaRange, Perms, Prot};
@@ -292,6 +292,27 @@ fn an_answer_that_finds_no_room_is_sent_when_there_is_some() {
             (0..ANSWERS).map(|group| Descriptor::response(0x108, Some(7), group, 0)).collect();
         assert_eq!(told, wanted);
     }
+}
+
+#[test]
+fn requests_stay_with_hardware_while_more_answers_wait_than_may() {
+    let (fake, unit, _domain, _switches) = sharing();
+    fake.with(|state| state.asleep = true);
+    let queue = fake.get(PQA) & !0xfff;
+    fake.store(Pa::new(queue), 5 << 32 | 0x108 << 16 | 0x101);
+    fake.store(Pa::new(queue + 8), 0x7000 | 3 << 3 | 0b101);
+    (0..0x8200u16).for_each(|number| unit.respond(&answer(number & 0x1ff)));
+    fake.set(PQT, 32);
+    fake.set(PRS, 1);
+    assert_eq!(unit.drain_page_requests(&mut |drained| panic!("{drained:?}")), 0);
+    assert_eq!((fake.get(PQH), fake.get(PRS)), (0, 1));
+    fake.with(|state| state.asleep = false);
+    let mut seen = 0;
+    for _ in 0..8 {
+        fake.work(0x200);
+        unit.drain_page_requests(&mut |_| seen += 1);
+    }
+    assert_eq!((seen, fake.get(PQH), fake.get(PRS)), (1, 32, 0));
 }
 
 #[test]
@@ -661,7 +682,6 @@ fn page_requests_come_in_order_strangers_are_refused_and_an_overflow_is_told_las
         fake.store(Pa::new(queue + 32 * slot), word0);
         fake.store(Pa::new(queue + 32 * slot + 8), word1);
     };
-    use portcullis_hal::TableMemory;
     put(0, 5 << 32 | 0x108 << 16 | 0x101, 0x7000 | 3 << 3 | 0b001);
     put(1, 5 << 32 | 0x108 << 16 | 0x101, 0x8000 | 3 << 3 | 0b110);
     put(2, 5 << 32 | 0x200 << 16 | 0x101, 0x8000 | 4 << 3 | 0b101);
