@@ -29,11 +29,11 @@
 //!
 //! For what is not compared, golden words and the book carry alone.
 //!
-//! It is run by `cargo xtask differential`, `cargo xtask differential phb3`, `cargo xtask differential vtd` and `cargo xtask differential vtd-first`; a short run is a test (`tests/short.rs`).
+//! It is run by `cargo xtask differential`, `cargo xtask differential phb3`, `… vtd`, `… vtd-first` and `… vtd-interrupts`; a short run is a test (`tests/short.rs`).
 //!
 //! [`phb3`] does the same for POWER's TVEs and TCE walks, as far as QEMU has them.
 //!
-//! [`vtd`] does it for a PC's unit, by entries and tables of either stage.
+//! [`vtd`] does it for a PC's unit, by entries and tables of either stage, and for the messages that it remaps.
 //!
 //! Not here: starting QEMU (`portcullis-qemu`).
 #![forbid(unsafe_code)]

@@ -8,18 +8,19 @@ use portcullis_differential::vtd::Stage;
 use portcullis_differential::{phb3, vtd};
 
 const USAGE: &str = "\
-differential [phb3 | vtd | vtd-first] [--seed N] [--accesses N] [--least N]
+differential [phb3 | vtd | vtd-first | vtd-interrupts] [--seed N] [--accesses N] [--least N]
 
   phb3           PHB3's TVEs and TCE walks instead of SMMUv3
   vtd            VT-d's entries and second-stage tables instead of SMMUv3
   vtd-first      the same with first-stage tables
+  vtd-interrupts messages that VT-d remaps
   --seed N       what decides everything (1)
   --accesses N   how many accesses must agree (100000)
   --least N      how many of each kind of descriptor, fault and configuration there must be among them (200)";
 
 fn main() -> ExitCode {
     let mut words: Vec<String> = std::env::args().skip(1).collect();
-    let is_other = |word: &&String| ["phb3", "vtd", "vtd-first"].contains(&word.as_str());
+    let is_other = |word: &&String| ["phb3", "vtd", "vtd-first", "vtd-interrupts"].contains(&word.as_str());
     let other = words.first().filter(is_other).cloned();
     if other.is_some() {
         words.remove(0);
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     let outcome = match other.as_deref() {
         Some("phb3") => phb3::run(options).map(|tally| (tally.to_string(), Vec::new())),
         Some("vtd-first") => vtd::run(Stage::First, options).map(|tally| (tally.to_string(), Vec::new())),
+        Some("vtd-interrupts") => vtd::interrupts::run(options).map(|tally| (tally.to_string(), Vec::new())),
         Some(_) => vtd::run(Stage::Second, options).map(|tally| (tally.to_string(), Vec::new())),
         None => run::run(options).map(|tally| (tally.to_string(), tally.short(least))),
     };

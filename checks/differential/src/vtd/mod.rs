@@ -12,10 +12,13 @@
 //! | addresses | within a table's width and beyond, on both sides of the interrupt window |
 //! | caches | three in four accesses with nothing cached, others with what earlier ones left there |
 //!
+//! [`interrupts`] does it for messages that are remapped.
+//!
 //! Not compared: nested stages, PASIDs of requests, ATS, page requests (QEMU's devices for tests send none, and its first stage comes without a second),
 //! selective invalidations. Golden words, the conformance suite and the book carry these.
 
 mod draw;
+pub mod interrupts;
 mod known;
 mod ours;
 mod program;
