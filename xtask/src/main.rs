@@ -37,7 +37,7 @@ cargo xtask COMMAND
       --sample N --seed S   N of them, drawn
       --list                says what they are, and runs nothing
       --simulator           asks the simulator instead, which knows none of them
-  differential [phb3] [--seed N] [--accesses N]
+  differential [phb3 | vtd | vtd-first | vtd-interrupts] [--seed N] [--accesses N]
                     our models against QEMU 11's, input by input; what was compared, counted
   kernel            builds the bare-metal kernel and boots it on QEMU
       --build-only      builds it
