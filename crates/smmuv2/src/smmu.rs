@@ -44,6 +44,23 @@ struct Configuration<P: Platform> {
     gone: bool,
 }
 
+impl<P: Platform> Configuration<P> {
+    /// Takes out what streams lead to, and what that keeps alive.
+    fn take_streams(&mut self) -> Streams<P> {
+        core::mem::replace(&mut self.streams, Streams::new(1))
+    }
+}
+
+/// Whoever lets go of an SMMU turns it off.
+impl<P: Platform, R: Registers + 'static> Drop for Smmu<P, R> {
+    fn drop(&mut self) {
+        if self.teardown().is_err() {
+            // Hardware may still read what streams lead to: it is lost rather than given to somebody else.
+            core::mem::forget(self.configuration.get_mut().take_streams());
+        }
+    }
+}
+
 impl<P: Platform, R: Registers> fmt::Debug for Smmu<P, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Smmu").field("name", &self.hardware.config.name).finish_non_exhaustive()
@@ -86,7 +103,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         self.hardware.shut_down(&configuration.streams)?;
         self.hardware.turned_off();
         configuration.gone = true;
-        let left = core::mem::replace(&mut configuration.streams, Streams::new(1));
+        let left = configuration.take_streams();
         drop(configuration);
         drop(left);
         Ok(())

@@ -6,8 +6,8 @@
 //! An entry of which the hardware did not confirm that it forgot what it had cached is *in doubt* until it does: whoever changes it next has it forgotten
 //! first, because memory alone does not say what the hardware uses; and so does `handle_errors`, which is where the queue begins to work again.
 //!
-//! What the old entries pointed to is dropped only after all new ones are in force. If that cannot be said, it is kept for good: the
-//! hardware may still read it.
+//! What the old entries pointed to is dropped only after all new ones are in force. If that cannot be said, it is kept until hardware has confirmed a later
+//! change of the entry, or that it forgot the entry, or is off: until then it may still read it.
 
 use alloc::vec::Vec;
 

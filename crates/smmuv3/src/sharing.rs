@@ -218,10 +218,10 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         let way: &[Ste] = if matches!(target, Target::Domain(_)) { &[between, next] } else { &[next] };
         let outcome = self.hardware.install_steps(table, streams, &old, way);
         let replaced = match outcome {
-            Ok(()) => map.attach_all(streams, &attachment),
+            Ok(()) => map.replace(streams, &attachment),
             Err(AttachError::Sync(error)) => return Err(AttachError::Sync(error)),
             Err(error) => {
-                map.lose(streams, attachment);
+                map.lose(streams, &attachment);
                 return Err(error);
             }
         };

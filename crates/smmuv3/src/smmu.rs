@@ -192,10 +192,10 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         self.hardware.turned_off();
         configuration.gone = true;
         configuration.table.free();
-        let (streams, sharing) = configuration.streams.take_all();
+        let (streams, sharing, lost) = configuration.streams.take_all();
         drop(configuration);
         sharing.into_values().for_each(|sharing| drop(sharing.abandon::<R>()));
-        drop(streams);
+        drop((streams, lost));
         self.hardware.commands.free();
         self.hardware.events.free(&self.hardware.platform);
         self.hardware.page_requests.iter().for_each(|requests| requests.free(&self.hardware.platform));
@@ -326,13 +326,13 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         }
         let outcome = self.hardware.install_all(table, ids, ste);
         let old = match outcome {
-            Ok(()) => streams.attach_all(ids, attachment),
+            Ok(()) => streams.replace(ids, attachment),
             Err(AttachError::Sync(error)) => {
                 self.resume_ats(streams, ids);
                 return Err(AttachError::Sync(error));
             }
             Err(error) => {
-                streams.lose(ids, attachment.clone());
+                streams.lose(ids, attachment);
                 return Err(error);
             }
         };
@@ -349,12 +349,17 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
     /// Says again that entries are to be forgotten of which hardware did not confirm it, now that the queue may work.
     fn say_again(&self) {
         let mut configuration = self.configuration.lock();
-        let Configuration { table, gone, .. } = &mut *configuration;
+        let Configuration { table, streams, gone } = &mut *configuration;
         let doubted = table.all_in_doubt();
-        if !*gone && !doubted.is_empty() {
-            // What is not confirmed now either stays in doubt.
-            let _ = self.hardware.forget_doubted(table, &doubted);
+        // What is not confirmed now either stays in doubt.
+        if *gone || doubted.is_empty() || self.hardware.forget_doubted(table, &doubted).is_err() {
+            return;
         }
+        let found = streams.find(&doubted);
+        found.iter().for_each(Attachment::cut_off);
+        // Dropping a domain may wait for the hardware: under no lock.
+        drop(configuration);
+        drop(found);
     }
 
     /// Lets a device that shares translate again, if its entry leads somewhere.
@@ -363,6 +368,16 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         let translated = first.is_some_and(|stream| stream.attached.contexts().is_some());
         if let Some(sharing) = streams.sharing(ids).filter(|_| translated) {
             sharing.resume_ats();
+        }
+    }
+}
+
+/// Whoever lets go of an SMMU turns it off.
+impl<P: Platform, R: Registers + 'static> Drop for Smmu<P, R> {
+    fn drop(&mut self) {
+        if self.teardown().is_err() {
+            // Hardware may still read what streams lead to: it is lost rather than given to somebody else.
+            core::mem::forget(self.configuration.get_mut().streams.take_all());
         }
     }
 }
@@ -446,11 +461,13 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
         if sharing.is_some() {
             removed.iter().for_each(|stream| stream.attached.cut_off());
         }
+        let found = streams.find(&ids);
+        found.iter().for_each(Attachment::cut_off);
         self.hardware.stalls.ignore(&ids);
         // Dropping a domain may wait for the hardware: under no lock.
         drop(configuration);
         drop(sharing.map(Sharing::abandon::<R>));
-        drop(removed);
+        drop((removed, found));
         Ok(())
     }
 

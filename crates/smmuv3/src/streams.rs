@@ -79,11 +79,6 @@ impl<P: Platform> Attachment<P> {
             contexts.cut_off();
         }
     }
-
-    /// Keeps for good what the hardware may still read.
-    fn keep(self) {
-        core::mem::forget(self);
-    }
 }
 
 impl<P: Platform> Clone for Attachment<P> {
@@ -112,11 +107,17 @@ pub(crate) struct Streams<P: Platform> {
     by_id: BTreeMap<u32, Stream<P>>,
     /// Devices that share processes' memory, by their first stream.
     sharing: BTreeMap<u32, Sharing<P>>,
+    /// What hardware may go on reading though its stream is blocked or gone, by stream.
+    lost: Vec<(u32, Attachment<P>)>,
 }
+
+/// What streams were attached to, and what devices shared, once nobody uses the SMMU any more.
+pub(crate) type Everything<P> =
+    (BTreeMap<u32, Stream<P>>, BTreeMap<u32, Sharing<P>>, Vec<(u32, Attachment<P>)>);
 
 impl<P: Platform> Streams<P> {
     pub(crate) fn new() -> Self {
-        Self { by_id: BTreeMap::new(), sharing: BTreeMap::new() }
+        Self { by_id: BTreeMap::new(), sharing: BTreeMap::new(), lost: Vec::new() }
     }
 
     /// The StreamIDs of `sources`, each once, if a device of this name may have them all: they are below `1 << bits`, and nobody
@@ -165,11 +166,25 @@ impl<P: Platform> Streams<P> {
         old
     }
 
+    /// As [`attach_all`](Self::attach_all), when hardware has confirmed it: what was kept for it is answered, too.
+    pub(crate) fn replace(&mut self, stream_ids: &[u32], attached: &Attachment<P>) -> Vec<Attachment<P>> {
+        let mut old = self.attach_all(stream_ids, attached);
+        old.extend(self.find(stream_ids));
+        old
+    }
+
     /// Notes that streams are blocked, which hardware did not confirm: it may go on reading the tables that they led to, or those of `next`, and a process must
-    /// go on telling it of changes.
-    pub(crate) fn lose(&mut self, stream_ids: &[u32], next: Attachment<P>) {
-        next.keep();
-        self.attach_all(stream_ids, &Attachment::Blocked).into_iter().for_each(Attachment::keep);
+    /// go on telling it of changes. All of that is kept until it is found again.
+    pub(crate) fn lose(&mut self, stream_ids: &[u32], next: &Attachment<P>) {
+        let old = self.attach_all(stream_ids, &Attachment::Blocked);
+        let both = stream_ids.iter().zip(old).flat_map(|(&id, old)| [(id, old), (id, next.clone())]);
+        self.lost.extend(both.filter(|(_, attached)| !matches!(attached, Attachment::Blocked)));
+    }
+
+    /// Hardware has confirmed that it uses nothing any more of what these streams had before: what was kept for it.
+    pub(crate) fn find(&mut self, stream_ids: &[u32]) -> Vec<Attachment<P>> {
+        let found = self.lost.extract_if(.., |(id, _)| stream_ids.contains(id));
+        found.map(|(_, attached)| attached).collect()
     }
 
     /// A stream.
@@ -214,8 +229,9 @@ impl<P: Platform> Streams<P> {
     }
 
     /// Takes all of them out.
-    pub(crate) fn take_all(&mut self) -> (BTreeMap<u32, Stream<P>>, BTreeMap<u32, Sharing<P>>) {
-        (core::mem::take(&mut self.by_id), core::mem::take(&mut self.sharing))
+    pub(crate) fn take_all(&mut self) -> Everything<P> {
+        let Self { by_id, sharing, lost } = self;
+        (core::mem::take(by_id), core::mem::take(sharing), core::mem::take(lost))
     }
 }
 

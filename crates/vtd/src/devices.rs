@@ -99,11 +99,17 @@ pub(crate) struct Devices<P: Platform> {
     by_id: BTreeMap<u16, Source<P>>,
     /// Devices that share processes' memory, by their first source.
     sharing: BTreeMap<u16, Sharing<P>>,
+    /// What hardware may go on using though its source is blocked, by source: until hardware has forgotten what the source had.
+    lost: Vec<(u16, Attachment<P>)>,
 }
+
+/// What sources were attached to, and what devices shared, once nobody uses the unit any more.
+pub(crate) type Everything<P> =
+    (BTreeMap<u16, Source<P>>, BTreeMap<u16, Sharing<P>>, Vec<(u16, Attachment<P>)>);
 
 impl<P: Platform> Devices<P> {
     pub(crate) fn new() -> Self {
-        Self { by_id: BTreeMap::new(), sharing: BTreeMap::new() }
+        Self { by_id: BTreeMap::new(), sharing: BTreeMap::new(), lost: Vec::new() }
     }
 
     /// The ids of `sources`, each once, if a device of this name may have them all: they exist, and are nobody else's. A device may name one of its own
@@ -165,6 +171,24 @@ impl<P: Platform> Devices<P> {
         theirs.for_each(|(_, source)| source.doubted = doubted);
     }
 
+    /// Notes that a source is blocked, which hardware did not confirm: it may go on using what the source was attached to, or `next`. Both must go on being told of
+    /// changes, until they are found again.
+    pub(crate) fn lose(&mut self, sid: u16, next: &Attachment<P>) {
+        let Some(source) = self.by_id.get_mut(&sid) else { return };
+        let old = core::mem::replace(&mut source.attached, Attachment::Blocked);
+        let both = [old, next.clone()].into_iter().filter(|it| !matches!(it, Attachment::Blocked));
+        self.lost.extend(both.map(|attached| (sid, attached)));
+    }
+
+    /// What was lost of sources that are not doubted any more, and is not what they are attached to again.
+    pub(crate) fn find(&mut self) -> Vec<(u16, Attachment<P>)> {
+        let by_id = &self.by_id;
+        let settled = |(sid, _): &mut (u16, _)| by_id.get(sid).is_none_or(|source| !source.doubted);
+        let found = self.lost.extract_if(.., settled);
+        let again = |sid: u16, it: &_| by_id.get(&sid).is_some_and(|source| source.attached.is(it));
+        found.filter(|(sid, attached)| !again(*sid, attached)).collect()
+    }
+
     /// All sources.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u16, &Source<P>)> {
         self.by_id.iter().map(|(&id, source)| (id, source))
@@ -204,8 +228,9 @@ impl<P: Platform> Devices<P> {
     }
 
     /// Takes all of them out.
-    pub(crate) fn take_all(&mut self) -> (BTreeMap<u16, Source<P>>, BTreeMap<u16, Sharing<P>>) {
-        (core::mem::take(&mut self.by_id), core::mem::take(&mut self.sharing))
+    pub(crate) fn take_all(&mut self) -> Everything<P> {
+        let Self { by_id, sharing, lost } = self;
+        (core::mem::take(by_id), core::mem::take(sharing), core::mem::take(lost))
     }
 }
 

@@ -196,8 +196,9 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
     /// Lets go of everything, once hardware knows nothing of it any more.
     fn drop_all(&self, mut configuration: Guard<'_, P, Configuration<P>>) {
         let identity = configuration.identity.take();
-        let (sources, sharing) = configuration.devices.take_all();
+        let (sources, sharing, lost) = configuration.devices.take_all();
         drop(configuration);
+        lost.iter().for_each(|(sid, attached)| self.let_go(*sid, attached));
         for (sid, mut source) in sources {
             self.let_go(sid, &source.attached);
             if let Some(directory) = source.directory.take() {
@@ -205,7 +206,7 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
             }
         }
         sharing.into_values().for_each(|sharing| drop(sharing.abandon::<R>()));
-        drop(identity);
+        drop((identity, lost));
         self.interrupts.iter().for_each(InterruptRemapping::free);
         self.hardware.free_queues();
     }
@@ -395,13 +396,10 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
                         gone.push((sid, attached.clone()));
                     }
                 }
-                Err(_) => {
-                    // Hardware may go on using the old table, or the new one: both must go on being told of changes, for good.
-                    core::mem::forget(core::mem::replace(&mut source.attached, Attachment::Blocked));
-                    core::mem::forget(attached.clone());
-                }
+                Err(_) => devices.lose(sid, attached),
             }
         }
+        gone.append(&mut devices.find());
         let first = sids.first().and_then(|&first| devices.get(first));
         if first.is_some_and(|source| source.lead.is_some()) {
             devices.sharing(sids).into_iter().for_each(|sharing| sharing.resume_ats(&self.hardware));
@@ -421,11 +419,7 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
         let shares = devices.sharing(&known).is_some();
         devices.sharing(&known).into_iter().for_each(|sharing| sharing.pause_ats(&self.hardware));
         if let Err(error) = self.hardware.switch(tables, devices, &known, None) {
-            for &sid in &known {
-                if let Some(source) = devices.get_mut(sid) {
-                    core::mem::forget(core::mem::replace(&mut source.attached, Attachment::Blocked));
-                }
-            }
+            known.iter().for_each(|&sid| devices.lose(sid, &Attachment::Blocked));
             return Err(match error {
                 AttachError::LeftBlocked(error) | AttachError::Sync(error) => error,
                 _ => SyncError::Failed { code: 0 },
@@ -434,9 +428,22 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
         let sharing = known.first().filter(|_| shares).and_then(|&first| devices.unshare(first));
         self.hardware.askers.lock().remove(&known);
         let removed = known.iter().filter_map(|&sid| Some((sid, devices.remove(sid)?))).collect();
+        let found = devices.find();
         drop(configuration);
+        found.iter().for_each(|(sid, attached)| self.let_go(*sid, attached));
         drop(sharing.map(Sharing::abandon::<R>));
         Ok(removed)
+    }
+}
+
+/// Whoever lets go of a unit turns it off.
+impl<P: Platform, R: Registers + 'static> Drop for Vtd<P, R> {
+    fn drop(&mut self) {
+        if self.teardown().is_err() {
+            // Hardware may still read what entries lead to: it is lost rather than given to somebody else.
+            let configuration = self.configuration.get_mut();
+            core::mem::forget((configuration.identity.take(), configuration.devices.take_all()));
+        }
     }
 }
 
@@ -584,6 +591,10 @@ impl<P: Platform, R: Registers> Iommu<P> for Vtd<P, R> {
         let mut configuration = self.configuration.lock();
         if !configuration.gone {
             let _still_doubted = self.hardware.say_again(&mut configuration.devices);
+            let found = configuration.devices.find();
+            // Dropping a domain may wait for the hardware: under no lock.
+            drop(configuration);
+            found.iter().for_each(|(sid, attached)| self.let_go(*sid, attached));
         }
         errors
     }

@@ -78,7 +78,7 @@ fn after_probe_nobody_gets_through() {
 #[test]
 fn the_way_around_is_closed_after_groups_and_banks_are_in_order_and_not_before() {
     let fake = Fake::new();
-    Smmu::probe(fake.clone(), fake.clone(), Fake::config()).unwrap();
+    let _smmu = Smmu::probe(fake.clone(), fake.clone(), Fake::config()).unwrap();
     let writes = fake.take_writes();
     assert_eq!(writes.last().map(|&(at, _)| at), Some(CR0), "last of all");
     assert_eq!(writes.iter().filter(|&&(at, _)| at == CR0).count(), 1);
@@ -497,7 +497,7 @@ fn keeping(streams: &[u32]) -> Config {
 #[test]
 fn streams_of_firmwares_keep_what_they_have_and_nobody_else_does() {
     let fake = left_on();
-    Smmu::probe(fake.clone(), fake.clone(), keeping(&[5, 0x000f_0040, 0x60])).unwrap();
+    let _smmu = Smmu::probe(fake.clone(), fake.clone(), keeping(&[5, 0x000f_0040, 0x60])).unwrap();
     let wanted = [(0x60, 0, BYPASS, 0), (5, 0, BYPASS, 0), (0x40, 0xf, TRANSLATE, 2)];
     assert_eq!(fake.table(), wanted);
     assert_eq!((fake.get_bank(2, SCTLR), fake.get_bank(1, SCTLR)), (u32::MAX, 0));
@@ -586,7 +586,7 @@ fn a_bank_of_stage_2_that_firmwares_bank_leads_to_is_kept_with_it_and_one_that_i
     let nested = |to: u32| {
         let fake = left_on();
         fake.set(fake.global1(cbar(2)), 0x0003_0000 | to << 8);
-        Smmu::probe(fake.clone(), fake.clone(), keeping(&[0x000f_0040])).unwrap();
+        let _smmu = Smmu::probe(fake.clone(), fake.clone(), keeping(&[0x000f_0040])).unwrap();
         [0, 1, 2, 3].map(|bank| fake.get_bank(bank, SCTLR) != 0)
     };
     assert_eq!(nested(3), [false, false, true, true]);
@@ -628,6 +628,25 @@ fn a_teardown_that_is_not_confirmed_keeps_what_the_hardware_may_read_and_nobody_
     fake.with(|state| state.stuck = false);
     smmu.teardown().unwrap();
     assert_eq!(fake.live_bytes(), 0);
+}
+
+#[test]
+fn an_smmu_that_is_let_go_of_is_turned_off_first_and_keeps_what_hardware_may_read_if_it_does_not_stop() {
+    let attached = || {
+        let (fake, smmu, domain) = attached(Fake::config());
+        (fake, smmu, Arc::downgrade(&domain))
+    };
+    let (fake, smmu, domain) = attached();
+    drop(smmu);
+    assert!(fake.table().is_empty() && domain.upgrade().is_none());
+    assert_eq!(fake.live_bytes(), 0);
+    let (fake, smmu, domain) = attached();
+    let held = fake.live_bytes();
+    fake.with(|state| state.stuck = true);
+    drop(smmu);
+    assert!(fake.table().is_empty(), "nobody gets through all the same");
+    assert!(domain.upgrade().is_some());
+    assert_eq!(fake.live_bytes(), held);
 }
 
 #[test]

@@ -348,6 +348,8 @@ fn part_18_with_large_granules_alone_devices_are_asked_for_no_less() {
     let fake = &shared.fake;
     fake.set(IDR5, Idr5::from_bits(low(fake, IDR5)).with_gran4k(false).with_gran16k(false).into_bits());
     let config = shared.smmu.hardware.config.clone();
+    // One has the registers at a time.
+    shared.smmu.teardown().unwrap();
     let other = Smmu::probe(fake.clone(), fake.clone(), config).unwrap();
     assert_eq!(other.hardware.translation_unit(), SizeLg2::KIB_64);
     assert_eq!(

@@ -555,6 +555,62 @@ fn a_device_that_could_not_be_said_to_be_blocked_is_so_when_the_queue_works_agai
     assert_eq!(fake.take_log(), [], "it was confirmed");
 }
 
+/// An SMMU that did not confirm that its device is blocked, and what the device was attached to.
+fn unconfirmed() -> (Arc<Fake>, Arc<Smmu<Fake, Arc<Fake>>>, alloc::sync::Weak<dyn HwDomain<Fake>>) {
+    let fake = Fake::new();
+    let smmu = probe(&fake);
+    smmu.add_device("disk", &[SourceId(8)]).unwrap();
+    let domain = smmu.new_domain().unwrap();
+    smmu.attach(&[SourceId(8)], &Target::Domain(domain.clone())).unwrap();
+    fake.with(|state| state.illegal.push(Opcode::CFGI_STE));
+    let refused = smmu.attach(&[SourceId(8)], &Target::Blocked);
+    assert!(matches!(refused, Err(AttachError::LeftBlocked(_))));
+    fake.work(64);
+    (fake, smmu, Arc::downgrade(&domain))
+}
+
+#[test]
+fn what_a_device_was_attached_to_is_kept_until_hardware_has_confirmed_that_it_is_not_any_more() {
+    let confirmed: [&dyn Fn(&Smmu<Fake, Arc<Fake>>); 4] = [
+        &|smmu| smmu.attach(&[SourceId(8)], &Target::Blocked).unwrap(),
+        &|smmu| drop(smmu.handle_errors()),
+        &|smmu| smmu.remove_device(&[SourceId(8)]).unwrap(),
+        &|smmu| smmu.teardown().unwrap(),
+    ];
+    for confirm in confirmed {
+        let (fake, smmu, kept) = unconfirmed();
+        let _not_confirmed_either = smmu.handle_errors();
+        fake.work(64);
+        assert!(kept.upgrade().is_some(), "hardware may read its table");
+        let held = fake.live_bytes();
+        fake.with(|state| state.illegal.clear());
+        confirm(&smmu);
+        assert!(kept.upgrade().is_none() && fake.live_bytes() < held);
+    }
+}
+
+#[test]
+fn an_smmu_that_is_let_go_of_is_turned_off_first_and_keeps_what_hardware_may_read_if_it_does_not_stop() {
+    let attached = || {
+        let fake = Fake::new();
+        let smmu = probe(&fake);
+        smmu.add_device("disk", &[SourceId(8)]).unwrap();
+        let domain = smmu.new_domain().unwrap();
+        smmu.attach(&[SourceId(8)], &Target::Domain(domain.clone())).unwrap();
+        (fake, smmu, Arc::downgrade(&domain))
+    };
+    let (fake, smmu, domain) = attached();
+    drop(smmu);
+    assert!(domain.upgrade().is_none());
+    assert_eq!((cr0(&fake).into_bits(), fake.live_bytes()), (0, 0));
+    let (fake, smmu, domain) = attached();
+    let held = fake.live_bytes();
+    fake.with(|state| state.stuck.push(CR0ACK));
+    drop(smmu);
+    assert!(domain.upgrade().is_some());
+    assert_eq!(fake.live_bytes(), held);
+}
+
 #[test]
 fn no_guests_table_is_nested_and_every_way_to_ask_for_one_says_so() {
     use portcullis_core::nested::{GuestInvalidation, GuestTable, NestedDomain, NestedError};

@@ -96,7 +96,7 @@ fn an_entry_says_nested_with_the_guests_root_the_parents_table_and_an_id_of_its_
 
 #[test]
 fn the_first_stage_of_the_guest_is_never_used_without_the_parents() {
-    let (fake, ..) = attached();
+    let (fake, _unit, ..) = attached();
     assert_eq!(fake.pasid(0x108, 0).unwrap()[0] >> 6 & 7, 3, "PGTT");
 }
 

@@ -310,15 +310,70 @@ fn an_attach_that_hardware_does_not_confirm_leaves_what_was_there_and_a_block_st
     fake.with(|state| state.asleep = false);
 }
 
-#[test]
-fn what_a_device_was_attached_to_is_kept_for_good_if_a_block_is_not_confirmed() {
+/// A unit that did not confirm that its device is blocked, and what the device was attached to.
+fn unconfirmed() -> (Arc<Fake>, Vtd<Fake, Fake>, alloc::sync::Weak<dyn HwDomain<Fake>>) {
     let (fake, unit, domain) = attached();
-    let weak = Arc::downgrade(&domain);
+    fake.with(|state| state.refused = alloc::vec![TYPE_CONTEXT]);
+    for _ in 0..2 {
+        assert!(matches!(unit.attach(&[SID], &Target::Blocked), Err(AttachError::LeftBlocked(_))));
+    }
+    (fake, unit, Arc::downgrade(&domain))
+}
+
+#[test]
+fn what_a_device_was_attached_to_is_kept_until_hardware_has_confirmed_that_it_is_not_any_more() {
+    let confirmed: [&dyn Fn(&Vtd<Fake, Fake>); 4] = [
+        &|unit| unit.attach(&[SID], &Target::Blocked).unwrap(),
+        &|unit| assert_eq!(unit.handle_errors(), []),
+        &|unit| unit.remove_device(&[SID]).unwrap(),
+        &|unit| unit.teardown().unwrap(),
+    ];
+    for confirm in confirmed {
+        let (fake, unit, kept) = unconfirmed();
+        assert_eq!(unit.handle_errors(), [], "this is not confirmed either");
+        assert!(kept.upgrade().is_some(), "hardware may be using it");
+        let held = fake.live_bytes();
+        fake.with(|state| state.refused.clear());
+        confirm(&unit);
+        assert!(kept.upgrade().is_none() && fake.live_bytes() < held);
+    }
+}
+
+#[test]
+fn what_was_kept_for_hardware_goes_on_where_its_device_is_attached_to_it_again() {
+    let (fake, unit, kept) = unconfirmed();
+    fake.with(|state| state.refused.clear());
+    let domain = kept.upgrade().unwrap();
+    unit.attach(&[SID], &Target::Domain(domain.clone())).unwrap();
     drop(domain);
+    assert_eq!(unit.handle_errors(), []);
+    assert!(kept.upgrade().is_some(), "its device is attached to it");
+    unit.attach(&[SID], &Target::Blocked).unwrap();
+    assert!(kept.upgrade().is_none());
+}
+
+#[test]
+fn a_unit_that_is_let_go_of_is_turned_off_first_and_keeps_what_hardware_may_read_if_it_does_not_stop() {
+    let fake = Fake::legacy();
+    let before = fake.live_bytes();
+    let attached = || {
+        let unit = fake.probe(Fake::config());
+        unit.add_device("disk", &[SID]).unwrap();
+        let domain = unit.new_domain().unwrap();
+        unit.attach(&[SID], &Target::Domain(domain.clone())).unwrap();
+        (unit, Arc::downgrade(&domain))
+    };
+    let (unit, domain) = attached();
+    drop(unit);
+    assert_eq!((fake.get(GSTS) >> 31 & 1, fake.get(GSTS) >> 26 & 1, fake.context(0x108)), (1, 0, None));
+    assert!(domain.upgrade().is_none());
+    assert_eq!(fake.live_bytes(), before + 0x1000, "the root, which blocks");
+    let (unit, domain) = attached();
+    let held = fake.live_bytes();
     fake.with(|state| state.asleep = true);
-    assert!(matches!(unit.attach(&[SID], &Target::Blocked), Err(AttachError::LeftBlocked(_))));
-    assert!(weak.upgrade().is_some(), "hardware may be using it for ever");
-    fake.with(|state| state.asleep = false);
+    drop(unit);
+    assert!(domain.upgrade().is_some());
+    assert_eq!(fake.live_bytes(), held);
 }
 
 #[test]
