@@ -94,7 +94,7 @@ impl Process {
     ) -> Result<(), SyncError> {
         let TakenOut { retired, doubters } = taken;
         if state.kept_for_ever {
-            frames.into_iter().for_each(core::mem::forget);
+            frames.iter().for_each(|frame| frame.lose());
             return Ok(());
         }
         let Some(error) = doubters.error else {

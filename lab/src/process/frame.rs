@@ -6,7 +6,7 @@
 //! nor for the barrier that makes the zeroes visible. Frames that go back are not stocked again: who still reaches one is to be caught.
 
 use core::fmt;
-use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use portcullis::hal::{Barriers, BlockLayout, DmaMemory};
@@ -33,6 +33,7 @@ pub const HUGE_PAGE: SizeLg2 = match SizeLg2::new(24) {
 struct Block {
     platform: Arc<LabPlatform>,
     at: Pa,
+    lost: AtomicBool,
 }
 
 /// One page of RAM.
@@ -44,6 +45,8 @@ pub(super) struct FrameOwner {
     part_of: Option<Arc<Block>>,
     /// How many of its holders are pins.
     pins: AtomicUsize,
+    /// Its RAM never goes back.
+    lost: AtomicBool,
 }
 
 /// A hold on a page of RAM.
@@ -116,13 +119,14 @@ impl Frames {
 
     fn frame(&self, at: Pa, part_of: Option<Arc<Block>>) -> Frame {
         let platform = self.platform.clone();
-        Arc::new(FrameOwner { platform, size: self.size, at, part_of, pins: AtomicUsize::new(0) })
+        let (pins, lost) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Arc::new(FrameOwner { platform, size: self.size, at, part_of, pins, lost })
     }
 
     /// The frames of a huge page of zeroes, one behind the other, visible to hardware after the next write barrier; none if there is no memory in one piece.
     pub(super) fn huge(&self) -> Option<Vec<Frame>> {
         let at = self.platform.alloc_buffer(layout(HUGE_PAGE))?;
-        let block = Arc::new(Block { platform: self.platform.clone(), at });
+        let block = Arc::new(Block { platform: self.platform.clone(), at, lost: AtomicBool::new(false) });
         let parts = 0..HUGE_PAGE.bytes() >> self.size.get();
         let frame = |part| self.frame(Pa::new(at.get() + (part << self.size.get())), Some(block.clone()));
         Some(parts.map(frame).collect())
@@ -149,6 +153,14 @@ impl FrameOwner {
 
     pub(super) fn pin_count(&self) -> usize {
         self.pins.load(SeqCst)
+    }
+
+    /// Hardware may reach it for ever: whoever lets go of it, its RAM does not go back, nor that of the huge page that it is a part of.
+    pub(super) fn lose(&self) {
+        self.lost.store(true, SeqCst);
+        if let Some(block) = &self.part_of {
+            block.lost.store(true, SeqCst);
+        }
     }
 
     pub(super) fn read(&self, into: &mut [u8]) {
@@ -186,7 +198,7 @@ impl Drop for PinnedFrame {
 
 impl Drop for FrameOwner {
     fn drop(&mut self) {
-        if self.part_of.is_none() {
+        if self.part_of.is_none() && !*self.lost.get_mut() {
             self.platform.free_buffer(self.at, layout(self.size));
         }
     }
@@ -194,6 +206,8 @@ impl Drop for FrameOwner {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        self.platform.free_buffer(self.at, layout(HUGE_PAGE));
+        if !*self.lost.get_mut() {
+            self.platform.free_buffer(self.at, layout(HUGE_PAGE));
+        }
     }
 }

@@ -95,7 +95,7 @@ impl State {
     /// What is still in doubt is lost: its hardware never confirmed.
     fn forget_doubts(&mut self) {
         for doubt in core::mem::take(&mut self.doubts) {
-            doubt.frames.into_iter().for_each(core::mem::forget);
+            doubt.frames.iter().for_each(|frame| frame.lose());
         }
     }
 }
@@ -486,7 +486,7 @@ impl Drop for Process {
         self.exit();
         let mut state = self.state();
         if state.kept_for_ever {
-            core::mem::forget(core::mem::take(&mut state.pages));
+            state.pages.values().for_each(|page| page.frame.lose());
             state.forget_doubts();
         }
     }
