@@ -103,6 +103,19 @@ fn spoil_entry(world: &World, value: u64, mask: u64) {
 }
 
 #[test]
+fn a_machine_that_somebody_keeps_beyond_its_life_is_objected_to() {
+    let lived = |keeps: bool| {
+        let world = plain();
+        world.end(None);
+        let _platform = keeps.then(|| world.platform.clone());
+        buried(world, 0).wrong.map(|(wrong, _)| (wrong.promise, wrong.what))
+    };
+    assert_eq!(lived(false), None);
+    // The platform has the bus, and the hub that has it too.
+    assert_eq!(lived(true), Some((Promise::NoLeak, "the machine is kept, 2 times".into())));
+}
+
+#[test]
 fn an_access_to_what_was_taken_away_breaks_isolation() {
     let (world, space, grant) = mapped();
     let _done = world.access(0, 0, grant.first, 8, true);

@@ -1,6 +1,7 @@
 //! The end of a life: everybody gives everything back, and then everything must be back.
 
 use core::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
 
 use model_bus::Bus;
 
@@ -98,6 +99,12 @@ impl World {
             self.hub.hold(Promise::NoLeak, down.is_ok(), || format!("teardown: {down:?}"));
         }
     }
+}
+
+/// After everything that held something has been dropped: does somebody still hold the machine? A night of lives is to cost no more memory than one of them.
+pub(super) fn is_held(bus: Arc<Bus>) -> Option<Wrong> {
+    let others = Arc::strong_count(&bus) - 1;
+    (others > 0).then(|| Wrong::new(Promise::NoLeak, format!("the machine is kept, {others} times")))
 }
 
 /// After everything that held something has been dropped: is more still out than what is kept?

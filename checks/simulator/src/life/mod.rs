@@ -128,6 +128,7 @@ fn buried(world: Arc<World>, at: u64) -> Report {
     if report.wrong.is_none() && !excused {
         report.wrong = end::what_is_out(&bus, kept).map(|wrong| (wrong, at));
     }
+    report.wrong = report.wrong.or_else(|| Some((end::is_held(bus)?, at)));
     report
 }
 

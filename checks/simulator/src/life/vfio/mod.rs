@@ -71,6 +71,7 @@ pub(super) fn live(manner: Manner, spec: &Spec, plan: &[Step]) -> Report {
     if report.wrong.is_none() && !excused {
         report.wrong = super::end::what_is_out(&bus, 0).map(|wrong| (wrong, at));
     }
+    report.wrong = report.wrong.or_else(|| Some((super::end::is_held(bus)?, at)));
     report
 }
 
