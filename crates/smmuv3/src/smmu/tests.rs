@@ -11,7 +11,9 @@ use super::*;
 use crate::config::{Msi, Overrides};
 use crate::testing::{Fake, Machine, Shared, opcodes, put_event, with_syncs};
 
-fn probe(fake: &Arc<Fake>) -> Arc<Smmu<Fake, Arc<Fake>>> {
+type Driver = Smmu<Fake, Arc<Fake>>;
+
+fn probe(fake: &Arc<Fake>) -> Arc<Driver> {
     Smmu::probe(fake.clone(), fake.clone(), Fake::config()).unwrap()
 }
 
@@ -556,7 +558,7 @@ fn a_device_that_could_not_be_said_to_be_blocked_is_so_when_the_queue_works_agai
 }
 
 /// An SMMU that did not confirm that its device is blocked, and what the device was attached to.
-fn unconfirmed() -> (Arc<Fake>, Arc<Smmu<Fake, Arc<Fake>>>, alloc::sync::Weak<dyn HwDomain<Fake>>) {
+fn unconfirmed() -> (Arc<Fake>, Arc<Driver>, alloc::sync::Weak<dyn HwDomain<Fake>>) {
     let fake = Fake::new();
     let smmu = probe(&fake);
     smmu.add_device("disk", &[SourceId(8)]).unwrap();
@@ -571,7 +573,7 @@ fn unconfirmed() -> (Arc<Fake>, Arc<Smmu<Fake, Arc<Fake>>>, alloc::sync::Weak<dy
 
 #[test]
 fn what_a_device_was_attached_to_is_kept_until_hardware_has_confirmed_that_it_is_not_any_more() {
-    let confirmed: [&dyn Fn(&Smmu<Fake, Arc<Fake>>); 4] = [
+    let confirmed: [&dyn Fn(&Driver); 4] = [
         &|smmu| smmu.attach(&[SourceId(8)], &Target::Blocked).unwrap(),
         &|smmu| drop(smmu.handle_errors()),
         &|smmu| smmu.remove_device(&[SourceId(8)]).unwrap(),

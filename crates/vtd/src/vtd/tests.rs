@@ -13,7 +13,9 @@ use crate::testing::{Act, CAP_LEGACY, ECAP_LEGACY, Fake};
 const SID: SourceId = SourceId(0x0108);
 const READ_WRITE: Prot = Prot::cached(Perms::READ_WRITE);
 
-fn unit() -> (Arc<Fake>, Vtd<Fake, Fake>) {
+type Unit = Vtd<Fake, Fake>;
+
+fn unit() -> (Arc<Fake>, Unit) {
     let fake = Fake::legacy();
     let unit = fake.probe(Fake::config());
     unit.add_device("disk", &[SID]).unwrap();
@@ -21,7 +23,7 @@ fn unit() -> (Arc<Fake>, Vtd<Fake, Fake>) {
     (fake, unit)
 }
 
-fn attached() -> (Arc<Fake>, Vtd<Fake, Fake>, Arc<dyn HwDomain<Fake>>) {
+fn attached() -> (Arc<Fake>, Unit, Arc<dyn HwDomain<Fake>>) {
     let (fake, unit) = unit();
     let domain = unit.new_domain().unwrap();
     unit.attach(&[SID], &Target::Domain(domain.clone())).unwrap();
@@ -311,7 +313,7 @@ fn an_attach_that_hardware_does_not_confirm_leaves_what_was_there_and_a_block_st
 }
 
 /// A unit that did not confirm that its device is blocked, and what the device was attached to.
-fn unconfirmed() -> (Arc<Fake>, Vtd<Fake, Fake>, alloc::sync::Weak<dyn HwDomain<Fake>>) {
+fn unconfirmed() -> (Arc<Fake>, Unit, alloc::sync::Weak<dyn HwDomain<Fake>>) {
     let (fake, unit, domain) = attached();
     fake.with(|state| state.refused = alloc::vec![TYPE_CONTEXT]);
     for _ in 0..2 {
@@ -322,7 +324,7 @@ fn unconfirmed() -> (Arc<Fake>, Vtd<Fake, Fake>, alloc::sync::Weak<dyn HwDomain<
 
 #[test]
 fn what_a_device_was_attached_to_is_kept_until_hardware_has_confirmed_that_it_is_not_any_more() {
-    let confirmed: [&dyn Fn(&Vtd<Fake, Fake>); 4] = [
+    let confirmed: [&dyn Fn(&Unit); 4] = [
         &|unit| unit.attach(&[SID], &Target::Blocked).unwrap(),
         &|unit| assert_eq!(unit.handle_errors(), []),
         &|unit| unit.remove_device(&[SID]).unwrap(),
