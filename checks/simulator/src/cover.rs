@@ -157,6 +157,11 @@ pub fn impossible(kind: MachineKind, op: OpKind, fault: FaultKind) -> Option<&'s
     if let Some(reason) = apart_among_users(kind, op, fault) {
         return Some(reason);
     }
+    // Going back to a default domain may map what firmware works in. What these do is another's domain, none, or where all were before.
+    let anew = matches!(op, OpKind::Claim | OpKind::Attach | OpKind::Enable | OpKind::Disable);
+    if kind.is_pc() && anew && fault == FaultKind::AllocationFails {
+        return Some("a device behind a VT-d unit has the tables of its entries since it came");
+    }
     // Whoever finds an endpoint frozen thaws it, and asks the bridge whether that is done.
     let thaws = kind == MachineKind::Power8
         && matches!(op, OpKind::Dma | OpKind::Reset | OpKind::DeviceReset | OpKind::Region);
