@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Weak};
 
-use model_bus::{Bus, Fabric, Width};
+use model_bus::{Bus, Fabric, Outcome, Width};
 use portcullis::core::owner::Owner;
 use portcullis::hal::{BlockLayout, DmaMemory};
 use portcullis::types::{Pa, SizeLg2};
@@ -546,6 +546,22 @@ pub(super) fn bound(kind: MachineKind) -> Arc<World> {
     world.audit();
     assert_eq!(objection(&world), None);
     world
+}
+
+#[test]
+fn an_access_by_an_atc_is_judged_by_the_address_that_it_was_given_for() {
+    for kind in SHARING {
+        let (world, space, grant) = mapped_on(kind);
+        assert_eq!(world.enable(0), Done::Succeeded);
+        let translated = || world.sharing.as_ref().expect("they share").judge.seen().1;
+        let before = translated();
+        let accesses = [(); 2].map(|()| world.access(0, 0, grant.first, 8, true));
+        assert_eq!((accesses, translated() - before), ([Outcome::Done; 2], 2));
+        assert_eq!(objection(&world), None);
+        forget(&world, space);
+        let _reached = world.access(0, 0, grant.first, 8, true);
+        assert_eq!(objection(&world), Some(Promise::Isolation));
+    }
 }
 
 /// Spoils the device's entry in the middle of an operation.

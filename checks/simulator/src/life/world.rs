@@ -319,7 +319,8 @@ impl World {
         let devices = spec.devices.iter().enumerate().map(|(index, device)| {
             hub.shadow(|shadow| shadow.add_device(&device.sources));
             let gate = gates[device.unit % gates.len()].clone();
-            let engine = Engine::new(&device.sources, device.form, gate, bus.clone(), hub.clone());
+            let engine =
+                Engine::new(&device.sources, device.form, spec.crowded, gate, bus.clone(), hub.clone());
             if let Some(sharing) = &sharing {
                 sharing.judge.know(index, &engine.sources);
             }

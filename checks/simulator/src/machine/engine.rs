@@ -19,6 +19,7 @@ use portcullis::types::{Access, Iova, Pa, Pasid, SourceId};
 
 use crate::fault::FaultKind;
 use crate::hub::{Hub, locked};
+use crate::oracle::Seen;
 
 /// What kind of device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub(crate) enum Form {
 pub(crate) struct Engine {
     pub(crate) sources: Vec<SourceId>,
     pub(crate) form: Form,
+    /// Whether its ATC serves requests without PASID, too: where one thread lives, for it answers an invalidation although another thread's access is under way.
+    keeps: bool,
     translator: Arc<dyn Translator>,
     fabric: Arc<dyn Fabric>,
     hub: Arc<Hub>,
@@ -48,7 +51,7 @@ pub(crate) struct Engine {
 
 #[derive(Default)]
 struct State {
-    /// Pages of 4 KiB, by PASID and number.
+    /// Pages of 4 KiB, by PASID ([`NO_PASID`]) and number.
     held: BTreeMap<(u32, u64), Held>,
     /// Addresses that it was given and never forgets, as an ATC does that lies: the last few, the newest last.
     remembered: VecDeque<u64>,
@@ -63,6 +66,8 @@ struct State {
     stalls: Vec<(Stall, u32)>,
 }
 
+/// Stands for none.
+const NO_PASID: u32 = u32::MAX;
 /// How many addresses an engine never forgets.
 const REMEMBERED: usize = 8;
 
@@ -104,6 +109,7 @@ impl Engine {
     pub(crate) fn new(
         sources: &[u32],
         form: Form,
+        crowded: bool,
         translator: Arc<dyn Translator>,
         fabric: Arc<dyn Fabric>,
         hub: Arc<Hub>,
@@ -111,7 +117,8 @@ impl Engine {
         let sources = sources.iter().map(|&source| SourceId(source)).collect();
         let (ats, lied) = (AtomicBool::new(false), AtomicBool::new(false));
         let (mute, state) = (AtomicU64::new(0), Mutex::default());
-        Arc::new(Self { sources, form, translator, fabric, hub, ats, mute, lied, state })
+        let keeps = form == Form::Pcie && !crowded;
+        Arc::new(Self { sources, form, keeps, translator, fabric, hub, ats, mute, lied, state })
     }
 
     /// What it can do.
@@ -146,14 +153,44 @@ impl Engine {
         self.lied.load(Relaxed)
     }
 
-    /// Moves bytes.
+    /// Moves bytes, by translation where it has one.
     pub(crate) fn access(&self, one: &Move) -> Outcome {
+        if let Some(pa) = self.translation_of(one) {
+            return self.access_kept(one, pa);
+        }
         let Move { source, pasid, iova, len, write } = *one;
         let access = if write { Access::WRITE } else { Access::READ };
         let request = Request { source, pasid, iova: Iova::new(iova), len_bytes: len, access };
         let mut bytes = [0x5a; 64];
         let bytes = &mut bytes[..len as usize];
         self.translator.access(&request, &mut |passage| {
+            if write {
+                self.fabric.write(Write { at: passage.pa, bytes, source: Some(source) })
+            } else {
+                self.fabric.read(passage.pa, bytes)
+            }
+        })
+    }
+
+    /// Where an access without PASID goes by its ATC; none if it has none, or is given nothing.
+    fn translation_of(&self, one: &Move) -> Option<u64> {
+        if one.pasid.is_some() || !self.keeps || !self.ats_is_on() {
+            return None;
+        }
+        let held = || self.held(None, one.iova, one.write);
+        let held = held().or_else(|| self.ask(None, one.iova, one.write).then(held).flatten());
+        held.map(|held| held.pa | one.iova & 0xfff)
+    }
+
+    /// Moves bytes where its ATC says. Whoever is asked there knows no more for which address that is, so that it is judged here.
+    fn access_kept(&self, one: &Move, at: u64) -> Outcome {
+        let Move { source, iova, len, write, .. } = *one;
+        let access = if write { Access::WRITE } else { Access::READ };
+        let request = TranslatedRequest { source, pasid: None, at: Pa::new(at), len_bytes: len, access };
+        let mut bytes = [0x5a; 64];
+        let bytes = &mut bytes[..len as usize];
+        self.translator.access_translated(&request, &mut |passage| {
+            self.hub.judge(&Seen { source: source.0, iova, len, pa: passage.pa.get(), write });
             if write {
                 self.fabric.write(Write { at: passage.pa, bytes, source: Some(source) })
             } else {
@@ -197,12 +234,11 @@ impl Engine {
 
     fn work_by_translation(&self, pasid: Pasid, iova: u64, write: bool, wait: &mut dyn FnMut()) -> Shared {
         for _ in 0..4 {
-            let held = locked(&self.state).held.get(&(pasid.get(), iova >> 12)).copied();
-            if let Some(held) = held.filter(|held| if write { held.write } else { held.read }) {
+            if let Some(held) = self.held(Some(pasid), iova, write) {
                 let outcome = self.access_translated(Some(pasid), held.pa | iova & 0xff8, write);
                 return if outcome == Outcome::Done { Shared::Done } else { Shared::Refused };
             }
-            if self.ask(pasid, iova, write) {
+            if self.ask(Some(pasid), iova, write) {
                 continue;
             }
             match self.ask_for_page(pasid, iova, write, wait) {
@@ -220,11 +256,18 @@ impl Engine {
         remembered.iter().rev().cycle().nth(back % REMEMBERED).copied()
     }
 
+    /// What its ATC has for an access; none if that does not allow it.
+    fn held(&self, pasid: Option<Pasid>, iova: u64, write: bool) -> Option<Held> {
+        let key = (pasid.map_or(NO_PASID, Pasid::get), iova >> 12);
+        let held = locked(&self.state).held.get(&key).copied();
+        held.filter(|held| if write { held.write } else { held.read })
+    }
+
     /// Asks for a translation. Answers whether one that allows the access is held now.
-    fn ask(&self, pasid: Pasid, iova: u64, write: bool) -> bool {
+    fn ask(&self, pasid: Option<Pasid>, iova: u64, write: bool) -> bool {
         let request = TranslationRequest {
             source: self.sources[0],
-            pasid: Some(pasid),
+            pasid,
             iova: Iova::new(iova & !0xfff),
             no_write: !write,
             execute: false,
@@ -237,7 +280,7 @@ impl Engine {
         let pa = given.pa.get() + ((iova & !0xfff) - given.first.get());
         let held = Held { pa, read: given.read, write: given.write };
         let mut state = locked(&self.state);
-        state.held.insert((pasid.get(), iova >> 12), held);
+        state.held.insert((pasid.map_or(NO_PASID, Pasid::get), iova >> 12), held);
         if state.remembered.len() == REMEMBERED {
             state.remembered.pop_front();
         }

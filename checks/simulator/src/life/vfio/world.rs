@@ -357,7 +357,8 @@ impl UserWorld {
             hub.shadow(|shadow| shadow.add_device(&device.sources));
             let state = &groups[device.group];
             let gate = gates[state.unit].clone();
-            let engine = Engine::new(&device.sources, device.form, gate, bus.clone(), hub.clone());
+            let engine =
+                Engine::new(&device.sources, device.form, spec.crowded, gate, bus.clone(), hub.clone());
             let info = info(index, device, power);
             let known = units[state.unit].add_device(info).map_err(|error| format!("device: {error:?}"))?;
             state.group.add_device(&known).map_err(|error| format!("group: {error:?}"))?;
