@@ -449,6 +449,8 @@ fn fields_of_banks_take_the_values_of_the_book() {
     // 16.5.28, TnR: 0 retries, 1 terminates. 10.2.1, BPSHCFG: non-shareable 3.
     assert_eq!([bank::RESUME_RETRY, bank::RESUME_TERMINATE], [0, 1]);
     assert_eq!(global::BPSHCFG_NON_SHAREABLE, 3);
+    // Tables 9-3 and 9-5, MemAttr: outer write-back 11b above inner write-back 11b.
+    assert_eq!(global::MEM_ATTR_WRITE_BACK, 0xf);
     // 16.5.32 and 17.3.4: a page of ASID fffeh at the top of 56 bits; page 8_7654_3210h of 48.
     assert_eq!(
         bank::TlbiVa::new().with_page(0xfff_ffff_ffff).with_asid(0xfffe).into_bits(),
