@@ -175,13 +175,17 @@ impl Judge {
     }
 
     /// An operation on a process has returned and says that all is forgotten: devices have answered whatever they were sent about it since the operation began. What others
-    /// had them sent meanwhile, for a domain of the kernel's or another process, is not this operation's to wait for; where there are no others, everything is.
-    pub fn confirmed_since(&self, sent: u64, mm: MmId) {
+    /// had them sent meanwhile, for a domain of the kernel's or another process, is not this operation's to wait for; where there are no others, everything is. An operation on
+    /// one device alone says nothing of what others were sent.
+    pub fn confirmed_since(&self, sent: u64, mm: MmId, alone: Option<DeviceIndex>) {
         let mut state = self.state();
-        let State { unanswered, sources, shadow, alone, .. } = &*state;
+        let State { unanswered, sources, shadow, alone: one_at_a_time, .. } = &*state;
         let is_its = |source: &SourceId, pasid: Option<Pasid>| {
-            if *alone {
+            if *one_at_a_time {
                 return true;
+            }
+            if alone.is_some_and(|device| sources.get(source) != Some(&device)) {
+                return false;
             }
             let bond = sources.get(source).zip(pasid);
             bond.is_some_and(|(&device, pasid)| shadow.means(device, pasid) == Some(mm))

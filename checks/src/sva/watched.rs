@@ -102,7 +102,7 @@ impl Memory {
         let done = work();
         let answers = self.heard.take();
         if answers.iter().all(|answer| answer.confirmed) && self.judge.is_strict() {
-            self.judge.confirmed_since(sent, self.id());
+            self.judge.confirmed_since(sent, self.id(), None);
         }
         self.judge.shadow(|shadow| shadow.close(window, &answers));
         done

@@ -69,6 +69,12 @@ fn an_invalidation_that_is_not_answered_is_the_operations_that_had_it_sent_and_n
     let sent = world.sharing.as_ref().expect("they share").judge.invalidations();
     world.hub.faults.arm(FaultKind::AtcNever, 1);
     assert_eq!(world.unbind(0), Done::Refused);
-    assert_eq!(world.said_of(0, false, sent), [""; 0], "on another CPU somebody works on another process");
-    assert_eq!(world.said_of(0, true, sent).len(), 1);
+    assert_eq!(
+        world.said_of(0, false, None, sent),
+        [""; 0],
+        "on another CPU somebody works on another process"
+    );
+    assert_eq!(world.said_of(0, true, Some(1), sent), [""; 0], "another device is unbound");
+    assert_eq!(world.said_of(0, true, Some(0), sent).len(), 1);
+    assert_eq!(world.said_of(0, true, None, sent).len(), 2);
 }

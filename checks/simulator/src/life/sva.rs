@@ -74,6 +74,8 @@ struct BondState {
 
 /// Page requests of a flood.
 pub(super) const FLOOD: u64 = 2000;
+/// How many answers drivers keep that found no room in their queue, one of which at least is sent whenever there is some.
+const MOST_UNSENT: u32 = 1 << 16;
 pub(super) const AREAS: usize = 4;
 pub(super) const PROCESSES: usize = 4;
 pub(super) const BONDS: usize = 12;
@@ -487,7 +489,7 @@ impl World {
         }
         match unbound {
             Ok(()) => {
-                sharing.judge.confirmed_since(sent, state.bond.mm().id());
+                sharing.judge.confirmed_since(sent, state.bond.mm().id(), Some(index));
                 locked(&sharing.bonds)[usize::from(bond) % BONDS] = None;
                 if sharing.judge.shadow(|shadow| shadow.unbound(index, pasid)) {
                     self.pass(16);
@@ -513,16 +515,18 @@ impl World {
         }
     }
 
-    /// What of a device waits for an answer in an address space, once hardware has come to the answers that it was given. Nobody gives any more: those that found no room in the
-    /// queue are sent as errors are handled, as many as there is room for.
+    /// What of a device waits for an answer in an address space, once hardware has come to the answers that it was given, and interrupts are served. Nobody gives any more: those
+    /// that found no room in the queue are sent as errors are handled, as many as there is room for, and behind those to a flood. An access that was held back while the event
+    /// queue was full is nobody's to answer: hardware tries it again, and ends it, once there is room.
     fn unanswered(&self, sharing: &Sharing, index: usize, pasid: Pasid) -> Vec<String> {
         let pending = || sharing.judge.pending(index, Some(pasid));
-        if !pending().is_empty() && self.hub.is_held() {
-            self.hub.end();
-        }
         let unit = &self.units[self.devices[index].spec.unit].unit;
-        (0..256).take_while(|_| !pending().is_empty()).for_each(|_| {
+        (0..MOST_UNSENT).take_while(|_| !pending().is_empty()).for_each(|_| {
+            if self.hub.is_held() {
+                self.hub.end();
+            }
             let _errors = unit.handle_errors();
+            let _events = unit.dispatch_faults();
             self.pass(16);
         });
         pending()
@@ -853,12 +857,13 @@ impl World {
         core::mem::forget((lost, device));
     }
 
-    /// What the judge says of an operation on the process of a bond, or on another, that is said to be confirmed and began after so many invalidations.
-    pub(super) fn said_of(&self, bond: u8, its: bool, sent: u64) -> Vec<String> {
+    /// What the judge says of an operation on the process of a bond, or on another, and on all of its devices or on one alone, that is said to be confirmed and began after
+    /// so many invalidations.
+    pub(super) fn said_of(&self, bond: u8, its: bool, alone: Option<usize>, sent: u64) -> Vec<String> {
         let sharing = self.sharing.as_ref().expect("they share");
         let mm = sharing.bond(bond).expect("it is bound").bond.mm().id();
         let other = portcullis::core::mm::MmId(mm.0 + 1);
-        sharing.judge.confirmed_since(sent, if its { mm } else { other });
+        sharing.judge.confirmed_since(sent, if its { mm } else { other }, alone);
         sharing.judge.wrongs()
     }
 
