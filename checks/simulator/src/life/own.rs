@@ -390,6 +390,8 @@ impl World {
                         "a domain changed under its drivers".to_owned()
                     });
                     (inner.space, inner.doorbells) = (space, Vec::new());
+                    // Its counts begin anew.
+                    inner.failed = (0, 0);
                 }
                 drop(inner);
                 drop(domain);

@@ -60,7 +60,7 @@ pub(super) struct GroupInner {
     /// The space of its default domain.
     pub(super) space: SpaceId,
     pub(super) lazy: bool,
-    /// How many syncs of it had failed when it was last polled, and when that was seen to be more than before.
+    /// How many syncs of its default domain had failed when it was last polled, and when that was seen to be more than before.
     pub(super) failed: (u64, u64),
     pub(super) ledger: Ledger,
     /// Where the doorbell's page is mapped: once for each reach that devices have.
