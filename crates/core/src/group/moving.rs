@@ -17,9 +17,11 @@ use crate::trace;
 impl<P: Platform> Group<P> {
     /// Attaches all members to `domain`, which is the current one from then on; or none.
     pub(super) fn move_all(&self, state: &mut State<P>, domain: &Arc<Domain<P>>) -> Result<(), GroupError> {
-        // Who is there already need not go. After a failure this differs from member to member.
-        let moving: Vec<Arc<Device<P>>> =
-            state.members.iter().filter(|device| !is_in(device, domain)).cloned().collect();
+        // Who is there already need not go. After a failure this differs from member to member. But who is said to be blocked may be so without hardware's word, after
+        // something of this group's or of its IOMMU's that failed, and whoever takes the group from here is to have that.
+        let asks = Arc::ptr_eq(domain, &self.blocked) && !mutant!("unconfirmed-block-taken-for-a-block");
+        let goes = |device: &&Arc<Device<P>>| asks || !is_in(device, domain);
+        let moving: Vec<Arc<Device<P>>> = state.members.iter().filter(goes).cloned().collect();
         let prepared = self.prepare_all(&moving, domain)?;
         let target = domain.target();
         let count = if mutant!("one-device-of-the-group-moves") { 1 } else { moving.len() };

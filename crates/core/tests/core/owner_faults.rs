@@ -109,6 +109,25 @@ fn a_user_can_have_a_group_of_which_a_failed_claim_left_devices_blocked() {
     places_are(&bench, "domain0");
 }
 
+#[test]
+fn a_claim_has_hardwares_word_that_each_device_is_blocked_also_where_it_is_said_to_be() {
+    for (claim, pass) in claims().into_iter().flat_map(|claim| (0..3).map(move |pass| (claim, pass))) {
+        let (bench, _members) = held(false);
+        // Nobody can go home, nor does hardware confirm that anybody is blocked.
+        bench.iommu.fail(Call::AttachAndBlock, 0, usize::MAX);
+        assert!(matches!(bench.group.release_group(user()), Ok(Released::Blocked(_))));
+        bench.iommu.fail_no_more();
+        bench.iommu.fail(Call::AttachAndBlock, pass, 1);
+        let refused = claim(&bench);
+        assert!(matches!(refused, Err(ClaimError::Attach(_))), "device {pass}: {refused:?}");
+        nobody_holds(&bench);
+        places_are(&bench, "blocked");
+        bench.iommu.fail_no_more();
+        claim(&bench).unwrap();
+        places_are(&bench, "blocked");
+    }
+}
+
 /// A group that a user has claimed and attached, or not attached.
 fn held(attached: bool) -> (Bench, Vec<Arc<Device<Machine>>>) {
     let (bench, members) = three_members();
