@@ -115,6 +115,11 @@ impl<P: Platform, R: Registers> Pe<P, R> {
         self.held.is_some() || self.whole.is_some() || self.users_window().is_some()
     }
 
+    /// Whether it has no members, and is in nobody's hands.
+    pub(crate) fn is_left(&self) -> bool {
+        self.members.is_empty() && !self.in_use()
+    }
+
     /// Whether the PE is the platform's to open.
     pub(crate) fn is_taken(&self) -> bool {
         matches!(self.place, Place::Blocked)
@@ -122,7 +127,8 @@ impl<P: Platform, R: Registers> Pe<P, R> {
 
     /// Takes the PE to `place`.
     pub(crate) fn enter(&mut self, bridge: &Bridge<P, R>, place: Place<P, R>) -> Result<(), Refused> {
-        if self.place.is(&place) {
+        let asks = matches!(place, Place::Blocked) && !mutant!("closed-windows-not-asked-again");
+        if self.place.is(&place) && !(asks && !self.windows.is_confirmed()) {
             return Ok(());
         }
         let around = |end: Option<portcullis_types::Pa>| end.map_or(tve::DISABLED, tve::bypass);

@@ -116,7 +116,7 @@ impl<P: Platform, R: Registers> Phb3<P, R> {
         if let Some(&rid) = rids.iter().find(|rid| state.places.contains_key(rid)) {
             return Err(AssignError::Assigned(SourceId(rid.into())));
         }
-        let number = state.free_pe().ok_or(AssignError::NoPes)?;
+        let number = state.take_number(&self.bridge).ok_or(AssignError::NoPes)?;
         state.join(&self.bridge, number, &rids);
         Ok(number)
     }
@@ -271,17 +271,28 @@ impl<P: Platform, R: Registers> State<P, R> {
         self.bury(bridge, number);
     }
 
-    /// Takes a PE away that has no members, is in nobody's hands, and has no window left.
+    /// Takes a PE away that has no members and is in nobody's hands, once the bridge has confirmed that it has no window left: if not before, then now. Until then it stays,
+    /// and is tried again before the next gets a number.
     fn bury(&mut self, bridge: &Bridge<P, R>, number: u8) {
-        let Some(pe) = self.pes.get(&number) else { return };
-        if pe.members.is_empty() && !pe.in_use() && pe.windows.is_clean() {
-            pe.segments.iter().for_each(|&segment| give_m32(bridge, segment, NOBODYS_MMIO));
-            self.pes.remove(&number);
-            if let Some(routes) = &self.routes {
-                routes.freeze_with(&*bridge.platform, number, number, false);
-                bridge.platform.write_barrier();
-            }
+        let Some(pe) = self.pes.get_mut(&number).filter(|pe| pe.is_left()) else { return };
+        let asks = !mutant!("pe-that-was-not-confirmed-stays-for-good");
+        if !pe.windows.is_clean() && !(asks && pe.close(bridge).is_ok()) {
+            return;
         }
+        pe.segments.iter().for_each(|&segment| give_m32(bridge, segment, NOBODYS_MMIO));
+        self.pes.remove(&number);
+        if let Some(routes) = &self.routes {
+            routes.freeze_with(&*bridge.platform, number, number, false);
+            bridge.platform.write_barrier();
+        }
+    }
+
+    /// A number for a PE, of those too that only waited for the bridge's word.
+    fn take_number(&mut self, bridge: &Bridge<P, R>) -> Option<u8> {
+        let left: Vec<u8> =
+            self.pes.iter().filter(|(_, pe)| pe.is_left()).map(|(&number, _)| number).collect();
+        left.into_iter().for_each(|number| self.bury(bridge, number));
+        self.free_pe()
     }
 }
 
@@ -316,7 +327,7 @@ impl<P: Platform, R: Registers> Iommu<P> for Phb3<P, R> {
             }
             number = Some(place);
         }
-        let number = number.or_else(|| state.free_pe()).ok_or(AddDeviceError::NoMemory)?;
+        let number = number.or_else(|| state.take_number(&self.bridge)).ok_or(AddDeviceError::NoMemory)?;
         let fresh: Vec<u16> = rids.iter().copied().filter(|rid| !state.places.contains_key(rid)).collect();
         state.join(&self.bridge, number, &fresh);
         let State { routes, pes, .. } = &mut *state;

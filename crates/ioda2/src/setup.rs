@@ -111,6 +111,11 @@ impl<P: Platform, R: Registers> Windows<P, R> {
         self.stale.is_empty() && self.setup.tables.iter().all(Option::is_none)
     }
 
+    /// Whether the bridge has confirmed that these are the windows.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.stale.is_empty() && !self.doubtful.contains(&true)
+    }
+
     /// Makes the windows `next`.
     pub(crate) fn switch(
         &mut self,

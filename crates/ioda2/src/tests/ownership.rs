@@ -152,6 +152,20 @@ fn a_pe_whose_devices_left_while_a_user_had_it_is_free_when_he_gives_it_back() {
 }
 
 #[test]
+fn a_pe_whose_windows_were_not_confirmed_to_be_gone_is_free_once_they_are() {
+    let fake = Fake::new();
+    let bridge = fake.bridge(|_| ());
+    let domain = bridge.new_kernel_domain().unwrap();
+    bridge.add_device("card", &[source(CARD)]).unwrap();
+    bridge.attach(&[source(CARD)], &target(&domain)).unwrap();
+    fake.answers(Some(0));
+    assert!(matches!(bridge.attach(&[source(CARD)], &Target::Blocked), Err(AttachError::LeftBlocked(_))));
+    fake.answers(None);
+    bridge.remove_device(&[source(CARD)]).unwrap();
+    assert_eq!(bridge.assign(&[source(DISK)]), Ok(1), "the first is free");
+}
+
+#[test]
 fn taking_twice_is_taking_once_and_releasing_gives_back_what_was() {
     let machine = Machine::new(&[DISK], with_bypass);
     let group = machine.table_group(DISK);

@@ -215,6 +215,27 @@ fn a_window_that_nobody_confirmed_is_forgotten_before_it_is_another() {
     assert_eq!(machine.fake.state().tried, [None], "whoever comes first finds nothing of the old one");
 }
 
+/// Found by the simulator, seed 0xe2eb717f on `power8`: it was said to be blocked, and translated what an earlier user had set.
+#[test]
+fn a_device_is_blocked_only_by_the_bridges_word_also_where_its_windows_are_noted_as_closed() {
+    let machine = taken(&[DISK]);
+    let group = machine.table_group(DISK);
+    let ops = group.tables().unwrap();
+    let table = ops.create_table(spec(0, 12, GIB, 1)).unwrap();
+    table.exchange(Iova::new(0x1000), Some(page(0x8000))).unwrap();
+    machine.fake.state().stores_left = Some(4);
+    assert!(matches!(ops.set_window(&table), Err(WindowError::Sync(_))));
+    machine.fake.state().stores_left = None;
+    machine.fake.answers(None);
+    assert_eq!(machine.reach(DISK, 0x1000), Some(0x8000), "the window is open, and noted as closed");
+    let block = || machine.bridge.attach(&[source(DISK)], &Target::Blocked);
+    machine.fake.answers(Some(0));
+    assert!(block().is_err());
+    machine.fake.answers(None);
+    block().unwrap();
+    assert_eq!(machine.reach(DISK, 0x1000), None);
+}
+
 #[test]
 fn a_window_that_is_known_stays_open_while_the_other_is_not() {
     let machine = taken(&[DISK]);
