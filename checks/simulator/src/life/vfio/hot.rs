@@ -138,9 +138,10 @@ impl UserWorld {
         }
         let pe = driver.assign(&sources);
         let most = self.groups.len();
-        // A PE of whose windows the bridge has not confirmed that they are gone outlives its devices: one for each time that it did not.
+        // A PE of whose windows the bridge has not confirmed that they are gone outlives its devices: one of each group for each time that it did not, since a user who dies then
+        // may have had them all.
         let left = usize::try_from(self.hub.faults.unconfirmed()).unwrap_or(usize::MAX);
-        let lawful = pe.is_ok_and(|pe| usize::from(pe) <= most.saturating_add(left));
+        let lawful = pe.is_ok_and(|pe| usize::from(pe) <= most.saturating_mul(left.saturating_add(1)));
         self.hub.hold(Promise::NoLeak, lawful, || {
             format!("group {group} of {most} becomes a PE again: {pe:?}, and all others are in one each")
         });
