@@ -275,8 +275,11 @@ impl<P: Platform, R: Registers> State<P, R> {
     /// and is tried again before the next gets a number.
     fn bury(&mut self, bridge: &Bridge<P, R>, number: u8) {
         let Some(pe) = self.pes.get_mut(&number).filter(|pe| pe.is_left()) else { return };
-        let asks = !mutant!("pe-that-was-not-confirmed-stays-for-good");
-        if !pe.windows.is_clean() && !(asks && pe.close(bridge).is_ok()) {
+        let mut is_closed = || {
+            pe.windows.is_clean()
+                || !mutant!("pe-that-was-not-confirmed-stays-for-good") && pe.close(bridge).is_ok()
+        };
+        if !is_closed() {
             return;
         }
         pe.segments.iter().for_each(|&segment| give_m32(bridge, segment, NOBODYS_MMIO));
