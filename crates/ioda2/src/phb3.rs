@@ -275,11 +275,9 @@ impl<P: Platform, R: Registers> State<P, R> {
     /// and is tried again before the next gets a number.
     fn bury(&mut self, bridge: &Bridge<P, R>, number: u8) {
         let Some(pe) = self.pes.get_mut(&number).filter(|pe| pe.is_left()) else { return };
-        let mut is_closed = || {
-            pe.windows.is_clean()
-                || !mutant!("pe-that-was-not-confirmed-stays-for-good") && pe.close(bridge).is_ok()
-        };
-        if !is_closed() {
+        let stays = mutant!("pe-that-was-not-confirmed-stays-for-good") && !pe.windows.is_confirmed();
+        // Whoever gets its number takes it for one that has none.
+        if stays || pe.enter(bridge, Place::Blocked).is_err() {
             return;
         }
         pe.segments.iter().for_each(|&segment| give_m32(bridge, segment, NOBODYS_MMIO));

@@ -106,11 +106,6 @@ impl<P: Platform, R: Registers> Windows<P, R> {
         &self.setup
     }
 
-    /// Whether the bridge remembers no table for this PE.
-    pub(crate) fn is_clean(&self) -> bool {
-        self.stale.is_empty() && self.setup.tables.iter().all(Option::is_none)
-    }
-
     /// Whether the bridge has confirmed that these are the windows.
     pub(crate) fn is_confirmed(&self) -> bool {
         self.stale.is_empty() && !self.doubtful.contains(&true)

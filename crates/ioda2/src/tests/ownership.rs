@@ -166,6 +166,40 @@ fn a_pe_whose_windows_were_not_confirmed_to_be_gone_is_free_once_they_are() {
 }
 
 #[test]
+fn a_pe_whose_devices_left_lets_nobody_through_who_is_in_it_next() {
+    for is_confirmed in [true, false] {
+        let fake = Fake::new();
+        let bridge = fake.bridge(|config| config.identity_end = Some(Pa::new(1 << 40)));
+        bridge.add_device("card", &[source(CARD)]).unwrap();
+        fake.state().stores_left = Some(4).filter(|_| !is_confirmed);
+        let attached = bridge.attach(&[source(CARD)], &Target::Identity);
+        assert_eq!(attached.is_ok(), is_confirmed, "{attached:?}");
+        fake.state().stores_left = None;
+        fake.answers(None);
+        bridge.remove_device(&[source(CARD)]).unwrap();
+        bridge.add_device("disk", &[source(DISK)]).unwrap();
+        assert_eq!(bridge.pe_of(source(DISK)), Some(1), "the first is free");
+        assert_eq!((fake.entry(9, 2), fake.entry(9, 3)), (0, 0));
+        assert_eq!(fake.access(DISK, 0x1000, true), None, "it is attached to nothing");
+    }
+}
+
+#[test]
+fn a_pe_whose_devices_left_is_in_its_domain_no_more() {
+    let fake = Fake::new();
+    let bridge = fake.bridge(|_| ());
+    let domain = bridge.new_domain().unwrap();
+    let before = fake.live_bytes();
+    for _ in 0..2 {
+        bridge.add_device("card", &[source(CARD)]).unwrap();
+        bridge.attach(&[source(CARD)], &target(&domain)).unwrap();
+        assert!(fake.live_bytes() > before);
+        bridge.remove_device(&[source(CARD)]).unwrap();
+        assert_eq!(fake.live_bytes(), before, "its table is freed");
+    }
+}
+
+#[test]
 fn taking_twice_is_taking_once_and_releasing_gives_back_what_was() {
     let machine = Machine::new(&[DISK], with_bypass);
     let group = machine.table_group(DISK);
