@@ -181,12 +181,10 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         true
     }
 
-    /// Sends a response. That it was taken is not waited for: nothing would prove it. One for which there is no room is sent when there is; behind others that wait for that,
-    /// it waits without being tried, so that hardware which stands still keeps nobody for longer than one answer takes.
+    /// Sends a response, or keeps it until there is room. That it was taken is not waited for: nothing would prove it.
     pub(crate) fn respond(&self, response: &PageResponse) {
-        let sent =
-            self.unsent.is_empty() && self.send(response, |command| self.commands.submit(&[command]).is_ok());
-        if sent || self.commands.usable().is_ok() && self.unsent.keep(response) {
+        let send = || self.send(response, |command| self.commands.submit(&[command]).is_ok());
+        if self.unsent.send_or_keep(response, send, || self.commands.usable().is_ok()) {
             return;
         }
         self.platform.event(&Event {
@@ -201,9 +199,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
 
     /// Sends the responses that found no room before, as far as there is some now.
     pub(crate) fn send_unsent(&self) {
-        if !self.unsent.is_empty() {
-            self.unsent.send(|response| self.send(response, |command| self.commands.offer(command)));
-        }
+        self.unsent.send(|response| self.send(response, |command| self.commands.offer(command)));
     }
 
     /// Has a response queued, if one is due. False if there is no room for it.

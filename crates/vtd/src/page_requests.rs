@@ -13,7 +13,8 @@
 //! # Answers
 //!
 //! Each last request gets one page group response, sent without a wait. One for which the queue has no room is kept, and tried again when requests are drained and
-//! when errors are handled; while very many wait, requests stay where they are, and hardware answers what its queue has no room for. A request of a source that was never enabled is answered here if it is the last, as invalid.
+//! when errors are handled; while very many wait, requests stay where they are, and hardware answers what its queue has no room for. A request of a source that was
+//! never enabled is answered here if it is the last, as invalid.
 //!
 //! Spec: VT-d 5.10, 7.4 "Handling of Page Requests", 7.4.1 "Page Request Descriptor", 7.6 "Page Group Responses", 11.4.11 "Page Request Queue Interface".
 //! Not here: bringing pages in, keeping answers that find no room (`core::iopf`), who is enabled (`sharing`).
@@ -144,12 +145,10 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         true
     }
 
-    /// Sends a response. That it was taken is not waited for: nothing would prove it. One for which there is no room is sent when there is; behind others that wait for that,
-    /// it waits without being tried, so that hardware which stands still keeps nobody for longer than one answer takes.
+    /// Sends a response, or keeps it until there is room. That it was taken is not waited for: nothing would prove it.
     pub(crate) fn respond(&self, response: &PageResponse) {
-        let sent =
-            self.unsent.is_empty() && self.send(response, |descriptor| self.queue.send(descriptor).is_ok());
-        if sent || self.queue.usable().is_ok() && self.unsent.keep(response) {
+        let send = || self.send(response, |descriptor| self.queue.send(descriptor).is_ok());
+        if self.unsent.send_or_keep(response, send, || self.queue.usable().is_ok()) {
             return;
         }
         self.platform.event(&Event {
@@ -164,9 +163,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
 
     /// Sends the responses that found no room before, as far as there is some now.
     pub(crate) fn send_unsent(&self) {
-        if !self.unsent.is_empty() {
-            self.unsent.send(|response| self.send(response, |descriptor| self.queue.offer(descriptor)));
-        }
+        self.unsent.send(|response| self.send(response, |descriptor| self.queue.offer(descriptor)));
     }
 
     /// Has a response queued, if there is anybody for it. False if there is no room for it.

@@ -48,8 +48,19 @@ impl<M: RawMutex> Unsent<M> {
         self.0.lock().len() > MOST / 2
     }
 
+    /// Sends one by `send`, which says whether there was room for it, or keeps it while there may be some later. Behind others that wait for that, it waits without being
+    /// tried: hardware that stands still keeps nobody for longer than one response takes. False if it is lost, which the driver says.
+    pub fn send_or_keep(
+        &self,
+        response: &PageResponse,
+        send: impl FnOnce() -> bool,
+        may_be_sent: impl FnOnce() -> bool,
+    ) -> bool {
+        self.is_empty() && send() || may_be_sent() && self.keep(response)
+    }
+
     /// Keeps one. Answers whether there was a place for it.
-    pub fn keep(&self, response: &PageResponse) -> bool {
+    fn keep(&self, response: &PageResponse) -> bool {
         let mut kept = self.0.lock();
         let fits = kept.len() < MOST && kept.try_reserve(1).is_ok();
         if fits {
@@ -110,6 +121,27 @@ mod tests {
         assert!(unsent.keep(&response(6)));
         assert_eq!(sent(&unsent, 9), [3, 4, 5, 6]);
         assert!(unsent.is_empty());
+    }
+
+    #[test]
+    fn a_response_is_tried_only_when_none_waits_and_kept_only_while_it_may_be_sent() {
+        let unsent = Unsent::<spin::Mutex<()>>::new();
+        // Whether it is accepted, whether it was tried, and whether one is kept then.
+        let hand_in = |room, later| {
+            let mut tried = false;
+            let send = || {
+                tried = true;
+                room
+            };
+            let accepted = unsent.send_or_keep(&response(1), send, || later);
+            (accepted, tried, !unsent.is_empty())
+        };
+        assert_eq!(hand_in(true, true), (true, true, false));
+        assert_eq!(hand_in(false, false), (false, true, false));
+        assert_eq!(hand_in(false, true), (true, true, true));
+        assert_eq!(hand_in(true, true), (true, false, true), "its turn is after that of who waits");
+        assert_eq!(hand_in(true, false), (false, false, true));
+        assert_eq!(sent(&unsent, 9), [1, 1]);
     }
 
     #[test]
