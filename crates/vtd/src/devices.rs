@@ -176,17 +176,26 @@ impl<P: Platform> Devices<P> {
     pub(crate) fn lose(&mut self, sid: u16, next: &Attachment<P>) {
         let Some(source) = self.by_id.get_mut(&sid) else { return };
         let old = core::mem::replace(&mut source.attached, Attachment::Blocked);
-        let both = [old, next.clone()].into_iter().filter(|it| !matches!(it, Attachment::Blocked));
-        self.lost.extend(both.map(|attached| (sid, attached)));
+        for attached in [old, next.clone()] {
+            if !self.may_use(sid, &attached) {
+                self.lost.push((sid, attached));
+            }
+        }
     }
 
     /// What was lost of sources that are not doubted any more, and is not what they are attached to again.
     pub(crate) fn find(&mut self) -> Vec<(u16, Attachment<P>)> {
         let by_id = &self.by_id;
         let settled = |(sid, _): &mut (u16, _)| by_id.get(sid).is_none_or(|source| !source.doubted);
-        let found = self.lost.extract_if(.., settled);
-        let again = |sid: u16, it: &_| by_id.get(&sid).is_some_and(|source| source.attached.is(it));
-        found.filter(|(sid, attached)| !again(*sid, attached)).collect()
+        let mut found: Vec<_> = self.lost.extract_if(.., settled).collect();
+        found.retain(|(sid, attached)| !self.may_use(*sid, attached));
+        found
+    }
+
+    /// Whether hardware may use this for a source: the source is attached to it, or was, and hardware has not confirmed that it is not any more.
+    pub(crate) fn may_use(&self, sid: u16, it: &Attachment<P>) -> bool {
+        self.by_id.get(&sid).is_some_and(|source| source.attached.is(it))
+            || self.lost.iter().any(|(of, lost)| *of == sid && lost.is(it))
     }
 
     /// All sources.

@@ -385,20 +385,12 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
         for &sid in sids {
             let Some(source) = devices.get_mut(sid) else { continue };
             match outcome {
-                Ok(()) => {
-                    let old = core::mem::replace(&mut source.attached, attached.clone());
-                    if !old.is(attached) {
-                        gone.push((sid, old));
-                    }
-                }
-                Err(AttachError::Sync(_)) => {
-                    if !source.attached.is(attached) {
-                        gone.push((sid, attached.clone()));
-                    }
-                }
+                Ok(()) => gone.push((sid, core::mem::replace(&mut source.attached, attached.clone()))),
+                Err(AttachError::Sync(_)) => gone.push((sid, attached.clone())),
                 Err(_) => devices.lose(sid, attached),
             }
         }
+        gone.retain(|(sid, it)| !devices.may_use(*sid, it));
         gone.append(&mut devices.find());
         let first = sids.first().and_then(|&first| devices.get(first));
         if first.is_some_and(|source| source.lead.is_some()) {

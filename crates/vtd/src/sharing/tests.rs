@@ -246,6 +246,28 @@ fn answer(group: u16) -> PageResponse {
 }
 
 #[test]
+fn a_process_that_hardware_may_go_on_using_tells_it_of_changes_also_when_an_attach_to_it_has_failed() {
+    let fake = Fake::scalable();
+    let unit = fake.probe(config());
+    unit.add_device("gpu", &[SID]).unwrap();
+    let process = unit.new_process_domain(Mm::new()).unwrap();
+    let target = Target::Process(process.clone());
+    unit.attach(&[SID], &target).unwrap();
+    fake.with(|state| state.refused = vec![TYPE_PASID_CACHE]);
+    assert!(matches!(unit.attach(&[SID], &Target::Blocked), Err(AttachError::LeftBlocked(_))));
+    assert!(matches!(unit.attach(&[SID], &target), Err(AttachError::Sync(_))));
+    fake.with(|state| state.refused.clear());
+    let is_told = || {
+        fake.take_log();
+        process.invalidate(IovaRange::all()).unwrap();
+        fake.take_log().contains(&Descriptor::iotlb_pasid(2, 0))
+    };
+    assert!(is_told(), "its entry may be cached");
+    assert_eq!(unit.handle_errors(), []);
+    assert!(!is_told(), "it was confirmed to be forgotten");
+}
+
+#[test]
 fn an_answer_that_the_unit_refused_is_sent_once_more() {
     for refusals in [1, 2] {
         let (fake, unit, _domain, _switches) = sharing();
