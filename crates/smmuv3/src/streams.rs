@@ -156,7 +156,7 @@ impl<P: Platform> Streams<P> {
     }
 
     /// Notes what streams are attached to. Answers what they were attached to before.
-    pub(crate) fn attach_all(&mut self, stream_ids: &[u32], attached: &Attachment<P>) -> Vec<Attachment<P>> {
+    fn attach_all(&mut self, stream_ids: &[u32], attached: &Attachment<P>) -> Vec<Attachment<P>> {
         let mut old = Vec::new();
         for stream_id in stream_ids {
             if let Some(stream) = self.by_id.get_mut(stream_id) {
