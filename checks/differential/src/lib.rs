@@ -42,6 +42,7 @@ pub mod addresses;
 pub mod answer;
 pub mod case;
 pub mod descriptor;
+mod devices;
 mod draw;
 pub mod entries;
 pub mod generate;

@@ -14,6 +14,7 @@ use portcullis_types::Pa;
 
 use crate::answer::{Answer, Record, UNKNOWN};
 use crate::case::{Access, Case, READERS, WRITERS};
+use crate::devices::{BUFFER_BYTES, Script, WRITE_FAILED, WRITTEN};
 use crate::layout::{
     COMMAND_LG2, COMMANDS, DATA, DATA_END, EVENT_LG2, EVENTS, READ_BACK, is_data, pattern_address,
     pattern_bytes,
@@ -27,37 +28,8 @@ const SMMU: u64 = 0x0905_0000;
 const ECAM: u64 = 0x40_1000_0000;
 /// Where BARs are put: a MiB each.
 const BARS: u64 = 0x1000_0000;
-/// The device's word for a write that was refused.
-const WRITE_FAILED: u64 = 0xdead_0002;
-/// What the writing device writes, again and again.
-const WRITTEN: u32 = 0x1234_5678;
 /// The oldest QEMU with all that is needed.
 pub const OLDEST: Version = Version::new(11, 1);
-
-/// Registers of `iommu-testdev`.
-mod itd {
-    pub(super) const TRIGGER: u64 = 0x00;
-    pub(super) const ADDRESS: u64 = 0x04;
-    pub(super) const LEN: u64 = 0x0c;
-    pub(super) const RESULT: u64 = 0x10;
-    pub(super) const ARM: u64 = 0x14;
-    pub(super) const PHYSICAL: u64 = 0x1c;
-}
-
-/// Registers of `edu`.
-pub(crate) mod edu {
-    pub(crate) const FROM: u64 = 0x80;
-    pub(crate) const TO: u64 = 0x88;
-    pub(crate) const COUNT: u64 = 0x90;
-    pub(crate) const COMMAND: u64 = 0x98;
-    /// Begin; from memory into the buffer.
-    pub(crate) const READ: u64 = 1;
-    /// Begin; from the buffer to memory.
-    pub(crate) const WRITE: u64 = 3;
-    /// Where the buffer is.
-    pub(crate) const BUFFER: u64 = 0x4_0000;
-    pub(crate) const BUFFER_BYTES: u64 = 0x1000;
-}
 
 /// The newest QEMU for a test; none where there is none that is new enough, which is said on standard error.
 pub(crate) fn newest_for_test(arch: Arch) -> Option<Qemu> {
@@ -82,45 +54,6 @@ pub struct Theirs {
     /// Where the devices' registers are.
     bars: BTreeMap<u32, u64>,
     prod: u32,
-}
-
-/// What is asked for while one case runs.
-#[derive(Default)]
-struct Script {
-    ops: Vec<Op>,
-    /// What the loads so far have read.
-    values: Vec<u64>,
-    /// Loads that were asked for.
-    loads: usize,
-}
-
-impl Script {
-    fn load(&mut self, at: u64, width: Width) -> usize {
-        self.ops.push(Op::Load(Pa::new(at), width));
-        self.loads += 1;
-        self.loads - 1
-    }
-
-    fn store32(&mut self, at: u64, value: u64) {
-        self.ops.push(Op::Store(Pa::new(at), Width::Bits32, value & 0xffff_ffff));
-    }
-
-    fn store64(&mut self, at: u64, value: u64) {
-        self.ops.push(Op::Store(Pa::new(at), Width::Bits64, value));
-    }
-
-    fn step(&mut self, step: Step) {
-        match step {
-            Step::Write32(offset, value) => self.store32(SMMU + offset, value.into()),
-            Step::Write64(offset, value) => self.store64(SMMU + offset, value),
-        }
-    }
-
-    fn play(&mut self, machine: &Machine) -> Result<(), QemuError> {
-        self.values.extend(machine.batch(&self.ops)?);
-        self.ops.clear();
-        Ok(())
-    }
 }
 
 /// Where the answers to one access will be found.
@@ -238,7 +171,7 @@ impl Theirs {
         let ram = self.machine.ram().clone();
         case.image.words().for_each(|(at, word)| ram.store64(Pa::new(at), word));
         let mut script = Script::default();
-        program::enable(&case.setup, &mut self.prod).into_iter().for_each(|step| script.step(step));
+        program::enable(&case.setup, &mut self.prod).into_iter().for_each(|one| step(one, &mut script));
         let mut used = BTreeMap::new();
         let mut places = Vec::new();
         for (access, verdict) in case.accesses.iter().zip(verdicts) {
@@ -247,7 +180,7 @@ impl Theirs {
                 continue;
             }
             if access.flush {
-                script.step(program::flush(&mut self.prod));
+                step(program::flush(&mut self.prod), &mut script);
             }
             if let Some(at) = verdict.answer.reached {
                 script.ops.push(Op::Write(Pa::new(at), pattern_bytes(at, access.len.into())));
@@ -270,15 +203,7 @@ impl Theirs {
 
     fn write(&self, access: &Access, expected: Option<u64>, script: &mut Script) -> Place {
         let bar = self.bars[&access.stream];
-        script.store32(bar + itd::ADDRESS, access.address);
-        script.store32(bar + itd::ADDRESS + 4, access.address >> 32);
-        script.store32(bar + itd::LEN, access.len.into());
-        let expected = expected.unwrap_or(DATA);
-        script.store32(bar + itd::PHYSICAL, expected);
-        script.store32(bar + itd::PHYSICAL + 4, expected >> 32);
-        script.store32(bar + itd::ARM, 1);
-        script.load(bar + itd::TRIGGER, Width::Bits32);
-        let result = script.load(bar + itd::RESULT, Width::Bits32);
+        let result = script.write(bar, access.address, access.len, expected.unwrap_or(DATA));
         Place::Write { result, events: script.load(SMMU + EVENTQ_PROD, Width::Bits32) }
     }
 
@@ -291,43 +216,18 @@ impl Theirs {
     ) -> Result<Option<Place>, QemuError> {
         let next = used.entry(access.stream).or_insert(0);
         let (offset, len) = (*next, u64::from(access.len));
-        if offset + len > edu::BUFFER_BYTES {
+        if offset + len > BUFFER_BYTES {
             return Ok(None);
         }
         *next += len;
-        self.transfer(access.stream, access.address, edu::BUFFER + offset, len, edu::READ, script)?;
+        script.read(&self.machine, self.bars[&access.stream], access.address, offset, len)?;
         Ok(Some(Place::Read { offset, events: script.load(SMMU + EVENTQ_PROD, Width::Bits32) }))
-    }
-
-    /// Has a reader move bytes, and waits for it.
-    fn transfer(
-        &self,
-        id: u32,
-        from: u64,
-        to: u64,
-        len: u64,
-        command: u64,
-        script: &mut Script,
-    ) -> Result<(), QemuError> {
-        let bar = self.bars[&id];
-        script.store64(bar + edu::FROM, from);
-        script.store64(bar + edu::TO, to);
-        script.store64(bar + edu::COUNT, len);
-        script.store64(bar + edu::COMMAND, command);
-        script.play(&self.machine)?;
-        // Its own limit is the clock's jump; this one is for a QEMU that goes wrong.
-        for _ in 0..100_000 {
-            if self.machine.load(Pa::new(bar + edu::COMMAND), Width::Bits64)? & 1 == 0 {
-                return Ok(());
-            }
-        }
-        panic!("a DMA of QEMU's device {id:#x} does not end");
     }
 
     /// Has the readers write what they have read, with the SMMU off.
     fn read_back(&self, used: &BTreeMap<u32, u64>, script: &mut Script) -> Result<(), QemuError> {
         for (&id, &bytes) in used.iter().filter(|&(_, &bytes)| bytes != 0) {
-            self.transfer(id, edu::BUFFER, read_back_place(id), bytes, edu::WRITE, script)?;
+            script.read_back(&self.machine, self.bars[&id], read_back_place(id), bytes)?;
         }
         Ok(())
     }
@@ -418,8 +318,15 @@ impl Theirs {
     }
 }
 
+fn step(step: Step, script: &mut Script) {
+    match step {
+        Step::Write32(offset, value) => script.store32(SMMU + offset, value.into()),
+        Step::Write64(offset, value) => script.store64(SMMU + offset, value),
+    }
+}
+
 /// Where what a reader has read comes to lie.
 fn read_back_place(id: u32) -> u64 {
     let index = READERS.iter().position(|&reader| reader == id).unwrap_or(0);
-    READ_BACK + u64::try_from(index).unwrap_or(0) * edu::BUFFER_BYTES
+    READ_BACK + u64::try_from(index).unwrap_or(0) * BUFFER_BYTES
 }

@@ -17,13 +17,8 @@ use super::{
     pattern_bytes,
 };
 use crate::answer::UNKNOWN;
+use crate::devices::{Script, WRITE_FAILED};
 use crate::theirs::{fill, newest_for_test};
-
-/// The device's word for a write that was refused.
-const WRITE_FAILED: u64 = 0xdead_0002;
-
-/// Where the buffer of a reader is, for itself.
-const BUFFER: u64 = 0x4_0000;
 
 /// Where what a reader has read comes to lie.
 fn read_back_place(rid: u16) -> u64 {
@@ -181,9 +176,9 @@ impl Theirs {
     /// Reads into the next bytes of the device's buffer. Answers where they will come to lie.
     fn read(&self, access: &Access, used: &mut BTreeMap<u16, u64>) -> Result<u64, QemuError> {
         let offset = used.entry(access.requester).or_insert(0);
-        let place = read_back_place(access.requester) + *offset;
-        self.transfer(access.requester, access.address, BUFFER + *offset, access.len.into(), 1)?;
-        *offset += u64::from(access.len);
+        let (place, len) = (read_back_place(access.requester) + *offset, u64::from(access.len));
+        Script::default().read(&self.machine, bar(access.requester), access.address, *offset, len)?;
+        *offset += len;
         Ok(place)
     }
 
@@ -191,7 +186,7 @@ impl Theirs {
     fn read_back(&self, used: &BTreeMap<u16, u64>) -> Result<(), QemuError> {
         for (&rid, &bytes) in used {
             self.see_as(rid, 0xff)?;
-            self.transfer(rid, BUFFER, 1 << 59 | read_back_place(rid), bytes, 3)?;
+            Script::default().read_back(&self.machine, bar(rid), 1 << 59 | read_back_place(rid), bytes)?;
         }
         Ok(())
     }
@@ -210,18 +205,5 @@ impl Theirs {
     fn see_as(&self, rid: u16, pe: u16) -> Result<(), QemuError> {
         self.machine.ram().write(Pa::new(RTT + 2 * u64::from(rid)), &pe.to_be_bytes());
         self.machine.store(Pa::new(REGISTERS + super::ours::RTC_INVALIDATE), Width::Bits64, super::ours::TOP)
-    }
-
-    /// Has a reader move bytes, and waits for it. Its registers are in the CPU's own byte order.
-    fn transfer(&self, rid: u16, from: u64, to: u64, len: u64, command: u64) -> Result<(), QemuError> {
-        let bar = bar(rid);
-        let store = |register: u64, value: u64| Op::Store(Pa::new(bar + register), Width::Bits64, value);
-        self.machine.batch(&[store(0x80, from), store(0x88, to), store(0x90, len), store(0x98, command)])?;
-        for _ in 0..100_000 {
-            if self.machine.load(Pa::new(bar + 0x98), Width::Bits64)? & 1 == 0 {
-                return Ok(());
-            }
-        }
-        panic!("a DMA of QEMU's device {rid:#x} does not end");
     }
 }

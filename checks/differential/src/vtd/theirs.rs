@@ -13,22 +13,40 @@ use super::ours::Answer;
 use super::program::{self, Step};
 use super::{Access, Case, DATA, DATA_END, RAM_MIB, READ_BACK, READERS, Stage, Verdict, WRITERS, is_data};
 use crate::answer::UNKNOWN;
+use crate::devices::{Script, WRITE_FAILED};
 use crate::layout::pattern_bytes;
-use crate::theirs::{edu, fill, newest_for_test};
+use crate::theirs::{fill, newest_for_test};
 
 /// The unit's registers, and where its one fault record is.
 const UNIT: u64 = 0xfed9_0000;
 const RECORD: u64 = UNIT + 0x220;
-/// The device's word for a write that was refused.
-const WRITE_FAILED: u64 = 0xdead_0002;
 
 /// QEMU's machine.
 pub struct Theirs {
     machine: Machine,
 }
 
-fn bar(requester: u16) -> u64 {
+/// Where the registers of a function of bus 0 are.
+pub(super) fn bar(requester: u16) -> u64 {
     ECAM + ECAM_BYTES + (u64::from(requester >> 3) << 20)
+}
+
+/// Where its configuration space is.
+pub(super) fn space(requester: u16) -> u64 {
+    ECAM + (u64::from(requester) << 12)
+}
+
+/// Brings up PCI, gives functions their BARs, and lets them send.
+pub(super) fn bring_up(
+    machine: &Machine,
+    requesters: impl IntoIterator<Item = u16>,
+) -> Result<(), QemuError> {
+    q35::bring_up(machine)?;
+    for requester in requesters {
+        machine.store(Pa::new(space(requester) + 0x10), Width::Bits32, bar(requester))?;
+        machine.store(Pa::new(space(requester) + 4), Width::Bits16, 6)?;
+    }
+    Ok(())
 }
 
 impl Theirs {
@@ -66,12 +84,7 @@ impl Theirs {
             options.device(&format!("edu,addr={:02x}.0,dma_mask=0xffffffffffffffff", requester >> 3))
         });
         let theirs = Self { machine: qemu.start(&options)? };
-        q35::bring_up(&theirs.machine)?;
-        for requester in WRITERS.into_iter().chain(READERS) {
-            let space = ECAM + (u64::from(requester) << 12);
-            theirs.machine.store(Pa::new(space + 0x10), Width::Bits32, bar(requester))?;
-            theirs.machine.store(Pa::new(space + 4), Width::Bits16, 6)?;
-        }
+        bring_up(&theirs.machine, WRITERS.into_iter().chain(READERS))?;
         theirs.fill_data();
         Ok(theirs)
     }
@@ -97,78 +110,50 @@ impl Theirs {
         let mut script = Script::default();
         script.ops.extend(program::enable(case).into_iter().map(step));
         let (mut flushes, mut used) = (1, [0; READERS.len()]);
-        let mut places = Vec::new();
+        let mut asked = Vec::new();
         for (access, verdict) in case.accesses.iter().zip(verdicts) {
             if verdict.out_of_bounds {
-                places.push(None);
+                asked.push(None);
                 continue;
             }
             if access.flush {
                 flushes += 1;
                 script.ops.push(step(program::flush(case, flushes)));
             }
+            if let Some(at) = verdict.answer.reached {
+                script.ops.push(Op::Write(Pa::new(at), pattern_bytes(at, access.len.into())));
+            }
+            let bar = bar(access.requester);
             let place = if access.write {
-                write(access, verdict, &mut script.ops);
-                script.loads += 2;
-                Place::Write { result: script.loads - 1 }
+                let expected = verdict.answer.reached.unwrap_or(DATA);
+                Place::Write { result: script.write(bar, access.address, access.len, expected) }
             } else {
                 let next = &mut used[reader(access.requester)];
                 let (offset, len) = (*next, u64::from(access.len));
                 *next += len;
-                self.transfer(
-                    access.requester,
-                    access.address,
-                    edu::BUFFER + offset,
-                    len,
-                    edu::READ,
-                    &mut script,
-                )?;
+                script.read(&self.machine, bar, access.address, offset, len)?;
                 Place::Read { offset }
             };
-            places.push(Some((place, script.record())));
+            asked.push(Some(Asked { place, record: record(&mut script) }));
         }
         script.ops.push(step(program::disable()));
         for (requester, bytes) in READERS.into_iter().zip(used).filter(|&(_, bytes)| bytes != 0) {
-            self.transfer(requester, edu::BUFFER, read_back(requester), bytes, edu::WRITE, &mut script)?;
+            script.read_back(&self.machine, bar(requester), read_back(requester), bytes)?;
         }
         script.play(&self.machine)?;
-        let answer = |((access, verdict), place): ((&Access, &Verdict), &Option<(Place, usize)>)| {
-            let (place, record) = place.as_ref()?;
+        let answer = |((access, verdict), asked): ((&Access, &Verdict), &Option<Asked>)| {
+            let Asked { place, record } = asked.as_ref()?;
             let expected = verdict.answer.reached;
             let reached = match *place {
                 Place::Write { result } => written(script.values[result], expected),
                 Place::Read { offset } => self.was_read(access, offset, expected),
             };
-            let words = [0, 1].map(|index| script.values[record + index]);
+            let words = record.map(|load| script.values[load]);
             Some(Answer { reached, record: (words[1] >> 63 == 1).then_some(words) })
         };
-        let answers: Vec<_> = case.accesses.iter().zip(verdicts).zip(&places).map(answer).collect();
+        let answers: Vec<_> = case.accesses.iter().zip(verdicts).zip(&asked).map(answer).collect();
         self.restore(case, &answers);
         Ok(answers)
-    }
-
-    /// Has a reader move bytes, and waits for it.
-    fn transfer(
-        &self,
-        requester: u16,
-        from: u64,
-        to: u64,
-        len: u64,
-        command: u64,
-        script: &mut Script,
-    ) -> Result<(), QemuError> {
-        let bar = bar(requester);
-        let moves = [(edu::FROM, from), (edu::TO, to), (edu::COUNT, len), (edu::COMMAND, command)];
-        let store = |(register, value)| Op::Store(Pa::new(bar + register), Width::Bits64, value);
-        script.ops.extend(moves.map(store));
-        script.play(&self.machine)?;
-        // Its own limit is the clock's jump; this one is for a QEMU that goes wrong.
-        for _ in 0..100_000 {
-            if self.machine.load(Pa::new(bar + edu::COMMAND), Width::Bits64)? & 1 == 0 {
-                return Ok(());
-            }
-        }
-        panic!("a DMA of QEMU's device {requester:#x} does not end");
     }
 
     /// Where a read came from.
@@ -195,36 +180,22 @@ impl Theirs {
     }
 }
 
-/// What is asked for while one case runs.
-#[derive(Default)]
-struct Script {
-    ops: Vec<Op>,
-    /// What the loads so far have read.
-    values: Vec<u64>,
-    /// Loads that were asked for.
-    loads: usize,
+/// Takes the fault record. Answers which loads have its words.
+pub(super) fn record(script: &mut Script) -> [usize; 2] {
+    let words = [0, 8].map(|offset| script.load(RECORD + offset, Width::Bits64));
+    // F: the record is free again.
+    script.store32(RECORD + 12, 1 << 31);
+    script.store32(UNIT + program::FSTS, 0x7f);
+    words
 }
 
-impl Script {
-    /// Takes the fault record. Answers which load has its first word.
-    fn record(&mut self) -> usize {
-        self.ops.extend([0, 8].map(|offset| Op::Load(Pa::new(RECORD + offset), Width::Bits64)));
-        // F: the record is free again.
-        self.ops.push(Op::Store(Pa::new(RECORD + 12), Width::Bits32, 1 << 31));
-        self.ops.push(Op::Store(Pa::new(UNIT + program::FSTS), Width::Bits32, 0x7f));
-        self.loads += 2;
-        self.loads - 2
-    }
-
-    fn play(&mut self, machine: &Machine) -> Result<(), QemuError> {
-        self.values.extend(machine.batch(&self.ops)?);
-        self.ops.clear();
-        debug_assert_eq!(self.values.len(), self.loads, "each load has its value");
-        Ok(())
-    }
+/// Where the answer to an access will be found, and which loads have the fault record behind it.
+struct Asked {
+    place: Place,
+    record: [usize; 2],
 }
 
-/// Where the answer to an access will be found.
+/// Where it will be found how far an access came.
 enum Place {
     /// The load of a write's result.
     Write { result: usize },
@@ -250,22 +221,9 @@ fn written(result: u64, expected: Option<u64>) -> Option<u64> {
     }
 }
 
-fn step(step: Step) -> Op {
+pub(super) fn step(step: Step) -> Op {
     match step {
         Step::Write32(register, value) => Op::Store(Pa::new(UNIT + register), Width::Bits32, value.into()),
         Step::Write64(register, value) => Op::Store(Pa::new(UNIT + register), Width::Bits64, value),
     }
-}
-
-fn write(access: &Access, verdict: &Verdict, ops: &mut Vec<Op>) {
-    let bar = bar(access.requester);
-    let expected = verdict.answer.reached.unwrap_or(DATA);
-    let store =
-        |register: u64, value: u64| Op::Store(Pa::new(bar + register), Width::Bits32, value & 0xffff_ffff);
-    let load = |register: u64| Op::Load(Pa::new(bar + register), Width::Bits32);
-    if let Some(at) = verdict.answer.reached {
-        ops.push(Op::Write(Pa::new(at), pattern_bytes(at, access.len.into())));
-    }
-    ops.extend([store(4, access.address), store(8, access.address >> 32), store(0xc, access.len.into())]);
-    ops.extend([store(0x1c, expected), store(0x20, expected >> 32), store(0x14, 1), load(0), load(0x10)]);
 }
