@@ -14,15 +14,18 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use model_bus::{Clocked, Dice, Doorbell, Mmio, Width as Wide};
+use model_bus::{Dice, Doorbell};
 use model_vtd::{Config, Interrupt, Interrupts, Memory, Policy, Vtd};
-use portcullis_qemu::q35::{self, COUNTERS, ECAM, ECAM_BYTES, READY};
+use portcullis_qemu::q35::{COUNTERS, READY};
 use portcullis_qemu::{Arch, Machine, MachineOptions, Qemu, QemuError, Step as Op, Width};
 use portcullis_types::trace::Silence;
 use portcullis_types::{Pa, SourceId};
 
-use super::program::{FSTS, Step};
+use super::ours::{self, tell};
+use super::program::{FSTS, GCMD, IQA, IQT, QUEUED, Step};
+use super::theirs::{bar, bring_up, record, space, step};
 use super::{HOST_BITS, QUEUE, RAM_MIB, STATUS};
+use crate::devices::Script;
 use crate::draw::{below, dice, pick};
 use crate::plain::Plain;
 use crate::run::{Failure, Options};
@@ -34,17 +37,9 @@ const SENDERS: [u16; 3] = [0x08, 0x10, 0x18];
 const TABLE: u64 = 0x0105_0000;
 const TABLE_LG2: u64 = 8;
 const ENTRIES: u64 = 12;
-/// The unit's registers in QEMU, and the fault record of either.
-const UNIT: u64 = 0xfed9_0000;
-const THEIR_RECORD: u64 = 0x220;
-const OUR_RECORD: u64 = 0x1000;
-/// Registers: GCMD_REG, IQT_REG, IQA_REG, IRTA_REG.
-const GCMD: u64 = 0x18;
-const IQT: u64 = 0x88;
-const IQA: u64 = 0x90;
+/// IRTA_REG.
 const IRTA: u64 = 0xb8;
-/// GCMD_REG: QIE, SIRTP, IRE.
-const QUEUED: u32 = 1 << 26;
+/// GCMD_REG: SIRTP, IRE.
 const SET_TABLE: u32 = 1 << 24;
 const REMAP: u32 = 1 << 25;
 
@@ -179,7 +174,7 @@ impl Interrupts for Ears {
     }
 }
 
-fn ours(case: &Case) -> Vec<Answer> {
+fn by_model(case: &Case) -> Vec<Answer> {
     let (memory, ears) = (Arc::new(Plain::new(RAM_MIB)), Arc::new(Ears::default()));
     words(case).for_each(|(at, word)| memory.put(at, &word.to_le_bytes()));
     let both = Memory { snooped: memory.clone(), unsnooped: memory };
@@ -192,25 +187,14 @@ fn ours(case: &Case) -> Vec<Answer> {
         ..Config::default()
     };
     let unit = Vtd::new(config, both, ears.clone(), 1, Arc::new(Silence));
-    for step in enable() {
-        match step {
-            Step::Write32(register, value) => unit.write(register, Wide::Bits32, value.into()),
-            Step::Write64(register, value) => unit.write(register, Wide::Bits64, value),
-        }
-        for _ in 0..4 {
-            unit.step(0);
-            unit.read(0x1c, Wide::Bits32);
-        }
-    }
+    enable().into_iter().for_each(|step| tell(&unit, step));
     let send = |message: &Message| {
         let offset = u64::from(message.address & 0xf_ffff);
         let data = u32::from(message.data).to_le_bytes();
         let _ = unit.ring(offset, &data, Some(SourceId(message.sender.into())));
         let mut told = ears.0.lock().unwrap_or_else(PoisonError::into_inner);
         let vector = told.drain(..).find(|one| one.destination == 0).map(|one| one.vector);
-        let record = [0, 8].map(|offset| unit.read(OUR_RECORD + offset, Wide::Bits64));
-        unit.write(OUR_RECORD + 12, Wide::Bits32, 1 << 31);
-        Answer::of(vector, record)
+        Answer::of(vector, ours::record(&unit))
     };
     case.messages.iter().map(send).collect()
 }
@@ -222,14 +206,6 @@ pub struct Theirs {
     capabilities: BTreeMap<u16, u64>,
     /// What the CPU has counted of each vector.
     counted: Vec<u32>,
-}
-
-fn space(sender: u16) -> u64 {
-    ECAM + (u64::from(sender) << 12)
-}
-
-fn bar(sender: u16) -> u64 {
-    ECAM + ECAM_BYTES + (u64::from(sender >> 3) << 20)
 }
 
 impl Theirs {
@@ -252,12 +228,10 @@ impl Theirs {
             .into_iter()
             .fold(options, |options, sender| options.device(&format!("edu,addr={:02x}.0", sender >> 3)));
         let machine = qemu.start(&options)?;
-        q35::bring_up(&machine)?;
+        bring_up(&machine, SENDERS)?;
         let mut theirs = Self { machine, capabilities: BTreeMap::new(), counted: Vec::new() };
         for sender in SENDERS {
             let space = space(sender);
-            theirs.machine.store(Pa::new(space + 0x10), Width::Bits32, bar(sender))?;
-            theirs.machine.store(Pa::new(space + 4), Width::Bits16, 6)?;
             let mut at = theirs.load(space + 0x34, Width::Bits8)?;
             // MSI has the id 5. Spec: PCI 3.0, 6.8.1 "MSI Capability Structure".
             while at != 0 && theirs.load(space + at, Width::Bits8)? != 5 {
@@ -289,12 +263,6 @@ impl Theirs {
     fn run(&mut self, case: &Case, wanted: &[Answer]) -> Result<Vec<Answer>, QemuError> {
         let ram = self.machine.ram().clone();
         words(case).for_each(|(at, word)| ram.store64(Pa::new(at), word));
-        let step = |step| match step {
-            Step::Write32(register, value) => {
-                Op::Store(Pa::new(UNIT + register), Width::Bits32, value.into())
-            }
-            Step::Write64(register, value) => Op::Store(Pa::new(UNIT + register), Width::Bits64, value),
-        };
         self.machine.batch(&enable().map(step))?;
         case.messages.iter().zip(wanted).map(|(message, wanted)| self.send(message, wanted)).collect()
     }
@@ -305,22 +273,18 @@ impl Theirs {
         const RAISE: u64 = 0x60;
         const LOWER: u64 = 0x64;
         let (capability, bar) = (self.capabilities[&message.sender], bar(message.sender));
-        let store = |at: u64, value: u64| Op::Store(Pa::new(at), Width::Bits32, value);
-        let record = UNIT + THEIR_RECORD;
-        let values = self.machine.batch(&[
-            store(capability + 4, message.address.into()),
-            store(capability + 8, 0),
-            Op::Store(Pa::new(capability + 12), Width::Bits16, message.data.into()),
-            store(bar + RAISE, 1),
-            store(bar + LOWER, 1),
-            Op::Load(Pa::new(record), Width::Bits64),
-            Op::Load(Pa::new(record + 8), Width::Bits64),
-            store(record + 12, 1 << 31),
-            store(UNIT + FSTS, 0x7f),
-        ])?;
+        let mut script = Script::default();
+        script.store32(capability + 4, message.address.into());
+        script.store32(capability + 8, 0);
+        script.ops.push(Op::Store(Pa::new(capability + 12), Width::Bits16, message.data.into()));
+        script.store32(bar + RAISE, 1);
+        script.store32(bar + LOWER, 1);
+        let record = record(&mut script);
+        script.play(&self.machine)?;
+        let record = record.map(|load| script.values[load]);
         let mut now = self.counts();
         // What was recorded does not arrive; what was not does, or an entry silences it.
-        let patience = match (values[1] >> 63, wanted.vector) {
+        let patience = match (record[1] >> 63, wanted.vector) {
             (1, _) => 0,
             (_, Some(_)) => 2000,
             _ => 100,
@@ -335,7 +299,7 @@ impl Theirs {
         let raised = (0u8..=255).zip(now.iter().zip(&self.counted)).find(|(_, (now, before))| now != before);
         let vector = raised.map(|(vector, _)| vector);
         self.counted = now;
-        Ok(Answer::of(vector, [values[0], values[1]]))
+        Ok(Answer::of(vector, record))
     }
 }
 
@@ -442,7 +406,7 @@ pub fn run(options: Options) -> Result<Tally, Failure> {
             break;
         }
         let case = case(options.seed, number);
-        let ours = ours(&case);
+        let ours = by_model(&case);
         let answers = theirs.run(&case, &ours).map_err(failed(number))?;
         for ((message, ours), theirs) in case.messages.iter().zip(&ours).zip(&answers) {
             if ours == theirs {

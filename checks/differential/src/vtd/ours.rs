@@ -98,31 +98,20 @@ impl Ours {
         let put = |at: u64, word: u64| self.memory.put(at, &word.to_le_bytes());
         case.words.iter().for_each(|(&at, &word)| put(at, word));
         program::queue(case).for_each(|(at, word)| put(at, word));
-        program::enable(case).into_iter().for_each(|step| self.step(step));
+        program::enable(case).into_iter().for_each(|step| tell(&self.unit, step));
         let mut flushes = 1;
         let verdicts = case.accesses.iter().map(|access| {
             if access.flush {
                 flushes += 1;
-                self.step(program::flush(case, flushes));
+                tell(&self.unit, program::flush(case, flushes));
             }
             self.access(access)
         });
         let verdicts = verdicts.collect();
-        self.step(program::disable());
+        tell(&self.unit, program::disable());
         case.words.keys().for_each(|&at| put(at, 0));
         let _ = self.unit.take_unpredictable();
         verdicts
-    }
-
-    fn step(&self, step: Step) {
-        match step {
-            Step::Write32(register, value) => self.unit.write(register, Width::Bits32, value.into()),
-            Step::Write64(register, value) => self.unit.write(register, Width::Bits64, value),
-        }
-        for _ in 0..4 {
-            self.unit.step(0);
-            self.unit.read(STATUS, Width::Bits32);
-        }
     }
 
     fn access(&self, access: &Access) -> Verdict {
@@ -142,13 +131,26 @@ impl Ours {
         let len = access.len.into();
         let reached = granted.filter(|&at| is_data(at, len));
         let out_of_bounds = granted.is_some_and(|at| !is_data(at, len) && !is_nowhere(at, len));
-        Verdict { answer: Answer { reached, record: self.record() }, out_of_bounds }
+        let record = Some(record(&self.unit)).filter(|words| words[1] >> 63 == 1);
+        Verdict { answer: Answer { reached, record }, out_of_bounds }
     }
+}
 
-    /// Takes the fault record.
-    fn record(&self) -> Option<[u64; 2]> {
-        let words = [0, 8].map(|offset| self.unit.read(RECORD + offset, Width::Bits64));
-        self.unit.write(RECORD + 12, Width::Bits32, 1 << 31);
-        (words[1] >> 63 == 1).then_some(words)
+/// Has a unit take a step, and lets it come to an end.
+pub(super) fn tell(unit: &Vtd, step: Step) {
+    match step {
+        Step::Write32(register, value) => unit.write(register, Width::Bits32, value.into()),
+        Step::Write64(register, value) => unit.write(register, Width::Bits64, value),
     }
+    for _ in 0..4 {
+        unit.step(0);
+        unit.read(STATUS, Width::Bits32);
+    }
+}
+
+/// Takes a unit's fault record: its two words, whether they say something or not.
+pub(super) fn record(unit: &Vtd) -> [u64; 2] {
+    let words = [0, 8].map(|offset| unit.read(RECORD + offset, Width::Bits64));
+    unit.write(RECORD + 12, Width::Bits32, 1 << 31);
+    words
 }

@@ -13,16 +13,20 @@ pub(super) enum Step {
     Write64(u64, u64),
 }
 
-const GCMD: u64 = 0x18;
+/// GCMD_REG.
+pub(super) const GCMD: u64 = 0x18;
 const RTADDR: u64 = 0x20;
 /// FSTS_REG.
 pub(super) const FSTS: u64 = 0x34;
-const IQT: u64 = 0x88;
-const IQA: u64 = 0x90;
+/// IQT_REG.
+pub(super) const IQT: u64 = 0x88;
+/// IQA_REG.
+pub(super) const IQA: u64 = 0x90;
 
 const TRANSLATION: u32 = 1 << 31;
 const SET_ROOT: u32 = 1 << 30;
-const QUEUED: u32 = 1 << 26;
+/// QIE.
+pub(super) const QUEUED: u32 = 1 << 26;
 
 /// Descriptors of one invalidation of everything, each with the wait behind it.
 const GROUP: u64 = 4;
