@@ -1,6 +1,6 @@
 //! Pages of RAM. A frame goes back when the last who holds it lets go.
 //!
-//! A huge page is a block of RAM that is cut into frames ([`Frames::huge`]). It goes back as a whole, with the last of them.
+//! A huge page is one piece of RAM that is cut into frames ([`Frames::huge`]). It goes back as a whole, with the last of them.
 //!
 //! Zeroed frames can be stocked ([`Frames::stock`]), as a kernel does when it has nothing else to do: then a fault neither waits for the zeroing
 //! nor for the barrier that makes the zeroes visible. Frames that go back are not stocked again: who still reaches one is to be caught.
@@ -29,24 +29,28 @@ pub const HUGE_PAGE: SizeLg2 = match SizeLg2::new(24) {
     None => panic!("16 MiB are fewer than 64 bits"),
 };
 
-/// A huge page, whoever has parts of it.
-struct Block {
+/// RAM that goes back as it came, in one piece.
+struct Piece {
     platform: Arc<LabPlatform>,
     at: Pa,
+    size: SizeLg2,
+    /// It never goes back.
     lost: AtomicBool,
+}
+
+/// What RAM a frame is.
+enum Ram {
+    Own(Piece),
+    /// A part of a huge page, which goes back with the last.
+    PartOf(Arc<Piece>),
 }
 
 /// One page of RAM.
 pub(super) struct FrameOwner {
-    platform: Arc<LabPlatform>,
-    size: SizeLg2,
     at: Pa,
-    /// The huge page that it is a part of, and that goes back with the last.
-    part_of: Option<Arc<Block>>,
+    ram: Ram,
     /// How many of its holders are pins.
     pins: AtomicUsize,
-    /// Its RAM never goes back.
-    lost: AtomicBool,
 }
 
 /// A hold on a page of RAM.
@@ -113,23 +117,22 @@ impl Frames {
     }
 
     fn fresh(&self) -> Option<Frame> {
-        let at = self.platform.alloc_buffer(layout(self.size))?;
-        Some(self.frame(at, None))
-    }
-
-    fn frame(&self, at: Pa, part_of: Option<Arc<Block>>) -> Frame {
-        let platform = self.platform.clone();
-        let (pins, lost) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Arc::new(FrameOwner { platform, size: self.size, at, part_of, pins, lost })
+        let own = self.piece(self.size)?;
+        Some(frame(own.at, Ram::Own(own)))
     }
 
     /// The frames of a huge page of zeroes, one behind the other, visible to hardware after the next write barrier; none if there is no memory in one piece.
     pub(super) fn huge(&self) -> Option<Vec<Frame>> {
-        let at = self.platform.alloc_buffer(layout(HUGE_PAGE))?;
-        let block = Arc::new(Block { platform: self.platform.clone(), at, lost: AtomicBool::new(false) });
-        let parts = 0..HUGE_PAGE.bytes() >> self.size.get();
-        let frame = |part| self.frame(Pa::new(at.get() + (part << self.size.get())), Some(block.clone()));
-        Some(parts.map(frame).collect())
+        let whole = Arc::new(self.piece(HUGE_PAGE)?);
+        let offsets = (0..HUGE_PAGE.bytes()).step_by(usize::try_from(self.size.bytes()).ok()?);
+        let part = |offset| frame(Pa::new(whole.at.get() + offset), Ram::PartOf(whole.clone()));
+        Some(offsets.map(part).collect())
+    }
+
+    fn piece(&self, size: SizeLg2) -> Option<Piece> {
+        let platform = self.platform.clone();
+        let at = platform.alloc_buffer(layout(size))?;
+        Some(Piece { platform, at, size, lost: AtomicBool::new(false) })
     }
 
     fn stocked_frames(&self) -> MutexGuard<'_, Vec<Frame>> {
@@ -141,6 +144,10 @@ fn layout(size: SizeLg2) -> BlockLayout {
     BlockLayout::naturally_aligned(size.get())
 }
 
+fn frame(at: Pa, ram: Ram) -> Frame {
+    Arc::new(FrameOwner { at, ram, pins: AtomicUsize::new(0) })
+}
+
 impl FrameOwner {
     pub(super) fn at(&self) -> Pa {
         self.at
@@ -148,7 +155,7 @@ impl FrameOwner {
 
     /// Whether it is a part of a huge page.
     pub(super) fn is_part(&self) -> bool {
-        self.part_of.is_some()
+        matches!(self.ram, Ram::PartOf(_))
     }
 
     pub(super) fn pin_count(&self) -> usize {
@@ -157,18 +164,22 @@ impl FrameOwner {
 
     /// Hardware may reach it for ever: whoever lets go of it, its RAM does not go back, nor that of the huge page that it is a part of.
     pub(super) fn lose(&self) {
-        self.lost.store(true, SeqCst);
-        if let Some(block) = &self.part_of {
-            block.lost.store(true, SeqCst);
+        self.piece().lost.store(true, SeqCst);
+    }
+
+    fn piece(&self) -> &Piece {
+        match &self.ram {
+            Ram::Own(own) => own,
+            Ram::PartOf(whole) => whole,
         }
     }
 
     pub(super) fn read(&self, into: &mut [u8]) {
-        self.platform.read(self.at, into);
+        self.piece().platform.read(self.at, into);
     }
 
     pub(super) fn write(&self, offset_bytes: u64, from: &[u8]) {
-        self.platform.write(Pa::new(self.at.get() + offset_bytes), from);
+        self.piece().platform.write(Pa::new(self.at.get() + offset_bytes), from);
     }
 }
 
@@ -196,18 +207,10 @@ impl Drop for PinnedFrame {
     }
 }
 
-impl Drop for FrameOwner {
-    fn drop(&mut self) {
-        if self.part_of.is_none() && !*self.lost.get_mut() {
-            self.platform.free_buffer(self.at, layout(self.size));
-        }
-    }
-}
-
-impl Drop for Block {
+impl Drop for Piece {
     fn drop(&mut self) {
         if !*self.lost.get_mut() {
-            self.platform.free_buffer(self.at, layout(HUGE_PAGE));
+            self.platform.free_buffer(self.at, layout(self.size));
         }
     }
 }
