@@ -165,6 +165,20 @@ fn a_release_that_was_not_confirmed_keeps_everything_for_ever() {
 }
 
 #[test]
+fn what_was_in_doubt_when_a_release_was_not_confirmed_is_kept_for_ever_too() {
+    let Shared { bench, process, range, device } = Shared::new(12, 4);
+    device.write(range.first(), &[2]).unwrap();
+    let live = bench.bus.cpu().heap().live();
+    *device.failing.lock().unwrap() = Some(LOST);
+    assert_eq!(process.unmap(range), Err(MmError::Unconfirmed(LOST)));
+    process.exit();
+    drop(process);
+    assert_eq!(bench.bus.cpu().heap().live(), live);
+    assert_eq!(device.write(range.first(), &[3]), Ok(()), "the page that it remembers is nobody else's");
+    assert_eq!(bench.bus.cpu().ram().freed_use_count(), 0);
+}
+
+#[test]
 fn a_page_that_cannot_be_read_is_an_error_of_its_access_only() {
     let bench = Bench::new(6);
     let process = bench.process();

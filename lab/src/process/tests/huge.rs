@@ -1,8 +1,10 @@
 //! Huge pages: whole, in one piece, nobody else's.
 
+use model_cpu::TlbPolicy;
+use portcullis::core::iommu::SyncError;
 use portcullis::types::{Iova, IovaRange};
 
-use super::bench::{Bench, R, RW, at, mapping, part, read};
+use super::bench::{Bench, Device, R, RW, at, mapping, part, read};
 use crate::process::{HUGE_PAGE, MmError, Process, Source};
 
 const HUGE: u64 = HUGE_PAGE.bytes();
@@ -100,6 +102,22 @@ fn a_huge_page_goes_back_with_the_last_that_holds_a_part_of_it() {
     assert_eq!(bytes(), before);
     drop(process);
     bench.assert_clean();
+}
+
+#[test]
+fn a_huge_page_of_which_a_device_may_reach_a_part_for_ever_is_kept_whole() {
+    let bench = Bench::new(6);
+    let process = bench.process();
+    let range = huge(&process, 2);
+    let (device, _) = Device::bind(&bench, &process, TlbPolicy::holding(1));
+    device.write(at(range, 4096), &[1]).unwrap();
+    let live = bench.kernel.platform().live_buffer_bytes();
+    *device.failing.lock().unwrap() = Some(SyncError::Failed { code: 3 });
+    process.exit();
+    drop(process);
+    assert_eq!(bench.kernel.platform().live_buffer_bytes(), live);
+    assert_eq!(device.write(at(range, 4096), &[2]), Ok(()));
+    assert_eq!(bench.bus.cpu().ram().freed_use_count(), 0);
 }
 
 #[test]
