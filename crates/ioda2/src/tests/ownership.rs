@@ -166,6 +166,27 @@ fn a_pe_whose_windows_were_not_confirmed_to_be_gone_is_free_once_they_are() {
 }
 
 #[test]
+fn a_pe_that_could_not_be_closed_when_its_devices_left_is_free_when_another_is_wanted() {
+    let mut left = 0;
+    for answers in 1..8 {
+        let fake = Fake::new();
+        let bridge = fake.bridge(|_| ());
+        let domain = bridge.new_kernel_domain().unwrap();
+        bridge.add_device("card", &[source(CARD)]).unwrap();
+        bridge.attach(&[source(CARD)], &target(&domain)).unwrap();
+        fake.answers(Some(answers));
+        let removed = bridge.remove_device(&[source(CARD)]);
+        fake.answers(None);
+        if removed.is_ok() {
+            left += usize::from(fake.entry(9, 2) != 0);
+            assert_eq!(bridge.assign(&[source(DISK)]), Ok(1), "the first is free");
+            assert_eq!((fake.entry(9, 2), fake.entry(9, 3)), (0, 0), "and has no window");
+        }
+    }
+    assert!(left > 0, "one was left open");
+}
+
+#[test]
 fn a_pe_whose_devices_left_lets_nobody_through_who_is_in_it_next() {
     for is_confirmed in [true, false] {
         let fake = Fake::new();
