@@ -189,6 +189,9 @@ fn check_config(config: &Config) -> Result<(), ProbeError> {
             bad("entries_lg2", interrupts.entries_lg2.into())
         }
         (_, Some(msi)) if msi.address % 4 != 0 => bad("msi", msi.address),
+        (_, Some(msi)) if (msi.fault_data | msi.page_request_data) >> 16 != 0 => {
+            bad("msi", (msi.fault_data | msi.page_request_data).into())
+        }
         _ => Ok(()),
     }
 }
@@ -240,6 +243,7 @@ fn page_sizes(capability: Capability, first_stage: bool) -> PageSizes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Msi;
 
     /// 4 levels, 48 bits, 2 MiB and 1 GiB, 16-bit domain-ids, page-selective with masks up to 18, fault records at 0x220.
     const CAP_48: u64 = 0x0012_008c_222f_0406 | 1 << 34 | 1 << 35;
@@ -282,5 +286,10 @@ mod tests {
         assert_eq!(read(CAP_48, ECAP_QI & !2, |_| {}), Err(ProbeError::NoQueue));
         let bad = read(CAP_48, ECAP_QI, |config| config.queue_lg2 = 40);
         assert_eq!(bad, Err(ProbeError::BadConfig { field: "queue_lg2", value: 40 }));
+        for (data, page_request_data) in [(0x1_0041, 0x42), (0x41, 0x1_0042)] {
+            let msi = Msi { address: 0xfee0_1004, fault_data: data, page_request_data };
+            let bad = read(CAP_48, ECAP_QI, |config| config.msi = Some(msi));
+            assert!(matches!(bad, Err(ProbeError::BadConfig { field: "msi", .. })), "{bad:?}");
+        }
     }
 }
