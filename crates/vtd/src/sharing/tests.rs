@@ -246,25 +246,35 @@ fn answer(group: u16) -> PageResponse {
 }
 
 #[test]
-fn a_process_that_hardware_may_go_on_using_tells_it_of_changes_also_when_an_attach_to_it_has_failed() {
-    let fake = Fake::scalable();
-    let unit = fake.probe(config());
-    unit.add_device("gpu", &[SID]).unwrap();
-    let process = unit.new_process_domain(Mm::new()).unwrap();
-    let target = Target::Process(process.clone());
-    unit.attach(&[SID], &target).unwrap();
-    fake.with(|state| state.refused = vec![TYPE_PASID_CACHE]);
-    assert!(matches!(unit.attach(&[SID], &Target::Blocked), Err(AttachError::LeftBlocked(_))));
-    assert!(matches!(unit.attach(&[SID], &target), Err(AttachError::Sync(_))));
-    fake.with(|state| state.refused.clear());
-    let is_told = || {
+fn a_process_that_hardware_may_go_on_using_is_told_of_changes_until_that_has_ended_and_touches_nothing_then()
+{
+    let confirmed: [&dyn Fn(&Vtd<Fake, Fake>); 4] = [
+        &|unit| unit.attach(&[SID], &Target::Blocked).unwrap(),
+        &|unit| assert_eq!(unit.handle_errors(), []),
+        &|unit| unit.remove_device(&[SID]).unwrap(),
+        &|unit| unit.teardown().unwrap(),
+    ];
+    for confirm in confirmed {
+        let fake = Fake::scalable();
+        let unit = fake.probe(config());
+        unit.add_device("gpu", &[SID]).unwrap();
+        let process = unit.new_process_domain(Mm::new()).unwrap();
+        let target = Target::Process(process.clone());
+        unit.attach(&[SID], &target).unwrap();
+        fake.with(|state| state.refused = vec![TYPE_PASID_CACHE]);
+        assert!(matches!(unit.attach(&[SID], &Target::Blocked), Err(AttachError::LeftBlocked(_))));
+        assert!(matches!(unit.attach(&[SID], &target), Err(AttachError::Sync(_))));
+        fake.with(|state| state.refused.clear());
         fake.take_log();
         process.invalidate(IovaRange::all()).unwrap();
-        fake.take_log().contains(&Descriptor::iotlb_pasid(2, 0))
-    };
-    assert!(is_told(), "its entry may be cached");
-    assert_eq!(unit.handle_errors(), []);
-    assert!(!is_told(), "it was confirmed to be forgotten");
+        assert!(fake.take_log().contains(&Descriptor::iotlb_pasid(2, 0)), "its entry may be cached");
+        confirm(&unit);
+        // Its entry is somebody else's memory, or will be.
+        let before = fake.with(|state| state.story.len());
+        process.invalidate(IovaRange::all()).unwrap();
+        process.quiesce().unwrap();
+        assert_eq!(fake.with(|state| state.story[before..].to_vec()), []);
+    }
 }
 
 #[test]
@@ -314,6 +324,28 @@ fn an_answer_that_finds_no_room_is_sent_when_there_is_some() {
             (0..ANSWERS).map(|group| Descriptor::response(0x108, Some(7), group, 0)).collect();
         assert_eq!(told, wanted);
     }
+}
+
+#[test]
+fn answers_that_wait_behind_an_error_of_the_queue_are_sent_when_requests_are_drained() {
+    let (fake, unit, _domain, _switches) = sharing();
+    fake.with(|state| state.asleep = true);
+    (0..300).for_each(|group| unit.respond(&answer(group)));
+    fake.with(|state| {
+        state.asleep = false;
+        state.refused = vec![TYPE_PAGE_GROUP_RESPONSE];
+    });
+    // It stops at the first.
+    fake.work(1);
+    fake.with(|state| state.refused.clear());
+    let mut told = Vec::new();
+    for _ in 0..3 {
+        assert_eq!(unit.drain_page_requests(&mut |drained| panic!("{drained:?}")), 0);
+        fake.work(300);
+        told.extend(fake.take_log());
+    }
+    let untold = |&group: &u16| !told.contains(&Descriptor::response(0x108, Some(7), group, 0));
+    assert_eq!((0..300).find(untold), None);
 }
 
 #[test]
