@@ -104,7 +104,8 @@ fn pasid(number: u32) -> Pasid {
     Pasid::new(number).unwrap()
 }
 
-type Shared = (Arc<Fake>, Vtd<Fake, Fake>, Arc<dyn HwDomain<Fake>>, Arc<Switches>);
+type Unit = Vtd<Fake, Fake>;
+type Shared = (Arc<Fake>, Unit, Arc<dyn HwDomain<Fake>>, Arc<Switches>);
 
 /// A device in a domain that shares.
 fn sharing() -> Shared {
@@ -248,7 +249,7 @@ fn answer(group: u16) -> PageResponse {
 #[test]
 fn a_process_that_hardware_may_go_on_using_is_told_of_changes_until_that_has_ended_and_touches_nothing_then()
 {
-    let confirmed: [&dyn Fn(&Vtd<Fake, Fake>); 4] = [
+    let confirmed: [&dyn Fn(&Unit); 4] = [
         &|unit| unit.attach(&[SID], &Target::Blocked).unwrap(),
         &|unit| assert_eq!(unit.handle_errors(), []),
         &|unit| unit.remove_device(&[SID]).unwrap(),
