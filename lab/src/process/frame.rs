@@ -167,6 +167,11 @@ impl FrameOwner {
         self.piece().lost.store(true, SeqCst);
     }
 
+    /// Whether hardware may reach it for ever.
+    pub(super) fn is_lost(&self) -> bool {
+        self.piece().lost.load(SeqCst)
+    }
+
     fn piece(&self) -> &Piece {
         match &self.ram {
             Ram::Own(own) => own,

@@ -116,11 +116,11 @@ impl Page {
         Self { frame, shared, mapped: None }
     }
 
-    /// Whether the process may write the page as it is: nobody else holds it. Who has it pinned holds it for the process (`pin`). Huge pages are never
-    /// shared (`huge`).
+    /// Whether the process may write the page as it is: nobody else holds it, nor may another's hardware reach it for ever. Who has it pinned holds it for the
+    /// process (`pin`). Huge pages are never shared (`huge`).
     pub(super) fn is_own(&self) -> bool {
-        let alone = || Arc::strong_count(&self.frame) == 1 + self.frame.pin_count();
-        self.shared.is_none() && (self.frame.is_part() || alone())
+        let others = || self.frame.is_lost() || Arc::strong_count(&self.frame) > 1 + self.frame.pin_count();
+        self.shared.is_none() && (self.frame.is_part() || !others())
     }
 }
 

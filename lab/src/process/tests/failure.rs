@@ -179,6 +179,26 @@ fn what_was_in_doubt_when_a_release_was_not_confirmed_is_kept_for_ever_too() {
 }
 
 #[test]
+fn a_page_that_a_device_may_reach_for_ever_is_written_by_no_child() {
+    let Shared { bench, process, range, device } = Shared::new(13, 1);
+    let child = process.fork().unwrap();
+    let mut seen = [0];
+    device.read(range.first(), &mut seen).unwrap();
+    *device.failing.lock().unwrap() = Some(LOST);
+    process.exit();
+    drop(process);
+    child.write(range.first(), &[2]).unwrap();
+    assert_eq!(read(&child, range.first(), 1), [2]);
+    assert_eq!(
+        (device.read(range.first(), &mut seen), seen),
+        (Ok(()), [1]),
+        "what the child wrote is its own"
+    );
+    drop(child);
+    assert_eq!(bench.bus.cpu().ram().freed_use_count(), 0);
+}
+
+#[test]
 fn a_page_that_cannot_be_read_is_an_error_of_its_access_only() {
     let bench = Bench::new(6);
     let process = bench.process();
