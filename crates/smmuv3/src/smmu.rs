@@ -346,16 +346,17 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         ended.map_err(AttachError::LeftBlocked)
     }
 
-    /// Says again that entries are to be forgotten of which hardware did not confirm it, now that the queue may work.
+    /// Says again that entries are to be forgotten of which hardware did not confirm it, now that the queue may work. What was kept for entries that are in doubt no
+    /// more, whoever had them confirmed, is let go of.
     fn say_again(&self) {
         let mut configuration = self.configuration.lock();
         let Configuration { table, streams, gone } = &mut *configuration;
-        let doubted = table.all_in_doubt();
-        // What is not confirmed now either stays in doubt.
-        if *gone || doubted.is_empty() || self.hardware.forget_doubted(table, &doubted).is_err() {
+        if *gone {
             return;
         }
-        let found = streams.find(&doubted);
+        // What is not confirmed now either stays in doubt.
+        let _ = self.hardware.forget_doubted(table, &table.all_in_doubt());
+        let found = streams.find(|id| !table.is_in_doubt(id));
         found.iter().for_each(Attachment::cut_off);
         // Dropping a domain may wait for the hardware: under no lock.
         drop(configuration);
@@ -461,7 +462,7 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
         if sharing.is_some() {
             removed.iter().for_each(|stream| stream.attached.cut_off());
         }
-        let found = streams.find(&ids);
+        let found = streams.find(|id| ids.contains(&id));
         found.iter().for_each(Attachment::cut_off);
         self.hardware.stalls.ignore(&ids);
         // Dropping a domain may wait for the hardware: under no lock.

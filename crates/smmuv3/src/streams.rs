@@ -169,7 +169,7 @@ impl<P: Platform> Streams<P> {
     /// As [`attach_all`](Self::attach_all), when hardware has confirmed it: what was kept for it is answered, too.
     pub(crate) fn replace(&mut self, stream_ids: &[u32], attached: &Attachment<P>) -> Vec<Attachment<P>> {
         let mut old = self.attach_all(stream_ids, attached);
-        old.extend(self.find(stream_ids));
+        old.extend(self.find(|id| stream_ids.contains(&id)));
         old
     }
 
@@ -181,9 +181,9 @@ impl<P: Platform> Streams<P> {
         self.lost.extend(both.filter(|(_, attached)| !matches!(attached, Attachment::Blocked)));
     }
 
-    /// Hardware has confirmed that it uses nothing any more of what these streams had before: what was kept for it.
-    pub(crate) fn find(&mut self, stream_ids: &[u32]) -> Vec<Attachment<P>> {
-        let found = self.lost.extract_if(.., |(id, _)| stream_ids.contains(id));
+    /// What was kept for hardware, of streams of which it has confirmed that it uses nothing any more of what they had before.
+    pub(crate) fn find(&mut self, is_settled: impl Fn(u32) -> bool) -> Vec<Attachment<P>> {
+        let found = self.lost.extract_if(.., |(id, _)| is_settled(*id));
         found.map(|(_, attached)| attached).collect()
     }
 

@@ -307,6 +307,57 @@ fn part_18_a_device_that_does_not_answer_stays_or_is_given_up_and_then_asked_no_
     shared.smmu.remove_device(&Shared::SOURCES).unwrap();
 }
 
+/// Hardware does not confirm that the device is blocked. From the next command on it would.
+fn left_blocked(shared: &Shared) {
+    shared.fake.with(|state| state.illegal.push(Opcode::CFGI_STE));
+    let blocked = shared.smmu.attach(&Shared::SOURCES, &Target::Blocked);
+    assert!(matches!(blocked, Err(AttachError::LeftBlocked(_))), "{blocked:?}");
+    shared.fake.work(64);
+    shared.fake.with(|state| state.illegal.clear());
+}
+
+#[test]
+fn part_18_a_device_that_was_given_up_is_asked_until_its_block_is_confirmed_and_no_more_then() {
+    let confirmed: [&dyn Fn(&Shared); 2] = [&|shared| drop(shared.smmu.handle_errors()), &|shared| {
+        shared.smmu.attach(&Shared::SOURCES, &Target::Blocked).unwrap()
+    }];
+    for confirm in confirmed {
+        let shared = Shared::on(Machine::Pcie);
+        let (_mm, process) = shared.bound(0x42, 5);
+        shared.fake.with(|state| state.atc_silent = true);
+        left_blocked(&shared);
+        let range = IovaRange::new(Iova::new(0x1000), 0x1000).unwrap();
+        assert_eq!(
+            process.invalidate(range),
+            Err(SyncError::Failed { code: 3 }),
+            "its entry may be in force"
+        );
+        confirm(&shared);
+        shared.fake.take_log();
+        process.invalidate(range).unwrap();
+        assert!(!opcodes(&shared.fake.take_log()).contains(&Opcode::ATC_INV));
+    }
+}
+
+#[test]
+fn part_18_what_a_device_was_attached_to_is_let_go_of_whoever_has_its_block_confirmed() {
+    for by_detach in [false, true] {
+        let mut shared = Shared::on(Machine::Pcie);
+        let _bound = by_detach.then(|| shared.bound(0x42, 5));
+        let another = shared.smmu.new_domain().unwrap();
+        let kept = Arc::downgrade(&core::mem::replace(&mut shared.base, another));
+        left_blocked(&shared);
+        assert!(kept.upgrade().is_some(), "hardware may read its table");
+        if by_detach {
+            shared.detach(5).unwrap();
+            shared.smmu.handle_errors();
+        } else {
+            shared.sva().disable(&Shared::SOURCES).unwrap();
+        }
+        assert!(kept.upgrade().is_none());
+    }
+}
+
 #[test]
 fn part_18_a_device_that_is_not_disabled_for_want_of_memory_has_its_ats_back() {
     let shared = Shared::on(Machine::Pcie);
