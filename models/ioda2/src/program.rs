@@ -165,8 +165,11 @@ impl State {
         self.tables.set(RBA, index, self.tables.get(RBA, index) | 1 << (source % 64));
     }
 
-    /// Presents what was rejected. Answers whether there was anything.
+    /// Presents what was rejected. Answers whether there was anything: that is asked at every step, and there hardly ever is.
     pub(crate) fn present_rejected(&mut self, around: Around<'_>) -> bool {
+        if self.tables.is_clear(RBA) {
+            return false;
+        }
         let mut any = false;
         for index in 0..32 {
             let rejected = self.tables.get(RBA, index);

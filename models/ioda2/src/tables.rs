@@ -92,6 +92,11 @@ impl Tables {
         }
     }
 
+    /// Whether all entries of a table are zero.
+    pub(crate) fn is_clear(&self, table: u64) -> bool {
+        self.0.get(table as usize).is_none_or(|entries| entries.iter().fold(0, |all, entry| all | entry) == 0)
+    }
+
     pub(crate) fn tve(&self, index: u16) -> u64 {
         self.get(TVT, index.into())
     }
