@@ -2,7 +2,7 @@
 
 mod on_qemu {
     use std::fs;
-    use std::sync::Arc;
+    use std::sync::{Arc, PoisonError, RwLock};
 
     use portcullis::types::Pa;
     use portcullis_lab::error::RunError;
@@ -12,8 +12,16 @@ mod on_qemu {
     use portcullis_lab::tamper::Hands;
     use portcullis_lab::trace;
     use portcullis_lab::workload::{dma, spapr, sva, vfio};
-    use portcullis_qemu::testing::qemus;
-    use portcullis_qemu::{Arch, Qemu};
+    use portcullis_qemu::{Arch, Qemu, testing};
+
+    /// Written by the test that kills the QEMUs that it finds, so that it finds no others than its own.
+    static OTHERS: RwLock<()> = RwLock::new(());
+
+    /// The QEMUs that there are, one after the other, none of which anyone kills.
+    fn qemus(arch: Arch) -> impl Iterator<Item = Qemu> {
+        let unharmed = OTHERS.read().unwrap_or_else(PoisonError::into_inner);
+        testing::qemus(arch).into_iter().inspect(move |_| _ = &unharmed)
+    }
 
     fn dma_with(
         qemu: &Qemu,
@@ -148,7 +156,8 @@ mod on_qemu {
 
     #[test]
     fn a_qemu_that_ends_in_the_middle_is_told_with_its_last_words_and_reaped() {
-        for qemu in qemus(Arch::Aarch64) {
+        let _others = OTHERS.write().unwrap_or_else(PoisonError::into_inner);
+        for qemu in testing::qemus(Arch::Aarch64) {
             let input = Input::Sample.open().unwrap();
             let end = |_, _| {
                 for pid in children() {
@@ -165,7 +174,7 @@ mod on_qemu {
         }
     }
 
-    /// The QEMUs that this process has started and that run. Other tests' processes have other parents: each test is a process of its own, or runs alone.
+    /// The QEMUs that this process has started and that run.
     fn children() -> Vec<String> {
         let tasks = fs::read_dir("/proc/self/task").unwrap();
         let children = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok());
