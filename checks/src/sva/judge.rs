@@ -46,7 +46,7 @@ struct State {
     unanswered: BTreeMap<(SourceId, u8), (u64, Option<Pasid>)>,
     sent: u64,
     /// Whatever is sent during an operation is sent for it: nobody else is at work.
-    alone: bool,
+    one_at_a_time: bool,
     downs: Vec<(Arc<Down>, Weak<dyn Downstream>)>,
     wrongs: Vec<String>,
     seen: u64,
@@ -77,7 +77,7 @@ impl Judge {
             stalled: BTreeMap::new(),
             unanswered: BTreeMap::new(),
             sent: 0,
-            alone: false,
+            one_at_a_time: false,
             downs: Vec::new(),
             wrongs: Vec::new(),
             seen: 0,
@@ -166,7 +166,7 @@ impl Judge {
 
     /// From now on one operation is under way at a time: whatever is sent meanwhile is sent for it.
     pub fn one_at_a_time(&self) {
-        self.state().alone = true;
+        self.state().one_at_a_time = true;
     }
 
     /// How many invalidations were sent to devices so far.
@@ -179,7 +179,7 @@ impl Judge {
     /// one device alone says nothing of what others were sent.
     pub fn confirmed_since(&self, sent: u64, mm: MmId, alone: Option<DeviceIndex>) {
         let mut state = self.state();
-        let State { unanswered, sources, shadow, alone: one_at_a_time, .. } = &*state;
+        let State { unanswered, sources, shadow, one_at_a_time, .. } = &*state;
         let is_its = |source: &SourceId, pasid: Option<Pasid>| {
             if *one_at_a_time {
                 return true;

@@ -3,6 +3,7 @@
 //! Either the world is not what whoever watches was told, or somebody does in the middle of an operation what a driver must not do. What the watchers decide by
 //! themselves is tested beside them (`oracle::broken`).
 
+use core::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 
 use model_bus::{Bus, Fabric, Outcome, Width};
@@ -113,6 +114,20 @@ fn a_machine_that_somebody_keeps_beyond_its_life_is_objected_to() {
     assert_eq!(lived(false), None);
     // The platform has the bus, and the hub that has it too.
     assert_eq!(lived(true), Some((Promise::NoLeak, "the machine is kept, 2 times".into())));
+}
+
+#[test]
+fn a_block_that_is_out_when_a_life_is_over_breaks_no_leak_unless_hardware_may_have_it_still() {
+    for excused in [false, true] {
+        let world = plain();
+        world.end(None);
+        world.bus.cpu().alloc(0x1000, 0x1000).expect("there is room");
+        world.lost.store(excused, Relaxed);
+        let said = buried(world, 0).wrong.map(|(wrong, _)| (wrong.promise, wrong.what));
+        let is_it = |what: &str| what.starts_with("1 blocks are still out: ");
+        let leak = said.as_ref().is_some_and(|(promise, what)| *promise == Promise::NoLeak && is_it(what));
+        assert_eq!((leak, said.is_none()), (!excused, excused), "{said:?}");
+    }
 }
 
 #[test]

@@ -101,15 +101,14 @@ impl World {
     }
 }
 
-/// After everything that held something has been dropped: does somebody still hold the machine? A night of lives is to cost no more memory than one of them.
-pub(super) fn is_held(bus: Arc<Bus>) -> Option<Wrong> {
+/// After everything that held something has been dropped: is more still out than what is kept (`kept`; none if it may be anything), or does somebody still hold the machine? A
+/// night of lives is to cost no more memory than one of them.
+pub(super) fn what_is_left(bus: Arc<Bus>, kept: Option<usize>) -> Option<Wrong> {
+    let live = bus.cpu().heap().live();
+    if kept.is_some_and(|kept| live.len() > kept) {
+        let what = format!("{} blocks are still out: {:x?}", live.len(), &live[..live.len().min(4)]);
+        return Some(Wrong::new(Promise::NoLeak, what));
+    }
     let others = Arc::strong_count(&bus) - 1;
     (others > 0).then(|| Wrong::new(Promise::NoLeak, format!("the machine is kept, {others} times")))
-}
-
-/// After everything that held something has been dropped: is more still out than what is kept?
-pub(super) fn what_is_out(bus: &Bus, kept: usize) -> Option<Wrong> {
-    let live = bus.cpu().heap().live();
-    let what = || format!("{} blocks are still out: {:x?}", live.len(), &live[..live.len().min(4)]);
-    (live.len() > kept).then(|| Wrong::new(Promise::NoLeak, what()))
 }

@@ -125,10 +125,7 @@ fn buried(world: Arc<World>, at: u64) -> Report {
     let excused = world.doubted() || world.lost.load(Relaxed) || world.hub.has_flipped();
     let kept = world.kept.load(Relaxed);
     drop(world);
-    if report.wrong.is_none() && !excused {
-        report.wrong = end::what_is_out(&bus, kept).map(|wrong| (wrong, at));
-    }
-    report.wrong = report.wrong.or_else(|| Some((end::is_held(bus)?, at)));
+    report.wrong = report.wrong.or_else(|| Some((end::what_is_left(bus, (!excused).then_some(kept))?, at)));
     report
 }
 

@@ -72,6 +72,14 @@ struct BondState {
     doubt: bool,
 }
 
+impl BondState {
+    /// Where a page is of one of the areas that its process had when it was bound; none if it had no such area.
+    fn page(&self, number: u64) -> Option<u64> {
+        let area = self.areas[usize::try_from(number).unwrap_or(0) % AREAS]?;
+        Some(area.first().get() + (number << 12))
+    }
+}
+
 /// Page requests of a flood.
 pub(super) const FLOOD: u64 = 2000;
 /// How many answers drivers keep that found no room in their queue, one of which at least is sent whenever there is some.
@@ -538,8 +546,7 @@ impl World {
         let (index, pasid) = (state.device, state.bond.pasid());
         let engine = &self.devices[index].engine;
         let (kind, page, write) = (self.hub.below(8), self.hub.below(8), self.hub.below(2) == 0);
-        let area = state.areas[usize::try_from(page).unwrap_or(0) % AREAS];
-        let iova = area.map(|area| area.first().get() + (page << 12));
+        let iova = state.page(page);
         // Only where nothing else goes wrong: whoever hangs is not to wait for what hardware does not confirm.
         let calm = !self.hub.faults.any_is_armed() && !self.hub.is_held() && !self.crowded.load(Relaxed);
         match (engine.form, iova) {
@@ -659,9 +666,8 @@ impl World {
         let Some(sharing) = self.sharing.as_ref().filter(|_| !self.ending.load(Relaxed)) else { return };
         let (bond, page, write) = (self.hub.below(BONDS as u64), self.hub.below(8), self.hub.below(2) == 0);
         let Some(state) = u8::try_from(bond).ok().and_then(|bond| sharing.bond(bond)) else { return };
-        let Some(area) = state.areas[usize::try_from(page).unwrap_or(0) % AREAS] else { return };
+        let Some(iova) = state.page(page) else { return };
         let (engine, pasid) = (&self.devices[state.device].engine, state.bond.pasid());
-        let iova = area.first().get() + (page << 12);
         match engine.form {
             Form::Pcie if engine.ats_is_on() => drop(engine.begin_to_ask(pasid, iova, write)),
             Form::Stalling => drop(engine.hang(pasid, iova, write)),

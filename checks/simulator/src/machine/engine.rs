@@ -11,8 +11,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use model_bus::{
-    Clocked, Downstream, Fabric, Invalidation, InvalidationDone, Outcome, PageRequest, PageResponse, Request,
-    Stall, StallState, TranslatedRequest, TranslationAnswer, TranslationRequest, Translator, Write,
+    BusError, Clocked, Downstream, Fabric, Invalidation, InvalidationDone, Outcome, PageRequest,
+    PageResponse, Request, Stall, StallState, TranslatedRequest, TranslationAnswer, TranslationRequest,
+    Translator, Write,
 };
 use portcullis::core::sva::{DeviceSvaFacts, DeviceSwitches};
 use portcullis::types::{Access, Iova, Pa, Pasid, SourceId};
@@ -163,13 +164,16 @@ impl Engine {
         let request = Request { source, pasid, iova: Iova::new(iova), len_bytes: len, access };
         let mut bytes = [0x5a; 64];
         let bytes = &mut bytes[..len as usize];
-        self.translator.access(&request, &mut |passage| {
-            if write {
-                self.fabric.write(Write { at: passage.pa, bytes, source: Some(source) })
-            } else {
-                self.fabric.read(passage.pa, bytes)
-            }
-        })
+        self.translator.access(&request, &mut |passage| self.carry(source, passage.pa, bytes, write))
+    }
+
+    /// Moves bytes to or from a place in memory, which a translation has let through.
+    fn carry(&self, source: SourceId, at: Pa, bytes: &mut [u8], write: bool) -> Result<(), BusError> {
+        if write {
+            self.fabric.write(Write { at, bytes, source: Some(source) })
+        } else {
+            self.fabric.read(at, bytes)
+        }
     }
 
     /// Where an access without PASID goes by its ATC; none if it has none, or is given nothing.
@@ -191,11 +195,7 @@ impl Engine {
         let bytes = &mut bytes[..len as usize];
         self.translator.access_translated(&request, &mut |passage| {
             self.hub.judge(&Seen { source: source.0, iova, len, pa: passage.pa.get(), write });
-            if write {
-                self.fabric.write(Write { at: passage.pa, bytes, source: Some(source) })
-            } else {
-                self.fabric.read(passage.pa, bytes)
-            }
+            self.carry(source, passage.pa, bytes, write)
         })
     }
 
@@ -215,13 +215,8 @@ impl Engine {
         let access = if write { Access::WRITE } else { Access::READ };
         let request = TranslatedRequest { source, pasid, at: Pa::new(at), len_bytes: 8, access };
         let mut bytes = [0xa5; 8];
-        self.translator.access_translated(&request, &mut |passage| {
-            if write {
-                self.fabric.write(Write { at: passage.pa, bytes: &bytes, source: Some(source) })
-            } else {
-                self.fabric.read(passage.pa, &mut bytes)
-            }
-        })
+        self.translator
+            .access_translated(&request, &mut |passage| self.carry(source, passage.pa, &mut bytes, write))
     }
 
     /// Works in a process's memory; `wait` lets time pass and has faults handled.
@@ -346,14 +341,12 @@ impl Engine {
     }
 
     fn work_stalled(&self, pasid: Pasid, iova: u64, write: bool, wait: &mut dyn FnMut()) -> Shared {
-        let one = Move { source: self.sources[0], pasid: Some(pasid), iova, len: 8, write };
         for _ in 0..4 {
-            let stall = match self.access(&one) {
+            let stall = match self.try_once(pasid, iova, write) {
                 Outcome::Done => return Shared::Done,
                 Outcome::Stalled(stall) => stall,
                 _ => return Shared::Refused,
             };
-            locked(&self.state).stalls.push((stall, pasid.get()));
             let mut became = StallState::Waiting;
             for _ in 0..24 {
                 wait();
@@ -408,12 +401,22 @@ impl Engine {
         state.held.iter().find(|((of, _), _)| *of == pasid.get()).map(|(_, held)| held.pa)
     }
 
-    /// One access of a device that is stalled where a page is missing, which it does not wait for. Answers what it waits for now; none if it does not.
-    pub(crate) fn hang(&self, pasid: Pasid, iova: u64, write: bool) -> Option<Stall> {
+    /// One access of a device that is stalled where a page is missing. What it is held back by, it waits for.
+    fn try_once(&self, pasid: Pasid, iova: u64, write: bool) -> Outcome {
         let one = Move { source: self.sources[0], pasid: Some(pasid), iova, len: 8, write };
-        let Outcome::Stalled(stall) = self.access(&one) else { return None };
-        locked(&self.state).stalls.push((stall, pasid.get()));
-        Some(stall)
+        let outcome = self.access(&one);
+        if let Outcome::Stalled(stall) = outcome {
+            locked(&self.state).stalls.push((stall, pasid.get()));
+        }
+        outcome
+    }
+
+    /// The same, and nobody lets time pass until it is answered. Answers what it waits for now; none if it does not.
+    pub(crate) fn hang(&self, pasid: Pasid, iova: u64, write: bool) -> Option<Stall> {
+        match self.try_once(pasid, iova, write) {
+            Outcome::Stalled(stall) => Some(stall),
+            _ => None,
+        }
     }
 
     /// Whether it waits for an answer, in one of its address spaces or in any.

@@ -11,7 +11,7 @@ use portcullis::vfio::{Errno, UserMemory};
 use super::task::{Event, PAGE, VA};
 use super::type1::Wanted;
 use super::world::{Container, Iron, MapState, Mapped, UserWorld};
-use super::{Done, OpKind};
+use super::{Done, OpKind, buried};
 use crate::fault::FaultKind;
 use crate::hub::locked;
 use crate::machine::Spec;
@@ -150,6 +150,23 @@ fn a_call_that_fails_and_keeps_a_pin_or_a_charge_breaks_unwind() {
         assert_eq!(world.refused(&before, Errno::Einval, "it"), Done::Refused);
         assert_eq!(objection(&world), (what != "nothing").then_some(Promise::Unwind), "{what}");
     }
+}
+
+#[test]
+fn a_block_that_is_out_when_a_users_life_is_over_and_a_machine_that_is_kept_break_no_leak() {
+    let lived = |leaks: bool, keeps: bool| {
+        let world = usable(MachineKind::Vfio);
+        world.end(None);
+        let _machine = keeps.then(|| world.bus.clone());
+        if leaks {
+            world.bus.cpu().alloc(0x1000, 0x1000).expect("there is room");
+        }
+        buried(world, 0).wrong.map(|(wrong, _)| (wrong.promise, wrong.what))
+    };
+    assert_eq!(lived(false, false), None);
+    assert_eq!(lived(false, true), Some((Promise::NoLeak, "the machine is kept, 1 times".into())));
+    let (promise, what) = lived(true, false).expect("a block is out");
+    assert!(promise == Promise::NoLeak && what.starts_with("1 blocks are still out: "), "{what}");
 }
 
 #[test]

@@ -41,6 +41,7 @@ pub(crate) use op::Call;
 pub(super) use plan::{CALLS, POWER, before};
 use world::{Container, Iron, USERS, UserWorld};
 
+use super::end::what_is_left;
 use super::{Done, Manner, Op, OpKind, Report, Step, salt, unborn, words};
 use crate::fault::FaultKind;
 use crate::hub::{Turns, locked};
@@ -62,16 +63,18 @@ pub(super) fn live(manner: Manner, spec: &Spec, plan: &[Step]) -> Report {
         forget_held();
         world.hub.object(Wrong::new(Promise::Alive, format!("a panic: {}", words(&*panic))));
     }
+    buried(world, at)
+}
+
+/// What a life came to, and whether anything of it is left.
+fn buried(world: Arc<UserWorld>, at: u64) -> Report {
     let mut report = world.report(at);
     world.dismantle();
     let bus = world.bus.clone();
     // What hardware never confirmed to have forgotten may be kept for good.
     let excused = world.hub.faults.unconfirmed() > 0;
     drop(world);
-    if report.wrong.is_none() && !excused {
-        report.wrong = super::end::what_is_out(&bus, 0).map(|wrong| (wrong, at));
-    }
-    report.wrong = report.wrong.or_else(|| Some((super::end::is_held(bus)?, at)));
+    report.wrong = report.wrong.or_else(|| Some((what_is_left(bus, (!excused).then_some(0))?, at)));
     report
 }
 
