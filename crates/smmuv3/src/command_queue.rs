@@ -248,9 +248,11 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
         let mut tail = self.tail.load(Ordering::Relaxed);
         loop {
             let first = tail & !OWNED;
-            // Acquire: what was seen consumed is not written over before.
+            // Acquire: what was seen consumed is not written over before. It may lie beyond `first`: who was away since he read that finds in the exchange that others
+            // have been here.
+            let waiting = first.saturating_sub(self.head.load(Ordering::Acquire));
             let room = self.ring.len() << u32::from(mutant!("full-queue-written-over"));
-            if first + count - self.head.load(Ordering::Acquire) > room {
+            if waiting + count > room {
                 return None;
             }
             let next = (first + count) | OWNED;

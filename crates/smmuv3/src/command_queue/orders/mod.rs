@@ -7,6 +7,7 @@
 
 extern crate std;
 
+mod away;
 mod hardware;
 
 use alloc::vec::Vec;
@@ -16,6 +17,7 @@ use portcullis_core::iommu::GlobalError;
 use portcullis_spec::smmuv3::command::Opcode;
 
 use super::*;
+use away::Away;
 use hardware::Stage;
 
 type Queue = CommandQueue<Stage, Stage>;
@@ -26,9 +28,10 @@ const ORDERS: usize = 400;
 
 fn every_order(test: impl Fn() + Send + Sync + 'static) {
     let test = Arc::new(test);
-    let again = test.clone();
+    let (again, away) = (test.clone(), test.clone());
     shuttle::check_random(move || again(), ORDERS);
     shuttle::check_pct(move || test(), ORDERS, 3);
+    shuttle::Runner::new(Away::new(3), shuttle::Config::default()).run(move || away());
 }
 
 /// Command `at` of a batch of a producer.
