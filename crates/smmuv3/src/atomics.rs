@@ -48,6 +48,16 @@ mod stoppable {
                     self.0.fetch_add(by, ordering)
                 }
 
+                pub(crate) fn fetch_sub(&self, by: $word, ordering: Ordering) -> $word {
+                    stop();
+                    self.0.fetch_sub(by, ordering)
+                }
+
+                pub(crate) fn fetch_or(&self, with: $word, ordering: Ordering) -> $word {
+                    stop();
+                    self.0.fetch_or(with, ordering)
+                }
+
                 pub(crate) fn fetch_and(&self, with: $word, ordering: Ordering) -> $word {
                     stop();
                     self.0.fetch_and(with, ordering)

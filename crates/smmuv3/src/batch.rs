@@ -61,11 +61,13 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
         }
         let mut last = 0;
         let mut turn = 0u32;
+        let signals = self.look_at_signals();
         let mut done = |look: bool| {
             if look {
                 last = self.look();
             }
-            self.head.load(Ordering::Acquire) > ticket.sync || self.was_signalled(ticket.sync)
+            self.head.load(Ordering::Acquire) > ticket.sync
+                || signals.is_some() && self.was_signalled(ticket.sync)
         };
         let waited = wait_for(&*self.platform, self.limit_ns, || {
             turn = turn.wrapping_add(1);

@@ -47,9 +47,10 @@ pub(crate) const OWNED: u64 = 1 << 63;
 const ENTRY_LG2: u8 = 4;
 const SIGNAL_LG2: u8 = 3;
 
+/// What the state is of a queue that works; the bits of one that does not.
 const RUNNING: u8 = 0;
-const CLOSED: u8 = 1;
-const DEAD: u8 = 2;
+const CLOSED: u8 = 1 << 0;
+const DEAD: u8 = 1 << 1;
 
 /// The command queue.
 pub(crate) struct CommandQueue<P: Platform, R> {
@@ -68,6 +69,8 @@ pub(crate) struct CommandQueue<P: Platform, R> {
     pub(crate) answers: Answers,
     gates: Box<[Lock<P, ()>]>,
     state: AtomicU8,
+    /// How many may be looking at `signals`.
+    lookers: AtomicU64,
     pub(crate) failures: Lock<P, Failures>,
     /// How often a command failed. Changes before the queue goes on, so that who sees the queue go on sees the change.
     pub(crate) failure_count: AtomicU64,
@@ -115,6 +118,7 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
             valid: (0..words).map(|_| AtomicU64::new(0)).collect(),
             gates: (0..cpus).map(|_| Lock::<P, ()>::new(())).collect(),
             state: AtomicU8::new(RUNNING),
+            lookers: AtomicU64::new(0),
             failures: Lock::<P, Failures>::new(Failures::new()),
             failure_count: AtomicU64::new(0),
             counters: Counters::new(),
@@ -136,12 +140,12 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
 
     /// Refuses commands from now on. Those who wait get an answer at once.
     pub(crate) fn close(&self) {
-        self.state.fetch_max(CLOSED, Ordering::Release);
+        self.state.fetch_or(CLOSED, Ordering::SeqCst);
     }
 
     /// The hardware cannot use the queue any more: every command is refused from now on.
     pub(crate) fn kill(&self) {
-        self.state.store(DEAD, Ordering::Release);
+        self.state.fetch_or(DEAD, Ordering::Release);
     }
 
     /// Gives the memory back. The queue has been closed, and the hardware turned off.
@@ -150,9 +154,21 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
         self.gates.iter().for_each(|gate| drop(gate.lock()));
         drop(self.failures.lock());
         self.ring.free(&*self.platform);
-        if let Some(words) = self.signals {
+        let Some(words) = self.signals else { return };
+        // Who waits for a sync finds the queue closed in his next turn. If one has none, the words are his for good.
+        let looks = || self.lookers.load(Ordering::SeqCst) > 0;
+        if wait_for(&*self.platform, self.limit_ns, || (!looks()).then_some(())).is_ok() {
             self.platform.free(words, Self::signal_layout(&self.ring));
         }
+    }
+
+    /// While the answer lives the words in which syncs are signalled are there to be looked at. None of a queue that was closed.
+    ///
+    /// Ordering: here the count goes up before the state is read, and who closes the queue writes that before he reads the count: one sees the other.
+    pub(crate) fn look_at_signals(&self) -> Option<Looker<'_>> {
+        self.lookers.fetch_add(1, Ordering::SeqCst);
+        let looker = Looker(&self.lookers);
+        (self.state.load(Ordering::SeqCst) & CLOSED == 0).then_some(looker)
     }
 
     /// Queues commands in order, without waiting for what they do. A batch that is larger than the queue is queued in parts.
@@ -358,6 +374,16 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
             self.kill();
             Err(SyncError::Timeout { waiting_for: "another producer's commands", last: elapsed.waited_ns })
         })
+    }
+}
+
+/// Somebody who looks at the words in which syncs are signalled.
+#[must_use]
+pub(crate) struct Looker<'q>(&'q AtomicU64);
+
+impl Drop for Looker<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) struct Seen {
     pub(super) illegal: Vec<Opcode>,
     /// Commands that were illegal.
     pub(super) refused: Vec<Command>,
-    /// The memory was given back: nothing may be stored any more.
+    /// The memory was given back: nothing may be loaded or stored there any more.
     pub(super) over: bool,
 }
 
@@ -162,6 +162,7 @@ impl TableMemory for Stage {
 
     fn load(&self, at: Pa) -> u64 {
         stop();
+        assert!(!self.with(|seen| seen.over), "a load from memory that was given back");
         self.arena.load(at)
     }
 
