@@ -114,6 +114,9 @@ impl<P: Platform> IovaSpace<P> {
     /// A space of whole pages of `granule` (at least 4 KiB) within `bounds`: a range may begin exactly at the first address of the
     /// first whole page, and end exactly at the last of the last. None if `bounds` has no whole page or the granule is too small.
     pub fn new(platform: Arc<P>, granule: SizeLg2, bounds: IovaRange) -> Option<Self> {
+        if granule < SizeLg2::KIB_4 {
+            return None;
+        }
         let size = granule.bytes();
         let first = bounds.first().get().div_ceil(size);
         // One more than the last whole page; the end of the 64-bit space counts as one.
@@ -121,7 +124,7 @@ impl<P: Platform> IovaSpace<P> {
             Some(end) => end.get() >> granule.get(),
             None => (u64::MAX >> granule.get()) + 1,
         };
-        if granule < SizeLg2::KIB_4 || first >= end {
+        if first >= end {
             return None;
         }
         let mut free = PageTree::all_taken(end - 1);

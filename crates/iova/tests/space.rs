@@ -353,3 +353,11 @@ proptest! {
         prop_assert_eq!(pages, 128 - kept);
     }
 }
+
+#[test]
+fn pages_of_less_than_4_kib_make_no_space_however_large_it_is() {
+    for lg2 in 0..12 {
+        let granule = SizeLg2::new(lg2).unwrap();
+        assert!(IovaSpace::new(machine(1), granule, IovaRange::all()).is_none(), "{granule}");
+    }
+}
