@@ -21,6 +21,7 @@ use super::{DmaMapError, DmaStats, DmaUnmapError, MsiError, MsiPages};
 use crate::domain::{FlushMode, Prepared};
 use crate::iommu::{
     AttachError, DomainError, Flushed, Gather, HwDomain, MapError, ReservedKind, ReservedRegion, SyncError,
+    UnmapError,
 };
 
 /// A translation that the DMA API fills.
@@ -313,8 +314,15 @@ impl<P: Platform> DmaSpace<P> {
         let regions = regions.iter().filter(|region| region.kind.binds_dma_api()).map(|region| region.range);
         let windows = if mutant!("bridge-windows-handed-out") { &[] } else { windows };
         for range in regions.chain(windows.iter().copied()) {
-            let parts = self.iova.reserve(range).map_err(|_| AttachError::Reserved(range))?;
-            prepared.reserved.extend(parts);
+            let parts = self.iova.reserve(range).or_else(|error| {
+                // What waits for a flush may be all that is in the way.
+                if !self.waiting.is_empty() && self.flush().is_ok() {
+                    self.iova.reserve(range)
+                } else {
+                    Err(error)
+                }
+            });
+            prepared.reserved.extend(parts.map_err(|_| AttachError::Reserved(range))?);
         }
         Ok(())
     }
@@ -358,7 +366,11 @@ impl<P: Platform> DmaSpace<P> {
     pub(crate) fn unprepare(&self, prepared: Prepared) {
         self.msi.remove_decoded(&prepared.doorbells);
         let mut gather = Gather::new();
-        let unmapped = prepared.direct.iter().all(|&range| self.hw.unmap(range, &mut gather).is_ok());
+        let unmapped = prepared.direct.iter().all(|&range| match self.hw.unmap(range, &mut gather) {
+            // What no table can say was refused as a whole, and is not there.
+            Ok(_) | Err(UnmapError::OutsideAperture(_)) => true,
+            Err(_) => false,
+        });
         prepared.direct.iter().for_each(|&range| gather.add(range, self.granule, true));
         let forgotten = gather.is_empty() || self.hw.sync(&mut gather).is_ok();
         // What is mapped still, or what hardware may remember, stays reserved.

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::support::{Bench, Call, GRANULE, Machine, RAM, STRICT, bench, bench_with, range, region};
+use crate::support::{Bench, Call, GRANULE, LAZY, Machine, RAM, STRICT, bench, bench_with, range, region};
+use portcullis_core::dma::Direction;
 use portcullis_core::domain::{
     CookieError, Domain, DomainMapError, DomainSyncError, DomainType, DomainUnmapError,
 };
@@ -290,4 +291,46 @@ fn an_undone_direct_mapping_that_hardware_may_remember_stays_reserved() {
     let dma = bench.group.dma(&bench.member(2, |_| ())).unwrap();
     let all: Vec<_> = core::iter::from_fn(|| dma.alloc_coherent(GRANULE).ok()).collect();
     assert_eq!(all.len(), 2);
+}
+
+#[test]
+fn a_direct_region_that_no_table_can_say_leaves_nothing_reserved_either() {
+    let bench = bench_with(STRICT, range(0, 0xffff));
+    let regions = vec![
+        region(0x3000, 0x3fff, ReservedKind::Reserved),
+        region(0x5000, 0x5fff, ReservedKind::Direct),
+        region(0xf000, 0x1_0fff, ReservedKind::Direct),
+    ];
+    let device = bench.device(1, |info| info.firmware_regions = regions);
+    let error = AttachError::Direct {
+        range: range(0xf000, 0x1_0fff),
+        error: MapError::OutsideAperture(Iova::new(0xf000)),
+    };
+    assert_eq!(bench.group.add_device(&device), refused(error));
+    assert_eq!((bench.iommu.domain(0).mapped(), bench.iommu.domain(0).stale_count()), (vec![], 0));
+    let dma = bench.group.dma(&bench.member(2, |_| ())).unwrap();
+    let all: Vec<_> = core::iter::from_fn(|| dma.alloc_coherent(GRANULE).ok()).collect();
+    assert_eq!(all.len(), 15, "all sixteen pages but the one at 0");
+}
+
+#[test]
+fn addresses_that_wait_for_a_flush_keep_no_device_out() {
+    let bench = bench_with(LAZY, range(0, 0x3fff));
+    let dma = bench.handle(|_| ());
+    let mapping = dma.map_single(Pa::new(RAM), 8, Direction::ToDevice).unwrap();
+    assert_eq!(mapping.iova(), Iova::new(0x3000));
+    dma.unmap_single(mapping).unwrap();
+    assert_eq!(dma.stats().waiting, 1);
+    let late = bench.device(2, |info| info.bridge_windows = vec![range(0x3000, 0x3fff)]);
+    bench.iommu.fail(Call::FlushAll, 0, 1);
+    let kept_out = bench.group.add_device(&late);
+    assert_eq!(
+        kept_out,
+        Err(GroupError::Attach {
+            device: "dev2".into(),
+            error: AttachError::Reserved(range(0x3000, 0x3fff)),
+        })
+    );
+    bench.group.add_device(&late).expect("hardware has forgotten the page");
+    assert_eq!((dma.stats().waiting, bench.iommu.domain(0).stale_count()), (0, 0));
 }

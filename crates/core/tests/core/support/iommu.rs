@@ -247,6 +247,9 @@ impl HwDomain<Machine> for FakeDomain {
 
     fn unmap(&self, range: IovaRange, gather: &mut Gather) -> Result<u64, UnmapError> {
         assert!(range.is_aligned(GRANULE), "core rounds and checks");
+        if !self.aperture.covers(range) {
+            return Err(UnmapError::OutsideAperture(range.first()));
+        }
         if self.plan.fails(Call::Unmap) {
             return Err(UnmapError::NoTableMemory);
         }
