@@ -79,7 +79,12 @@ impl<P: Platform> IommuUnit<P> {
         }
         self.iommu.remove_device(device.sources()).map_err(RemoveDeviceError::Sync)?;
         let mut devices = self.devices.lock();
-        device.sources().iter().for_each(|source| drop(devices.remove(source)));
+        for source in device.sources() {
+            // Whoever was plugged in meanwhile, and says that he is the same, stays.
+            if devices.get(source).is_some_and(|held| core::ptr::eq(held.as_ptr(), device)) {
+                devices.remove(source);
+            }
+        }
         Ok(())
     }
 

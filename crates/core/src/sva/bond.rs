@@ -529,7 +529,10 @@ impl<P: Platform> SvaDevice<P> {
         })?;
         let mut devices = self.unit.devices.lock();
         for source in self.device.sources() {
-            devices.remove(source);
+            // Who enabled the device anew meanwhile is asked from now on.
+            if devices.get(source).is_some_and(|held| core::ptr::eq(held.as_ptr(), self)) {
+                devices.remove(source);
+            }
         }
         drop(devices);
         // It is in the queue, and nothing more is reported: what is left are answers, which a queue that is dropped waits for as well.
