@@ -10,8 +10,8 @@
 //! translates. Unbind goes the same way back: hardware has forgotten the PASID, what it had queued is reported, every request is answered, and
 //! only then the rest goes, the PASID last. The device's driver has made it stop using the PASID before.
 //!
-//! A bind that hardware does not confirm, nor that it was undone, leaves what hardware may still use: it lingers, and is undone when the device is next bound or
-//! disabled, or by [`SvaDevice::settle`]. Until then the device cannot be disabled, and the PASID is nobody else's.
+//! A bind that hardware does not confirm, or that comes too late, and that is not undone either, leaves what hardware may still use: it lingers, and is undone when the device is
+//! next bound or disabled, or by [`SvaDevice::settle`]. Until then the device cannot be disabled, and the PASID is nobody else's.
 //!
 //! # Devices that do not answer
 //!
@@ -79,7 +79,7 @@ pub struct SvaDevice<P: Platform> {
     limits: SvaLimits,
     bonds: Counted<P, MmId, Arc<Bond<P>>>,
     /// Bonds that nobody has, and hardware may.
-    lingering: Lock<P, Vec<Bond<P>>>,
+    lingering: Lock<P, Vec<Arc<Bond<P>>>>,
 }
 
 /// A process that is bound to a device.
@@ -375,16 +375,29 @@ impl<P: Platform> SvaDevice<P> {
     pub fn bind(self: &Arc<Self>, mm: &Arc<dyn ProcessMemory>) -> Result<Arc<Bond<P>>, BindError> {
         let bond = self.bonds.get(mm.id(), || self.make(mm)).map_err(bind_error)?;
         if bond.exited.load(Acquire) {
-            // Known, but too late. The count just taken goes back; if that was the last meanwhile, so does the bond.
-            let _ = self.unbind(&bond);
+            // Known, but too late.
+            self.give_back(&bond);
             return Err(BindError::Exited);
         }
         if bond.ends.load(Acquire) {
             // Whoever could not give it back still has it, and tries again.
-            let _ = self.unbind(&bond);
+            self.give_back(&bond);
             return Err(BindError::Busy);
         }
         Ok(bond)
+    }
+
+    /// Gives back the count that a bind has just taken. If that is the last meanwhile, the bond ends; nobody has a handle to try again with, so what hardware does not
+    /// confirm lingers.
+    fn give_back(&self, bond: &Arc<Bond<P>>) {
+        let end = |bond: &Arc<Bond<P>>| {
+            if self.unmake(bond).is_err() {
+                self.lingering.lock().push(bond.clone());
+            }
+            Ok::<(), core::convert::Infallible>(())
+        };
+        let put = self.bonds.put(bond.mm.id(), |held| Arc::ptr_eq(held, bond), end);
+        debug_assert!(put.is_ok(), "what was counted is held");
     }
 
     /// Undoes what lingers of binds that hardware did not confirm. Answers that nothing lingers any more; at once, if nothing did.
@@ -437,11 +450,11 @@ impl<P: Platform> SvaDevice<P> {
         let exited = process.exited.clone();
         let process = Lock::<P, _>::new(Some(process));
         let ends = AtomicBool::new(false);
-        let bond = Bond { device: self.clone(), mm: mm.clone(), process, exited, ends, pasid };
+        let bond = Arc::new(Bond { device: self.clone(), mm: mm.clone(), process, exited, ends, pasid });
         let attached = self.attach(pasid, &domain);
         drop(domain);
         match attached {
-            Ok(()) => Ok(Arc::new(bond)),
+            Ok(()) => Ok(bond),
             Err(error) => {
                 if mutant!("refused-bind-keeps-its-pasid") || self.unmake(&bond).is_err() {
                     // Hardware may use the PASID: nothing of the bond is given back.

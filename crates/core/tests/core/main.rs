@@ -17,3 +17,4 @@ mod owner_table;
 mod owner_threads;
 mod sg;
 mod support;
+mod sva;

@@ -1,0 +1,359 @@
+//! Bonds, on an IOMMU that shares in a few lines, and whose word can be withheld. What another CPU does while a driver is at work, is done within the
+//! driver's call.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use crate::support::{FakeIommu, Machine, STRICT, range};
+use portcullis_core::device::{Device, DeviceInfo};
+use portcullis_core::group::Group;
+use portcullis_core::iommu::{
+    AddDeviceError, AttachError, Capabilities, DomainError, FaultRecord, GlobalError, HwDomain, Iommu,
+    ReservedRegion, SyncError, Target,
+};
+use portcullis_core::iopf::{FaultQueue, GroupTag, PageRequest, PageResponse, ResponseCode};
+use portcullis_core::mm::{
+    Exited, ListenerId, MmFault, MmFaultError, MmId, MmListener, PasidSlot, PinAsidError, ProcessMemory,
+    ProcessTable,
+};
+use portcullis_core::pasid::MmPasids;
+use portcullis_core::sva::{
+    AttachPasidError, BindError, DeviceSvaFacts, DeviceSwitches, DisableSvaError, Drained, EnableSvaError,
+    NoSwitches, ProcessDomain, ProcessDomainError, SvaDevice, SvaIommu, SvaLimits, SvaRefusal, SvaUnit,
+};
+use portcullis_core::unit::IommuUnit;
+use portcullis_types::{Iova, IovaRange, Pa, Pasid, Perms, SizeLg2, SourceId};
+
+/// A process that can exit.
+#[derive(Default)]
+struct Process {
+    slot: PasidSlot,
+    listeners: Mutex<Listeners>,
+}
+
+#[derive(Default)]
+struct Listeners {
+    exited: bool,
+    next: u64,
+    all: BTreeMap<u64, Arc<dyn MmListener>>,
+}
+
+impl core::fmt::Debug for Process {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Process")
+    }
+}
+
+impl Process {
+    fn exit(&self) {
+        let all = {
+            let mut listeners = self.listeners.lock().unwrap();
+            listeners.exited = true;
+            core::mem::take(&mut listeners.all)
+        };
+        all.values().for_each(|listener| listener.release().unwrap());
+    }
+}
+
+impl ProcessMemory for Process {
+    fn id(&self) -> MmId {
+        MmId(1)
+    }
+
+    fn pasid_slot(&self) -> &PasidSlot {
+        &self.slot
+    }
+
+    fn table(&self) -> ProcessTable {
+        ProcessTable::Vmsa64 {
+            root: Pa::new(0x1000),
+            granule: SizeLg2::KIB_4,
+            input_bits: 48,
+            output_bits: 48,
+            large_descriptors: false,
+            mair: 0xff,
+        }
+    }
+
+    fn pin_asid(&self) -> Result<u16, PinAsidError> {
+        Ok(1)
+    }
+
+    fn unpin_asid(&self) {}
+
+    fn handle_fault(&self, _: &MmFault) -> Result<(), MmFaultError> {
+        Ok(())
+    }
+
+    fn add_listener(&self, listener: Arc<dyn MmListener>) -> Result<ListenerId, Exited> {
+        let mut listeners = self.listeners.lock().unwrap();
+        if listeners.exited {
+            return Err(Exited);
+        }
+        listeners.next += 1;
+        let id = listeners.next;
+        listeners.all.insert(id, listener);
+        Ok(ListenerId(id))
+    }
+
+    fn remove_listener(&self, id: ListenerId) {
+        let removed = self.listeners.lock().unwrap().all.remove(&id.0);
+        drop(removed);
+    }
+}
+
+type Meanwhile = Option<Box<dyn FnOnce() + Send>>;
+
+/// An IOMMU whose devices can be bound.
+struct Sharing {
+    plain: Arc<FakeIommu>,
+    bound: Mutex<BTreeSet<Pasid>>,
+    /// How many detaches are not confirmed.
+    silent: Mutex<usize>,
+    /// What somebody else does once the next change of a device is made.
+    meanwhile: Mutex<Meanwhile>,
+    requests: Mutex<Vec<PageRequest>>,
+    responses: Mutex<Vec<PageResponse>>,
+}
+
+impl core::fmt::Debug for Sharing {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Sharing")
+    }
+}
+
+impl Sharing {
+    fn changed(&self) {
+        let meanwhile = self.meanwhile.lock().unwrap().take();
+        meanwhile.into_iter().for_each(|act| act());
+    }
+
+    fn meanwhile(&self, act: impl FnOnce() + Send + 'static) {
+        *self.meanwhile.lock().unwrap() = Some(Box::new(act));
+    }
+}
+
+impl Iommu<Machine> for Sharing {
+    fn name(&self) -> &str {
+        "sharing"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.plain.capabilities()
+    }
+
+    fn add_device(&self, name: &str, sources: &[SourceId]) -> Result<(), AddDeviceError> {
+        self.plain.add_device(name, sources)
+    }
+
+    fn remove_device(&self, sources: &[SourceId]) -> Result<(), SyncError> {
+        self.plain.remove_device(sources)?;
+        self.changed();
+        Ok(())
+    }
+
+    fn new_domain(&self) -> Result<Arc<dyn HwDomain<Machine>>, DomainError> {
+        self.plain.new_domain()
+    }
+
+    fn attach(&self, sources: &[SourceId], target: &Target<Machine>) -> Result<(), AttachError> {
+        self.plain.attach(sources, target)
+    }
+
+    fn reserved_regions(&self, sources: &[SourceId]) -> Vec<ReservedRegion> {
+        self.plain.reserved_regions(sources)
+    }
+
+    fn drain_events(&self, to: &mut dyn FnMut(&FaultRecord)) -> usize {
+        self.plain.drain_events(to)
+    }
+
+    fn handle_errors(&self) -> Vec<GlobalError> {
+        Vec::new()
+    }
+
+    fn sva(&self) -> Option<&dyn SvaIommu<Machine>> {
+        Some(self)
+    }
+}
+
+#[derive(Debug)]
+struct Shared;
+
+impl ProcessDomain for Shared {
+    fn invalidate(&self, _: IovaRange) -> Result<(), SyncError> {
+        Ok(())
+    }
+
+    fn quiesce(&self) -> Result<(), SyncError> {
+        Ok(())
+    }
+
+    fn as_any(&self) -> &dyn core::any::Any {
+        self
+    }
+}
+
+const LIMITS: SvaLimits = SvaLimits { last_pasid: Pasid::new(9).unwrap() };
+
+impl SvaIommu<Machine> for Sharing {
+    fn check(&self, _: &[SourceId], _: &DeviceSvaFacts) -> Result<SvaLimits, SvaRefusal> {
+        Ok(LIMITS)
+    }
+
+    fn enable(
+        &self,
+        _: &[SourceId],
+        _: &DeviceSvaFacts,
+        _: Arc<dyn DeviceSwitches>,
+    ) -> Result<SvaLimits, EnableSvaError> {
+        Ok(LIMITS)
+    }
+
+    fn disable(&self, _: &[SourceId]) -> Result<(), DisableSvaError> {
+        if !self.bound.lock().unwrap().is_empty() {
+            return Err(DisableSvaError::PasidsInUse);
+        }
+        self.changed();
+        Ok(())
+    }
+
+    fn new_process_domain(
+        &self,
+        _: Arc<dyn ProcessMemory>,
+    ) -> Result<Arc<dyn ProcessDomain>, ProcessDomainError> {
+        Ok(Arc::new(Shared))
+    }
+
+    fn attach_pasid(
+        &self,
+        _: &[SourceId],
+        pasid: Pasid,
+        _: &Arc<dyn ProcessDomain>,
+    ) -> Result<(), AttachPasidError> {
+        self.bound.lock().unwrap().insert(pasid);
+        self.changed();
+        Ok(())
+    }
+
+    fn detach_pasid(&self, _: &[SourceId], pasid: Pasid) -> Result<(), SyncError> {
+        let mut silent = self.silent.lock().unwrap();
+        if *silent > 0 {
+            *silent -= 1;
+            return Err(SyncError::Failed { code: 1 });
+        }
+        self.bound.lock().unwrap().remove(&pasid);
+        Ok(())
+    }
+
+    fn drain_page_requests(&self, to: &mut dyn FnMut(Drained)) -> usize {
+        let requests = core::mem::take(&mut *self.requests.lock().unwrap());
+        requests.iter().for_each(|&request| to(Drained::Request(request)));
+        requests.len()
+    }
+
+    fn respond(&self, response: &PageResponse) {
+        self.responses.lock().unwrap().push(*response);
+    }
+}
+
+struct Bench {
+    iommu: Arc<Sharing>,
+    unit: Arc<IommuUnit<Machine>>,
+    sva: Arc<SvaUnit<Machine>>,
+    pasids: Arc<MmPasids<spin::Mutex<()>>>,
+    device: Arc<Device<Machine>>,
+    group: Arc<Group<Machine>>,
+}
+
+fn bench() -> Bench {
+    let machine = Arc::new(Machine::new());
+    let iommu = Arc::new(Sharing {
+        plain: FakeIommu::new(range(0, (1 << 40) - 1)),
+        bound: Mutex::default(),
+        silent: Mutex::default(),
+        meanwhile: Mutex::default(),
+        requests: Mutex::default(),
+        responses: Mutex::default(),
+    });
+    let unit = Arc::new(IommuUnit::new(machine.clone(), iommu.clone()));
+    let pasids = Arc::new(MmPasids::new());
+    let sva = SvaUnit::new(unit.clone(), pasids.clone(), Arc::new(FaultQueue::new()));
+    let device = unit.add_device(info()).unwrap();
+    let group = Arc::new(Group::new(machine, iommu.clone(), 1, STRICT).unwrap());
+    group.add_device(&device).unwrap();
+    Bench { iommu, unit, sva, pasids, device, group }
+}
+
+fn info() -> DeviceInfo {
+    DeviceInfo::new("disk", &[SourceId(8)])
+}
+
+fn enable(
+    sva: &Arc<SvaUnit<Machine>>,
+    device: &Arc<Device<Machine>>,
+    group: &Arc<Group<Machine>>,
+) -> Arc<SvaDevice<Machine>> {
+    sva.enable(device, group, &DeviceSvaFacts::default(), Arc::new(NoSwitches)).unwrap()
+}
+
+fn process() -> (Arc<Process>, Arc<dyn ProcessMemory>) {
+    let process = Arc::<Process>::default();
+    (process.clone(), process)
+}
+
+#[test]
+fn a_bind_that_came_too_late_and_is_not_undone_lingers_until_it_can_be() {
+    let bench = bench();
+    let device = enable(&bench.sva, &bench.device, &bench.group);
+    let (process, mm) = process();
+    bench.iommu.meanwhile(move || process.exit());
+    *bench.iommu.silent.lock().unwrap() = 2;
+    assert_eq!(device.bind(&mm).err(), Some(BindError::Exited));
+    assert_eq!(bench.iommu.bound.lock().unwrap().len(), 1, "hardware has not said that it forgot it");
+    assert_eq!(bench.pasids.in_use(), 1, "so the PASID is nobody else's");
+    assert_eq!(device.disable(), Err(DisableSvaError::PasidsInUse), "it asks again, in vain");
+    assert_eq!(device.disable(), Ok(()));
+    assert!(bench.iommu.bound.lock().unwrap().is_empty());
+    assert_eq!(bench.pasids.in_use(), 0);
+}
+
+#[test]
+fn a_device_that_is_enabled_anew_while_it_is_disabled_gets_its_pages() {
+    let bench = bench();
+    let (sva, device, group) = (bench.sva.clone(), bench.device.clone(), bench.group.clone());
+    let old = enable(&sva, &device, &group);
+    let new = Arc::new(Mutex::new(None));
+    let place = new.clone();
+    bench.iommu.meanwhile(move || *place.lock().unwrap() = Some(enable(&sva, &device, &group)));
+    old.disable().unwrap();
+    let new = new.lock().unwrap().take().unwrap();
+    let (_process, mm) = process();
+    let bond = new.bind(&mm).unwrap();
+    bench.iommu.requests.lock().unwrap().push(PageRequest {
+        source: SourceId(8),
+        pasid: Some(bond.pasid()),
+        group: GroupTag::Prg(3),
+        last: true,
+        wanted: Perms::READ,
+        address: Iova::new(0x5000),
+    });
+    bench.sva.service();
+    while bench.sva.queue().work() {}
+    let codes: Vec<_> = bench.iommu.responses.lock().unwrap().iter().map(|response| response.code).collect();
+    assert_eq!(codes, [ResponseCode::Success]);
+    new.unbind(&bond).unwrap();
+}
+
+#[test]
+fn a_device_that_is_plugged_in_while_the_one_before_it_is_forgotten_is_known() {
+    let bench = bench();
+    bench.group.remove_device(&bench.device).unwrap();
+    let unit = bench.unit.clone();
+    let new = Arc::new(Mutex::new(None));
+    let place = new.clone();
+    bench.iommu.meanwhile(move || *place.lock().unwrap() = Some(unit.add_device(info()).unwrap()));
+    bench.unit.remove_device(&bench.device).unwrap();
+    let new = new.lock().unwrap().take().unwrap();
+    assert!(Arc::ptr_eq(&bench.unit.device(SourceId(8)).unwrap(), &new));
+}
