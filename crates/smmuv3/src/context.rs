@@ -9,6 +9,7 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use portcullis_hal::{BlockLayout, Platform};
 use portcullis_spec::smmuv3::tables::{CD_BYTES, CD_WORDS, L1Cd, LEVEL1_BYTES, S1FMT_4K_L2, S1FMT_LINEAR};
@@ -59,10 +60,6 @@ impl ContextShape {
     const LEAF: BlockLayout = BlockLayout::naturally_aligned(12);
 }
 
-/// A second-level table that no level 1 descriptor leads to any more. Dropped without being given back, its memory stays taken.
-#[must_use = "the memory is to go back once the hardware has forgotten the table"]
-pub(crate) struct CutLeaf(Pa);
-
 /// A table of context descriptors in memory. Its memory goes back when it is dropped: the hardware must have forgotten it by then.
 #[derive(Debug)]
 pub struct ContextTable<P: Platform> {
@@ -71,6 +68,8 @@ pub struct ContextTable<P: Platform> {
     coherent: bool,
     root: Pa,
     leaves: BTreeMap<u32, Pa>,
+    /// Second-level tables that no level 1 descriptor leads to any more, which the hardware has not confirmed to have forgotten.
+    cut: Vec<(u32, Pa)>,
     /// Second-level tables whose level 1 descriptor the hardware may remember as invalid.
     fresh: BTreeSet<u32>,
     /// Substreams whose descriptor changed last without the hardware's word that it forgot what was there before.
@@ -81,8 +80,9 @@ impl<P: Platform> ContextTable<P> {
     /// An empty table, every descriptor invalid. None if there is no memory.
     pub fn new(platform: Arc<P>, shape: ContextShape, coherent: bool) -> Option<Self> {
         let root = platform.alloc(shape.root_layout())?;
-        let (leaves, fresh, doubtful) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        let table = Self { platform, shape, coherent, root, leaves, fresh, doubtful };
+        let (leaves, cut) = (BTreeMap::new(), Vec::new());
+        let (fresh, doubtful) = (BTreeSet::new(), BTreeSet::new());
+        let table = Self { platform, shape, coherent, root, leaves, cut, fresh, doubtful };
         table.clean(root, shape.root_layout().size_bytes());
         Some(table)
     }
@@ -99,7 +99,8 @@ impl<P: Platform> ContextTable<P> {
 
     /// How many bytes of memory it takes.
     pub fn bytes(&self) -> u64 {
-        self.shape.root_layout().size_bytes() + ContextShape::LEAF.size_bytes() * self.leaves.len() as u64
+        let leaves = self.leaves.len() + self.cut.len();
+        self.shape.root_layout().size_bytes() + ContextShape::LEAF.size_bytes() * leaves as u64
     }
 
     /// Stores a descriptor that the hardware does not read yet, because no STE points here or because its level 1 descriptor is new.
@@ -189,32 +190,42 @@ impl<P: Platform> ContextTable<P> {
     /// The hardware has forgotten every other descriptor of this substream, and that there was none.
     pub(crate) fn confirm(&mut self, substream_id: u32) {
         self.doubtful.remove(&substream_id);
-        self.settle(substream_id);
+        if self.is_fresh(substream_id) {
+            self.settle(substream_id);
+            self.give_back(substream_id);
+        }
     }
 
     /// If no descriptor is left in the second-level table of this substream, cuts it off from the first level. The hardware must be made to forget it
-    /// before it goes back with [`give_back`](Self::give_back). The table of substream 0 stays.
-    pub(crate) fn cut_if_empty(&mut self, substream_id: u32) -> Option<CutLeaf> {
+    /// before it goes back with [`give_back`](Self::give_back), and until then it [is cut](Self::is_cut). The table of substream 0 stays.
+    pub(crate) fn cut_if_empty(&mut self, substream_id: u32) {
         let index = substream_id >> LEAF_BITS;
         if !self.shape.two_level || index == 0 {
-            return None;
+            return;
         }
-        let leaf = *self.leaves.get(&index)?;
+        let Some(&leaf) = self.leaves.get(&index) else { return };
         let valid = |slot: u64| self.platform.load(Pa::new(leaf.get() + CD_BYTES * slot)) & CD_VALID != 0;
         if (0..1 << LEAF_BITS).any(valid) {
-            return None;
+            return;
         }
         self.leaves.remove(&index);
         self.fresh.remove(&index);
         let at = Pa::new(self.root.get() + LEVEL1_BYTES * u64::from(index));
         self.platform.store(at, 0);
         self.clean(at, LEVEL1_BYTES);
-        Some(CutLeaf(leaf))
+        self.cut.push((index, leaf));
     }
 
-    /// Gives the memory of a table back that was cut off. The hardware has forgotten it.
-    pub(crate) fn give_back(&self, leaf: CutLeaf) {
-        self.platform.free(leaf.0, ContextShape::LEAF);
+    /// Whether the hardware may remember a second-level table for this substream that was cut off.
+    pub(crate) fn is_cut(&self, substream_id: u32) -> bool {
+        self.cut.iter().any(|&(index, _)| index == substream_id >> LEAF_BITS)
+    }
+
+    /// Gives the memory of such a table back. The hardware has forgotten it.
+    pub(crate) fn give_back(&mut self, substream_id: u32) {
+        for (_, leaf) in self.cut.extract_if(.., |(index, _)| *index == substream_id >> LEAF_BITS) {
+            self.platform.free(leaf, ContextShape::LEAF);
+        }
     }
 
     fn clean(&self, at: Pa, len_bytes: u64) {
@@ -226,7 +237,7 @@ impl<P: Platform> ContextTable<P> {
 
 impl<P: Platform> Drop for ContextTable<P> {
     fn drop(&mut self) {
-        for &leaf in self.leaves.values() {
+        for &leaf in self.leaves.values().chain(self.cut.iter().map(|(_, leaf)| leaf)) {
             self.platform.free(leaf, ContextShape::LEAF);
         }
         self.platform.free(self.root, self.shape.root_layout());

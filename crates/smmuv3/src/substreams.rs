@@ -91,18 +91,23 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         self.install_cd(contexts, &mut table, substream_id, at, &change(now))
     }
 
-    /// Makes the descriptor of a substream invalid, and gives the memory of its second-level table back if it was the last in there.
+    /// Makes the descriptor of a substream invalid, and gives the memory of its second-level table back if it was the last in there. On success the hardware
+    /// remembers neither.
     pub(crate) fn clear_cd(&self, contexts: &Contexts<P>, substream_id: u32) -> Result<(), SyncError> {
         let mut table = contexts.table.lock();
-        let Some(at) = table.find(substream_id) else { return Ok(()) };
-        self.install_cd(contexts, &mut table, substream_id, at, &[0; CD_WORDS])?;
-        let Some(leaf) = table.cut_if_empty(substream_id) else { return Ok(()) };
+        if let Some(at) = table.find(substream_id) {
+            self.install_cd(contexts, &mut table, substream_id, at, &[0; CD_WORDS])?;
+            table.cut_if_empty(substream_id);
+        }
+        if !table.is_cut(substream_id) {
+            return Ok(());
+        }
         self.platform.write_barrier();
-        // If this is not confirmed, the memory stays where the hardware may look for it.
+        // If this is not confirmed, the memory stays where the hardware may look for it, until it is asked again or nothing leads to the table.
         if !mutant!("descriptor-table-freed-before-forgotten") {
             self.forget_cd(contexts, substream_id, false)?;
         }
-        table.give_back(leaf);
+        table.give_back(substream_id);
         Ok(())
     }
 

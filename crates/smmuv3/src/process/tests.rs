@@ -6,6 +6,7 @@ extern crate std;
 use alloc::vec;
 use core::sync::atomic::Ordering::SeqCst;
 
+use portcullis_core::iommu::Iommu;
 use portcullis_spec::smmuv3::command::{Command, Opcode};
 use portcullis_spec::smmuv3::registers::{CMDQ_PROD, CR2, Idr0};
 use portcullis_types::{Iova, Pa};
@@ -221,6 +222,37 @@ fn part_17_a_descriptor_that_hardware_may_still_use_is_forgotten_before_its_proc
     );
     assert_eq!(shared.detach(5), Ok(()), "once is enough");
     assert_eq!(forgets(&shared), 0);
+}
+
+#[test]
+fn part_17_a_table_of_descriptors_that_hardware_may_remember_is_kept_until_it_is_asked_again_and_no_longer() {
+    // PASID 100 is the only one in its second-level table, which is cut off with it.
+    let cut = || {
+        let shared = Shared::on(Machine::Pcie);
+        let before = shared.fake.live_bytes();
+        let bound = shared.bound(0x42, 100);
+        shared.fake.with(|state| state.illegal_once = Some(Command::cfgi_cd(8, 100, false)));
+        assert_eq!(shared.detach(100), Err(SyncError::Failed { code: 1 }));
+        assert_eq!(shared.fake.live_bytes(), before + 4096, "hardware may look there");
+        shared.fake.take_log();
+        (shared, before, bound)
+    };
+    let (shared, before, _bound) = cut();
+    shared.detach(100).unwrap();
+    assert!(shared.fake.take_log().contains(&Command::cfgi_cd(9, 100, false)), "it is asked of each stream");
+    assert_eq!(shared.fake.live_bytes(), before);
+    // Another that comes into the same place has it forgotten, too.
+    let (shared, before, _bound) = cut();
+    let process = shared.process(&FakeMm::new(0x43));
+    shared.sva().attach_pasid(&Shared::SOURCES, Pasid::new(101).unwrap(), &process).unwrap();
+    assert_eq!(shared.fake.live_bytes(), before + 4096, "the new one");
+    // And whoever leads the device elsewhere: nothing leads to the table of tables any more.
+    let (shared, _, bound) = cut();
+    shared.smmu.remove_device(&Shared::SOURCES).unwrap();
+    shared.smmu.teardown().unwrap();
+    let Shared { fake, smmu, base, .. } = shared;
+    drop((smmu, base, bound));
+    assert_eq!(fake.live_bytes(), 0);
 }
 
 #[test]
