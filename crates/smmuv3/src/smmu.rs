@@ -432,13 +432,16 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
             return Err(AddDeviceError::NoMemory);
         }
         // Those that firmware uses go on until they are attached.
-        let blocked: Vec<u32> = new.iter().copied().filter(|&id| !table.takes_boot_stream(id)).collect();
+        let blocked: Vec<u32> = new.iter().copied().filter(|&id| !table.passes_since_boot(id)).collect();
         self.hardware.install_all(table, &blocked, &entry::abort()).map_err(|error| match error {
             AttachError::Sync(error) | AttachError::LeftBlocked(error) => AddDeviceError::Sync(error),
             _ => AddDeviceError::NoMemory,
         })?;
         let device: Arc<str> = Arc::from(name);
-        new.iter().for_each(|&id| streams.insert(&device, id));
+        for &id in &new {
+            table.take_boot_stream(id);
+            streams.insert(&device, id);
+        }
         Ok(())
     }
 

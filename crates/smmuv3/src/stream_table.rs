@@ -164,9 +164,14 @@ impl<P: Platform> StreamTable<P> {
         self.boot.insert(stream_id);
     }
 
-    /// Whether a stream that now gets a device passes since boot.
-    pub(crate) fn takes_boot_stream(&mut self, stream_id: u32) -> bool {
-        self.boot.remove(&stream_id)
+    /// Whether a stream passes since boot.
+    pub(crate) fn passes_since_boot(&self, stream_id: u32) -> bool {
+        self.boot.contains(&stream_id)
+    }
+
+    /// Notes that a stream has a device now.
+    pub(crate) fn take_boot_stream(&mut self, stream_id: u32) {
+        self.boot.remove(&stream_id);
     }
 
     /// The hardware did not confirm that it forgot a stream's entry.

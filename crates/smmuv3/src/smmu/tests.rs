@@ -90,6 +90,22 @@ fn a_stream_that_firmware_uses_passes_an_smmu_that_was_off_all_the_time_until_it
 }
 
 #[test]
+fn a_stream_that_firmware_uses_passes_on_though_its_device_was_refused_at_first() {
+    let fake = Fake::new();
+    let smmu = with_boot_stream(&fake, 8).unwrap();
+    let both = [SourceId(8), SourceId(9)];
+    fake.with(|state| state.illegal_once = Some(Command::cfgi_ste(9, true)));
+    let refused = smmu.add_device("screen", &both).unwrap_err();
+    assert_eq!(refused, AddDeviceError::Sync(SyncError::Failed { code: 1 }));
+    smmu.add_device("screen", &both).unwrap();
+    let entry = |id| {
+        let configuration = smmu.configuration.lock();
+        configuration.table.entry(id).map(|at| portcullis_hal::TableMemory::load(&*fake, at) & 0xf)
+    };
+    assert_eq!((entry(8), entry(9)), (Some(BYPASS), Some(ABORT)));
+}
+
+#[test]
 fn an_smmu_that_was_on_or_whose_probe_fails_is_closed_whoever_firmware_uses() {
     let fake = Fake::new();
     fake.set(CR0, 1);
