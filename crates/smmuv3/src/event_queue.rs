@@ -4,8 +4,8 @@
 //! into the driver. A call takes no more records than twice the queue's length: a device that faults without end cannot
 //! hold a CPU.
 //!
-//! A stalled transaction of a device that shares processes' memory becomes a page request (`stalls`). Any other is aborted at once: nobody can resolve its
-//! fault, and one that is never answered blocks its device for ever.
+//! A stalled transaction of a device that shares processes' memory becomes a page request (`stalls`). Any other is answered at once, to be aborted: nobody can
+//! resolve its fault, and one that is never answered blocks its device for ever. If there is no room for the answer now, it is sent later, as all are.
 //!
 //! Spec: SMMUv3 H.a, 7.2 "Event queue recorded faults and events", 7.4 "Event queue overflow".
 //! Not here: what a record says (`event`).
@@ -13,9 +13,9 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use portcullis_core::iommu::FaultRecord;
+use portcullis_core::iopf::PageResponse;
 use portcullis_hal::{Lock, Platform, Registers};
-use portcullis_spec::smmuv3::command::{Command, Resume};
-use portcullis_spec::smmuv3::event::{EVENT_WORDS, EventWord0, EventWord1};
+use portcullis_spec::smmuv3::event::EVENT_WORDS;
 use portcullis_spec::smmuv3::registers::{EVENTQ_CONS, EVENTQ_PROD, QueueIndex};
 use portcullis_types::trace::{Event, Value};
 use portcullis_types::{Pa, mutant};
@@ -23,7 +23,7 @@ use portcullis_types::{Pa, mutant};
 use crate::command_queue::CommandQueue;
 use crate::event;
 use crate::ring::Ring;
-use crate::stalls::{Stalls, Taken, is_stall};
+use crate::stalls::{Stalls, Taken};
 
 /// Records that are copied out under the lock at once.
 const COPY: usize = 16;
@@ -74,11 +74,12 @@ impl<P: Platform> EventQueue<P> {
         }
     }
 
-    /// Takes the records that are there, oldest first, and gives each to `to`. Answers how many.
+    /// Takes the records that are there, oldest first, and gives each to `to`, after `respond` has the answer to a stall that nobody wants. Answers how many.
     pub(crate) fn drain<R: Registers>(
         &self,
         commands: &CommandQueue<P, R>,
         stalls: &Stalls<P>,
+        respond: &dyn Fn(&PageResponse),
         to: &mut dyn FnMut(&FaultRecord),
     ) -> usize {
         let most = 2 * self.ring.slots();
@@ -86,11 +87,9 @@ impl<P: Platform> EventQueue<P> {
         while taken < most {
             let copied = self.copy(commands);
             for (position, raw) in (copied.first..).zip(&copied.records[..copied.count]) {
-                if stalls.take(raw, position) != Taken::Unwanted {
-                    continue;
-                }
+                let Taken::Unwanted(answer) = stalls.take(raw, position) else { continue };
                 if !mutant!("stall-that-nobody-wants-dropped") {
-                    resume(commands, raw);
+                    answer.iter().for_each(respond);
                 }
                 let record = event::decode(raw);
                 trace(commands, &record);
@@ -155,29 +154,6 @@ impl<P: Platform> EventQueue<P> {
             platform.invalidate(at, 1 << ENTRY_LG2);
         }
         core::array::from_fn(|index| platform.load(Pa::new(at.get() + 8 * index as u64)))
-    }
-}
-
-/// Aborts the transaction that waits behind a stall.
-///
-/// Spec: SMMUv3 H.a, 3.12.2 "Stall model": every stall event has its CMD_RESUME.
-/// Choice: abort, whatever the fault; the StreamID is the record's own, since another of the same device would not match.
-fn resume<P: Platform, R: Registers>(commands: &CommandQueue<P, R>, raw: &[u64; EVENT_WORDS]) {
-    if !is_stall(raw) {
-        return;
-    }
-    let word0 = EventWord0::from_bits(raw[0]);
-    let word1 = EventWord1::from_bits(raw[1]);
-    let command = Command::resume(word0.stream_id(), word1.stag(), Resume::Abort);
-    if commands.submit(&[command]).is_err() {
-        commands.platform.event(&Event {
-            source: "smmuv3",
-            name: "stall_unanswered",
-            fields: &[
-                ("sid", Value::Hex(word0.stream_id().into())),
-                ("stag", Value::Hex(word1.stag().into())),
-            ],
-        });
     }
 }
 

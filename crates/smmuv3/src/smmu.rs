@@ -507,7 +507,9 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
         if self.hardware.is_off() {
             return 0;
         }
-        self.hardware.events.drain(&self.hardware.commands, &self.hardware.stalls, to)
+        let hardware = &self.hardware;
+        hardware.send_unsent();
+        hardware.events.drain(&hardware.commands, &hardware.stalls, &|answer| hardware.respond(answer), to)
     }
 
     fn handle_errors(&self) -> Vec<GlobalError> {

@@ -1,7 +1,7 @@
 //! Who asks for pages, and stalled transactions that wait for one.
 //!
 //! A stall comes as an event record. If its stream belongs to a device that shares processes' memory by stalling, and the transaction has a
-//! SubstreamID, it becomes a page request; every other stall is aborted at once by `event_queue`.
+//! SubstreamID, it becomes a page request; every other stall is answered by `event_queue` at once: it is to be aborted.
 //!
 //! The answer goes to the stream that stalled, which may be any of the device's, with the tag of the record: CMD_RESUME for another stream of the same
 //! device would match nothing. There is one answer: a stall that was answered, or ended with all others of its stream (CMD_STALL_TERM),
@@ -13,7 +13,7 @@
 
 use alloc::collections::{BTreeMap, VecDeque};
 
-use portcullis_core::iopf::{GroupTag, PageRequest};
+use portcullis_core::iopf::{GroupTag, PageRequest, PageResponse, ResponseCode};
 use portcullis_hal::{Lock, Platform};
 use portcullis_spec::smmuv3::event::{EVENT_WORDS, EventId, EventWord0, EventWord1};
 use portcullis_types::{Iova, Pasid, Perms, SourceId, mutant};
@@ -68,8 +68,8 @@ pub(crate) enum Taken {
     Kept,
     /// It is about a stall that has been ended since.
     Over,
-    /// It is none of these. The transaction, if one waits, is the caller's to abort.
-    Unwanted,
+    /// It is none of these. If a transaction waits, this is the answer to it, which is the caller's to send.
+    Unwanted(Option<PageResponse>),
 }
 
 #[derive(Default)]
@@ -130,24 +130,29 @@ impl<P: Platform> Stalls<P> {
         self.askers.lock().get(&stream_id).copied()
     }
 
-    /// Takes the record at `position` of the event queue if it is a stall to be resolved.
+    /// Takes the record at `position` of the event queue if it is a stall to be resolved. Any stall is to be answered from now on.
     pub(crate) fn take(&self, raw: &[u64; EVENT_WORDS], position: u64) -> Taken {
+        if !is_stall(raw) {
+            return Taken::Unwanted(None);
+        }
         let asks = |stream_id| self.asker(stream_id).is_some_and(|asker| asker.stalls);
         let request = request(raw).filter(|request| asks(request.source.0));
+        let (stream_id, tag) =
+            (EventWord0::from_bits(raw[0]).stream_id(), EventWord1::from_bits(raw[1]).stag());
         let mut waiting = self.waiting.lock();
-        if is_stall(raw) && waiting.is_over(EventWord0::from_bits(raw[0]).stream_id(), position) {
+        if waiting.is_over(stream_id, position) {
             return Taken::Over;
         }
+        let nth = waiting.count;
+        waiting.count = nth.wrapping_add(1);
+        waiting.open.insert((stream_id, tag), nth);
+        let group = GroupTag::Stall { tag, nth };
         match request {
             Some(request) if waiting.untold.len() < self.most => {
-                let tag = request.group.number();
-                let nth = waiting.count;
-                waiting.count = nth.wrapping_add(1);
-                waiting.open.insert((request.source.0, tag), nth);
-                waiting.untold.push_back(PageRequest { group: GroupTag::Stall { tag, nth }, ..request });
+                waiting.untold.push_back(PageRequest { group, ..request });
                 Taken::Kept
             }
-            _ => Taken::Unwanted,
+            _ => Taken::Unwanted(Some(refusal(stream_id, group))),
         }
     }
 
@@ -193,9 +198,17 @@ impl<P: Platform> Stalls<P> {
 }
 
 /// Whether a record is that of a stalled transaction.
-pub(crate) fn is_stall(raw: &[u64; EVENT_WORDS]) -> bool {
+fn is_stall(raw: &[u64; EVENT_WORDS]) -> bool {
     EventId(EventWord0::from_bits(raw[0]).id()).is_translation_related()
         && EventWord1::from_bits(raw[1]).stall()
+}
+
+/// The answer to a stall that nobody can resolve.
+///
+/// Spec: SMMUv3 H.a, 3.12.2 "Stall model": every stall event has its CMD_RESUME.
+/// Choice: abort, whatever the fault; the StreamID is the record's own, since another of the same device would not match.
+fn refusal(stream_id: u32, group: GroupTag) -> PageResponse {
+    PageResponse { source: SourceId(stream_id), pasid: None, group, code: ResponseCode::Invalid }
 }
 
 /// The record of a stalled transaction with a SubstreamID, as a page request.
@@ -308,10 +321,34 @@ mod tests {
         let without_substream = [0x0000_1234_0000_0010, STALL[1], 0, 0];
         assert_eq!((stalls.take(&STALL, 9), stalls.take(&without_substream, 9)), (Taken::Over, Taken::Over));
         let fault = [STALL[0], 0x42, 0, 0];
-        assert_eq!(stalls.take(&fault, 9), Taken::Unwanted, "what does not wait is told as a fault");
+        assert_eq!(stalls.take(&fault, 9), Taken::Unwanted(None), "what does not wait is told as a fault");
         assert_eq!(stalls.take(&STALL, 10), Taken::Kept, "a new one may have the same tag");
         assert!(!due(0x1234, 0x42, 1), "a late answer is not the new one's");
         assert!(due(0x1234, 0x42, 2));
+    }
+
+    #[test]
+    fn part_22_the_answer_to_a_stall_that_nobody_wants_is_as_any_other_and_not_sent_after_its_end() {
+        let stalls = Stalls::<Fake>::new(8);
+        let without_substream = [0x0000_1234_0000_0010, STALL[1], 0, 0];
+        let taken = |raw, position| match stalls.take(raw, position) {
+            Taken::Unwanted(Some(answer)) => answer,
+            other => panic!("{other:?}"),
+        };
+        for raw in [&STALL, &without_substream] {
+            let PageResponse { source, group, code, .. } = taken(raw, 7);
+            let GroupTag::Stall { tag, nth } = group else { panic!("{group:?}") };
+            assert_eq!((source, tag, code), (SourceId(0x1234), 0x42, ResponseCode::Invalid));
+            assert!(stalls.answer(0x1234, tag, nth).is_some() && stalls.answer(0x1234, tag, nth).is_none());
+        }
+        let late = taken(&STALL, 7).group;
+        stalls.end(&[0x1234], 8);
+        let next = taken(&STALL, 8).group;
+        let due = |group| match group {
+            GroupTag::Stall { tag, nth } => stalls.answer(0x1234, tag, nth).is_some(),
+            GroupTag::Prg(_) => panic!("{group:?}"),
+        };
+        assert_eq!((due(late), due(next)), (false, true), "hardware may use the tag anew");
     }
 
     #[test]

@@ -404,6 +404,32 @@ fn part_25_an_answer_that_finds_no_room_is_sent_when_there_is_some() {
 }
 
 #[test]
+fn part_25_the_end_of_a_stall_that_nobody_wants_is_sent_when_there_is_room_for_it() {
+    for by_errors in [false, true] {
+        let shared = Shared::plain(Machine::Forced, |_, config| config.command_queue_lg2 = 2);
+        shared.fake.with(|state| state.asleep = true);
+        let (before, limit_ns) = (shared.fake.now_ns(), shared.smmu.hardware.config.wait_limit_ns);
+        for tag in 70..76 {
+            put_event(&shared.fake, [0x0000_0009_0000_0010, 1 << 31 | tag, 0x1234, 0]);
+        }
+        let mut faults = 0;
+        assert_eq!(shared.smmu.drain_events(&mut |_| faults += 1), 6);
+        assert_eq!(faults, 6, "they are told of all the same");
+        assert!(shared.fake.now_ns() - before < 2 * limit_ns, "nobody waits for room twice");
+        shared.fake.with(|state| state.asleep = false);
+        assert_eq!(sent(&shared).len(), 4, "what the queue holds");
+        if by_errors {
+            assert!(shared.smmu.handle_errors().is_empty());
+        } else {
+            assert_eq!(shared.smmu.drain_events(&mut |record| panic!("{record:?} was told")), 0);
+        }
+        let ends = [74, 75].map(|tag| [9 << 32 | 1 << 13 | 0x44, tag]);
+        assert_eq!(sent(&shared), ends);
+        assert!(shared.smmu.hardware.unsent.is_empty());
+    }
+}
+
+#[test]
 fn part_25_an_answer_that_hardware_refuses_is_sent_again() {
     for machine in [Machine::Pcie, Machine::Platform] {
         let shared = Shared::on(machine);
