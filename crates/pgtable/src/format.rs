@@ -70,7 +70,7 @@ pub trait Format {
     /// The shape of the tree.
     fn geometry(&self) -> &Geometry;
 
-    /// The sizes of leaf that may be written.
+    /// The sizes of leaf that may be written. Those above one that may not are not used.
     fn page_sizes(&self) -> PageSizes;
 
     /// What hardware allows to be done to live entries.

@@ -93,11 +93,14 @@ impl Shape {
         let geometry = format.geometry();
         let splits = format.break_before_make() == BreakBeforeMake::Never;
         let mut heights = [Height::default(); MAX_HEIGHTS];
+        // A leaf may have to be split, or be made of smaller ones where a table waits to be freed.
+        let mut has_all = true;
         for (height, info) in (0..=geometry.top()).zip(&mut heights) {
+            has_all &= format.has_leaf(height);
             *info = Height {
                 shift: geometry.size(height).get(),
                 index_mask: geometry.entries(height) - 1,
-                leaf: format.has_leaf(height),
+                leaf: has_all,
                 run_lg2: if splits { format.contiguous_lg2(height) } else { 0 },
             };
         }

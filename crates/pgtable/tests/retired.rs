@@ -5,7 +5,7 @@ mod support;
 use portcullis_hal::{Barriers, TableMemory};
 use portcullis_pgtable::arm::{Config, Stage1};
 use portcullis_pgtable::{PageTable, Retired};
-use portcullis_types::{Iova, Pa, SizeLg2};
+use portcullis_types::{Iova, Pa, PageSizes, SizeLg2};
 use support::{RW, Tables, range};
 
 fn table() -> (PageTable<Stage1>, Tables) {
@@ -69,6 +69,32 @@ fn a_block_is_not_put_where_a_table_waits_to_be_freed() {
     gone.retired.free(table.format(), &tables);
     map(&mut table, &tables, 0x20_0000, 0x20_0000);
     assert_eq!(table.lookup(&tables, Iova::new(0x20_0000)).unwrap().size, SizeLg2::MIB_2);
+}
+
+/// Hardware may have leaves of 4 KiB and of 1 GiB, and none between.
+#[test]
+fn where_a_size_of_leaf_is_missing_larger_ones_are_neither_split_into_it_nor_made_where_a_table_waits() {
+    let tables = Tables::default();
+    let page_sizes = PageSizes::default().with(SizeLg2::KIB_4).with(SizeLg2::GIB_1);
+    let config = Config { input_bits: 39, page_sizes, ..Config::new(SizeLg2::KIB_4) };
+    let mut table = PageTable::new(Stage1::new(config).unwrap(), &tables).unwrap();
+    let gib = 1 << 30;
+    map(&mut table, &tables, 0x1000, 0x1000);
+    let gone = table.unmap(&tables, range(0, gib)).unwrap();
+    map(&mut table, &tables, 0, gib);
+    gone.retired.free(table.format(), &tables);
+    let part = table.unmap(&tables, range(0x1000, 0x1000)).unwrap();
+    part.retired.free(table.format(), &tables);
+    for at in [0, 0x2000, 0x20_0000, gib - 0x1000] {
+        let found = table.lookup(&tables, Iova::new(at)).unwrap();
+        assert_eq!((found.pa, found.size), (Pa::new(at), SizeLg2::KIB_4), "{at:#x}");
+    }
+    assert_eq!(table.lookup(&tables, Iova::new(0x1000)), None);
+    // Alone, and never in the way of anything.
+    map(&mut table, &tables, gib, gib);
+    let part = table.unmap(&tables, range(gib + 0x1000, 0x1000)).unwrap();
+    assert_eq!(table.lookup(&tables, Iova::new(gib + 0x40_0000)).unwrap().size, SizeLg2::KIB_4);
+    part.retired.free(table.format(), &tables);
 }
 
 #[test]
