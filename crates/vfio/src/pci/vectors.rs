@@ -105,8 +105,8 @@ impl<P: Platform> PciDevice<P> {
             match made {
                 Ok(made) => connected.push((vector, made)),
                 Err(errno) => {
-                    connected.iter().for_each(|&(vector, _)| self.reconnect(state, vector));
-                    self.reconnect(state, vector);
+                    connected.iter().for_each(|&(vector, _)| self.reconnect(state, &table, vector));
+                    self.reconnect(state, &table, vector);
                     return Err(errno);
                 }
             }
@@ -147,14 +147,19 @@ impl<P: Platform> PciDevice<P> {
         }
     }
 
-    /// Connects a vector to the file that it had before, or to none.
-    fn reconnect(&self, state: &State, vector: u16) {
-        let Self { parts, .. } = self;
-        let before = state.vectors.used.get(&vector);
-        let back = before.map(|held| parts.interrupts.connect(&parts.device, vector, held.file.clone()));
-        if !matches!(back, Some(Ok(_))) {
-            parts.interrupts.disconnect(&parts.device, vector);
+    /// Connects a vector to the file that it had before, or to none. A connection may have a message of its own, which the function is told.
+    fn reconnect(&self, state: &mut State, table: &Table<'_>, vector: u16) {
+        let held = state.vectors.used.get_mut(&vector);
+        let Some((held, back)) = held.and_then(|held| Some((self.connect(vector, &held.file).ok()?, held)))
+        else {
+            self.parts.interrupts.disconnect(&self.parts.device, vector);
+            return;
+        };
+        if back.message != held.message {
+            mask(table, vector);
+            self.program(table, vector, held.message);
         }
+        *back = held;
     }
 
     fn program(&self, table: &Table<'_>, vector: u16, message: Message) {

@@ -299,3 +299,22 @@ fn the_wish_to_have_the_device_back_is_told_if_one_wants_to_know() {
         assert_eq!(files[0].take(), 0);
     }
 }
+
+#[test]
+fn a_vector_that_keeps_its_file_arrives_also_where_each_connection_has_a_message_of_its_own() {
+    let (world, process, device) = open();
+    *world.controller.moving.lock().unwrap() = Some(300);
+    let (numbers, files) = events::<4>(&process);
+    let give = |start, numbers: &[i32]| {
+        let count = numbers.len() as u32;
+        set(&process, device, EVENTFD | TRIGGER, MSIX, start, count, &fds(numbers))
+    };
+    give(1, &numbers[..2]).unwrap();
+    world.controller.refused.lock().unwrap().push(3);
+    assert_eq!(give(2, &numbers[2..]), Err(Errno::Enospc));
+    assert!(raise(&world, 1) && raise(&world, 2) && !raise(&world, 3));
+    assert_eq!(files.each_ref().map(|file| file.take()), [1, 1, 0, 0]);
+    process.ioctl(device, 0x3b6f, 0).unwrap();
+    assert!(raise(&world, 2), "after a reset, too");
+    assert_eq!(files[1].take(), 1);
+}

@@ -182,12 +182,17 @@ impl Registers for Disk {
     }
 }
 
-/// An interrupt controller: data 100 and the vector's number.
+/// What has to be written, and who is signalled.
+type Line = (u32, Arc<dyn EventFile>);
+
+/// An interrupt controller: data 100 and the vector's number, unless it moves.
 #[derive(Default)]
 pub(crate) struct Controller {
-    lines: Mutex<BTreeMap<u16, Arc<dyn EventFile>>>,
+    lines: Mutex<BTreeMap<u16, Line>>,
     /// Vectors for which there are no interrupts.
     pub(crate) refused: Mutex<Vec<u16>>,
+    /// The data of the next connection, if each has data of its own.
+    pub(crate) moving: Mutex<Option<u32>>,
 }
 
 impl Controller {
@@ -201,8 +206,8 @@ impl Controller {
         let Some((pa, prot)) = hardware.last_domain().find(address) else { return false };
         assert_eq!(prot, portcullis_types::Prot::device(portcullis_types::Perms::WRITE));
         let lines = self.lines.lock().unwrap();
-        match lines.get(&u16::try_from(data - 100).unwrap()) {
-            Some(line) if pa == DOORBELL => {
+        match lines.values().find(|(known, _)| *known == data) {
+            Some((_, line)) if pa == DOORBELL => {
                 line.signal();
                 true
             }
@@ -216,8 +221,12 @@ impl Interrupts<Machine> for Controller {
         if self.refused.lock().unwrap().contains(&vector) {
             return Err(Errno::Enospc);
         }
-        self.lines.lock().unwrap().insert(vector, to);
-        Ok(Doorbell { address: Pa::new(DOORBELL), data: 100 + u32::from(vector) })
+        let data = match &mut *self.moving.lock().unwrap() {
+            Some(next) => core::mem::replace(next, *next + 1),
+            None => 100 + u32::from(vector),
+        };
+        self.lines.lock().unwrap().insert(vector, (data, to));
+        Ok(Doorbell { address: Pa::new(DOORBELL), data })
     }
 
     fn disconnect(&self, _: &Device<Machine>, vector: u16) {
