@@ -12,7 +12,6 @@ use portcullis_hal::Platform;
 use portcullis_types::mutant;
 use portcullis_types::trace::Value;
 
-use super::eeh::hand_back;
 use super::kept::Kept;
 use super::pages::Dues;
 use super::windows::{Window, unset, window_errno};
@@ -77,7 +76,7 @@ impl<P: Platform> Spapr<P> {
             };
             // Windows that hardware did not let go stay with the group, and so does the group with the list.
             if !mutant!("refused-group-stays-taken") {
-                self.keep(Kept::of(tables.clone(), live));
+                self.keep(Kept::unused(tables.clone(), live));
             }
             return Err(errno);
         }
@@ -111,15 +110,12 @@ impl<P: Platform> Spapr<P> {
         }
         let Attached { tables, .. } = self.members.remove(at);
         let shared: Vec<_> = self.windows.iter().flatten().map(|window| window.table.clone()).collect();
-        let mut kept = Kept::of(tables.clone(), if last { Vec::new() } else { shared });
+        let mut kept = Kept::of(tables, if last { Vec::new() } else { shared });
         if last {
             kept.inherit(core::mem::take(&mut self.windows), core::mem::take(&mut self.allowance));
             (self.owner, self.pending) = (None, false);
         }
         let left = self.keep(kept);
-        if !left {
-            hand_back(&*tables);
-        }
         self.say("vfio_detach", member, if left { "refused" } else { "ok" });
     }
 

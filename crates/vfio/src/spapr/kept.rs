@@ -7,6 +7,7 @@ use portcullis_core::table_group::{DmaTable, Kind, MAX_WINDOWS, TableGroup, kind
 use portcullis_hal::Platform;
 
 use super::attach::unset_all;
+use super::eeh::hand_back;
 use super::memory::Allowance;
 use super::windows::Window;
 use crate::Errno;
@@ -21,12 +22,20 @@ pub(crate) struct Kept {
     /// Windows that were the last group's, and what was mapped there.
     windows: [Option<Window>; MAX_WINDOWS],
     allowance: Allowance,
+    /// Whether it was a user's, who may have left its devices stopped.
+    used: bool,
 }
 
 impl Kept {
+    /// A group that was a user's.
     pub(super) fn of(group: Arc<dyn TableGroup>, shared: Vec<Arc<dyn DmaTable>>) -> Self {
         let windows = [const { None }; MAX_WINDOWS];
-        Self { group, shared, windows, allowance: Allowance::None }
+        Self { group, shared, windows, allowance: Allowance::None, used: true }
+    }
+
+    /// A group that was taken for a user and is not his.
+    pub(super) fn unused(group: Arc<dyn TableGroup>, shared: Vec<Arc<dyn DmaTable>>) -> Self {
+        Self { used: false, ..Self::of(group, shared) }
     }
 
     /// All that a container without groups leaves.
@@ -41,6 +50,9 @@ impl Kept {
             self.allowance.let_go(&shared.areas);
         }
         let released = closed.and_then(|()| release(&*self.group));
+        if released.is_ok() && self.used {
+            hand_back(&*self.group);
+        }
         released.is_err().then_some(self)
     }
 

@@ -121,3 +121,29 @@ pub(crate) fn a_group_that_does_not_freeze_has_no_such_operations() {
         assert_eq!(process.eeh(container, op), Err(Errno::Enodev));
     }
 }
+
+#[test]
+fn a_group_that_its_user_leaves_stopped_and_that_is_given_back_late_goes_back_alive() {
+    let (world, [first, _]) = power();
+    let (process, _, group) = world.tce_user(7);
+    first.freeze_now();
+    world.hardware.fail(Call::Release, 0, 1);
+    process.ioctl(group, UNSET_CONTAINER, 0).unwrap();
+    assert!(first.is_taken());
+    assert_eq!(first.done(), [""; 0], "it is not given back yet");
+    world.vfio.reclaim();
+    assert!(!first.is_taken());
+    assert_eq!(first.done(), ["reset Deactivate", "unfreeze Io", "unfreeze Dma"]);
+}
+
+#[test]
+fn a_group_that_its_user_never_got_is_left_as_it_is() {
+    let (world, [first, second]) = power();
+    let (process, container, _) = world.tce_user(7);
+    process.create(container, 16, 1 << 30, 1).unwrap();
+    second.freeze_now();
+    world.hardware.fail(Call::SetWindow, 0, 1);
+    assert_eq!(process.join_to(container, 8).err(), Some(Errno::Eio));
+    assert!(!second.is_taken());
+    assert_eq!((first.done(), second.done()), (vec![], vec![]));
+}
