@@ -250,6 +250,8 @@ impl<P: Platform> Spapr<P> {
         }
         self.own(memory);
         if self.pending && self.limits().is_some_and(|limits| limits.window32.first().get() == start_addr) {
+            // One that was made for a call that failed, and that hardware did not let go, is there still.
+            self.close(0)?;
             self.pending = false;
             return Ok(0);
         }
@@ -269,11 +271,14 @@ impl<P: Platform> Spapr<P> {
 
     /// Tries again to have hardware forget what it had not confirmed.
     pub(super) fn settle_all(&mut self) {
-        let Self { windows, members, allowance, .. } = self;
-        for window in windows.iter_mut().flatten().filter(|window| !window.dues.is_empty()) {
+        for number in 0..self.windows.len() {
+            let Self { windows, allowance, .. } = &mut *self;
+            let Some(window) = &mut windows[number] else { continue };
             // What is refused stays due.
             let _ = if window.closing {
-                window.close(groups(members), allowance)
+                self.close(number)
+            } else if window.dues.is_empty() {
+                Ok(())
             } else {
                 window.flush(allowance)
             };

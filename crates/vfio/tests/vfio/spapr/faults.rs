@@ -226,3 +226,35 @@ fn a_thousand_users_leave_nothing() {
     assert_eq!(world.vfio.reclaim(), 0);
     nothing_is_left(&world, &world.process(), &[&groups[0], &groups[1]]);
 }
+
+#[test]
+fn a_removal_that_was_not_confirmed_is_finished_when_a_group_comes() {
+    for mapped in [0, 16] {
+        let (world, [first, second]) = power();
+        let (process, container, _) = registered(&world);
+        process.create(container, 16, 1 << 30, 1).unwrap();
+        process.map(container, WINDOW_1, BUFFER, mapped * PAGE, 3).unwrap();
+        world.hardware.fail(Call::UnsetWindow, 0, 2);
+        assert_eq!(process.remove(container, WINDOW_1), Err(Errno::Eio));
+        assert_eq!(process.join_to(container, 8).err(), Some(Errno::Eio), "it asks again, in vain");
+        process.join_to(container, 8).unwrap();
+        assert!(first.table(1).is_none() && second.table(1).is_none());
+        assert!(first.table(0).is_some() && second.table(0).is_some());
+        assert_eq!(process.create(container, 16, 1 << 30, 1), Ok(WINDOW_1), "its place is free");
+    }
+}
+
+#[test]
+fn cancelling_the_default_window_removes_what_is_left_of_one_that_was_taken_back() {
+    let (world, [first, _]) = power();
+    let (process, container, _) = registered(&world);
+    let before = process.memory.locked();
+    world.hardware.fail(Call::UnsetWindow, 0, 2);
+    assert_eq!(process.map(container, 0, PAGE, PAGE, 3), Err(Errno::Einval), "that is not registered");
+    assert!(first.table(0).is_some(), "made for the call, and not let go");
+    assert_eq!(process.remove(container, 0), Err(Errno::Eio), "it asks again, in vain");
+    assert_eq!(process.remove(container, 0), Ok(()));
+    assert!(first.table(0).is_none());
+    assert_eq!(process.memory.locked(), before);
+    assert_eq!(process.create(container, 16, 1 << 30, 1), Ok(0), "no window is pending");
+}
