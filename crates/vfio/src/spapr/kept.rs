@@ -77,8 +77,8 @@ impl Kept {
 
     /// How many pages are held for it.
     pub(crate) fn page_count(&self) -> u64 {
-        let Some(memory) = self.allowance.memory() else { return 0 };
-        let page = memory.page_size();
+        // Where nothing may be mapped, no page is pinned; the tables are paid for even so.
+        let page = self.allowance.memory().map(|memory| memory.page_size());
         let windows: u64 = self.windows.iter().flatten().map(|window| window.held_pages(page)).sum();
         windows + self.allowance.held_pages()
     }

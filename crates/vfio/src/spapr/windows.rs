@@ -108,9 +108,9 @@ impl Window {
         Ok(())
     }
 
-    /// How many pages of `page` are held for what hardware may remember: those that version 1 pinned, and the table's.
-    pub(super) fn held_pages(&self, page: SizeLg2) -> u64 {
-        self.dues.pinned(page) + self.charged.as_ref().map_or(0, |&(_, pages)| pages)
+    /// How many pages, of `page` if any can be mapped, are held for what hardware may remember: those that version 1 pinned, and the table's.
+    pub(super) fn held_pages(&self, page: Option<SizeLg2>) -> u64 {
+        page.map_or(0, |page| self.dues.pinned(page)) + self.charged.as_ref().map_or(0, |&(_, pages)| pages)
     }
 }
 

@@ -258,3 +258,19 @@ fn cancelling_the_default_window_removes_what_is_left_of_one_that_was_taken_back
     assert_eq!(process.memory.locked(), before);
     assert_eq!(process.create(container, 16, 1 << 30, 1), Ok(0), "no window is pending");
 }
+
+#[test]
+fn a_window_of_a_process_that_registered_nothing_is_counted_among_what_is_kept() {
+    let (world, [first, _]) = power();
+    let (process, container, _) = world.tce_user(7);
+    process.create(container, 16, 1 << 30, 1).unwrap();
+    let memory = process.memory.clone();
+    let locked = memory.locked();
+    assert!(locked > 0);
+    world.hardware.fail(Call::UnsetWindow, 0, 1000);
+    drop(process);
+    assert_eq!(world.vfio.reclaim(), locked);
+    world.hardware.fail_no_more();
+    assert_eq!(world.vfio.reclaim(), 0);
+    assert!(memory.locked() == 0 && !first.is_taken());
+}
