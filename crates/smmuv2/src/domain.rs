@@ -195,6 +195,8 @@ impl<P: Platform, R: Registers + 'static> Drop for Domain<P, R> {
         if !self.hardware.is_off() {
             self.hardware.turn_bank_off(bank);
         }
+        // What waited has been ended: the next that waits in this bank is somebody else's.
+        self.hardware.taking.lock().ended(bank);
         match self.flush_all() {
             Ok(flushed) => {
                 self.mappings.destroy(&*self.hardware.platform, flushed);

@@ -10,12 +10,14 @@
 //! terminated if it would.
 //!
 //! One CPU at a time reads and clears; no lock is held while the caller is told, so that it may call back into the driver. A bank whose transaction
-//! somebody is looking at is left out by others.
+//! somebody is looking at is left out by others. A domain that goes ends what waits in its bank; who is looking at that then lets go of nothing, since the bank may be
+//! another's by now ([`Looks`]).
 //!
 //! Spec: SMMUv2 D.c, 3.7 "Context faults", 3.8 "Global faults", 16.5.28 "SMMU_CBn_RESUME, Transaction Resume register".
 //! Not here: what registers say (`fault`).
 
 use alloc::sync::Weak;
+use alloc::vec::Vec;
 
 use portcullis_core::iommu::FaultRecord;
 use portcullis_hal::{Platform, Registers};
@@ -32,10 +34,44 @@ use crate::hardware::Hardware;
 /// How often one call takes a fault of the same bank: a device that faults without end cannot hold a CPU.
 const MOST: usize = 4;
 
+/// The banks whose stalled transaction somebody is looking at, and which look it is.
+#[derive(Debug, Default)]
+pub(crate) struct Looks {
+    looks: Vec<(usize, u64)>,
+    count: u64,
+}
+
+impl Looks {
+    fn is_looked_at(&self, bank: usize) -> bool {
+        self.looks.iter().any(|&(looked_at, _)| looked_at == bank)
+    }
+
+    /// Somebody looks at what waits in a bank.
+    fn begin(&mut self, bank: usize) -> u64 {
+        self.count += 1;
+        self.looks.push((bank, self.count));
+        self.count
+    }
+
+    /// Whoever looks has looked. Answers whether what he looked at waits still.
+    fn end(&mut self, bank: usize, look: u64) -> bool {
+        let before = self.looks.len();
+        self.looks.retain(|&held| held != (bank, look));
+        self.looks.len() < before
+    }
+
+    /// What waited in a bank was ended.
+    pub(crate) fn ended(&mut self, bank: usize) {
+        self.looks.retain(|&(looked_at, _)| looked_at != bank);
+    }
+}
+
 /// A context fault that was read.
 struct Taken {
     fsr: Fsr,
     record: FaultRecord,
+    /// If its transaction waits.
+    look: Option<u64>,
 }
 
 impl<P: Platform, R: Registers> Hardware<P, R> {
@@ -59,22 +95,24 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         source_of: &dyn Fn(u16) -> SourceId,
         to: &mut dyn FnMut(&FaultRecord),
     ) -> bool {
-        let Some(Taken { fsr, record }) = self.take_context_fault(bank, source_of) else { return false };
+        let Some(Taken { fsr, record, look }) = self.take_context_fault(bank, source_of) else {
+            return false;
+        };
         self.count(Operation::ContextFault);
         if fsr.multi() {
             self.count(Operation::LostFaults);
         }
         self.say_fault(&record);
         to(&record);
-        if fsr.ss() {
-            self.let_go(bank, fsr, &record);
+        if let Some(look) = look {
+            self.let_go(bank, look, fsr, &record);
         }
         true
     }
 
     fn take_context_fault(&self, bank: usize, source_of: &dyn Fn(u16) -> SourceId) -> Option<Taken> {
         let mut taking = self.taking.lock();
-        if taking.contains(&bank) {
+        if taking.is_looked_at(bank) {
             return None;
         }
         let fsr = Fsr::from_bits(self.read_bank(bank, FSR));
@@ -84,17 +122,16 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         let fsynr0 = Fsynr0::from_bits(self.read_bank(bank, FSYNR0));
         let far = self.read_bank64(bank, FAR);
         let stream = FaultStream::from_bits(self.read_global1(cbfrsynra(bank)));
-        if fsr.ss() {
-            taking.push(bank);
-        } else {
+        let look = fsr.ss().then(|| taking.begin(bank));
+        if look.is_none() {
             self.write_bank(bank, FSR, fsr.into_bits());
         }
         drop(taking);
-        Some(Taken { fsr, record: fault::context(fsr, fsynr0, far, source_of(stream.stream_id())) })
+        Some(Taken { fsr, record: fault::context(fsr, fsynr0, far, source_of(stream.stream_id())), look })
     }
 
     /// Clears the fault of a transaction that waits, and lets the transaction go.
-    fn let_go(&self, bank: usize, fsr: Fsr, record: &FaultRecord) {
+    fn let_go(&self, bank: usize, look: u64, fsr: Fsr, record: &FaultRecord) {
         let domain = self.domains.lock().get(&bank).and_then(Weak::upgrade);
         let mended = domain.is_some_and(|domain| {
             let (Some(iova), Some(access)) = (record.iova, record.access) else { return false };
@@ -103,12 +140,14 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         let (word, operation) =
             if mended { (RESUME_RETRY, Operation::Retry) } else { (RESUME_TERMINATE, Operation::Terminate) };
         let mut taking = self.taking.lock();
+        if !taking.end(bank, look) {
+            return;
+        }
         if mutant!("smmuv2-resumed-before-its-fault-is-cleared") {
             self.write_bank(bank, RESUME, word);
         }
         self.write_bank(bank, FSR, fsr.into_bits());
         self.write_bank(bank, RESUME, word);
-        taking.retain(|held| *held != bank);
         drop(taking);
         self.count(operation);
     }

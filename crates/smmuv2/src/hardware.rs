@@ -15,6 +15,7 @@ use crate::bank::Banks;
 use crate::config::Config;
 use crate::counters::{Counters, Operation};
 use crate::domain::Domain;
+use crate::faults::Looks;
 use crate::features::Features;
 use crate::table::TableFormat;
 
@@ -39,8 +40,8 @@ pub(crate) struct Hardware<P: Platform, R: Registers + 'static> {
     pub(crate) bank_sync: Vec<Lock<P, ()>>,
     /// Held by who syncs globally.
     pub(crate) global_sync: Lock<P, ()>,
-    /// Held by who takes faults out of registers; the banks whose stalled transaction somebody is looking at.
-    pub(crate) taking: Lock<P, Vec<usize>>,
+    /// Held by who takes faults out of registers.
+    pub(crate) taking: Lock<P, Looks>,
     /// A sync did not end, and nobody has been told.
     pub(crate) hung: AtomicBool,
     /// The hardware has been turned off, and confirmed it: it reads no table any more.
@@ -76,7 +77,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             domains: Lock::<P, _>::new(BTreeMap::new()),
             bank_sync: (0..features.banks).map(|_| Lock::<P, ()>::new(())).collect(),
             global_sync: Lock::<P, ()>::new(()),
-            taking: Lock::<P, _>::new(Vec::new()),
+            taking: Lock::<P, Looks>::new(Looks::default()),
             hung: AtomicBool::new(false),
             off: AtomicBool::new(false),
             features,

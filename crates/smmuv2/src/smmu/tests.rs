@@ -476,6 +476,30 @@ fn while_somebody_looks_at_a_stalled_transaction_nobody_else_does() {
     stalled(&fake, &smmu, &mut || assert_eq!(inner.drain_events(&mut |_| panic!("twice")), 0));
 }
 
+#[test]
+fn a_stalled_transaction_of_a_domain_that_went_meanwhile_lets_go_of_nobody_elses() {
+    let (fake, smmu) = ready(Config { stall: true, ..Fake::config() });
+    let attach = || {
+        let domain = smmu.new_domain().unwrap();
+        smmu.attach(&GPU, &Target::Domain(domain)).unwrap();
+    };
+    attach();
+    context_fault(&fake, 0x4000_0402, 0x10);
+    let mut told = 0;
+    let told = smmu.drain_events(&mut |_| {
+        told += 1;
+        if told == 1 {
+            // Its bank is another's now, and somebody waits in that.
+            smmu.attach(&GPU, &Target::Blocked).unwrap();
+            attach();
+            context_fault(&fake, 0x4000_0408, 0x10);
+        }
+    });
+    assert_eq!(told, 2, "the second one is told of before it is let go");
+    let bank = |register| fake.bank(0, register);
+    assert_eq!(fake.take_writes(), [(bank(FSR), 0x4000_0408), (bank(RESUME), 1)]);
+}
+
 /// Hardware that firmware left on: stream 5 passes, streams 0x40 to 0x4f are translated by bank 2, streams of 9 by bank 1.
 fn left_on() -> Arc<Fake> {
     let fake = Fake::new();
