@@ -206,10 +206,14 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
 }
 
 impl<P: Platform, R: Registers> Smmu<P, R> {
-    /// Makes the entries of a device those that `how` asks for, leading to what it is attached to now.
-    fn reshape(&self, streams: &[u32], how: UseShape) -> Result<(), AttachError> {
-        let mut configuration = self.configuration.lock();
-        let Configuration { table, streams: map, .. } = &mut *configuration;
+    /// Makes the entries of a device those that `how` asks for, leading to what it is attached to now. Answers what is not used any more, to be dropped under no lock.
+    fn reshape(
+        &self,
+        configuration: &mut Configuration<P>,
+        streams: &[u32],
+        how: UseShape,
+    ) -> Result<Vec<Attachment<P>>, AttachError> {
+        let Configuration { table, streams: map, .. } = configuration;
         let attached = streams.first().and_then(|first| map.get(*first)).map(|stream| &stream.attached);
         let target = attached.map_or(Target::Blocked, |attached| attached.target());
         let (next, attachment) = self.entry_for(&target, streams, how)?;
@@ -226,10 +230,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             }
         };
         replaced.iter().for_each(Attachment::cut_off);
-        // Dropping a domain may wait for the hardware: under no lock.
-        drop(configuration);
-        drop(replaced);
-        Ok(())
+        Ok(replaced)
     }
 
     /// Whether a device that shares is blocked, and hardware has confirmed it: if not before, then now.
@@ -307,73 +308,78 @@ impl<P: Platform, R: Registers> SvaIommu<P> for Smmu<P, R> {
     ) -> Result<SvaLimits, EnableSvaError> {
         let limits = self.check(sources, device).map_err(EnableSvaError::Refused)?;
         let streams = distinct(sources);
-        {
-            // In the map from now on, so that nobody else prepares it.
-            let map = &mut self.configuration.lock().streams;
-            if map.any_shares(&streams) {
-                return Err(EnableSvaError::Enabled);
-            }
-            if !map.are_one_device(&streams) {
-                return Err(EnableSvaError::NotOneDevice);
-            }
-            let attached = streams.first().and_then(|&first| map.get(first)).map(|stream| &stream.attached);
-            if matches!(attached, Some(Attachment::Process { .. })) {
-                return Err(EnableSvaError::Process);
-            }
-            map.share(Sharing {
-                streams: streams.clone(),
-                facts: *device,
-                limits,
-                switches,
-                ats_on: false,
-                pasids: BTreeMap::new(),
-                _platform: core::marker::PhantomData,
-            });
+        let mut configuration = self.configuration.lock();
+        let map = &mut configuration.streams;
+        if map.any_shares(&streams) {
+            return Err(EnableSvaError::Enabled);
         }
-        if let Err(error) = self.reshape(&streams, shape(device, limits)) {
-            self.configuration.lock().streams.unshare(streams[0]);
-            return Err(match error {
-                AttachError::Sync(error) => EnableSvaError::Sync(error),
-                AttachError::LeftBlocked(error) => EnableSvaError::LeftBlocked(error),
-                _ => EnableSvaError::NoMemory,
-            });
+        if !map.are_one_device(&streams) {
+            return Err(EnableSvaError::NotOneDevice);
         }
+        let attached = streams.first().and_then(|&first| map.get(first)).map(|stream| &stream.attached);
+        if matches!(attached, Some(Attachment::Process { .. })) {
+            return Err(EnableSvaError::Process);
+        }
+        map.share(Sharing {
+            streams: streams.clone(),
+            facts: *device,
+            limits,
+            switches,
+            ats_on: false,
+            pasids: BTreeMap::new(),
+            _platform: core::marker::PhantomData,
+        });
+        let replaced = match self.reshape(&mut configuration, &streams, shape(device, limits)) {
+            Ok(replaced) => replaced,
+            Err(error) => {
+                configuration.streams.unshare(streams[0]);
+                return Err(match error {
+                    AttachError::Sync(error) => EnableSvaError::Sync(error),
+                    AttachError::LeftBlocked(error) => EnableSvaError::LeftBlocked(error),
+                    _ => EnableSvaError::NoMemory,
+                });
+            }
+        };
         let asker = Asker { stalls: device.can_stall, response_pasid: device.response_pasid };
         self.hardware.stalls.listen(&streams, asker);
-        let map = &mut self.configuration.lock().streams;
-        let translated = map.get(streams[0]).is_some_and(|stream| stream.attached.contexts().is_some());
-        if let Some(sharing) = map.sharing(&streams).filter(|_| translated) {
-            sharing.resume_ats();
-        }
+        self.resume_ats(&mut configuration.streams, &streams);
+        // Dropping a domain may wait for the hardware: under no lock.
+        drop(configuration);
+        drop(replaced);
         Ok(limits)
     }
 
     fn disable(&self, sources: &[SourceId]) -> Result<(), DisableSvaError> {
         let streams = distinct(sources);
-        {
-            let map = &mut self.configuration.lock().streams;
-            let sharing = map.sharing(&streams).ok_or(DisableSvaError::NotEnabled)?;
-            if sharing.in_use() {
-                return Err(DisableSvaError::PasidsInUse);
-            }
-            if let Err(error) = self.hardware.pause_ats(Some(&mut *sharing)) {
-                sharing.resume_ats();
-                return Err(DisableSvaError::Sync(error));
-            }
+        // Nobody attaches it elsewhere before it is as others are.
+        let mut configuration = self.configuration.lock();
+        let sharing = configuration.streams.sharing(&streams).ok_or(DisableSvaError::NotEnabled)?;
+        if sharing.in_use() {
+            return Err(DisableSvaError::PasidsInUse);
         }
-        if let Err(error) = self.reshape(&streams, UseShape::default()) {
-            // The entry is what it was, and so is the device; unless it was left blocked.
-            if !matches!(error, AttachError::LeftBlocked(_)) {
-                self.resume_ats(&mut self.configuration.lock().streams, &streams);
-            }
-            return Err(match error {
-                AttachError::Sync(error) => DisableSvaError::Sync(error),
-                AttachError::LeftBlocked(error) => DisableSvaError::LeftBlocked(error),
-                _ => DisableSvaError::NoMemory,
-            });
+        if let Err(error) = self.hardware.pause_ats(Some(&mut *sharing)) {
+            sharing.resume_ats();
+            return Err(DisableSvaError::Sync(error));
         }
+        let replaced = match self.reshape(&mut configuration, &streams, UseShape::default()) {
+            Ok(replaced) => replaced,
+            Err(error) => {
+                // The entry is what it was, and so is the device; unless it was left blocked.
+                if !matches!(error, AttachError::LeftBlocked(_)) {
+                    self.resume_ats(&mut configuration.streams, &streams);
+                }
+                return Err(match error {
+                    AttachError::Sync(error) => DisableSvaError::Sync(error),
+                    AttachError::LeftBlocked(error) => DisableSvaError::LeftBlocked(error),
+                    _ => DisableSvaError::NoMemory,
+                });
+            }
+        };
         self.hardware.stalls.ignore(&streams);
-        self.configuration.lock().streams.unshare(streams[0]);
+        configuration.streams.unshare(streams[0]);
+        // Dropping a domain may wait for the hardware: under no lock.
+        drop(configuration);
+        drop(replaced);
         Ok(())
     }
 

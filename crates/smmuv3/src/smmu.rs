@@ -61,6 +61,14 @@ pub(crate) struct Configuration<P: Platform> {
     gone: bool,
 }
 
+/// Streams have been led elsewhere.
+struct Led<P: Platform> {
+    /// What is not used any more, to be dropped under no lock.
+    old: Vec<Attachment<P>>,
+    /// Whether what waited behind stalls was ended, where they are blocked.
+    ended: Result<(), SyncError>,
+}
+
 impl<P: Platform, R: Registers> fmt::Debug for Smmu<P, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Smmu").field("name", &self.hardware.name).finish_non_exhaustive()
@@ -294,8 +302,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
 impl<P: Platform, R: Registers> Smmu<P, R> {
     /// How these streams use what they are attached to. A device that shares is attached as a whole, and while PASIDs of it mean something, it can only be
     /// blocked.
-    fn use_shape(&self, ids: &[u32], target: &Target<P>) -> Result<UseShape, AttachError> {
-        let streams = &mut self.configuration.lock().streams;
+    fn use_shape(streams: &mut Streams<P>, ids: &[u32], target: &Target<P>) -> Result<UseShape, AttachError> {
         if !streams.any_shares(ids) {
             return Ok(UseShape::default());
         }
@@ -307,9 +314,14 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
     }
 
     /// Makes `ste` the entry of streams, which leads to `attachment`.
-    fn lead(&self, ids: &[u32], ste: &Ste, attachment: &Attachment<P>) -> Result<(), AttachError> {
-        let mut configuration = self.configuration.lock();
-        let Configuration { table, streams, gone } = &mut *configuration;
+    fn lead(
+        &self,
+        configuration: &mut Configuration<P>,
+        ids: &[u32],
+        ste: &Ste,
+        attachment: &Attachment<P>,
+    ) -> Result<Led<P>, AttachError> {
+        let Configuration { table, streams, gone } = configuration;
         if *gone {
             return Err(AttachError::Unsupported);
         }
@@ -340,10 +352,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         self.resume_ats(streams, ids);
         let stalled = blocks && streams.sharing(ids).is_some_and(|sharing| sharing.stalls());
         let ended = if stalled { self.hardware.end_stalls(ids) } else { Ok(()) };
-        // Dropping a domain may wait for the hardware: under no lock.
-        drop(configuration);
-        drop(old);
-        ended.map_err(AttachError::LeftBlocked)
+        Ok(Led { old, ended })
     }
 
     /// Says again that entries are to be forgotten of which hardware did not confirm it, now that the queue may work. What was kept for entries that are in doubt no
@@ -481,9 +490,15 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
 
     fn attach(&self, sources: &[SourceId], target: &Target<P>) -> Result<(), AttachError> {
         let ids = distinct(sources);
-        let how = self.use_shape(&ids, target)?;
+        // How the device uses what it is attached to does not change before its entry says so.
+        let mut configuration = self.configuration.lock();
+        let how = Self::use_shape(&mut configuration.streams, &ids, target)?;
         let (ste, attachment) = self.entry_for(target, &ids, how)?;
-        self.lead(&ids, &ste, &attachment)?;
+        let Led { old, ended } = self.lead(&mut configuration, &ids, &ste, &attachment)?;
+        // Dropping a domain may wait for the hardware: under no lock.
+        drop(configuration);
+        drop(old);
+        ended.map_err(AttachError::LeftBlocked)?;
         self.hardware.platform.event(&Event {
             source: "smmuv3",
             name: "attach",

@@ -576,3 +576,24 @@ fn part_12_an_invalidation_during_a_move_names_both_numbers() {
         log.iter().filter(|c| c.opcode() == Opcode::TLBI_NH_VA).map(|c| c.0[0] >> 48).collect();
     assert_eq!(named, [2, 1], "entries may have been made with either");
 }
+
+#[test]
+fn part_16_a_device_that_is_attached_elsewhere_while_it_is_disabled_has_its_ats_off_in_the_end() {
+    let shared = &Shared::plain(Machine::Pcie, |_, config| config.wait_limit_ns = Fake::PATIENT_NS);
+    let other = &shared.smmu.new_domain().unwrap();
+    shared.fake.restless.store(true, SeqCst);
+    for _ in 0..8 {
+        shared.enable().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| shared.sva().disable(&Shared::SOURCES).unwrap());
+            for domain in [other, &shared.base] {
+                scope.spawn(|| {
+                    shared.smmu.attach(&Shared::SOURCES, &Target::Domain(domain.clone())).unwrap();
+                });
+            }
+        });
+        let turned = core::mem::take(&mut *shared.switches.turned.lock().unwrap());
+        assert_eq!(turned.last().map(|&(on, _)| on), Some(false), "off, like its entry");
+        assert_eq!(ste(&shared.fake, 8)[1] >> 28 & 3, 0);
+    }
+}
