@@ -36,6 +36,7 @@ use crate::atomics::{AtomicU8, AtomicU64};
 use crate::batch::Batch;
 use crate::counters::Counters;
 use crate::errors::Failures;
+use crate::reach::alloc_within;
 use crate::ring::Ring;
 
 /// Commands that a batch holds before it is queued.
@@ -84,18 +85,20 @@ impl<P: Platform, R> fmt::Debug for CommandQueue<P, R> {
 }
 
 impl<P: Platform, R: Registers> CommandQueue<P, R> {
-    /// A queue of `1 << size_lg2` commands, not yet told to the hardware; syncs are signalled in memory if `signalled`. None if there is no memory.
+    /// A queue of `1 << size_lg2` commands, not yet told to the hardware; syncs are signalled in memory if `signalled`. None if there is no memory
+    /// below `1 << output_bits`.
     pub(crate) fn new(
         platform: Arc<P>,
         registers: Arc<R>,
+        output_bits: u8,
         size_lg2: u8,
         signalled: bool,
         coherent: bool,
         limit_ns: u64,
     ) -> Option<Self> {
-        let ring = Ring::alloc(&*platform, size_lg2, ENTRY_LG2)?;
+        let ring = Ring::alloc(&*platform, output_bits, size_lg2, ENTRY_LG2)?;
         let signals = if signalled {
-            let words = platform.alloc(Self::signal_layout(&ring));
+            let words = alloc_within(&*platform, Self::signal_layout(&ring), output_bits);
             if words.is_none() {
                 ring.free(&*platform);
                 return None;

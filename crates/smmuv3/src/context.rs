@@ -17,6 +17,7 @@ use portcullis_types::Pa;
 
 use crate::config::TableShape;
 use crate::entry::CD_VALID;
+use crate::reach::alloc_within;
 
 /// Bits of SubstreamID that a second-level table covers: 64 descriptors, 4 KiB.
 const LEAF_BITS: u8 = 6;
@@ -64,6 +65,7 @@ impl ContextShape {
 #[derive(Debug)]
 pub struct ContextTable<P: Platform> {
     platform: Arc<P>,
+    output_bits: u8,
     shape: ContextShape,
     coherent: bool,
     root: Pa,
@@ -77,12 +79,12 @@ pub struct ContextTable<P: Platform> {
 }
 
 impl<P: Platform> ContextTable<P> {
-    /// An empty table, every descriptor invalid. None if there is no memory.
-    pub fn new(platform: Arc<P>, shape: ContextShape, coherent: bool) -> Option<Self> {
-        let root = platform.alloc(shape.root_layout())?;
+    /// An empty table, every descriptor invalid. None if there is no memory below `1 << output_bits`.
+    pub fn new(platform: Arc<P>, output_bits: u8, shape: ContextShape, coherent: bool) -> Option<Self> {
+        let root = alloc_within(&*platform, shape.root_layout(), output_bits)?;
         let (leaves, cut) = (BTreeMap::new(), Vec::new());
         let (fresh, doubtful) = (BTreeSet::new(), BTreeSet::new());
-        let table = Self { platform, shape, coherent, root, leaves, cut, fresh, doubtful };
+        let table = Self { platform, output_bits, shape, coherent, root, leaves, cut, fresh, doubtful };
         table.clean(root, shape.root_layout().size_bytes());
         Some(table)
     }
@@ -128,7 +130,7 @@ impl<P: Platform> ContextTable<P> {
     }
 
     fn add_leaf(&mut self, index: u32) -> Option<()> {
-        let leaf = self.platform.alloc(ContextShape::LEAF)?;
+        let leaf = alloc_within(&*self.platform, ContextShape::LEAF, self.output_bits)?;
         self.clean(leaf, ContextShape::LEAF.size_bytes());
         // The zeroes are there before a pointer leads to them.
         self.platform.write_barrier();
@@ -252,7 +254,7 @@ mod tests {
     use crate::testing::Fake;
 
     fn table(fake: &Arc<Fake>, bits: u8, wish: TableShape) -> ContextTable<Fake> {
-        ContextTable::new(fake.clone(), ContextShape::choose(bits, wish, true), true).unwrap()
+        ContextTable::new(fake.clone(), 48, ContextShape::choose(bits, wish, true), true).unwrap()
     }
 
     /// Where hardware finds the descriptor of a substream, by the book's words; none if its level 1 descriptor is not valid.

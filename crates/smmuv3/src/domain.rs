@@ -41,7 +41,6 @@ use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Pasid, Prot, SizeLg2, mut
 use crate::asids::{Holder, ShareError};
 use crate::atc::AtcSpan;
 use crate::batch::Batch;
-use crate::context::ContextTable;
 use crate::entry::{self, Features1, Ste};
 use crate::hardware::Hardware;
 use crate::invalidate::{Step, steps};
@@ -155,7 +154,7 @@ impl<P: Platform, R: Registers> Domain<P, R> {
             }
         };
         let shape = hardware.context_shape(how.substream_bits);
-        let mut contexts = ContextTable::new(hardware.platform.clone(), shape, hardware.coherent())?;
+        let mut contexts = hardware.new_contexts(shape)?;
         let cd = table::context(hardware, table, id);
         if !contexts.store_unreachable(0, &cd) {
             return None;

@@ -56,9 +56,9 @@ struct Copied {
 }
 
 impl<P: Platform> EventQueue<P> {
-    /// A queue of `1 << size_lg2` records, not yet told to the hardware. None if there is no memory.
-    pub(crate) fn new(platform: &P, size_lg2: u8) -> Option<Self> {
-        let ring = Ring::alloc(platform, size_lg2, ENTRY_LG2)?;
+    /// A queue of `1 << size_lg2` records, not yet told to the hardware. None if there is no memory below `1 << output_bits`.
+    pub(crate) fn new(platform: &P, output_bits: u8, size_lg2: u8) -> Option<Self> {
+        let ring = Ring::alloc(platform, output_bits, size_lg2, ENTRY_LG2)?;
         Some(Self {
             ring,
             consumer: Lock::<P, Consumer>::new(Consumer { next: 0, overflow: false, closed: false }),

@@ -19,7 +19,7 @@ use crate::asids::Asids;
 use crate::batch::Batch;
 use crate::command_queue::CommandQueue;
 use crate::config::Config;
-use crate::context::ContextShape;
+use crate::context::{ContextShape, ContextTable};
 use crate::entry::World;
 use crate::event_queue::EventQueue;
 use crate::features::Features;
@@ -121,6 +121,11 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
     pub(crate) fn context_shape(&self, substream_bits: Option<u8>) -> ContextShape {
         let bits = substream_bits.unwrap_or(self.config.substream_bits).min(self.features.substream_bits);
         ContextShape::choose(bits, self.config.context_table, self.features.two_level_contexts)
+    }
+
+    /// An empty table of contexts; none if there is no memory that the hardware reaches.
+    pub(crate) fn new_contexts(&self, shape: ContextShape) -> Option<ContextTable<P>> {
+        ContextTable::new(self.platform.clone(), self.features.output_bits, shape, self.coherent())
     }
 
     /// The command that makes the TLB forget an ASID.

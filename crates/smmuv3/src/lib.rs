@@ -50,6 +50,7 @@ mod hardware;
 mod invalidate;
 mod page_requests;
 mod process;
+mod reach;
 mod reset;
 mod ring;
 mod sharing;

@@ -71,9 +71,9 @@ struct Consumer {
 }
 
 impl<P: Platform> PageRequestQueue<P> {
-    /// A queue of `1 << size_lg2` requests, not yet told to the hardware. None if there is no memory.
-    pub(crate) fn new(platform: &P, size_lg2: u8) -> Option<Self> {
-        let ring = Ring::alloc(platform, size_lg2, ENTRY_LG2)?;
+    /// A queue of `1 << size_lg2` requests, not yet told to the hardware. None if there is no memory below `1 << output_bits`.
+    pub(crate) fn new(platform: &P, output_bits: u8, size_lg2: u8) -> Option<Self> {
+        let ring = Ring::alloc(platform, output_bits, size_lg2, ENTRY_LG2)?;
         let consumer = Consumer { next: 0, overflow: false, closed: false };
         Some(Self { ring, consumer: Lock::<P, Consumer>::new(consumer), lost: AtomicBool::new(false) })
     }

@@ -41,7 +41,6 @@ use portcullis_types::{IovaRange, Pasid, SizeLg2, mutant};
 
 use crate::asids::ShareError;
 use crate::atc::AtcSpan;
-use crate::context::ContextTable;
 use crate::entry::{self, Cd, Features1, Ste};
 use crate::features::Features;
 use crate::hardware::Hardware;
@@ -186,7 +185,7 @@ impl<P: Platform, R: Registers> Process<P, R> {
     pub(crate) fn entry(&self, streams: &[u32]) -> Result<(Ste, Arc<Contexts<P>>), AttachError> {
         let hardware = &self.hardware;
         let shape = hardware.context_shape(Some(0));
-        let table = ContextTable::new(hardware.platform.clone(), shape, hardware.coherent());
+        let table = hardware.new_contexts(shape);
         let mut table = table.ok_or(AttachError::NoMemory)?;
         let forced = hardware.features.stall_forced;
         let mut cd = self.cd;

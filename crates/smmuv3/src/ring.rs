@@ -9,6 +9,8 @@ use portcullis_hal::{BlockLayout, TableMemory};
 use portcullis_spec::smmuv3::registers::QueueBase;
 use portcullis_types::{Pa, mutant};
 
+use crate::reach::alloc_within;
+
 /// The memory of a queue.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ring {
@@ -19,11 +21,16 @@ pub(crate) struct Ring {
 
 impl Ring {
     /// Memory for `1 << size_lg2` entries of `1 << entry_lg2` bytes, aligned as the base register wants it: to the queue's size, at least
-    /// 32 bytes. None if there is no memory.
+    /// 32 bytes. None if there is no memory that the SMMU reaches, whose output addresses have `output_bits` bits.
     ///
     /// Spec: SMMUv3 H.a, 6.3.26 "SMMU_CMDQ_BASE", ADDR.
-    pub(crate) fn alloc(memory: &impl TableMemory, size_lg2: u8, entry_lg2: u8) -> Option<Self> {
-        let base = memory.alloc(Self::layout(size_lg2, entry_lg2))?;
+    pub(crate) fn alloc(
+        memory: &impl TableMemory,
+        output_bits: u8,
+        size_lg2: u8,
+        entry_lg2: u8,
+    ) -> Option<Self> {
+        let base = alloc_within(memory, Self::layout(size_lg2, entry_lg2), output_bits)?;
         Some(Self { base, size_lg2, entry_lg2 })
     }
 

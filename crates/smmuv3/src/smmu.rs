@@ -16,7 +16,6 @@ use portcullis_types::{Iova, IovaRange, Pa, Perms, Prot, SizeLg2, SourceId};
 
 use crate::command_queue::CommandQueue;
 use crate::config::{Completion, Config, Stage};
-use crate::context::ContextTable;
 use crate::counters::{Counts, TableBytes};
 use crate::domain::{Domain, UseShape};
 use crate::entry::{self, Ste};
@@ -118,6 +117,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         let commands = CommandQueue::new(
             platform.clone(),
             registers,
+            features.output_bits,
             config.command_queue_lg2.min(features.command_queue_lg2),
             signalled,
             coherent,
@@ -125,7 +125,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         )
         .ok_or(ProbeError::NoMemory)?;
         let event_queue_lg2 = config.event_queue_lg2.min(features.event_queue_lg2);
-        let Some(events) = EventQueue::new(&*platform, event_queue_lg2) else {
+        let Some(events) = EventQueue::new(&*platform, features.output_bits, event_queue_lg2) else {
             commands.free();
             return Err(ProbeError::NoMemory);
         };
@@ -133,7 +133,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         let asked = config.cpus.is_some() && features.page_requests && coherent && !stage2;
         let requests = asked.then(|| {
             let size_lg2 = config.page_request_queue_lg2.min(features.page_request_queue_lg2);
-            PageRequestQueue::new(&*platform, size_lg2)
+            PageRequestQueue::new(&*platform, features.output_bits, size_lg2)
         });
         if matches!(requests, Some(None)) {
             commands.free();
@@ -143,7 +143,8 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         let requests = requests.flatten();
         let shape =
             StreamTableShape::choose(features.stream_bits, config.stream_table, features.two_level_streams);
-        let Some(table) = StreamTable::new(platform.clone(), shape, coherent) else {
+        let table = StreamTable::new(platform.clone(), features.output_bits, shape, coherent);
+        let Some(table) = table else {
             commands.free();
             events.free(&platform);
             requests.iter().for_each(|requests| requests.free(&platform));
@@ -291,7 +292,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             return Ok((entry::bypass(&hardware.features), Attachment::Identity { contexts: None }));
         };
         let shape = hardware.context_shape(Some(bits));
-        let table = ContextTable::new(hardware.platform.clone(), shape, hardware.coherent());
+        let table = hardware.new_contexts(shape);
         let table = table.ok_or(AttachError::NoMemory)?;
         let ste = entry::substreams_only(hardware.world(), table.root(), shape, how.allowed);
         let contexts = Some(Arc::new(Contexts::new(streams.to_vec(), table)));

@@ -15,6 +15,7 @@ use portcullis_spec::smmuv3::tables::{L1Std, LEVEL1_BYTES, STE_BYTES};
 use portcullis_types::{Pa, mutant};
 
 use crate::config::TableShape;
+use crate::reach::alloc_within;
 
 /// Bits of StreamID that a second-level table covers.
 ///
@@ -60,6 +61,7 @@ impl StreamTableShape {
 #[derive(Debug)]
 pub(crate) struct StreamTable<P: Platform> {
     platform: Arc<P>,
+    output_bits: u8,
     pub(crate) shape: StreamTableShape,
     coherent: bool,
     root: Pa,
@@ -73,12 +75,18 @@ pub(crate) struct StreamTable<P: Platform> {
 }
 
 impl<P: Platform> StreamTable<P> {
-    /// A table with no valid entry. None if there is no memory.
-    pub(crate) fn new(platform: Arc<P>, shape: StreamTableShape, coherent: bool) -> Option<Self> {
+    /// A table with no valid entry. None if there is no memory below `1 << output_bits`.
+    pub(crate) fn new(
+        platform: Arc<P>,
+        output_bits: u8,
+        shape: StreamTableShape,
+        coherent: bool,
+    ) -> Option<Self> {
         let layout = shape.root_layout()?;
-        let root = platform.alloc(layout)?;
+        let root = alloc_within(&*platform, layout, output_bits)?;
         let table = Self {
             platform,
+            output_bits,
             shape,
             coherent,
             root,
@@ -125,7 +133,8 @@ impl<P: Platform> StreamTable<P> {
         if self.leaves.contains_key(&index) {
             return true;
         }
-        let Some(leaf) = self.platform.alloc(StreamTableShape::LEAF) else { return false };
+        let leaf = alloc_within(&*self.platform, StreamTableShape::LEAF, self.output_bits);
+        let Some(leaf) = leaf else { return false };
         self.clean(leaf, StreamTableShape::LEAF.size_bytes());
         // The zeroes, entries that are not valid, are there before a pointer leads to them.
         self.platform.write_barrier();
@@ -219,7 +228,7 @@ mod tests {
     use crate::testing::Fake;
 
     fn table(fake: &Arc<Fake>, bits: u8, wish: TableShape) -> StreamTable<Fake> {
-        StreamTable::new(fake.clone(), StreamTableShape::choose(bits, wish, true), true).unwrap()
+        StreamTable::new(fake.clone(), 48, StreamTableShape::choose(bits, wish, true), true).unwrap()
     }
 
     /// Where hardware finds an entry, by the book's words; none if there is no second-level table.

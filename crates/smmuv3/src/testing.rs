@@ -117,8 +117,12 @@ pub(crate) fn ids() -> [(usize, u32); 5] {
 
 impl Fake {
     pub(crate) fn new() -> Arc<Self> {
+        Self::with_memory_at(0x4000_0000)
+    }
+
+    pub(crate) fn with_memory_at(base: u64) -> Arc<Self> {
         let fake = Self {
-            arena: Arena::on_heap(Pa::new(0x4000_0000), 24),
+            arena: Arena::on_heap(Pa::new(base), 24),
             time: AtomicU64::new(0),
             works_while_waited_for: AtomicBool::new(true),
             restless: AtomicBool::new(false),

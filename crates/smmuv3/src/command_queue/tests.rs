@@ -21,7 +21,7 @@ fn queue(fake: &Arc<Fake>, size_lg2: u8, signalled: bool) -> Queue {
 }
 
 fn queue_with_limit(fake: &Arc<Fake>, size_lg2: u8, signalled: bool, limit_ns: u64) -> Queue {
-    let queue = Queue::new(fake.clone(), fake.clone(), size_lg2, signalled, true, limit_ns).unwrap();
+    let queue = Queue::new(fake.clone(), fake.clone(), 48, size_lg2, signalled, true, limit_ns).unwrap();
     fake.write64(CMDQ_BASE, queue.ring.base_register());
     fake.write32(CR0, Cr0::new().with_cmdqen(true).into_bits());
     queue

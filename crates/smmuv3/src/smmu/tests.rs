@@ -123,6 +123,19 @@ fn an_smmu_that_was_on_or_whose_probe_fails_is_closed_whoever_firmware_uses() {
 }
 
 #[test]
+fn memory_that_the_hardware_does_not_reach_is_no_memory() {
+    for (oas, probed) in [(0, false), (1, true)] {
+        // Above 4 GiB, which is as far as 32 bits reach.
+        let fake = Fake::with_memory_at(0x1_4000_0000);
+        fake.set(IDR5, Idr5::from_bits(fake.get(IDR5) as u32).with_oas(oas).into_bits());
+        let outcome = Smmu::probe(fake.clone(), fake.clone(), Fake::config()).map(drop);
+        assert_eq!(outcome, if probed { Ok(()) } else { Err(ProbeError::NoMemory) });
+        assert!(Gbpa::from_bits(fake.get(GBPA) as u32).abort());
+        assert_eq!(fake.live_bytes(), 0);
+    }
+}
+
+#[test]
 fn a_probe_that_fails_before_there_are_tables_closes_what_was_left_open_for_firmware() {
     let cramped =
         |fake: &Fake| fake.set(IDR1, Idr1::from_bits(fake.get(IDR1) as u32).with_sidsize(20).into_bits());

@@ -51,7 +51,8 @@ struct Act {
 impl Act {
     fn new(cpus: usize, size_lg2: u8, signalled: bool) -> Self {
         let stage = Stage::new(cpus, size_lg2);
-        let queue = Queue::new(stage.clone(), stage.clone(), size_lg2, signalled, true, PATIENT_NS).unwrap();
+        let queue =
+            Queue::new(stage.clone(), stage.clone(), 48, size_lg2, signalled, true, PATIENT_NS).unwrap();
         stage.begin(queue.ring.base_register());
         Self { stage, queue: Arc::new(queue), at_work: Arc::default(), threads: Vec::new() }
     }
