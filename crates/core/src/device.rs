@@ -186,9 +186,10 @@ impl<P: Platform> Device<P> {
         self.faults.load(Relaxed)
     }
 
-    /// For the group, which has told hardware already.
-    pub(crate) fn set_domain(&self, domain: Option<Arc<Domain<P>>>) {
-        *self.domain.lock() = domain;
+    /// For the group, which has told hardware already. Answers where it was before, which is let go with no lock held.
+    #[must_use = "it is let go with no lock held"]
+    pub(crate) fn set_domain(&self, domain: Option<Arc<Domain<P>>>) -> Option<Arc<Domain<P>>> {
+        core::mem::replace(&mut *self.domain.lock(), domain)
     }
 }
 

@@ -203,7 +203,9 @@ impl<P: Platform> Domain<P> {
 
     /// From now on, `handler` is told of each fault; or nobody, who is the default.
     pub fn set_fault_handler(&self, handler: Option<Arc<dyn FaultHandler<P>>>) {
-        *self.handler.lock() = handler;
+        let before = core::mem::replace(&mut *self.handler.lock(), handler);
+        // With the lock released: much may hang on it.
+        drop(before);
     }
 
     pub(crate) fn fault_handler(&self) -> Option<Arc<dyn FaultHandler<P>>> {

@@ -47,7 +47,7 @@ impl<P: Platform> Group<P> {
     ///
     /// As [`GroupError`] says.
     pub fn replace_as(&self, owner: Owner, domain: &Arc<Domain<P>>) -> Result<(), GroupError> {
-        self.attach_locked(&mut self.state.lock(), Some(owner), domain, true)
+        self.attach_locked(&mut self.lock(), Some(owner), domain, true)
     }
 
     /// For the user who holds the group: blocks all devices.
@@ -70,7 +70,7 @@ impl<P: Platform> Group<P> {
         domain: &Arc<Domain<P>>,
         by: Option<Owner>,
     ) -> Result<(), GroupError> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         alone(&state, device)?;
         self.attach_locked(&mut state, by, domain, false)
     }
@@ -81,17 +81,17 @@ impl<P: Platform> Group<P> {
     ///
     /// As [`GroupError`] says.
     pub fn detach_device(&self, device: &Arc<Device<P>>, by: Option<Owner>) -> Result<(), GroupError> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         alone(&state, device)?;
         self.detach_locked(&mut state, by)
     }
 
     fn attach_by(&self, by: Option<Owner>, domain: &Arc<Domain<P>>) -> Result<(), GroupError> {
-        self.attach_locked(&mut self.state.lock(), by, domain, false)
+        self.attach_locked(&mut self.lock(), by, domain, false)
     }
 
     fn detach_by(&self, by: Option<Owner>) -> Result<(), GroupError> {
-        self.detach_locked(&mut self.state.lock(), by)
+        self.detach_locked(&mut self.lock(), by)
     }
 
     fn attach_locked(

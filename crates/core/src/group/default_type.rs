@@ -96,7 +96,7 @@ pub enum DefaultTypeError {
 impl<P: Platform> Group<P> {
     /// What the default domain is; none if there is none yet.
     pub fn default_type(&self) -> Option<DefaultDomain> {
-        self.state.lock().kind
+        self.lock().kind
     }
 
     /// Makes the default domain another, if nobody holds the group. From DMA to DMA-FQ it goes at any time: the domain stays the same one,
@@ -110,17 +110,18 @@ impl<P: Platform> Group<P> {
             DefaultType::This(kind) => kind,
             DefaultType::Auto => self.boot,
         };
-        if self.settled(&mut self.state.lock(), kind)? {
+        if self.settled(&mut self.lock(), kind)? {
             return Ok(());
         }
         // Made without the lock, because it may take memory; looked at again with it.
         let domain = self.new_default(kind).map_err(DefaultTypeError::Domain)?;
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if self.settled(&mut state, kind)? {
             return Ok(());
         }
         self.move_all(&mut state, &domain).map_err(DefaultTypeError::Attach)?;
-        state.default = domain;
+        let before = core::mem::replace(&mut state.default, domain);
+        state.left.push(before);
         state.stuck = false;
         self.now(&mut state, kind);
         Ok(())

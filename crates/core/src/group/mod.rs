@@ -16,13 +16,14 @@
 //! # Locking
 //!
 //! One lock for the members, the domains and the ledger of who holds the group, held while hardware is told, so that an attach, a claim, a
-//! driver that is bound and a device that joins see each other. Nothing else of core's is called that takes a group's lock.
+//! driver that is bound and a device that joins see each other. Nothing else of core's is called that takes a group's lock. Domains that are left are let go without it.
 //!
 //! Not here: which devices belong together (`portcullis-pci`), when drivers ask (`bus`).
 
 mod attach;
 mod default_type;
 mod error;
+mod locked;
 mod moving;
 mod own;
 mod pasids;
@@ -69,6 +70,8 @@ struct State<P: Platform> {
     stuck: bool,
     ledger: Ledger,
     pasids: BTreeSet<Pasid>,
+    /// Domains that the group or a member was in, to be let go with the lock ([`locked`]).
+    left: Vec<Arc<Domain<P>>>,
 }
 
 impl<P: Platform> fmt::Debug for Group<P> {
@@ -81,6 +84,11 @@ impl<P: Platform> State<P> {
     /// Whether it is where it is while it is nobody's.
     fn at_rest(&self) -> bool {
         self.stuck || Arc::ptr_eq(&self.current, &self.default)
+    }
+
+    /// Notes where the group is now.
+    fn is_now_in(&mut self, domain: &Arc<Domain<P>>) {
+        self.left.push(core::mem::replace(&mut self.current, domain.clone()));
     }
 
     fn is_member(&self, device: &Arc<Device<P>>) -> bool {
@@ -102,7 +110,7 @@ impl<P: Platform> Group<P> {
     ) -> Result<Self, DomainError> {
         let group = Self::without_default(platform, iommu, id, default)?;
         let domain = group.new_default(default)?;
-        let mut state = group.state.lock();
+        let mut state = group.lock();
         (state.kind, state.default, state.current) = (Some(default), domain.clone(), domain);
         drop(state);
         Ok(group)
@@ -129,6 +137,7 @@ impl<P: Platform> Group<P> {
             stuck: false,
             ledger: Ledger::default(),
             pasids: BTreeSet::new(),
+            left: Vec::new(),
         };
         Ok(Self { platform, iommu, id, boot, blocked, state: Lock::<P, _>::new(state) })
     }
@@ -145,7 +154,7 @@ impl<P: Platform> Group<P> {
 
     /// The domain for ordinary drivers; the blocked one while there is none yet.
     pub fn default_domain(&self) -> Arc<Domain<P>> {
-        self.state.lock().default.clone()
+        self.lock().default.clone()
     }
 
     /// A domain in which nothing gets through.
@@ -155,12 +164,12 @@ impl<P: Platform> Group<P> {
 
     /// The domain that the group is in. A member that was left behind says so itself: [`Device::domain`].
     pub fn current_domain(&self) -> Arc<Domain<P>> {
-        self.state.lock().current.clone()
+        self.lock().current.clone()
     }
 
     /// The devices.
     pub fn devices(&self) -> Vec<Arc<Device<P>>> {
-        self.state.lock().members.clone()
+        self.lock().members.clone()
     }
 
     /// The reserved regions of all devices, merged and sorted.
@@ -170,7 +179,7 @@ impl<P: Platform> Group<P> {
 
     /// The DMA API for a member's driver. None if the device is not a member.
     pub fn dma(&self, device: &Arc<Device<P>>) -> Option<DmaHandle<P>> {
-        let state = self.state.lock();
+        let state = self.lock();
         state.is_member(device).then(|| DmaHandle::new(device.clone(), state.default.clone()))
     }
 
@@ -180,7 +189,7 @@ impl<P: Platform> Group<P> {
     ///
     /// As [`GroupError`] says; then it is no member.
     pub fn add_device(&self, device: &Arc<Device<P>>) -> Result<(), GroupError> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if device.domain().is_some() {
             return Err(GroupError::InGroup);
         }
@@ -201,7 +210,8 @@ impl<P: Platform> Group<P> {
             self.say(device, &domain, "refused");
             return Err(refused(error));
         }
-        device.set_domain(Some(domain.clone()));
+        let none = device.set_domain(Some(domain.clone()));
+        state.left.extend(none);
         state.members.push(device.clone());
         self.say(device, &domain, "ok");
         Ok(())
@@ -213,7 +223,7 @@ impl<P: Platform> Group<P> {
     ///
     /// As [`GroupError`] says; then it is a member as before.
     pub fn remove_device(&self, device: &Arc<Device<P>>) -> Result<(), GroupError> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let place = state.members.iter().position(|member| Arc::ptr_eq(member, device));
         let place = place.ok_or(GroupError::NotMember)?;
         if state.ledger.holds(key(device)) {
@@ -227,7 +237,7 @@ impl<P: Platform> Group<P> {
             domain.released(device);
             trace::say(&*self.platform, "detach", device.name(), &[("group", Value::Dec(self.id.into()))]);
         }
-        device.set_domain(None);
+        state.left.extend(device.set_domain(None));
         state.members.remove(place);
         Ok(())
     }

@@ -28,50 +28,51 @@ impl<P: Platform> Group<P> {
         for (at, device) in moving.iter().enumerate().take(count) {
             if let Err(error) = self.iommu.attach(device.sources(), &target) {
                 self.say(device, domain, "refused");
-                return Err(self.go_back(&moving, at, error, domain, prepared));
+                return Err(self.go_back(state, &moving, at, error, domain, prepared));
             }
         }
-        moving.iter().for_each(|device| self.moved(device, domain));
-        state.current = domain.clone();
+        moving.iter().for_each(|device| self.moved(state, device, domain));
+        state.is_now_in(domain);
         Ok(())
     }
 
     /// Blocks each member, as far as hardware does. Answers those that it refuses to block.
     pub(super) fn block_all(&self, state: &mut State<P>) -> Vec<String> {
         let mut open = Vec::new();
-        for device in state.members.iter().filter(|device| !is_in(device, &self.blocked)) {
-            if self.block(device).is_err() {
+        let members = state.members.clone();
+        for device in members.iter().filter(|device| !is_in(device, &self.blocked)) {
+            if self.block(state, device).is_err() {
                 open.push(device.name().into());
             }
         }
-        state.current = self.blocked.clone();
+        state.is_now_in(&self.blocked);
         open
     }
 
     /// Hardware has left a member blocked, in something that is not the group's: it is taken to where it belongs when the group next moves, or a driver is
     /// bound to it.
     pub(crate) fn left_blocked(&self, device: &Arc<Device<P>>) {
-        let state = self.state.lock();
+        let mut state = self.lock();
         if state.is_member(device) && !is_in(device, &self.blocked) && !mutant!("left-blocked-and-not-noted")
         {
-            self.moved(device, &self.blocked);
+            self.moved(&mut state, device, &self.blocked);
         }
     }
 
     /// Blocks a member that does not answer, whoever has the group: as if hardware had [left it blocked](Self::left_blocked).
     pub(crate) fn give_up(&self, device: &Arc<Device<P>>) -> Result<(), AttachError> {
-        let state = self.state.lock();
+        let mut state = self.lock();
         if !state.is_member(device) || is_in(device, &self.blocked) {
             return Ok(());
         }
-        self.block(device)
+        self.block(&mut state, device)
     }
 
     /// Blocks a member, whether or not hardware confirms it.
-    fn block(&self, device: &Arc<Device<P>>) -> Result<(), AttachError> {
+    fn block(&self, state: &mut State<P>, device: &Arc<Device<P>>) -> Result<(), AttachError> {
         match self.iommu.attach(device.sources(), &Target::Blocked) {
             Ok(()) | Err(AttachError::LeftBlocked(_)) => {
-                self.moved(device, &self.blocked);
+                self.moved(state, device, &self.blocked);
                 Ok(())
             }
             Err(error) => Err(error),
@@ -102,6 +103,7 @@ impl<P: Platform> Group<P> {
     /// Member `failed` of `moving` was refused with `error`: those before it go back to where they are said to be.
     fn go_back(
         &self,
+        state: &mut State<P>,
         moving: &[Arc<Device<P>>],
         failed: usize,
         error: AttachError,
@@ -119,10 +121,10 @@ impl<P: Platform> Group<P> {
             match went {
                 Ok(()) => undo.push((device, prepared)),
                 Err(Left::Blocked) => {
-                    self.moved(device, &self.blocked);
+                    self.moved(state, device, &self.blocked);
                     undo.push((device, prepared));
                 }
-                Err(Left::Attached) => self.moved(device, domain),
+                Err(Left::Attached) => self.moved(state, device, domain),
             }
             left.extend(went.err().map(|left| (device.name().into(), left)));
         }
@@ -150,11 +152,11 @@ impl<P: Platform> Group<P> {
     }
 
     /// Notes where hardware has a device now.
-    fn moved(&self, device: &Arc<Device<P>>, domain: &Arc<Domain<P>>) {
+    fn moved(&self, state: &mut State<P>, device: &Arc<Device<P>>, domain: &Arc<Domain<P>>) {
         if let Some(before) = device.domain() {
             before.released(device);
         }
-        device.set_domain(Some(domain.clone()));
+        state.left.extend(device.set_domain(Some(domain.clone())));
         self.say(device, domain, "ok");
     }
 

@@ -19,7 +19,7 @@ use crate::trace;
 impl<P: Platform> Group<P> {
     /// Who holds the group.
     pub fn ownership(&self) -> Ownership {
-        let State { ledger, .. } = &*self.state.lock();
+        let State { ledger, .. } = &*self.lock();
         Ownership {
             count: ledger.count(),
             owner: ledger.owner(),
@@ -36,7 +36,7 @@ impl<P: Platform> Group<P> {
     /// As [`UseError`] says; then nothing is counted.
     pub fn use_default_domain(&self, device: &Arc<Device<P>>, driver: &str) -> Result<(), UseError> {
         let user = KernelUser { device: device.name().into(), driver: driver.into() };
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let done = self.may_use(&mut state, device);
         if done.is_ok() {
             state.ledger.add_user(key(device), user);
@@ -84,7 +84,7 @@ impl<P: Platform> Group<P> {
     ///
     /// As [`UnuseError`] says; then the count is as it was.
     pub fn unuse_default_domain(&self, device: &Arc<Device<P>>) -> Result<(), UnuseError> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let user = state.ledger.remove_user(key(device))?;
         self.say_own(&state, "dma_unuse", device.name(), &[("driver", Value::Str(&user.driver))], "ok");
         Ok(())
@@ -97,7 +97,7 @@ impl<P: Platform> Group<P> {
     ///
     /// As [`ClaimError`] says; then nobody holds more than before.
     pub fn claim_group(&self, owner: Owner) -> Result<(), ClaimError> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let done = state.ledger.may_claim_whole().and_then(|()| self.close(&mut state));
         if done.is_ok() {
             state.ledger.claim_whole(owner);
@@ -113,7 +113,7 @@ impl<P: Platform> Group<P> {
     ///
     /// As [`ClaimError`] says; then nobody holds more than before.
     pub fn claim_device(&self, device: &Arc<Device<P>>, owner: Owner) -> Result<(), ClaimError> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let done = self.may_claim_device(&mut state, device, owner);
         if done.is_ok() {
             state.ledger.claim_device(key(device), owner);
@@ -165,7 +165,7 @@ impl<P: Platform> Group<P> {
     ///
     /// As [`ReleaseError`] says; then the count is as it was.
     pub fn release_group(&self, owner: Owner) -> Result<Released, ReleaseError> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         no_pasids(&state, owner)?;
         let count = state.ledger.release_whole(owner)?;
         Ok(self.released(&mut state, "", owner, count))
@@ -177,7 +177,7 @@ impl<P: Platform> Group<P> {
     ///
     /// As [`ReleaseError`] says; then the count is as it was.
     pub fn release_device(&self, device: &Arc<Device<P>>, owner: Owner) -> Result<Released, ReleaseError> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         no_pasids(&state, owner)?;
         let count = state.ledger.release_device(key(device), owner)?;
         Ok(self.released(&mut state, device.name(), owner, count))

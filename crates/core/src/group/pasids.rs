@@ -27,7 +27,7 @@ impl<P: Platform> Group<P> {
     ///
     /// As [`PasidError`] says; then nothing is noted.
     pub fn hold_pasid(&self, pasid: Pasid, by: Option<Owner>) -> Result<(), PasidError> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if is_holder(&state, by).is_err() {
             return Err(PasidError::NotOwner(state.ledger.owner()));
         }
@@ -40,6 +40,6 @@ impl<P: Platform> Group<P> {
     ///
     /// [`PasidError::NotHeld`].
     pub fn drop_pasid(&self, pasid: Pasid) -> Result<(), PasidError> {
-        if self.state.lock().pasids.remove(&pasid) { Ok(()) } else { Err(PasidError::NotHeld) }
+        if self.lock().pasids.remove(&pasid) { Ok(()) } else { Err(PasidError::NotHeld) }
     }
 }

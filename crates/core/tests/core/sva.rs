@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use crate::support::{FakeIommu, Machine, STRICT, range};
+use crate::support::{Call, FakeIommu, Machine, STRICT, SpinLock, locks_held, range};
 use portcullis_core::device::{Device, DeviceInfo};
-use portcullis_core::group::Group;
+use portcullis_core::fault::FaultHandler;
+use portcullis_core::group::{Group, GroupError};
 use portcullis_core::iommu::{
     AddDeviceError, AttachError, Capabilities, DomainError, FaultRecord, GlobalError, HwDomain, Iommu,
     ReservedRegion, SyncError, Target,
@@ -86,6 +87,7 @@ impl ProcessMemory for Process {
     }
 
     fn add_listener(&self, listener: Arc<dyn MmListener>) -> Result<ListenerId, Exited> {
+        assert_eq!(locks_held(), 0, "a process may have to wait for another CPU");
         let mut listeners = self.listeners.lock().unwrap();
         if listeners.exited {
             return Err(Exited);
@@ -97,6 +99,7 @@ impl ProcessMemory for Process {
     }
 
     fn remove_listener(&self, id: ListenerId) {
+        assert_eq!(locks_held(), 0, "a process may have to wait for another CPU");
         let removed = self.listeners.lock().unwrap().all.remove(&id.0);
         drop(removed);
     }
@@ -157,7 +160,11 @@ impl Iommu<Machine> for Sharing {
     }
 
     fn attach(&self, sources: &[SourceId], target: &Target<Machine>) -> Result<(), AttachError> {
-        self.plain.attach(sources, target)
+        match target {
+            // It has no tables of its own to be looked at.
+            Target::Process(_) => self.plain.attach(sources, &Target::Identity),
+            target => self.plain.attach(sources, target),
+        }
     }
 
     fn reserved_regions(&self, sources: &[SourceId]) -> Vec<ReservedRegion> {
@@ -261,7 +268,7 @@ struct Bench {
     iommu: Arc<Sharing>,
     unit: Arc<IommuUnit<Machine>>,
     sva: Arc<SvaUnit<Machine>>,
-    pasids: Arc<MmPasids<spin::Mutex<()>>>,
+    pasids: Arc<MmPasids<SpinLock>>,
     device: Arc<Device<Machine>>,
     group: Arc<Group<Machine>>,
 }
@@ -356,4 +363,66 @@ fn a_device_that_is_plugged_in_while_the_one_before_it_is_forgotten_is_known() {
     bench.unit.remove_device(&bench.device).unwrap();
     let new = new.lock().unwrap().take().unwrap();
     assert!(Arc::ptr_eq(&bench.unit.device(SourceId(8)).unwrap(), &new));
+}
+
+/// What leaves a domain of a process behind, when the group is all that still holds it.
+fn who_leaves_a_process(leave: impl FnOnce(&Bench)) {
+    let bench = bench();
+    let (process, mm) = process();
+    let domain = bench.sva.domain(&mm).unwrap();
+    bench.group.attach(&domain).unwrap();
+    drop(domain);
+    assert_eq!(process.listeners.lock().unwrap().all.len(), 1);
+    leave(&bench);
+    assert!(process.listeners.lock().unwrap().all.is_empty(), "nobody listens any more");
+}
+
+#[test]
+fn a_process_is_left_with_no_lock_held() {
+    who_leaves_a_process(|bench| bench.group.detach().unwrap());
+    who_leaves_a_process(|bench| {
+        bench.group.detach_device(&bench.device, None).unwrap();
+    });
+    who_leaves_a_process(|bench| {
+        let blocked = bench.group.blocked_domain().clone();
+        bench.group.attach(&blocked).unwrap();
+    });
+    who_leaves_a_process(|bench| {
+        bench.group.remove_device(&bench.device).unwrap();
+        bench.group.detach().unwrap();
+    });
+}
+
+#[test]
+fn a_process_that_only_a_device_was_left_in_is_left_with_no_lock_held() {
+    // The device cannot go back, nor be blocked, and stays where it was not to be.
+    let bench = bench();
+    let second = bench.unit.add_device(DeviceInfo::new("net", &[SourceId(9)])).unwrap();
+    bench.group.add_device(&second).unwrap();
+    let (process, mm) = process();
+    let domain = bench.sva.domain(&mm).unwrap();
+    bench.iommu.plain.fail(Call::Attach, 1, 3);
+    assert!(matches!(bench.group.attach(&domain), Err(GroupError::Stranded { .. })));
+    drop(domain);
+    assert_eq!(process.listeners.lock().unwrap().all.len(), 1);
+    bench.group.remove_device(&bench.device).unwrap();
+    assert!(process.listeners.lock().unwrap().all.is_empty(), "nobody listens any more");
+}
+
+#[test]
+fn a_fault_handler_that_is_replaced_is_let_go_with_no_lock_held() {
+    struct Handler(Arc<Mutex<Vec<usize>>>);
+    impl Drop for Handler {
+        fn drop(&mut self) {
+            self.0.lock().unwrap().push(locks_held());
+        }
+    }
+    impl FaultHandler<Machine> for Handler {
+        fn fault(&self, _: &Device<Machine>, _: &FaultRecord) {}
+    }
+    let held = Arc::new(Mutex::new(Vec::new()));
+    let domain = bench().group.default_domain();
+    domain.set_fault_handler(Some(Arc::new(Handler(held.clone()))));
+    domain.set_fault_handler(None);
+    assert_eq!(*held.lock().unwrap(), [0]);
 }

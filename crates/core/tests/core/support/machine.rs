@@ -8,6 +8,8 @@ use portcullis_hal::{Barriers, BlockLayout, Clock, DmaMemory, Platform, TableMem
 use portcullis_types::Pa;
 use portcullis_types::trace::{Event, Sink};
 
+use super::lock::SpinLock;
+
 /// Where buffers come from.
 pub(crate) const RAM: u64 = 0x4_0000_0000;
 
@@ -46,7 +48,7 @@ impl Machine {
 }
 
 impl Platform for Machine {
-    type Mutex = spin::Mutex<()>;
+    type Mutex = SpinLock;
 }
 
 impl Clock for Machine {

@@ -2,11 +2,13 @@
 //! not told to forget.
 
 mod iommu;
+mod lock;
 mod machine;
 
 use std::sync::Arc;
 
 pub(crate) use iommu::{Call, FakeIommu, GRANULE};
+pub(crate) use lock::{SpinLock, locks_held};
 pub(crate) use machine::{Machine, RAM};
 use portcullis_core::device::{Device, DeviceInfo, DmaMask};
 use portcullis_core::dma::DmaHandle;
