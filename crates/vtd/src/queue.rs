@@ -17,7 +17,9 @@
 //! - *ICE*: a device answered wrongly. Flights with devices are aborted.
 //!
 //! An aborted flight's number may still be written later; nobody watches for it any more. A flight whose wait ran out keeps its word until the number
-//! came. Nothing is ever taken as done but a number that was written.
+//! came, or the unit has dropped or refused the wait that would write it. Nothing is ever taken as done but a number that was written.
+//!
+//! A queue that is closed is looked at for the last time under the lock: nothing is stored behind that, so that its memory can be given back.
 //!
 //! Spec: VT-d 5.10, 6.5.2 "Queued Invalidation Interface", 6.5.2.9 "Invalidation Wait Descriptor", 6.5.2.11 "Hardware Handling of Queued Invalidation
 //! Interface Errors".
@@ -234,7 +236,8 @@ impl<P: Platform, R: Registers> Queue<P, R> {
     /// Sends an answer if there is room for it now, and waits for nothing. Answers whether there was.
     pub(crate) fn offer(&self, answer: Descriptor) -> bool {
         self.repair();
-        self.usable().is_ok() && self.push_answer(&mut self.state.lock(), answer).is_some()
+        let mut state = self.state.lock();
+        self.usable().is_ok() && self.push_answer(&mut state, answer).is_some()
     }
 
     fn push_answer(&self, state: &mut State, answer: Descriptor) -> Option<()> {
@@ -288,10 +291,12 @@ impl<P: Platform, R: Registers> Queue<P, R> {
 
     fn wait_for_room<T>(&self, mut act: impl FnMut(&mut State) -> Option<T>) -> Result<T, SyncError> {
         let waited = wait_for(&*self.platform, self.limit_ns, || {
+            let mut state = self.state.lock();
             if let Err(error) = self.usable() {
                 return Some(Err(error));
             }
-            let done = act(&mut self.state.lock());
+            let done = act(&mut state);
+            drop(state);
             if done.is_none() {
                 self.repair();
             }
@@ -393,12 +398,20 @@ impl<P: Platform, R: Registers> Queue<P, R> {
             }
         });
         waited.unwrap_or_else(|_| {
-            if let Some(flight) = self.state.lock().flights[index].as_mut().filter(|it| it.number == number) {
-                flight.fate = Fate::Left;
+            if !self.leave(index, number) {
+                return Ok(self.land(index, number));
             }
             let last = self.registers.read64(IQH);
             Err(SyncError::Timeout { waiting_for: "an invalidation wait", last })
         })
+    }
+
+    /// Nobody watches a flight any more. False if its fate has been decided meanwhile.
+    fn leave(&self, index: usize, number: u32) -> bool {
+        let mut state = self.state.lock();
+        let flight = state.flights[index].as_mut().filter(|flight| flight.number == number);
+        let pending = flight.filter(|flight| flight.fate == Fate::Pending);
+        pending.map(|flight| flight.fate = Fate::Left).is_some()
     }
 
     fn fate(&self, index: usize, number: u32) -> Fate {
@@ -425,6 +438,7 @@ impl<P: Platform, R: Registers> Queue<P, R> {
         let record = InvalidationQueueErrorRecord::from_bits(self.registers.read64(IQERCD));
         if status.ite() {
             self.abort(&mut state, |_| true);
+            self.forget_dropped(&mut state);
             found.push(self.device_failed("ITE", record.itesid(), FaultStatus::new().with_ite(true)));
         }
         if status.ice() {
@@ -444,6 +458,14 @@ impl<P: Platform, R: Registers> Queue<P, R> {
                 flight.fate = Fate::Aborted;
             }
         }
+    }
+
+    /// After a device did not answer: frees the words of flights that nobody watches and whose waits the unit had fetched. It has dropped those.
+    fn forget_dropped(&self, state: &mut State) {
+        let head = self.head(state);
+        let dropped = |flight: &Flight| flight.fate == Fate::Left && flight.wait < head;
+        let places = state.flights.iter_mut().filter(|place| place.as_ref().is_some_and(dropped));
+        places.for_each(|place| *place = None);
     }
 
     /// Acknowledges that a device failed; the unit goes on then.
@@ -474,9 +496,15 @@ impl<P: Platform, R: Registers> Queue<P, R> {
         }
         let at = self.at(head);
         let words = [self.platform.load(at), self.platform.load(Pa::new(at.get() + 8))];
-        let of_head = |flight: &&mut Flight| flight.first <= head && head <= flight.wait;
-        if let Some(flight) = state.flights.iter_mut().flatten().find(of_head) {
-            flight.fate = Fate::Refused(code.into());
+        let of_head = |flight: &Flight| flight.first <= head && head <= flight.wait;
+        let place = state.flights.iter_mut().find(|place| place.as_ref().is_some_and(of_head));
+        match place {
+            // Nobody is to be told; and if it was the wait, its number never comes.
+            Some(place @ Some(Flight { fate: Fate::Left, .. })) => {
+                place.take_if(|flight| flight.wait == head);
+            }
+            Some(Some(flight)) => flight.fate = Fate::Refused(code.into()),
+            _ => {}
         }
         // Once: refused again it is one that the unit never takes.
         let answer = state.answers.iter().position(|&(position, _)| position == head);
@@ -497,3 +525,6 @@ impl<P: Platform, R: Registers> Queue<P, R> {
 fn is_error(status: FaultStatus) -> bool {
     status.iqe() || status.ite() || status.ice()
 }
+
+#[cfg(test)]
+mod tests;

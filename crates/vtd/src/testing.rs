@@ -10,9 +10,10 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
+use std::thread::JoinHandle;
 
 use portcullis_hal::{Arena, Barriers, BlockLayout, Clock, DmaMemory, Platform, Registers, TableMemory};
 use portcullis_spec::vtd::registers::*;
@@ -39,6 +40,12 @@ pub(crate) struct Fake {
     pub(crate) state: Mutex<State>,
 }
 
+/// What happens in between.
+pub(crate) type Hook = Box<dyn FnOnce() + Send>;
+
+/// Whether it is about a store of this word there.
+pub(crate) type About = Box<dyn Fn(Pa, u64) -> bool + Send>;
+
 /// The hardware's side.
 #[derive(Default)]
 pub(crate) struct State {
@@ -56,11 +63,15 @@ pub(crate) struct State {
     /// So many invalidations of device TLBs go unanswered.
     pub(crate) unanswered: u32,
     /// What happens when the last of them has timed out.
-    pub(crate) at_timeout: Option<Box<dyn FnOnce() + Send>>,
+    pub(crate) at_timeout: Option<Hook>,
     /// So many more blocks of memory are given out, if that is counted.
     pub(crate) blocks_left: Option<u32>,
     /// Words that were stored and not cleaned since.
     pub(crate) dirty: BTreeSet<u64>,
+    /// What happens, once, behind the first store that it is about.
+    pub(crate) behind_store: Option<(About, Hook)>,
+    /// What happens, once, when the block at this address is given back.
+    pub(crate) behind_free: Option<(Pa, Hook)>,
 }
 
 /// Something that hardware could notice.
@@ -279,6 +290,9 @@ impl TableMemory for Fake {
 
     fn free(&self, first: Pa, layout: BlockLayout) {
         self.arena.free(first, layout);
+        if let Some((_, act)) = self.with(|state| state.behind_free.take_if(|(at, _)| *at == first)) {
+            act();
+        }
     }
 
     fn load(&self, at: Pa) -> u64 {
@@ -286,11 +300,15 @@ impl TableMemory for Fake {
     }
 
     fn store(&self, at: Pa, word: u64) {
-        self.with(|state| {
+        let behind = self.with(|state| {
             state.dirty.insert(at.get());
             state.story.push(Act::Store(at.get(), word));
+            state.behind_store.take_if(|(about, _)| about(at, word))
         });
         self.arena.store(at, word);
+        if let Some((_, act)) = behind {
+            act();
+        }
     }
 
     fn compare_exchange(&self, at: Pa, current: u64, new: u64) -> Result<u64, u64> {
@@ -361,5 +379,28 @@ impl Sink for Fake {
 }
 
 impl Platform for Fake {
-    type Mutex = spin::Mutex<()>;
+    type Mutex = spin::mutex::Mutex<(), Spin>;
+}
+
+/// How often somebody looked at a lock that another had.
+static SPINS: AtomicUsize = AtomicUsize::new(0);
+
+/// Waits for a lock.
+pub(crate) struct Spin;
+
+impl spin::RelaxStrategy for Spin {
+    fn relax() {
+        SPINS.fetch_add(1, SeqCst);
+        std::thread::yield_now();
+    }
+}
+
+/// Another CPU does this. Comes back when it has, or when it waits for a lock.
+pub(crate) fn other_cpu<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    let spins = SPINS.load(SeqCst);
+    let cpu = std::thread::spawn(act);
+    while !cpu.is_finished() && SPINS.load(SeqCst) == spins {
+        std::thread::yield_now();
+    }
+    cpu
 }
