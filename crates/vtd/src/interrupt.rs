@@ -32,6 +32,7 @@ pub struct InterruptRemapping<P: Platform, R> {
     hardware: Arc<Hardware<P, R>>,
     config: InterruptConfig,
     table: Pa,
+    /// Empty once the table is not there any more.
     entries: Lock<P, Vec<Use>>,
 }
 
@@ -137,6 +138,10 @@ pub enum InterruptError {
     Sync(SyncError),
 }
 
+/// The unit was turned off.
+const OFF: InterruptError =
+    InterruptError::Sync(SyncError::Timeout { waiting_for: "a unit that is on", last: 0 });
+
 impl<P: Platform, R: Registers> InterruptRemapping<P, R> {
     /// An empty table, not yet told to the hardware. None if there is no memory.
     pub(crate) fn new(hardware: Arc<Hardware<P, R>>, config: InterruptConfig) -> Option<Self> {
@@ -155,9 +160,12 @@ impl<P: Platform, R: Registers> InterruptRemapping<P, R> {
         register.with_eime(self.config.x2apic).with_irta_address(self.table.get()).into_bits()
     }
 
-    /// Gives the table back. The hardware has been turned off.
+    /// Gives the table back. The hardware has been turned off: interrupts are no longer remapped, and what is said of them afterwards touches nothing.
     pub(crate) fn free(&self) {
-        self.hardware.platform.free(self.table, layout(self.config));
+        let entries = core::mem::take(&mut *self.entries.lock());
+        if !entries.is_empty() {
+            self.hardware.platform.free(self.table, layout(self.config));
+        }
     }
 
     /// Whether destinations have 32 bits.
@@ -172,6 +180,9 @@ impl<P: Platform, R: Registers> InterruptRemapping<P, R> {
     /// As [`InterruptError`] says.
     pub fn allocate(&self, count: u16) -> Result<InterruptBlock, InterruptError> {
         let mut entries = self.entries.lock();
+        if entries.is_empty() {
+            return Err(OFF);
+        }
         if !count.is_power_of_two() || usize::from(count) > entries.len() {
             return Err(InterruptError::BadCount(count));
         }
@@ -196,7 +207,8 @@ impl<P: Platform, R: Registers> InterruptRemapping<P, R> {
     ) -> Result<(), InterruptError> {
         let words = self.words(interrupt)?;
         let (entry, at) = self.entry(block, index)?;
-        let use_of = &mut self.entries.lock()[usize::from(entry)];
+        let mut entries = self.entries.lock();
+        let use_of = entries.get_mut(usize::from(entry)).ok_or(OFF)?;
         let platform = &self.hardware.platform;
         let before = [platform.load(at), platform.load(Pa::new(at.get() + 8))];
         let present = IrteWord0::from_bits(before[0]).p();
@@ -223,7 +235,8 @@ impl<P: Platform, R: Registers> InterruptRemapping<P, R> {
     /// As [`InterruptError`] says.
     pub fn clear(&self, block: &InterruptBlock, index: u16) -> Result<(), InterruptError> {
         let (entry, at) = self.entry(block, index)?;
-        let use_of = &mut self.entries.lock()[usize::from(entry)];
+        let mut entries = self.entries.lock();
+        let Some(use_of) = entries.get_mut(usize::from(entry)) else { return Ok(()) };
         *use_of = Use::Doubted;
         self.hardware.store_word(at, 0);
         self.forget(entry, 0)?;
@@ -238,6 +251,9 @@ impl<P: Platform, R: Registers> InterruptRemapping<P, R> {
     /// The hardware did not confirm; the entries are not given out again.
     pub fn free_block(&self, block: InterruptBlock) -> Result<(), InterruptError> {
         let mut entries = self.entries.lock();
+        if entries.is_empty() {
+            return Ok(());
+        }
         for index in 0..block.count() {
             self.hardware.store_word(self.at(block.first + index), 0);
         }

@@ -658,3 +658,18 @@ fn after_teardown_every_request_is_blocked_and_all_but_the_root_is_given_back() 
     drop(domain);
     assert_eq!(fake.live_bytes(), before + 0x1000);
 }
+
+#[test]
+fn what_is_said_of_interrupts_after_teardown_touches_no_memory() {
+    let (fake, unit, mine) = remapping();
+    let remapping = unit.interrupts().unwrap();
+    let block = remapping.allocate(2).unwrap();
+    remapping.set(&block, 0, &mine).unwrap();
+    unit.teardown().unwrap();
+    fake.take_log();
+    let off = InterruptError::Sync(SyncError::Timeout { waiting_for: "a unit that is on", last: 0 });
+    assert_eq!(remapping.set(&block, 1, &mine), Err(off));
+    assert_eq!(remapping.allocate(1), Err(off));
+    assert_eq!((remapping.clear(&block, 0), remapping.free_block(block)), (Ok(()), Ok(())));
+    assert_eq!(fake.with(|state| state.story.clone()), [], "the table is somebody else's memory");
+}
