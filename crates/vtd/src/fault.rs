@@ -5,6 +5,8 @@
 //! FSTS_REG.FRI names the oldest record. From there on each is read, and then cleared by its own F, so that hardware can use it again; when all are clear,
 //! PPF falls by itself. While PFO is set nothing new is recorded: it is cleared last, when there is room.
 //!
+//! Hardware interrupts only when neither was set before. So it is looked again until both are clear: what came meanwhile, or overflowed, interrupts nobody.
+//!
 //! Spec: VT-d 5.10, 7.2.1 "Primary Fault Logging", 11.4.7 "Fault Reporting Interface".
 //! Not here: errors of the invalidation queue, which FSTS_REG tells as well (`queue`).
 
@@ -23,6 +25,8 @@ use crate::hardware::Hardware;
 /// The upper half of a record's second word, where F is.
 const F_OFFSET: usize = 12;
 const F: u32 = 1 << 31;
+/// How often the records are looked through in one go.
+const ROUNDS: usize = 16;
 
 /// Keeps records for one taker at a time.
 #[derive(Debug)]
@@ -40,38 +44,63 @@ impl<P: Platform> Faults<P> {
         to: &mut dyn FnMut(&FaultRecord),
     ) -> usize {
         let _one_at_a_time = self.0.lock();
-        let registers = &*hardware.registers;
-        let status = FaultStatus::from_bits(registers.read32(FSTS));
-        if !status.ppf() && !status.pfo() {
-            return 0;
-        }
-        let records = hardware.features.fault_records;
         let mut taken = 0;
-        // Once around: a device that faults without end cannot hold a CPU.
-        for step in 0..if status.ppf() { records } else { 0 } {
-            let index = (usize::from(status.fri()) + step) % records;
-            let at = hardware.features.fault_records_at + FAULT_RECORD_BYTES * index;
-            let word1 = registers.read64(at + 8);
-            if !FaultWord1::from_bits(word1).f() {
+        // So often: a device that faults without end cannot hold a CPU.
+        for _ in 0..ROUNDS {
+            let status = hardware.registers.read32(FSTS);
+            let (gone, status) = (status == u32::MAX, FaultStatus::from_bits(status));
+            if gone || !status.ppf() && !status.pfo() {
                 break;
             }
-            let raw = [registers.read64(at), word1];
-            registers.write32(at + F_OFFSET, F);
-            taken += 1;
-            Counters::add(&hardware.queue.counters.faults);
-            to(&decode(raw));
-        }
-        if status.pfo() {
-            Counters::add(&hardware.queue.counters.fault_overflows);
-            registers.write32(FSTS, FaultStatus::new().with_pfo(true).into_bits());
-            hardware.platform.event(&Event {
-                source: "vtd",
-                name: "fault_overflow",
-                fields: &[("records", Value::Dec(taken as u64))],
-            });
+            let found = if status.ppf() { take_all(hardware, status.fri(), to) } else { 0 };
+            taken += found;
+            if status.pfo() {
+                clear_overflow(hardware, taken);
+            } else if found == 0 {
+                break;
+            }
         }
         taken
     }
+}
+
+/// Takes the records once around from `first`, until after some there is one that says nothing. Answers how many.
+///
+/// Where hardware recorded more while others were taken, `first` may have been taken before: the oldest is the next that says something.
+fn take_all<P: Platform, R: Registers>(
+    hardware: &Hardware<P, R>,
+    first: u8,
+    to: &mut dyn FnMut(&FaultRecord),
+) -> usize {
+    let (registers, records) = (&*hardware.registers, hardware.features.fault_records);
+    let mut taken = 0;
+    for step in 0..records {
+        let index = (usize::from(first) + step) % records;
+        let at = hardware.features.fault_records_at + FAULT_RECORD_BYTES * index;
+        let word1 = registers.read64(at + 8);
+        if !FaultWord1::from_bits(word1).f() {
+            if taken > 0 {
+                break;
+            }
+            continue;
+        }
+        let raw = [registers.read64(at), word1];
+        registers.write32(at + F_OFFSET, F);
+        taken += 1;
+        Counters::add(&hardware.queue.counters.faults);
+        to(&decode(raw));
+    }
+    taken
+}
+
+fn clear_overflow<P: Platform, R: Registers>(hardware: &Hardware<P, R>, taken: usize) {
+    Counters::add(&hardware.queue.counters.fault_overflows);
+    hardware.registers.write32(FSTS, FaultStatus::new().with_pfo(true).into_bits());
+    hardware.platform.event(&Event {
+        source: "vtd",
+        name: "fault_overflow",
+        fields: &[("records", Value::Dec(taken as u64))],
+    });
 }
 
 /// Forgets all records, and the overflow, of before.

@@ -8,7 +8,7 @@
 //! # Overflow
 //!
 //! While PRO is set hardware writes nothing and answers by itself: last requests with success, the others not at all. So everything up to the tail is passed on, then
-//! [`Drained::Overflowed`], and then PRO is cleared.
+//! [`Drained::Overflowed`], and then PRO is cleared. While it is set hardware does not interrupt either: so it is looked again whether it was set meanwhile.
 //!
 //! # Answers
 //!
@@ -33,6 +33,9 @@ use portcullis_types::{Iova, Pa, Pasid, Perms, SourceId, mutant};
 use crate::counters::Counters;
 use crate::descriptor::Descriptor;
 use crate::hardware::Hardware;
+
+/// How often an overflow is cleared in one go.
+const ROUNDS: usize = 16;
 
 /// The page request queue.
 #[derive(Debug)]
@@ -97,7 +100,29 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         if consumer.closed || self.is_off() {
             return 0;
         }
-        let status = PageRequestStatus::from_bits(self.registers.read32(PRS));
+        let mut taken = 0;
+        // So often: devices that ask without end cannot hold a CPU.
+        for _ in 0..ROUNDS {
+            taken += self.drain_to_tail(queue, &mut consumer, to);
+            if !PageRequestStatus::from_bits(self.registers.read32(PRS)).pro() {
+                break;
+            }
+        }
+        taken
+    }
+
+    fn drain_to_tail(
+        &self,
+        queue: &PageRequestQueue<P>,
+        consumer: &mut Consumer,
+        to: &mut dyn FnMut(Drained),
+    ) -> usize {
+        let status = self.registers.read32(PRS);
+        if status == u32::MAX {
+            // Nothing is there any more.
+            return 0;
+        }
+        let status = PageRequestStatus::from_bits(status);
         if status.ppr() {
             self.registers.write32(PRS, PageRequestStatus::new().with_ppr(true).into_bits());
         }
@@ -112,7 +137,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             consumer.next = (consumer.next + 1) & (queue.slots() - 1);
             // An answer lets a device ask again: its slot is free by then.
             if !status.pro() {
-                self.free_slots(&consumer);
+                self.free_slots(consumer);
             }
             taken += usize::from(self.pass_on(raw, to));
         }
@@ -120,7 +145,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             to(Drained::Overflowed);
             Counters::add(&self.queue.counters.page_request_overflows);
             self.platform.event(&Event { source: "vtd", name: "page_request_overflow", fields: &[] });
-            self.free_slots(&consumer);
+            self.free_slots(consumer);
             self.registers.write32(PRS, PageRequestStatus::new().with_pro(true).into_bits());
         }
         taken

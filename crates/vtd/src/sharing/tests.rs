@@ -807,3 +807,26 @@ fn a_device_that_leaves_while_it_shares_takes_everything_of_its_with_it() {
     drop((domain, process));
     assert_eq!(fake.live_bytes(), before + 0x1000);
 }
+
+#[test]
+fn an_overflow_while_page_requests_are_taken_is_told_and_cleared() {
+    let (fake, unit, _domain, _switches) = sharing();
+    let queue = fake.get(PQA) & !0xfff;
+    let request = |slot: u64, group: u64| {
+        fake.store(Pa::new(queue + 32 * slot), 0x108 << 16 | 1);
+        fake.store(Pa::new(queue + 32 * slot + 8), 0x7000 | group << 3 | 0b101);
+        fake.set(PQT, 32 * (slot + 1));
+    };
+    request(0, 3);
+    let mut told = vec![];
+    let taken = unit.drain_page_requests(&mut |drained| {
+        if told.is_empty() {
+            // One more, then the queue is full: hardware interrupts for nothing any more.
+            request(1, 4);
+            fake.set(PRS, 0b11);
+        }
+        told.push(drained);
+    });
+    assert_eq!((taken, told.len(), told.last()), (2, 3, Some(&Drained::Overflowed)));
+    assert_eq!(fake.get(PRS), 0);
+}

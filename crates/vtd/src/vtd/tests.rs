@@ -660,6 +660,47 @@ fn after_teardown_every_request_is_blocked_and_all_but_the_root_is_given_back() 
 }
 
 #[test]
+fn faults_that_come_while_others_are_taken_are_taken_too_and_an_overflow_of_then_is_cleared() {
+    // Hardware would not interrupt for either: one of them was set all the time.
+    let (fake, unit) = unit();
+    let record = |at: usize, iova: u64| {
+        fake.set(at, iova);
+        fake.set(at + 8, 1 << 63 | 5 << 32 | 0x108);
+        fake.set(FSTS, fake.get(FSTS) | 1 << 1);
+    };
+    record(0x220, 0x5000);
+    record(0x230, 0x6000);
+    let mut seen = Vec::new();
+    let taken = unit.drain_events(&mut |fault| {
+        seen.push(fault.iova.unwrap().get());
+        if seen.len() == 2 {
+            record(0x220, 0x7000);
+            fake.set(FSTS, fake.get(FSTS) | 1);
+        }
+    });
+    assert_eq!((taken, seen), (3, alloc::vec![0x5000, 0x6000, 0x7000]));
+    assert_eq!(fake.get(FSTS) & 1, 0, "PFO");
+}
+
+#[test]
+fn a_fault_is_found_though_the_oldest_that_hardware_names_was_taken_before() {
+    let (fake, unit) = unit();
+    fake.set(0x230, 0x6000);
+    fake.set(0x238, 1 << 63 | 5 << 32 | 0x108);
+    fake.set(FSTS, 1 << 1);
+    assert_eq!(unit.drain_events(&mut |_| {}), 1);
+}
+
+#[test]
+fn a_unit_that_is_gone_has_no_faults() {
+    let (fake, unit) = unit();
+    for register in [FSTS, 0x220, 0x228, 0x230, 0x238] {
+        fake.set(register, u64::MAX);
+    }
+    assert_eq!(unit.drain_events(&mut |fault| panic!("{fault:?}")), 0);
+}
+
+#[test]
 fn what_is_said_of_interrupts_after_teardown_touches_no_memory() {
     let (fake, unit, mine) = remapping();
     let remapping = unit.interrupts().unwrap();
