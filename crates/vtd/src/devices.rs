@@ -48,6 +48,11 @@ impl<P: Platform> Attachment<P> {
         }
     }
 
+    /// The process whose table its entry leads to.
+    pub(crate) fn process(&self) -> Option<&Arc<dyn ProcessDomain>> {
+        if let Self::Process(process) = self { Some(process) } else { None }
+    }
+
     /// Whether both are the same thing.
     pub(crate) fn is(&self, other: &Self) -> bool {
         match (self, other) {
@@ -196,6 +201,13 @@ impl<P: Platform> Devices<P> {
     pub(crate) fn may_use(&self, sid: u16, it: &Attachment<P>) -> bool {
         self.by_id.get(&sid).is_some_and(|source| source.attached.is(it))
             || self.lost.iter().any(|(of, lost)| *of == sid && lost.is(it))
+    }
+
+    /// What hardware may use for these: what they are attached to, or were.
+    pub(crate) fn used_by<'a>(&'a self, sids: &'a [u16]) -> impl Iterator<Item = &'a Attachment<P>> {
+        let attached = sids.iter().filter_map(|sid| Some(&self.by_id.get(sid)?.attached));
+        let lost = self.lost.iter().filter(|(sid, _)| sids.contains(sid));
+        attached.chain(lost.map(|(_, attached)| attached))
     }
 
     /// All sources.

@@ -3,7 +3,8 @@
 //!
 //! # Locks and order
 //!
-//! `life` is held while an entry for this process changes, waits included: attaching, detaching and the process's exit come one after the other. `uses` is held for
+//! `life` is held while an entry for this process changes, waits included: attaching, detaching and the process's exit come one after the other. Where a device is attached
+//! as a whole, and where it was, that is [`Held`]. `uses` is held for
 //! moments only, so that an invalidation never waits for an attach. A source is in `uses` from before its entry is present until after it is not, and an
 //! invalidation reads `uses` after the change that it is about: whoever could have read an old entry is told to forget it.
 //!
@@ -29,6 +30,7 @@ use core::fmt;
 use portcullis_core::iommu::{AttachError, SyncError};
 use portcullis_core::mm::{ProcessMemory, ProcessTable};
 use portcullis_core::sva::{AttachPasidError, ProcessDomain, ProcessDomainError};
+use portcullis_hal::lock_api::MutexGuard;
 use portcullis_hal::{Lock, Platform, Registers};
 use portcullis_spec::vtd::pasid::{FSPM_4_LEVELS, FSPM_5_LEVELS, PasidWord0};
 use portcullis_types::trace::{Event, Value};
@@ -143,21 +145,9 @@ impl<P: Platform, R: Registers> Process<P, R> {
         Ok(())
     }
 
-    /// Entries for requests without PASID are about to lead here.
-    pub(crate) fn expect_whole(&self, places: impl Iterator<Item = (u16, Pa)>) -> Result<(), AttachError> {
-        let life = self.life.lock();
-        if *life != Life::Lives {
-            return Err(AttachError::Exited);
-        }
-        let mut uses = self.uses.lock();
-        uses.extend(places.map(|(sid, at)| ((sid, RID_PASID), at)));
-        Ok(())
-    }
-
-    /// No entry for requests of this source without PASID leads here any more.
-    pub(crate) fn forget_whole(&self, sid: u16) {
-        let _life = self.life.lock();
-        self.uses.lock().remove(&(sid, RID_PASID));
+    /// Keeps it from exiting, and whoever else changes its entries from that, until what comes back is dropped.
+    pub(crate) fn hold(&self) -> Held<'_, P, R> {
+        Held { process: self, life: self.life.lock() }
     }
 
     /// The source is gone, with its entries.
@@ -207,6 +197,71 @@ impl<P: Platform, R: Registers> Process<P, R> {
             ],
         });
     }
+}
+
+/// A process whose entries for requests without PASID change, and which does not exit meanwhile.
+pub(crate) struct Held<'a, P: Platform, R: Registers + 'static> {
+    process: &'a Process<P, R>,
+    life: MutexGuard<'a, P::Mutex, Life>,
+}
+
+impl<P: Platform, R: Registers> Held<'_, P, R> {
+    /// Whether it is this one.
+    pub(crate) fn is(&self, process: &dyn ProcessDomain) -> bool {
+        process.as_any().downcast_ref().is_some_and(|it| core::ptr::eq(it, self.process))
+    }
+
+    /// Whether entries may lead to it.
+    pub(crate) fn lives(&self) -> bool {
+        *self.life == Life::Lives
+    }
+
+    /// Entries for requests without PASID are about to lead here.
+    pub(crate) fn expect_whole(&self, places: impl Iterator<Item = (u16, Pa)>) -> Result<(), AttachError> {
+        if !self.lives() {
+            return Err(AttachError::Exited);
+        }
+        let mut uses = self.process.uses.lock();
+        uses.extend(places.map(|(sid, at)| ((sid, RID_PASID), at)));
+        Ok(())
+    }
+
+    /// The entry for requests of this source without PASID is again what its exit made of it.
+    pub(crate) fn hush_whole(&self, sid: u16) {
+        let at = self.process.uses.lock().get(&(sid, RID_PASID)).copied();
+        at.into_iter().for_each(|at| self.process.hardware.store_word(at, quiet()));
+    }
+
+    /// No entry for requests of this source without PASID leads here any more.
+    pub(crate) fn forget_whole(&self, sid: u16) {
+        self.process.uses.lock().remove(&(sid, RID_PASID));
+    }
+}
+
+/// Each process once.
+pub(crate) fn distinct<'a>(
+    processes: impl Iterator<Item = &'a Arc<dyn ProcessDomain>>,
+) -> Vec<Arc<dyn ProcessDomain>> {
+    let mut distinct: Vec<Arc<dyn ProcessDomain>> = Vec::new();
+    for process in processes {
+        if distinct.iter().all(|other| !Arc::ptr_eq(other, process)) {
+            distinct.push(process.clone());
+        }
+    }
+    distinct
+}
+
+/// The process, held; none if it is no unit of this kind's.
+pub(crate) fn hold<P: Platform, R: Registers>(process: &dyn ProcessDomain) -> Option<Held<'_, P, R>> {
+    process.as_any().downcast_ref::<Process<P, R>>().map(Process::hold)
+}
+
+/// The one of `held` that this is.
+pub(crate) fn held_of<'a, 'b, P: Platform, R: Registers>(
+    held: &'a [Held<'b, P, R>],
+    process: &dyn ProcessDomain,
+) -> Option<&'a Held<'b, P, R>> {
+    held.iter().find(|held| held.is(process))
 }
 
 impl<P: Platform, R: Registers> ProcessDomain for Process<P, R> {

@@ -7,7 +7,8 @@
 //!    is off meanwhile (`sharing`).
 //! 3. The new entries are stored, the present bit last; hardware that caches what is not present, or has a write buffer, is told.
 //!
-//! If step 2 is not confirmed the old entries are put back, unless the sources were to be blocked: then nothing is put back. Sources whose entries were taken away
+//! If step 2 is not confirmed the old entries are put back, unless the sources were to be blocked, or what they led to is a process that has exited: then nothing is
+//! put back. Sources whose entries were taken away
 //! without a confirmation are *doubted*: hardware may go on by the old ones. The next change of theirs, also one to nothing, first makes the caches forget everything,
 //! whatever memory says; so do the next look at the unit's errors, and a PASID's end while they are blocked.
 //!
@@ -73,13 +74,15 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         Ok(())
     }
 
-    /// Makes the entries of these sources, which are known, lead to `next`, or nowhere. ATS of their devices is off.
+    /// Makes the entries of these sources, which are known, lead to `next`, or nowhere. ATS of their devices is off. What those of `ended` lead to is not there any
+    /// more: they are not led back to it.
     pub(crate) fn switch(
         &self,
         tables: &Tables<P>,
         devices: &mut Devices<P>,
         sids: &[u16],
         next: Option<Lead>,
+        ended: &[u16],
     ) -> Result<(), AttachError> {
         let before: Vec<(u16, Option<Lead>)> =
             sids.iter().map(|&sid| (sid, devices.get(sid).and_then(|source| source.lead))).collect();
@@ -89,7 +92,8 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
                 self.leave_blocked(tables, devices, &before);
                 return Err(AttachError::LeftBlocked(error));
             }
-            return match self.lead_all(tables, devices, &before) {
+            let back: Vec<_> = before.iter().copied().filter(|(sid, _)| !ended.contains(sid)).collect();
+            return match self.lead_all(tables, devices, &back) {
                 // What hardware may remember is what is there again; of who had nothing it remembers what it did.
                 Ok(()) => Err(AttachError::Sync(error)),
                 Err(_) => {

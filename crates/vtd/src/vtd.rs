@@ -2,7 +2,8 @@
 //!
 //! # Locks
 //!
-//! `configuration` is held while entries change, waits included. Domains and processes are dropped under no lock: dropping one may wait for the hardware.
+//! `configuration` is held while entries change, waits included; under it come the lives of processes. What entries no longer lead to forgets its sources under it, so that
+//! nobody leads them there again before. Domains and processes are dropped under no lock: dropping one may wait for the hardware.
 //!
 //! Not here: the order of stores and invalidations (`switch`), bringing the unit up (`reset`), sharing processes' memory (`sharing`).
 
@@ -34,7 +35,7 @@ use crate::interrupt::InterruptRemapping;
 use crate::lead::{Lead, To};
 use crate::nested::{self, Nested};
 use crate::page_requests::PageRequestQueue;
-use crate::process::Process;
+use crate::process::{self, Held, Process, held_of};
 use crate::queue::Queue;
 use crate::reset::take_over;
 use crate::sharing::Sharing;
@@ -197,16 +198,18 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
     fn drop_all(&self, mut configuration: Guard<'_, P, Configuration<P>>) {
         let identity = configuration.identity.take();
         let (sources, sharing, lost) = configuration.devices.take_all();
+        let attached = sources.iter().map(|(&sid, source)| (sid, &source.attached));
+        let lost_too = lost.iter().map(|(sid, attached)| (*sid, attached));
+        attached.chain(lost_too).for_each(|(sid, attached)| self.let_go(sid, attached));
+        // Processes know the entries in the directories until then, and make them not present when they exit.
+        let shared: Vec<_> = sharing.into_values().flat_map(Sharing::abandon::<R>).collect();
         drop(configuration);
-        lost.iter().for_each(|(sid, attached)| self.let_go(*sid, attached));
-        for (sid, mut source) in sources {
-            self.let_go(sid, &source.attached);
+        for (_, mut source) in sources {
             if let Some(directory) = source.directory.take() {
                 directory.free(&*self.hardware.platform);
             }
         }
-        sharing.into_values().for_each(|sharing| drop(sharing.abandon::<R>()));
-        drop((identity, lost));
+        drop((identity, lost, shared));
         self.interrupts.iter().for_each(InterruptRemapping::free);
         self.hardware.free_queues();
     }
@@ -318,12 +321,13 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
         Domain::ours(&self.hardware, domain)
     }
 
-    /// Before entries of these sources lead to `attached`: it is to know them.
+    /// Before entries of these sources lead to `attached`: it is to know them. It is among `held` if it is a process.
     fn expect(
         &self,
         devices: &Devices<P>,
         sids: &[u16],
         attached: &Attachment<P>,
+        held: &[Held<'_, P, R>],
     ) -> Result<(), AttachError> {
         if let Some(domain) = attached.domain().and_then(|domain| self.ours(domain)) {
             sids.iter().for_each(|&sid| domain.expect(sid));
@@ -333,14 +337,16 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
         {
             sids.iter().for_each(|&sid| nested.expect(sid));
         }
-        let Attachment::Process(process) = attached else { return Ok(()) };
-        let Some(process) = process.as_any().downcast_ref::<Process<P, R>>() else { return Ok(()) };
+        let Some(process) = attached.process().and_then(|process| held_of(held, &**process)) else {
+            return Ok(());
+        };
         let places =
             sids.iter().filter_map(|&sid| Some((sid, devices.get(sid)?.directory.as_ref()?.whole())));
         process.expect_whole(places)
     }
 
-    /// After no entry of this source leads to `attached` any more.
+    /// After no entry of this source leads to `attached` any more. Whoever calls this holds the configuration, so that nobody attaches the source to it again meanwhile;
+    /// what is attached is dropped without.
     pub(crate) fn let_go(&self, sid: u16, attached: &Attachment<P>) {
         if let Some(domain) = attached.domain().and_then(|domain| self.ours(domain)) {
             domain.forget(sid);
@@ -350,10 +356,8 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
         {
             nested.forget(sid);
         }
-        if let Attachment::Process(process) = attached
-            && let Some(process) = process.as_any().downcast_ref::<Process<P, R>>()
-        {
-            process.forget_whole(sid);
+        if let Some(process) = attached.process().and_then(|it| it.as_any().downcast_ref::<Process<P, R>>()) {
+            process.hold().forget_whole(sid);
         }
     }
 
@@ -378,26 +382,43 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
                 return Err(AttachError::Unsupported);
             }
         }
-        self.expect(devices, sids, attached)?;
+        // From before an entry leads to a process until nothing of it does any more the process does not exit: it would find no entry, or one that is another's by then.
+        let used = devices.used_by(sids).chain([attached]).filter_map(Attachment::process);
+        let processes = process::distinct(used);
+        let held: Vec<_> = processes.iter().filter_map(|process| process::hold(&**process)).collect();
+        self.expect(devices, sids, attached, &held)?;
         devices.sharing(sids).into_iter().for_each(|sharing| sharing.pause_ats(&self.hardware));
-        let outcome = self.hardware.switch(tables, devices, sids, lead);
+        let ended = ended(devices, sids, &held);
+        let outcome = self.hardware.switch(tables, devices, sids, lead, &ended);
         let mut gone = Vec::new();
         for &sid in sids {
             let Some(source) = devices.get_mut(sid) else { continue };
             match outcome {
                 Ok(()) => gone.push((sid, core::mem::replace(&mut source.attached, attached.clone()))),
-                Err(AttachError::Sync(_)) => gone.push((sid, attached.clone())),
+                Err(AttachError::Sync(_)) => {
+                    if let Some(process) = source.attached.process().filter(|_| ended.contains(&sid)) {
+                        held_of(&held, &**process).into_iter().for_each(|process| process.hush_whole(sid));
+                    }
+                    gone.push((sid, attached.clone()));
+                }
                 Err(_) => devices.lose(sid, attached),
             }
         }
         gone.retain(|(sid, it)| !devices.may_use(*sid, it));
         gone.append(&mut devices.find());
+        let of_held = |(sid, it): &(u16, Attachment<P>)| {
+            let process = it.process().and_then(|process| held_of(&held, &**process));
+            process.map(|process| process.forget_whole(*sid)).is_some()
+        };
+        let (done, others): (Vec<_>, Vec<_>) = gone.into_iter().partition(of_held);
+        drop(held);
+        others.iter().for_each(|(sid, old)| self.let_go(*sid, old));
         let first = sids.first().and_then(|&first| devices.get(first));
         if first.is_some_and(|source| source.lead.is_some()) {
             devices.sharing(sids).into_iter().for_each(|sharing| sharing.resume_ats(&self.hardware));
         }
         drop(configuration);
-        gone.iter().for_each(|(sid, old)| self.let_go(*sid, old));
+        drop((done, others, processes));
         outcome
     }
 
@@ -410,7 +431,7 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
         let known: Vec<u16> = sids.iter().copied().filter(|&sid| devices.contains(sid)).collect();
         let shares = devices.sharing(&known).is_some();
         devices.sharing(&known).into_iter().for_each(|sharing| sharing.pause_ats(&self.hardware));
-        if let Err(error) = self.hardware.switch(tables, devices, &known, None) {
+        if let Err(error) = self.hardware.switch(tables, devices, &known, None, &[]) {
             known.iter().for_each(|&sid| devices.lose(sid, &Attachment::Blocked));
             return Err(match error {
                 AttachError::LeftBlocked(error) | AttachError::Sync(error) => error,
@@ -419,13 +440,24 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
         }
         let sharing = known.first().filter(|_| shares).and_then(|&first| devices.unshare(first));
         self.hardware.askers.lock().remove(&known);
-        let removed = known.iter().filter_map(|&sid| Some((sid, devices.remove(sid)?))).collect();
+        let removed: Vec<_> = known.iter().filter_map(|&sid| Some((sid, devices.remove(sid)?))).collect();
+        removed.iter().for_each(|(sid, source)| self.let_go(*sid, &source.attached));
         let found = devices.find();
-        drop(configuration);
         found.iter().for_each(|(sid, attached)| self.let_go(*sid, attached));
-        drop(sharing.map(Sharing::abandon::<R>));
+        let shared = sharing.map(Sharing::abandon::<R>);
+        drop(configuration);
+        drop((found, shared));
         Ok(removed)
     }
+}
+
+/// Which of these sources are attached to a process that has exited.
+fn ended<P: Platform, R: Registers>(devices: &Devices<P>, sids: &[u16], held: &[Held<'_, P, R>]) -> Vec<u16> {
+    let has_ended = |sid: &u16| {
+        let process = devices.get(*sid).and_then(|source| source.attached.process());
+        process.and_then(|process| held_of(held, &**process)).is_some_and(|process| !process.lives())
+    };
+    sids.iter().copied().filter(has_ended).collect()
 }
 
 /// Whoever lets go of a unit turns it off.
@@ -494,8 +526,7 @@ impl<P: Platform, R: Registers> Iommu<P> for Vtd<P, R> {
     }
 
     fn remove_device(&self, sources: &[SourceId]) -> Result<(), SyncError> {
-        for (sid, mut source) in self.remove(&distinct(sources))? {
-            self.let_go(sid, &source.attached);
+        for (_, mut source) in self.remove(&distinct(sources))? {
             if let Some(directory) = source.directory.take() {
                 directory.free(&*self.hardware.platform);
             }
@@ -584,9 +615,10 @@ impl<P: Platform, R: Registers> Iommu<P> for Vtd<P, R> {
         if !configuration.gone {
             let _still_doubted = self.hardware.say_again(&mut configuration.devices);
             let found = configuration.devices.find();
+            found.iter().for_each(|(sid, attached)| self.let_go(*sid, attached));
             // Dropping a domain may wait for the hardware: under no lock.
             drop(configuration);
-            found.iter().for_each(|(sid, attached)| self.let_go(*sid, attached));
+            drop(found);
         }
         errors
     }

@@ -22,7 +22,7 @@ use super::*;
 use crate::config::Config;
 use crate::descriptor::Descriptor;
 use crate::span::Span;
-use crate::testing::{Act, CAP_LEGACY, ECAP_SCALABLE, Fake};
+use crate::testing::{Act, CAP_LEGACY, ECAP_SCALABLE, Fake, other_cpu};
 
 const SID: SourceId = SourceId(0x0108);
 const READ_WRITE: Prot = Prot::cached(Perms::READ_WRITE);
@@ -806,6 +806,117 @@ fn a_device_that_leaves_while_it_shares_takes_everything_of_its_with_it() {
     unit.teardown().unwrap();
     drop((domain, process));
     assert_eq!(fake.live_bytes(), before + 0x1000);
+}
+
+/// A device that is attached to a process as a whole.
+fn whole() -> (Arc<Fake>, Arc<Unit>, Arc<dyn ProcessDomain>) {
+    let fake = Fake::scalable();
+    let unit = fake.probe(config());
+    unit.add_device("gpu", &[SID]).unwrap();
+    let process = unit.new_process_domain(Mm::new()).unwrap();
+    unit.attach(&[SID], &Target::Process(process.clone())).unwrap();
+    fake.take_log();
+    (fake, Arc::new(unit), process)
+}
+
+/// Has the process exit on another CPU behind the first store that `about` is true of. What it answers is waited for by what comes back.
+fn exit_behind(
+    fake: &Fake,
+    process: &Arc<dyn ProcessDomain>,
+    about: impl Fn(Pa, u64) -> bool + Send + 'static,
+) -> impl FnOnce() -> Result<(), SyncError> {
+    let (said, heard) = std::sync::mpsc::channel();
+    let process = process.clone();
+    let exit = move || said.send(other_cpu(move || process.quiesce())).unwrap();
+    fake.with(|state| state.behind_store = Some((Box::new(about), Box::new(exit))));
+    move || heard.recv().unwrap().join().unwrap()
+}
+
+/// Flags of the entry for requests without PASID: P and FPD.
+fn flags(fake: &Fake) -> u64 {
+    fake.pasid(0x108, 0).unwrap()[0] & 0b11
+}
+
+#[test]
+fn a_process_that_exits_while_a_device_is_attached_to_it_is_reached_by_nobody_afterwards() {
+    let (fake, unit, process) = whole();
+    unit.attach(&[SID], &Target::Blocked).unwrap();
+    let exited = exit_behind(&fake, &process, |_, _| true);
+    let attached = unit.attach(&[SID], &Target::Process(process.clone()));
+    exited().unwrap();
+    assert!(matches!(attached, Ok(()) | Err(AttachError::Exited)));
+    assert_eq!(flags(&fake), 0b10);
+    unit.attach(&[SID], &Target::Blocked).unwrap();
+    assert_eq!(unit.attach(&[SID], &Target::Process(process)), Err(AttachError::Exited));
+}
+
+#[test]
+fn a_device_is_not_led_back_to_a_process_that_has_exited() {
+    let (fake, unit, process) = whole();
+    process.quiesce().unwrap();
+    let domain = unit.new_domain().unwrap();
+    for refused in [TYPE_PASID_CACHE, TYPE_PASID_IOTLB] {
+        fake.with(|state| state.refused = vec![refused]);
+        let attached = unit.attach(&[SID], &Target::Domain(domain.clone()));
+        assert_eq!(attached, Err(AttachError::Sync(SyncError::Failed { code: 3 })));
+        fake.with(|state| state.refused.clear());
+        assert_eq!(flags(&fake), 0b10, "as its exit has left it");
+    }
+    unit.attach(&[SID], &Target::Domain(domain)).unwrap();
+    assert_eq!(flags(&fake), 0b01);
+}
+
+#[test]
+fn a_process_that_exits_while_its_device_is_led_elsewhere_does_not_touch_the_entry_that_is_there_then() {
+    let (fake, unit, process) = whole();
+    let domain = unit.new_domain().unwrap();
+    // Present, and a second stage.
+    let exited = exit_behind(&fake, &process, |_, word| word & 0x1c1 == 0x81);
+    unit.attach(&[SID], &Target::Domain(domain)).unwrap();
+    exited().unwrap();
+    assert_eq!(flags(&fake), 0b01);
+}
+
+#[test]
+fn what_hardware_has_let_go_of_forgets_its_source_before_anybody_can_attach_that_to_it_again() {
+    let let_go: [fn(&Unit); 3] = [
+        |unit| assert_eq!(unit.handle_errors(), []),
+        |unit| unit.remove_device(&[SID]).unwrap(),
+        |unit| unit.remove_device(&[SourceId(0x0200)]).unwrap(),
+    ];
+    for (case, let_go) in let_go.into_iter().enumerate() {
+        let (fake, unit, process) = whole();
+        unit.add_device("disk", &[SourceId(0x0200)]).unwrap();
+        fake.with(|state| state.refused = vec![TYPE_PASID_CACHE]);
+        assert!(matches!(unit.attach(&[SID], &Target::Blocked), Err(AttachError::LeftBlocked(_))));
+        fake.with(|state| state.refused.clear());
+        if case == 2 {
+            unit.configuration.lock().devices.doubt(&[0x108], false);
+        }
+        let process = process.as_any().downcast_ref::<Process<Fake, Fake>>().unwrap();
+        let held = process.hold();
+        let other = unit.clone();
+        let other = other_cpu(move || let_go(&other));
+        assert!(unit.configuration.try_lock().is_none(), "it would be known by nobody, case {case}");
+        drop(held);
+        other.join().unwrap();
+    }
+}
+
+#[test]
+fn a_process_that_exits_while_its_unit_is_turned_off_touches_no_memory_that_was_given_back() {
+    let (fake, unit, _domain, _switches) = sharing();
+    let process = unit.new_process_domain(Mm::new()).unwrap();
+    unit.attach_pasid(&[SID], pasid(5), &process).unwrap();
+    let directory = fake.word(fake.context(0x108).unwrap()[0] & !0xfff);
+    let table = directory & !0xfff;
+    fake.take_log();
+    let exit = move || process.quiesce().unwrap();
+    fake.with(|state| state.behind_free = Some((Pa::new(table), Box::new(exit))));
+    unit.teardown().unwrap();
+    let story = fake.with(|state| (state.behind_free.is_none(), state.story.clone()));
+    assert!(story.0, "the table was given back");
+    assert!(!story.1.iter().any(|act| matches!(act, Act::Store(at, _) if at & !0xfff == table)));
 }
 
 #[test]
