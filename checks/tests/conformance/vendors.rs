@@ -119,8 +119,8 @@ fn without_context_cache() -> Arc<dyn Hand> {
     Arc::new(Without { kind: 1, queue: AtomicU64::default(), on: AtomicBool::default() })
 }
 
-/// A driver of VT-d that forgets what came from a guest's table and its parent's only where the guest asks for it: IOTLB invalidations of second stages under a domain-id that
-/// a nested entry has do nothing.
+/// A driver of VT-d that forgets what came from a guest's table and its parent's only where the guest asks for it, or leaves: IOTLB invalidations of second stages, and of all of a
+/// domain, under a domain-id that a nested entry has do nothing.
 #[derive(Default)]
 struct Unnested {
     queue: AtomicU64,
@@ -132,15 +132,21 @@ impl Hand for Unnested {
     fn store(&self, machine: &dyn Machine, at: Pa, word: u64) {
         let at_bytes = at.get();
         // A PASID-table entry whose present bit goes in: PGTT 011 in its first word, DID in the second, which was stored before.
-        if at_bytes.is_multiple_of(64) && word & 0x1c1 == 0xc1 {
-            let did = self.words.lock().unwrap().get(&(at_bytes + 8)).map_or(0, |word| word & 0xffff);
-            self.nested.lock().unwrap().insert(did);
+        if at_bytes.is_multiple_of(64) {
+            let words = self.words.lock().unwrap();
+            let is_nested = |word: u64| word & 0x1c1 == 0xc1;
+            let did = words.get(&(at_bytes + 8)).map_or(0, |word| word & 0xffff);
+            if is_nested(word) {
+                self.nested.lock().unwrap().insert(did);
+            } else if words.get(&at_bytes).copied().is_some_and(is_nested) {
+                self.nested.lock().unwrap().remove(&did);
+            }
         }
         let queue = self.queue.load(Relaxed);
         let of_queue = (queue..queue + 0x2000).contains(&at_bytes) && at_bytes.is_multiple_of(32);
-        // Type 2, granularity 11, and the domain-id.
+        // Type 2, granularity 10 or 11, and the domain-id.
         let hit =
-            of_queue && word & 0x3f == 0x32 && self.nested.lock().unwrap().contains(&(word >> 16 & 0xffff));
+            of_queue && word & 0x2f == 0x22 && self.nested.lock().unwrap().contains(&(word >> 16 & 0xffff));
         self.words.lock().unwrap().insert(at_bytes, word);
         machine.store(at, if hit { 0x5 } else { word });
     }

@@ -17,8 +17,8 @@
 //!
 //! # Domains in which others are nested
 //!
-//! What the hardware remembers of a guest's table and this domain's together it remembers under the nested domain's id, and tagged with addresses of the guest's. So whatever is
-//! forgotten of this domain is forgotten under those ids as well, and device TLBs that hold such translations forget all of them (`nested`).
+//! What the hardware remembers of a guest's table and this domain's together it remembers under the nested domain's id, and tagged with addresses of the guest's. So when something is
+//! forgotten of this domain, everything is under those ids, and device TLBs that hold such translations forget all of them (`nested`).
 //!
 //! Spec: VT-d 5.10, 6.5.3.3 "Guidance to Software for Invalidations", Table 28; 6.1 "Caching Mode".
 //! Not here: the page-table format (`pgtable`).
@@ -167,6 +167,14 @@ impl<P: Platform, R: Registers> Domain<P, R> {
         forgetting
     }
 
+    /// What the IOTLB has to forget of everything under a domain-id; and what is under way by it is drained, whatever its addresses are.
+    ///
+    /// Spec: VT-d 5.10, 6.5.4 "Draining of Requests to Memory": with an invalidation of pages hardware guarantees that of requests whose untranslated address is one
+    /// of them.
+    fn forgetting_all(&self, id: u16) -> Forgetting {
+        Forgetting { list: [self.everything(id); Forgetting::MOST], count: 1 }
+    }
+
     /// Does with the descriptors that forget under this domain's id, and, if something is nested in it, under all of those ids, what `run` says.
     fn forget_by(
         &self,
@@ -282,20 +290,21 @@ impl<P: Platform, R: Registers> HwDomain<P> for Domain<P, R> {
     fn sync(&self, gather: &mut Gather) -> Result<Flushed, SyncError> {
         self.mappings.sync(&*self.hardware.platform, gather, |gather, _| {
             let leaves_only = !gather.tables() || mutant!("vtd-tables-gone-and-leaves-forgotten");
-            let under = |id| self.forgetting(id, gather.ranges(), leaves_only);
+            let own = self.forgetting(self.id, gather.ranges(), leaves_only);
+            // Requests under way below a guest's table have its addresses, which these ranges are not.
+            let under = |id| self.forgetting_all(id);
             if mutant!("vtd-atc-told-before-the-iotlb") {
                 self.forget_devices(Some(gather))?;
-                return self
-                    .forget_by(under(self.id).descriptors(), under, |forget| self.hardware.run(forget));
+                return self.forget_by(own.descriptors(), under, |forget| self.hardware.run(forget));
             }
-            self.forget_by(under(self.id).descriptors(), under, |forget| self.hardware.run(forget))?;
+            self.forget_by(own.descriptors(), under, |forget| self.hardware.run(forget))?;
             self.forget_devices(Some(gather))
         })
     }
 
     fn flush_all(&self) -> Result<Flushed, SyncError> {
         self.mappings.flush_all(&*self.hardware.platform, || {
-            let under = |id| Forgetting { list: [self.everything(id); Forgetting::MOST], count: 1 };
+            let under = |id| self.forgetting_all(id);
             self.forget_by(under(self.id).descriptors(), under, |forget| self.hardware.run(forget))?;
             self.forget_devices(None)
         })

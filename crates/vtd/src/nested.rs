@@ -8,8 +8,8 @@
 //! # Who makes the hardware forget what
 //!
 //! What the guest changes is tagged with this domain-id and with addresses of the guest's: [`Nested::invalidate`]. What the parent's user changes is tagged with this domain-id too, and
-//! with guest-physical addresses that nothing remembers: for the IOTLB, the invalidation of pages of a second stage forgets all that is nested under the id; a device TLB is made to
-//! forget everything. Therefore the parent knows the ids and sources of those nested in it ([`Children`]), each from before an entry leads there until after none does.
+//! with guest-physical addresses that nothing remembers, nor has a request that is under way: the IOTLB is made to forget the whole domain-id, and a device TLB
+//! everything. Therefore the parent knows the ids and sources of those nested in it ([`Children`]), each from before an entry leads there until after none does.
 //!
 //! Spec: VT-d 5.10, 3.8 "Nested Translation", 6.5.2.3 "IOTLB Invalidate", Table 23, 6.5.3.3 "Guidance to Software for Invalidations", Table 28.
 //! Not here: the parent's part (`domain`), the words of an entry (`lead`).
