@@ -2,8 +2,8 @@
 //!
 //! # Order of taking over
 //!
-//! 1. Translation off (TE), then interrupt remapping (IRE), then, once its queue is empty, the queue (QIE): what needs the queue goes before it. Fault records of
-//!    before are cleared.
+//! 1. The unit's own interrupts are held back. Translation off (TE), then interrupt remapping (IRE), then, once its queue is empty, the queue (QIE): what needs the queue
+//!    goes before it. Fault records of before are cleared.
 //! 2. The queue: IQT 0, IQA, QIE.
 //! 3. The root table: RTADDR, SRTP; then, unless hardware does it by itself (ESRTPS), all of the context cache, of the PASID cache, and of the IOTLB, in that
 //!    order, are invalidated.
@@ -43,6 +43,9 @@ pub(crate) fn take_over(
     limit_ns: u64,
 ) -> Result<(), ProbeError> {
     registers.write32(FECTL, EventControl::new().with_im(true).into_bits());
+    if features.extended.prs() {
+        registers.write32(PECTL, EventControl::new().with_im(true).into_bits());
+    }
     let none = GlobalStatus::new();
     let off = |clear: GlobalStatus, name, done: fn(GlobalStatus) -> bool| {
         if done(GlobalStatus::from_bits(registers.read32(GSTS))) {
@@ -87,12 +90,17 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
 
     /// Empties the caches of entries and translations, in the order of the book.
     pub(crate) fn forget_everything(&self) -> Result<(), SyncError> {
+        self.forget_everything_and_drain(false)
+    }
+
+    /// The same; if `drain`, also until the page requests that had been received are in their queue.
+    fn forget_everything_and_drain(&self, drain: bool) -> Result<(), SyncError> {
         let all: &[Descriptor] = if self.features.scalable {
             &[Descriptor::context_all(), Descriptor::pasid_cache_all(), Descriptor::iotlb_all()]
         } else {
             &[Descriptor::context_all(), Descriptor::iotlb_all()]
         };
-        self.run(all)
+        self.run_and_drain(all, drain)
     }
 
     /// Step 4.
@@ -153,7 +161,8 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             self.registers.write32(PECTL, EventControl::new().with_im(true).into_bits());
         }
         tables.empty(self);
-        self.forget_everything()?;
+        // Its queue of page requests is given back: what was let through before is written there until then.
+        self.forget_everything_and_drain(self.page_requests.is_some())?;
         let none = GlobalStatus::new();
         let off = |clear, name, done: fn(GlobalStatus) -> bool| {
             self.command(none, clear, done).map_err(timeout(name))

@@ -920,6 +920,17 @@ fn a_process_that_exits_while_its_unit_is_turned_off_touches_no_memory_that_was_
 }
 
 #[test]
+fn page_requests_that_were_let_through_are_in_their_queue_before_its_memory_is_given_back() {
+    let (fake, unit, _domain, _switches) = sharing();
+    unit.teardown().unwrap();
+    let log = fake.take_log();
+    let wait = log.iter().rev().find(|descriptor| descriptor.kind() == TYPE_WAIT).unwrap();
+    assert_eq!(wait.0[0] >> 7 & 1, 1, "PD");
+    let place = |wanted| log.iter().position(|it| *it == wanted).unwrap();
+    assert!(place(Descriptor::iotlb_all()) < log.iter().position(|it| it == wait).unwrap());
+}
+
+#[test]
 fn an_overflow_while_page_requests_are_taken_is_told_and_cleared() {
     let (fake, unit, _domain, _switches) = sharing();
     let queue = fake.get(PQA) & !0xfff;

@@ -714,3 +714,12 @@ fn what_is_said_of_interrupts_after_teardown_touches_no_memory() {
     assert_eq!((remapping.clear(&block, 0), remapping.free_block(block)), (Ok(()), Ok(())));
     assert_eq!(fake.with(|state| state.story.clone()), [], "the table is somebody else's memory");
 }
+
+#[test]
+fn interrupts_of_a_unit_that_another_owner_left_on_are_held_back() {
+    for (extended, held) in [(ECAP_LEGACY, 0), (crate::testing::ECAP_SCALABLE, 1 << 31)] {
+        let fake = Fake::new(CAP_LEGACY, extended);
+        let _unit = fake.probe(Fake::config());
+        assert_eq!((fake.get(FECTL), fake.get(PECTL)), (1 << 31, held), "no page requests, no such register");
+    }
+}
