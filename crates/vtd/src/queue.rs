@@ -19,7 +19,7 @@
 //! An aborted flight's number may still be written later; nobody watches for it any more. A flight whose wait ran out keeps its word until the number
 //! came, or the unit has dropped or refused the wait that would write it. Nothing is ever taken as done but a number that was written.
 //!
-//! A queue that is closed is looked at for the last time under the lock: nothing is stored behind that, so that its memory can be given back.
+//! A queue that is closed is looked at for the last time under the lock: nothing is stored behind that. Its memory is given back when nobody watches a word any more.
 //!
 //! Spec: VT-d 5.10, 6.5.2 "Queued Invalidation Interface", 6.5.2.9 "Invalidation Wait Descriptor", 6.5.2.11 "Hardware Handling of Queued Invalidation
 //! Interface Errors".
@@ -178,9 +178,15 @@ impl<P: Platform, R: Registers> Queue<P, R> {
         self.closed.store(true, Ordering::Release);
     }
 
-    /// Gives the memory back. The hardware has been turned off.
+    /// Gives the memory back, once those who watch have seen that the queue is closed; it is kept if they do not come to that. The hardware has been turned off.
     pub(crate) fn free(&self) {
-        drop(self.state.lock());
+        let unwatched = wait_for(&*self.platform, self.limit_ns, || {
+            let state = self.state.lock();
+            state.flights.iter().flatten().all(|flight| flight.fate == Fate::Left).then_some(())
+        });
+        if unwatched.is_err() {
+            return;
+        }
         self.platform.free(self.base, Self::layout(self.size_lg2, self.wide));
         self.platform.free(self.words, Self::words_layout());
     }
@@ -393,7 +399,11 @@ impl<P: Platform, R: Registers> Queue<P, R> {
             }
             self.repair();
             match self.fate(index, number) {
-                Fate::Pending => self.usable().err().map(Err),
+                Fate::Pending => {
+                    let error = self.usable().err()?;
+                    self.leave(index, number);
+                    Some(Err(error))
+                }
                 _ => Some(Ok(self.land(index, number))),
             }
         });

@@ -68,8 +68,12 @@ pub(crate) struct State {
     pub(crate) blocks_left: Option<u32>,
     /// Words that were stored and not cleaned since.
     pub(crate) dirty: BTreeSet<u64>,
+    /// Blocks that were given out, by address, and their sizes.
+    blocks: BTreeMap<u64, u64>,
     /// What happens, once, behind the first store that it is about.
     pub(crate) behind_store: Option<(About, Hook)>,
+    /// What happens, once, when somebody who waits looks again.
+    pub(crate) behind_relax: Option<Hook>,
     /// What happens, once, when the block at this address is given back.
     pub(crate) behind_free: Option<(Pa, Hook)>,
 }
@@ -180,6 +184,12 @@ impl Fake {
         (entry & 1 == 1).then(|| core::array::from_fn(|index| self.word(at + 8 * index as u64)))
     }
 
+    fn assert_given_out(&self, at: Pa) {
+        let block =
+            self.with(|state| state.blocks.range(..=at.get()).next_back().map(|(&at, &len)| (at, len)));
+        assert!(block.is_some_and(|(first, len)| at.get() - first < len), "{at} is nobody's memory");
+    }
+
     /// Consumes at most `most` descriptors.
     pub(crate) fn work(&self, most: usize) {
         let mut state = self.state.lock().unwrap();
@@ -285,10 +295,16 @@ impl TableMemory for Fake {
             state.blocks_left = left.map(|left| left.saturating_sub(1));
             left
         });
-        if left == Some(0) { None } else { self.arena.alloc(layout) }
+        if left == Some(0) {
+            return None;
+        }
+        let first = self.arena.alloc(layout)?;
+        self.with(|state| state.blocks.insert(first.get(), layout.size_bytes()));
+        Some(first)
     }
 
     fn free(&self, first: Pa, layout: BlockLayout) {
+        assert_eq!(self.with(|state| state.blocks.remove(&first.get())), Some(layout.size_bytes()));
         self.arena.free(first, layout);
         if let Some((_, act)) = self.with(|state| state.behind_free.take_if(|(at, _)| *at == first)) {
             act();
@@ -296,10 +312,12 @@ impl TableMemory for Fake {
     }
 
     fn load(&self, at: Pa) -> u64 {
+        self.assert_given_out(at);
         self.arena.load(at)
     }
 
     fn store(&self, at: Pa, word: u64) {
+        self.assert_given_out(at);
         let behind = self.with(|state| {
             state.dirty.insert(at.get());
             state.story.push(Act::Store(at.get(), word));
@@ -367,6 +385,9 @@ impl Clock for Fake {
     fn relax(&self) {
         self.time.fetch_add(100, SeqCst);
         self.work(4);
+        if let Some(act) = self.with(|state| state.behind_relax.take()) {
+            act();
+        }
     }
 }
 

@@ -2,8 +2,10 @@
 
 extern crate std;
 
+use alloc::boxed::Box;
 use alloc::vec;
 
+use portcullis_hal::Clock;
 use portcullis_spec::vtd::invalidation::{TYPE_IOTLB, TYPE_WAIT};
 
 use super::*;
@@ -38,6 +40,33 @@ fn nothing_is_put_into_a_queue_that_was_closed_while_its_lock_was_waited_for() {
         let touched = |act: &Act| matches!(act, Act::Store(..) | Act::Write(IQT, _));
         assert!(!fake.with(|state| state.story.iter().any(touched)));
     }
+}
+
+#[test]
+fn memory_of_a_queue_is_given_back_when_nobody_watches_it_any_more() {
+    let (fake, unit) = unit();
+    let before = fake.live_bytes();
+    let (said, heard) = std::sync::mpsc::channel();
+    let (hardware, clock) = (unit.clone(), fake.clone());
+    let give_back = move || {
+        let queue = &hardware.hardware.queue;
+        queue.close();
+        let (other, now_ns) = (hardware.clone(), clock.now_ns());
+        let freeing = std::thread::spawn(move || other.hardware.queue.free());
+        // Until it has, or waits.
+        while !freeing.is_finished() && clock.now_ns() == now_ns {
+            std::thread::yield_now();
+        }
+        said.send(freeing).unwrap();
+    };
+    fake.with(|state| {
+        state.asleep = true;
+        state.behind_relax = Some(Box::new(give_back));
+    });
+    // A look at what was given back would panic, as a platform may.
+    assert!(unit.hardware.queue.run(&[Descriptor::iotlb_all()], false).is_err());
+    heard.recv().unwrap().join().unwrap();
+    assert!(fake.live_bytes() < before);
 }
 
 /// Sends a run whose wait runs out.
