@@ -366,13 +366,16 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
     }
 
     fn wait_for_cpus(&self, mut ready: impl FnMut() -> bool) -> Result<(), SyncError> {
-        let waited = wait_for(&*self.platform, self.limit_ns, || {
-            if ready() {
-                return Some(Ok(()));
-            }
-            self.usable().err().map(Err)
-        });
-        waited.unwrap_or_else(|elapsed| {
+        let mut wait = || {
+            wait_for(&*self.platform, self.limit_ns, || {
+                if ready() {
+                    return Some(Ok(()));
+                }
+                self.usable().err().map(Err)
+            })
+        };
+        // Twice: if the machine as a whole stood still, the time is over at once, and the others have had none of it.
+        wait().or_else(|_| wait()).unwrap_or_else(|elapsed| {
             // A producer is gone with slots that nobody will fill: nothing behind them can ever be published.
             self.kill();
             Err(SyncError::Timeout { waiting_for: "another producer's commands", last: elapsed.waited_ns })

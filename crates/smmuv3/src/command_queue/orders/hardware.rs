@@ -89,6 +89,12 @@ impl Stage {
         self.arena.live_bytes()
     }
 
+    /// Time passes, and nothing else happens.
+    pub(super) fn pass(&self, ns: u64) {
+        stop();
+        self.now_ns.fetch_add(ns, SeqCst);
+    }
+
     /// Consumes one command, if there is one and no error stops the queue.
     pub(super) fn work(&self) {
         let mask = (2u64 << self.size_lg2) - 1;

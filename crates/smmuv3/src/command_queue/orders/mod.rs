@@ -177,6 +177,32 @@ fn in_every_order_an_illegal_command_fails_its_own_batch_and_stops_nobody() {
     every_order(|| one_is_illegal(true));
 }
 
+/// A machine that stood still as a whole goes on, its CPUs one after the other: for the first of them the time is over that it would have waited for the others.
+fn stood_still(at: usize) {
+    let mut act = Act::new(4, 2, true);
+    for producer in 0..3 {
+        act.thread(move |queue, _| {
+            let mut batch = queue.batch();
+            batch.add(nth(producer, 0, 0));
+            // That the hardware was away as well may be told.
+            let _ = batch.sync();
+        });
+    }
+    act.thread(move |_, stage| {
+        (0..at).for_each(|_| stage.pass(1));
+        stage.pass(2 * PATIENT_NS);
+    });
+    let (_, queue) = act.play();
+    assert_eq!(queue.usable(), Ok(()), "nobody is gone");
+}
+
+#[test]
+fn in_every_order_a_machine_that_stood_still_goes_on_with_its_queue() {
+    for at in (0..60).step_by(6) {
+        shuttle::Runner::new(Away::new(3), shuttle::Config::default()).run(move || stood_still(at));
+    }
+}
+
 /// The queue is closed while producers push and wait, the hardware turned off, and the memory given back.
 fn closed_in_the_middle(signalled: bool) {
     let mut act = Act::new(3, 1, signalled);
