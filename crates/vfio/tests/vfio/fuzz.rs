@@ -3,10 +3,12 @@
 //! `PROPTEST_CASES` says how many histories; 256 if it does not.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use crate::support::{BUFFER, PAGE, Process, READ, SCRATCH, World, structure, world};
+use crate::support::{BUFFER, Call, PAGE, Process, RAM, READ, SCRATCH, World, range, structure, world};
+use portcullis_types::{Iova, Pa, PageSizes};
 use portcullis_vfio::Errno;
 
 /// Addresses around what matters: nothing, buffers, doorbells, ends.
@@ -191,5 +193,61 @@ proptest! {
             prop_assert_eq!(process.memory.locked(), pages);
         }
         nothing_is_left(&world, process)?;
+    }
+}
+
+fn calls() -> impl Strategy<Value = (Call, usize, usize)> {
+    let kinds = [Call::Map, Call::Unmap, Call::Sync, Call::Attach, Call::NewDomain];
+    (prop::sample::select(kinds.to_vec()), 0..6usize, 0..3usize)
+}
+
+proptest! {
+    #[test]
+    fn whatever_failed_a_container_is_as_good_as_new_when_hardware_answers(
+        version in prop::sample::select(&[1u64, 3][..]),
+        steps in prop::collection::vec((0..16u32, 0..3usize, 0..4u64, 0..3u64, calls()), 1..40),
+    ) {
+        let mut world = world();
+        world.add(8, 2, |_| ()).unwrap();
+        world.next_iommu("iommu1", range(0, (1 << 40) - 1), PageSizes::from_bits(0x1000));
+        world.add(9, 3, |_| ()).unwrap();
+        let (process, container, group) = world.user(version);
+        process.buffer(16);
+        let mut open = [Some(group), None, None];
+        for (kind, number, page, pages, (call, pass, fail)) in steps {
+            let (iova, size) = (0x10_0000 + page * PAGE, (pages + 1) * PAGE);
+            match kind {
+                0..=4 => drop(process.map(container, iova, BUFFER + 2 * page * PAGE, size, 3)),
+                5..=7 => drop(process.unmap(container, iova, size)),
+                8 => drop(process.unmap_all(container)),
+                9 => drop(world.vfio.reclaim()),
+                10..=12 => match open[number].take() {
+                    // Without the last one the container would be without IOMMU.
+                    Some(group) if open.iter().any(Option::is_some) => process.close(group),
+                    Some(group) => open[number] = Some(group),
+                    None => open[number] = process.join_to(container, 7 + number as u32).ok(),
+                },
+                _ => world.hardware.fail(call, pass, fail),
+            }
+        }
+        world.hardware.fail_no_more();
+        prop_assert!(process.unmap_all(container).is_ok());
+        prop_assert_eq!((process.memory.pinned(), process.memory.locked()), (0, 0));
+        for (number, group) in (7..).zip(open) {
+            prop_assert!(group.is_some() || process.join_to(container, number).is_ok(), "{number}");
+        }
+        prop_assert_eq!(process.map(container, 0x10_0000, BUFFER, 16 * PAGE, 3), Ok(()));
+        let places = [0, 1, 2].map(|at| world.devices[at].domain().unwrap());
+        for place in &places {
+            let last = place.lookup(Iova::new(0x10_ffff)).map(Pa::get);
+            prop_assert_eq!(last, Some(RAM + 0xffff));
+        }
+        let memory = process.memory.clone();
+        drop(process);
+        prop_assert_eq!((memory.pinned(), memory.locked(), world.vfio.reclaim()), (0, 0, 0));
+        for (number, device) in (7..).zip(&world.devices) {
+            world.groups[&number].use_default_domain(device, "nvme").unwrap();
+            prop_assert!(Arc::ptr_eq(&device.domain().unwrap(), &world.groups[&number].default_domain()));
+        }
     }
 }

@@ -258,3 +258,59 @@ proptest! {
         all_gone(&world, process, &groups);
     }
 }
+
+proptest! {
+    #[test]
+    fn whatever_failed_a_container_is_as_good_as_new_when_hardware_answers(
+        steps in prop::collection::vec((0..16u32, 0..2usize, 0..4u64, 0..4u64, calls()), 1..40),
+    ) {
+        let (world, groups) = power();
+        let (process, container, _) = world.tce_user(7);
+        process.buffer(64);
+        let mut other = None;
+        for (kind, number, a, b, (call, pass, fail)) in steps {
+            let start = [0, WINDOW_1][number];
+            // Pieces of 64 KiB.
+            let (vaddr, bytes) = (BUFFER + a * 16 * PAGE, (b + 1).min(4 - a) * 16 * PAGE);
+            match kind {
+                0 => drop(process.register(container, vaddr, bytes)),
+                1 => drop(process.unregister(container, vaddr, bytes)),
+                2 => drop(process.create(container, [12, 16][number], 1 << SIZE_LG2, 1)),
+                3..=4 => drop(process.remove(container, start)),
+                5..=7 => drop(process.map(container, start + b * 16 * PAGE, vaddr, bytes, 3)),
+                8..=9 => drop(process.unmap_tce(container, start + b * 16 * PAGE, bytes)),
+                10 => drop(world.vfio.reclaim()),
+                11..=12 => match other.take() {
+                    Some(group) => process.close(group),
+                    None => other = process.join_to(container, 8).ok(),
+                },
+                _ => world.hardware.fail(call, pass, fail),
+            }
+        }
+        world.hardware.fail_no_more();
+        if other.is_none() {
+            prop_assert!(process.join_to(container, 8).is_ok());
+        }
+        for start in [0, WINDOW_1] {
+            // The second time for a window that is there beside a pending one.
+            let gone = [(); 3].map(|()| process.remove(container, start)).contains(&Err(Errno::Einval));
+            prop_assert!(gone, "{start:#x}");
+        }
+        prop_assert!(groups.iter().all(|group| group.table(0).is_none() && group.table(1).is_none()));
+        prop_assert_eq!(process.memory.locked(), process.memory.pinned() as u64, "no table is paid for");
+        for page in 0..4 {
+            for pages in 1..5 {
+                let bytes = pages * 16 * PAGE;
+                let _ = process.unregister(container, BUFFER + page * 16 * PAGE, bytes);
+            }
+        }
+        prop_assert_eq!(process.memory.pinned(), 0);
+        process.register(container, BUFFER, 64 * PAGE).unwrap();
+        for (shift, start) in [(12, 0), (16, WINDOW_1)] {
+            prop_assert_eq!(process.create(container, shift, 1 << SIZE_LG2, 1), Ok(start));
+            prop_assert_eq!(process.map(container, start, BUFFER, 64 * PAGE, 3), Ok(()));
+        }
+        prop_assert!(groups.iter().all(|group| group.table(1).unwrap().mapped().len() == 4));
+        all_gone(&world, process, &groups);
+    }
+}
