@@ -1,8 +1,10 @@
 //! Bonds, on an IOMMU that shares in a few lines, and whose word can be withheld. What another CPU does while a driver is at work, is done within the
 //! driver's call.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+
+use proptest::prelude::*;
 
 use crate::support::{Call, FakeIommu, Machine, STRICT, SpinLock, locks_held, range};
 use portcullis_core::device::{Device, DeviceInfo};
@@ -17,10 +19,12 @@ use portcullis_core::mm::{
     Exited, ListenerId, MmFault, MmFaultError, MmId, MmListener, PasidSlot, PinAsidError, ProcessMemory,
     ProcessTable,
 };
+use portcullis_core::owner::Owner;
 use portcullis_core::pasid::MmPasids;
 use portcullis_core::sva::{
-    AttachPasidError, BindError, DeviceSvaFacts, DeviceSwitches, DisableSvaError, Drained, EnableSvaError,
-    NoSwitches, ProcessDomain, ProcessDomainError, SvaDevice, SvaIommu, SvaLimits, SvaRefusal, SvaUnit,
+    AttachPasidError, BindError, Bond, DeviceSvaFacts, DeviceSwitches, DisableSvaError, Drained,
+    EnableSvaError, NoSwitches, ProcessDomain, ProcessDomainError, SvaDevice, SvaIommu, SvaLimits,
+    SvaRefusal, SvaUnit,
 };
 use portcullis_core::unit::IommuUnit;
 use portcullis_types::{Iova, IovaRange, Pa, Pasid, Perms, SizeLg2, SourceId};
@@ -28,6 +32,7 @@ use portcullis_types::{Iova, IovaRange, Pa, Pasid, Perms, SizeLg2, SourceId};
 /// A process that can exit.
 #[derive(Default)]
 struct Process {
+    id: u64,
     slot: PasidSlot,
     listeners: Mutex<Listeners>,
 }
@@ -58,7 +63,7 @@ impl Process {
 
 impl ProcessMemory for Process {
     fn id(&self) -> MmId {
-        MmId(1)
+        MmId(self.id)
     }
 
     fn pasid_slot(&self) -> &PasidSlot {
@@ -110,9 +115,10 @@ type Meanwhile = Option<Box<dyn FnOnce() + Send>>;
 /// An IOMMU whose devices can be bound.
 struct Sharing {
     plain: Arc<FakeIommu>,
-    bound: Mutex<BTreeSet<Pasid>>,
-    /// How many detaches are not confirmed.
-    silent: Mutex<usize>,
+    /// By source and PASID: which process.
+    bound: Mutex<BTreeMap<(SourceId, Pasid), MmId>>,
+    /// How many changes of a PASID are not confirmed, after how many that are.
+    silent: Mutex<(usize, usize)>,
     /// What somebody else does once the next change of a device is made.
     meanwhile: Mutex<Meanwhile>,
     requests: Mutex<Vec<PageRequest>>,
@@ -129,6 +135,16 @@ impl Sharing {
     fn changed(&self) {
         let meanwhile = self.meanwhile.lock().unwrap().take();
         meanwhile.into_iter().for_each(|act| act());
+    }
+
+    fn confirms(&self) -> Result<(), SyncError> {
+        let (pass, fail) = &mut *self.silent.lock().unwrap();
+        if *pass > 0 || *fail == 0 {
+            *pass = pass.saturating_sub(1);
+            return Ok(());
+        }
+        *fail -= 1;
+        Err(SyncError::Failed { code: 1 })
     }
 
     fn meanwhile(&self, act: impl FnOnce() + Send + 'static) {
@@ -185,7 +201,7 @@ impl Iommu<Machine> for Sharing {
 }
 
 #[derive(Debug)]
-struct Shared;
+struct Shared(MmId);
 
 impl ProcessDomain for Shared {
     fn invalidate(&self, _: IovaRange) -> Result<(), SyncError> {
@@ -217,8 +233,8 @@ impl SvaIommu<Machine> for Sharing {
         Ok(LIMITS)
     }
 
-    fn disable(&self, _: &[SourceId]) -> Result<(), DisableSvaError> {
-        if !self.bound.lock().unwrap().is_empty() {
+    fn disable(&self, sources: &[SourceId]) -> Result<(), DisableSvaError> {
+        if self.bound.lock().unwrap().keys().any(|(source, _)| sources.contains(source)) {
             return Err(DisableSvaError::PasidsInUse);
         }
         self.changed();
@@ -227,29 +243,29 @@ impl SvaIommu<Machine> for Sharing {
 
     fn new_process_domain(
         &self,
-        _: Arc<dyn ProcessMemory>,
+        mm: Arc<dyn ProcessMemory>,
     ) -> Result<Arc<dyn ProcessDomain>, ProcessDomainError> {
-        Ok(Arc::new(Shared))
+        Ok(Arc::new(Shared(mm.id())))
     }
 
     fn attach_pasid(
         &self,
-        _: &[SourceId],
+        sources: &[SourceId],
         pasid: Pasid,
-        _: &Arc<dyn ProcessDomain>,
+        domain: &Arc<dyn ProcessDomain>,
     ) -> Result<(), AttachPasidError> {
-        self.bound.lock().unwrap().insert(pasid);
+        let Shared(id) = domain.as_any().downcast_ref().unwrap();
+        for &source in sources {
+            let before = self.bound.lock().unwrap().insert((source, pasid), *id);
+            assert_eq!(before, None, "{pasid:?} means a process still");
+        }
         self.changed();
-        Ok(())
+        self.confirms().map_err(AttachPasidError::Sync)
     }
 
-    fn detach_pasid(&self, _: &[SourceId], pasid: Pasid) -> Result<(), SyncError> {
-        let mut silent = self.silent.lock().unwrap();
-        if *silent > 0 {
-            *silent -= 1;
-            return Err(SyncError::Failed { code: 1 });
-        }
-        self.bound.lock().unwrap().remove(&pasid);
+    fn detach_pasid(&self, sources: &[SourceId], pasid: Pasid) -> Result<(), SyncError> {
+        self.confirms()?;
+        self.bound.lock().unwrap().retain(|(source, bound), _| !sources.contains(source) || *bound != pasid);
         Ok(())
     }
 
@@ -305,7 +321,11 @@ fn enable(
 }
 
 fn process() -> (Arc<Process>, Arc<dyn ProcessMemory>) {
-    let process = Arc::<Process>::default();
+    numbered(1)
+}
+
+fn numbered(id: u64) -> (Arc<Process>, Arc<dyn ProcessMemory>) {
+    let process = Arc::new(Process { id, ..Process::default() });
     (process.clone(), process)
 }
 
@@ -315,7 +335,8 @@ fn a_bind_that_came_too_late_and_is_not_undone_lingers_until_it_can_be() {
     let device = enable(&bench.sva, &bench.device, &bench.group);
     let (process, mm) = process();
     bench.iommu.meanwhile(move || process.exit());
-    *bench.iommu.silent.lock().unwrap() = 2;
+    // The attach is confirmed.
+    *bench.iommu.silent.lock().unwrap() = (1, 2);
     assert_eq!(device.bind(&mm).err(), Some(BindError::Exited));
     assert_eq!(bench.iommu.bound.lock().unwrap().len(), 1, "hardware has not said that it forgot it");
     assert_eq!(bench.pasids.in_use(), 1, "so the PASID is nobody else's");
@@ -425,4 +446,70 @@ fn a_fault_handler_that_is_replaced_is_let_go_with_no_lock_held() {
     domain.set_fault_handler(Some(Arc::new(Handler(held.clone()))));
     domain.set_fault_handler(None);
     assert_eq!(*held.lock().unwrap(), [0]);
+}
+
+proptest! {
+    #[test]
+    fn whatever_was_not_confirmed_nothing_of_a_bond_is_left_when_hardware_answers(
+        steps in prop::collection::vec((0..12u32, 0..2usize, 0..3usize, 0..3usize, 0..3usize), 1..60),
+    ) {
+        let bench = bench();
+        let second = bench.unit.add_device(DeviceInfo::new("net", &[SourceId(9), SourceId(10)])).unwrap();
+        let plain = Group::new(bench.device.platform().clone(), bench.iommu.clone(), 2, STRICT).unwrap();
+        let places = [(bench.device.clone(), bench.group.clone()), (second, Arc::new(plain))];
+        places[1].1.add_device(&places[1].0).unwrap();
+        let mut devices = places.each_ref().map(|(device, group)| enable(&bench.sva, device, group));
+        let mut processes = [1, 2, 3].map(numbered);
+        let mut next = 4;
+        let mut bonds = Vec::new();
+        for (kind, device, process, pass, fail) in steps {
+            let (alive, mm) = processes[process].clone();
+            match kind {
+                0..=3 => bonds.extend(devices[device].bind(&mm)),
+                4..=6 if !bonds.is_empty() => {
+                    let at = (process + 3 * pass) % bonds.len();
+                    let bond: Arc<Bond<Machine>> = bonds[at].clone();
+                    if bond.device().unbind(&bond).is_ok() {
+                        bonds.swap_remove(at);
+                    }
+                }
+                7 => {
+                    alive.exit();
+                    processes[process] = numbered(next);
+                    next += 1;
+                }
+                8 => {
+                    bench.iommu.meanwhile(move || alive.exit());
+                    bonds.extend(devices[device].bind(&mm));
+                    *bench.iommu.meanwhile.lock().unwrap() = None;
+                    if processes[process].0.listeners.lock().unwrap().exited {
+                        processes[process] = numbered(next);
+                        next += 1;
+                    }
+                }
+                9 => {
+                    let (core, group) = &places[device];
+                    if devices[device].disable().is_ok() {
+                        devices[device] = enable(&bench.sva, core, group);
+                    }
+                }
+                _ => *bench.iommu.silent.lock().unwrap() = (pass, fail),
+            }
+        }
+        *bench.iommu.silent.lock().unwrap() = (0, 0);
+        for bond in bonds {
+            prop_assert_eq!(bond.device().unbind(&bond), Ok(()));
+        }
+        for (device, (core, group)) in devices.iter().zip(&places) {
+            prop_assert_eq!(device.disable(), Ok(()), "{}", core.name());
+            let user = Owner::new(7).unwrap();
+            prop_assert_eq!(group.claim_group(user), Ok(()), "no PASID of it means something");
+        }
+        prop_assert_eq!(&*bench.iommu.bound.lock().unwrap(), &BTreeMap::new());
+        let listens = |(process, _): &(Arc<Process>, _)| process.listeners.lock().unwrap().all.len();
+        // Each that was ever bound has its PASID until it exits.
+        prop_assert_eq!(processes.iter().map(listens).sum::<usize>(), bench.pasids.in_use());
+        processes.iter().for_each(|(process, _)| process.exit());
+        prop_assert_eq!(bench.pasids.in_use(), 0);
+    }
 }
