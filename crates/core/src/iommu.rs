@@ -111,7 +111,8 @@ pub trait Iommu<P: Platform>: Send + Sync + fmt::Debug {
 
     /// Takes the fault records that hardware has written since the last call, oldest first, and gives each to `to`. Answers how many.
     ///
-    /// Called by the embedder when the IOMMU's event interrupt comes, or by polling.
+    /// Called by the embedder when the IOMMU's event interrupt comes, or by polling. In a flood some are left, so that nobody is held here for ever; hardware may not
+    /// interrupt for those.
     fn drain_events(&self, to: &mut dyn FnMut(&FaultRecord)) -> usize;
 
     /// Looks at the hardware's global error state, repairs what can be repaired, and answers what was found. Called by the embedder

@@ -4,10 +4,13 @@
 //! into the driver. A call takes no more records than twice the queue's length: a device that faults without end cannot
 //! hold a CPU.
 //!
+//! Hardware interrupts when the queue is not empty any more, and not again before it was: a record that comes while others are taken interrupts nobody. So
+//! it is looked until there is none; whoever takes as many as a call takes, calls again.
+//!
 //! A stalled transaction of a device that shares processes' memory becomes a page request (`stalls`). Any other is answered at once, to be aborted: nobody can
 //! resolve its fault, and one that is never answered blocks its device for ever. If there is no room for the answer now, it is sent later, as all are.
 //!
-//! Spec: SMMUv3 H.a, 7.2 "Event queue recorded faults and events", 7.4 "Event queue overflow".
+//! Spec: SMMUv3 H.a, 7.2 "Event queue recorded faults and events", 7.4 "Event queue overflow", 3.18.2 "Interrupt sources".
 //! Not here: what a record says (`event`).
 
 use core::sync::atomic::Ordering::Relaxed;
@@ -96,7 +99,7 @@ impl<P: Platform> EventQueue<P> {
                 to(&record);
             }
             taken += copied.count;
-            if copied.count < COPY {
+            if copied.count == 0 {
                 break;
             }
         }

@@ -17,6 +17,10 @@
 //! When hardware could not write the queue (PRIQ_ABT_ERR) it has answered by itself as well, or lost requests: the next drain ends with
 //! [`Drained::Overflowed`].
 //!
+//! # Interrupts
+//!
+//! Hardware interrupts when the queue is not empty any more, and not again before it was. So it is looked until there is nothing, as for events (`event_queue`).
+//!
 //! # Answers
 //!
 //! Each last request gets one CMD_PRI_RESP. It carries the PASID if the request had one and the device wants it back. A stop marker gets none and is
@@ -99,9 +103,12 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         let Some(queue) = &self.page_requests else { return 0 };
         let mut consumer = queue.consumer.lock();
         let mut taken = 0;
-        // A device that asks without end cannot hold a CPU.
-        for _ in 0..2 {
-            if consumer.closed || !self.drain_once(queue, &mut consumer, to, &mut taken) {
+        // A device that asks without end cannot hold a CPU, nor can hardware that says so.
+        let most = 2 * queue.ring.len();
+        let end = consumer.next + most;
+        for _ in 0..most {
+            let over = consumer.closed || consumer.next >= end;
+            if over || !self.drain_once(queue, &mut consumer, to, &mut taken) {
                 break;
             }
         }

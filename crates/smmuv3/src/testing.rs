@@ -74,6 +74,9 @@ pub(crate) struct State {
     /// So many times.
     pub(crate) atc_late: u32,
     atc_unanswered: bool,
+    /// An event, and a page request, that come right after the driver has looked how many there are.
+    pub(crate) late_event: Option<[u64; 4]>,
+    pub(crate) late_request: Option<[u64; 2]>,
     /// Every register write.
     pub(crate) writes: Vec<(usize, u64)>,
 }
@@ -270,7 +273,18 @@ impl State {
 
 impl Registers for Fake {
     fn read32(&self, offset: usize) -> u32 {
-        self.get(offset) as u32
+        let value = self.get(offset) as u32;
+        if offset == EVENTQ_PROD
+            && let Some(raw) = self.with(|state| state.late_event.take())
+        {
+            put_event(self, raw);
+        }
+        if offset == PRIQ_PROD
+            && let Some(raw) = self.with(|state| state.late_request.take())
+        {
+            put_page_request(self, raw);
+        }
+        value
     }
 
     fn write32(&self, offset: usize, value: u32) {

@@ -221,6 +221,26 @@ fn part_25_who_was_never_enabled_gets_one_answer_for_each_last_request() {
 }
 
 #[test]
+fn part_23_requests_that_come_while_others_are_taken_are_not_left_for_an_interrupt_that_never_comes() {
+    let shared = Shared::on(Machine::Pcie);
+    put_page_request(&shared.fake, raw(SSV | LAST | READ, 74));
+    let late = |group| shared.fake.with(|state| state.late_request = Some(raw(SSV | LAST | READ, group)));
+    late(75);
+    let mut groups = Vec::new();
+    shared.sva().drain_page_requests(&mut |drained| {
+        let Drained::Request(request) = drained else { panic!("{drained:?}") };
+        groups.push(request.group.number());
+        // Its device asks again, and again while that is looked for.
+        if groups.len() < 5 {
+            late(75 + groups.len() as u64);
+        }
+    });
+    assert_eq!(groups, [74, 75, 76, 77, 78, 79]);
+    let index = |register| shared.fake.get(register) & 0xf_ffff;
+    assert_eq!(index(PRIQ_PROD), index(PRIQ_CONS));
+}
+
+#[test]
 fn part_22_a_stall_becomes_a_request_and_is_answered_at_the_stream_that_stalled() {
     for machine in [Machine::Platform, Machine::Forced] {
         let shared = Shared::on(machine);

@@ -454,6 +454,20 @@ fn an_overflow_is_acknowledged_and_counted_once() {
 }
 
 #[test]
+fn an_event_that_comes_while_others_are_taken_is_not_left_for_an_interrupt_that_never_comes() {
+    let fake = Fake::new();
+    let smmu = probe(&fake);
+    let event = |at| [0x0000_0009_0000_0010, 0, at, 0];
+    put_event(&fake, event(0x1000));
+    fake.with(|state| state.late_event = Some(event(0x2000)));
+    let mut seen = Vec::new();
+    assert_eq!(smmu.drain_events(&mut |record| seen.push(record.raw[2])), 2);
+    assert_eq!(seen, [0x1000, 0x2000]);
+    // Hardware interrupts when the queue is not empty any more.
+    assert_eq!(fake.get(EVENTQ_PROD), fake.get(EVENTQ_CONS));
+}
+
+#[test]
 fn a_stalled_transaction_is_aborted_with_its_own_stream_and_tag() {
     let fake = Fake::new();
     let smmu = probe(&fake);
