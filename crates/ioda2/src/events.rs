@@ -38,8 +38,9 @@ impl<P: Platform, R: Registers> Phb3<P, R> {
         if self.bridge.is_gone() {
             return 0;
         }
-        let frozen: [u64; WORDS] = self.bridge.ioda_read_all(TABLE_PEEV);
+        // From before they are read: what goes on meanwhile is forgotten after this has noted it.
         let mut reported = self.reported.lock();
+        let frozen: [u64; WORDS] = self.bridge.ioda_read_all(TABLE_PEEV);
         let before = core::mem::replace(&mut reported.0, frozen);
         drop(reported);
         let fresh = |&pe: &u8| frozen[usize::from(pe / 64)] & !before[usize::from(pe / 64)] & bit(pe) != 0;

@@ -3,7 +3,8 @@
 //! # Locking
 //!
 //! `state` is held while PEs change, hardware included; the loads that confirm are its only waits. Under it, in this order: a domain's slot, a table's
-//! links, the IODA registers. Mapping and invalidating take none but the latter three.
+//! links, the IODA registers or those of errors that are to be made. Mapping and invalidating take none but a slot, links, and IODA registers. Which PEs were reported
+//! frozen has a lock of its own, and under it come the IODA registers.
 
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};

@@ -13,6 +13,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
+use std::thread::JoinHandle;
 
 use portcullis_hal::{Arena, Barriers, BlockLayout, Clock, DmaMemory, Platform, Registers, TableMemory};
 use portcullis_types::Pa;
@@ -34,6 +35,9 @@ pub(crate) struct Fake {
     unsettled: AtomicBool,
     state: Mutex<State>,
 }
+
+/// What happens in between.
+pub(crate) type Hook = Box<dyn FnOnce() + Send>;
 
 /// The hardware's side.
 #[derive(Default)]
@@ -61,6 +65,10 @@ pub(crate) struct State {
     pub(crate) tries: Option<(u8, u64)>,
     pub(crate) tried: Vec<Option<u64>>,
     pub(crate) tried_closing: Vec<Option<u64>>,
+    /// What happens, once, behind the store of this value to this register.
+    pub(crate) behind_store: Option<(usize, u64, Hook)>,
+    /// What happens, once, behind the load of the last entry of this table.
+    pub(crate) behind_load: Option<(u8, Hook)>,
     /// How many registers were read or written by the wrong width, at a wrong place, or when they should not be.
     pub(crate) wrong: usize,
 }
@@ -260,7 +268,12 @@ impl Registers for Fake {
             return u64::MAX;
         }
         if offset == 0x228 {
-            return state.selected().map_or(0, |(table, index)| state.tables[&table][index]);
+            let Some((table, index)) = state.selected() else { return 0 };
+            let (entry, is_last) = (state.tables[&table][index], index + 1 == state.tables[&table].len());
+            let behind = state.behind_load.take_if(|(of, _)| is_last && *of == table);
+            drop(state);
+            behind.into_iter().for_each(|(_, act)| act());
+            return entry;
         }
         state.registers.get(&offset).copied().unwrap_or(0)
     }
@@ -315,6 +328,9 @@ impl Registers for Fake {
             }
             _ => drop(state.registers.insert(offset, value)),
         }
+        let behind = state.behind_store.take_if(|(of, word, _)| (*of, *word) == (offset, value));
+        drop(state);
+        behind.into_iter().for_each(|(_, _, act)| act());
     }
 }
 
@@ -401,5 +417,28 @@ impl Sink for Fake {
 }
 
 impl Platform for Fake {
-    type Mutex = spin::Mutex<()>;
+    type Mutex = spin::mutex::Mutex<(), Spin>;
+}
+
+/// How often somebody looked at a lock that another had.
+static SPINS: AtomicUsize = AtomicUsize::new(0);
+
+/// Waits for a lock.
+pub(crate) struct Spin;
+
+impl spin::RelaxStrategy for Spin {
+    fn relax() {
+        SPINS.fetch_add(1, SeqCst);
+        std::thread::yield_now();
+    }
+}
+
+/// Another CPU does this. Comes back when it has, or when it waits for a lock.
+pub(crate) fn other_cpu<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    let spins = SPINS.load(SeqCst);
+    let cpu = std::thread::spawn(act);
+    while !cpu.is_finished() && SPINS.load(SeqCst) == spins {
+        std::thread::yield_now();
+    }
+    cpu
 }

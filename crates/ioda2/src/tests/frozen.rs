@@ -7,6 +7,7 @@ use portcullis_types::Access;
 
 use super::*;
 use crate::events::decode;
+use crate::testing::other_cpu;
 
 fn drained(bridge: &Bridge) -> std::vec::Vec<FaultRecord> {
     let mut records = std::vec::Vec::new();
@@ -30,6 +31,22 @@ fn the_first_error_freezes_and_is_reported_once_until_the_pe_goes_on() {
     assert_eq!(machine.fake.access(DISK, 0x9000, false), None);
     assert_eq!(drained(&machine.bridge)[0].iova, Some(Iova::new(0x9000)));
     assert_eq!(machine.unit.unclaimed_faults(), 0);
+}
+
+#[test]
+fn a_pe_cannot_go_on_between_the_look_at_who_is_frozen_and_its_note() {
+    // It would be noted as frozen that no longer is, and not be reported when it freezes again.
+    let machine = Machine::new(&[DISK], |_| ());
+    machine.fake.access(DISK, 0x5123, true);
+    let (said, heard) = std::sync::mpsc::channel();
+    let bridge = machine.bridge.clone();
+    let look = move || said.send(bridge.reported.try_lock().is_none()).unwrap();
+    machine.fake.state().behind_load = Some((20, std::boxed::Box::new(look)));
+    assert_eq!(drained(&machine.bridge).len(), 1);
+    assert_eq!(heard.try_recv(), Ok(true));
+    machine.unfreeze(DISK);
+    assert_eq!(machine.fake.access(DISK, 0x9000, true), None);
+    assert_eq!(drained(&machine.bridge).len(), 1);
 }
 
 #[test]
