@@ -31,6 +31,8 @@ pub(crate) struct Bridge<P: Platform, R> {
     pub(crate) config: Config,
     /// Held between writing the address register and the last access by it.
     ioda: Lock<P, ()>,
+    /// Held while the registers of errors that are to be made change: half of one error and half of another may hit anybody.
+    pub(crate) injection: Lock<P, ()>,
 }
 
 impl<P: Platform, R> fmt::Debug for Bridge<P, R> {
@@ -47,7 +49,8 @@ impl<P: Platform, R: Registers> Bridge<P, R> {
     }
 
     pub(crate) fn new(platform: Arc<P>, registers: R, config: Config) -> Self {
-        Self { platform, registers, config, ioda: Lock::<P, _>::new(()) }
+        let (ioda, injection) = (Lock::<P, _>::new(()), Lock::<P, _>::new(()));
+        Self { platform, registers, config, ioda, injection }
     }
 
     /// Reads entry `index` of an on-chip table.

@@ -67,7 +67,8 @@ pub(crate) fn inject<P: Platform, R: Registers>(
             (ERR_INJ_CONFIG, address, mask)
         }
     };
-    clear(bridge);
+    let _one_at_a_time = bridge.injection.lock();
+    zero(bridge);
     bridge.registers.write64(ERR_INJ_ADDR, address);
     bridge.registers.write64(ERR_INJ_MASK, mask);
     bridge.registers.write64(ERR_INJ_CTL, control | if write { ERR_INJ_WRITE } else { ERR_INJ_READ });
@@ -76,6 +77,11 @@ pub(crate) fn inject<P: Platform, R: Registers>(
 
 /// No error is made any more, whosever it was.
 pub(crate) fn clear<P: Platform, R: Registers>(bridge: &Bridge<P, R>) {
+    let _one_at_a_time = bridge.injection.lock();
+    zero(bridge);
+}
+
+fn zero<P: Platform, R: Registers>(bridge: &Bridge<P, R>) {
     [ERR_INJ_CTL, ERR_INJ_ADDR, ERR_INJ_MASK]
         .iter()
         .for_each(|&register| bridge.registers.write64(register, 0));

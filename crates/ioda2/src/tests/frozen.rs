@@ -50,6 +50,22 @@ fn a_pe_cannot_go_on_between_the_look_at_who_is_frozen_and_its_note() {
 }
 
 #[test]
+fn an_error_that_is_to_be_made_is_not_cleared_by_half() {
+    let machine = Machine::new(&[DISK, CARD], |_| ());
+    let (group, other) = (machine.table_group(DISK), machine.table_group(CARD));
+    let go_on = move || other.eeh().unwrap().unfreeze(Freeze::Io).unwrap();
+    let (said, heard) = std::sync::mpsc::channel();
+    let go_on = move || said.send(other_cpu(go_on)).unwrap();
+    // The address; the mask and the control are still to come.
+    machine.fake.state().behind_store = Some((0x2b8, 0x5000, std::boxed::Box::new(go_on)));
+    let error = ErrorInjection { wide: false, function: 12, address: 0x5000, mask: 0xffff_f000 };
+    group.eeh().unwrap().inject(error).unwrap();
+    heard.recv().unwrap().join().unwrap();
+    let registers = [0x2b0, 0x2b8, 0x2c0].map(|offset| machine.fake.register(offset));
+    assert_eq!(registers, [0; 3], "all of it, or it would hit somebody else");
+}
+
+#[test]
 fn each_half_that_goes_on_forgets_what_memory_says_of_it() {
     let machine = Machine::new(&[DISK, CARD], |_| ());
     let group = machine.table_group(DISK);
