@@ -127,22 +127,24 @@ impl<P: Platform, R: Registers> Phb3<P, R> {
         self.state.lock().place(source)
     }
 
-    /// Says that some of the 256 equal segments of M32 hold registers of this source's PE: they freeze with it. A segment that nobody was given
-    /// freezes with nobody; it goes back to nobody when the PE's last device is removed.
+    /// Says that some of the 256 equal segments of M32 hold registers of this source's PE: they freeze with it, and no longer with another that they were given to.
+    /// A segment that nobody was given freezes with nobody; it goes back to nobody when the PE's last device is removed.
     ///
     /// # Errors
     ///
     /// [`AssignError::Unknown`]; then nothing has changed.
     pub fn assign_m32(&self, source: SourceId, segments: RangeInclusive<u8>) -> Result<(), AssignError> {
         let unknown = AssignError::Unknown(source);
-        let number = self.pe_of(source).ok_or(unknown)?;
-        let assigned = self.with_pe(number, |pe, _| {
-            for segment in segments {
-                give_m32(&self.bridge, segment, number);
-                pe.segments.push(segment);
-            }
-        });
-        assigned.ok_or(unknown)
+        let mut state = self.state.lock();
+        let number = state.place(source).ok_or(unknown)?;
+        // One that waits for the bridge's word must not give back what another has by then.
+        state.pes.values_mut().for_each(|pe| pe.segments.retain(|segment| !segments.contains(segment)));
+        let pe = state.pes.get_mut(&number).ok_or(unknown)?;
+        for segment in segments {
+            give_m32(&self.bridge, segment, number);
+            pe.segments.push(segment);
+        }
+        Ok(())
     }
 
     /// Takes all windows away and gives all memory back. Every source is blocked from then on, and nothing can be attached any more.
