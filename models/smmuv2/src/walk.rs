@@ -301,8 +301,10 @@ impl Engine<'_> {
         Leaf { output: leaf.output >> group_lg2 << group_lg2, size_lg2: group_lg2, ..leaf }
     }
 
-    /// Whether all entries under one contiguous hint say the same. Only what a device asked for is judged: software may
-    /// be half way through making or clearing a group that nobody may use yet.
+    /// Whether all entries under one contiguous hint are there and say the same. Only what a device asked for is judged: software may
+    /// be half way through making a group that nobody may use yet.
+    ///
+    /// It is not wrong that some are not valid: nobody can clear all at once. Spec: Arm DDI 0487 M.a, D8.7.1.1 "Misprogramming the Contiguous bit", I_PGVGZ.
     fn group_agrees(&mut self, tables: &Tables<'_>, leaf: &Leaf, place: u64, address: u64) -> bool {
         let entries = tables.granule.contiguous_entries(leaf.level);
         let first_place = place / (entries * 8) * (entries * 8);
@@ -310,24 +312,25 @@ impl Engine<'_> {
         let base = leaf.output >> group_lg2 << group_lg2;
         let own = (address >> leaf.size_lg2) % entries;
         let mut sound = leaf.output == base + (own << leaf.size_lg2);
+        let mut missing = false;
         // All but the address, the access flag, and what is left to software.
         let fixed = |raw: u64| raw & 0x0070_0000_0000_0bfc;
         for index in 0..entries {
             let Ok(raw) = self.read_descriptor(tables, first_place + index * 8, leaf.level) else {
                 return false;
             };
-            sound &= match Descriptor::decode(raw, leaf.level, tables.granule) {
+            match Descriptor::decode(raw, leaf.level, tables.granule) {
                 Descriptor::Leaf { output } => {
-                    output == base + (index << leaf.size_lg2) && fixed(raw) == fixed(leaf.raw)
+                    sound &= output == base + (index << leaf.size_lg2) && fixed(raw) == fixed(leaf.raw);
                 }
-                _ => false,
-            };
+                _ => missing = true,
+            }
         }
         if self.demand && !sound {
             let detail = format!("{entries} entries at {first_place:#x}, level {}", leaf.level);
             self.notes.record(clause::CONTIGUOUS, detail);
         }
-        sound
+        sound && !missing
     }
 
     /// Keeps a translation, unless this is only a look, and judges what it contradicts.

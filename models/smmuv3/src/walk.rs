@@ -337,11 +337,12 @@ impl Engine<'_> {
         Leaf { output: found.output >> group_lg2 << group_lg2, size_lg2: group_lg2, ..alone }
     }
 
-    /// Whether all entries under one contiguous hint say the same. Only what a device asked for is judged: software may
-    /// be half way through making or clearing a group that nobody may use yet.
+    /// Whether all entries under one contiguous hint are there and say the same. Only what a device asked for is judged: software may
+    /// be half way through making a group that nobody may use yet.
     ///
-    /// Nor is it wrong that some carry the hint and others not, where it may be changed while the group is in use: nobody can store all
-    /// entries at once. Spec: SMMUv3 H.a, 3.21.1.2 "When SMMU_IDR3.BBML == 1 (Level 1)".
+    /// It is not wrong that some are not valid: nobody can clear all at once. Spec: Arm DDI 0487 M.a, D8.7.1.1 "Misprogramming the Contiguous bit", I_PGVGZ.
+    /// Nor that some carry the hint and others not, where it may be changed while the group is in use. Spec: SMMUv3 H.a, 3.21.1.2 "When SMMU_IDR3.BBML == 1
+    /// (Level 1)".
     fn group_agrees(
         &mut self,
         tables: &Tables,
@@ -374,7 +375,7 @@ impl Engine<'_> {
             }
         }
         let hint_stays = self.config.break_before_make_level == 0;
-        if self.demand && (!sound || missing || hint_stays && !hinted) {
+        if self.demand && (!sound || hint_stays && !hinted) {
             let detail = format!("{} entries at {first_place:#x}, level {}", entries, found.level);
             self.notes.record(clause::CONTIGUOUS, detail);
         }

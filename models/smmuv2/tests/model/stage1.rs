@@ -339,9 +339,25 @@ fn a_contiguous_group_is_one_translation_if_all_of_it_agrees() {
     assert_eq!(machine.read(5, 0x1_f000), Got::At(0x70_f000));
     assert_eq!(machine.smmu.counters().descriptor_reads, reads, "cached with the rest");
     machine.assert_clean();
+    // One that leads elsewhere.
     machine.words(L3 + 32 * 8, &group[..15]);
+    machine.words(L3 + 47 * 8, &group[3..4]);
     machine.read(5, 0x2_0000);
     assert_eq!(machine.clauses(), [clause::CONTIGUOUS]);
+}
+
+#[test]
+fn a_contiguous_group_that_is_being_cleared_under_a_device_is_nobodys_mistake_and_no_longer_one_translation()
+{
+    let machine = Machine::stage1(plain());
+    let group: Vec<u64> = (0..15).map(|i| (0x70_0000 + i * 0x1000) | PAGE | 1 << 52).collect();
+    machine.words(L3 + 32 * 8, &group);
+    assert_eq!(machine.read(5, 0x2_0000), Got::At(0x70_0000));
+    assert!(
+        !matches!(machine.read(5, 0x2_f000), Got::At(_)),
+        "what is not there is not reached by the others"
+    );
+    machine.assert_clean();
 }
 
 #[test]

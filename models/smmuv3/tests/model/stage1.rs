@@ -403,13 +403,30 @@ fn entries_of_a_contiguous_group_that_differ_are_noted() {
         assert_eq!(machine.read(1, 0x1_0000), Got::At(0x31_0000));
         machine.clauses()
     };
-    // One that leads elsewhere; one read-only; one without the hint as well; one not there.
-    for bad in [entry(5), entry(3) | 0x80, (entry(3) | 0x80) & !HINT, 0] {
+    // One that leads elsewhere; one read-only; one without the hint as well.
+    for bad in [entry(5), entry(3) | 0x80, (entry(3) | 0x80) & !HINT] {
         for level in 0..3 {
             assert_eq!(clauses(level, bad), [clause::CONTIGUOUS], "{bad:#x}, level {level}");
         }
     }
     assert_eq!(clauses(0, entry(3) & !HINT), [clause::CONTIGUOUS], "no hint, and it must not change");
+}
+
+#[test]
+fn a_contiguous_group_that_is_being_cleared_under_a_device_is_nobodys_mistake_and_no_longer_one_translation()
+{
+    for level in 0..3 {
+        let machine = Machine::stage1(Config { break_before_make_level: level, ..plain() });
+        let entry = |i: u64| (0x0010_0000_0031_0000 + i * 0x1000) | PAGE;
+        machine.words(L3 + 16 * 8, &(0..16).map(entry).collect::<Vec<_>>());
+        machine.words(L3 + 19 * 8, &[0]);
+        assert_eq!(machine.read(1, 0x1_0000), Got::At(0x31_0000));
+        assert!(
+            !matches!(machine.read(1, 0x1_3000), Got::At(_)),
+            "what is not there is not reached by the others"
+        );
+        assert_eq!(machine.clauses(), [""; 0], "level {level}");
+    }
 }
 
 #[test]
