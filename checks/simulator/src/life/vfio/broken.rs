@@ -393,6 +393,17 @@ fn a_map_where_a_mapping_waits_for_hardwares_word_breaks_no_reuse() {
 }
 
 #[test]
+fn a_container_is_in_doubt_where_either_of_two_mappings_may_have_been_left() {
+    let world = usable(MachineKind::Vfio);
+    let wanted = |pages: u64| Wanted { first: 0x000e_4000, len: pages * PAGE, va: VA, flags: 3 };
+    for (pages, doubt) in [(2, false), (2, false), (3, true)] {
+        world.may_be_left(HIS, &wanted(pages));
+        let one = container(&world);
+        assert_eq!((one.maps[&0x000e_4000].len, one.maps.len(), one.doubt), (2 * PAGE, 1, doubt));
+    }
+}
+
+#[test]
 fn an_unmap_that_leaves_out_what_waits_breaks_service() {
     let (world, grant) = mapped(MachineKind::Vfio);
     let waits = |state| Mapped { len: PAGE, state };

@@ -150,15 +150,24 @@ impl UserWorld {
                 self.hub.hold(Promise::Service, lawful, || {
                     format!("{:#x} of {:#x} bytes: {errno:?}; there is {there:x?}", wanted.first, wanted.len)
                 });
-                if self.unconfirmed(&before) && there.is_empty() && waits.is_empty() {
-                    // Some of it may have been mapped for a moment: then it is left for its user to unmap.
-                    let left = Mapped { len: wanted.len, state: MapState::Unknown };
-                    self.change(id, |one| one.maps.insert(wanted.first, left));
+                let maybe = there.is_empty() && waits.iter().all(|(_, mapped)| mapped.is_unknown());
+                if self.unconfirmed(&before) && maybe && errno != Errno::Eexist {
+                    self.may_be_left(id, wanted);
                 }
                 let errno = if errno == Errno::Enomem && lawful { Errno::Enospc } else { errno };
                 self.refused(&before, errno, "mapping")
             }
         }
+    }
+
+    /// A map was refused. Some of it may have been mapped for a moment: then it is left for its user to unmap, unless that is something else which was left there before.
+    pub(super) fn may_be_left(&self, id: usize, wanted: &Wanted) {
+        let left = Mapped { len: wanted.len, state: MapState::Unknown };
+        self.change(id, |one| match one.maps.get(&wanted.first) {
+            // Which of the two, nobody can say.
+            Some(other) if other.len != left.len => one.doubt = true,
+            _ => _ = one.maps.insert(wanted.first, left),
+        });
     }
 
     /// What a member of a container forbids.
