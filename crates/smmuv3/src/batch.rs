@@ -11,7 +11,7 @@
 use core::sync::atomic::Ordering;
 
 use portcullis_core::iommu::SyncError;
-use portcullis_hal::{Platform, Registers, wait_for};
+use portcullis_hal::{Platform, Registers};
 use portcullis_spec::smmuv3::command::{Command, Opcode};
 use portcullis_spec::smmuv3::registers::{CMDQ_CONS, CmdqCons};
 use portcullis_types::mutant;
@@ -69,21 +69,14 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
             self.head.load(Ordering::Acquire) > ticket.sync
                 || signals.is_some() && self.was_signalled(ticket.sync)
         };
-        let waited = wait_for(&*self.platform, self.limit_ns, || {
+        let waited = self.wait_until(|for_the_last_time| {
             turn = turn.wrapping_add(1);
-            let look = self.signals.is_none() || turn.is_multiple_of(LOOK_EVERY);
+            let look = self.signals.is_none() || turn.is_multiple_of(LOOK_EVERY) || for_the_last_time;
             if done(look) { Some(Ok(())) } else { self.usable().err().map(Err) }
         });
-        match waited {
-            Ok(outcome) => outcome?,
-            Err(_) if done(true) => {}
-            Err(_) => {
-                return Err(SyncError::Timeout {
-                    waiting_for: "SMMU_CMDQ_CONS to pass a CMD_SYNC",
-                    last: last.into(),
-                });
-            }
-        }
+        let timeout =
+            SyncError::Timeout { waiting_for: "SMMU_CMDQ_CONS to pass a CMD_SYNC", last: last.into() };
+        waited.unwrap_or(Err(timeout))?;
         self.platform.read_barrier();
         self.judge(ticket)
     }

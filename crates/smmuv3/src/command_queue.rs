@@ -75,6 +75,8 @@ pub(crate) struct CommandQueue<P: Platform, R> {
     pub(crate) failures: Lock<P, Failures>,
     /// How often a command failed. Changes before the queue goes on, so that who sees the queue go on sees the change.
     pub(crate) failure_count: AtomicU64,
+    /// How often a queue that stood still was put right.
+    pub(crate) repairs: AtomicU64,
     pub(crate) counters: Counters,
 }
 
@@ -124,6 +126,7 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
             lookers: AtomicU64::new(0),
             failures: Lock::<P, Failures>::new(Failures::new()),
             failure_count: AtomicU64::new(0),
+            repairs: AtomicU64::new(0),
             counters: Counters::new(),
             platform,
             registers,
@@ -215,7 +218,7 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
     /// Queues a run of commands, and a sync if asked for, once there is room. Answers the position of the first.
     pub(crate) fn push_waiting(&self, commands: &[Command], sync: bool) -> Result<u64, SyncError> {
         let (mut failed, mut last, mut full) = (None, 0, false);
-        let pushed = wait_for(&*self.platform, self.limit_ns, || {
+        let pushed = self.wait_until(|_| {
             // Looked first: who was kept from looking until the limit was over (an interrupt, another's turn) finds the room that there is by now.
             if full {
                 last = self.look();
@@ -231,9 +234,24 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
         });
         match (failed, pushed) {
             (Some(error), _) => Err(error),
-            (None, Ok(first)) => Ok(first),
-            (None, Err(_)) => {
+            (None, Some(first)) => Ok(first),
+            (None, None) => {
                 Err(SyncError::Timeout { waiting_for: "room in the command queue", last: last.into() })
+            }
+        }
+    }
+
+    /// Polls `ready` until it answers; none if it does not in as long as hardware may take. It is told when it is asked for the last time. A queue that stood still until somebody put an
+    /// error right has all of its time from then on: that can be the last look of who was kept from looking.
+    pub(crate) fn wait_until<T>(&self, mut ready: impl FnMut(bool) -> Option<T>) -> Option<T> {
+        loop {
+            let repairs = self.repairs.load(Ordering::Acquire);
+            let waited = wait_for(&*self.platform, self.limit_ns, || ready(false)).ok();
+            let waited = waited.or_else(|| ready(true));
+            let stood_still =
+                self.repairs.load(Ordering::Acquire) != repairs && !mutant!("no-time-behind-a-repair");
+            if waited.is_some() || !stood_still {
+                return waited;
             }
         }
     }

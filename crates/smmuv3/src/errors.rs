@@ -121,6 +121,7 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
         if !self.put_right(&mut failures, cons) {
             return false;
         }
+        self.repairs.fetch_add(1, AcqRel);
         // The new command and the count of failures are there before the queue goes on.
         self.platform.write_barrier();
         self.registers.write32(GERRORN, acknowledged.with_cmdq_err(errors.cmdq_err()).into_bits());

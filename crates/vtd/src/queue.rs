@@ -28,7 +28,7 @@
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use portcullis_core::iommu::{GlobalError, SyncError};
 use portcullis_hal::{BlockLayout, Lock, Platform, Registers, wait_for};
@@ -72,6 +72,8 @@ pub(crate) struct Queue<P: Platform, R> {
     state: Lock<P, State>,
     /// Nothing more is taken.
     closed: AtomicBool,
+    /// How often a descriptor was put right for which the queue stood still.
+    repairs: AtomicU64,
     pub(crate) counters: Counters,
 }
 
@@ -150,6 +152,7 @@ impl<P: Platform, R: Registers> Queue<P, R> {
             extended: features.extended,
             state: Lock::<P, State>::new(state),
             closed: AtomicBool::new(false),
+            repairs: AtomicU64::new(0),
             counters: Counters::new(),
         })
     }
@@ -296,7 +299,7 @@ impl<P: Platform, R: Registers> Queue<P, R> {
     }
 
     fn wait_for_room<T>(&self, mut act: impl FnMut(&mut State) -> Option<T>) -> Result<T, SyncError> {
-        let waited = wait_for(&*self.platform, self.limit_ns, || {
+        let waited = self.wait_until(|| {
             let mut state = self.state.lock();
             if let Err(error) = self.usable() {
                 return Some(Err(error));
@@ -308,10 +311,24 @@ impl<P: Platform, R: Registers> Queue<P, R> {
             }
             done.map(Ok)
         });
-        waited.unwrap_or_else(|_| {
+        waited.unwrap_or_else(|| {
             let last = self.registers.read64(IQH);
             Err(SyncError::Timeout { waiting_for: "room in the invalidation queue", last })
         })
+    }
+
+    /// Polls `ready`, which puts the queue right, until it answers; none if it does not in as long as hardware may take. A queue that stood still until somebody put a descriptor right has all of
+    /// its time from then on: that can be the last look of who was kept from looking.
+    fn wait_until<T>(&self, mut ready: impl FnMut() -> Option<T>) -> Option<T> {
+        loop {
+            let repairs = self.repairs.load(Ordering::Acquire);
+            let waited = wait_for(&*self.platform, self.limit_ns, &mut ready).ok();
+            let stood_still =
+                self.repairs.load(Ordering::Acquire) != repairs && !mutant!("vtd-no-time-behind-a-repair");
+            if waited.is_some() || !stood_still {
+                return waited;
+            }
+        }
     }
 
     /// A queue holds one less than it has slots: with as many, head and tail would say that it is empty.
@@ -391,7 +408,7 @@ impl<P: Platform, R: Registers> Queue<P, R> {
 
     /// Watches a flight until its number came, or its fate is another. Its word is free then, unless time ran out.
     fn watch(&self, index: usize, number: u32) -> Result<Fate, SyncError> {
-        let waited = wait_for(&*self.platform, self.limit_ns, || {
+        let waited = self.wait_until(|| {
             if self.came(index, number) {
                 // What the invalidation allows is done only after it.
                 self.platform.full_barrier();
@@ -407,7 +424,7 @@ impl<P: Platform, R: Registers> Queue<P, R> {
                 _ => Some(Ok(self.land(index, number))),
             }
         });
-        waited.unwrap_or_else(|_| {
+        waited.unwrap_or_else(|| {
             if !self.leave(index, number) {
                 return Ok(self.land(index, number));
             }
@@ -457,6 +474,7 @@ impl<P: Platform, R: Registers> Queue<P, R> {
         }
         if status.iqe() {
             found.push(self.replace(&mut state, record.iqei()));
+            self.repairs.fetch_add(1, Ordering::AcqRel);
         }
         found
     }

@@ -137,6 +137,24 @@ fn an_illegal_command_is_skipped_and_its_batch_fails() {
 }
 
 #[test]
+fn who_finds_at_the_limit_that_anothers_command_stopped_the_queue_gives_it_its_time_once_it_goes_on() {
+    for signalled in [false, true] {
+        let fake = Fake::new();
+        // Over after the first turn, in which the hardware comes upon the error.
+        let queue = queue_with_limit(&fake, 2, signalled, 0);
+        fake.with(|state| state.illegal.push(Opcode::TLBI_EL2_ALL));
+        queue.submit(&[Command::tlbi_el2_all()]).unwrap();
+        queue.run(nth(1)).unwrap();
+        // The same for room.
+        queue.submit(&[Command::tlbi_el2_all(), nth(2), nth(3), nth(4)]).unwrap();
+        queue.submit(&[nth(5)]).unwrap();
+        queue.run(nth(6)).unwrap();
+        let log = fake.take_log().into_iter().filter(|command| command.opcode() == Opcode::CFGI_STE);
+        assert_eq!(log.collect::<Vec<_>>(), (1..=6).map(nth).collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn an_illegal_command_that_nobody_waits_for_is_found_by_the_handler() {
     let fake = Fake::new();
     let queue = queue(&fake, 6, false);

@@ -271,6 +271,17 @@ fn a_refused_descriptor_fails_its_sender_and_the_queue_goes_on() {
 }
 
 #[test]
+fn who_finds_at_the_limit_that_anothers_descriptor_stopped_the_queue_gives_it_its_time_once_it_goes_on() {
+    let fake = Fake::legacy();
+    // Over after one turn.
+    let unit = fake.probe(Config { wait_limit_ns: 0, ..Fake::config() });
+    fake.with(|state| state.refused = vec![TYPE_IOTLB]);
+    unit.hardware.queue.send(Descriptor::iotlb_all()).unwrap();
+    unit.hardware.run(&[Descriptor::context_all()]).unwrap();
+    assert!(unit.counts().queue_errors > 0);
+}
+
+#[test]
 fn a_queue_that_stops_again_where_its_descriptor_was_replaced_is_given_up() {
     let (fake, _unit, domain) = attached();
     domain.map(Iova::new(0x5000), Pa::new(0x9000), 0x2000, READ_WRITE).unwrap();
