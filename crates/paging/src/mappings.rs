@@ -138,6 +138,15 @@ impl<M: RawMutex, A: Format + Copy, B: Format + Copy> Mappings<M, A, B> {
         self.table.lock().as_ref()?.lookup(memory, iova)
     }
 
+    /// All of it, for who outlives the domain. What stays has no table.
+    pub fn take(&mut self) -> Self {
+        Self {
+            format: self.format,
+            table: Mutex::new(self.table.get_mut().take()),
+            retired: Mutex::new(core::mem::take(self.retired.get_mut())),
+        }
+    }
+
     /// Gives the table back, once nothing leads to it and hardware has forgotten all of it.
     pub fn destroy(&mut self, memory: &impl Memory, proof: Flushed) {
         let _: Flushed = proof;

@@ -51,7 +51,7 @@ pub(crate) enum Role {
 enum State {
     /// Nobody.
     Free,
-    /// A domain.
+    /// A domain, or what one left behind.
     Taken(Role),
     /// Streams that keep what firmware gave them.
     Boot,

@@ -6,7 +6,7 @@
 //! faulted.
 //!
 //! When a domain is dropped no stream leads to its bank. The bank is turned off and the hardware made to forget its tag, and only if it confirms are bank
-//! and tables given back; otherwise both are kept for good.
+//! and tables given back; otherwise both are left behind (`left`) until it does.
 //!
 //! # Domains in which guests' tables are nested
 //!
@@ -30,12 +30,12 @@ use portcullis_core::iommu::{
 use portcullis_hal::{Platform, Registers};
 use portcullis_paging::Mappings;
 use portcullis_pgtable::arm::{Stage1, Stage2};
-use portcullis_types::trace::{Event, Value};
 use portcullis_types::{Access, AccessKind, Iova, IovaRange, Pa, PageSizes, Perms, Prot, SizeLg2, mutant};
 
 use crate::bank::Role;
 use crate::hardware::Hardware;
 use crate::invalidate::{Step, steps};
+use crate::left::{Kept, Left};
 use crate::table::{TableFormat, bank_words};
 
 /// A translation that streams of one SMMU can be attached to.
@@ -190,28 +190,7 @@ impl<P: Platform, R: Registers> HwDomain<P> for Domain<P, R> {
 
 impl<P: Platform, R: Registers + 'static> Drop for Domain<P, R> {
     fn drop(&mut self) {
-        let bank = self.bank;
-        self.hardware.domains.lock().remove(&bank);
-        if !self.hardware.is_off() {
-            self.hardware.turn_bank_off(bank);
-        }
-        // What waited has been ended: the next that waits in this bank is somebody else's.
-        self.hardware.taking.lock().ended(bank);
-        match self.flush_all() {
-            Ok(flushed) => {
-                self.mappings.destroy(&*self.hardware.platform, flushed);
-                self.hardware.leave_bank(bank);
-                self.hardware.banks.lock().give_back(bank);
-            }
-            Err(_) => {
-                // Whatever the TLB still holds under this tag must never mean anything else.
-                self.hardware.banks.lock().lose(bank);
-                self.hardware.platform.event(&Event {
-                    source: "smmuv2",
-                    name: "domain_kept",
-                    fields: &[("bank", Value::Dec(bank as u64))],
-                });
-            }
-        }
+        self.hardware.domains.lock().remove(&self.bank);
+        self.hardware.bury(Left { bank: self.bank, kept: Kept::Tables(self.mappings.take()) });
     }
 }

@@ -9,6 +9,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use portcullis_hal::{Lock, Platform, Registers};
+use portcullis_paging::Estate;
 use portcullis_types::SizeLg2;
 
 use crate::bank::Banks;
@@ -17,6 +18,7 @@ use crate::counters::{Counters, Operation};
 use crate::domain::Domain;
 use crate::faults::Looks;
 use crate::features::Features;
+use crate::left::Left;
 use crate::table::TableFormat;
 
 /// What is settled at probe and shared.
@@ -34,6 +36,7 @@ pub(crate) struct Hardware<P: Platform, R: Registers + 'static> {
     pub(crate) parents: Option<TableFormat>,
     pub(crate) counters: Counters,
     pub(crate) banks: Lock<P, Banks>,
+    pub(crate) left: Estate<P::Mutex, Left<P>>,
     /// Which domain has which bank, for faults that wait for an answer.
     pub(crate) domains: Lock<P, BTreeMap<usize, Weak<Domain<P, R>>>>,
     /// Held by who syncs in a bank.
@@ -74,6 +77,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             parents,
             counters: Counters::new(),
             banks: Lock::<P, Banks>::new(Banks::new(&features)),
+            left: Estate::default(),
             domains: Lock::<P, _>::new(BTreeMap::new()),
             bank_sync: (0..features.banks).map(|_| Lock::<P, ()>::new(())).collect(),
             global_sync: Lock::<P, ()>::new(()),

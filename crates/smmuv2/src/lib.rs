@@ -44,6 +44,7 @@ mod features;
 mod groups;
 mod hardware;
 mod invalidate;
+mod left;
 mod matching;
 mod nested;
 mod reset;

@@ -26,7 +26,6 @@ use portcullis_core::nested::{
     GuestInvalidation, GuestTable, GuestTables, NestedDomain, NestedError, Vmsa64Tables,
 };
 use portcullis_hal::{Platform, Registers};
-use portcullis_types::trace::{Event, Value};
 use portcullis_types::{Iova, IovaRange, SizeLg2};
 
 use crate::bank::{Role, asid};
@@ -34,6 +33,7 @@ use crate::domain::Domain;
 use crate::features::Features;
 use crate::hardware::Hardware;
 use crate::invalidate::{Step, steps};
+use crate::left::{Kept, Left};
 use crate::table::guest_words;
 
 /// Whether the hardware has stage 1 followed by stage 2.
@@ -132,28 +132,8 @@ impl<P: Platform, R: Registers> NestedDomain for Nested<P, R> {
 
 impl<P: Platform, R: Registers + 'static> Drop for Nested<P, R> {
     fn drop(&mut self) {
-        let bank = self.bank;
-        if !self.hardware.is_off() {
-            self.hardware.turn_bank_off(bank);
-        }
-        if self.hardware.forget_bank(bank).is_ok() {
-            if !self.hardware.is_off() {
-                self.hardware.leave_bank(bank);
-            }
-            self.hardware.banks.lock().give_back(bank);
-            if let Some(nested) = Domain::ours(&self.hardware, &self.parent).and_then(Domain::nested) {
-                nested.fetch_sub(1, Ordering::SeqCst);
-            }
-            return;
-        }
-        // Whatever the TLB still holds under these tags must never mean anything else, and the parent's tables must stay what they are.
-        self.hardware.banks.lock().lose(bank);
-        core::mem::forget(self.parent.clone());
-        self.hardware.platform.event(&Event {
-            source: "smmuv2",
-            name: "domain_kept",
-            fields: &[("bank", Value::Dec(bank as u64))],
-        });
+        // The parent's tables must stay what they are until nothing is left of this.
+        self.hardware.bury(Left { bank: self.bank, kept: Kept::Parent(self.parent.clone()) });
     }
 }
 

@@ -106,6 +106,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         let left = configuration.take_streams();
         drop(configuration);
         drop(left);
+        self.hardware.settle();
         Ok(())
     }
 
@@ -352,6 +353,7 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
 
     /// A sync that did not end is the one error that concerns the SMMU as a whole. What else its global interrupt is about are faults.
     fn handle_errors(&self) -> Vec<GlobalError> {
+        self.hardware.settle();
         let hung = self.hardware.hung.swap(false, Ordering::AcqRel);
         if hung { vec![GlobalError::ServiceFailure] } else { Vec::new() }
     }

@@ -82,14 +82,14 @@ impl Asids {
         Some(other)
     }
 
-    /// Gives a private number back. The hardware has forgotten it.
+    /// Gives a private number back, also one that was lost. The hardware has forgotten it.
     pub(crate) fn give_back(&mut self, id: u16) {
-        debug_assert!(matches!(self.owners.get(&id), Some(Owner::Private(_))), "not a private ASID");
+        debug_assert!(!matches!(self.owners.get(&id), Some(Owner::Shared(_))), "not a private ASID");
         self.owners.remove(&id);
         self.ids.give_back(id);
     }
 
-    /// The hardware may never forget this private number: nobody gets it again.
+    /// Nobody holds this private number any more, and the hardware did not confirm that it has forgotten it: nobody gets it until it is given back.
     pub(crate) fn lose(&mut self, id: u16) {
         self.owners.remove(&id);
     }
@@ -124,6 +124,14 @@ impl Asids {
             self.owners.remove(&id);
             self.ids.give_back(id);
         }
+    }
+}
+
+#[cfg(test)]
+impl Asids {
+    /// Whether processes have this number.
+    pub(crate) fn is_shared(&self, id: u16) -> bool {
+        matches!(self.owners.get(&id), Some(Owner::Shared(_)))
     }
 }
 

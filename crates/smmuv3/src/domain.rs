@@ -7,7 +7,7 @@
 //! # Ids
 //!
 //! A stage 1 domain has an ASID (its VMID is 0), a stage 2 domain a VMID (never 0). When a domain is dropped, the hardware is made to forget the id, and
-//! only if it confirms is the id given back, with the tables; otherwise both are kept for good.
+//! only if it confirms is the id given back, with the tables; otherwise both are left behind (`left`) until it does.
 //!
 //! An ASID can be claimed by a process, whose CPUs use it. Then the domain *moves*: it takes another ASID, rewrites its context descriptors
 //! while traffic flows, makes the hardware forget the old one, and gives it back. From before the first descriptor changes until the old ASID is
@@ -44,6 +44,7 @@ use crate::batch::Batch;
 use crate::entry::{self, Features1, Ste};
 use crate::hardware::Hardware;
 use crate::invalidate::{Step, steps};
+use crate::left::Left;
 use crate::substreams::Contexts;
 use crate::table::{self, Table};
 
@@ -64,13 +65,13 @@ struct Tag<P: Platform> {
 
 /// The id of a domain, and while it moves, the one that it leaves.
 #[derive(Clone, Copy)]
-struct TagIds {
-    id: u16,
+pub(crate) struct TagIds {
+    pub(crate) id: u16,
     leaving: Option<u16>,
 }
 
 impl TagIds {
-    fn each(self) -> impl Iterator<Item = u16> {
+    pub(crate) fn each(self) -> impl Iterator<Item = u16> {
         core::iter::once(self.id).chain(self.leaving)
     }
 }
@@ -182,13 +183,7 @@ impl<P: Platform, R: Registers> Domain<P, R> {
     }
 
     fn add_all(&self, batch: &mut Batch<'_, P, R>) {
-        for id in self.ids().each() {
-            batch.add(if self.hardware.stage2 {
-                Command::tlbi_s12_vmall(id)
-            } else {
-                self.hardware.forget_asid(id)
-            });
-        }
+        self.ids().each().for_each(|id| batch.add(self.hardware.forget_tag(id)));
     }
 
     fn add_target(&self, batch: &mut Batch<'_, P, R>, ids: TagIds, target: TlbiTarget) {
@@ -330,27 +325,8 @@ impl<P: Platform, R: Registers> Domain<P, R> {
 
 impl<P: Platform, R: Registers + 'static> Drop for Domain<P, R> {
     fn drop(&mut self) {
-        match self.flush_all().or_else(|error| {
-            if mutant!("tag-reused-though-not-forgotten") { Ok(Flushed::completed()) } else { Err(error) }
-        }) {
-            Ok(flushed) => {
-                let ids = self.tag.get_mut().ids;
-                ids.each().for_each(|id| self.hardware.give_tag_back(id));
-                self.mappings.destroy(&*self.hardware.platform, flushed);
-            }
-            Err(_) => {
-                // Whatever the TLB still holds under this id must never mean anything else.
-                if !self.hardware.stage2 {
-                    let mut asids = self.hardware.asids.lock();
-                    self.ids().each().for_each(|id| asids.lose(id));
-                }
-                self.hardware.platform.event(&Event {
-                    source: "smmuv3",
-                    name: "domain_kept",
-                    fields: &[("id", Value::Dec(self.id().into()))],
-                });
-            }
-        }
+        // No entry leads here any more: what devices' ATCs had is forgotten.
+        self.hardware.bury(Left::Domain { ids: self.tag.get_mut().ids, mappings: self.mappings.take() });
     }
 }
 

@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use portcullis_core::iommu::SyncError;
 use portcullis_core::iopf::Unsent;
 use portcullis_hal::{Lock, Platform, Registers};
-use portcullis_paging::Ids;
+use portcullis_paging::{Estate, Ids};
 use portcullis_spec::smmuv3::command::{Command, TlbiTarget};
 use portcullis_types::SizeLg2;
 use portcullis_types::trace::{Event, Value};
@@ -23,6 +23,7 @@ use crate::context::{ContextShape, ContextTable};
 use crate::entry::World;
 use crate::event_queue::EventQueue;
 use crate::features::Features;
+use crate::left::Left;
 use crate::page_requests::PageRequestQueue;
 use crate::stalls::Stalls;
 use crate::table::TableFormat;
@@ -47,6 +48,7 @@ pub(crate) struct Hardware<P: Platform, R> {
     pub(crate) unsent: Unsent<P::Mutex>,
     pub(crate) asids: Lock<P, Asids>,
     pub(crate) vmids: Lock<P, Ids>,
+    pub(crate) left: Estate<P::Mutex, Left<P>>,
     /// The hardware has been turned off, and confirmed it: it reads no table any more.
     off: AtomicBool,
 }
@@ -82,6 +84,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             unsent: Unsent::new(),
             asids: Lock::<P, Asids>::new(Asids::new(features.asid_bits)),
             vmids: Lock::<P, Ids>::new(Ids::new(features.vmid_bits)),
+            left: Estate::default(),
             off: AtomicBool::new(false),
             features,
             config,
@@ -131,6 +134,11 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
     /// The command that makes the TLB forget an ASID.
     pub(crate) fn forget_asid(&self, asid: u16) -> Command {
         if self.e2h() { Command::tlbi_el2_asid(asid) } else { Command::tlbi_nh_asid(0, asid) }
+    }
+
+    /// The command that makes the TLB forget what a domain's entries are tagged with.
+    pub(crate) fn forget_tag(&self, id: u16) -> Command {
+        if self.stage2 { Command::tlbi_s12_vmall(id) } else { self.forget_asid(id) }
     }
 
     /// The command that makes the TLB forget addresses of an ASID.

@@ -48,6 +48,7 @@ mod event_queue;
 mod features;
 mod hardware;
 mod invalidate;
+mod left;
 mod page_requests;
 mod process;
 mod reach;

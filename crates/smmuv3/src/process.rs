@@ -45,6 +45,7 @@ use crate::entry::{self, Cd, Features1, Ste};
 use crate::features::Features;
 use crate::hardware::Hardware;
 use crate::invalidate::{Step, steps};
+use crate::left::Left;
 use crate::sharing::input_bits;
 use crate::substreams::{Contexts, WriteError};
 
@@ -348,19 +349,13 @@ impl<P: Platform, R: Registers> ProcessDomain for Process<P, R> {
 
 impl<P: Platform, R: Registers + 'static> Drop for Process<P, R> {
     fn drop(&mut self) {
-        if *self.life.get_mut() != Life::Exited
-            && self.hardware.run(|batch| batch.add(self.hardware.forget_asid(self.asid))).is_err()
-        {
-            // Whatever the TLB still holds under this ASID must never be another process's: the ASID stays shared and pinned.
-            self.hardware.platform.event(&Event {
-                source: "smmuv3",
-                name: "asid_kept",
-                fields: &[("asid", Value::Dec(self.asid.into()))],
-            });
-            return;
+        if *self.life.get_mut() == Life::Exited {
+            // By that the TLB has forgotten it.
+            self.hardware.asids.lock().unshare(self.asid);
+            self.mm.unpin_asid();
+        } else {
+            self.hardware.bury(Left::Process { asid: self.asid, mm: self.mm.clone() });
         }
-        self.hardware.asids.lock().unshare(self.asid);
-        self.mm.unpin_asid();
     }
 }
 

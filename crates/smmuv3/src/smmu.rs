@@ -205,6 +205,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         drop(configuration);
         sharing.into_values().for_each(|sharing| drop(sharing.abandon::<R>()));
         drop((streams, lost));
+        self.hardware.settle();
         self.hardware.commands.free();
         self.hardware.events.free(&self.hardware.platform);
         self.hardware.page_requests.iter().for_each(|requests| requests.free(&self.hardware.platform));
@@ -534,6 +535,7 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
         }
         let errors = self.hardware.commands.handle_errors();
         self.say_again();
+        self.hardware.settle();
         self.hardware.send_unsent();
         if errors.contains(&GlobalError::QueueAbort(PRI_QUEUE)) {
             self.hardware.page_requests.iter().for_each(PageRequestQueue::requests_were_lost);

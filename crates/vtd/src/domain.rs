@@ -8,7 +8,7 @@
 //! # Ids
 //!
 //! Each domain has a domain-id of its own, never 0, which hardware in caching mode keeps for itself. When a domain is dropped, the hardware is made to forget the
-//! id, and only if it confirms is the id given back, with the tables; otherwise both are kept for good.
+//! id, and only if it confirms is the id given back, with the tables; otherwise both are left behind (`left`) until it does.
 //!
 //! # Devices with a TLB
 //!
@@ -35,12 +35,12 @@ use portcullis_core::iommu::{
 use portcullis_hal::{Lock, Platform, Registers};
 use portcullis_paging::Mappings;
 use portcullis_pgtable::vtd::{FirstStage, SecondStage};
-use portcullis_types::trace::{Event, Value};
 use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Perms, Prot, mutant};
 
 use crate::descriptor::Descriptor;
 use crate::hardware::Hardware;
 use crate::lead::Lead;
+use crate::left::{Kept, Left};
 use crate::nested::Children;
 use crate::span::Span;
 use crate::table;
@@ -321,19 +321,8 @@ impl<P: Platform, R: Registers> HwDomain<P> for Domain<P, R> {
 
 impl<P: Platform, R: Registers + 'static> Drop for Domain<P, R> {
     fn drop(&mut self) {
-        match self.flush_all() {
-            Ok(flushed) => {
-                self.hardware.ids.lock().give_back(self.id);
-                self.mappings.destroy(&*self.hardware.platform, flushed);
-            }
-            Err(_) => {
-                // Whatever the IOTLB still holds under this id must never mean anything else.
-                self.hardware.platform.event(&Event {
-                    source: "vtd",
-                    name: "domain_kept",
-                    fields: &[("id", Value::Dec(self.id.into()))],
-                });
-            }
-        }
+        // No entry leads here any more, and nothing is nested here: what devices' TLBs had, and what was under guests' ids, is forgotten.
+        let (forget, kept) = (self.everything(self.id), Kept::Tables(self.mappings.take()));
+        self.hardware.bury(Left { did: self.id, forget, kept });
     }
 }

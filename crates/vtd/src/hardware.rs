@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use portcullis_core::iommu::SyncError;
 use portcullis_core::iopf::Unsent;
 use portcullis_hal::{Lock, Platform, Registers, wait_for};
-use portcullis_paging::Ids;
+use portcullis_paging::{Estate, Ids};
 use portcullis_spec::vtd::registers::{GCMD, GSTS, GlobalStatus, ONE_SHOT};
 use portcullis_types::Pa;
 use portcullis_types::trace::{Event, Value};
@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::counters::Counters;
 use crate::descriptor::Descriptor;
 use crate::features::Features;
+use crate::left::Left;
 use crate::page_requests::PageRequestQueue;
 use crate::queue::Queue;
 use crate::sharing::Askers;
@@ -40,6 +41,7 @@ pub(crate) struct Hardware<P: Platform, R> {
     pub(crate) format: TableFormat,
     pub(crate) queue: Queue<P, R>,
     pub(crate) ids: Lock<P, Ids>,
+    pub(crate) left: Estate<P::Mutex, Left<P>>,
     /// There is one only where processes are shared.
     pub(crate) page_requests: Option<PageRequestQueue<P>>,
     pub(crate) askers: Lock<P, Askers>,
@@ -71,6 +73,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             format,
             queue,
             ids: Lock::<P, Ids>::new(Ids::new(features.domain_id_bits)),
+            left: Estate::default(),
             page_requests,
             askers: Lock::<P, Askers>::new(Askers::new()),
             unsent: Unsent::new(),

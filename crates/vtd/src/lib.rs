@@ -48,6 +48,7 @@ mod features;
 mod hardware;
 mod interrupt;
 mod lead;
+mod left;
 mod nested;
 mod page_requests;
 mod pasid;

@@ -27,13 +27,13 @@ use portcullis_core::nested::{
 use portcullis_hal::{Platform, Registers};
 use portcullis_spec::vtd::pasid::{FSPM_4_LEVELS, FSPM_5_LEVELS};
 use portcullis_types::Gpa;
-use portcullis_types::trace::{Event, Value};
 
 use crate::descriptor::Descriptor;
 use crate::domain::{Domain, RID_PASID};
 use crate::features::Features;
 use crate::hardware::Hardware;
 use crate::lead::{Lead, To};
+use crate::left::{Kept, Left};
 use crate::process::short_pat;
 use crate::span::Span;
 
@@ -80,6 +80,11 @@ impl Children {
     /// The sources of all of them.
     pub(crate) fn sources(&self) -> impl Iterator<Item = u16> + '_ {
         self.0.values().flat_map(|child| child.uses.iter().copied())
+    }
+
+    /// Nothing is under this id any more.
+    pub(crate) fn remove(&mut self, id: u16) {
+        self.0.remove(&id);
     }
 
     fn conflicts(&self, walked: Walked) -> bool {
@@ -209,20 +214,9 @@ impl<P: Platform, R: Registers> NestedDomain for Nested<P, R> {
 impl<P: Platform, R: Registers + 'static> Drop for Nested<P, R> {
     fn drop(&mut self) {
         let did = self.lead.did;
-        if self.hardware.run(&[Descriptor::iotlb_domain(did)]).is_ok() {
-            if let Some(children) = Domain::ours(&self.hardware, &self.parent).and_then(Domain::children) {
-                children.lock().0.remove(&did);
-            }
-            self.hardware.ids.lock().give_back(did);
-            return;
-        }
-        // Whatever the IOTLB still holds under this id must never mean anything else, and the parent's tables must stay what they are.
-        core::mem::forget(self.parent.clone());
-        self.hardware.platform.event(&Event {
-            source: "vtd",
-            name: "domain_kept",
-            fields: &[("id", Value::Dec(did.into()))],
-        });
+        // The parent's tables must stay what they are until then, and what is unmapped there is forgotten under this id, too.
+        let kept = Kept::Parent(self.parent.clone());
+        self.hardware.bury(Left { did, forget: Descriptor::iotlb_domain(did), kept });
     }
 }
 

@@ -40,6 +40,7 @@ use crate::descriptor::Descriptor;
 use crate::domain::RID_PASID;
 use crate::hardware::Hardware;
 use crate::lead::{Lead, To};
+use crate::left::{Kept, Left};
 use crate::span::Span;
 use crate::switch::not_present_pasid;
 
@@ -306,9 +307,8 @@ impl<P: Platform, R: Registers> ProcessDomain for Process<P, R> {
 impl<P: Platform, R: Registers + 'static> Drop for Process<P, R> {
     fn drop(&mut self) {
         // Every PASID was detached, and forgotten by that; what is tagged with the id alone is forgotten here.
-        if self.hardware.run(&[Descriptor::iotlb_domain(self.lead.did)]).is_ok() {
-            self.hardware.ids.lock().give_back(self.lead.did);
-        }
+        let did = self.lead.did;
+        self.hardware.bury(Left { did, forget: Descriptor::iotlb_domain(did), kept: Kept::Nothing });
     }
 }
 

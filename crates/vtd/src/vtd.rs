@@ -210,6 +210,7 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
             }
         }
         drop((identity, lost, shared));
+        self.hardware.settle();
         self.interrupts.iter().for_each(InterruptRemapping::free);
         self.hardware.free_queues();
     }
@@ -619,6 +620,7 @@ impl<P: Platform, R: Registers> Iommu<P> for Vtd<P, R> {
             // Dropping a domain may wait for the hardware: under no lock.
             drop(configuration);
             drop(found);
+            self.hardware.settle();
         }
         errors
     }

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use portcullis_core::iommu::{AttachError, DomainError, Gather, Iommu, Target};
+use portcullis_core::iommu::{AttachError, DomainError, Gather, GlobalError, Iommu, Target};
 use portcullis_spec::smmuv2::bank::{
     MAIR0, MAIR1, SCTLR, TCR, TCR2, TLBIALL, TLBIIPAS2L, TLBIVA, TLBIVAL, TLBSYNC, TTBR0,
 };
@@ -209,7 +209,7 @@ fn banks_of_stage_2_alone_are_parents_and_never_guests() {
 }
 
 #[test]
-fn a_bank_whose_guests_entries_may_be_remembered_is_lost_and_the_parent_with_it() {
+fn a_bank_whose_guests_entries_may_be_remembered_is_nobodys_and_the_parent_is_kept_until_hardware_confirms() {
     let (fake, smmu, _ordinary, parent) = smmu(Fake::config());
     let nested = smmu.new_nested(&parent, &table(0x7000)).unwrap();
     fake.with(|state| state.stuck = true);
@@ -220,6 +220,14 @@ fn a_bank_whose_guests_entries_may_be_remembered_is_lost_and_the_parent_with_it(
     assert_eq!(fake.live_bytes(), held, "hardware may go on walking the parent's tables");
     let _last = smmu.new_domain().unwrap();
     assert_eq!(smmu.new_domain().err(), Some(DomainError::NoIds), "one bank of four was left");
+    fake.with(|state| state.stuck = true);
+    assert_eq!(smmu.handle_errors(), [GlobalError::ServiceFailure]);
+    assert!(smmu.new_domain().is_err());
+    fake.with(|state| state.stuck = false);
+    let with_last = fake.live_bytes();
+    assert_eq!(smmu.handle_errors(), [], "it is asked again");
+    assert!(fake.live_bytes() < with_last, "and the parent is gone with it");
+    let _both = [smmu.new_domain().unwrap(), smmu.new_domain().unwrap()];
 }
 
 #[test]

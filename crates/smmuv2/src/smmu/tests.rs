@@ -239,17 +239,35 @@ fn a_sync_that_does_not_end_proves_nothing_and_frees_nothing() {
 }
 
 #[test]
-fn a_bank_that_may_be_remembered_is_nobodys_and_its_tables_stay() {
-    let (fake, smmu) = ready(Fake::config());
-    let domain = smmu.new_domain().unwrap();
-    let held = fake.live_bytes();
-    fake.with(|state| state.stuck = true);
-    drop(domain);
-    assert_eq!((fake.get_bank(0, SCTLR), fake.live_bytes()), (0, held));
-    fake.with(|state| state.stuck = false);
-    let next: Vec<_> = (0..3).map(|_| smmu.new_domain().unwrap()).collect();
-    assert!(matches!(smmu.new_domain(), Err(DomainError::NoIds)), "one bank less");
-    drop(next);
+fn a_bank_that_may_be_remembered_is_nobodys_and_its_tables_stay_until_hardware_confirms_or_is_off() {
+    for by_turning_off in [false, true] {
+        let (fake, smmu) = ready(Fake::config());
+        let empty = fake.live_bytes();
+        let domain = smmu.new_domain().unwrap();
+        map(&*domain, 0x5000, 0x1000);
+        let held = fake.live_bytes();
+        fake.with(|state| state.stuck = true);
+        drop(domain);
+        assert_eq!(smmu.handle_errors(), [GlobalError::ServiceFailure]);
+        assert_eq!((fake.get_bank(0, SCTLR), fake.live_bytes()), (0, held));
+        fake.with(|state| state.stuck = false);
+        let next: Vec<_> = (0..3).map(|_| smmu.new_domain().unwrap()).collect();
+        assert!(matches!(smmu.new_domain(), Err(DomainError::NoIds)), "one bank less");
+        drop(next);
+        if by_turning_off {
+            smmu.teardown().unwrap();
+            assert_eq!(fake.live_bytes(), 0);
+            continue;
+        }
+        fake.take_writes();
+        assert_eq!((smmu.handle_errors(), fake.live_bytes()), (vec![], empty));
+        assert_eq!(fake.get(fake.global1(cbar(0))), 0x0002_0000, "no way around");
+        assert!(!fake.take_writes().is_empty());
+        smmu.handle_errors();
+        assert_eq!(fake.take_writes(), [], "once");
+        let all: Vec<_> = (0..4).map(|_| smmu.new_domain().unwrap()).collect();
+        drop(all);
+    }
 }
 
 #[test]

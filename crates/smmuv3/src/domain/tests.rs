@@ -250,6 +250,40 @@ fn an_id_that_hardware_may_remember_is_not_given_out_again() {
 }
 
 #[test]
+fn what_a_dropped_domain_left_is_given_back_once_hardware_confirms_and_not_before() {
+    let (fake, smmu) = with(Fake::config());
+    let before = fake.live_bytes();
+    fake.with(|state| state.illegal.push(Opcode::TLBI_NH_ASID));
+    for _ in 0..2 {
+        let domain = smmu.new_domain().unwrap();
+        map_pages(&domain, GIB, 5);
+        let _retired = unmap(&domain, GIB, 5 << 12);
+        map_pages(&domain, 2 * GIB, 5);
+    }
+    let held = fake.live_bytes();
+    smmu.handle_errors();
+    assert!(fake.live_bytes() == held && held > before);
+    fake.with(|state| state.illegal.clear());
+    fake.take_log();
+    smmu.handle_errors();
+    let asked = [1, 2].map(|asid| [Command::tlbi_nh_asid(0, asid), Command::sync()]);
+    assert_eq!((fake.take_log(), fake.live_bytes()), (asked.concat(), before));
+    smmu.handle_errors();
+    assert_eq!(fake.take_log(), [], "once");
+    let again = core::iter::from_fn(|| smmu.new_domain().ok());
+    assert_eq!(again.take(0xffff).count(), 0xffff, "every id can be had");
+}
+
+#[test]
+fn nothing_is_left_of_a_dropped_domain_once_the_smmu_is_off() {
+    let (fake, smmu) = with(Fake::config());
+    fake.with(|state| state.illegal.push(Opcode::TLBI_NH_ASID));
+    drop(smmu.new_domain().unwrap());
+    smmu.teardown().unwrap();
+    assert_eq!(fake.live_bytes(), 0);
+}
+
+#[test]
 fn after_teardown_a_domain_goes_without_asking_the_hardware() {
     let (fake, smmu, domain) = domain();
     smmu.attach(&[SourceId(8)], &Target::Domain(domain.clone())).unwrap();

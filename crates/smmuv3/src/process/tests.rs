@@ -256,13 +256,19 @@ fn part_17_a_table_of_descriptors_that_hardware_may_remember_is_kept_until_it_is
 }
 
 #[test]
-fn part_17_an_asid_that_hardware_may_remember_stays_pinned() {
+fn part_17_an_asid_that_hardware_may_remember_stays_pinned_and_shared_until_hardware_confirms() {
     let shared = Shared::on(Machine::Pcie);
     let mm = FakeMm::new(0x42);
     let process = shared.process(&mm);
     shared.fake.with(|state| state.illegal.push(Opcode::TLBI_NH_ASID));
     drop(process);
+    shared.smmu.handle_errors();
     assert_eq!(mm.pins.load(SeqCst), 1);
+    let asids = || shared.smmu.hardware.asids.lock().is_shared(0x42);
+    assert!(asids());
+    shared.fake.with(|state| state.illegal.clear());
+    shared.smmu.handle_errors();
+    assert!(mm.pins.load(SeqCst) == 0 && !asids());
 }
 
 #[test]

@@ -194,16 +194,43 @@ fn a_source_that_leaves_is_forgotten_under_the_nested_id_as_a_whole_domain_befor
 }
 
 #[test]
-fn a_nested_id_and_the_parents_tables_are_kept_if_hardware_does_not_confirm() {
-    let (fake, unit, parent) = unit(CAP_LEGACY, ECAP_NESTED);
-    let nested = unit.new_nested(&parent, &table(0x7000)).unwrap();
+fn a_nested_id_and_the_parents_tables_are_kept_until_hardware_confirms() {
+    let id = |domain: &Parent| domain.as_any().downcast_ref::<Domain<Fake, Fake>>().unwrap().id();
+    for by_turning_off in [false, true] {
+        let (fake, unit, parent) = unit(CAP_LEGACY, ECAP_NESTED);
+        let nested = unit.new_nested(&parent, &table(0x7000)).unwrap();
+        fake.with(|state| state.refused = vec![TYPE_IOTLB]);
+        drop(nested);
+        let held = fake.live_bytes();
+        drop(parent);
+        unit.handle_errors();
+        assert_eq!(fake.live_bytes(), held, "hardware may go on walking the parent's tables");
+        assert_eq!(id(&unit.new_domain().unwrap()), 4);
+        fake.with(|state| state.refused.clear());
+        if by_turning_off {
+            unit.teardown().unwrap();
+            assert_eq!(fake.live_bytes(), 0x1000, "the root table, with nothing in it");
+            continue;
+        }
+        unit.handle_errors();
+        assert!(fake.live_bytes() < held);
+        fake.take_log();
+        unit.handle_errors();
+        assert_eq!(fake.take_log(), [], "once");
+    }
+}
+
+#[test]
+fn a_table_may_be_walked_otherwise_once_hardware_has_forgotten_how_it_was() {
+    let (fake, unit, parent) = unit(CAP_LEGACY | 1 << 60, ECAP_NESTED);
     fake.with(|state| state.refused = vec![TYPE_IOTLB]);
-    drop(nested);
+    drop(unit.new_nested(&parent, &table(0x7000)).unwrap());
     fake.with(|state| state.refused.clear());
-    let held = fake.live_bytes();
-    drop(parent);
-    assert_eq!(fake.live_bytes(), held, "hardware may go on walking the parent's tables");
-    assert_eq!(unit.new_domain().unwrap().as_any().downcast_ref::<Domain<Fake, Fake>>().unwrap().id(), 4);
+    let root = Gpa::new(0x7000);
+    let five = GuestTable::X86 { root, levels: 5, pat: PAT, write_protect: true, extended_accessed: false };
+    assert_eq!(unit.new_nested(&parent, &five).err(), Some(NestedError::Conflict(root)));
+    unit.handle_errors();
+    unit.new_nested(&parent, &five).unwrap();
 }
 
 fn unmap(parent: &Parent, iova: u64) {

@@ -31,6 +31,10 @@ fn attached() -> (Arc<Fake>, Unit, Arc<dyn HwDomain<Fake>>) {
     (fake, unit, domain)
 }
 
+fn id(domain: &Arc<dyn HwDomain<Fake>>) -> u16 {
+    domain.as_any().downcast_ref::<Domain<Fake, Fake>>().expect("it is ours").id()
+}
+
 fn page(iova: u64) -> IovaRange {
     IovaRange::new(Iova::new(iova), 0x1000).unwrap()
 }
@@ -652,6 +656,35 @@ fn scalable_mode_is_chosen_where_it_is_unless_legacy_is_asked_for() {
     assert_eq!((fake.get(RTADDR) >> 10 & 3, fake.get(IQA) >> 11 & 1), (1, 1));
     let fake = Fake::scalable();
     assert!(!fake.probe(Config { mode: Mode::Legacy, ..Fake::config() }).features().scalable);
+}
+
+#[test]
+fn what_a_dropped_domain_left_is_given_back_once_hardware_confirms_or_is_off() {
+    for by_turning_off in [false, true] {
+        let fake = Fake::legacy();
+        let unit = fake.probe(Fake::config());
+        let empty = fake.live_bytes();
+        let domain = unit.new_domain().unwrap();
+        domain.map(Iova::new(0x5000), Pa::new(0x9000), 0x1000, READ_WRITE).unwrap();
+        let (id, held) = (id(&domain), fake.live_bytes());
+        fake.with(|state| state.refused = vec![TYPE_IOTLB]);
+        drop(domain);
+        unit.handle_errors();
+        assert_eq!(fake.live_bytes(), held);
+        fake.with(|state| state.refused.clear());
+        if by_turning_off {
+            unit.teardown().unwrap();
+            assert_eq!(fake.live_bytes(), 0x1000, "the root table, with nothing in it");
+            continue;
+        }
+        fake.take_log();
+        unit.handle_errors();
+        assert!(fake.take_log().contains(&Descriptor::iotlb_domain(id)) && fake.live_bytes() == empty);
+        unit.handle_errors();
+        assert_eq!(fake.take_log(), [], "once");
+        let mut again = (0..0x1_0000).filter_map(|_| Some(self::id(&unit.new_domain().ok()?)));
+        assert!(again.any(|again| again == id), "it can be had again");
+    }
 }
 
 #[test]
