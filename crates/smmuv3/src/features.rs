@@ -236,7 +236,7 @@ pub enum ProbeError {
     NoMemory,
     /// A stream that is to pass while the machine boots is beyond what the stream table covers.
     BootStream(SourceId),
-    /// The MSI doorbell is 0, not a multiple of 4, or beyond 56 bits.
+    /// The MSI doorbell is 0, not a multiple of 4, or beyond what the hardware reaches.
     BadDoorbell,
     /// A register did not come to say what was written.
     Timeout {

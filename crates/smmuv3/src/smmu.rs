@@ -83,7 +83,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
     pub fn probe(platform: Arc<P>, registers: R, config: Config) -> Result<Arc<Self>, ProbeError> {
         let registers = Arc::new(registers);
         let features = Features::decode(&IdRegisters::read(&*registers))?.with(config.overrides);
-        check_doorbell(&config)?;
+        check_doorbell(&config, features.output_bits)?;
         let stage2 = choose_stage(&features, config.stage)?;
         let granule = choose_granule(&features, config.granule);
         let coherent = features.coherent && config.coherent;
@@ -394,9 +394,11 @@ impl<P: Platform, R: Registers + 'static> Drop for Smmu<P, R> {
     }
 }
 
-/// The address comes from firmware. Spec: SMMUv3 H.a, 6.3.21 "SMMU_GERROR_IRQ_CFG0": ADDR is bits 55:2, and 0 sends none.
-fn check_doorbell(config: &Config) -> Result<(), ProbeError> {
-    let sayable = |doorbell: Pa| doorbell.get() != 0 && doorbell.is_aligned(4) && doorbell.get() >> 56 == 0;
+/// The address comes from firmware. Spec: SMMUv3 H.a, 6.3.21 "SMMU_GERROR_IRQ_CFG0": ADDR is bits 55:2, of those the ones that the output size has, and
+/// 0 sends none.
+fn check_doorbell(config: &Config, output_bits: u8) -> Result<(), ProbeError> {
+    let sayable =
+        |doorbell: Pa| doorbell.get() != 0 && doorbell.is_aligned(4) && doorbell.get() >> output_bits == 0;
     match config.msi {
         Some(msi) if !sayable(msi.doorbell) => Err(ProbeError::BadDoorbell),
         _ => Ok(()),
