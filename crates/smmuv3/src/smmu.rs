@@ -470,6 +470,7 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
         for &id in &ids {
             if let Err(error) = self.hardware.install(table, id, &entry::INVALID) {
                 ids.iter().for_each(|&id| self.hardware.block_unconfirmed(table, id));
+                streams.lose(&ids, &Attachment::Blocked);
                 return Err(error);
             }
         }

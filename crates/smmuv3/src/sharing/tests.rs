@@ -597,3 +597,27 @@ fn part_16_a_device_that_is_attached_elsewhere_while_it_is_disabled_has_its_ats_
         assert_eq!(ste(&shared.fake, 8)[1] >> 28 & 3, 0);
     }
 }
+
+#[test]
+fn part_17_no_pasid_means_anything_to_a_device_whose_removal_was_not_confirmed() {
+    let shared = Shared::on(Machine::Pcie);
+    let (mm, process) = shared.bound(0x42, 5);
+    shared.fake.with(|state| state.illegal.push(Opcode::CFGI_STE));
+    assert_eq!(shared.smmu.remove_device(&Shared::SOURCES), Err(SyncError::Failed { code: 1 }));
+    shared.fake.with(|state| state.illegal.clear());
+    assert_eq!(ste(&shared.fake, 8)[0], 1, "it stays known, and blocked");
+    let other = shared.process(&FakeMm::new(0x43));
+    let late = shared.sva().attach_pasid(&Shared::SOURCES, pasid(6), &other);
+    assert_eq!(late, Err(AttachPasidError::Blocked));
+    // And its silence keeps nothing back.
+    shared.fake.with(|state| state.atc_silent = true);
+    shared.detach(5).unwrap();
+    drop(process);
+    assert_eq!(mm.pins.load(SeqCst), 0);
+    shared.smmu.remove_device(&Shared::SOURCES).unwrap();
+    let bytes = shared.fake.live_bytes();
+    shared.smmu.add_device("disk", &Shared::SOURCES).unwrap();
+    shared.smmu.attach(&Shared::SOURCES, &Target::Domain(shared.base.clone())).unwrap();
+    shared.smmu.remove_device(&Shared::SOURCES).unwrap();
+    assert_eq!(shared.fake.live_bytes(), bytes, "nothing of the first time is left");
+}
