@@ -120,7 +120,13 @@ impl Package {
 
 /// Gives every base address register an address and every bridge its windows, and lets functions answer that have all they want.
 pub(crate) fn assign(config: &(impl ConfigAccess + ?Sized), host: &HostBridge, topology: &mut Topology) {
-    let windows = host.windows.iter().map(|&window| Free::new(window)).collect();
+    let mut windows: Vec<Free> = Vec::new();
+    for &window in &host.windows {
+        // What two windows have would be given out twice.
+        if windows.iter().all(|free| !overlap(&free.window, &window)) {
+            windows.push(Free::new(window));
+        }
+    }
     let packages = topology.functions.iter().map(|_| Packages::default()).collect();
     let mut below: BTreeMap<Option<usize>, Vec<usize>> = BTreeMap::new();
     for (index, function) in topology.functions.iter().enumerate() {
@@ -132,6 +138,18 @@ pub(crate) fn assign(config: &(impl ConfigAccess + ?Sized), host: &HostBridge, t
     let items = assign.wanted(None);
     assign.place_all(items);
     assign.let_answer();
+}
+
+/// Whether two windows have addresses in common, on PCI or for the CPU.
+fn overlap(one: &HostWindow, two: &HostWindow) -> bool {
+    let cross = |one: u64, two: u64, bytes: [u64; 2]| {
+        let last = |first: u64, bytes: u64| first.saturating_add(bytes.saturating_sub(1));
+        one <= last(two, bytes[1]) && two <= last(one, bytes[0])
+    };
+    let bytes = [one.size_bytes, two.size_bytes];
+    let same_space = (one.space == Space::Io) == (two.space == Space::Io);
+    same_space && cross(one.bus_first, two.bus_first, bytes)
+        || cross(one.cpu_first.get(), two.cpu_first.get(), bytes)
 }
 
 /// What is left of a window of the host bridge: everything from `next` on.

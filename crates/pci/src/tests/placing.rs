@@ -105,6 +105,40 @@ fn a_64_bit_register_right_below_the_host_bridge_may_go_up_when_there_is_no_room
 }
 
 #[test]
+fn what_two_windows_have_is_given_to_nobody_twice() {
+    let first = window(Space::Memory32, false, 0x1000_0000, 0x7000_0000, 0x10_0000);
+    for second in [
+        first,
+        window(Space::Memory64, false, 0x1008_0000, 0x8000_0000, 0x10_0000),
+        window(Space::Memory32, false, 0x0ff8_0000, 0x8000_0000, 0x10_0000),
+        // Others on PCI, and the same for the CPU.
+        window(Space::Memory32, false, 0x2000_0000, 0x7000_0000, 0x10_0000),
+        window(Space::Io, false, 0, 0x7000_0000, 0x1_0000),
+    ] {
+        let fake = Fake::new(0);
+        let of = || FakeFunction::endpoint().bar32(0, 0x8_0000).bar32(1, 0x8_0000).bar_io(2, 0x10);
+        let raw = [fake.root(0, of()), fake.root(8, of())];
+        let host = HostBridge { windows: Vec::from([first, second]), ..host() };
+        let topology = enumerate(&fake, &host);
+        check_routing(&fake, &topology, &host, &raw);
+        let mut places: Vec<(u64, u64)> = Vec::new();
+        for bar in topology.functions.iter().flat_map(|function| &function.bars) {
+            let Some(range) = bar.cpu_range() else { continue };
+            let (first, last) = (range.first().get(), range.last().get());
+            assert!(places.iter().all(|&(other, end)| last < other || end < first), "{second:?}");
+            places.push((first, last));
+        }
+        assert_eq!(places.len(), 2, "{second:?}");
+    }
+    // I/O and memory may have the same numbers.
+    let both = [first, window(Space::Io, false, 0x1000_0000, 0x8000_0000, 0x10_0000)];
+    let fake = Fake::new(0);
+    fake.root(0, FakeFunction::endpoint().bar32(0, 0x1000).bar_io(1, 0x10));
+    let topology = enumerate(&fake, &HostBridge { windows: Vec::from(both), ..host() });
+    assert!(topology.functions[0].bars.iter().all(|bar| bar.placed.is_some()));
+}
+
+#[test]
 fn what_must_not_be_prefetched_is_not_placed_where_it_may_be() {
     let host = HostBridge {
         windows: Vec::from([window(Space::Memory32, true, 0x1000_0000, 0x1000_0000, 0x1000_0000)]),
