@@ -7,6 +7,7 @@ mod domain;
 mod domain_runs;
 mod fault;
 mod group;
+mod group_history;
 mod history;
 mod msi;
 mod nested;
