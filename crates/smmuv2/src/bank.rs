@@ -202,6 +202,8 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         self.count(Operation::Bank);
         self.write_bank(bank, SCTLR, 0);
         self.clear_faults(bank);
+        // The next that waits in this bank is somebody else's.
+        self.taking.lock().ended(bank);
     }
 
     /// Leaves a bank, whose translation is off, in nobody's hands.

@@ -10,7 +10,7 @@
 //! terminated if it would.
 //!
 //! One CPU at a time reads and clears; no lock is held while the caller is told, so that it may call back into the driver. A bank whose transaction
-//! somebody is looking at is left out by others. A domain that goes ends what waits in its bank; who is looking at that then lets go of nothing, since the bank may be
+//! somebody is looking at is left out by others. A bank that is turned off ends what waits in it; who is looking at that then lets go of nothing, since the bank may be
 //! another's by now ([`Looks`]).
 //!
 //! Spec: SMMUv2 D.c, 3.7 "Context faults", 3.8 "Global faults", 16.5.28 "SMMU_CBn_RESUME, Transaction Resume register".

@@ -40,8 +40,6 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         if !self.is_off() {
             self.turn_bank_off(left.bank);
         }
-        // What waited has been ended: the next that waits in this bank is somebody else's.
-        self.taking.lock().ended(left.bank);
         if self.give_up(&mut left).is_ok() {
             return;
         }
