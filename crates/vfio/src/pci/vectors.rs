@@ -34,6 +34,13 @@ struct Vector {
     message: Message,
 }
 
+/// Why a vector has not the file that it was to have.
+struct Refused {
+    errno: Errno,
+    /// Whether what was connected before is so no more.
+    replaced: bool,
+}
+
 /// The table of a function, by way of its registers.
 type Table<'a> = MsixTable<Window<'a>>;
 
@@ -104,10 +111,12 @@ impl<P: Platform> PciDevice<P> {
             let made = file.as_ref().map(|file| self.connect(vector, file)).transpose();
             match made {
                 Ok(made) => connected.push((vector, made)),
-                Err(errno) => {
+                Err(refused) => {
                     connected.iter().for_each(|&(vector, _)| self.reconnect(state, &table, vector));
-                    self.reconnect(state, &table, vector);
-                    return Err(errno);
+                    if refused.replaced {
+                        self.reconnect(state, &table, vector);
+                    }
+                    return Err(refused.errno);
                 }
             }
         }
@@ -134,32 +143,43 @@ impl<P: Platform> PciDevice<P> {
     }
 
     /// A vector with its file, and the message that the function has to write for it.
-    fn connect(&self, vector: u16, file: &Arc<dyn EventFile>) -> Result<Vector, Errno> {
+    fn connect(&self, vector: u16, file: &Arc<dyn EventFile>) -> Result<Vector, Refused> {
+        let as_before = |errno| Refused { errno, replaced: false };
         let device = &self.parts.device;
-        let domain = device.domain().ok_or(Errno::Einval)?;
-        let Doorbell { address, data } = self.parts.interrupts.connect(device, vector, file.clone())?;
-        let message = compose_msi(device, &domain, address, data).map_err(|error| errno(&error))?;
+        let domain = device.domain().ok_or(as_before(Errno::Einval))?;
+        let connected = self.parts.interrupts.connect(device, vector, file.clone());
+        let Doorbell { address, data } = connected.map_err(as_before)?;
+        let replaced = |errno| Refused { errno, replaced: true };
+        let message = compose_msi(device, &domain, address, data).map_err(|error| replaced(errno(&error)))?;
         let message = Message { address: message.address.get(), data: message.data };
         if message.address.is_multiple_of(4) {
             Ok(Vector { file: file.clone(), message })
         } else {
-            Err(Errno::Einval)
+            Err(replaced(Errno::Einval))
         }
     }
 
-    /// Connects a vector to the file that it had before, or to none. A connection may have a message of its own, which the function is told.
+    /// Connects a vector to the file that it had before, or to none. A connection may have a message of its own, which the function is told; one that is not to be had
+    /// again leaves the vector out of use.
     fn reconnect(&self, state: &mut State, table: &Table<'_>, vector: u16) {
-        let held = state.vectors.used.get_mut(&vector);
-        let Some((held, back)) = held.and_then(|held| Some((self.connect(vector, &held.file).ok()?, held)))
-        else {
+        let before = state.vectors.used.remove(&vector);
+        let Some(before) = before else {
             self.parts.interrupts.disconnect(&self.parts.device, vector);
             return;
         };
-        if back.message != held.message {
-            mask(table, vector);
-            self.program(table, vector, held.message);
+        match self.connect(vector, &before.file) {
+            Ok(back) => {
+                if back.message != before.message {
+                    mask(table, vector);
+                    self.program(table, vector, back.message);
+                }
+                state.vectors.used.insert(vector, back);
+            }
+            Err(_) => {
+                mask(table, vector);
+                self.parts.interrupts.disconnect(&self.parts.device, vector);
+            }
         }
-        *back = held;
     }
 
     fn program(&self, table: &Table<'_>, vector: u16, message: Message) {

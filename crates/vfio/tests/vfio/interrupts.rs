@@ -1,5 +1,7 @@
 //! GET_IRQ_INFO and SET_IRQS, and interrupts that arrive.
 
+use proptest::prelude::*;
+
 use crate::support::{Event, Process, VECTORS, World, bytes, word, world};
 use portcullis_vfio::Errno;
 use std::sync::Arc;
@@ -317,4 +319,58 @@ fn a_vector_that_keeps_its_file_arrives_also_where_each_connection_has_a_message
     process.ioctl(device, 0x3b6f, 0).unwrap();
     assert!(raise(&world, 2), "after a reset, too");
     assert_eq!(files[1].take(), 1);
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_given_taken_refused_and_reset_an_interrupt_goes_to_the_file_that_its_vector_has(
+        moving in any::<bool>(),
+        steps in prop::collection::vec((0..10u32, 0..6u32, 0..4usize, prop::collection::vec(0..5usize, 4)), 1..30),
+    ) {
+        let (world, process, device) = open();
+        if moving {
+            *world.controller.moving.lock().unwrap() = Some(300);
+        }
+        let (numbers, files) = events::<4>(&process);
+        // Which file each of the first ten vectors has.
+        let mut has = [None; 10];
+        for (kind, start, count, which) in steps {
+            let first = start as usize;
+            match kind {
+                0..=4 => {
+                    let given: Vec<i32> =
+                        which[..count].iter().map(|&file| numbers.get(file).copied().unwrap_or(-1)).collect();
+                    if set(&process, device, EVENTFD | TRIGGER, MSIX, start, count as u32, &fds(&given)).is_ok() {
+                        (0..count).for_each(|at| has[first + at] = Some(which[at]).filter(|&file| file < 4));
+                    }
+                }
+                5 => {
+                    let _ = set(&process, device, NONE | TRIGGER, MSIX, 0, 0, &[]);
+                    has = [None; 10];
+                }
+                6 => process.ioctl(device, 0x3b6f, 0).map(drop).unwrap(),
+                7 => process.pwrite(device, (7 << 40) + 0x49, &[0x80]).map(drop).unwrap(),
+                8 => *world.controller.refused.lock().unwrap() = vec![start as u16, 2 + start as u16],
+                _ => world.controller.refused.lock().unwrap().clear(),
+            }
+            for (vector, has) in has.iter().enumerate() {
+                prop_assert_eq!(raise(&world, vector), has.is_some(), "{}", vector);
+                let told = files.each_ref().map(|file| file.take());
+                let wanted = core::array::from_fn(|at| u64::from(*has == Some(at)));
+                prop_assert_eq!(told, wanted, "{}", vector);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_vector_that_is_refused_another_file_keeps_its_own() {
+    let (world, process, device) = open();
+    let (numbers, files) = events::<2>(&process);
+    set(&process, device, EVENTFD | TRIGGER, MSIX, 3, 1, &fds(&numbers[..1])).unwrap();
+    world.controller.refused.lock().unwrap().push(3);
+    let refused = set(&process, device, EVENTFD | TRIGGER, MSIX, 3, 1, &fds(&numbers[1..]));
+    assert_eq!(refused, Err(Errno::Enospc));
+    assert!(raise(&world, 3));
+    assert_eq!((files[0].take(), files[1].take()), (1, 0));
 }
