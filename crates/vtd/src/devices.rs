@@ -176,6 +176,12 @@ impl<P: Platform> Devices<P> {
         theirs.for_each(|(_, source)| source.doubted = doubted);
     }
 
+    /// Gives back the directories that were outgrown of sources that are not doubted: hardware knows those that took their place.
+    pub(crate) fn settle(&mut self, platform: &P) {
+        let sure = self.by_id.values_mut().filter(|source| !source.doubted);
+        sure.filter_map(|source| source.directory.as_mut()).for_each(|directory| directory.settle(platform));
+    }
+
     /// Notes that a source is blocked, which hardware did not confirm: it may go on using what the source was attached to, or `next`. Both must go on being told of
     /// changes, until they are found again.
     pub(crate) fn lose(&mut self, sid: u16, next: &Attachment<P>) {

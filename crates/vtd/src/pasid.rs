@@ -2,12 +2,13 @@
 //!
 //! A directory begins with 128 entries, for PASIDs below 8192, and doubles when a larger one is attached; each of its entries leads to a table of 64 PASIDs,
 //! which is made when one of them is attached. A larger directory has the same tables, so that it can take the place of the smaller by one word of the context
-//! entry.
+//! entry. The smaller is kept until hardware has confirmed that it knows the larger.
 //!
 //! Spec: VT-d 5.10, 9.4 "Scalable-Mode Context-Entry", PDTS; 9.5 "Scalable-Mode PASID Directory Entry", 9.6 "Scalable-Mode PASID Table Entry".
 //! Not here: what stands in a table (`lead`), the invalidations (`switch`).
 
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
 use portcullis_hal::{BlockLayout, Platform, Registers};
 use portcullis_spec::vtd::context::ScalableContextWord0;
@@ -28,13 +29,15 @@ pub(crate) struct Directory {
     at: Pa,
     pdts: u8,
     tables: BTreeMap<u32, Pa>,
+    /// Smaller ones that hardware may know still: where they lie, and their PDTS.
+    outgrown: Vec<(Pa, u8)>,
 }
 
 impl Directory {
     /// One of the smallest size, with a table for PASID 0, the PASID of requests without one. None if there is no memory.
     pub(crate) fn new<P: Platform, R: Registers>(hardware: &Hardware<P, R>) -> Option<Self> {
         let at = allocate(hardware, layout(0))?;
-        let mut directory = Self { at, pdts: 0, tables: BTreeMap::new() };
+        let mut directory = Self { at, pdts: 0, tables: BTreeMap::new(), outgrown: Vec::new() };
         if directory.ensure(hardware, 0).is_none() {
             hardware.platform.free(at, layout(0));
             return None;
@@ -76,23 +79,28 @@ impl Directory {
         entry_in(self.tables[&0], 0)
     }
 
-    /// A directory with the same tables and room for `pasid`. What this was before is to be freed when hardware has forgotten it. None if there is no memory.
+    /// Makes it a directory with the same tables and room for `pasid`. What it was before is kept until [`settle`](Self::settle). None if there is no memory.
     pub(crate) fn grow<P: Platform, R: Registers>(
         &mut self,
         hardware: &Hardware<P, R>,
         pasid: u32,
-    ) -> Option<Outgrown> {
+    ) -> Option<()> {
         let mut pdts = self.pdts;
         while pasid >> (TABLE_LG2 + SMALLEST_LG2 + pdts) != 0 {
             pdts += 1;
         }
         let at = allocate(hardware, layout(pdts))?;
-        let outgrown = Outgrown { at: self.at, pdts: self.pdts };
+        self.outgrown.push((self.at, self.pdts));
         (self.at, self.pdts) = (at, pdts);
         for (&index, &table) in &self.tables {
             hardware.store_word(self.entry(index), directory_entry(table));
         }
-        Some(outgrown)
+        Some(())
+    }
+
+    /// Gives back what it was before. Hardware has confirmed that it knows this one.
+    pub(crate) fn settle<P: Platform>(&mut self, platform: &P) {
+        self.outgrown.drain(..).for_each(|(at, pdts)| platform.free(at, layout(pdts)));
     }
 
     fn entry(&self, index: u32) -> Pa {
@@ -101,28 +109,16 @@ impl Directory {
 
     /// How many bytes it takes.
     pub(crate) fn bytes(&self) -> u64 {
-        layout(self.pdts).size_bytes() + PAGE.size_bytes() * self.tables.len() as u64
+        let directories = self.outgrown.iter().map(|&(_, pdts)| pdts).chain([self.pdts]);
+        let directories: u64 = directories.map(|pdts| layout(pdts).size_bytes()).sum();
+        directories + PAGE.size_bytes() * self.tables.len() as u64
     }
 
     /// Gives it back. No hardware knows it any more.
-    pub(crate) fn free<P: Platform>(self, platform: &P) {
+    pub(crate) fn free<P: Platform>(mut self, platform: &P) {
+        self.settle(platform);
         platform.free(self.at, layout(self.pdts));
         self.tables.into_values().for_each(|table| platform.free(table, PAGE));
-    }
-}
-
-/// The memory of a directory that a larger one has replaced.
-#[derive(Debug)]
-#[must_use = "it is lost unless freed"]
-pub(crate) struct Outgrown {
-    at: Pa,
-    pdts: u8,
-}
-
-impl Outgrown {
-    /// Gives it back. No hardware knows it any more.
-    pub(crate) fn free<P: Platform>(self, platform: &P) {
-        platform.free(self.at, layout(self.pdts));
     }
 }
 

@@ -152,16 +152,14 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
             let directory = devices.get_mut(sid).and_then(|source| source.directory.as_mut());
             let directory = directory.ok_or(AttachPasidError::NotEnabled)?;
             if pasid >= directory.limit() {
-                let outgrown = directory.grow(hardware, pasid).ok_or(AttachPasidError::NoMemory)?;
-                if let Err(error) = hardware.update_contexts(tables, devices, &[sid]) {
-                    // Hardware may use either: the old one is not given back.
-                    return Err(AttachPasidError::Sync(error));
-                }
-                outgrown.free(&*hardware.platform);
+                directory.grow(hardware, pasid).ok_or(AttachPasidError::NoMemory)?;
+                // If this fails hardware may use either: the old one is not given back.
+                hardware.update_contexts(tables, devices, &[sid]).map_err(AttachPasidError::Sync)?;
             } else if devices.any_doubted(&[sid]) {
                 // It may be using the directory before this one.
                 hardware.update_contexts(tables, devices, &[sid]).map_err(AttachPasidError::Sync)?;
             }
+            devices.settle(&*hardware.platform);
             let directory = devices.get_mut(sid).and_then(|source| source.directory.as_mut());
             let at = directory.and_then(|directory| directory.ensure(hardware, pasid));
             places.push((sid, at.ok_or(AttachPasidError::NoMemory)?));

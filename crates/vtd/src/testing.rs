@@ -184,10 +184,15 @@ impl Fake {
         (entry & 1 == 1).then(|| core::array::from_fn(|index| self.word(at + 8 * index as u64)))
     }
 
+    /// Whether somebody was given the memory at this address and has not given it back.
+    pub(crate) fn is_given_out(&self, at: u64) -> bool {
+        let before =
+            self.with(|state| state.blocks.range(..=at).next_back().map(|(&first, &len)| (first, len)));
+        before.is_some_and(|(first, len)| at - first < len)
+    }
+
     fn assert_given_out(&self, at: Pa) {
-        let block =
-            self.with(|state| state.blocks.range(..=at.get()).next_back().map(|(&at, &len)| (at, len)));
-        assert!(block.is_some_and(|(first, len)| at.get() - first < len), "{at} is nobody's memory");
+        assert!(self.is_given_out(at.get()), "{at} is nobody's memory");
     }
 
     /// Consumes at most `most` descriptors.

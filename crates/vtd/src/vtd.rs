@@ -615,6 +615,7 @@ impl<P: Platform, R: Registers> Iommu<P> for Vtd<P, R> {
         let mut configuration = self.configuration.lock();
         if !configuration.gone {
             let _still_doubted = self.hardware.say_again(&mut configuration.devices);
+            configuration.devices.settle(&self.hardware.platform);
             let found = configuration.devices.find();
             found.iter().for_each(|(sid, attached)| self.let_go(*sid, attached));
             // Dropping a domain may wait for the hardware: under no lock.

@@ -395,6 +395,34 @@ fn a_directory_that_hardware_may_not_know_of_is_said_again_before_a_pasid_is_put
 }
 
 #[test]
+fn a_directory_that_was_outgrown_comes_back_when_hardware_has_confirmed_the_larger_one() {
+    let confirmed: [&dyn Fn(&Unit, &Arc<dyn ProcessDomain>); 5] = [
+        &|unit, process| unit.attach_pasid(&[SID], pasid(0x8000), process).unwrap(),
+        &|unit, process| unit.attach_pasid(&[SID], pasid(5), process).unwrap(),
+        &|unit, _| assert_eq!(unit.handle_errors(), []),
+        &|unit, _| unit.remove_device(&[SID]).unwrap(),
+        &|unit, _| unit.teardown().unwrap(),
+    ];
+    for (case, confirm) in confirmed.into_iter().enumerate() {
+        let (fake, unit, domain, _switches) = sharing();
+        let process = unit.new_process_domain(Mm::new()).unwrap();
+        let small = fake.context(0x108).unwrap()[0] & !0xfff;
+        fake.with(|state| state.refused = vec![TYPE_CONTEXT]);
+        let far = unit.attach_pasid(&[SID], pasid(0x8000), &process);
+        assert_eq!(far, Err(AttachPasidError::Sync(SyncError::Failed { code: 3 })));
+        assert_eq!(unit.handle_errors(), [], "this is not confirmed either");
+        assert!(fake.is_given_out(small), "hardware may know it, case {case}");
+        let held = fake.live_bytes();
+        fake.with(|state| state.refused.clear());
+        confirm(&unit, &process);
+        // One more table for the first of them.
+        let left = fake.live_bytes() - if case == 0 { 0x1000 } else { 0 };
+        assert!(left + 0x1000 == held || case > 2 && !fake.is_given_out(small), "case {case}");
+        drop((process, domain));
+    }
+}
+
+#[test]
 fn what_a_first_stage_maps_leaves_the_write_buffer_in_caching_mode_too() {
     let fake = Fake::new(CAP_LEGACY | 1 << 7 | 1 << 4, ECAP_SCALABLE & !(1 << 46));
     let unit = fake.probe(config());
