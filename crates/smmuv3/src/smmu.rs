@@ -357,6 +357,23 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         Ok(Led { old, ended })
     }
 
+    /// Has hardware confirm what it did not of these streams, before anything else is made of them, and lets go of what was kept for that: a process knows a device once,
+    /// also one for which it is kept.
+    fn settle_streams(&self, ids: &[u32]) -> Result<(), SyncError> {
+        let mut configuration = self.configuration.lock();
+        let Configuration { table, streams, .. } = &mut *configuration;
+        if !ids.iter().all(|&id| streams.contains(id)) {
+            return Ok(());
+        }
+        self.hardware.forget_doubted(table, ids)?;
+        let found = streams.find(|id| ids.contains(&id));
+        found.iter().for_each(Attachment::cut_off);
+        // Dropping a domain may wait for the hardware: under no lock.
+        drop(configuration);
+        drop(found);
+        Ok(())
+    }
+
     /// Says again that entries are to be forgotten of which hardware did not confirm it, now that the queue may work. What was kept for entries that are in doubt no
     /// more, whoever had them confirmed, is let go of.
     fn say_again(&self) {
@@ -495,6 +512,8 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
 
     fn attach(&self, sources: &[SourceId], target: &Target<P>) -> Result<(), AttachError> {
         let ids = distinct(sources);
+        // Of streams in doubt all are blocked.
+        self.settle_streams(&ids).map_err(AttachError::LeftBlocked)?;
         // How the device uses what it is attached to does not change before its entry says so.
         let mut configuration = self.configuration.lock();
         let how = Self::use_shape(&mut configuration.streams, &ids, target)?;

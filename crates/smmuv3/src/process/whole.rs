@@ -121,6 +121,20 @@ fn an_attach_that_is_not_confirmed_leaves_the_process_without_it() {
 }
 
 #[test]
+fn an_attach_that_was_not_confirmed_can_be_tried_again_when_hardware_works() {
+    let shared = Shared::plain(Machine::Pcie, |_, _| {});
+    let process = shared.process(&FakeMm::new(0x42));
+    let target = Target::Process(process.clone());
+    shared.fake.with(|state| state.illegal = vec![Opcode::CFGI_STE]);
+    assert!(matches!(shared.smmu.attach(&Shared::SOURCES, &target), Err(AttachError::LeftBlocked(_))));
+    shared.fake.with(|state| state.illegal.clear());
+    let bytes = shared.fake.live_bytes();
+    shared.smmu.attach(&Shared::SOURCES, &target).unwrap();
+    assert_eq!(cd(&shared.fake, 8, 0).unwrap()[0] >> 48, 0x42);
+    assert!(shared.fake.live_bytes() <= bytes, "what was kept for the first try is given back");
+}
+
+#[test]
 fn what_shares_by_pasid_is_not_attached_as_a_whole_nor_the_other_way_round() {
     let shared = Shared::on(Machine::Pcie);
     let process = shared.process(&FakeMm::new(0x42));
