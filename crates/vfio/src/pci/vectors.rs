@@ -112,7 +112,9 @@ impl<P: Platform> PciDevice<P> {
             match made {
                 Ok(made) => connected.push((vector, made)),
                 Err(refused) => {
-                    connected.iter().for_each(|&(vector, _)| self.reconnect(state, &table, vector));
+                    // Those that were to lose theirs have it still.
+                    let replaced = connected.iter().filter(|(_, made)| made.is_some());
+                    replaced.for_each(|&(vector, _)| self.reconnect(state, &table, vector));
                     if refused.replaced {
                         self.reconnect(state, &table, vector);
                     }
