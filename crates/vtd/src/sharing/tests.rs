@@ -396,12 +396,13 @@ fn a_directory_that_hardware_may_not_know_of_is_said_again_before_a_pasid_is_put
 
 #[test]
 fn a_directory_that_was_outgrown_comes_back_when_hardware_has_confirmed_the_larger_one() {
-    let confirmed: [&dyn Fn(&Unit, &Arc<dyn ProcessDomain>); 5] = [
-        &|unit, process| unit.attach_pasid(&[SID], pasid(0x8000), process).unwrap(),
-        &|unit, process| unit.attach_pasid(&[SID], pasid(5), process).unwrap(),
-        &|unit, _| assert_eq!(unit.handle_errors(), []),
-        &|unit, _| unit.remove_device(&[SID]).unwrap(),
-        &|unit, _| unit.teardown().unwrap(),
+    type Confirm = fn(&Unit, &Arc<dyn ProcessDomain>);
+    let confirmed: [Confirm; 5] = [
+        |unit, process| unit.attach_pasid(&[SID], pasid(0x8000), process).unwrap(),
+        |unit, process| unit.attach_pasid(&[SID], pasid(5), process).unwrap(),
+        |unit, _| assert_eq!(unit.handle_errors(), []),
+        |unit, _| unit.remove_device(&[SID]).unwrap(),
+        |unit, _| unit.teardown().unwrap(),
     ];
     for (case, confirm) in confirmed.into_iter().enumerate() {
         let (fake, unit, domain, _switches) = sharing();
