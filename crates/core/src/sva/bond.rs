@@ -238,20 +238,19 @@ impl<P: Platform> SvaUnit<P> {
         switches: Arc<dyn DeviceSwitches>,
     ) -> Result<Arc<SvaDevice<P>>, EnableError> {
         let sva = self.sva().ok_or(EnableError::NoSupport)?;
+        let platform = self.unit.platform().clone();
+        let answers: Arc<dyn Responder> = Arc::new(Answers(self.unit.iommu().clone()));
+        let requester = PageRequester::new(platform.clone(), device.name(), Some(answers), Limits::default());
+        // First, because undoing it needs nobody's word.
+        self.queue.add_device(&requester).map_err(EnableError::Queue)?;
         let limits = sva.enable(device.sources(), facts, switches).map_err(|error| {
+            // It has asked for nothing yet.
+            let _ = self.queue.remove_device(&requester);
             if let EnableSvaError::LeftBlocked(_) = error {
                 group.left_blocked(device);
             }
             EnableError::Driver(error)
         })?;
-        let platform = self.unit.platform().clone();
-        let answers: Arc<dyn Responder> = Arc::new(Answers(self.unit.iommu().clone()));
-        let requester = PageRequester::new(platform.clone(), device.name(), Some(answers), Limits::default());
-        if let Err(error) = self.queue.add_device(&requester) {
-            // Nothing of it is in use: this can fail only if hardware does not confirm, and then the driver keeps it enabled.
-            let _ = sva.disable(device.sources());
-            return Err(EnableError::Queue(error));
-        }
         let enabled = Arc::new(SvaDevice {
             device: device.clone(),
             group: group.clone(),

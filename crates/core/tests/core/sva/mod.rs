@@ -18,7 +18,8 @@ use portcullis_core::mm::ProcessMemory;
 use portcullis_core::owner::Owner;
 use portcullis_core::pasid::MmPasids;
 use portcullis_core::sva::{
-    BindError, Bond, DeviceSvaFacts, DisableSvaError, NoSwitches, SvaDevice, SvaUnit,
+    BindError, Bond, DeviceSvaFacts, DisableSvaError, EnableError, EnableSvaError, NoSwitches, SvaDevice,
+    SvaUnit,
 };
 use portcullis_core::unit::IommuUnit;
 use portcullis_types::{Iova, Perms, SourceId};
@@ -81,6 +82,21 @@ fn a_bind_that_came_too_late_and_is_not_undone_lingers_until_it_can_be() {
     assert_eq!(device.disable(), Ok(()));
     assert!(bench.iommu.bound.lock().unwrap().is_empty());
     assert_eq!(bench.pasids.in_use(), 0);
+}
+
+#[test]
+fn a_device_has_its_place_in_the_queue_before_hardware_is_told_and_loses_it_if_that_refuses() {
+    let bench = bench();
+    let members = |sva: &SvaUnit<Machine>| format!("{:?}", sva.queue());
+    let (sva, seen) = (bench.sva.clone(), Arc::new(Mutex::new(String::new())));
+    let place = seen.clone();
+    bench.iommu.meanwhile(move || *place.lock().unwrap() = members(&sva));
+    *bench.iommu.silent.lock().unwrap() = (0, 1);
+    let facts = DeviceSvaFacts::default();
+    let refused = bench.sva.enable(&bench.device, &bench.group, &facts, Arc::new(NoSwitches));
+    assert!(matches!(refused, Err(EnableError::Driver(EnableSvaError::Sync(_)))));
+    assert_eq!(*seen.lock().unwrap(), "FaultQueue { members: 1, .. }");
+    assert_eq!(members(&bench.sva), "FaultQueue { members: 0, .. }");
 }
 
 #[test]
@@ -227,6 +243,7 @@ proptest! {
                 9 => {
                     let (core, group) = &places[device];
                     if devices[device].disable().is_ok() {
+                        *bench.iommu.silent.lock().unwrap() = (0, 0);
                         devices[device] = enable(&bench.sva, core, group);
                     }
                 }

@@ -240,6 +240,8 @@ impl SvaIommu<Machine> for Sharing {
         _: &DeviceSvaFacts,
         _: Arc<dyn DeviceSwitches>,
     ) -> Result<SvaLimits, EnableSvaError> {
+        self.changed();
+        self.confirms().map_err(EnableSvaError::Sync)?;
         Ok(LIMITS)
     }
 
