@@ -104,7 +104,8 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         // So often: devices that ask without end cannot hold a CPU.
         for _ in 0..ROUNDS {
             taken += self.drain_to_tail(queue, &mut consumer, to);
-            if !PageRequestStatus::from_bits(self.registers.read32(PRS)).pro() {
+            let overflowed = PageRequestStatus::from_bits(self.registers.read32(PRS)).pro();
+            if !overflowed || self.unsent.is_crowded() {
                 break;
             }
         }

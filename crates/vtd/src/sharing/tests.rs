@@ -371,6 +371,29 @@ fn requests_stay_with_hardware_while_more_answers_wait_than_may() {
 }
 
 #[test]
+fn requests_stay_with_hardware_also_where_too_many_answers_wait_only_since_some_were_taken() {
+    let (fake, unit, _domain, _switches) = sharing();
+    fake.with(|state| state.asleep = true);
+    let queue = fake.get(PQA) & !0xfff;
+    for slot in [0, 32] {
+        fake.store(Pa::new(queue + slot), 5 << 32 | 0x108 << 16 | 0x101);
+        fake.store(Pa::new(queue + slot + 8), 0x7000 | 3 << 3 | 0b101);
+    }
+    fake.set(PQT, 32);
+    let mut seen = 0;
+    unit.drain_page_requests(&mut |_| {
+        seen += 1;
+        if seen == 1 {
+            (0..0x8200u16).for_each(|number| unit.respond(&answer(number & 0x1ff)));
+            fake.set(PQT, 64);
+            fake.set(PRS, 0b11);
+        }
+    });
+    assert_eq!((seen, fake.get(PQH), fake.get(PRS)), (1, 32, 0b11));
+    fake.with(|state| state.asleep = false);
+}
+
+#[test]
 fn an_answer_for_which_there_will_never_be_room_is_not_kept() {
     let (fake, unit, _domain, _switches) = sharing();
     unit.hardware.queue.close();
