@@ -137,10 +137,11 @@ impl<P: Platform> Vfio<P> {
     ///
     /// EEXIST: a device of this name is registered in the group.
     pub fn register(&self, place: &Place<P>, device: Arc<dyn VfioDevice<P>>) -> Result<Registered<P>, Errno> {
+        // Before the locks, so that it is let go after them if it is not taken in.
+        let slot = Arc::new(DeviceSlot::new(self.shared.platform.clone(), place.device.clone(), device));
         let mut groups = self.groups.lock();
         let id = place.group.id();
         let group = groups.entry(id).or_insert_with(|| Arc::new(GroupSlot::new(place.group.clone()))).clone();
-        let slot = Arc::new(DeviceSlot::new(self.shared.platform.clone(), place.device.clone(), device));
         let mut devices = group.devices.lock();
         if devices.iter().any(|held| held.name() == slot.name()) {
             return Err(Errno::Eexist);
@@ -171,7 +172,7 @@ impl<P: Platform> Vfio<P> {
     pub fn open(&self, path: &str) -> Result<File<P>, Errno> {
         match path.strip_prefix("/dev/vfio/") {
             Some("vfio") => Ok(self.open_container()),
-            Some(number) => self.open_group(number.parse().map_err(|_| Errno::Enoent)?),
+            Some(number) => self.open_group(group_number(number).ok_or(Errno::Enoent)?),
             None => Err(Errno::Enoent),
         }
     }
@@ -198,6 +199,13 @@ impl<P: Platform> Vfio<P> {
     pub fn reclaim(&self) -> u64 {
         self.shared.reclaim()
     }
+}
+
+/// A group's number as the name of its file has it: each number has one name.
+fn group_number(name: &str) -> Option<u32> {
+    let first = name.bytes().next()?;
+    let plain = first.is_ascii_digit() && (first != b'0' || name.len() == 1);
+    name.parse().ok().filter(|_| plain)
 }
 
 /// A device that users can have. Dropped, they can no more: whoever has it open finds it gone, and it is stopped. Registers that were

@@ -1,10 +1,16 @@
 //! Groups: viable or not, in a container or not, and their devices.
 
-use crate::support::{Call, NOWHERE, SCRATCH, World, bytes, region, word, world, world_with};
+use std::sync::{Arc, Mutex};
+
+use crate::support::{
+    Call, Disk, NOWHERE, SCRATCH, World, bytes, locks_held, region, word, world, world_with,
+};
 use portcullis_core::bus::{Driver, DriverBinding, Place};
 use portcullis_core::iommu::ReservedKind;
 use portcullis_core::owner::{Errno as CoreErrno, Owner, UseError};
+use portcullis_pci::{Bdf, ConfigAccess};
 use portcullis_vfio::Errno;
+use portcullis_vfio::pci::{PciDevice, PciParts};
 
 const GET_STATUS: u32 = 0x3b67;
 const SET_CONTAINER: u32 = 0x3b68;
@@ -32,6 +38,8 @@ pub(crate) fn the_files_there_are_can_be_opened_a_group_once() {
         "/dev/vfio",
         "7",
         "/dev/vfio/-1",
+        "/dev/vfio/+7",
+        "/dev/vfio/07",
         "/dev/vfio/99999999999",
     ] {
         assert_eq!(process.open(path), Err(Errno::Enoent), "{path}");
@@ -345,4 +353,36 @@ fn a_device_that_is_plugged_into_a_users_group_is_the_users() {
     assert_eq!(world.iommu.place(2), world.iommu.place(1));
     let owner: Owner = world.groups[&7].ownership().owner.unwrap();
     assert_eq!(world.groups[&7].use_default_domain(&late, "nvme"), Err(UseError::Owned(owner)));
+}
+
+#[test]
+fn a_device_that_is_registered_twice_is_let_go_with_no_lock_held() {
+    struct Watched(Arc<Disk>, Arc<Mutex<Vec<usize>>>);
+    impl Drop for Watched {
+        fn drop(&mut self) {
+            self.1.lock().unwrap().push(locks_held());
+        }
+    }
+    impl ConfigAccess for Watched {
+        fn read32(&self, at: Bdf, offset: u16) -> u32 {
+            ConfigAccess::read32(&*self.0, at, offset)
+        }
+
+        fn write32(&self, at: Bdf, offset: u16, value: u32) {
+            ConfigAccess::write32(&*self.0, at, offset, value);
+        }
+    }
+    let world = world();
+    let held = Arc::new(Mutex::new(Vec::new()));
+    let parts = PciParts {
+        device: world.devices[0].clone(),
+        function: world.disk.enumerated().0,
+        config: Arc::new(Watched(world.disk.clone(), held.clone())),
+        bars: [const { None }; 6],
+        interrupts: world.controller.clone(),
+    };
+    let place = Place { device: world.devices[0].clone(), group: world.groups[&7].clone() };
+    let second = PciDevice::new(world.machine.clone(), parts).unwrap();
+    assert_eq!(world.vfio.register(&place, Arc::new(second)).err(), Some(Errno::Eexist));
+    assert_eq!(*held.lock().unwrap(), [0]);
 }

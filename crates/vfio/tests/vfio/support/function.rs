@@ -13,6 +13,7 @@ use portcullis_vfio::pci::{Doorbell, Interrupts};
 use portcullis_vfio::{Errno, EventFile};
 
 use super::iommu::Hardware;
+use super::lock::locks_held;
 use super::machine::Machine;
 
 /// Bytes behind the first base address register: registers, the MSI-X table in the third page, its pending bits in the fourth.
@@ -144,6 +145,7 @@ impl ConfigAccess for Disk {
     }
 
     fn write32(&self, at: Bdf, offset: u16, value: u32) {
+        assert_eq!(locks_held(), 0, "as everything that a user asks of a device");
         if (at.device(), at.function()) != (1, 0) {
             return;
         }
@@ -218,6 +220,7 @@ impl Controller {
 
 impl Interrupts<Machine> for Controller {
     fn connect(&self, _: &Device<Machine>, vector: u16, to: Arc<dyn EventFile>) -> Result<Doorbell, Errno> {
+        assert_eq!(locks_held(), 0, "as everything that a user asks of a device");
         if self.refused.lock().unwrap().contains(&vector) {
             return Err(Errno::Enospc);
         }

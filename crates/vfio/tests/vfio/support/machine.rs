@@ -7,6 +7,8 @@ use portcullis_hal::{Barriers, BlockLayout, Clock, DmaMemory, Platform, TableMem
 use portcullis_types::Pa;
 use portcullis_types::trace::{Event, Sink};
 
+use super::lock::SpinLock;
+
 #[derive(Debug, Default)]
 pub(crate) struct Machine {
     now_ns: AtomicU64,
@@ -20,7 +22,7 @@ impl Machine {
 }
 
 impl Platform for Machine {
-    type Mutex = spin::Mutex<()>;
+    type Mutex = SpinLock;
 }
 
 impl Clock for Machine {

@@ -2,6 +2,8 @@
 
 mod function;
 mod iommu;
+#[path = "../../../../core/tests/core/support/lock.rs"]
+mod lock;
 mod machine;
 mod process;
 mod spapr;
@@ -12,6 +14,7 @@ use std::sync::Arc;
 
 pub(crate) use function::{BAR_BYTES, BAR_PA, Controller, DOORBELL, Disk, TABLE, VECTORS};
 pub(crate) use iommu::{Call, FakeIommu, Hardware};
+pub(crate) use lock::locks_held;
 pub(crate) use machine::Machine;
 use portcullis_core::bus::Place;
 use portcullis_core::device::{Device, DeviceInfo};

@@ -9,6 +9,7 @@ use portcullis_types::{Pa, PaRange, SizeLg2};
 use portcullis_vfio::{Caller, Errno, EventFile, Fd, File, OverLimit, UserFault, UserMemory, Vfio};
 
 use super::iommu::Hardware;
+use super::lock::locks_held;
 use super::machine::Machine;
 
 pub(crate) const PAGE: u64 = 0x1000;
@@ -111,12 +112,19 @@ impl Memory {
     }
 }
 
+/// What is called here may sleep.
+fn may_sleep() {
+    assert_eq!(locks_held(), 0, "with a spin lock held");
+}
+
 impl UserMemory for Memory {
     fn page_size(&self) -> SizeLg2 {
+        may_sleep();
         self.page_size
     }
 
     fn copy_in(&self, at: u64, into: &mut [u8]) -> Result<(), UserFault> {
+        may_sleep();
         let state = self.state.lock().unwrap();
         for (byte, offset) in into.iter_mut().zip(0..) {
             let at = at.checked_add(offset).ok_or(UserFault)?;
@@ -127,6 +135,7 @@ impl UserMemory for Memory {
     }
 
     fn copy_out(&self, at: u64, from: &[u8]) -> Result<(), UserFault> {
+        may_sleep();
         let mut state = self.state.lock().unwrap();
         for (byte, offset) in from.iter().zip(0..) {
             let at = at.checked_add(offset).ok_or(UserFault)?;
@@ -141,6 +150,7 @@ impl UserMemory for Memory {
     }
 
     fn pin(&self, at: u64, len_bytes: u64, write: bool) -> Result<PaRange, UserFault> {
+        may_sleep();
         assert!(at.is_multiple_of(PAGE) && len_bytes.is_multiple_of(PAGE) && len_bytes > 0, "whole pages");
         let mut state = self.state.lock().unwrap();
         state.pin_calls += 1;
@@ -163,6 +173,7 @@ impl UserMemory for Memory {
     }
 
     fn unpin(&self, pages: PaRange, _: bool) {
+        may_sleep();
         let mut state = self.state.lock().unwrap();
         for page in (pages.first().get()..=pages.last().get()).step_by(PAGE as usize) {
             let pins = state.pins.get_mut(&page).expect("it is pinned");
@@ -176,6 +187,7 @@ impl UserMemory for Memory {
     }
 
     fn charge(&self, page_count: u64) -> Result<(), OverLimit> {
+        may_sleep();
         let mut state = self.state.lock().unwrap();
         if state.refuses(Ask::Charge) || state.locked + page_count > self.limit.load(SeqCst) {
             return Err(OverLimit);
@@ -185,11 +197,13 @@ impl UserMemory for Memory {
     }
 
     fn uncharge(&self, page_count: u64) {
+        may_sleep();
         let mut state = self.state.lock().unwrap();
         state.locked = state.locked.checked_sub(page_count).expect("what was charged");
     }
 
     fn may_grow(&self, _: usize) -> Result<(), OverLimit> {
+        may_sleep();
         if self.state.lock().unwrap().refuses(Ask::Grow) { Err(OverLimit) } else { Ok(()) }
     }
 }
@@ -202,6 +216,12 @@ impl Event {
     /// The count, which is 0 afterwards.
     pub(crate) fn take(&self) -> u64 {
         self.0.swap(0, SeqCst)
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        may_sleep();
     }
 }
 
