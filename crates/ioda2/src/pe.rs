@@ -60,8 +60,8 @@ pub(crate) struct Member {
     pub(crate) device: Option<String>,
     /// Whether its device is attached to nothing.
     pub(crate) blocked: bool,
-    /// Where the RTT has it.
-    routed: u8,
+    /// Where the RTT has it, and the bridge; none if nobody knows what the bridge has.
+    routed: Option<u8>,
 }
 
 /// A PE.
@@ -101,7 +101,7 @@ impl<P: Platform, R: Registers> Pe<P, R> {
     }
 
     pub(crate) fn add(&mut self, rid: u16) {
-        self.members.push(Member { rid, device: None, blocked: true, routed: NOBODY });
+        self.members.push(Member { rid, device: None, blocked: true, routed: Some(NOBODY) });
     }
 
     /// The first window that a user has set.
@@ -180,7 +180,7 @@ impl<P: Platform, R: Registers> Pe<P, R> {
         let wanted = |member: &Member| {
             if open && member.blocked && !mutant!("blocked-member-stays-in-its-pe") { NOBODY } else { number }
         };
-        if self.members.iter().all(|member| member.routed == wanted(member)) {
+        if self.members.iter().all(|member| member.routed == Some(wanted(member))) {
             return Ok(());
         }
         let store = |member: &Member, pe| routes.set(&*bridge.platform, member.rid, pe);
@@ -188,12 +188,14 @@ impl<P: Platform, R: Registers> Pe<P, R> {
         bridge.forget_routes();
         if let Err(error) = bridge.confirm() {
             if !mutant!("refused-route-stays-stored") {
-                self.members.iter().for_each(|member| store(member, member.routed));
+                // Of those that were not known before, the safe one.
+                self.members.iter().for_each(|member| store(member, member.routed.unwrap_or(NOBODY)));
             }
             bridge.forget_routes();
+            self.members.iter_mut().for_each(|member| member.routed = None);
             return Err(error);
         }
-        self.members.iter_mut().for_each(|member| member.routed = wanted(member));
+        self.members.iter_mut().for_each(|member| member.routed = Some(wanted(member)));
         Ok(())
     }
 
@@ -244,9 +246,10 @@ impl<P: Platform, R: Registers> Pe<P, R> {
             routes.set(&*bridge.platform, member.rid, pe);
         });
         bridge.forget_routes();
-        bridge.confirm()?;
-        self.members.iter_mut().filter(|member| gone(member)).for_each(|member| member.routed = NOBODY);
-        Ok(())
+        let confirmed = bridge.confirm();
+        let routed = confirmed.is_ok().then_some(NOBODY);
+        self.members.iter_mut().filter(|member| gone(member)).for_each(|member| member.routed = routed);
+        confirmed
     }
 
     /// Takes the PE to `place` for the sake of some of its members.

@@ -214,6 +214,62 @@ fn a_segment_of_m32_stays_whose_it_is_when_a_pe_that_had_it_before_comes_to_its_
 }
 
 #[test]
+fn a_device_whose_route_was_not_confirmed_is_blocked_only_by_the_bridges_word() {
+    let fake = Fake::new();
+    let bridge = fake.bridge(|_| ());
+    let number = bridge.assign(&[source(DISK), source(CARD)]).unwrap();
+    let domain = bridge.new_kernel_domain().unwrap();
+    bridge.add_device("disk", &[source(DISK)]).unwrap();
+    bridge.add_device("card", &[source(CARD)]).unwrap();
+    bridge.attach(&[source(DISK)], &target(&domain)).unwrap();
+    domain.map(Iova::new(0), Pa::new(0x9000), 0x1000, READ_WRITE).unwrap();
+    // The bridge looks the card up when its route is there, and hears of nothing more.
+    let card = fake.clone();
+    let look_up = move || assert!(card.access(CARD, 0, true).is_some());
+    let mut state = fake.state();
+    state.behind_store = Some((0x208, 1 << 63, std::boxed::Box::new(look_up)));
+    (state.stores_left, state.reads_missed) = (Some(1), 1);
+    drop(state);
+    let attached = bridge.attach(&[source(CARD)], &target(&domain));
+    assert!(matches!(attached, Err(AttachError::LeftBlocked(_))), "{attached:?}");
+    fake.state().stores_left = None;
+    fake.answers(None);
+    assert_eq!(fake.access(CARD, 0, true), Some(0x9000), "it remembers");
+    bridge.attach(&[source(CARD)], &Target::Blocked).unwrap();
+    assert_eq!(fake.access(CARD, 0, true), None);
+    assert_eq!((fake.access(DISK, 0, true), number), (Some(0x9000), 1));
+}
+
+#[test]
+fn a_device_whose_removal_was_not_confirmed_goes_on_where_its_user_says() {
+    let fake = Fake::new();
+    let bridge = fake.bridge(|_| ());
+    bridge.add_device("card", &[source(CARD)]).unwrap();
+    fake.answers(Some(0));
+    assert!(bridge.remove_device(&[source(CARD)]).is_err());
+    fake.answers(None);
+    let domain = bridge.new_kernel_domain().unwrap();
+    domain.map(Iova::new(0), Pa::new(0x9000), 0x1000, READ_WRITE).unwrap();
+    bridge.attach(&[source(CARD)], &target(&domain)).unwrap();
+    assert_eq!(fake.access(CARD, 0, true), Some(0x9000));
+    // A user's windows are for all of its members.
+    bridge.attach(&[source(CARD)], &Target::Blocked).unwrap();
+    fake.answers(Some(0));
+    assert!(bridge.remove_device(&[source(CARD)]).is_err());
+    fake.answers(None);
+    bridge.attach(&[source(CARD)], &Target::Blocked).unwrap();
+    let group = bridge.table_group(source(CARD)).unwrap();
+    let tables = group.tables().unwrap();
+    let table = tables.create_table(spec(0, 12, MIB, 1)).unwrap();
+    tables.set_window(&table).unwrap();
+    table.exchange(Iova::new(0), Some(page(0x7000))).unwrap();
+    flush(&*table, range(0, 0x1000));
+    // By this the bridge forgets every route.
+    bridge.add_device("disk", &[source(DISK)]).unwrap();
+    assert_eq!(fake.access(CARD, 0, true), Some(0x7000));
+}
+
+#[test]
 fn a_pe_whose_devices_left_lets_nobody_through_who_is_in_it_next() {
     for is_confirmed in [true, false] {
         let fake = Fake::new();
