@@ -20,7 +20,6 @@ use portcullis_core::sva::{
 use portcullis_types::{IovaRange, Pa, Pasid, SizeLg2, SourceId};
 
 /// A process that can exit.
-#[derive(Default)]
 pub(super) struct Process {
     id: u64,
     slot: PasidSlot,
@@ -40,9 +39,15 @@ impl core::fmt::Debug for Process {
     }
 }
 
+impl Drop for Process {
+    fn drop(&mut self) {
+        no_lock_is_held();
+    }
+}
+
 impl Process {
     pub(super) fn numbered(id: u64) -> Arc<Self> {
-        Arc::new(Self { id, ..Self::default() })
+        Arc::new(Self { id, slot: PasidSlot::new(), listeners: Mutex::default() })
     }
 
     /// How many listen.
@@ -87,11 +92,12 @@ impl ProcessMemory for Process {
     fn unpin_asid(&self) {}
 
     fn handle_fault(&self, _: &MmFault) -> Result<(), MmFaultError> {
+        no_lock_is_held();
         Ok(())
     }
 
     fn add_listener(&self, listener: Arc<dyn MmListener>) -> Result<ListenerId, Exited> {
-        assert_eq!(locks_held(), 0, "a process may have to wait for another CPU");
+        no_lock_is_held();
         let mut listeners = self.listeners.lock().unwrap();
         if listeners.exited {
             return Err(Exited);
@@ -103,10 +109,15 @@ impl ProcessMemory for Process {
     }
 
     fn remove_listener(&self, id: ListenerId) {
-        assert_eq!(locks_held(), 0, "a process may have to wait for another CPU");
+        no_lock_is_held();
         let removed = self.listeners.lock().unwrap().all.remove(&id.0);
         drop(removed);
     }
+}
+
+/// A process, and a driver for it, may have to wait for another CPU.
+fn no_lock_is_held() {
+    assert_eq!(locks_held(), 0, "with a spin lock held");
 }
 
 type Meanwhile = Option<Box<dyn FnOnce() + Send>>;
@@ -213,6 +224,12 @@ impl Iommu<Machine> for Sharing {
 #[derive(Debug)]
 struct Shared(MmId);
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        no_lock_is_held();
+    }
+}
+
 impl ProcessDomain for Shared {
     fn invalidate(&self, _: IovaRange) -> Result<(), SyncError> {
         Ok(())
@@ -240,12 +257,14 @@ impl SvaIommu<Machine> for Sharing {
         _: &DeviceSvaFacts,
         _: Arc<dyn DeviceSwitches>,
     ) -> Result<SvaLimits, EnableSvaError> {
+        no_lock_is_held();
         self.changed();
         self.confirms().map_err(EnableSvaError::Sync)?;
         Ok(LIMITS)
     }
 
     fn disable(&self, sources: &[SourceId]) -> Result<(), DisableSvaError> {
+        no_lock_is_held();
         if self.bound.lock().unwrap().keys().any(|(source, _)| sources.contains(source)) {
             return Err(DisableSvaError::PasidsInUse);
         }
@@ -257,6 +276,7 @@ impl SvaIommu<Machine> for Sharing {
         &self,
         mm: Arc<dyn ProcessMemory>,
     ) -> Result<Arc<dyn ProcessDomain>, ProcessDomainError> {
+        no_lock_is_held();
         Ok(Arc::new(Shared(mm.id())))
     }
 
@@ -266,6 +286,7 @@ impl SvaIommu<Machine> for Sharing {
         pasid: Pasid,
         domain: &Arc<dyn ProcessDomain>,
     ) -> Result<(), AttachPasidError> {
+        no_lock_is_held();
         let Shared(id) = domain.as_any().downcast_ref().unwrap();
         for &source in sources {
             let before = self.bound.lock().unwrap().insert((source, pasid), *id);
@@ -276,18 +297,21 @@ impl SvaIommu<Machine> for Sharing {
     }
 
     fn detach_pasid(&self, sources: &[SourceId], pasid: Pasid) -> Result<(), SyncError> {
+        no_lock_is_held();
         self.confirms()?;
         self.bound.lock().unwrap().retain(|(source, bound), _| !sources.contains(source) || *bound != pasid);
         Ok(())
     }
 
     fn drain_page_requests(&self, to: &mut dyn FnMut(Drained)) -> usize {
+        no_lock_is_held();
         let requests = core::mem::take(&mut *self.requests.lock().unwrap());
         requests.iter().for_each(|&request| to(Drained::Request(request)));
         requests.len()
     }
 
     fn respond(&self, response: &PageResponse) {
+        no_lock_is_held();
         self.responses.lock().unwrap().push(*response);
     }
 }
