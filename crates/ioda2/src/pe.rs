@@ -278,6 +278,17 @@ impl<P: Platform, R: Registers> Pe<P, R> {
         })
     }
 
+    /// Says again what the bridge has not confirmed: that all windows are closed, and who is routed where. What it does not confirm now either waits for the next time.
+    pub(crate) fn say_again(&mut self, bridge: &Bridge<P, R>, routes: &Routes) {
+        if self.windows.is_closed() && !self.windows.is_confirmed() {
+            let _ = self.windows.switch(bridge, Setup::CLOSED, Failing::Close);
+        }
+        if self.members.iter().any(|member| member.routed.is_none()) {
+            let open = !self.is_taken();
+            let _ = self.route(bridge, routes, open);
+        }
+    }
+
     fn mark(&mut self, rids: &[u16], blocked: bool) {
         let meant = self.members.iter_mut().filter(|member| rids.contains(&member.rid));
         meant.for_each(|member| member.blocked = blocked);

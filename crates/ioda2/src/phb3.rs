@@ -401,7 +401,15 @@ impl<P: Platform, R: Registers> Iommu<P> for Phb3<P, R> {
     }
 
     fn handle_errors(&self) -> Vec<GlobalError> {
-        if self.bridge.is_gone() { [GlobalError::ServiceFailure].into() } else { Vec::new() }
+        if self.bridge.is_gone() {
+            return [GlobalError::ServiceFailure].into();
+        }
+        let mut state = self.state.lock();
+        let State { routes, pes, .. } = &mut *state;
+        if let Some(routes) = routes {
+            pes.values_mut().for_each(|pe| pe.say_again(&self.bridge, routes));
+        }
+        Vec::new()
     }
 
     fn table_group(&self, source: SourceId) -> Option<Arc<dyn TableGroup>> {

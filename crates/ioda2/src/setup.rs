@@ -111,6 +111,11 @@ impl<P: Platform, R: Registers> Windows<P, R> {
         self.stale.is_empty() && !self.doubtful.contains(&true)
     }
 
+    /// Whether they are noted as closed, all of them.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.setup.tves().iter().all(|&tve| tve == tve::DISABLED)
+    }
+
     /// Makes the windows `next`.
     pub(crate) fn switch(
         &mut self,

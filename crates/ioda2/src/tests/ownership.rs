@@ -241,6 +241,79 @@ fn a_device_whose_route_was_not_confirmed_is_blocked_only_by_the_bridges_word() 
 }
 
 #[test]
+fn windows_that_were_not_confirmed_to_be_closed_are_so_when_errors_are_next_handled() {
+    let fake = Fake::new();
+    let bridge = fake.bridge(|_| ());
+    let domain = bridge.new_kernel_domain().unwrap();
+    bridge.add_device("card", &[source(CARD)]).unwrap();
+    domain.map(Iova::new(0), Pa::new(0x9000), 0x1000, READ_WRITE).unwrap();
+    bridge.attach(&[source(CARD)], &target(&domain)).unwrap();
+    fake.answers(Some(0));
+    let blocked = bridge.attach(&[source(CARD)], &Target::Blocked);
+    assert!(matches!(blocked, Err(AttachError::LeftBlocked(_))));
+    fake.answers(None);
+    assert_eq!(fake.access(CARD, 0, true), Some(0x9000), "it heard nothing");
+    assert_eq!(bridge.handle_errors(), []);
+    assert_eq!(fake.access(CARD, 0, true), None);
+    // A user's windows are not the platform's to close.
+    let group = bridge.table_group(source(CARD)).unwrap();
+    let tables = group.tables().unwrap();
+    let table = tables.create_table(spec(0, 12, MIB, 1)).unwrap();
+    fake.state().reads_missed = 2;
+    assert!(tables.set_window(&table).is_err());
+    tables.set_window(&table).unwrap();
+    let set = fake.entry(9, 2);
+    fake.state().reads_missed = 2;
+    let second = tables.create_table(spec(1, 12, MIB, 1)).unwrap();
+    assert!(tables.set_window(&second).is_err());
+    assert_eq!(bridge.handle_errors(), []);
+    assert_eq!((fake.entry(9, 2), set == 0), (set, false));
+}
+
+#[test]
+fn a_device_that_is_left_blocked_is_so_when_errors_are_next_handled() {
+    for other in [false, true] {
+        let fake = Fake::new();
+        let bridge = fake.bridge(|_| ());
+        bridge.assign(&[source(CARD), source(DISK)]).unwrap();
+        let domain = bridge.new_kernel_domain().unwrap();
+        bridge.add_device("card", &[source(CARD)]).unwrap();
+        bridge.add_device("disk", &[source(DISK)]).unwrap();
+        if other {
+            bridge.attach(&[source(DISK)], &target(&domain)).unwrap();
+        }
+        domain.map(Iova::new(0), Pa::new(0x9000), 0x1000, READ_WRITE).unwrap();
+        // The bridge looks the card up when its route is there, and hears of nothing more for a while.
+        let card = fake.clone();
+        let look_up = move || {
+            assert!(card.access(CARD, 0, true).is_some());
+            let mut state = card.state();
+            (state.stores_left, state.reads_missed) = (Some(0), 1);
+        };
+        let look_up = (0x208, 1 << 63, std::boxed::Box::new(look_up) as crate::testing::Hook);
+        if other {
+            fake.state().behind_store = Some(look_up);
+        } else {
+            // The first time its route is taken away; the second is behind the kill of its PE.
+            let later = fake.clone();
+            let open = move || later.state().behind_store = Some(look_up);
+            fake.state().behind_store = Some((0x210, 0x4000_0000_0000_0001, std::boxed::Box::new(open)));
+        }
+        let attached = bridge.attach(&[source(CARD)], &target(&domain));
+        assert!(matches!(attached, Err(AttachError::LeftBlocked(_))), "{attached:?}");
+        fake.state().stores_left = None;
+        fake.answers(None);
+        assert_eq!(fake.access(CARD, 0, true), Some(0x9000), "it remembers");
+        assert_eq!(bridge.handle_errors(), []);
+        assert_eq!(fake.access(CARD, 0, true), None);
+        assert_eq!(fake.access(DISK, 0, true), Some(0x9000).filter(|_| other));
+        let (kills, wrong) = (fake.take_kills(), fake.state().wrong);
+        assert_eq!(bridge.handle_errors(), []);
+        assert_eq!((fake.take_kills().len(), wrong, kills.is_empty()), (0, 0, false), "once");
+    }
+}
+
+#[test]
 fn a_device_whose_removal_was_not_confirmed_goes_on_where_its_user_says() {
     let fake = Fake::new();
     let bridge = fake.bridge(|_| ());
