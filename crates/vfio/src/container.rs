@@ -6,6 +6,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use portcullis_core::device::Device;
 use portcullis_core::group::Group;
 use portcullis_core::owner::{Owner, Released};
 use portcullis_hal::Platform;
@@ -42,15 +43,22 @@ enum Iommu<P: Platform> {
 pub(crate) struct Member<P: Platform> {
     pub(crate) group: Arc<Group<P>>,
     pub(crate) owner: Owner,
+    /// Whether its user may have devices that can forge others' interrupts: as somebody had said when it was attached.
+    pub(crate) unsafe_interrupts: bool,
 }
 
 impl<P: Platform> Clone for Member<P> {
     fn clone(&self) -> Self {
-        Self { group: self.group.clone(), owner: self.owner }
+        let &Self { ref group, owner, unsafe_interrupts } = self;
+        Self { group: group.clone(), owner, unsafe_interrupts }
     }
 }
 
 impl<P: Platform> Member<P> {
+    pub(crate) fn new(group: Arc<Group<P>>, owner: Owner) -> Self {
+        Self { group, owner, unsafe_interrupts: false }
+    }
+
     fn release(&self) {
         // What hardware refuses is said by core, and leaves the group blocked; there is nobody here to tell.
         match self.group.release_group(self.owner) {
@@ -161,8 +169,15 @@ impl<P: Platform> Container<P> {
         }
     }
 
-    pub(crate) fn has_iommu(&self) -> bool {
-        self.inside.take().iommu.is_some()
+    /// Whether a user may have this device of a group.
+    ///
+    /// Choice: looked at anew, because it may have joined the group after that was attached. Linux looks at interrupts at the attach alone.
+    pub(crate) fn may_open(&self, group: &Arc<Group<P>>, device: &Device<P>) -> Result<(), Errno> {
+        match &self.inside.take().iommu {
+            None => Err(Errno::Einval),
+            Some(Iommu::Type1(type1)) if !type1.may_open(group, device) => Err(Errno::Eperm),
+            Some(_) => Ok(()),
+        }
     }
 }
 

@@ -147,6 +147,10 @@ impl<P: Platform> DeviceSlot<P> {
         Self { device, driver, state: Turns::new(platform, State::default()) }
     }
 
+    pub(crate) fn device(&self) -> &Device<P> {
+        &self.device
+    }
+
     pub(crate) fn name(&self) -> &str {
         self.device.name()
     }

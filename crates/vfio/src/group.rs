@@ -122,7 +122,7 @@ impl<P: Platform> GroupFile<P> {
         let Fd::Vfio(File::Container(ContainerHandle(container))) = &file else {
             return Err(Errno::Ebadfd);
         };
-        let joined = container.join(Member { group: self.slot.group.clone(), owner: self.owner() });
+        let joined = container.join(Member::new(self.slot.group.clone(), self.owner()));
         self.say("vfio_set_container", if joined.is_ok() { "ok" } else { "refused" });
         joined?;
         state.container = Some(container.clone());
@@ -152,9 +152,8 @@ impl<P: Platform> GroupFile<P> {
         let name = read_name(&**caller.memory(), arg)?;
         let device = this.slot.device(&name).ok_or(Errno::Enodev)?;
         let mut state = this.state.take();
-        if !state.container.as_ref().is_some_and(|container| container.has_iommu()) {
-            return Err(Errno::Einval);
-        }
+        let container = state.container.as_ref().ok_or(Errno::Einval)?;
+        container.may_open(&this.slot.group, device.device())?;
         let opened = DeviceSlot::open(&device);
         state.devices += usize::from(opened.is_ok());
         drop(state);

@@ -9,6 +9,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
 
+use portcullis_core::device::Device;
 use portcullis_core::domain::{Domain, DomainType};
 use portcullis_core::group::Group;
 use portcullis_core::iommu::{ReservedKind, ReservedRegion};
@@ -38,19 +39,24 @@ impl<P: Platform> Type1<P> {
         }
         self.drop_stale()?;
         let forbidden = self.shrunk(group)?;
+        let unsafe_interrupts = self.shared.unsafe_interrupts.load(Relaxed);
         let isolated = group.devices().iter().all(|device| device.has_isolated_interrupts());
-        if !isolated
-            && !mutant!("forgeable-interrupts-let-in")
-            && !self.shared.unsafe_interrupts.load(Relaxed)
-        {
+        if !isolated && !mutant!("forgeable-interrupts-let-in") && !unsafe_interrupts {
             return Err(Errno::Eperm);
         }
+        let member = &Member { unsafe_interrupts, ..member.clone() };
         if !self.join(member) {
             let translation = self.new_translation(member)?;
             self.translations.push(translation);
         }
         self.forbidden = forbidden;
         Ok(())
+    }
+
+    /// Whether a user of the group may have this device of it.
+    pub(crate) fn may_open(&self, group: &Arc<Group<P>>, device: &Device<P>) -> bool {
+        let member = self.members().find(|held| Arc::ptr_eq(&held.group, group));
+        device.has_isolated_interrupts() || member.is_some_and(|member| member.unsafe_interrupts)
     }
 
     /// What could not be mapped any more with this group. An error if something of it is.

@@ -167,6 +167,23 @@ pub(crate) fn interrupts_that_can_be_forged_are_for_users_only_if_somebody_has_s
 }
 
 #[test]
+pub(crate) fn a_device_that_joins_a_users_group_and_can_forge_interrupts_is_his_only_if_somebody_had_said_so()
+{
+    for allowed in [false, true] {
+        let mut world = bare(range(0, (1 << 48) - 1), SIZES);
+        world.add(7, 1, |_| ()).unwrap();
+        world.vfio.allow_unsafe_interrupts(allowed);
+        let (process, _, group) = world.user(3);
+        // What is said now is for groups that are attached from now on.
+        world.vfio.allow_unsafe_interrupts(!allowed);
+        world.add(7, 2, |info| info.isolated_interrupts = false).unwrap();
+        let opened = process.device(group, "0000:00:02.0").map(drop);
+        assert_eq!(opened, if allowed { Ok(()) } else { Err(Errno::Eperm) });
+        assert!(process.device(group, "0000:00:01.0").is_ok());
+    }
+}
+
+#[test]
 pub(crate) fn an_iommu_that_keeps_interrupts_apart_itself_makes_its_devices_users_and_no_other_iommus() {
     let forged = |isolates: bool| {
         let mut world = bare(range(0, (1 << 48) - 1), SIZES);

@@ -69,6 +69,7 @@ table! {
         Efault: group::a_name_that_is_nowhere_is_a_fault_and_one_without_end_is_none;
         Emfile: group::a_device_for_which_there_is_no_number_is_closed_again;
         Eio: group::a_device_that_does_not_answer_is_not_opened;
+        Eperm: attach::a_device_that_joins_a_users_group_and_can_forge_interrupts_is_his_only_if_somebody_had_said_so;
     }
     Device 0x3b6b "DEVICE_GET_INFO": device::a_device_says_what_it_is {
         Einval: device::a_device_without_room_to_say_so_is_refused;
