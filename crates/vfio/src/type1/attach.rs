@@ -54,9 +54,18 @@ impl<P: Platform> Type1<P> {
     }
 
     /// Whether a user of the group may have this device of it.
-    pub(crate) fn may_open(&self, group: &Arc<Group<P>>, device: &Device<P>) -> bool {
-        let member = self.members().find(|held| Arc::ptr_eq(&held.group, group));
-        device.has_isolated_interrupts() || member.is_some_and(|member| member.unsafe_interrupts)
+    pub(crate) fn may_open(&self, group: &Arc<Group<P>>, device: &Device<P>) -> Result<(), Errno> {
+        let mut all = self
+            .translations
+            .iter()
+            .flat_map(|translation| translation.members.iter().map(|member| (translation.coherent, member)));
+        let (coherent, member) =
+            all.find(|(_, held)| Arc::ptr_eq(&held.group, group)).ok_or(Errno::Einval)?;
+        if !device.has_isolated_interrupts() && !member.unsafe_interrupts {
+            return Err(Errno::Eperm);
+        }
+        // What is mapped is as those see it who look into caches.
+        if coherent && !device.info().coherent { Err(Errno::Einval) } else { Ok(()) }
     }
 
     /// What could not be mapped any more with this group. An error if something of it is.
@@ -117,7 +126,8 @@ impl<P: Platform> Type1<P> {
     /// Maps everything in a new domain, and then attaches the group.
     fn fill(&self, translation: &Translation<P>, member: &Member<P>) -> Result<(), Errno> {
         for mapping in self.mappings.all() {
-            let mapped = translation.map(mapping.range, &mapping.pages, mapping.perms);
+            let platform = &*self.shared.platform;
+            let mapped = translation.map(platform, mapping.range, &mapping.pages, mapping.perms);
             mapped.map_err(|error| error.errno())?;
         }
         member.group.attach_as(member.owner, &translation.domain).map_err(|error| error.errno())

@@ -67,7 +67,8 @@ impl<P: Platform> Type1<P> {
     fn map_pages(&mut self, wanted: &Wanted, pages: Pinned) -> Result<(), Errno> {
         let &Wanted { range, vaddr, perms, .. } = wanted;
         let mut each = self.translations.iter();
-        let mapped = each.try_for_each(|translation| translation.map(range, &pages, perms));
+        let platform = &*self.shared.platform;
+        let mapped = each.try_for_each(|translation| translation.map(platform, range, &pages, perms));
         let Err(error) = mapped else {
             let fields = [
                 ("iova", Value::Addr(range.first().get())),
@@ -92,8 +93,18 @@ impl<P: Platform> Type1<P> {
 }
 
 impl<P: Platform> Translation<P> {
-    /// Maps pages over `range`, one table operation for each run.
-    pub(super) fn map(&self, range: IovaRange, pages: &Pinned, perms: Perms) -> Result<(), DomainMapError> {
+    /// Maps pages over `range`, one table operation for each run. For devices that do not look into the CPU's caches, memory is first what its process sees there: what
+    /// lay there before may have been another's, and be overwritten in a cache alone.
+    pub(super) fn map(
+        &self,
+        platform: &P,
+        range: IovaRange,
+        pages: &Pinned,
+        perms: Perms,
+    ) -> Result<(), DomainMapError> {
+        if !self.coherent {
+            pages.runs().for_each(|(pa, len_bytes)| platform.clean(pa, len_bytes));
+        }
         let prot = if self.coherent { Prot::cached(perms) } else { Prot::uncached(perms) };
         self.domain.map_runs(range, &mut pages.runs(), prot)
     }

@@ -267,3 +267,33 @@ fn the_last_group_takes_every_mapping_with_it_and_others_none() {
     process.ioctl(other, 0x3b69, 0).unwrap();
     assert_eq!((process.memory.locked(), process.memory.pinned()), (0, 0));
 }
+
+#[test]
+fn memory_is_written_back_from_caches_before_devices_get_it_that_do_not_look_there() {
+    let mut world = bare(range(0, (1 << 48) - 1), SIZES);
+    world.add(7, 1, |_| ()).unwrap();
+    world.add(8, 2, |info| info.coherent = false).unwrap();
+    let (process, container, _) = world.user(3);
+    process.buffer(4);
+    process.memory.populate(BUFFER + 4 * PAGE, 0x7_0000_0000, PAGE, true);
+    process.map(container, 0x10_0000, BUFFER, 5 * PAGE, 1).unwrap();
+    assert_eq!(world.machine.cleaned(), [], "everybody looks into caches");
+    process.join_to(container, 8).unwrap();
+    assert_eq!(world.machine.cleaned(), [(RAM, 4 * PAGE), (0x7_0000_0000, PAGE)], "what is mapped already");
+    process.map(container, 0x20_0000, BUFFER + PAGE, PAGE, 3).unwrap();
+    assert_eq!(world.machine.cleaned(), [(RAM + PAGE, PAGE)]);
+    process.unmap_all(container).unwrap();
+    assert_eq!(world.machine.cleaned(), []);
+}
+
+#[test]
+fn a_device_that_joins_a_users_group_and_looks_into_no_caches_is_not_his_where_the_others_do() {
+    for coherent in [false, true] {
+        let mut world = bare(range(0, (1 << 48) - 1), SIZES);
+        world.add(7, 1, |info| info.coherent = coherent).unwrap();
+        let (process, _, group) = world.user(3);
+        world.add(7, 2, |info| info.coherent = false).unwrap();
+        let opened = process.device(group, "0000:00:02.0").map(drop);
+        assert_eq!(opened, if coherent { Err(Errno::Einval) } else { Ok(()) });
+    }
+}

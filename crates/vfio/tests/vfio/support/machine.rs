@@ -13,11 +13,17 @@ use super::lock::SpinLock;
 pub(crate) struct Machine {
     now_ns: AtomicU64,
     events: Mutex<Vec<String>>,
+    /// What was written back from caches: where, how many bytes.
+    cleaned: Mutex<Vec<(u64, u64)>>,
 }
 
 impl Machine {
     pub(crate) fn events(&self) -> Vec<String> {
         core::mem::take(&mut *self.events.lock().unwrap())
+    }
+
+    pub(crate) fn cleaned(&self) -> Vec<(u64, u64)> {
+        core::mem::take(&mut *self.cleaned.lock().unwrap())
     }
 }
 
@@ -65,8 +71,8 @@ impl DmaMemory for Machine {
     fn free_buffer(&self, _: Pa, _: BlockLayout) {
         unreachable!("{UNUSED}")
     }
-    fn clean(&self, _: Pa, _: u64) {
-        unreachable!("{UNUSED}")
+    fn clean(&self, at: Pa, len_bytes: u64) {
+        self.cleaned.lock().unwrap().push((at.get(), len_bytes));
     }
     fn invalidate(&self, _: Pa, _: u64) {
         unreachable!("{UNUSED}")
