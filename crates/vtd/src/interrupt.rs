@@ -45,8 +45,6 @@ enum Use {
     Taken,
     /// Somebody does, and hardware may go by what it was before.
     Doubted,
-    /// It was given back, and hardware may go by what it was before.
-    Left,
 }
 
 impl<P: Platform, R> fmt::Debug for InterruptRemapping<P, R> {
@@ -250,7 +248,7 @@ impl<P: Platform, R: Registers> InterruptRemapping<P, R> {
     ///
     /// # Errors
     ///
-    /// The hardware did not confirm; the entries are not given out again before it has, when the unit's errors are next handled.
+    /// The hardware did not confirm; the entries are not given out again.
     pub fn free_block(&self, block: InterruptBlock) -> Result<(), InterruptError> {
         let mut entries = self.entries.lock();
         if entries.is_empty() {
@@ -262,22 +260,10 @@ impl<P: Platform, R: Registers> InterruptRemapping<P, R> {
         let count_lg2 = if mutant!("vtd-interrupts-of-a-block-remembered") { 0 } else { block.count_lg2 };
         match self.forget(block.first, count_lg2) {
             Err(_) if mutant!("vtd-interrupts-free-though-not-forgotten") => {}
-            Err(error) => {
-                entries[usize::from(block.first)..][..usize::from(block.count())].fill(Use::Left);
-                return Err(error);
-            }
-            Ok(()) => {}
+            forgotten => forgotten?,
         }
         entries[usize::from(block.first)..][..usize::from(block.count())].fill(Use::Free);
         Ok(())
-    }
-
-    /// Asks again of entries that were given back without hardware's word.
-    pub(crate) fn settle(&self) {
-        let mut entries = self.entries.lock();
-        if entries.contains(&Use::Left) && self.hardware.run(&[Descriptor::interrupts_all()]).is_ok() {
-            entries.iter_mut().filter(|entry| **entry == Use::Left).for_each(|entry| *entry = Use::Free);
-        }
     }
 
     /// What a device is to write for entry `index` of a block.

@@ -581,24 +581,6 @@ fn interrupts_that_are_not_confirmed_gone_are_not_given_out_again() {
 }
 
 #[test]
-fn interrupts_that_are_confirmed_gone_later_are_given_out_again() {
-    let (fake, unit, _) = remapping();
-    let remapping = unit.interrupts().unwrap();
-    let block = remapping.allocate(256).unwrap();
-    fake.with(|state| state.refused = alloc::vec![TYPE_INTERRUPT]);
-    assert!(matches!(remapping.free_block(block), Err(InterruptError::Sync(_))));
-    assert_eq!(unit.handle_errors(), []);
-    assert_eq!(remapping.allocate(1), Err(InterruptError::NoEntries), "this is not confirmed either");
-    fake.with(|state| state.refused.clear());
-    fake.take_log();
-    assert_eq!(unit.handle_errors(), []);
-    assert!(fake.take_log().contains(&Descriptor::interrupts_all()));
-    assert_eq!(unit.handle_errors(), []);
-    assert!(fake.take_log().is_empty(), "once");
-    assert_eq!(remapping.allocate(256).unwrap().first(), 0);
-}
-
-#[test]
 fn an_interrupt_is_for_its_requester_alone_and_is_forgotten_when_it_changes() {
     let fake = Fake::legacy();
     let interrupts = Some(InterruptConfig { entries_lg2: 8, x2apic: true });
