@@ -91,7 +91,7 @@ impl<P: Platform> PciDevice<P> {
         if !(offset | end).is_multiple_of(4) || end > bar.size_bytes {
             return Err(Errno::Einval);
         }
-        if !state.config.command.memory_space() {
+        if state.lost || !state.config.command.memory_space() {
             return Err(Errno::Eio);
         }
         let place = |at: u64| usize::try_from(at).map_err(|_| Errno::Einval);

@@ -115,7 +115,7 @@ impl<P: Platform> PciDevice<P> {
     }
 
     /// As for hardware: a function that cannot be reset ignores it.
-    fn reset_by_write(&self, state: &State) -> Result<(), Errno> {
+    fn reset_by_write(&self, state: &mut State) -> Result<(), Errno> {
         if self.can_reset { self.reset_for_user(state) } else { Ok(()) }
     }
 

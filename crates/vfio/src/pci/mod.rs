@@ -103,6 +103,8 @@ pub struct PciDevice<P: Platform> {
 struct State {
     config: Virtual,
     vectors: Vectors,
+    /// Whether it did not come back from a reset: its registers answer nobody until one succeeds.
+    lost: bool,
     /// Who is told of an error, and of the wish to have the device back.
     notices: [Option<Arc<dyn EventFile>>; 2],
 }
@@ -135,7 +137,8 @@ impl<P: Platform> PciDevice<P> {
             let word = parts.config.read32(parts.function.at, offset + express::DEVICE_CAPABILITIES);
             express::DeviceCapabilities::from(word).function_level_reset()
         });
-        let state = State { config: Virtual::default(), vectors: Vectors::default(), notices: [None, None] };
+        let (config, vectors) = (Virtual::default(), Vectors::default());
+        let state = State { config, vectors, lost: false, notices: [None, None] };
         Ok(Self { parts, msix, services: None, express, can_reset, state: Turns::new(platform, state) })
     }
 
@@ -171,6 +174,7 @@ impl<P: Platform> VfioDevice<P> for PciDevice<P> {
             self.reset_function()?;
         }
         self.make_ready();
+        state.lost = false;
         Ok(())
     }
 
@@ -230,8 +234,7 @@ impl<P: Platform> VfioDevice<P> for PciDevice<P> {
     }
 
     fn reset(&self) -> Result<(), Errno> {
-        let state = self.state.take();
-        self.reset_for_user(&state)
+        self.reset_for_user(&mut self.state.take())
     }
 
     fn read(&self, index: u32, offset: u64, into: &mut [u8]) -> Result<(), Errno> {
@@ -251,6 +254,9 @@ impl<P: Platform> VfioDevice<P> for PciDevice<P> {
     }
 
     fn address(&self, index: u32, area: MapArea) -> Option<PaRange> {
+        if self.state.take().lost {
+            return None;
+        }
         let bar = self.parts.function.bar(u8::try_from(index).ok()?)?;
         PaRange::new(bar.cpu_range()?.first().checked_add(area.offset)?, area.len_bytes)
     }

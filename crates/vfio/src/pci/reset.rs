@@ -46,14 +46,17 @@ impl<P: Platform> PciDevice<P> {
         config.write32(at, COMMAND, u16::from(before).into());
     }
 
-    /// Resets the function while a user has it: he finds it as he had set it up, but for what the reset is for.
-    pub(super) fn reset_for_user(&self, state: &State) -> Result<(), Errno> {
+    /// Resets the function while a user has it: he finds it as he had set it up, but for what the reset is for. If it does not come back, nothing of it but
+    /// configuration space is touched until another reset succeeds.
+    pub(super) fn reset_for_user(&self, state: &mut State) -> Result<(), Errno> {
         if !self.can_reset {
             return Err(Errno::Einval);
         }
         self.quiesce();
+        state.lost = true;
         self.reset_function()?;
         self.make_ready();
+        state.lost = false;
         self.program_again(state);
         let on = state.config.command.bus_master();
         set_bus_master(&*self.parts.config, self.parts.function.at, on);

@@ -106,6 +106,9 @@ impl<P: Platform> PciDevice<P> {
         files: &[Option<Arc<dyn EventFile>>],
     ) -> Result<(), Errno> {
         let (msix, table) = self.table().ok_or(Errno::Einval)?;
+        if state.lost {
+            return Err(Errno::Eio);
+        }
         let mut connected = Vec::with_capacity(files.len());
         for (vector, file) in (start..).zip(files) {
             let made = file.as_ref().map(|file| self.connect(vector, file)).transpose();

@@ -350,3 +350,42 @@ fn offsets_of_regions_are_their_indexes_at_40_bits() {
     assert_eq!(double(&region(&process, device, 7, 32).unwrap(), 24), CONFIG);
     assert_eq!(PAGE, 0x1000);
 }
+
+#[test]
+fn a_function_that_did_not_come_back_from_a_reset_is_not_touched_until_a_reset_succeeds() {
+    let world = world();
+    let (process, _, device) = world.driver();
+    process.pwrite(device, (7 << 40) + 4, &[6, 0]).unwrap();
+    let (event, file) = process.event();
+    let irqs = || {
+        let request = bytes(&[24, 0x24, 2, 3, 1, event as u32]);
+        process.ioctl_with(device, 0x3b6e, &request).map(drop)
+    };
+    irqs().unwrap();
+    let id = world.disk.config(0);
+    for reset in [false, true] {
+        world.disk.set_config(0, u32::MAX);
+        // By the call, and by a write to the function's own register.
+        let done = || match reset {
+            false => process.ioctl(device, 0x3b6f, 0).map(drop),
+            true => process.pwrite(device, (7 << 40) + 0x48, &[0, 0x80]).map(drop),
+        };
+        assert_eq!(done(), Err(Errno::Eio));
+        world.disk.set_config(0, id);
+        assert_eq!(process.pread(device, 0x14, 4), Err(Errno::Eio), "its registers answer nobody");
+        assert_eq!(process.pwrite(device, 0x14, &[0; 4]), Err(Errno::Eio));
+        assert_eq!(process.mmap(device, 0, PAGE), Err(Errno::Einval));
+        assert_eq!(irqs(), Err(Errno::Eio));
+        assert!(!world.controller.raise(&world.disk, 3, &world.hardware));
+        done().unwrap();
+        assert_eq!(process.pread(device, 0x14, 4), Ok(vec![0; 4]));
+        assert!(world.controller.raise(&world.disk, 3, &world.hardware));
+        assert_eq!(file.take(), 1);
+        irqs().unwrap();
+    }
+    world.disk.set_config(0, u32::MAX);
+    assert_eq!(process.ioctl(device, 0x3b6f, 0), Err(Errno::Eio));
+    process.close(device);
+    world.disk.set_config(0, id);
+    assert!(world.disk.message(3).is_none());
+}
