@@ -27,7 +27,7 @@ use core::sync::atomic::Ordering;
 use portcullis_core::iommu::SyncError;
 use portcullis_hal::{BlockLayout, Lock, Platform, Registers, wait_for};
 use portcullis_spec::smmuv3::command::Command;
-use portcullis_spec::smmuv3::registers::CMDQ_PROD;
+use portcullis_spec::smmuv3::registers::{CMDQ_CONS, CMDQ_PROD, CmdqCons};
 use portcullis_types::trace::{Event, Value};
 use portcullis_types::{Pa, mutant};
 
@@ -154,8 +154,39 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
         self.state.fetch_or(DEAD, Ordering::Release);
     }
 
-    /// Gives the memory back. The queue has been closed, and the hardware turned off.
-    pub(crate) fn free(&self) {
+    /// Waits until no signal of a sync is on its way any more: what has been consumed may be signalled later, also when the queue is off. False if that is not confirmed. The
+    /// queue has been closed, and is still on.
+    ///
+    /// Spec: SMMUv3 H.a, 3.18.1 "MSI synchronization", 6.3.9.3 "CMDQEN".
+    pub(crate) fn await_signals(&self) -> bool {
+        // Who was in the middle of a push is through.
+        self.gates.iter().for_each(|gate| drop(gate.lock()));
+        if self.signals.is_none() || self.state.load(Ordering::Acquire) & DEAD != 0 {
+            return self.signals.is_none();
+        }
+        let wait = |ready: &dyn Fn() -> bool| {
+            wait_for(&*self.platform, self.limit_ns, || ready().then_some(())).is_ok()
+        };
+        // Slots that were reserved and not published are nobody's any more.
+        let last = self.published.load(Ordering::Acquire);
+        if !wait(&|| self.not_consumed(last) < self.ring.len()) {
+            return false;
+        }
+        self.write(last, Command::sync());
+        self.platform.write_barrier();
+        self.registers.write32(CMDQ_PROD, self.ring.index(last + 1));
+        self.published.store(last + 1, Ordering::Release);
+        wait(&|| self.not_consumed(last + 1) == 0)
+    }
+
+    /// How many commands before this position hardware has not consumed; more than there can be if it says nonsense.
+    fn not_consumed(&self, end: u64) -> u64 {
+        let rd = CmdqCons::from_bits(self.registers.read32(CMDQ_CONS)).rd();
+        end.wrapping_sub(rd.into()) & (2 * self.ring.len() - 1)
+    }
+
+    /// Gives the memory back. The queue has been closed, and the hardware turned off. If signals may be on their way, their words are hardware's for good.
+    pub(crate) fn free(&self, signals_have_come: bool) {
         // Who was in the middle of a push or a repair is through; nobody begins one any more.
         self.gates.iter().for_each(|gate| drop(gate.lock()));
         drop(self.failures.lock());
@@ -163,7 +194,8 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
         let Some(words) = self.signals else { return };
         // Who waits for a sync finds the queue closed in his next turn. If one has none, the words are his for good.
         let looks = || self.lookers.load(Ordering::SeqCst) > 0;
-        if wait_for(&*self.platform, self.limit_ns, || (!looks()).then_some(())).is_ok() {
+        if signals_have_come && wait_for(&*self.platform, self.limit_ns, || (!looks()).then_some(())).is_ok()
+        {
             self.platform.free(words, Self::signal_layout(&self.ring));
         }
     }

@@ -126,7 +126,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         .ok_or(ProbeError::NoMemory)?;
         let event_queue_lg2 = config.event_queue_lg2.min(features.event_queue_lg2);
         let Some(events) = EventQueue::new(&*platform, features.output_bits, event_queue_lg2) else {
-            commands.free();
+            commands.free(true);
             return Err(ProbeError::NoMemory);
         };
         // Where nothing can be shared nobody's requests could be met: without a queue each gets a failure from hardware.
@@ -136,7 +136,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             PageRequestQueue::new(&*platform, features.output_bits, size_lg2)
         });
         if matches!(requests, Some(None)) {
-            commands.free();
+            commands.free(true);
             events.free(&platform);
             return Err(ProbeError::NoMemory);
         }
@@ -145,7 +145,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             StreamTableShape::choose(features.stream_bits, config.stream_table, features.two_level_streams);
         let table = StreamTable::new(platform.clone(), features.output_bits, shape, coherent);
         let Some(table) = table else {
-            commands.free();
+            commands.free(true);
             events.free(&platform);
             requests.iter().for_each(|requests| requests.free(&platform));
             return Err(ProbeError::NoMemory);
@@ -196,7 +196,10 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         for sharing in configuration.streams.all_sharing() {
             let _ = self.hardware.pause_ats(Some(sharing));
         }
+        // An error that nobody put right would hold the last sync up.
+        self.hardware.commands.look();
         self.hardware.commands.close();
+        let signals_have_come = self.hardware.commands.await_signals();
         self.hardware.shut_down()?;
         self.hardware.turned_off();
         configuration.gone = true;
@@ -206,7 +209,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         sharing.into_values().for_each(|sharing| drop(sharing.abandon::<R>()));
         drop((streams, lost));
         self.hardware.settle();
-        self.hardware.commands.free();
+        self.hardware.commands.free(signals_have_come);
         self.hardware.events.free(&self.hardware.platform);
         self.hardware.page_requests.iter().for_each(|requests| requests.free(&self.hardware.platform));
         Ok(())

@@ -74,6 +74,10 @@ pub(crate) struct State {
     /// So many times.
     pub(crate) atc_late: u32,
     atc_unanswered: bool,
+    /// Signals of syncs are on their way until the next sync is consumed.
+    pub(crate) signals_come_late: bool,
+    /// The one that is: where, and what.
+    pub(crate) signal_on_its_way: Option<(Pa, u64)>,
     /// An event, and a page request, that come right after the driver has looked how many there are.
     pub(crate) late_event: Option<[u64; 4]>,
     pub(crate) late_request: Option<[u64; 2]>,
@@ -241,11 +245,21 @@ impl State {
             self.atc_late = self.atc_late.saturating_sub(1);
         }
         self.log.push(command);
+        if command.opcode() == Opcode::SYNC
+            && let Some((word, signal)) = self.signal_on_its_way.take()
+        {
+            memory.store(word, signal);
+        }
         let sync = SyncWord0::from_bits(command.0[0]);
         if command.opcode() == Opcode::SYNC && sync.cs() == SIG_IRQ && command.0[1] != 0 {
             let word = Pa::new(command.0[1] & !7);
             assert_eq!(command.0[1] & 7, 0, "the low half of a word");
-            memory.store(word, u64::from(sync.msi_data()));
+            let signal = u64::from(sync.msi_data());
+            if self.signals_come_late {
+                self.signal_on_its_way = Some((word, signal));
+            } else {
+                memory.store(word, signal);
+            }
         }
         self.set(CMDQ_CONS, (cons & !0xf_ffff) | ((rd + 1) & mask));
         true

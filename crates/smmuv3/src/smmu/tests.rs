@@ -287,6 +287,29 @@ fn a_probe_that_fails_gives_its_memory_back() {
 }
 
 #[test]
+fn words_of_signals_are_given_back_when_none_is_on_its_way_any_more() {
+    for late in [false, true] {
+        let fake = Fake::new();
+        fake.set(IDR0, fake.get(IDR0) as u32 | Idr0::new().with_msi(true).into_bits());
+        let smmu = probe(&fake);
+        fake.with(|state| state.signals_come_late = late);
+        // The end of the sync is seen by the index.
+        smmu.add_device("disk", &[SourceId(8)]).unwrap();
+        assert_eq!(fake.with(|state| state.signal_on_its_way.is_some()), late);
+        smmu.teardown().unwrap();
+        assert!(fake.with(|state| state.signal_on_its_way.is_none()), "turning the queue off waits for none");
+        assert_eq!(fake.live_bytes(), 0);
+    }
+    // If that is not confirmed, they are hardware's for good.
+    let fake = Fake::new();
+    fake.set(IDR0, fake.get(IDR0) as u32 | Idr0::new().with_msi(true).into_bits());
+    let smmu = probe(&fake);
+    fake.with(|state| state.asleep = true);
+    smmu.teardown().unwrap();
+    assert!(fake.live_bytes() > 0);
+}
+
+#[test]
 fn a_doorbell_that_cannot_be_one_is_refused() {
     // The hardware has 48 bits, and would write somewhere else.
     for doorbell in [0, 0x1002, 1 << 56, 1 << 48] {

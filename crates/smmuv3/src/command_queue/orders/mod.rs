@@ -117,7 +117,7 @@ fn many_producers(cpus: usize, size_lg2: u8, signalled: bool) {
     }
     let syncs = stage.with(|seen| seen.log.iter().filter(|command| command.opcode() == Opcode::SYNC).count());
     assert_eq!(syncs, 3 * BATCHES as usize);
-    queue.free();
+    queue.free(true);
     assert_eq!(stage.live_bytes(), 0);
 }
 
@@ -224,7 +224,7 @@ fn closed_in_the_middle(signalled: bool) {
     }
     act.thread(|queue, stage| {
         queue.close();
-        queue.free();
+        queue.free(true);
         stage.with(|seen| seen.over = true);
     });
     let (stage, _) = act.play();
