@@ -75,7 +75,7 @@ pub(crate) struct CommandQueue<P: Platform, R> {
     pub(crate) failures: Lock<P, Failures>,
     /// How often a command failed. Changes before the queue goes on, so that who sees the queue go on sees the change.
     pub(crate) failure_count: AtomicU64,
-    /// How often a queue that stood still was put right.
+    /// How often a queue that stood still was put right, and may go on.
     pub(crate) repairs: AtomicU64,
     pub(crate) counters: Counters,
 }

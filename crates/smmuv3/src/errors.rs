@@ -49,6 +49,8 @@ pub(crate) struct Failures {
     forgotten_before: u64,
     /// The last position at which something was tried again, and how often in a row.
     again: (u64, u32),
+    /// The last position at which the queue stood still, and how often in a row.
+    stood_still: (u64, u32),
     untold: Vec<GlobalError>,
 }
 
@@ -64,6 +66,7 @@ impl Failures {
             recent: VecDeque::with_capacity(REMEMBERED),
             forgotten_before: 0,
             again: (u64::MAX, 0),
+            stood_still: (u64::MAX, 0),
             untold: Vec::new(),
         }
     }
@@ -93,9 +96,18 @@ impl Failures {
 
     /// Whether something at this position may be tried once more.
     fn try_again(&mut self, position: u64) -> bool {
-        let tries = if self.again.0 == position { self.again.1 + 1 } else { 1 };
-        self.again = (position, tries);
-        tries <= TRIES
+        Self::once_more(&mut self.again, position) <= TRIES
+    }
+
+    /// Whether a queue that stands still at this position may go on once it is put right: after all tries its command was replaced, and nothing more can be done for it there.
+    fn goes_on(&mut self, position: u64) -> bool {
+        Self::once_more(&mut self.stood_still, position) <= TRIES + 1
+    }
+
+    fn once_more(last: &mut (u64, u32), position: u64) -> u32 {
+        let times = if last.0 == position { last.1.saturating_add(1) } else { 1 };
+        *last = (position, times);
+        times
     }
 
     pub(crate) fn tell(&mut self, error: GlobalError) {
@@ -121,7 +133,6 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
         if !self.put_right(&mut failures, cons) {
             return false;
         }
-        self.repairs.fetch_add(1, AcqRel);
         // The new command and the count of failures are there before the queue goes on.
         self.platform.write_barrier();
         self.registers.write32(GERRORN, acknowledged.with_cmdq_err(errors.cmdq_err()).into_bits());
@@ -135,6 +146,9 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
             failures.tell(GlobalError::Command { code: cons.err().into(), words: [0; 2] });
             return true;
         };
+        if failures.goes_on(position) {
+            self.repairs.fetch_add(1, AcqRel);
+        }
         let at = self.ring.address(position);
         let words = [self.platform.load(at), self.platform.load(Pa::new(at.get() + 8))];
         if cons.err() == CERROR_ABT {

@@ -155,6 +155,19 @@ fn who_finds_at_the_limit_that_anothers_command_stopped_the_queue_gives_it_its_t
 }
 
 #[test]
+fn a_queue_that_stops_again_and_again_in_the_same_place_is_not_waited_for_for_ever() {
+    for signalled in [false, true] {
+        let fake = Fake::new();
+        let queue = queue_with_limit(&fake, 2, signalled, 1000);
+        // The sync that replaces a command is refused as well.
+        fake.with(|state| state.illegal.extend([Opcode::TLBI_EL2_ALL, Opcode::SYNC]));
+        queue.submit(&[Command::tlbi_el2_all()]).unwrap();
+        assert!(matches!(queue.run(nth(1)), Err(SyncError::Timeout { .. })));
+        queue.submit(&[nth(2), nth(3)]).unwrap_err();
+    }
+}
+
+#[test]
 fn an_illegal_command_that_nobody_waits_for_is_found_by_the_handler() {
     let fake = Fake::new();
     let queue = queue(&fake, 6, false);
