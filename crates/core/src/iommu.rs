@@ -116,7 +116,10 @@ pub trait Iommu<P: Platform>: Send + Sync + fmt::Debug {
     fn drain_events(&self, to: &mut dyn FnMut(&FaultRecord)) -> usize;
 
     /// Looks at the hardware's global error state, repairs what can be repaired, and answers what was found. Called by the embedder
-    /// when the IOMMU's error interrupt comes.
+    /// when the IOMMU's error interrupt comes, or by polling.
+    ///
+    /// What hardware has not confirmed earlier is asked of again, which waits for it, each wait with the driver's limit. What was kept for that is let go of here: domains, and what the drivers
+    /// hold of processes. Nothing else waits: an embedder whose interrupts must be short leaves the call to a thread.
     fn handle_errors(&self) -> Vec<GlobalError>;
 
     /// What the IOMMU offers for sharing processes' memory with devices; none if it cannot.

@@ -111,7 +111,7 @@ impl<P: Platform> IommuUnit<P> {
     }
 
     /// Has the driver look at the hardware's global errors and repair what it can. Answers what was found. Called by the embedder
-    /// when the error interrupt comes.
+    /// when the error interrupt comes, or by polling. It waits if hardware has not confirmed something earlier ([`Iommu::handle_errors`]).
     pub fn handle_errors(&self) -> Vec<GlobalError> {
         self.iommu.handle_errors()
     }

@@ -54,7 +54,7 @@ impl<P: Platform> DmaHandle<P> {
         self.buffer_to_device(pages);
         space
             .map(taken.first(), pages, self.prot(Perms::READ_WRITE))
-            .inspect_err(|_| space.abandon(taken, Some(memory)))?;
+            .inspect_err(|_| _ = space.abandon(taken, Some(memory)))?;
         space.counters.maps.fetch_add(1, Relaxed);
         Ok(taken)
     }

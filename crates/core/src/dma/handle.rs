@@ -93,7 +93,7 @@ impl<P: Platform> DmaHandle<P> {
     ///
     /// # Errors
     ///
-    /// As [`DmaMapError`] says; then nothing is mapped, and no address is taken.
+    /// As [`DmaMapError`] says; then nothing is mapped, and no address is taken, unless it says so.
     pub fn map_single(&self, pa: Pa, len_bytes: u64, direction: Direction) -> Result<Mapping, DmaMapError> {
         let buffer = PaRange::new(pa, len_bytes).ok_or(DmaMapError::BadLength)?;
         let limit = self.device.dma_limit();
@@ -125,7 +125,7 @@ impl<P: Platform> DmaHandle<P> {
         let taken = space.take(pages.len_bytes().ok_or(DmaMapError::BadLength)?, limit, self.prefer())?;
         space
             .map(taken.first(), pages, self.prot(direction.perms()))
-            .inspect_err(|_| space.abandon(taken, None))?;
+            .map_err(|error| space.undo(taken, error))?;
         space.counters.maps.fetch_add(1, Relaxed);
         Ok(same_bytes(taken.first(), pages.first(), buffer))
     }

@@ -102,7 +102,7 @@ impl<P: Platform> DmaHandle<P> {
     ///
     /// # Errors
     ///
-    /// As [`DmaMapError`] says; then nothing is mapped, and no address is taken.
+    /// As [`DmaMapError`] says; then nothing is mapped, and no address is taken, unless it says so.
     pub fn map_sg(&self, buffers: &[PaRange], direction: Direction) -> Result<SgMapping, DmaMapError> {
         let mapping = match self.space() {
             None => self.physical_sg(buffers, direction)?,
@@ -180,10 +180,8 @@ impl<P: Platform> DmaHandle<P> {
             .iter()
             .try_for_each(|&(at, pages)| space.map_piece(Iova::new(taken.first().get() + at), pages, prot))
             .and_then(|()| space.show(taken))
-            .inspect_err(|_| {
-                if !mutant!("failed-list-keeps-its-addresses") {
-                    space.abandon(taken, None)
-                }
+            .map_err(|error| {
+                if mutant!("failed-list-keeps-its-addresses") { error } else { space.undo(taken, error) }
             })
     }
 

@@ -126,19 +126,28 @@ impl<P: Platform> DmaSpace<P> {
 
     /// Gives back a range in which something could not be mapped, though parts may have been, or have been for a moment: takes out what
     /// there is and makes hardware forget it. If the table refuses, the range stays taken; if hardware does not confirm, it is
-    /// quarantined: either way nobody gets it.
-    pub(super) fn abandon(&self, range: IovaRange, memory: Option<Memory>) {
+    /// quarantined: either way nobody gets it. Answers whether no device reaches anything there any more.
+    pub(super) fn abandon(&self, range: IovaRange, memory: Option<Memory>) -> bool {
         let retired = self.iova.retire(range);
         debug_assert!(retired.is_ok(), "taken a moment ago");
-        let Ok(retired) = retired else { return };
+        let Ok(retired) = retired else { return false };
         let mut gather = Gather::new();
         if !mutant!("failed-map-leaves-what-was-mapped") && self.hw.unmap(range, &mut gather).is_err() {
             self.iova.restore(retired);
-            return;
+            return false;
         }
         gather.add(range, self.granule, true);
-        // The error that is reported is that of the map; this one is counted.
-        let _ = self.sync_now(Waiting { range: retired, memory, quarantined: false }, &mut gather);
+        self.sync_now(Waiting { range: retired, memory, quarantined: false }, &mut gather).is_ok()
+    }
+
+    /// [Abandons](Self::abandon) a range in which somebody's buffers could not be mapped, and answers what he is told.
+    pub(super) fn undo(&self, range: IovaRange, error: DmaMapError) -> DmaMapError {
+        match (self.abandon(range, None), error) {
+            (false, DmaMapError::Map(error)) if !mutant!("not-undone-and-not-told") => {
+                DmaMapError::NotUndone(error)
+            }
+            (_, error) => error,
+        }
     }
 
     pub(super) fn map(&self, iova: Iova, pages: PaRange, prot: Prot) -> Result<(), DmaMapError> {
@@ -274,7 +283,8 @@ impl<P: Platform> DmaSpace<P> {
         prefer: Prefer,
     ) -> Result<(Iova, bool), MsiError> {
         let take = || self.take(self.granule(), limit, prefer).ok();
-        self.msi.in_space(&*self.hw, self.granule, doorbell, limit, take, |range| self.abandon(range, None))
+        self.msi
+            .in_space(&*self.hw, self.granule, doorbell, limit, take, |range| _ = self.abandon(range, None))
     }
 }
 

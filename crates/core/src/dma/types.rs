@@ -160,7 +160,7 @@ pub struct MsiMessage {
     pub data: u32,
 }
 
-/// Why a buffer was not given to the device. Then nothing of it was.
+/// Why a buffer was not given to the device. Then nothing of it was, but for [`NotUndone`](Self::NotUndone).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DmaMapError {
@@ -186,6 +186,10 @@ pub enum DmaMapError {
     NoMemory,
     /// The table refused.
     Map(MapError),
+    /// The table refused, and hardware did not confirm that it forgot what had been mapped until then, or for a moment: **the device may still reach the buffer.** The
+    /// addresses are kept back; the buffer is safe to reuse only after [`DmaHandle::flush`](super::DmaHandle::flush) has succeeded. Not for a coherent buffer, whose
+    /// memory is kept back as well. EIO.
+    NotUndone(MapError),
 }
 
 /// Why a buffer was not taken from the device.
@@ -241,6 +245,10 @@ pub enum MsiError {
     },
     /// The table refused.
     Map(MapError),
+    /// The table refused, and hardware did not confirm that it forgot what had been mapped until then, or for a moment: **the device may still reach the buffer.** The
+    /// addresses are kept back; the buffer is safe to reuse only after [`DmaHandle::flush`](super::DmaHandle::flush) has succeeded. Not for a coherent buffer, whose
+    /// memory is kept back as well. EIO.
+    NotUndone(MapError),
 }
 
 /// What the DMA API did on a domain so far.

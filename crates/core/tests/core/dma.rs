@@ -218,7 +218,8 @@ fn an_address_that_was_mapped_for_a_moment_is_kept_until_hardware_has_forgotten_
     let dma = bench.handle(|_| ());
     bench.iommu.fail(Call::Map, 0, 1);
     bench.iommu.fail(Call::Sync, 0, 1);
-    assert!(dma.map_single(Pa::new(RAM), 8, Direction::ToDevice).is_err());
+    let refused = dma.map_single(Pa::new(RAM), 8, Direction::ToDevice);
+    assert_eq!(refused, Err(DmaMapError::NotUndone(MapError::NoTableMemory)), "whose buffer it is is told");
     assert_eq!((dma.stats().quarantined, dma.stats().live), (1, 0));
     dma.flush().unwrap();
     dma.map_single(Pa::new(RAM), 8, Direction::ToDevice).expect("the only page is free again").iova();

@@ -165,7 +165,12 @@ fn a_list_that_could_not_be_unwound_keeps_its_addresses_until_a_flush() {
     let dma = bench.handle(|_| ());
     bench.iommu.fail(Call::Map, 2, 1);
     bench.iommu.fail(Call::Sync, 0, 1);
-    assert!(dma.map_sg(&buffers, Direction::ToDevice).is_err());
+    let refused = dma.map_sg(&buffers, Direction::ToDevice);
+    assert_eq!(
+        refused,
+        Err(DmaMapError::NotUndone(MapError::NoTableMemory)),
+        "whose buffers they are is told"
+    );
     // Two were mapped, and the third for a moment.
     assert_eq!((dma.stats().quarantined, bench.iommu.domain(0).stale_count()), (1, 3));
     dma.flush().unwrap();

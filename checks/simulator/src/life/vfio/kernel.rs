@@ -82,7 +82,6 @@ impl UserWorld {
             [usize::from(direction) % 3];
         let (first, len) = (Self::slot_memory(slot), u64::from(pages) * PAGE);
         let before = self.before();
-        let failed = dma.stats().failed_syncs;
         let write = way.device_writes();
         let token = self.hub.shadow(|shadow| shadow.begin_map(group.space, &[(first, len)], true, write));
         match dma.map_single(Pa::new(first), len, way) {
@@ -113,7 +112,8 @@ impl UserWorld {
                 Done::Succeeded
             }
             Err(error) => {
-                let doubt = dma.stats().failed_syncs > failed;
+                // Who maps is told; else his buffer is his again.
+                let doubt = matches!(error, DmaMapError::NotUndone(_));
                 let ended = self.hub.shadow(|shadow| shadow.end_map(group.space, token, doubt));
                 self.hub.judged(ended);
                 let lawful = matches!(error, DmaMapError::NoIova { .. } | DmaMapError::Segment(_));
