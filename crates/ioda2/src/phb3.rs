@@ -293,8 +293,9 @@ impl<P: Platform, R: Registers> State<P, R> {
 
     /// A number for a PE, of those too that only waited for the bridge's word.
     fn take_number(&mut self, bridge: &Bridge<P, R>) -> Option<u8> {
+        let is_left = |pe: &Pe<P, R>| pe.is_left() && !mutant!("pe-without-devices-stays-taken");
         let left: Vec<u8> =
-            self.pes.iter().filter(|(_, pe)| pe.is_left()).map(|(&number, _)| number).collect();
+            self.pes.iter().filter(|(_, pe)| is_left(pe)).map(|(&number, _)| number).collect();
         left.into_iter().for_each(|number| self.bury(bridge, number));
         self.free_pe()
     }
