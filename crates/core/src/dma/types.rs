@@ -245,10 +245,6 @@ pub enum MsiError {
     },
     /// The table refused.
     Map(MapError),
-    /// The table refused, and hardware did not confirm that it forgot what had been mapped until then, or for a moment: **the device may still reach the buffer.** The
-    /// addresses are kept back; the buffer is safe to reuse only after [`DmaHandle::flush`](super::DmaHandle::flush) has succeeded. Not for a coherent buffer, whose
-    /// memory is kept back as well. EIO.
-    NotUndone(MapError),
 }
 
 /// What the DMA API did on a domain so far.
