@@ -83,7 +83,7 @@ pub enum NvmeError {
         /// What the controller said.
         status: Status,
     },
-    /// A buffer could not be given to the device.
+    /// A buffer could not be given to the device: see the inner error for whether that may reach it all the same.
     Map(DmaMapError),
     /// A buffer could not be taken back as it should: see the inner error for whether the device may still reach it.
     Unmap(DmaUnmapError),
