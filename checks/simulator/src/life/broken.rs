@@ -735,3 +735,16 @@ fn a_bit_of_what_leads_to_entries_spoils_every_device_that_it_leads_to() {
         assert!(!spoiled || led_to || spaces[0] == spaces[1], "{index}");
     }
 }
+
+#[test]
+fn no_bit_flips_of_a_table_to_which_an_entry_leads_that_has_flipped() {
+    for (flipped, flips) in [(false, true), (true, false)] {
+        let (world, ..) = mapped();
+        if flipped {
+            world.hub.shadow(|shadow| shadow.spoil(0, true));
+        }
+        world.hub.faults.arm(FaultKind::BitFlip, 1);
+        // Of tables, of the first device, the first bit.
+        assert_eq!(world.flip(2 << 8), flips);
+    }
+}

@@ -6,7 +6,7 @@
 //! # Which bits
 //!
 //! Validity, kind, rights and addresses. Not those by which others would be hit without a promise of theirs being broken by anybody: the tags of TLB entries (ASID,
-//! VMID, nG, STRW), and low bits of pointers to tables, which would lead to other memory, where any tag can be found.
+//! VMID, nG, STRW), and low bits of pointers to tables, which would lead to other memory, where any tag can be found. Nor bits of tables to which an entry leads that has flipped.
 
 use model_bus::Bus;
 use portcullis::types::Pa;
@@ -106,7 +106,9 @@ impl World {
         let (unit, source) = (device.spec.unit, device.engine.sources[0]);
         let way = self.hub.shadow(|shadow| shadow.way(index));
         let iova = self.hub.shadow(|shadow| shadow.an_address(way));
-        let found = self.found(unit, source);
+        // An entry that has flipped may lead into other spaces' tables, beyond what is its own: where its walk begins is one of its bits.
+        let strays = self.hub.shadow(|shadow| shadow.has_flipped_entry(index));
+        let found = if strays { Found::Nowhere } else { self.found(unit, source) };
         let (iron, place) = (&self.units[unit].iron, self.place(unit));
         self.reading(|tables| {
             let own = |own| if own { Hit::Entry } else { Hit::Tables };

@@ -499,6 +499,11 @@ impl Shadow {
         }
     }
 
+    /// Whether a bit of a device's entry has flipped.
+    pub(crate) fn has_flipped_entry(&self, device: DeviceIndex) -> bool {
+        self.devices[device].spoiled
+    }
+
     /// Whether what a device reaches is nobody's promise.
     pub(crate) fn is_spoiled(&self, device: DeviceIndex) -> bool {
         let Attachment { now, next, spoiled, .. } = self.devices[device];
