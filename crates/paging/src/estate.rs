@@ -33,8 +33,27 @@ impl<M: RawMutex, T> Default for Estate<M, T> {
 }
 
 impl<M: RawMutex, T> Estate<M, T> {
-    /// Hardware did not confirm that it has forgotten this.
-    pub fn leave(&self, what: T) {
+    /// Whoever had this is gone: `give_up` makes hardware forget it, and gives back what it was for once it has. If hardware does not confirm, `kept` is told of it, and it is left.
+    ///
+    /// Hardware may have been turned off since it was asked (`is_off`), and whoever did that may have settled before this was left: then it is asked once more.
+    pub fn bury(
+        &self,
+        mut what: T,
+        mut give_up: impl FnMut(&mut T) -> Result<(), SyncError>,
+        kept: impl FnOnce(&T),
+        is_off: impl FnOnce() -> bool,
+    ) {
+        if give_up(&mut what).is_ok() {
+            return;
+        }
+        kept(&what);
+        self.leave(what);
+        if is_off() {
+            self.settle(give_up);
+        }
+    }
+
+    fn leave(&self, what: T) {
         self.0.lock().push(what);
     }
 
@@ -82,6 +101,25 @@ mod tests {
         estate.settle(|_| Ok(()));
         assert_eq!(left(&estate), []);
         estate.settle(|_| panic!("nothing is left"));
+    }
+
+    #[test]
+    fn whoever_goes_leaves_what_hardware_does_not_confirm_and_nothing_if_it_was_turned_off_meanwhile() {
+        for (answers, off, wanted) in [
+            (&[true][..], false, (1, 0, 0)),
+            (&[false], false, (1, 1, 1)),
+            (&[false, true], true, (2, 1, 0)),
+            (&[false, false], true, (2, 1, 1)),
+        ] {
+            let (estate, asked, kept) = (Estate::default(), Cell::new(0), Cell::new(0));
+            let give_up = |_: &mut u16| {
+                let confirmed = answers[asked.get()];
+                asked.set(asked.get() + 1);
+                if confirmed { Ok(()) } else { Err(SILENT) }
+            };
+            estate.bury(1, give_up, |_| kept.set(kept.get() + 1), || off);
+            assert_eq!((asked.get(), kept.get(), left(&estate).len()), wanted, "{answers:?}, {off}");
+        }
     }
 
     #[test]

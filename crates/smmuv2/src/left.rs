@@ -36,23 +36,18 @@ pub(crate) enum Kept<P: Platform> {
 
 impl<P: Platform, R: Registers> Hardware<P, R> {
     /// Its domain or guest's table is gone, and no stream leads to the bank any more.
-    pub(crate) fn bury(&self, mut left: Left<P>) {
+    pub(crate) fn bury(&self, left: Left<P>) {
         if !self.is_off() {
             self.turn_bank_off(left.bank);
         }
-        if self.give_up(&mut left).is_ok() {
-            return;
-        }
-        self.platform.event(&Event {
-            source: "smmuv2",
-            name: "domain_kept",
-            fields: &[("bank", Value::Dec(left.bank as u64))],
-        });
-        self.left.leave(left);
-        // Turned off since it was asked: whoever did that may have been here before.
-        if self.is_off() {
-            self.settle();
-        }
+        let kept = |left: &Left<P>| {
+            self.platform.event(&Event {
+                source: "smmuv2",
+                name: "domain_kept",
+                fields: &[("bank", Value::Dec(left.bank as u64))],
+            });
+        };
+        self.left.bury(left, |left| self.give_up(left), kept, || self.is_off());
     }
 
     /// Asks again of everything that was left.

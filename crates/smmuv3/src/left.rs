@@ -30,11 +30,12 @@ pub(crate) enum Left<P: Platform> {
 
 impl<P: Platform, R: Registers> Hardware<P, R> {
     /// Its domain or process is gone.
-    pub(crate) fn bury(&self, mut left: Left<P>) {
-        if self.give_up(&mut left).is_ok() {
-            return;
-        }
-        let (name, field, id) = match &left {
+    pub(crate) fn bury(&self, left: Left<P>) {
+        self.left.bury(left, |left| self.give_up(left), |left| self.keep(left), || self.is_off());
+    }
+
+    fn keep(&self, left: &Left<P>) {
+        let (name, field, id) = match left {
             Left::Domain { ids, .. } => {
                 // Nobody is there to give way.
                 if !self.stage2 {
@@ -46,11 +47,6 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             Left::Process { asid, .. } => ("asid_kept", "asid", *asid),
         };
         self.platform.event(&Event { source: "smmuv3", name, fields: &[(field, Value::Dec(id.into()))] });
-        self.left.leave(left);
-        // Turned off since it was asked: whoever did that may have been here before.
-        if self.is_off() {
-            self.settle();
-        }
     }
 
     /// Asks again of everything that was left.

@@ -40,20 +40,15 @@ pub(crate) enum Kept<P: Platform> {
 
 impl<P: Platform, R: Registers + 'static> Hardware<P, R> {
     /// Its domain, process or guest's table is gone.
-    pub(crate) fn bury(&self, mut left: Left<P>) {
-        if self.give_up(&mut left).is_ok() {
-            return;
-        }
-        self.platform.event(&Event {
-            source: "vtd",
-            name: "domain_kept",
-            fields: &[("id", Value::Dec(left.did.into()))],
-        });
-        self.left.leave(left);
-        // Turned off since it was asked: whoever did that may have been here before.
-        if self.is_off() {
-            self.settle();
-        }
+    pub(crate) fn bury(&self, left: Left<P>) {
+        let kept = |left: &Left<P>| {
+            self.platform.event(&Event {
+                source: "vtd",
+                name: "domain_kept",
+                fields: &[("id", Value::Dec(left.did.into()))],
+            });
+        };
+        self.left.bury(left, |left| self.give_up(left), kept, || self.is_off());
     }
 
     /// Asks again of everything that was left.
