@@ -165,19 +165,26 @@ fn a_pe_whose_windows_were_not_confirmed_to_be_gone_is_free_once_they_are() {
     assert_eq!(bridge.assign(&[source(DISK)]), Ok(1), "the first is free");
 }
 
+/// A card that is attached, once `ready` has been done with its bridge, is removed while the bridge gives so many answers and no more. Answers whether it is gone.
+fn card_leaves(answers: usize, ready: impl FnOnce(&Bridge)) -> (Arc<Fake>, Arc<Bridge>, bool) {
+    let fake = Fake::new();
+    let bridge = fake.bridge(|_| ());
+    let domain = bridge.new_kernel_domain().unwrap();
+    bridge.add_device("card", &[source(CARD)]).unwrap();
+    ready(&bridge);
+    bridge.attach(&[source(CARD)], &target(&domain)).unwrap();
+    fake.answers(Some(answers));
+    let removed = bridge.remove_device(&[source(CARD)]).is_ok();
+    fake.answers(None);
+    (fake, bridge, removed)
+}
+
 #[test]
 fn a_pe_that_could_not_be_closed_when_its_devices_left_is_free_when_another_is_wanted() {
     let mut left = 0;
     for answers in 1..8 {
-        let fake = Fake::new();
-        let bridge = fake.bridge(|_| ());
-        let domain = bridge.new_kernel_domain().unwrap();
-        bridge.add_device("card", &[source(CARD)]).unwrap();
-        bridge.attach(&[source(CARD)], &target(&domain)).unwrap();
-        fake.answers(Some(answers));
-        let removed = bridge.remove_device(&[source(CARD)]);
-        fake.answers(None);
-        if removed.is_ok() {
+        let (fake, bridge, removed) = card_leaves(answers, |_| ());
+        if removed {
             left += usize::from(fake.entry(9, 2) != 0);
             assert_eq!(bridge.assign(&[source(DISK)]), Ok(1), "the first is free");
             assert_eq!((fake.entry(9, 2), fake.entry(9, 3)), (0, 0), "and has no window");
@@ -190,16 +197,9 @@ fn a_pe_that_could_not_be_closed_when_its_devices_left_is_free_when_another_is_w
 fn a_segment_of_m32_stays_whose_it_is_when_a_pe_that_had_it_before_comes_to_its_end() {
     let mut left = 0;
     for answers in 1..8 {
-        let fake = Fake::new();
-        let bridge = fake.bridge(|_| ());
-        let domain = bridge.new_kernel_domain().unwrap();
-        bridge.add_device("card", &[source(CARD)]).unwrap();
-        bridge.assign_m32(source(CARD), 16..=17).unwrap();
-        bridge.attach(&[source(CARD)], &target(&domain)).unwrap();
-        fake.answers(Some(answers));
-        let removed = bridge.remove_device(&[source(CARD)]);
-        fake.answers(None);
-        if removed.is_err() || fake.entry(9, 2) == 0 {
+        let (fake, bridge, removed) =
+            card_leaves(answers, |bridge| bridge.assign_m32(source(CARD), 16..=17).unwrap());
+        if !removed || fake.entry(9, 2) == 0 {
             continue;
         }
         left += 1;
