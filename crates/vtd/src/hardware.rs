@@ -48,6 +48,8 @@ pub(crate) struct Hardware<P: Platform, R> {
     pub(crate) unsent: Unsent<P::Mutex>,
     pub(crate) atcs: Lock<P, Atcs>,
     commanding: Lock<P, ()>,
+    /// The root table leads nowhere, and the hardware has confirmed that it knows nothing else any more.
+    pub(crate) emptied: AtomicBool,
     /// The hardware has been turned off, and confirmed it: it reads no table any more.
     off: AtomicBool,
 }
@@ -79,6 +81,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             unsent: Unsent::new(),
             atcs: Lock::<P, Atcs>::new(Atcs::default()),
             commanding: Lock::<P, ()>::new(()),
+            emptied: AtomicBool::new(false),
             off: AtomicBool::new(false),
             platform,
             registers,

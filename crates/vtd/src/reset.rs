@@ -17,6 +17,8 @@
 //! Spec: VT-d 5.10, 6.6 "Set Root Table Pointer Operation", 6.7 "Set Interrupt Remapping Table Pointer Operation", 6.5.2 "Queued Invalidation Interface",
 //! 11.4.4.1 "Global Command Register", 11.4.8.1 "Protected Memory Enable Register".
 
+use core::sync::atomic::Ordering;
+
 use portcullis_core::iommu::SyncError;
 use portcullis_hal::{Clock, Platform, Registers, wait_for};
 use portcullis_spec::vtd::registers::*;
@@ -161,8 +163,12 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             self.registers.write32(PECTL, EventControl::new().with_im(true).into_bits());
         }
         tables.empty(self);
-        // Its queue of page requests is given back: what was let through before is written there until then.
-        self.forget_everything_and_drain(self.page_requests.is_some())?;
+        // Once: who turned off too slowly the last time has no queue any more with which to be asked.
+        if !self.emptied.load(Ordering::Acquire) {
+            // Its queue of page requests is given back: what was let through before is written there until then.
+            self.forget_everything_and_drain(self.page_requests.is_some())?;
+            self.emptied.store(true, Ordering::Release);
+        }
         let none = GlobalStatus::new();
         let off = |clear, name, done: fn(GlobalStatus) -> bool| {
             self.command(none, clear, done).map_err(timeout(name))

@@ -210,7 +210,11 @@ impl<P: Platform, R: Registers> SvaIommu<P> for Vtd<P, R> {
         let sids = distinct(sources);
         let hardware = &self.hardware;
         let mut configuration = self.configuration.lock();
-        let Configuration { tables, devices, .. } = &mut *configuration;
+        let Configuration { tables, devices, closing, .. } = &mut *configuration;
+        if *closing {
+            let waiting_for = "a unit that is on";
+            return Err(EnableSvaError::Sync(SyncError::Timeout { waiting_for, last: 0 }));
+        }
         if devices.any_shares(&sids) {
             return Err(EnableSvaError::Enabled);
         }
@@ -285,7 +289,7 @@ impl<P: Platform, R: Registers> SvaIommu<P> for Vtd<P, R> {
             let source = sids.first().and_then(|&first| configuration.devices.get(first));
             source.is_none_or(|source| matches!(source.attached, Attachment::Blocked))
         };
-        let is_blocked = blocked(&configuration);
+        let is_blocked = configuration.closing || blocked(&configuration);
         let sharing = configuration.devices.sharing(&sids).ok_or(AttachPasidError::NotEnabled)?;
         if pasid.get() == 0 || pasid > sharing.limits.last_pasid {
             return Err(AttachPasidError::OutOfRange(sharing.limits));

@@ -62,6 +62,8 @@ pub(crate) struct Configuration<P: Platform> {
     pub(crate) devices: Devices<P>,
     /// Memory as it is, where hardware cannot let requests pass. Made when it is first asked for.
     identity: Option<Arc<dyn HwDomain<P>>>,
+    /// Somebody has begun to turn the unit off: the root table leads nowhere, so that nobody comes or is led anywhere any more.
+    pub(crate) closing: bool,
     pub(crate) gone: bool,
 }
 
@@ -121,7 +123,8 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
         let wanted = hardware.config.interrupts.filter(|_| features.extended.ir());
         let interrupts = wanted.map(|config| InterruptRemapping::new(hardware.clone(), config));
         let no_memory = matches!(interrupts, Some(None));
-        let configuration = Configuration { tables, devices: Devices::new(), identity: None, gone: false };
+        let devices = Devices::new();
+        let configuration = Configuration { tables, devices, identity: None, closing: false, gone: false };
         let passing = hardware.ids.lock().take().unwrap_or(0);
         let unit = Self {
             interrupts: interrupts.flatten(),
@@ -220,12 +223,13 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
     ///
     /// # Errors
     ///
-    /// The hardware did not confirm. Its tables are kept then, since it may still read them.
+    /// The hardware did not confirm. Its tables are kept then, since it may still read them, and no device can come or be attached; a later call asks again.
     pub fn teardown(&self) -> Result<(), SyncError> {
         let mut configuration = self.configuration.lock();
         if configuration.gone {
             return Ok(());
         }
+        configuration.closing = true;
         configuration.devices.all_sharing().for_each(|sharing| sharing.pause_ats(&self.hardware));
         self.hardware.shut_down(&configuration.tables)?;
         self.hardware.turned_off();
@@ -365,8 +369,8 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
     /// Makes the entries of sources lead to `attached`.
     fn lead(&self, sids: &[u16], attached: &Attachment<P>, lead: Option<Lead>) -> Result<(), AttachError> {
         let mut configuration = self.configuration.lock();
-        let Configuration { tables, devices, gone, .. } = &mut *configuration;
-        if *gone {
+        let Configuration { tables, devices, closing, gone, .. } = &mut *configuration;
+        if *gone || *closing && lead.is_some() {
             return Err(AttachError::Unsupported);
         }
         if let Some(&unknown) = sids.iter().find(|&&sid| !devices.contains(sid)) {
@@ -517,7 +521,7 @@ impl<P: Platform, R: Registers> Iommu<P> for Vtd<P, R> {
 
     fn add_device(&self, name: &str, sources: &[SourceId]) -> Result<(), AddDeviceError> {
         let mut configuration = self.configuration.lock();
-        if configuration.gone {
+        if configuration.gone || configuration.closing {
             let waiting_for = "a unit that is on";
             return Err(AddDeviceError::Sync(SyncError::Timeout { waiting_for, last: 0 }));
         }

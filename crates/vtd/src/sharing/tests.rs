@@ -493,6 +493,22 @@ fn a_device_is_prepared_by_flags_alone_and_its_ats_comes_last() {
 }
 
 #[test]
+fn after_a_teardown_that_was_not_confirmed_nothing_more_is_shared() {
+    let (fake, unit, domain, switches) = sharing();
+    let other = [SourceId(0x0200)];
+    unit.add_device("net", &other).unwrap();
+    unit.attach(&other, &Target::Domain(domain)).unwrap();
+    let process = unit.new_process_domain(Mm::new()).unwrap();
+    fake.with(|state| state.refused = vec![TYPE_IOTLB]);
+    assert!(unit.teardown().is_err());
+    fake.with(|state| state.refused.clear());
+    let enabled = unit.enable(&other, &facts(), switches.clone());
+    assert!(matches!(enabled, Err(EnableSvaError::Sync(_))));
+    assert_eq!(unit.attach_pasid(&[SID], pasid(5), &process), Err(AttachPasidError::Blocked));
+    assert!(!switches.on.load(SeqCst));
+}
+
+#[test]
 fn what_is_unmapped_is_forgotten_by_the_iotlb_and_then_by_the_device() {
     let (fake, _unit, domain, _switches) = sharing();
     domain.map(Iova::new(0x5000), Pa::new(0x9000), 0x2000, READ_WRITE).unwrap();

@@ -722,6 +722,34 @@ fn after_teardown_every_request_is_blocked_and_all_but_the_root_is_given_back() 
 }
 
 #[test]
+fn after_a_teardown_that_was_not_confirmed_nobody_is_told_that_a_device_is_attached() {
+    let (fake, unit, domain) = attached();
+    fake.with(|state| state.refused = vec![TYPE_IOTLB]);
+    assert!(unit.teardown().is_err());
+    fake.with(|state| state.refused.clear());
+    for target in [Target::Domain(domain), Target::Identity] {
+        assert_eq!(unit.attach(&[SID], &target), Err(AttachError::Unsupported));
+    }
+    assert!(unit.add_device("net", &[SourceId(0x0200)]).is_err());
+    assert_eq!((fake.context(0x108), fake.context(0x200)), (None, None));
+    unit.attach(&[SID], &Target::Blocked).unwrap();
+    unit.remove_device(&[SID]).unwrap();
+    unit.teardown().unwrap();
+    assert_eq!(fake.live_bytes(), 0x1000, "the root table, with nothing in it");
+}
+
+#[test]
+fn a_unit_that_turned_its_queue_off_too_slowly_is_torn_down_by_the_next_try() {
+    let (fake, unit, domain) = attached();
+    drop(domain);
+    fake.with(|state| state.stuck = 1 << 26);
+    assert!(unit.teardown().is_err());
+    fake.with(|state| state.stuck = 0);
+    unit.teardown().unwrap();
+    assert_eq!((fake.get(GSTS) >> 26 & 1, fake.live_bytes()), (0, 0x1000));
+}
+
+#[test]
 fn faults_that_come_while_others_are_taken_are_taken_too_and_an_overflow_of_then_is_cleared() {
     // Hardware would not interrupt for either: one of them was set all the time.
     let (fake, unit) = unit();
