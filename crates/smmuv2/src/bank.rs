@@ -214,7 +214,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
     }
 
     /// Forgets what faults a bank holds, and ends the one that waits.
-    fn clear_faults(&self, bank: usize) {
+    pub(crate) fn clear_faults(&self, bank: usize) {
         self.write_bank(bank, FSR, u32::MAX);
         self.write_bank(bank, RESUME, RESUME_TERMINATE);
     }

@@ -5,7 +5,7 @@
 //! Those of the page table, and of the tables that an unmap emptied, are [`Mappings`]'. Mapping needs no invalidation: the hardware remembers nothing that
 //! faulted.
 //!
-//! When a domain is dropped no stream leads to its bank. The bank is turned off and the hardware made to forget its tag, and only if it confirms are bank
+//! When a domain is dropped no stream leads to its bank. The bank is turned off, once nothing is under way by it, and the hardware made to forget its tag, and only if it confirms are bank
 //! and tables given back; otherwise both are left behind (`left`) until it does.
 //!
 //! # Domains in which guests' tables are nested
@@ -22,7 +22,7 @@
 use alloc::sync::{Arc, Weak};
 use core::any::Any;
 use core::fmt;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use portcullis_core::iommu::{
     Capabilities, DomainError, Flushed, Gather, HwDomain, MapError, SyncError, UnmapError,
@@ -47,6 +47,8 @@ pub struct Domain<P: Platform, R: Registers + 'static> {
     mappings: Mappings<P::Mutex, Stage1, Stage2>,
     /// How many guests' tables are nested in it; none if none can be.
     nested: Option<AtomicUsize>,
+    /// Streams were led here, and away again without the hardware's word.
+    doubted: AtomicBool,
 }
 
 impl<P: Platform, R: Registers> fmt::Debug for Domain<P, R> {
@@ -90,7 +92,8 @@ impl<P: Platform, R: Registers> Domain<P, R> {
         // A fault behind a guest's table tells an address that is not this table's: nobody could say whether to retry.
         let stall = hardware.config.stall && nested.is_none();
         hardware.set_up_bank(bank, role, &words, stall);
-        let domain = Arc::new(Self { bank, stage2, format, mappings, nested, hardware });
+        let doubted = AtomicBool::new(false);
+        let domain = Arc::new(Self { bank, stage2, format, mappings, nested, doubted, hardware });
         let weak: Weak<Self> = Arc::downgrade(&domain);
         domain.hardware.domains.lock().insert(bank, weak);
         Ok(domain)
@@ -118,6 +121,11 @@ impl<P: Platform, R: Registers> Domain<P, R> {
     /// How many guests' tables are nested in it; none if none can be.
     pub(crate) fn nested(&self) -> Option<&AtomicUsize> {
         self.nested.as_ref()
+    }
+
+    /// Something may be under way by its bank though no stream leads there.
+    pub(crate) fn doubt(&self) {
+        self.doubted.store(true, Ordering::SeqCst);
     }
 
     fn has_nested(&self) -> bool {
@@ -191,6 +199,7 @@ impl<P: Platform, R: Registers> HwDomain<P> for Domain<P, R> {
 impl<P: Platform, R: Registers + 'static> Drop for Domain<P, R> {
     fn drop(&mut self) {
         self.hardware.domains.lock().remove(&self.bank);
-        self.hardware.bury(Left { bank: self.bank, kept: Kept::Tables(self.mappings.take()) });
+        let (under_way, kept) = (*self.doubted.get_mut(), Kept::Tables(self.mappings.take()));
+        self.hardware.bury(Left { bank: self.bank, under_way, kept });
     }
 }

@@ -13,6 +13,9 @@
 //! somebody is looking at is left out by others. A bank that is turned off ends what waits in it; who is looking at that then lets go of nothing, since the bank may be
 //! another's by now ([`Looks`]).
 //!
+//! A stream that is led elsewhere leaves nothing behind that waits: retried later, it would go on by what the stream has left. So that is terminated, and who was not told of its fault is
+//! when faults are next taken.
+//!
 //! Spec: SMMUv2 D.c, 3.7 "Context faults", 3.8 "Global faults", 16.5.28 "SMMU_CBn_RESUME, Transaction Resume register".
 //! Not here: what registers say (`fault`).
 
@@ -34,11 +37,16 @@ use crate::hardware::Hardware;
 /// How often one call takes a fault of the same bank: a device that faults without end cannot hold a CPU.
 const MOST: usize = 4;
 
+/// How many transactions that wait in a bank are ended in one go, and how many of their faults are kept until faults are next taken.
+const MOST_ENDED: usize = 64;
+
 /// The banks whose stalled transaction somebody is looking at, and which look it is.
 #[derive(Debug, Default)]
 pub(crate) struct Looks {
     looks: Vec<(usize, u64)>,
     count: u64,
+    /// Faults of transactions that were ended before anybody was told.
+    untold: Vec<FaultRecord>,
 }
 
 impl Looks {
@@ -81,7 +89,9 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         source_of: &dyn Fn(u16) -> SourceId,
         to: &mut dyn FnMut(&FaultRecord),
     ) -> usize {
-        let mut count = 0;
+        let untold = core::mem::take(&mut self.taking.lock().untold);
+        let mut count = untold.len();
+        untold.iter().for_each(|record| self.tell(record, to));
         let banks = self.banks.lock().in_use();
         for bank in banks {
             count += (0..MOST).take_while(|_| self.drain_bank(bank, source_of, to)).count();
@@ -98,16 +108,57 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         let Some(Taken { fsr, record, look }) = self.take_context_fault(bank, source_of) else {
             return false;
         };
-        self.count(Operation::ContextFault);
         if fsr.multi() {
             self.count(Operation::LostFaults);
         }
-        self.say_fault(&record);
-        to(&record);
+        self.tell(&record, to);
         if let Some(look) = look {
             self.let_go(bank, look, fsr, &record);
         }
         true
+    }
+
+    fn tell(&self, record: &FaultRecord, to: &mut dyn FnMut(&FaultRecord)) {
+        self.count(Operation::ContextFault);
+        self.say_fault(record);
+        to(record);
+    }
+
+    /// Ends what waits in a bank and is of streams that leave it.
+    pub(crate) fn end_stalled(
+        &self,
+        bank: usize,
+        leaves: &dyn Fn(u16) -> bool,
+        source_of: &dyn Fn(u16) -> SourceId,
+    ) {
+        for _ in 0..MOST_ENDED {
+            let mut taking = self.taking.lock();
+            let fsr = Fsr::from_bits(self.read_bank(bank, FSR));
+            let stream = FaultStream::from_bits(self.read_global1(cbfrsynra(bank))).stream_id();
+            if !fsr.ss() || !leaves(stream) {
+                return;
+            }
+            let is_told = taking.is_looked_at(bank);
+            let fits = taking.untold.len() < MOST_ENDED;
+            if !is_told && fits {
+                let record = self.context_fault(bank, fsr, source_of(stream));
+                taking.untold.push(record);
+            }
+            if fsr.multi() || !is_told && !fits {
+                self.count(Operation::LostFaults);
+            }
+            taking.ended(bank);
+            self.write_bank(bank, FSR, fsr.into_bits());
+            self.write_bank(bank, RESUME, RESUME_TERMINATE);
+            drop(taking);
+            self.count(Operation::Terminate);
+        }
+    }
+
+    /// What the fault registers of a bank say.
+    fn context_fault(&self, bank: usize, fsr: Fsr, source: SourceId) -> FaultRecord {
+        let fsynr0 = Fsynr0::from_bits(self.read_bank(bank, FSYNR0));
+        fault::context(fsr, fsynr0, self.read_bank64(bank, FAR), source)
     }
 
     fn take_context_fault(&self, bank: usize, source_of: &dyn Fn(u16) -> SourceId) -> Option<Taken> {

@@ -1,7 +1,8 @@
 //! What domains and guests' tables leave behind: context banks of which hardware has not confirmed that it has forgotten what they put into TLBs, and what those keep.
 //!
 //! Whoever goes has hardware asked once. If it does not confirm, it is asked again with the next errors that are handled, and nothing is left once the SMMU is off ([`Estate`]).
-//! Until then the bank stays taken, with its translation off.
+//! Until then the bank stays taken, with its translation off. It is turned off at once, unless streams were led there by an attach that was not confirmed: what arrived then may be
+//! under way by it still, and would get through. So that is waited for first.
 //!
 //! Not here: banks that were firmware's (`reset`).
 //!
@@ -22,6 +23,8 @@ use crate::hardware::Hardware;
 /// What one of them leaves.
 pub(crate) struct Left<P: Platform> {
     pub(crate) bank: usize,
+    /// Something may be under way by the bank: it is on.
+    pub(crate) under_way: bool,
     pub(crate) kept: Kept<P>,
 }
 
@@ -37,8 +40,8 @@ pub(crate) enum Kept<P: Platform> {
 impl<P: Platform, R: Registers> Hardware<P, R> {
     /// Its domain or guest's table is gone, and no stream leads to the bank any more.
     pub(crate) fn bury(&self, left: Left<P>) {
-        if !self.is_off() {
-            self.turn_bank_off(left.bank);
+        if !left.under_way {
+            self.turn_off_unless_off(left.bank);
         }
         let kept = |left: &Left<P>| {
             self.platform.event(&Event {
@@ -50,6 +53,12 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         self.left.bury(left, |left| self.give_up(left), kept, || self.is_off());
     }
 
+    fn turn_off_unless_off(&self, bank: usize) {
+        if !self.is_off() {
+            self.turn_bank_off(bank);
+        }
+    }
+
     /// Asks again of everything that was left.
     pub(crate) fn settle(&self) {
         self.left.settle(|left| self.give_up(left));
@@ -58,6 +67,11 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
     /// Makes the hardware forget what a bank put into TLBs, and gives the bank back with what it kept once it has.
     fn give_up(&self, left: &mut Left<P>) -> Result<(), SyncError> {
         let forget = || self.forget_bank(left.bank);
+        if left.under_way {
+            forget()?;
+            self.turn_off_unless_off(left.bank);
+            left.under_way = false;
+        }
         match &mut left.kept {
             Kept::Tables(mappings) => {
                 let forgotten = mappings.flush_all(&*self.platform, forget)?;

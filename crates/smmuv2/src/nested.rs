@@ -19,7 +19,7 @@
 use alloc::sync::Arc;
 use core::any::Any;
 use core::fmt;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use portcullis_core::iommu::{HwDomain, SyncError};
 use portcullis_core::nested::{
@@ -58,6 +58,8 @@ pub struct Nested<P: Platform, R: Registers + 'static> {
     granule: SizeLg2,
     /// What the guest's table translates.
     aperture: IovaRange,
+    /// Streams were led here, and away again without the hardware's word.
+    doubted: AtomicBool,
 }
 
 impl<P: Platform, R: Registers> fmt::Debug for Nested<P, R> {
@@ -92,7 +94,8 @@ impl<P: Platform, R: Registers> Nested<P, R> {
         nested.fetch_add(1, Ordering::SeqCst);
         // Nobody but the guest could say whether a transaction that faulted is to be retried.
         hardware.set_up_bank(bank, role, &words, false);
-        Ok(Self { parent: parent.clone(), hardware: hardware.clone(), bank, granule, aperture })
+        let doubted = AtomicBool::new(false);
+        Ok(Self { parent: parent.clone(), hardware: hardware.clone(), bank, granule, aperture, doubted })
     }
 
     pub(crate) fn is_of(&self, hardware: &Arc<Hardware<P, R>>) -> bool {
@@ -102,6 +105,11 @@ impl<P: Platform, R: Registers> Nested<P, R> {
     /// The number of the context bank.
     pub fn bank(&self) -> usize {
         self.bank
+    }
+
+    /// Something may be under way by its bank though no stream leads there.
+    pub(crate) fn doubt(&self) {
+        self.doubted.store(true, Ordering::SeqCst);
     }
 }
 
@@ -133,7 +141,8 @@ impl<P: Platform, R: Registers> NestedDomain for Nested<P, R> {
 impl<P: Platform, R: Registers + 'static> Drop for Nested<P, R> {
     fn drop(&mut self) {
         // The parent's tables must stay what they are until nothing is left of this.
-        self.hardware.bury(Left { bank: self.bank, kept: Kept::Parent(self.parent.clone()) });
+        let (under_way, kept) = (*self.doubted.get_mut(), Kept::Parent(self.parent.clone()));
+        self.hardware.bury(Left { bank: self.bank, under_way, kept });
     }
 }
 

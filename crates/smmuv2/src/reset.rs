@@ -3,7 +3,9 @@
 //! It fails closed. Hardware comes out of reset letting everything pass, and with UNKNOWN values in its groups and banks, so those are put in order
 //! first: groups that nobody has say "fault" and match nothing, banks are off. Then one write turns the way around off and makes
 //! whoever matches nothing, or several groups, fault. If the hardware does not confirm that it has forgotten what came before, that write is made all the same, and the
-//! probe fails.
+//! probe fails; then there are no groups, since nobody would ever attach who was to keep something.
+//!
+//! On the way up and down, as everywhere, a bank is turned off only when nothing is under way by it any more: that would pass untranslated.
 //!
 //! # Streams that keep what they have
 //!
@@ -20,8 +22,8 @@ use portcullis_hal::{Platform, Registers};
 use portcullis_spec::smmuv2::bank::{SCTLR, TTBR0};
 use portcullis_spec::smmuv2::global::{ACR, CBAR_NESTED, CR0, Cbar, Cr0, GFSR, NestedCbar, cbar};
 use portcullis_spec::smmuv2::mmu500::Acr;
-use portcullis_types::mutant;
 use portcullis_types::trace::{Event, Value};
+use portcullis_types::{SourceId, mutant};
 
 use crate::config::Implementation;
 use crate::features::ProbeError;
@@ -65,16 +67,34 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         self.find_out_bits(streams, extended);
         let placed = self.place_boot_streams(streams, &boot);
         self.set_up_implementation();
-        self.shut_all_banks();
+        let ended = if live { self.end_all_but_boot() } else { Ok(()) };
+        if ended.is_ok() {
+            self.shut_all_banks();
+        }
         self.registers.write32(GFSR, u32::MAX);
-        let forgotten = self.forget_everything();
+        let forgotten = ended.and_then(|()| self.forget_everything()).map_err(ProbeError::from);
+        let outcome = placed.and(forgotten);
+        if outcome.is_err() {
+            self.close_all_groups(streams.mapping);
+            streams.groups.fill_with(|| None);
+        }
         if !mutant!("smmuv2-way-around-left-open") {
             self.registers.write32(CR0, self.control(extended).into_bits());
         }
         self.registers.read32(CR0);
         self.say_probe(streams);
-        placed?;
-        Ok(forgotten?)
+        outcome
+    }
+
+    /// Waits for what was under way before the groups changed. What waits for an answer gets none from whoever had this before.
+    fn end_all_but_boot(&self) -> Result<(), SyncError> {
+        let is_boot = |bank: &usize| self.banks.lock().is_boot(*bank);
+        (0..self.features.banks).filter(|bank| !is_boot(bank)).for_each(|bank| self.clear_faults(bank));
+        self.forget_everything()
+    }
+
+    fn close_all_groups(&self, mapping: Mapping) {
+        (0..self.features.groups).for_each(|at| self.close_group(mapping, at));
     }
 
     /// SMMU_CR0 while the SMMU is in use. TLB maintenance of CPUs is about their own ids, which mean nothing here.
@@ -218,9 +238,13 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
 
     /// Nobody gets through any more, and no table is walked.
     pub(crate) fn shut_down(&self, streams: &Streams<P>) -> Result<(), SyncError> {
-        for at in 0..self.features.groups {
-            self.close_group(streams.mapping, at);
+        self.close_all_groups(streams.mapping);
+        // What is under way ends first, and what it put into TLBs is forgotten with the rest.
+        if self.config.stall {
+            let source_of = |stream: u16| streams.source_of(stream).unwrap_or(SourceId(stream.into()));
+            (0..self.features.banks).for_each(|bank| self.end_stalled(bank, &|_| true, &source_of));
         }
+        self.forget_everything()?;
         for bank in 0..self.features.banks {
             self.turn_bank_off(bank);
         }
@@ -232,7 +256,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
     /// After the last stream that firmware left there has gone: firmware's banks are everybody's, once what they put into TLBs is forgotten.
     pub(crate) fn release_boot_banks(&self, streams: &Streams<P>) {
         let led_to = |bank: usize| {
-            let paths = streams.valid().map(|(_, group)| group.attached.path());
+            let paths = streams.valid().map(|(_, group)| group.attached.under_way());
             paths.into_iter().any(|path| match path {
                 Path::Bank(to) => {
                     let to = usize::from(to);

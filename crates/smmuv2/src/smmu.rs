@@ -40,6 +40,8 @@ pub struct Smmu<P: Platform, R: Registers + 'static> {
 /// What attaching changes, under one lock.
 struct Configuration<P: Platform> {
     streams: Streams<P>,
+    /// Somebody has begun to turn the SMMU off: there are no groups any more that a stream could be led by, and banks do not translate.
+    closing: bool,
     /// The SMMU is no longer in use.
     gone: bool,
 }
@@ -86,7 +88,8 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         let hardware = Hardware::new(platform, registers, features, config, stage2, granule, format, parents);
         let mut streams = Streams::new(features.groups);
         hardware.bring_up(&mut streams)?;
-        let configuration = Lock::<P, Configuration<P>>::new(Configuration { streams, gone: false });
+        let configuration = Configuration { streams, closing: false, gone: false };
+        let configuration = Lock::<P, Configuration<P>>::new(configuration);
         Ok(Arc::new(Self { hardware: Arc::new(hardware), configuration }))
     }
 
@@ -94,12 +97,14 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
     ///
     /// # Errors
     ///
-    /// The hardware did not confirm. Domains keep their tables then, since it may still read them. Traffic faults all the same.
+    /// The hardware did not confirm. Domains keep their tables then, since it may still read them. Traffic faults all the same, and no device can come or be attached; a later call
+    /// asks again.
     pub fn teardown(&self) -> Result<(), SyncError> {
         let mut configuration = self.configuration.lock();
         if configuration.gone {
             return Ok(());
         }
+        configuration.closing = true;
         self.hardware.shut_down(&configuration.streams)?;
         self.hardware.turned_off();
         configuration.gone = true;
@@ -162,7 +167,12 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             self.hardware.lead_group(streams.mapping, at, next.path());
             old.push(core::mem::replace(&mut group.attached, next.clone()));
         }
-        let Err(error) = self.forget_old(&old) else { return Ok(old) };
+        self.end_stalled(streams, groups, &old, next);
+        let Err(error) = self.forget_old(&old) else {
+            self.end_stalled(streams, groups, &old, next);
+            return Ok(old);
+        };
+        self.doubt(next);
         for (&at, old) in groups.iter().zip(old) {
             let Some(group) = streams.groups[at].as_mut() else { continue };
             if matches!(next, Attachment::Blocked) {
@@ -173,6 +183,43 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             }
         }
         Err(error)
+    }
+
+    /// Ends what of these groups waits in banks that they have left.
+    fn end_stalled(
+        &self,
+        streams: &Streams<P>,
+        groups: &[usize],
+        old: &[Attachment<P>],
+        next: &Attachment<P>,
+    ) {
+        if !self.hardware.config.stall {
+            return;
+        }
+        let leaving = groups.iter().filter_map(|&at| streams.groups[at].as_ref());
+        let leaves = |stream: u16| leaving.clone().any(|group| group.streams.matches(stream));
+        let source_of = |stream: u16| streams.source_of(stream).unwrap_or(SourceId(stream.into()));
+        let paths = old.iter().map(Attachment::under_way).filter(|path| *path != next.path());
+        for path in paths {
+            if let Path::Bank(bank) = path {
+                self.hardware.end_stalled(bank.into(), &leaves, &source_of);
+            }
+        }
+    }
+
+    /// Streams were led there, and are led away again: what arrived in between may be under way.
+    fn doubt(&self, attached: &Attachment<P>) {
+        match attached {
+            Attachment::Domain { domain, .. } => {
+                Domain::ours(&self.hardware, domain).into_iter().for_each(Domain::doubt);
+            }
+            Attachment::Nested { domain, .. } => {
+                let ours = domain.as_any().downcast_ref::<Nested<P, R>>();
+                ours.into_iter().for_each(Nested::doubt);
+            }
+            Attachment::Blocked | Attachment::Identity | Attachment::Boot(_) | Attachment::Unconfirmed(_) => {
+            }
+        }
     }
 
     /// What was under way by these has ended when this returns, and nothing of it is remembered.
@@ -237,7 +284,7 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
     /// Streams that keep what firmware gave them, and are exactly this device's, keep it until the first `attach`.
     fn add_device(&self, name: &str, sources: &[SourceId]) -> Result<(), AddDeviceError> {
         let mut configuration = self.configuration.lock();
-        if configuration.gone {
+        if configuration.closing {
             return Err(AddDeviceError::Sync(SyncError::Timeout {
                 waiting_for: "an SMMU that is on",
                 last: 0,
@@ -312,8 +359,9 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
     /// A device is attached as a whole, so all of its sources must be named.
     fn attach(&self, sources: &[SourceId], target: &Target<P>) -> Result<(), AttachError> {
         let next = self.attachment(target)?;
+        let blocks = matches!(next, Attachment::Blocked);
         let mut configuration = self.configuration.lock();
-        if configuration.gone {
+        if configuration.gone || configuration.closing && !blocks {
             return Err(AttachError::Unsupported);
         }
         let streams = &mut configuration.streams;
@@ -321,7 +369,6 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
             Some(source) => AttachError::UnknownSource(source),
             None => AttachError::Unsupported,
         })?;
-        let blocks = matches!(next, Attachment::Blocked);
         let old = self.lead(streams, &groups, &next).map_err(|error| {
             if blocks { AttachError::LeftBlocked(error) } else { AttachError::Sync(error) }
         })?;

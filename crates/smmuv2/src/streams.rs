@@ -63,6 +63,11 @@ impl<P: Platform> Attachment<P> {
         }
     }
 
+    /// Where its traffic goes, or may be under way still.
+    pub(crate) fn under_way(&self) -> Path {
+        if let Self::Unconfirmed(before) = self { before.path() } else { self.path() }
+    }
+
     /// Blocked instead, without the hardware's word: what it may still use is kept until that comes.
     pub(crate) fn unconfirmed(self) -> Self {
         match self {

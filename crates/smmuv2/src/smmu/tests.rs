@@ -308,6 +308,28 @@ fn an_attach_that_is_not_confirmed_leaves_the_device_as_it_was() {
 }
 
 #[test]
+fn a_bank_to_which_an_attach_led_that_was_not_confirmed_is_turned_off_when_nothing_is_under_way_by_it() {
+    let (fake, smmu, domain) = attached(Fake::config());
+    let next = smmu.new_domain().unwrap();
+    let on = fake.get_bank(1, SCTLR);
+    fake.with(|state| state.stuck = true);
+    assert!(smmu.attach(&GPU, &Target::Domain(next.clone())).is_err());
+    drop(next);
+    assert_eq!(fake.get_bank(1, SCTLR), on, "what arrived meanwhile would get through");
+    fake.with(|state| state.stuck = false);
+    fake.take_writes();
+    smmu.handle_errors();
+    let bank = |register| fake.bank(1, register);
+    let writes = fake.take_writes();
+    let at = |wanted: (usize, u64)| writes.iter().position(|&write| write == wanted).unwrap();
+    assert!(at((bank(TLBSYNC), 0)) < at((bank(SCTLR), 0)), "{writes:x?}");
+    let last = |wanted: usize| writes.iter().rposition(|&(at, _)| at == wanted).unwrap();
+    assert!(last(bank(SCTLR)) < last(bank(TLBIASID)) && last(bank(TLBIASID)) < last(bank(TLBSYNC)));
+    drop((smmu, domain));
+    assert_eq!(fake.live_bytes(), 0);
+}
+
+#[test]
 fn one_that_is_to_be_blocked_is_blocked_whether_or_not_that_is_confirmed() {
     let (fake, smmu, domain) = attached(Fake::config());
     fake.with(|state| state.stuck = true);
@@ -518,6 +540,29 @@ fn a_stalled_transaction_of_a_domain_that_went_meanwhile_lets_go_of_nobody_elses
     assert_eq!(fake.take_writes(), [(bank(FSR), 0x4000_0408), (bank(RESUME), 1)]);
 }
 
+#[test]
+fn a_transaction_that_waits_where_its_stream_has_left_is_terminated_and_told_of_and_nobody_elses_is() {
+    for (stream, is_its) in [(0x423, true), (9, false)] {
+        let (fake, smmu, domain) = attached(Config { stall: true, ..Fake::config() });
+        smmu.add_device("net", &NET).unwrap();
+        smmu.attach(&NET, &Target::Domain(domain.clone())).unwrap();
+        context_fault(&fake, 0x4000_0402, 0x10);
+        fake.set(fake.global1(cbfrsynra(0)), stream);
+        smmu.attach(&GPU, &Target::Domain(smmu.new_domain().unwrap())).unwrap();
+        let writes = fake.take_writes();
+        let at = |wanted: (usize, u64)| writes.iter().position(|&write| write == wanted);
+        let (ended, synced) = (at((fake.bank(0, RESUME), 1)), at((fake.bank(0, TLBSYNC), 0)).unwrap());
+        assert_eq!(ended.is_some_and(|ended| ended < synced), is_its, "{writes:x?}");
+        // What is mapped there now is not for who has left.
+        map(&*domain, 0x7000, 0x1000);
+        let mut told = Vec::new();
+        smmu.drain_events(&mut |record| told.push((record.source, record.iova)));
+        assert_eq!(told, [(Some(if is_its { GPU[0] } else { NET[0] }), Some(Iova::new(0x7000)))]);
+        let resumed = fake.take_writes().contains(&(fake.bank(0, RESUME), 0));
+        assert_eq!((resumed, fake.get_bank(0, FSR)), (!is_its, 0));
+    }
+}
+
 /// Hardware that firmware left on: stream 5 passes, streams 0x40 to 0x4f are translated by bank 2, streams of 9 by bank 1.
 fn left_on() -> Arc<Fake> {
     let fake = Fake::new();
@@ -554,9 +599,22 @@ fn streams_of_firmwares_keep_what_they_have_and_nobody_else_does() {
 }
 
 #[test]
+fn firmwares_banks_are_turned_off_when_nothing_is_under_way_by_them_any_more() {
+    for boot in [&[][..], &[5]] {
+        let fake = left_on();
+        let _smmu = Smmu::probe(fake.clone(), fake.clone(), keeping(boot)).unwrap();
+        let writes = fake.take_writes();
+        let at = |wanted: (usize, u64)| writes.iter().position(|&write| write == wanted).unwrap();
+        let (ended, off) = (at((TLBGSYNC, 0)), at((fake.bank(2, SCTLR), 0)));
+        assert!(at((s2cr(3), 0x0002_0000)) < ended && ended < off, "{writes:x?}");
+        assert!(writes[off..].contains(&(TLBGSYNC, 0)), "what they put into TLBs until then is forgotten");
+    }
+}
+
+#[test]
 fn nobody_keeps_anything_unless_asked() {
     let fake = left_on();
-    fake.probe(Fake::config());
+    let _smmu = fake.probe(Fake::config());
     assert!(fake.table().is_empty());
 }
 
@@ -641,7 +699,13 @@ fn streams_that_cannot_be_kept_fail_the_probe_and_leave_no_way_around() {
     let apart: Vec<u32> = (0..9).map(|at| 0x31 * at).collect();
     let probed = Smmu::probe(fake.clone(), fake.clone(), keeping(&apart));
     assert!(matches!(probed, Err(ProbeError::BootStreams)));
-    assert_eq!(fake.get(CR0), 0x0020_1d36);
+    assert_eq!((fake.get(CR0), fake.table()), (0x0020_1d36, vec![]), "nor those that fit");
+    for fake in [Fake::new(), left_on()] {
+        fake.with(|state| state.stuck = true);
+        let probed = Smmu::probe(fake.clone(), fake.clone(), keeping(&[5, 0x000f_0040]));
+        assert!(matches!(probed, Err(ProbeError::Timeout { .. })));
+        assert_eq!((fake.get(CR0) & 1, fake.table()), (0, vec![]), "nobody will be there to attach them");
+    }
 }
 
 #[test]
@@ -670,6 +734,58 @@ fn a_teardown_that_is_not_confirmed_keeps_what_the_hardware_may_read_and_nobody_
     fake.with(|state| state.stuck = false);
     smmu.teardown().unwrap();
     assert_eq!(fake.live_bytes(), 0);
+}
+
+#[test]
+fn after_a_teardown_that_was_not_confirmed_nobody_is_led_to_a_bank_that_is_off() {
+    let indexed = |fake: &Fake| fake.set(IDR0, fake.get(IDR0) & !(1 << 27) & !(0xf << 9) | 3 << 9);
+    let extended = |fake: &Fake| {
+        fake.set(IDR0, fake.get(IDR0) | 1 << 8);
+        fake.with(|state| state.smr_bits = u32::MAX);
+    };
+    let matching = |_: &Fake| {};
+    for hardware in [&matching as &dyn Fn(&Fake), &indexed, &extended] {
+        let fake = Fake::new();
+        hardware(&fake);
+        let smmu = fake.probe(Fake::config());
+        let one = [SourceId(4)];
+        smmu.add_device("net", &one).unwrap();
+        let domain = smmu.new_domain().unwrap();
+        smmu.attach(&one, &Target::Domain(domain.clone())).unwrap();
+        // The banks are off, and what came from them is not forgotten.
+        fake.with(|state| state.syncs_that_end = Some(1));
+        assert!(smmu.teardown().is_err());
+        fake.with(|state| state.syncs_that_end = None);
+        assert_eq!(fake.get_bank(0, SCTLR), 0);
+        for target in [Target::Domain(domain), Target::Identity] {
+            assert_eq!(smmu.attach(&one, &target), Err(AttachError::Unsupported));
+        }
+        assert!(smmu.add_device("disk", &[SourceId(6)]).is_err());
+        smmu.handle_errors();
+        smmu.attach(&one, &Target::Blocked).unwrap();
+        assert!((0..8).all(|group| fake.get(s2cr(group)) >> 16 & 3 == u32::from(FAULT)));
+        smmu.remove_device(&one).unwrap();
+        smmu.teardown().unwrap();
+        assert_eq!(fake.live_bytes(), 0);
+    }
+}
+
+#[test]
+fn at_teardown_a_bank_is_turned_off_when_nothing_is_under_way_by_it_any_more_and_forgotten_then() {
+    let (fake, smmu, _domain) = attached(Fake::config());
+    smmu.teardown().unwrap();
+    let writes = fake.take_writes();
+    let at = |wanted: (usize, u64)| writes.iter().position(|&write| write == wanted).unwrap();
+    let off = at((fake.bank(0, SCTLR), 0));
+    assert!(at((s2cr(0), 0x0002_0000)) < at((TLBGSYNC, 0)) && at((TLBGSYNC, 0)) < off, "{writes:x?}");
+    let forgotten = writes[off..].iter().position(|&(at, _)| at == TLBIALLNSNH).unwrap();
+    let synced = writes[off..].iter().rposition(|&(at, _)| at == TLBGSYNC).unwrap();
+    assert!(forgotten < synced, "{writes:x?}");
+    let (fake, smmu, _domain) = attached(Fake::config());
+    let on = fake.get_bank(0, SCTLR);
+    fake.with(|state| state.stuck = true);
+    assert!(smmu.teardown().is_err());
+    assert_eq!((fake.get_bank(0, SCTLR), fake.table()), (on, vec![]));
 }
 
 #[test]
