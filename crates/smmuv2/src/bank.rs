@@ -53,10 +53,8 @@ enum State {
     Free,
     /// A domain, or what one left behind.
     Taken(Role),
-    /// Streams that keep what firmware gave them.
+    /// Streams that keep what firmware gave them, or nobody yet: what it put into TLBs is not forgotten.
     Boot,
-    /// Nobody, and nobody may: it was not confirmed that what it put into TLBs is forgotten.
-    Lost,
 }
 
 /// All banks.
@@ -87,18 +85,13 @@ impl Banks {
     pub(crate) fn role(&self, bank: usize) -> Option<Role> {
         match self.states.get(bank)? {
             State::Taken(role) => Some(*role),
-            State::Free | State::Boot | State::Lost => None,
+            State::Free | State::Boot => None,
         }
     }
 
     /// A bank whose tag the hardware has forgotten.
     pub(crate) fn give_back(&mut self, bank: usize) {
         self.states[bank] = State::Free;
-    }
-
-    /// A bank whose tag the hardware may remember for ever.
-    pub(crate) fn lose(&mut self, bank: usize) {
-        self.states[bank] = State::Lost;
     }
 
     /// Leaves a bank to streams that keep what firmware gave them.
@@ -236,13 +229,13 @@ mod tests {
     use crate::testing::features;
 
     #[test]
-    fn stage_1_leaves_the_banks_of_stage_2_alone_and_a_lost_bank_never_comes_back() {
+    fn stage_1_leaves_the_banks_of_stage_2_alone_and_firmwares_bank_is_nobodys_until_it_is_given_back() {
         let features = Features { banks: 6, stage2_only_banks: 2, ..features() };
         let mut banks = Banks::new(&features);
         let take = |banks: &mut Banks| banks.take(Role::Stage1);
         assert_eq!((take(&mut banks), take(&mut banks), take(&mut banks)), (Some(2), Some(3), Some(4)));
         banks.give_back(3);
-        banks.lose(4);
+        banks.keep_for_boot(4, 0);
         assert_eq!((take(&mut banks), take(&mut banks), take(&mut banks)), (Some(3), Some(5), None));
         assert_eq!((banks.take(Role::Stage2), banks.take(Role::Stage2)), (Some(0), Some(1)));
         assert_eq!((banks.take(Role::Stage2), banks.take(Role::Nested { parent: 0 })), (None, None));

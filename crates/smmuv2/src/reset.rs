@@ -253,7 +253,8 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         Ok(())
     }
 
-    /// After the last stream that firmware left there has gone: firmware's banks are everybody's, once what they put into TLBs is forgotten.
+    /// After the last stream that firmware left there has gone: firmware's banks are everybody's, once what they put into TLBs is forgotten. What is not confirmed is asked
+    /// again when the next stream moves, and when errors are next handled.
     pub(crate) fn release_boot_banks(&self, streams: &Streams<P>) {
         let led_to = |bank: usize| {
             let paths = streams.valid().map(|(_, group)| group.attached.under_way());
@@ -272,15 +273,13 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
                 continue;
             }
             self.write_bank(bank, SCTLR, 0);
-            match self.forget_everything() {
-                Ok(()) => {
-                    self.turn_bank_off(bank);
-                    self.write_bank64(bank, TTBR0, 0);
-                    self.leave_bank(bank);
-                    self.banks.lock().give_back(bank);
-                }
-                Err(_) => self.banks.lock().lose(bank),
+            if self.forget_everything().is_err() {
+                return;
             }
+            self.turn_bank_off(bank);
+            self.write_bank64(bank, TTBR0, 0);
+            self.leave_bank(bank);
+            self.banks.lock().give_back(bank);
         }
     }
 }

@@ -243,6 +243,25 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         banks.into_iter().try_for_each(|bank| self.hardware.forget_bank(bank.into()))
     }
 
+    /// Asks again of streams that were left blocked without the hardware's word, and of banks that were firmware's.
+    fn ask_again(&self) {
+        let mut configuration = self.configuration.lock();
+        if configuration.closing {
+            return;
+        }
+        let streams = &mut configuration.streams;
+        let is_doubted = |group: &Group<P>| matches!(group.attached, Attachment::Unconfirmed(_));
+        let doubted: Vec<usize> =
+            streams.valid().filter(|(_, group)| is_doubted(group)).map(|(at, _)| at).collect();
+        let old = self.lead(streams, &doubted, &Attachment::Blocked);
+        if old.is_ok() {
+            self.hardware.release_boot_banks(streams);
+        }
+        // Dropping a domain may wait for the hardware: under no lock.
+        drop(configuration);
+        drop(old);
+    }
+
     fn say_attach(&self, sources: &[SourceId], target: &Target<P>) {
         self.hardware.platform.event(&Event {
             source: "smmuv2",
@@ -400,6 +419,7 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
 
     /// A sync that did not end is the one error that concerns the SMMU as a whole. What else its global interrupt is about are faults.
     fn handle_errors(&self) -> Vec<GlobalError> {
+        self.ask_again();
         self.hardware.settle();
         let hung = self.hardware.hung.swap(false, Ordering::AcqRel);
         if hung { vec![GlobalError::ServiceFailure] } else { Vec::new() }

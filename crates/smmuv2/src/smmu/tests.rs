@@ -366,6 +366,28 @@ fn what_hardware_did_not_confirm_to_have_left_is_waited_for_by_whatever_comes_ne
 }
 
 #[test]
+fn what_hardware_did_not_confirm_to_have_left_is_asked_of_when_errors_are_next_handled() {
+    let (block, remove): (&Step, &Step) =
+        (&|smmu| smmu.attach(&GPU, &Target::Blocked).is_ok(), &|smmu| smmu.remove_device(&GPU).is_ok());
+    for unconfirmed in [block, remove] {
+        let (fake, smmu, domain) = attached(Fake::config());
+        let weak = Arc::downgrade(&domain);
+        drop(domain);
+        fake.with(|state| state.stuck = true);
+        assert!(!unconfirmed(&smmu));
+        assert_eq!(smmu.handle_errors(), [GlobalError::ServiceFailure]);
+        assert_eq!((fake.table(), weak.strong_count()), (vec![(0x400, 0x3f, FAULT, 0)], 1));
+        fake.with(|state| state.stuck = false);
+        assert_eq!(smmu.handle_errors(), []);
+        assert_eq!((fake.table(), weak.strong_count()), (vec![(0x400, 0x3f, FAULT, 0)], 0));
+        assert_eq!(fake.live_bytes(), 0);
+        fake.take_writes();
+        smmu.handle_errors();
+        assert_eq!(fake.take_writes(), [], "once");
+    }
+}
+
+#[test]
 fn streams_of_firmwares_that_gave_way_unconfirmed_are_waited_for_before_their_group_is_anothers() {
     let fake = left_on();
     let smmu = fake.probe(keeping(&[0x000f_0040]));
@@ -663,7 +685,7 @@ fn streams_of_firmwares_that_give_way_fault_and_are_waited_for_before_their_grou
 }
 
 #[test]
-fn firmwares_bank_that_may_be_remembered_is_nobodys_for_ever() {
+fn firmwares_bank_that_may_be_remembered_is_nobodys_until_hardware_has_forgotten_it() {
     let fake = left_on();
     let smmu = fake.probe(keeping(&[0x000f_0040]));
     smmu.add_device("display", &[SourceId(0x000f_0040)]).unwrap();
@@ -676,6 +698,13 @@ fn firmwares_bank_that_may_be_remembered_is_nobodys_for_ever() {
     let bank_off = fake.take_writes().iter().position(|&write| write == (fake.bank(2, SCTLR), 0));
     assert!(bank_off.is_some());
     assert!(matches!(smmu.new_domain(), Err(DomainError::NoIds)), "one bank less");
+    fake.with(|state| state.stuck = true);
+    smmu.handle_errors();
+    assert!(matches!(smmu.new_domain(), Err(DomainError::NoIds)), "it is asked again, and not confirmed");
+    fake.with(|state| state.stuck = false);
+    smmu.handle_errors();
+    assert_eq!(fake.get(fake.global1(cbar(2))), 0x0002_0000, "no way around");
+    assert!(smmu.new_domain().is_ok());
     drop(held);
 }
 
