@@ -10,7 +10,7 @@
 //! # Streams that keep what they have
 //!
 //! Where the embedder asks for that, and the SMMU was found on, groups about such a stream stay as they are, with the banks that they lead to. A stream
-//! that has no group gets one that lets it pass. Groups of others first say "fault", so that nobody gets through while the table changes. The
+//! that is in no group gets one that lets it pass. Groups of others first say "fault", so that nobody gets through while the table changes. The
 //! format of StreamIDs stays what it is, since changing it would take valid groups down.
 //!
 //! Spec: SMMUv2 D.c, 2.3.10 "Reset state", 9.2 "Reset values", 9.6.3 "SMMU_sCR0", EXIDENABLE, 9.6.28 "SMMU_TLBIALLH", 9.6.29 "SMMU_TLBIALLNSNH".
@@ -162,23 +162,25 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         };
     }
 
-    /// A group that lets it pass for each stream that keeps what it has and has none.
+    /// A group that lets it pass for each stream that keeps what it has and is in none: firmware's groups may be about a part of those that one source names.
     fn place_boot_streams(&self, streams: &mut Streams<P>, boot: &[StreamMatch]) -> Result<(), ProbeError> {
         if boot.iter().any(|&of| !streams.sayable(of)) {
             return Err(ProbeError::BootStreams);
         }
         for &of in boot {
-            if streams.valid().any(|(_, group)| group.streams.overlaps(of)) {
-                continue;
+            let is_known = |id: u16| streams.valid().any(|(_, group)| group.streams.matches(id));
+            let lacking: Vec<StreamMatch> =
+                of.each().filter(|&id| !is_known(id)).map(|id| StreamMatch::new(id, 0)).collect();
+            for entry in streams.entries(&lacking) {
+                let at = match streams.mapping {
+                    Mapping::Indexing => Some(usize::from(entry.id())),
+                    Mapping::Matching { .. } => streams.groups.iter().position(Option::is_none),
+                };
+                let at = at.ok_or(ProbeError::BootStreams)?;
+                self.open_group(streams.mapping, at, entry, Path::Bypass);
+                let attached = Attachment::Boot(Path::Bypass);
+                streams.groups[at] = Some(Group { streams: entry, device: None, attached });
             }
-            let at = match streams.mapping {
-                Mapping::Indexing => Some(usize::from(of.id())),
-                Mapping::Matching { .. } => streams.groups.iter().position(Option::is_none),
-            };
-            let at = at.ok_or(ProbeError::BootStreams)?;
-            self.open_group(streams.mapping, at, of, Path::Bypass);
-            let attached = Attachment::Boot(Path::Bypass);
-            streams.groups[at] = Some(Group { streams: of, device: None, attached });
         }
         Ok(())
     }

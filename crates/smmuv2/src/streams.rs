@@ -154,7 +154,7 @@ impl<P: Platform> Streams<P> {
     }
 
     /// What the hardware is told of these streams: as few entries as masks allow, or one for each where streams index.
-    fn entries(&self, streams: &[StreamMatch]) -> Vec<StreamMatch> {
+    pub(crate) fn entries(&self, streams: &[StreamMatch]) -> Vec<StreamMatch> {
         match self.mapping {
             Mapping::Indexing => {
                 let each = streams.iter().flat_map(|streams| streams.each());

@@ -709,6 +709,35 @@ fn firmwares_bank_that_may_be_remembered_is_nobodys_until_hardware_has_forgotten
 }
 
 #[test]
+fn a_bank_of_firmwares_by_which_something_may_be_under_way_is_not_turned_off() {
+    // Whoever is under way there when translation is turned off gets through.
+    let fake = left_on();
+    let smmu = fake.probe(keeping(&[0x000f_0040]));
+    smmu.add_device("display", &[SourceId(0x000f_0040)]).unwrap();
+    smmu.add_device("net", &NET).unwrap();
+    let on = fake.get_bank(2, SCTLR);
+    fake.with(|state| state.stuck = true);
+    assert!(smmu.attach(&[SourceId(0x000f_0040)], &Target::Blocked).is_err());
+    fake.with(|state| state.stuck = false);
+    smmu.attach(&NET, &Target::Identity).unwrap();
+    assert_eq!(fake.get_bank(2, SCTLR), on);
+    smmu.handle_errors();
+    assert_eq!((fake.get_bank(2, SCTLR), on != 0), (0, true));
+}
+
+#[test]
+fn streams_of_which_firmwares_group_has_a_part_pass_with_the_others() {
+    let fake = left_on();
+    let _smmu = fake.probe(keeping(&[0x001f_0040]));
+    assert_eq!(fake.table(), [(0x50, 0xf, BYPASS, 0), (0x40, 0xf, TRANSLATE, 2)]);
+    let fake = Fake::new();
+    fake.set(IDR0, fake.get(IDR0) & !(1 << 27) & !(0xf << 9) | 3 << 9);
+    let _smmu = fake.probe(keeping(&[0x0001_0004]));
+    let kinds: Vec<u32> = (0..8).map(|group| fake.get(s2cr(group)) >> 16 & 3).collect();
+    assert_eq!(kinds, [2, 2, 2, 2, 1, 1, 2, 2]);
+}
+
+#[test]
 fn a_bank_of_stage_2_that_firmwares_bank_leads_to_is_kept_with_it_and_one_that_is_not_there_is_not_looked_for()
  {
     // SMMU_CBARn.TYPE 0b11: stage 1, then stage 2 by the bank in CBNDX, bits 15:8.
