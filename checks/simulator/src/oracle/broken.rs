@@ -93,6 +93,30 @@ fn a_device_that_went_to_another_space_reaches_nothing_of_the_one_before() {
     assert_eq!(judged(&mut shadow), Some(Promise::Isolation));
 }
 
+/// A device of which hardware did not confirm that it left its user for the kernel, and which is being blocked now. Answers with the user's space.
+fn left_open() -> (Shadow, SpaceId) {
+    let (mut shadow, user) = attached();
+    let kernel = shadow.add_space();
+    shadow.grant_over(kernel, Grant { first: 0x5000, last: 0x5fff, ..PAGES });
+    shadow.begin_move(0, Way::Space(kernel));
+    shadow.begin_move(0, Way::Blocked);
+    (shadow, user)
+}
+
+#[test]
+fn a_move_that_was_left_open_is_kept_when_the_next_begins_and_ends_with_it() {
+    let kernels = seen(0x5000, 0x8000);
+    let (mut shadow, user) = left_open();
+    assert_eq!(judged(&mut shadow), None, "its user may still have it");
+    assert_eq!(broken(shadow.judge(&kernels)), None, "or the kernel");
+    for at in [Way::Space(user), Way::Blocked] {
+        let (mut shadow, _) = left_open();
+        shadow.end_move(0, at);
+        shadow.told();
+        assert_eq!(broken(shadow.judge(&kernels)), Some(Promise::Isolation));
+    }
+}
+
 #[test]
 fn what_is_mapped_now_may_be_reached_wherever_it_comes_to_lie_and_only_its_memory() {
     let (mut shadow, space) = attached();

@@ -134,12 +134,29 @@ struct Attachment {
     now: Way,
     /// Where it is going, while an operation moves it.
     next: Option<Way>,
+    /// Where it may be besides: moves that hardware did not confirm were to take it there, and another has begun.
+    unsure: [Option<Way>; 4],
     /// Where it was, or was going, before it was blocked: hardware that takes no commands may not know that yet.
     late: [Option<Way>; 4],
     /// Core knows it.
     known: bool,
     /// A bit of its entry has flipped.
     spoiled: bool,
+}
+
+impl Attachment {
+    /// Where it may be, as far as the operations say that moved it.
+    fn ways(&self) -> impl Iterator<Item = Way> + use<> {
+        [Some(self.now), self.next].into_iter().chain(self.unsure).flatten()
+    }
+}
+
+/// Adds a way to those that are kept; one along which nothing is reached needs no place.
+fn keep(kept: &mut [Option<Way>; 4], way: Way) {
+    let place = kept.iter_mut().find(|place| place.is_none_or(|held| held == way));
+    if let Some(place) = place.filter(|_| way != Way::Blocked) {
+        *place = Some(way);
+    }
 }
 
 /// All of it.
@@ -164,6 +181,7 @@ impl Shadow {
         self.devices.push(Attachment {
             now: Way::Blocked,
             next: None,
+            unsure: [None; 4],
             late: [None; 4],
             known: false,
             spoiled: false,
@@ -206,22 +224,22 @@ impl Shadow {
         self.devices[device].now
     }
 
-    /// An operation begins that takes a device somewhere.
+    /// An operation begins that takes a device somewhere. If the last one was left open, as hardware did not confirm it, the device may be on either side until one returns.
     pub(crate) fn begin_move(&mut self, device: DeviceIndex, to: Way) {
         self.changes += 1;
-        self.devices[device].next = Some(to);
+        let one = &mut self.devices[device];
+        if let Some(open) = one.next.replace(to) {
+            keep(&mut one.unsure, open);
+        }
     }
 
     /// It has returned: the device is there.
     pub(crate) fn end_move(&mut self, device: DeviceIndex, at: Way) {
         let one = &mut self.devices[device];
-        let left = [Some(one.now), one.next].into_iter().flatten();
-        for way in left.filter(|way| at == Way::Blocked && *way != at) {
-            if let Some(place) = one.late.iter_mut().find(|late| late.is_none_or(|late| late == way)) {
-                *place = Some(way);
-            }
+        if at == Way::Blocked {
+            one.ways().for_each(|way| keep(&mut one.late, way));
         }
-        (one.now, one.next) = (at, None);
+        (one.now, one.next, one.unsure) = (at, None, [None; 4]);
         self.check(Promise::OneOwner);
     }
 
@@ -491,8 +509,7 @@ impl Shadow {
     /// A bit of a device's entry has flipped, or of its space's tables.
     pub(crate) fn spoil(&mut self, device: DeviceIndex, entry: bool) {
         self.devices[device].spoiled |= entry;
-        let Attachment { now, next, .. } = self.devices[device];
-        for way in [Some(now), next].into_iter().flatten() {
+        for way in self.devices[device].ways() {
             if let Way::Space(space) = way {
                 self.spaces[space].spoiled = true;
             }
@@ -506,9 +523,9 @@ impl Shadow {
 
     /// Whether what a device reaches is nobody's promise.
     pub(crate) fn is_spoiled(&self, device: DeviceIndex) -> bool {
-        let Attachment { now, next, spoiled, .. } = self.devices[device];
+        let one = &self.devices[device];
         let of = |way: Way| matches!(way, Way::Space(space) if self.spaces[space].spoiled);
-        spoiled || of(now) || next.is_some_and(of)
+        one.spoiled || one.ways().any(of)
     }
 
     /// The same of the device that has a source.
@@ -632,9 +649,9 @@ impl Shadow {
         if self.is_spoiled(device) {
             return Ok(());
         }
-        let Attachment { now, next, late, .. } = self.devices[device];
-        let ways = [Some(now), next].into_iter().chain(late);
-        if ways.flatten().any(|way| self.grants(way, seen)) {
+        let Attachment { now, late, .. } = self.devices[device];
+        let mut ways = self.devices[device].ways().chain(late.into_iter().flatten());
+        if ways.any(|way| self.grants(way, seen)) {
             return Ok(());
         }
         Err(self.objection(device, now, seen))
