@@ -4,7 +4,7 @@
 //! table. The table's lock is held over a change, waits included, so that changes of one table come one after the other.
 //!
 //! A change that hardware did not confirm leaves it unknown which descriptor hardware uses. The next change of that descriptor begins with that question, and
-//! does nothing before it is answered: not even nothing, where the descriptor is already what it should be.
+//! does nothing before it is answered: not even nothing, where the descriptor is already what it should be, or where its second-level table went with another's.
 //!
 //! Second-level tables come with their first descriptor and go with their last, so that memory is in proportion to the substreams in use.
 //!
@@ -82,8 +82,9 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         change: impl FnOnce(Cd) -> Cd,
     ) -> Result<(), SyncError> {
         let mut table = contexts.table.lock();
-        let Some(at) = table.find(substream_id) else { return Ok(()) };
+        // Also where its place is gone: another's end may have cut that off.
         self.settle_doubt(contexts, &mut table, substream_id)?;
+        let Some(at) = table.find(substream_id) else { return Ok(()) };
         let now = table.read(at);
         if now[0] & CD_VALID == 0 {
             return Ok(());
@@ -95,6 +96,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
     /// remembers neither.
     pub(crate) fn clear_cd(&self, contexts: &Contexts<P>, substream_id: u32) -> Result<(), SyncError> {
         let mut table = contexts.table.lock();
+        self.settle_doubt(contexts, &mut table, substream_id)?;
         if let Some(at) = table.find(substream_id) {
             self.install_cd(contexts, &mut table, substream_id, at, &[0; CD_WORDS])?;
             table.cut_if_empty(substream_id);

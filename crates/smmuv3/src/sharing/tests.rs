@@ -543,6 +543,31 @@ fn part_12_a_move_that_is_not_confirmed_is_no_share_and_is_taken_up_again() {
 }
 
 #[test]
+fn part_17_a_descriptor_in_doubt_is_asked_for_though_its_table_went_with_another() {
+    let shared = Shared::on(Machine::Platform);
+    // Both in the second table of 64.
+    let (_mm, process) = shared.bound(0x42, 64);
+    let _other = shared.bound(0x43, 65);
+    let deaf = |opcodes: &[Opcode]| shared.fake.with(|state| state.illegal = opcodes.to_vec());
+    deaf(&[Opcode::CFGI_CD]);
+    assert!(shared.detach(64).is_err());
+    deaf(&[]);
+    shared.detach(65).unwrap();
+    assert_eq!(cd(&shared.fake, 8, 64), None, "no descriptor in there is valid any more");
+    deaf(&[Opcode::CFGI_CD]);
+    assert!(shared.detach(64).is_err(), "hardware may have the descriptor still");
+    assert!(process.quiesce().is_err(), "and walk the table that it leads to");
+    deaf(&[]);
+    shared.fake.take_log();
+    shared.detach(64).unwrap();
+    let log = shared.fake.take_log();
+    assert!([8, 9].iter().all(|&stream| log.contains(&Command::cfgi_cd(stream, 64, true))), "{log:?}");
+    shared.fake.take_log();
+    shared.detach(64).unwrap();
+    assert_eq!(shared.fake.take_log(), [], "once");
+}
+
+#[test]
 fn part_12_an_invalidation_during_a_move_names_both_numbers() {
     let shared = &Shared::with(Machine::Pcie, |_, config| config.wait_limit_ns = Fake::PATIENT_NS);
     let iova = Iova::new(0x7000);
