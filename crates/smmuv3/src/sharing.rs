@@ -9,7 +9,8 @@
 //! is, except that it can always be blocked, removed, or left behind when the SMMU is torn down: then nothing that it sends translated gets through, and once hardware has
 //! confirmed that, nobody waits for its ATC any more.
 //!
-//! Stalls that wait when a device is blocked end there (CMD_STALL_TERM), and that is their answer: whoever answers one later answers nothing.
+//! Stalls that wait when a device is blocked end there (CMD_STALL_TERM), and that is their answer: whoever answers one later answers nothing. If hardware does not confirm
+//! that, it is asked again when errors are handled, and before the device is anything else than blocked.
 //!
 //! The lock of the stream map is held over all of this, as for attaching. Process domains are dropped under no lock.
 //!

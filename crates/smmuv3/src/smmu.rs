@@ -334,6 +334,10 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             return Err(AttachError::UnknownSource(SourceId(unknown)));
         }
         let blocks = matches!(attachment, Attachment::Blocked);
+        if !blocks {
+            // Of streams with stalls that are to end all are blocked.
+            self.end_what_is_stalled(streams, ids).map_err(AttachError::LeftBlocked)?;
+        }
         // One that does not answer can still be blocked: an entry that aborts lets nothing through.
         if let Err(error) = self.hardware.pause_ats(streams.sharing(ids))
             && !blocks
@@ -356,8 +360,28 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         old.iter().for_each(Attachment::cut_off);
         self.resume_ats(streams, ids);
         let stalled = blocks && streams.sharing(ids).is_some_and(|sharing| sharing.stalls());
-        let ended = if stalled { self.hardware.end_stalls(ids) } else { Ok(()) };
+        let ended = match (blocks, stalled) {
+            (_, true) => self.end_stalls(streams, ids),
+            (true, false) => self.end_what_is_stalled(streams, ids),
+            (false, false) => Ok(()),
+        };
         Ok(Led { old, ended })
+    }
+
+    /// Ends what waits behind stalls of streams that are blocked. If hardware does not confirm that, it is asked again before anything else is made of them.
+    fn end_stalls(&self, streams: &mut Streams<P>, ids: &[u32]) -> Result<(), SyncError> {
+        let ended = self.hardware.end_stalls(ids);
+        streams.note_end_of_stalls(ids, ended.is_ok());
+        ended
+    }
+
+    /// Asks again of those streams among `ids` of which hardware has not confirmed it.
+    ///
+    /// Spec: SMMUv3 H.a, 4.7.2 "CMD_STALL_TERM": only while their entries abort.
+    fn end_what_is_stalled(&self, streams: &mut Streams<P>, ids: &[u32]) -> Result<(), SyncError> {
+        let mut stalled = streams.all_stalled();
+        stalled.retain(|id| ids.contains(id));
+        if stalled.is_empty() { Ok(()) } else { self.end_stalls(streams, &stalled) }
     }
 
     /// Has hardware confirm what it did not of these streams, before anything else is made of them, and lets go of what was kept for that: a process knows a device once,
@@ -389,6 +413,9 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         let _ = self.hardware.forget_doubted(table, &table.all_in_doubt());
         let found = streams.find(|id| !table.is_in_doubt(id));
         found.iter().for_each(Attachment::cut_off);
+        let stalled = streams.all_stalled();
+        // What does not end now either is asked of the next time.
+        let _ = self.end_what_is_stalled(streams, &stalled);
         // Dropping a domain may wait for the hardware: under no lock.
         drop(configuration);
         drop(found);
@@ -485,6 +512,7 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
             return Ok(());
         }
         let ids: Vec<u32> = distinct(sources).into_iter().filter(|&id| streams.contains(id)).collect();
+        self.end_what_is_stalled(streams, &ids)?;
         // One that does not answer is cut off all the same: an entry that is not valid lets nothing through.
         let _ = self.hardware.pause_ats(streams.sharing(&ids));
         for &id in &ids {

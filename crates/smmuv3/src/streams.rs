@@ -3,7 +3,7 @@
 //! Spec: SMMUv3 H.a, 3.2 "Stream numbering".
 //! Not here: their table entries (`stream_table`), attaching (`attach`).
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -109,6 +109,8 @@ pub(crate) struct Streams<P: Platform> {
     sharing: BTreeMap<u32, Sharing<P>>,
     /// What hardware may go on reading though its stream is blocked or gone, by stream.
     lost: Vec<(u32, Attachment<P>)>,
+    /// Streams that are blocked, of which hardware has not confirmed that what waited behind stalls has ended.
+    stalled: BTreeSet<u32>,
 }
 
 /// What streams were attached to, and what devices shared, once nobody uses the SMMU any more.
@@ -117,7 +119,7 @@ pub(crate) type Everything<P> =
 
 impl<P: Platform> Streams<P> {
     pub(crate) fn new() -> Self {
-        Self { by_id: BTreeMap::new(), sharing: BTreeMap::new(), lost: Vec::new() }
+        Self { by_id: BTreeMap::new(), sharing: BTreeMap::new(), lost: Vec::new(), stalled: BTreeSet::new() }
     }
 
     /// The StreamIDs of `sources`, each once, if a device of this name may have them all: they are below `1 << bits`, and nobody
@@ -228,9 +230,24 @@ impl<P: Platform> Streams<P> {
         self.sharing.remove(&first)
     }
 
+    /// Notes whether hardware has confirmed that what waited behind stalls of these streams has ended, now that they are blocked.
+    pub(crate) fn note_end_of_stalls(&mut self, stream_ids: &[u32], confirmed: bool) {
+        if confirmed {
+            self.stalled.retain(|id| !stream_ids.contains(id));
+        } else {
+            self.stalled.extend(stream_ids);
+        }
+    }
+
+    /// Those of which it has not.
+    pub(crate) fn all_stalled(&self) -> Vec<u32> {
+        self.stalled.iter().copied().collect()
+    }
+
     /// Takes all of them out.
     pub(crate) fn take_all(&mut self) -> Everything<P> {
-        let Self { by_id, sharing, lost } = self;
+        let Self { by_id, sharing, lost, stalled } = self;
+        stalled.clear();
         (core::mem::take(by_id), core::mem::take(sharing), core::mem::take(lost))
     }
 }

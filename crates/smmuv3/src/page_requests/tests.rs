@@ -3,7 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use portcullis_core::iommu::{GlobalError, Iommu, SyncError};
+use portcullis_core::iommu::{AttachError, GlobalError, Iommu, SyncError, Target};
 use portcullis_core::sva::CpuFacts;
 use portcullis_hal::Clock;
 use portcullis_spec::smmuv3::command::Opcode;
@@ -339,6 +339,43 @@ fn part_22_stalls_end_only_when_no_answer_is_on_its_way() {
     drop(on_its_way);
     block().unwrap();
     assert!(ended());
+}
+
+#[test]
+fn part_22_stalls_whose_end_was_not_confirmed_are_ended_before_anything_else_is_made_of_their_device() {
+    let attach = |shared: &Shared, target| shared.smmu.attach(&Shared::SOURCES, &target);
+    let again: [&dyn Fn(&Shared); 4] = [
+        &|shared| drop(shared.smmu.handle_errors()),
+        &|shared| attach(shared, Target::Blocked).unwrap(),
+        &|shared| attach(shared, Target::Domain(shared.base.clone())).unwrap(),
+        &|shared| shared.smmu.remove_device(&Shared::SOURCES).unwrap(),
+    ];
+    for (disabled, again) in [false, true].into_iter().flat_map(|is| again.map(|again| (is, again))) {
+        let shared = Shared::on(Machine::Platform);
+        answer(&shared, Machine::Platform, 70);
+        shared.fake.with(|state| state.illegal.push(Opcode::STALL_TERM));
+        let refused = Err(AttachError::LeftBlocked(SyncError::Failed { code: 1 }));
+        assert_eq!(attach(&shared, Target::Blocked), refused);
+        if disabled {
+            shared.sva().disable(&Shared::SOURCES).unwrap();
+        }
+        shared.smmu.handle_errors();
+        assert_eq!(attach(&shared, Target::Blocked), refused, "nobody else answers them");
+        assert_eq!(attach(&shared, Target::Domain(shared.base.clone())), refused);
+        assert_eq!(shared.smmu.remove_device(&Shared::SOURCES), Err(SyncError::Failed { code: 1 }));
+        assert_eq!(ste(&shared.fake, 8)[0], 1, "blocked all the while");
+        shared.fake.work(64);
+        shared.fake.with(|state| state.illegal.clear());
+        shared.fake.take_log();
+        again(&shared);
+        let log = shared.fake.take_log();
+        let entry = log.iter().position(|command| command.opcode() == Opcode::CFGI_STE);
+        let ended = |stream| log.iter().position(|command| *command == Command::stall_term(stream));
+        assert!([8, 9].into_iter().all(|stream| ended(stream).is_some()), "{log:?}");
+        assert!(entry.is_none_or(|entry| [8, 9].into_iter().all(|stream| ended(stream) < Some(entry))));
+        shared.smmu.handle_errors();
+        assert_eq!(shared.fake.take_log(), [], "once");
+    }
 }
 
 /// Has stream 9 ask for a page, and answers what it is to be told.
