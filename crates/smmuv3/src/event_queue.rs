@@ -7,7 +7,8 @@
 //! Hardware interrupts when the queue is not empty any more, and not again before it was: a record that comes while others are taken interrupts nobody. So
 //! it is looked until there is none; whoever takes as many as a call takes, calls again.
 //!
-//! A stalled transaction of a device that shares processes' memory becomes a page request (`stalls`). Any other is answered at once, to be aborted: nobody can
+//! A stalled transaction of a device that shares processes' memory becomes a page request (`stalls`), under the same lock: who finds the queue empty finds the request, though who took
+//! the record is busy with those before it. An unbind relies on that. Any other is answered at once, to be aborted: nobody can
 //! resolve its fault, and one that is never answered blocks its device for ever. If there is no room for the answer now, it is sent later, as all are.
 //!
 //! Spec: SMMUv3 H.a, 7.2 "Event queue recorded faults and events", 7.4 "Event queue overflow", 3.18.2 "Interrupt sources".
@@ -50,12 +51,10 @@ struct Consumer {
     closed: bool,
 }
 
-/// Records copied out of the queue.
+/// Records copied out of the queue, and what became of each.
 struct Copied {
-    records: [[u64; EVENT_WORDS]; COPY],
+    records: [([u64; EVENT_WORDS], Taken); COPY],
     count: usize,
-    /// The position of the first.
-    first: u64,
 }
 
 impl<P: Platform> EventQueue<P> {
@@ -88,9 +87,9 @@ impl<P: Platform> EventQueue<P> {
         let most = 2 * self.ring.slots();
         let mut taken = 0;
         while taken < most {
-            let copied = self.copy(commands);
-            for (position, raw) in (copied.first..).zip(&copied.records[..copied.count]) {
-                let Taken::Unwanted(answer) = stalls.take(raw, position) else { continue };
+            let copied = self.copy(commands, stalls);
+            for (raw, became) in &copied.records[..copied.count] {
+                let Taken::Unwanted(answer) = became else { continue };
                 if !mutant!("stall-that-nobody-wants-dropped") {
                     answer.iter().for_each(respond);
                 }
@@ -106,10 +105,10 @@ impl<P: Platform> EventQueue<P> {
         taken
     }
 
-    fn copy<R: Registers>(&self, commands: &CommandQueue<P, R>) -> Copied {
+    fn copy<R: Registers>(&self, commands: &CommandQueue<P, R>, stalls: &Stalls<P>) -> Copied {
         let platform = &*commands.platform;
         let mut consumer = self.consumer.lock();
-        let mut copied = Copied { records: [[0; EVENT_WORDS]; COPY], count: 0, first: consumer.next };
+        let mut copied = Copied { records: [([0; EVENT_WORDS], Taken::Over); COPY], count: 0 };
         if consumer.closed {
             return copied;
         }
@@ -123,7 +122,8 @@ impl<P: Platform> EventQueue<P> {
         }
         let overflowed = prod.overflow() != consumer.overflow;
         while copied.count < COPY && consumer.next < end {
-            copied.records[copied.count] = self.load(platform, commands.coherent, consumer.next);
+            let raw = self.load(platform, commands.coherent, consumer.next);
+            copied.records[copied.count] = (raw, stalls.take(&raw, consumer.next));
             copied.count += 1;
             consumer.next += 1;
         }

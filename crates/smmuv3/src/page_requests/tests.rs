@@ -279,6 +279,22 @@ fn part_22_stalls_of_others_are_aborted_at_once_and_told_as_faults() {
 }
 
 #[test]
+fn part_22_who_drains_finds_a_stall_behind_a_fault_that_another_is_busy_with() {
+    let shared = Shared::on(Machine::Platform);
+    // F_TRANSLATION of a stranger, not stalled; then a stall of the device's.
+    put_event(&shared.fake, [0x0000_0007_0000_0010, 0, 0x1234, 0]);
+    put_event(&shared.fake, [0x0000_0009_0000_5810, 1 << 31 | 0x42, 0x1234, 0]);
+    let (mut faults, mut found) = (0, Vec::new());
+    shared.smmu.drain_events(&mut |_| {
+        faults += 1;
+        // What an unbind on another CPU does meanwhile: then nothing more may come for its PASID.
+        shared.smmu.drain_events(&mut |record| panic!("{record:?} was taken"));
+        found = drain(&shared);
+    });
+    assert_eq!((faults, found.len(), drain(&shared)), (1, 1, vec![]));
+}
+
+#[test]
 fn part_22_more_stalls_than_hardware_can_have_are_aborted() {
     let shared = Shared::on(Machine::Platform);
     for tag in 0..5u64 {
