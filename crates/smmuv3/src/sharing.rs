@@ -243,6 +243,20 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         matches!(attached, Some(Attachment::Blocked)) && self.hardware.forget_doubted(table, streams).is_ok()
     }
 
+    /// Sees that no stall of this PASID waits, which could be of whom it meant before: let go, it would reach whom it means next. An answer that found no room is sent now.
+    fn see_no_stalls(&self, streams: &[u32], pasid: Pasid) -> Result<(), SyncError> {
+        if self.hardware.stalls.waits(streams, pasid) {
+            self.hardware.send_unsent();
+        }
+        if self.hardware.stalls.waits(streams, pasid) {
+            return Err(SyncError::Timeout {
+                waiting_for: "answers to stalls of a PASID",
+                last: pasid.get().into(),
+            });
+        }
+        Ok(())
+    }
+
     fn say(&self, name: &'static str, first: u32, pasid: Pasid) {
         if !self.hardware.platform.listening() {
             return;
@@ -410,6 +424,7 @@ impl<P: Platform, R: Registers> SvaIommu<P> for Smmu<P, R> {
             if sharing.pasids.contains_key(&pasid.get()) {
                 return Err(AttachPasidError::Taken);
             }
+            self.see_no_stalls(&streams, pasid).map_err(AttachPasidError::Sync)?;
             let allowed = sharing.shape().allowed;
             let contexts = contexts.ok_or(AttachPasidError::Blocked)?;
             let part = Part { contexts, ats: allowed.ats, stall: allowed.stall };

@@ -8,6 +8,9 @@
 //! is not answered again, since hardware may use its tag anew. So that an answer on its way cannot meet the next stall with its tag, each stall has a number
 //! of the driver's own, and [`Stalls::end`] is followed by a wait for answers that are being sent ([`Stalls::is_answering`]).
 //!
+//! A transaction that is let go looks its address up once more, by what its PASID means then. So a PASID means nothing new while a stall of it waits for an answer, or for room for
+//! one ([`Stalls::waits`]).
+//!
 //! Spec: SMMUv3 H.a, 3.12.2 "Stall model", 4.7.1 "CMD_RESUME", 4.7.2.1 "Notes and usage" (of CMD_STALL_TERM).
 //! Not here: requests of devices with PRI (`page_requests`).
 
@@ -40,24 +43,24 @@ pub(crate) struct Stalls<P: Platform> {
 #[must_use]
 pub(crate) struct Ticket<'a, P: Platform> {
     stalls: &'a Stalls<P>,
-    /// Stream, tag and number of what it answers.
-    stall: (u32, u16, u32),
+    /// Stream and tag of what it answers.
+    stall: (u32, u16),
+    open: Open,
 }
 
 impl<P: Platform> Ticket<'_, P> {
     /// It could not be sent: the stall waits as before, unless it was ended meanwhile.
     pub(crate) fn take_back(self) {
-        let (stream_id, tag, nth) = self.stall;
         let mut waiting = self.stalls.waiting.lock();
-        if waiting.on_their_way.get(&nth) == Some(&Due::Yes(stream_id)) {
-            waiting.open.insert((stream_id, tag), nth);
+        if waiting.on_their_way.get(&self.open.nth).is_some_and(|due| matches!(due, Due::Yes(..))) {
+            waiting.open.insert(self.stall, self.open);
         }
     }
 }
 
 impl<P: Platform> Drop for Ticket<'_, P> {
     fn drop(&mut self) {
-        self.stalls.waiting.lock().on_their_way.remove(&self.stall.2);
+        self.stalls.waiting.lock().on_their_way.remove(&self.open.nth);
     }
 }
 
@@ -76,8 +79,8 @@ pub(crate) enum Taken {
 struct Waiting {
     /// To be told of, oldest first.
     untold: VecDeque<PageRequest>,
-    /// Every stall that is to be answered, by stream and tag, with its number.
-    open: BTreeMap<(u32, u16), u32>,
+    /// Every stall that is to be answered, by stream and tag.
+    open: BTreeMap<(u32, u16), Open>,
     /// How many stalls there were, wrapping: the number of the next.
     count: u32,
     /// For streams whose stalls were ended: the position in the event queue behind the last record of one of them.
@@ -86,11 +89,18 @@ struct Waiting {
     on_their_way: BTreeMap<u32, Due>,
 }
 
+/// A stall that is to be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Open {
+    nth: u32,
+    pasid: Option<Pasid>,
+}
+
 /// Whether a stall whose answer is on its way waits for it still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Due {
-    /// It does, and is of this stream.
-    Yes(u32),
+    /// It does, and is of this stream and PASID.
+    Yes(u32, Option<Pasid>),
     /// It was ended meanwhile.
     No,
 }
@@ -145,7 +155,8 @@ impl<P: Platform> Stalls<P> {
         }
         let nth = waiting.count;
         waiting.count = nth.wrapping_add(1);
-        waiting.open.insert((stream_id, tag), nth);
+        let pasid = request.and_then(|request| request.pasid);
+        waiting.open.insert((stream_id, tag), Open { nth, pasid });
         let group = GroupTag::Stall { tag, nth };
         match request {
             Some(request) if waiting.untold.len() < self.most => {
@@ -171,13 +182,23 @@ impl<P: Platform> Stalls<P> {
     /// Takes the answer to the stall with this number. None if none is due: it was answered, or ended. The answer goes to hardware before the ticket is
     /// dropped.
     pub(crate) fn answer(&self, stream_id: u32, tag: u16, nth: u32) -> Option<Ticket<'_, P>> {
-        let mut waiting = self.waiting.lock();
-        if waiting.open.get(&(stream_id, tag)) != Some(&nth) && !mutant!("stall-answered-twice") {
-            return None;
-        }
-        waiting.open.remove(&(stream_id, tag));
-        waiting.on_their_way.insert(nth, Due::Yes(stream_id));
-        Some(Ticket { stalls: self, stall: (stream_id, tag, nth) })
+        let (mut waiting, stall) = (self.waiting.lock(), (stream_id, tag));
+        let open = waiting.open.get(&stall).copied().filter(|open| open.nth == nth);
+        let open = open.or_else(|| mutant!("stall-answered-twice").then_some(Open { nth, pasid: None }))?;
+        waiting.open.remove(&stall);
+        waiting.on_their_way.insert(nth, Due::Yes(stream_id, open.pasid));
+        Some(Ticket { stalls: self, stall, open })
+    }
+
+    /// Whether a stall of this PASID of one of these streams waits for its answer, or that is on its way.
+    pub(crate) fn waits(&self, streams: &[u32], pasid: Pasid) -> bool {
+        let waiting = self.waiting.lock();
+        let open = waiting.open.iter().map(|(&(stream_id, _), open)| (stream_id, open.pasid));
+        let on_their_way = waiting.on_their_way.values().filter_map(|due| match *due {
+            Due::Yes(stream_id, pasid) => Some((stream_id, pasid)),
+            Due::No => None,
+        });
+        open.chain(on_their_way).any(|(stream_id, of)| of == Some(pasid) && streams.contains(&stream_id))
     }
 
     /// Whether an answer is on its way to hardware.
@@ -191,7 +212,7 @@ impl<P: Platform> Stalls<P> {
         let mut waiting = self.waiting.lock();
         waiting.untold.retain(|request| !streams.contains(&request.source.0));
         waiting.open.retain(|(stream_id, _), _| !streams.contains(stream_id));
-        let ended = |due: &&mut Due| matches!(due, Due::Yes(stream_id) if streams.contains(stream_id));
+        let ended = |due: &&mut Due| matches!(due, Due::Yes(stream_id, _) if streams.contains(stream_id));
         waiting.on_their_way.values_mut().filter(ended).for_each(|due| *due = Due::No);
         waiting.ended.extend(streams.iter().map(|&stream_id| (stream_id, end)));
     }
@@ -378,5 +399,24 @@ mod tests {
         assert!(stalls.is_answering());
         drop(ticket);
         assert!(!stalls.is_answering());
+    }
+
+    #[test]
+    fn part_22_a_stall_of_a_pasid_waits_until_its_answer_is_sent_or_it_is_ended() {
+        let stalls = Stalls::<Fake>::new(8);
+        stalls.listen(&[0x1234], STALLING);
+        let waits = |streams: &[u32], pasid| stalls.waits(streams, Pasid::new(pasid).unwrap());
+        assert!(!waits(&[0x1234], 5));
+        assert_eq!(stalls.take(&STALL, 7), Taken::Kept);
+        assert!(waits(&[0x1233, 0x1234], 5) && !waits(&[0x1233], 5) && !waits(&[0x1234], 6));
+        let ticket = stalls.answer(0x1234, 0x42, 0).unwrap();
+        assert!(waits(&[0x1234], 5), "it is on its way");
+        ticket.take_back();
+        assert!(waits(&[0x1234], 5));
+        drop(stalls.answer(0x1234, 0x42, 0).unwrap());
+        assert!(!waits(&[0x1234], 5));
+        assert_eq!(stalls.take(&STALL, 8), Taken::Kept);
+        stalls.end(&[0x1234], 9);
+        assert!(!waits(&[0x1234], 5));
     }
 }

@@ -4,7 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use portcullis_core::iommu::{AttachError, GlobalError, Iommu, SyncError, Target};
-use portcullis_core::sva::CpuFacts;
+use portcullis_core::sva::{AttachPasidError, CpuFacts};
 use portcullis_hal::Clock;
 use portcullis_spec::smmuv3::command::Opcode;
 use portcullis_spec::smmuv3::registers::{CMDQ_PROD, CR0, GERROR, GERRORN, IDR3, IRQ_CTRL, Idr3};
@@ -12,7 +12,7 @@ use portcullis_types::SizeLg2;
 
 use super::*;
 use crate::smmu::Smmu;
-use crate::testing::{Fake, Machine, Shared, put_event, put_page_request, ste};
+use crate::testing::{Fake, FakeMm, Machine, Shared, put_event, put_page_request, ste};
 
 /// A request of stream 9, PASID 5, for group 74: last (62) and SSV (63), read (60), write (61).
 const SSV: u64 = 1 << 63;
@@ -474,6 +474,27 @@ fn part_25_an_answer_that_finds_no_room_is_sent_when_there_is_some() {
             assert!(sent(&shared).is_empty());
         }
     }
+}
+
+#[test]
+fn part_22_a_pasid_means_nothing_new_while_an_answer_to_a_stall_of_it_finds_no_room() {
+    let shared = Shared::with(Machine::Platform, |_, config| config.command_queue_lg2 = 2);
+    let (_mm, _process) = shared.bound(0x42, 5);
+    let answers: Vec<_> = (70..76).map(|group| answer(&shared, Machine::Platform, group)).collect();
+    shared.detach(5).unwrap();
+    shared.fake.with(|state| state.asleep = true);
+    answers.iter().for_each(|answer| shared.sva().respond(answer));
+    let next = shared.process(&FakeMm::new(0x43));
+    let attach = |number| shared.sva().attach_pasid(&Shared::SOURCES, Pasid::new(number).unwrap(), &next);
+    let stalls = SyncError::Timeout { waiting_for: "answers to stalls of a PASID", last: 5 };
+    assert_eq!(attach(5), Err(AttachPasidError::Sync(stalls)), "its transaction would look there");
+    shared.fake.with(|state| state.asleep = false);
+    let _took = sent(&shared);
+    attach(5).unwrap();
+    let log = shared.fake.take_log();
+    let last_answer = log.iter().rposition(|command| command.opcode() == Opcode::RESUME).unwrap();
+    let first_of_it = log.iter().position(|command| command.opcode() == Opcode::CFGI_CD).unwrap();
+    assert!(last_answer < first_of_it, "{log:?}");
 }
 
 #[test]
