@@ -38,7 +38,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
 
-use portcullis_hal::{Lock, Platform};
+use portcullis_hal::{Lock, Platform, wait_for};
 use portcullis_types::{IovaRange, Pasid, SourceId, mutant};
 
 use super::counted::{Counted, CountedError};
@@ -292,6 +292,15 @@ impl<P: Platform> SvaUnit<P> {
         Serviced { faults, requests }
     }
 
+    /// The same, and handles the requests: whoever has workers come for them is not told of those that are found here, whosever they are.
+    fn service_here(&self) {
+        if self.service().requests > 0 {
+            let work = || (!self.queue.work()).then_some(());
+            // Devices that ask without end keep nobody for longer.
+            let _ = wait_for(&**self.unit.platform(), FLUSH_LIMIT_NS, work);
+        }
+    }
+
     fn take(&self, sva: &dyn SvaIommu<P>, drained: Drained) {
         match drained {
             Drained::Overflowed => {
@@ -496,7 +505,7 @@ impl<P: Platform> SvaDevice<P> {
                 |error| if mutant!("unbind-without-hardwares-word") { Ok(()) } else { Err(error) },
             )?;
         }
-        self.unit.service();
+        self.unit.service_here();
         if !mutant!("unbind-without-flush") {
             self.requester.flush(Some(pasid), FLUSH_LIMIT_NS).map_err(UnbindError::Flush)?;
         }

@@ -370,6 +370,21 @@ fn part_4_requests_reach_their_device_and_an_overflow_ends_what_was_begun() {
 }
 
 #[test]
+fn part_4_what_an_unbind_takes_from_hardware_of_others_is_answered() {
+    let bench = Bench::new(Machine::Pcie);
+    let (disk, net) = (bench.disk(), bench.device("net", &[SourceId(12)]));
+    let (mm, other) = (FakeMm::new(0x42), FakeMm::new(0x43));
+    let (bond, theirs) = (bind(&disk, &mm), bind(&net, &other));
+    let ssid = u64::from(theirs.pasid().get());
+    put_page_request(&bench.fake, [0b1111 << 60 | ssid << 32 | 12, 0x1000 | 74]);
+    disk.0.unbind(&bond).unwrap();
+    // The interrupt finds nothing any more, and has no worker come.
+    assert_eq!(bench.unit.service().requests, 0);
+    assert_eq!((other.faults.load(SeqCst), net.0.requester().counts().success), (1, 1));
+    net.0.unbind(&theirs).unwrap();
+}
+
+#[test]
 fn part_16_disabling_waits_for_bonds_and_then_the_device_is_as_before() {
     let bench = Bench::new(Machine::Platform);
     let (disk, mm) = (bench.disk(), FakeMm::new(0x42));
