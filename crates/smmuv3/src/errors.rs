@@ -10,7 +10,7 @@
 //! | service failure | told, acknowledged; the command queue is dead |
 //!
 //! Everybody who waits for the command queue may call [`CommandQueue::recover`], from any CPU; the log of failures is also the lock that
-//! lets one do it. What was found is kept until `handle_errors` is called, so that none is lost.
+//! lets one do it. What was found is kept until `handle_errors` is called: of refused commands the first [`KEPT`], of everything else each kind.
 //!
 //! Records of stalled transactions can be lost when the event queue is aborted. Who is told of that must block the devices that stall, which ends
 //! their stalls, whoever they are.
@@ -38,7 +38,7 @@ const TRIES: u32 = 3;
 const REMEMBERED: usize = 64;
 /// What the PRI queue is called when it was aborted.
 pub(crate) const PRI_QUEUE: &str = "PRI queue";
-/// How many global errors are kept for `handle_errors`.
+/// How many refused commands are kept for `handle_errors`.
 const KEPT: usize = 64;
 
 /// Which commands failed, and what is to be told about it.
@@ -110,8 +110,11 @@ impl Failures {
         times
     }
 
+    /// Keeps an error for `handle_errors`. However many commands were refused, what somebody must act upon is not lost among them.
     pub(crate) fn tell(&mut self, error: GlobalError) {
-        if self.untold.len() < KEPT {
+        let is_command = matches!(error, GlobalError::Command { .. });
+        let kept = if is_command { self.untold.len() < KEPT } else { !self.untold.contains(&error) };
+        if kept {
             self.untold.push(error);
         }
     }
@@ -142,7 +145,9 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
     /// Deals with the command at `cons.rd()`. Answers whether the queue may go on.
     fn put_right(&self, failures: &mut Failures, cons: CmdqCons) -> bool {
         let Some(position) = self.waiting_position(cons.rd()) else {
-            // The index is nonsense: there is no command to skip.
+            // The index is nonsense: there is no command to skip, and nobody can say which of all that are there has failed.
+            failures.forgotten_before = self.reserved();
+            self.failure_count.fetch_add(1, AcqRel);
             failures.tell(GlobalError::Command { code: cons.err().into(), words: [0; 2] });
             return true;
         };
@@ -249,6 +254,21 @@ mod tests {
         assert_eq!(failures.code_for(4, 9, true), Some(3));
         assert_eq!(failures.code_for(11, 14, true), None);
         assert_eq!(failures.code_for(4, 12, false), None, "who asked no device has nothing to fear from one");
+    }
+
+    #[test]
+    fn however_many_commands_were_refused_every_other_error_is_told() {
+        let mut failures = Failures::new();
+        let refused = GlobalError::Command { code: CERROR_ILL.into(), words: [0; 2] };
+        (0..KEPT + 1).for_each(|_| failures.tell(refused));
+        let others = [
+            GlobalError::QueueAbort(PRI_QUEUE),
+            GlobalError::QueueAbort("event queue"),
+            GlobalError::ServiceFailure,
+        ];
+        (0..KEPT).for_each(|_| others.into_iter().for_each(|error| failures.tell(error)));
+        assert_eq!(failures.untold.len(), KEPT + others.len(), "each kind once");
+        assert_eq!(failures.untold[KEPT..], others);
     }
 
     #[test]

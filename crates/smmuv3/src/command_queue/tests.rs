@@ -8,7 +8,7 @@ use std::thread;
 
 use portcullis_core::iommu::GlobalError;
 use portcullis_spec::smmuv3::command::Opcode;
-use portcullis_spec::smmuv3::registers::{CMDQ_BASE, CMDQ_CONS, CR0, Cr0, QueueBase};
+use portcullis_spec::smmuv3::registers::{CMDQ_BASE, CMDQ_CONS, CR0, Cr0, GERROR, QueueBase};
 
 use super::*;
 use crate::testing::{Fake, opcodes};
@@ -206,6 +206,21 @@ fn nonsense_in_the_index_register_is_not_taken_for_progress() {
     fake.with(|state| state.asleep = true);
     fake.set(CMDQ_CONS, 17);
     assert!(queue.run(nth(1)).is_err());
+}
+
+#[test]
+fn an_error_of_which_nobody_can_say_what_it_is_about_may_be_everybodys() {
+    let fake = Fake::new();
+    let queue = queue(&fake, 6, false);
+    let mut batch = queue.batch();
+    // All but the last are in the queue.
+    (0..65).for_each(|n| batch.add(nth(n)));
+    fake.set(CMDQ_CONS, 100 | 1 << 24);
+    fake.set(GERROR, 1);
+    assert_eq!(queue.handle_errors(), [GlobalError::Command { code: 1, words: [0; 2] }]);
+    fake.set(CMDQ_CONS, 0);
+    assert_eq!(batch.sync(), Err(SyncError::Failed { code: 0 }));
+    queue.run(nth(65)).expect("what was not there then has not failed");
 }
 
 /// Producers on several threads, a consumer on another, a queue far too small for all of them: nothing is lost, nothing done twice, each producer's
