@@ -23,13 +23,16 @@ pub enum Step {
 
 /// The invalidations that make the hardware forget `range`, which was mapped with the granule `granule` in leaves of `leaf` bytes and more.
 ///
-/// `tables` says that tables above the leaves went too, or that a block was split: then walk caches must forget as well. There is one step for each leaf, or
-/// [`Step::All`] if there would be as many as a table has entries.
+/// `tables` says that tables above the leaves went too, or that a block was split: then walk caches must forget as well, perhaps of tables with smaller leaves, of which hardware has
+/// not confirmed that it forgot them. There is one step for each leaf, where tables went at least one for each table of pages that could have been there, or [`Step::All`] if there
+/// would be as many as a table has entries.
 ///
 /// Choice: where the line is, the book does not say. Every step is a register write, and so is forgetting everything; it is drawn where a
 /// whole table's worth would be forgotten anyway.
 pub fn steps(range: IovaRange, granule: SizeLg2, leaf: SizeLg2, tables: bool) -> impl Iterator<Item = Step> {
-    let stride = leaf.max(granule);
+    // What walks remember of tables is forgotten by an address below each: where tables went, no step leaps over one that maps pages.
+    let below = SizeLg2::new(granule.get() + (granule.get() - 3)).filter(|_| tables);
+    let stride = leaf.min(below.unwrap_or(leaf)).max(granule);
     let range = range.align_outward(stride.bytes());
     let count = ((range.last().get() - range.first().get()) >> stride.get()) + 1;
     let many = count >= granule.bytes() / 8;
@@ -68,6 +71,18 @@ mod tests {
             addresses(range(0x20_0000, 2 << 21), SizeLg2::MIB_2, false),
             [(0x20_0000, true), (0x40_0000, true)]
         );
+    }
+
+    #[test]
+    fn where_tables_went_no_step_leaps_over_one_of_pages() {
+        let two = range(0, 2 << 30);
+        assert_eq!(addresses(two, SizeLg2::GIB_1, false), [(0, true), (1 << 30, true)]);
+        // A block of 1 GiB beside tables of pages: more of these than a table has entries.
+        let all = steps(two, SizeLg2::KIB_4, SizeLg2::GIB_1, true);
+        assert_eq!(all.collect::<Vec<_>>(), [Step::All]);
+        let large = SizeLg2::new(36).unwrap();
+        let count = |len_bytes| steps(range(0, len_bytes), SizeLg2::KIB_16, large, true).count();
+        assert_eq!((count(1 << 30), count(1 << 36)), (32, 1), "a table of pages of 16 KiB maps 32 MiB");
     }
 
     #[test]

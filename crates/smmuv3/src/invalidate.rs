@@ -28,8 +28,9 @@ const SCALE_MOST: u8 = 31;
 
 /// The invalidations that make the hardware forget `range`, which was mapped with the granule `granule` in leaves of `leaf` bytes and more.
 ///
-/// `tables` says that tables above the leaves went too. `by_range` says that the hardware has invalidation by range; otherwise there is one step for
-/// each leaf, or [`Step::All`] if there would be as many as a table has entries. A range that is larger than one command can say is everything, too.
+/// `tables` says that tables above the leaves went too, perhaps such as had smaller leaves, of which hardware has not confirmed that it forgot them. `by_range` says that the
+/// hardware has invalidation by range; otherwise there is one step for each leaf, where tables went at least one for each table of pages that could have been there, or
+/// [`Step::All`] if there would be as many as a table has entries. A range that is larger than one command can say is everything, too.
 ///
 /// Spec: SMMUv3 H.a, 4.4.1.1 "Range-based invalidation and level hint".
 pub fn steps(
@@ -39,7 +40,9 @@ pub fn steps(
     tables: bool,
     by_range: bool,
 ) -> impl Iterator<Item = Step> {
-    let stride = if by_range { granule } else { leaf.max(granule) };
+    // What walks remember of tables is forgotten by an address below each: where tables went, no step leaps over one that maps pages.
+    let below = SizeLg2::new(granule.get() + (granule.get() - 3)).filter(|_| tables);
+    let stride = if by_range { granule } else { leaf.min(below.unwrap_or(leaf)).max(granule) };
     let range = range.align_outward(stride.bytes());
     let count = ((range.last().get() - range.first().get()) >> stride.get()) + 1;
     let many = if by_range { count > MOST << SCALE_MOST } else { count >= granule.bytes() / 8 };
@@ -179,6 +182,24 @@ mod tests {
                     targets(steps(range(0, 5 << 12), SizeLg2::KIB_4, SizeLg2::KIB_4, tables, by_range));
                 assert!(steps.iter().all(|target| target.leaf != tables));
             }
+        }
+    }
+
+    #[test]
+    fn where_tables_went_no_step_leaps_over_one_of_pages() {
+        let gib = 1 << 30;
+        let told = |len_bytes, tables| {
+            steps(range(0, len_bytes), SizeLg2::KIB_4, SizeLg2::GIB_1, tables, false).collect::<Vec<_>>()
+        };
+        assert_eq!(told(2 * gib, false).len(), 2, "two blocks, and nothing else was there");
+        // A block of 1 GiB beside tables of pages: more of these than a table has entries.
+        assert_eq!(told(2 * gib, true), [Step::All]);
+        // With 16 KiB a table of pages maps 32 MiB, with 64 KiB 512 MiB.
+        for (granule, table) in [(SizeLg2::KIB_16, 1 << 25), (SizeLg2::KIB_64, 1 << 29)] {
+            let large = SizeLg2::new(42).unwrap();
+            let steps = targets(steps(range(0, 32 * gib), granule, large, true, false));
+            let addresses: Vec<u64> = steps.iter().map(|target| target.address).collect();
+            assert_eq!(addresses, (0..32 * gib).step_by(table).collect::<Vec<_>>(), "{granule}");
         }
     }
 
