@@ -347,7 +347,10 @@ impl<P: Platform, R: Registers> SvaIommu<P> for Smmu<P, R> {
         let replaced = match self.reshape(&mut configuration, &streams, shape(device, limits)) {
             Ok(replaced) => replaced,
             Err(error) => {
-                configuration.streams.unshare(streams[0]);
+                let refused = configuration.streams.unshare(streams[0]);
+                // Its switches are somebody else's to drop: under no lock.
+                drop(configuration);
+                drop(refused);
                 return Err(match error {
                     AttachError::Sync(error) => EnableSvaError::Sync(error),
                     AttachError::LeftBlocked(error) => EnableSvaError::LeftBlocked(error),
@@ -391,10 +394,10 @@ impl<P: Platform, R: Registers> SvaIommu<P> for Smmu<P, R> {
             }
         };
         self.hardware.stalls.ignore(&streams);
-        configuration.streams.unshare(streams[0]);
-        // Dropping a domain may wait for the hardware: under no lock.
+        let ended = configuration.streams.unshare(streams[0]);
+        // Dropping a domain may wait for the hardware, and switches are somebody else's: under no lock.
         drop(configuration);
-        drop(replaced);
+        drop((replaced, ended));
         Ok(())
     }
 

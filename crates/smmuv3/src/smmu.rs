@@ -401,8 +401,8 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         Ok(())
     }
 
-    /// Says again that entries are to be forgotten of which hardware did not confirm it, now that the queue may work. What was kept for entries that are in doubt no
-    /// more, whoever had them confirmed, is let go of.
+    /// Says again that entries are to be forgotten of which hardware did not confirm it, and ends stalls of which it did not, now that the queue may work. What was kept for
+    /// entries that are in doubt no more, whoever had them confirmed, is let go of.
     fn say_again(&self) {
         let mut configuration = self.configuration.lock();
         let Configuration { table, streams, gone } = &mut *configuration;

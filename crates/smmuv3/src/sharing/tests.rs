@@ -410,6 +410,41 @@ fn part_18_with_large_granules_alone_devices_are_asked_for_no_less() {
     );
 }
 
+/// Switches that say, when they are let go of, whether the lock of the stream map is free.
+#[derive(Debug)]
+struct Watched {
+    smmu: Arc<Smmu<Fake, Arc<Fake>>>,
+    free: Arc<std::sync::Mutex<Vec<bool>>>,
+}
+
+impl DeviceSwitches for Watched {
+    fn set_ats(&self, _: bool) {}
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.free.lock().unwrap().push(self.smmu.configuration.try_lock().is_some());
+    }
+}
+
+#[test]
+fn part_16_switches_are_let_go_of_with_no_lock_held() {
+    let shared = Shared::plain(Machine::Pcie, |_, _| {});
+    let free = Arc::new(std::sync::Mutex::default());
+    let enable = || {
+        let switches = Arc::new(Watched { smmu: shared.smmu.clone(), free: free.clone() });
+        shared.sva().enable(&Shared::SOURCES, &shared.facts, switches)
+    };
+    let held = take_all(&shared.fake);
+    assert_eq!(enable(), Err(EnableSvaError::NoMemory));
+    held.into_iter().for_each(|(at, layout)| shared.fake.free(at, layout));
+    enable().unwrap();
+    shared.sva().disable(&Shared::SOURCES).unwrap();
+    enable().unwrap();
+    shared.smmu.remove_device(&Shared::SOURCES).unwrap();
+    assert_eq!(*free.lock().unwrap(), [true; 3]);
+}
+
 #[test]
 fn part_17_pasids_beyond_the_limit_zero_and_taken_ones_are_refused() {
     let mut shared = Shared::plain(Machine::Pcie, |_, _| {});
@@ -499,6 +534,31 @@ fn a_first_level_descriptor_that_hardware_may_remember_keeps_its_table() {
 }
 
 #[test]
+fn part_17_a_descriptor_in_doubt_is_asked_for_though_its_table_went_with_another() {
+    let shared = Shared::on(Machine::Platform);
+    // Both in the second table of 64.
+    let (_mm, process) = shared.bound(0x42, 64);
+    let _other = shared.bound(0x43, 65);
+    let deaf = |opcodes: &[Opcode]| shared.fake.with(|state| state.illegal = opcodes.to_vec());
+    deaf(&[Opcode::CFGI_CD]);
+    assert!(shared.detach(64).is_err());
+    deaf(&[]);
+    shared.detach(65).unwrap();
+    assert_eq!(cd(&shared.fake, 8, 64), None, "no descriptor in there is valid any more");
+    deaf(&[Opcode::CFGI_CD]);
+    assert!(shared.detach(64).is_err(), "hardware may have the descriptor still");
+    assert!(process.quiesce().is_err(), "and walk the table that it leads to");
+    deaf(&[]);
+    shared.fake.take_log();
+    shared.detach(64).unwrap();
+    let log = shared.fake.take_log();
+    assert!([8, 9].iter().all(|&stream| log.contains(&Command::cfgi_cd(stream, 64, true))), "{log:?}");
+    shared.fake.take_log();
+    shared.detach(64).unwrap();
+    assert_eq!(shared.fake.take_log(), [], "once");
+}
+
+#[test]
 fn part_12_a_private_asid_gives_way_live_and_is_forgotten_before_it_is_shared() {
     let shared = Shared::on(Machine::Pcie);
     let ours = shared.base.as_any().downcast_ref::<Domain<Fake, Arc<Fake>>>().unwrap();
@@ -540,31 +600,6 @@ fn part_12_a_move_that_is_not_confirmed_is_no_share_and_is_taken_up_again() {
     shared.fake.take_log();
     let _ = shared.base.flush_all().unwrap();
     assert_eq!(shared.fake.take_log()[..2], [Command::tlbi_nh_asid(0, 2), Command::sync()]);
-}
-
-#[test]
-fn part_17_a_descriptor_in_doubt_is_asked_for_though_its_table_went_with_another() {
-    let shared = Shared::on(Machine::Platform);
-    // Both in the second table of 64.
-    let (_mm, process) = shared.bound(0x42, 64);
-    let _other = shared.bound(0x43, 65);
-    let deaf = |opcodes: &[Opcode]| shared.fake.with(|state| state.illegal = opcodes.to_vec());
-    deaf(&[Opcode::CFGI_CD]);
-    assert!(shared.detach(64).is_err());
-    deaf(&[]);
-    shared.detach(65).unwrap();
-    assert_eq!(cd(&shared.fake, 8, 64), None, "no descriptor in there is valid any more");
-    deaf(&[Opcode::CFGI_CD]);
-    assert!(shared.detach(64).is_err(), "hardware may have the descriptor still");
-    assert!(process.quiesce().is_err(), "and walk the table that it leads to");
-    deaf(&[]);
-    shared.fake.take_log();
-    shared.detach(64).unwrap();
-    let log = shared.fake.take_log();
-    assert!([8, 9].iter().all(|&stream| log.contains(&Command::cfgi_cd(stream, 64, true))), "{log:?}");
-    shared.fake.take_log();
-    shared.detach(64).unwrap();
-    assert_eq!(shared.fake.take_log(), [], "once");
 }
 
 #[test]
