@@ -136,10 +136,12 @@ impl Features {
             && idr1.ssidsize() <= 20
             && idr1.cmdqs() <= 19
             && idr1.eventqs() <= 19
-            && idr1.priqs() <= 19
-            && idr5.vax() < 3;
+            && idr1.priqs() <= 19;
         if !sizes {
             return Err(ProbeError::Reserved { register: "SMMU_IDR1", value: idr1.into_bits() });
+        }
+        if idr5.vax() >= 3 {
+            return Err(ProbeError::Reserved { register: "SMMU_IDR5", value: idr5.into_bits() });
         }
         let granules = granules(idr5);
         if granules.is_empty() {
@@ -200,7 +202,7 @@ fn granules(idr5: Idr5) -> PageSizes {
         .fold(PageSizes::default(), |set, (_, size)| set.with(size))
 }
 
-/// Why an SMMU was not brought up. Where it was touched at all, its traffic is aborted.
+/// Why an SMMU was not brought up. If it is an SMMUv3 at all, it is off and its traffic is aborted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProbeError {
@@ -286,6 +288,10 @@ mod tests {
         assert!(matches!(refused(|ids| ids.idr0.set_ttendian(3)), ProbeError::TableFormat { .. }));
         assert!(matches!(refused(|ids| ids.idr0.set_st_level(2)), ProbeError::Reserved { .. }));
         assert!(matches!(refused(|ids| ids.idr1.set_sidsize(33)), ProbeError::Reserved { .. }));
+        assert!(matches!(
+            refused(|ids| ids.idr5.set_vax(3)),
+            ProbeError::Reserved { register: "SMMU_IDR5", value } if value >> 10 & 3 == 3
+        ));
         assert!(matches!(refused(|ids| ids.idr1.set_queues_preset(true)), ProbeError::Preset { .. }));
         assert!(matches!(refused(|ids| ids.idr1.set_tables_preset(true)), ProbeError::Preset { .. }));
         assert_eq!(refused(|ids| ids.idr5.set_gran4k(false)), ProbeError::NoGranule);

@@ -1,7 +1,7 @@
 //! Bringing the hardware up and down, in the book's order.
 //!
 //! It fails closed: before anything else GBPA is told to abort, so that traffic is aborted whenever translation is off. Whatever goes wrong
-//! later leaves it so.
+//! later leaves it so, and so it is left where the driver cannot use what the registers or firmware say.
 //!
 //! Up: abort, everything off, errors of before acknowledged, attributes, stream table, command queue and ATSCHK, caches invalidated, event queue, PRI
 //! queue, interrupts, translation. Down: translation off, interrupts off, queues off.

@@ -52,6 +52,19 @@ struct Chosen {
     coherent: bool,
 }
 
+impl Chosen {
+    fn of(ids: &IdRegisters, config: &Config) -> Result<Self, ProbeError> {
+        let features = Features::decode(ids)?.with(config.overrides);
+        check_doorbell(config, features.output_bits)?;
+        let stage2 = choose_stage(&features, config.stage)?;
+        let granule = choose_granule(&features, config.granule);
+        let coherent = features.coherent && config.coherent;
+        let wanted = Wanted { stage2, granule, input_bits: config.input_bits, coherent };
+        let format = table::choose(&features, wanted).ok_or(ProbeError::NoGranule)?;
+        Ok(Self { features, stage2, granule, format, coherent })
+    }
+}
+
 /// What attaching changes, under one lock.
 pub(crate) struct Configuration<P: Platform> {
     pub(crate) table: StreamTable<P>,
@@ -82,16 +95,17 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
     /// As [`ProbeError`] says. Where the hardware is an SMMUv3 at all, traffic is aborted then.
     pub fn probe(platform: Arc<P>, registers: R, config: Config) -> Result<Arc<Self>, ProbeError> {
         let registers = Arc::new(registers);
-        let features = Features::decode(&IdRegisters::read(&*registers))?.with(config.overrides);
-        check_doorbell(&config, features.output_bits)?;
-        let stage2 = choose_stage(&features, config.stage)?;
-        let granule = choose_granule(&features, config.granule);
-        let coherent = features.coherent && config.coherent;
-        let wanted = Wanted { stage2, granule, input_bits: config.input_bits, coherent };
-        let format = table::choose(&features, wanted).ok_or(ProbeError::NoGranule)?;
         let bench = Bench { platform: &*platform, registers: &*registers, limit_ns: config.wait_limit_ns };
+        let chosen = match Chosen::of(&IdRegisters::read(&*registers), &config) {
+            Ok(chosen) => chosen,
+            Err(error @ ProbeError::NotSmmuv3 { .. }) => return Err(error),
+            Err(error) => {
+                // Whoever had it before may have left it open, or on.
+                bench.quiesce()?;
+                return Err(error);
+            }
+        };
         let quiet = if config.boot_streams.is_empty() { bench.quiesce() } else { bench.quiesce_open() };
-        let chosen = Chosen { features, stage2, granule, format, coherent };
         let build = |()| Self::build(platform.clone(), registers.clone(), config, chosen);
         let smmu = match quiet.map_err(ProbeError::from).and_then(build) {
             Ok(smmu) => smmu,

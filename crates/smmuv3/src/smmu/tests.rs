@@ -160,6 +160,48 @@ fn a_probe_that_fails_before_there_are_tables_closes_what_was_left_open_for_firm
 }
 
 #[test]
+fn an_smmu_that_cannot_be_used_is_off_and_closed_and_what_is_none_is_not_touched() {
+    let probed = |change: &dyn Fn(&Fake, &mut Config)| {
+        let fake = Fake::new();
+        // Somebody had it before.
+        fake.set(CR0, 0b1101);
+        fake.set(CR0ACK, 0b1101);
+        let mut config = Fake::config();
+        change(&fake, &mut config);
+        let error = Smmu::probe(fake.clone(), fake.clone(), config).unwrap_err();
+        (error, fake)
+    };
+    let idr0 = |fake: &Fake, change: fn(Idr0) -> Idr0| {
+        fake.set(IDR0, change(Idr0::from_bits(fake.get(IDR0) as u32)).into_bits());
+    };
+    let no_stage: &dyn Fn(&Fake, &mut Config) =
+        &|fake, _| idr0(fake, |idr0| idr0.with_s1p(false).with_s2p(false));
+    let other_stage: &dyn Fn(&Fake, &mut Config) = &|fake, config| {
+        idr0(fake, |idr0| idr0.with_s1p(false));
+        config.stage = Stage::One;
+    };
+    let no_doorbell: &dyn Fn(&Fake, &mut Config) = &|_, config| {
+        let doorbell = Pa::new(2);
+        config.msi = Some(Msi { doorbell, event_data: 0, error_data: 0, page_request_data: 0 });
+    };
+    let few_bits: &dyn Fn(&Fake, &mut Config) = &|_, config| config.input_bits = Some(20);
+    for (change, wanted) in [
+        (no_stage, ProbeError::NoTranslation),
+        (other_stage, ProbeError::NoSuchStage),
+        (no_doorbell, ProbeError::BadDoorbell),
+        (few_bits, ProbeError::NoGranule),
+    ] {
+        let (error, fake) = probed(change);
+        assert_eq!(error, wanted);
+        assert!(Gbpa::from_bits(fake.get(GBPA) as u32).abort(), "{error:?}");
+        assert_eq!((cr0(&fake).into_bits(), fake.get(CR0ACK)), (0, 0), "{error:?}");
+    }
+    let (error, fake) = probed(&|fake, _| fake.set(AIDR, 0x10));
+    assert_eq!(error, ProbeError::NotSmmuv3 { aidr: 0x10 });
+    assert_eq!(fake.with(|state| state.writes.clone()), []);
+}
+
+#[test]
 fn caches_are_invalidated_before_translation_is_on() {
     let fake = Fake::new();
     let _smmu = probe(&fake);
