@@ -73,6 +73,10 @@ impl State {
         if op == command::opcode::ATC_INV && self.atc_must_wait(around) {
             return Consumed::Blocked;
         }
+        // A CMD_SYNC that was dropped with its queue waited for accesses that are older than all that this one turns away from.
+        if op == command::opcode::SYNC && !around.traffic.is_dry(self.half ^ 1) {
+            return Consumed::Blocked;
+        }
         let name = command::name(op).unwrap_or("reserved");
         around.trace(
             "cmd",

@@ -78,6 +78,25 @@ fn a_sync_that_was_begun_is_forgotten_when_the_queue_is_switched_off() {
 }
 
 #[test]
+fn a_sync_waits_for_what_one_waited_for_that_was_forgotten() {
+    let machine = Machine::stage1(plain());
+    let outcome = machine.smmu.access(&request(0x1000), &mut |_| {
+        machine.put(3, 0x46, 0);
+        machine.w32(0x98, 4);
+        machine.settle();
+        machine.w32(0x20, 0b0101);
+        machine.settle();
+        machine.w32(0x20, 0b1101);
+        machine.settle();
+        assert_eq!(machine.r32(0x9c), 3, "the access is older than both");
+        Ok(())
+    });
+    assert_eq!(outcome, Outcome::Done);
+    machine.settle();
+    assert_eq!(machine.r32(0x9c), 4);
+}
+
+#[test]
 fn switching_off_waits_for_accesses_under_way() {
     let machine = Machine::stage1(plain());
     let outcome = machine.smmu.access(&request(0x1000), &mut |_| {
