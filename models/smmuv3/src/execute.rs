@@ -62,6 +62,13 @@ impl State {
         if let Some(sync) = self.sync {
             return self.finish_sync(sync, lg2, around);
         }
+        // PROD may have been written while an error was active: nothing was consumed then, whatever it said.
+        if !queue.is_consistent(lg2) {
+            let queue = *queue;
+            self.stuck = true;
+            self.note_indexes("CMDQ", &queue);
+            return Consumed::Nothing;
+        }
         let slot = u64::from(queue.read_index(lg2) & ((1 << lg2) - 1));
         let at = queue.aligned(lg2, 16) + slot * 16;
         let mut engine = self.engine(around);

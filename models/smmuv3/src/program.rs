@@ -242,7 +242,7 @@ impl State {
         }
     }
 
-    fn note_indexes(&mut self, name: &str, queue: &Queue) {
+    pub(crate) fn note_indexes(&mut self, name: &str, queue: &Queue) {
         let detail = format!("{name}: PROD {:#x}, CONS {:#x}", queue.prod, queue.cons);
         self.notes.record(clause::QUEUE_INDEXES, detail);
     }

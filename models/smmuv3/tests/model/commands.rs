@@ -160,6 +160,27 @@ fn indexes_that_contradict_each_other_stop_the_queue_until_it_is_off_and_on() {
 }
 
 #[test]
+fn indexes_that_contradicted_each_other_while_an_error_was_active_stop_the_queue_too() {
+    let machine = Machine::new(plain());
+    // CONS is 3. A reserved opcode, and behind it what is never to be done: PROD 2 without a wrap is 31 commands on.
+    machine.put(3, 0xff, 0);
+    (4..16).for_each(|slot| machine.put(slot, 0x10, 0));
+    machine.w32(0x98, 4);
+    machine.settle();
+    assert_eq!((machine.r32(0x60), machine.r32(0x9c)), (1, 0x0100_0003));
+    machine.w32(0x98, 2);
+    machine.put(3, 0x46, 0);
+    machine.notes();
+    machine.w32(0x64, 1);
+    machine.settle();
+    assert_eq!(machine.r32(0x9c) & 0xf_ffff, 3, "stuck");
+    assert_eq!(machine.clauses(), [clause::QUEUE_INDEXES]);
+    machine.w32(0x98, 4);
+    machine.settle();
+    assert_eq!(machine.r32(0x9c) & 0xf_ffff, 3, "until it is off and on");
+}
+
+#[test]
 fn parameters_out_of_range_are_noted() {
     let narrow = || Config {
         asid_16_bits: false,
