@@ -45,7 +45,8 @@ impl Engine<'_> {
 
     /// A cached translation that will do.
     fn cached(&self, asked: &Asked) -> Option<Translation> {
-        if self.fresh {
+        // Whether somebody may execute no translation says: SPT.5 blocks it whatever is cached.
+        if self.fresh || asked.execute {
             return None;
         }
         let &found = self.caches.iotlb.find(asked.source, asked.pasid, asked.address, self.choice)?;

@@ -59,6 +59,12 @@ fn a_request_to_execute_is_refused_and_a_page_request_may_say_it() {
     assert_eq!((given(execute(&machine)), machine.fault()), (NOTHING, None));
     let fetch = portcullis_types::Access { kind: AccessKind::Execute, privileged: false };
     assert_eq!((machine.access(Some(1), 0x3000, fetch), machine.reason()), (Got::Abort, Some(0x5c)));
+    assert_eq!(machine.read_in(1, 0x3000), Got::At(0x1000));
+    assert_eq!(
+        (machine.access(Some(1), 0x3000, fetch), machine.reason()),
+        (Got::Abort, Some(0x5c)),
+        "cached"
+    );
     machine.write64(0xd0, REQUESTS);
     machine.unit.request_page(&PageRequest {
         source: SourceId(DEVICE.into()),
