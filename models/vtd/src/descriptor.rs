@@ -131,12 +131,18 @@ impl Reader<'_> {
                     bit(words[1], 11),
                 )))
             }
-            _ => plain(Descriptor::Respond(Response {
-                source: half(word, 16),
-                pasid: bit(word, 4).then_some(low(field(word, 51, 32))),
-                group: half(field(words[1], 11, 3), 0),
-                code: byte(field(word, 15, 12), 0),
-            })),
+            _ => {
+                let code = byte(field(word, 15, 12), 0);
+                let response = Response {
+                    source: half(word, 16),
+                    pasid: bit(word, 4).then_some(low(field(word, 51, 32))),
+                    group: half(field(words[1], 11, 3), 0),
+                    code,
+                };
+                // Success, Invalid Request, Response Failure.
+                let broken = (!matches!(code, 0 | 1 | 15)).then_some(clause::RESPONSE_CODE);
+                Ok((Descriptor::Respond(response), broken))
+            }
         }
     }
 

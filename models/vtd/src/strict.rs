@@ -77,6 +77,8 @@ pub mod clause {
     /// A response to a group that did not ask.
     pub const RESPONSE_UNKNOWN: &str =
         "7.6.1 \"Page Group Response Descriptor\": of no page request group that waits for one";
+    /// A response with a code that there is not.
+    pub const RESPONSE_CODE: &str = "7.6.1 \"Page Group Response Descriptor\": a reserved Response Code";
     /// Protected memory changed while it is protected.
     pub const PROTECTED_CHANGED: &str = "11.4.8 \"Protected Memory Range Registers\": base or limit modified while protection is on or changing";
     /// An event's address is no interrupt.

@@ -130,6 +130,20 @@ fn a_page_request_is_written_answered_and_its_answer_checked() {
 }
 
 #[test]
+fn an_answer_is_success_invalid_request_or_failure() {
+    for code in 0..16 {
+        let machine = Machine::scalable(plain());
+        machine.write64(0xd0, REQUESTS);
+        page(&machine, Some(1), 5, true);
+        machine.submit(&[0x1_0008_0019 | code << 12, 5 << 3]);
+        machine.wait();
+        assert_eq!(u64::from(machine.ears.responses.lock().unwrap()[0].code), code);
+        let wanted: &[&str] = if matches!(code, 0 | 1 | 15) { &[] } else { &[clause::RESPONSE_CODE] };
+        assert_eq!(machine.broken(), wanted, "{code}");
+    }
+}
+
+#[test]
 fn a_group_that_a_device_ends_twice_is_answered_twice_and_no_more() {
     let machine = Machine::scalable(plain());
     machine.write64(0xd0, REQUESTS);
