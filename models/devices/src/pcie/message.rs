@@ -189,7 +189,9 @@ impl Messages {
     }
 
     fn raise_msi(&self, at: usize, vector: u16, requester: &Requester) -> Raised {
-        let enabled_lg2 = self.config.read16(at + 2) >> 4 & 7;
+        let control = self.config.read16(at + 2);
+        // What is enabled beyond what there is, is not there. 6 and 7 are reserved.
+        let enabled_lg2 = (control >> 4 & 7).min(control >> 1 & 7);
         let vector = if u32::from(vector) < 1 << enabled_lg2 { vector } else { 0 };
         let masked = self.config.read32(at + 16) & 1 << vector != 0;
         let bit = 1u16 << (vector % 16);

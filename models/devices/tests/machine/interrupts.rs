@@ -149,4 +149,8 @@ fn several_msi_vectors_change_the_low_bits_of_the_data() {
     assert_eq!(disk.rig.its.take_pending(), Some(9000 + 0xfe));
     assert_eq!(messages.raise(4, requester), Raised::Sent);
     assert_eq!(disk.rig.its.take_pending(), Some(9000 + 0xfc));
+    // More than there is: 7 is reserved, and the function has four.
+    config.write(0x42, Width::Bits16, 0x0071);
+    assert_eq!(messages.raise(40, requester), Raised::Sent);
+    assert_eq!(disk.rig.its.take_pending(), Some(9000 + 0xfc));
 }
