@@ -12,6 +12,7 @@ use portcullis_hal::{Lock, Platform};
 use portcullis_types::{Iova, IovaRange, SizeLg2, SourceId};
 
 use crate::domain::Domain;
+use crate::fault::Faults;
 use crate::iommu::{Iommu, ReservedRegion};
 
 /// How many address bits a device drives: what it can reach.
@@ -179,6 +180,11 @@ impl<P: Platform> Device<P> {
     /// The domain it is attached to; none if it is in no group.
     pub fn domain(&self) -> Option<Arc<Domain<P>>> {
         self.domain.lock().clone()
+    }
+
+    /// What a fault of its is counted and told by, where it is attached.
+    pub(crate) fn faults_there(&self) -> Option<Arc<Faults<P>>> {
+        self.domain.lock().as_ref().map(|domain| domain.faults().clone())
     }
 
     /// How many faults it has caused.

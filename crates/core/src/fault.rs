@@ -2,10 +2,14 @@
 //!
 //! Every fault is counted, for its device and for its domain, and said as an event. A domain can have a [`FaultHandler`] besides,
 //! which is told after that. No lock of core's is held while it runs.
+//!
+//! A fault may be brought in interrupt context, and meanwhile everybody else may leave the domain. Letting go of that may wait for hardware and for a process, so whoever
+//! brings a fault holds the domain's [`Faults`], and not the domain.
 
-use core::sync::atomic::Ordering::Relaxed;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use portcullis_hal::Platform;
+use portcullis_hal::{Lock, Platform};
 use portcullis_types::trace::Value;
 
 use crate::device::Device;
@@ -14,7 +18,8 @@ use crate::trace;
 
 /// Somebody who wants to know of the faults of a domain's devices.
 pub trait FaultHandler<P: Platform>: Send + Sync {
-    /// `device` did something that was refused. Called in interrupt context if the embedder drains events there.
+    /// `device` did something that was refused. Called in interrupt context if the embedder drains events there. A handler that is replaced meanwhile, or whose domain
+    /// goes, is let go of there, too.
     fn fault(&self, device: &Device<P>, record: &FaultRecord);
 }
 
@@ -24,13 +29,38 @@ impl<P: Platform, F: Fn(&Device<P>, &FaultRecord) + Send + Sync> FaultHandler<P>
     }
 }
 
+/// What is counted and told of the faults of one domain.
+pub(crate) struct Faults<P: Platform> {
+    count: AtomicU64,
+    handler: Lock<P, Option<Arc<dyn FaultHandler<P>>>>,
+}
+
+impl<P: Platform> Faults<P> {
+    /// None yet, and nobody to tell.
+    pub(crate) fn new() -> Self {
+        Self { count: AtomicU64::new(0), handler: Lock::<P, _>::new(None) }
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.count.load(Relaxed)
+    }
+
+    pub(crate) fn set_handler(&self, handler: Option<Arc<dyn FaultHandler<P>>>) {
+        let before = core::mem::replace(&mut *self.handler.lock(), handler);
+        // With the lock released: much may hang on it.
+        drop(before);
+    }
+}
+
 /// Counts and says a fault, and tells the handler of the domain in which the device is now.
 pub(crate) fn deliver<P: Platform>(platform: &P, device: &Device<P>, record: &FaultRecord) {
     device.faults.fetch_add(1, Relaxed);
     say(platform, device.name(), record);
-    let Some(domain) = device.domain() else { return };
-    domain.faults.fetch_add(1, Relaxed);
-    if let Some(handler) = domain.fault_handler() {
+    let Some(there) = device.faults_there() else { return };
+    there.count.fetch_add(1, Relaxed);
+    // A statement of its own, so that the lock is not held while the handler runs.
+    let handler = there.handler.lock().clone();
+    if let Some(handler) = handler {
         handler.fault(device, record);
     }
 }

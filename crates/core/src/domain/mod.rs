@@ -24,15 +24,14 @@ mod user;
 
 use alloc::sync::Arc;
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use portcullis_hal::{Lock, Platform};
+use portcullis_hal::Platform;
 use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Prot};
 
 pub(crate) use prepare::Prepared;
 
 use crate::dma::{DmaSpace, DmaStats};
-use crate::fault::FaultHandler;
+use crate::fault::{FaultHandler, Faults};
 use crate::iommu::{DomainError, Flushed, Gather, HwDomain, Iommu, MapError, SyncError, Target, UnmapError};
 use crate::sva::ProcessSpace;
 use nested::NestedSpace;
@@ -69,8 +68,7 @@ pub enum FlushMode {
 pub struct Domain<P: Platform> {
     iommu: Arc<dyn Iommu<P>>,
     kind: Kind<P>,
-    handler: Lock<P, Option<Arc<dyn FaultHandler<P>>>>,
-    pub(crate) faults: AtomicU64,
+    faults: Arc<Faults<P>>,
 }
 
 pub(crate) enum Kind<P: Platform> {
@@ -159,8 +157,7 @@ impl<P: Platform> Domain<P> {
     }
 
     fn of_kind(iommu: Arc<dyn Iommu<P>>, kind: Kind<P>) -> Arc<Self> {
-        let handler = Lock::<P, _>::new(None);
-        Arc::new(Self { iommu, kind, handler, faults: AtomicU64::new(0) })
+        Arc::new(Self { iommu, kind, faults: Arc::new(Faults::new()) })
     }
 
     /// The memory of a process, for devices behind `iommu`.
@@ -198,18 +195,16 @@ impl<P: Platform> Domain<P> {
 
     /// How many faults devices have caused while they were attached.
     pub fn fault_count(&self) -> u64 {
-        self.faults.load(Relaxed)
+        self.faults.count()
     }
 
     /// From now on, `handler` is told of each fault; or nobody, who is the default.
     pub fn set_fault_handler(&self, handler: Option<Arc<dyn FaultHandler<P>>>) {
-        let before = core::mem::replace(&mut *self.handler.lock(), handler);
-        // With the lock released: much may hang on it.
-        drop(before);
+        self.faults.set_handler(handler);
     }
 
-    pub(crate) fn fault_handler(&self) -> Option<Arc<dyn FaultHandler<P>>> {
-        self.handler.lock().clone()
+    pub(crate) fn faults(&self) -> &Arc<Faults<P>> {
+        &self.faults
     }
 
     pub(crate) fn kind(&self) -> &Kind<P> {

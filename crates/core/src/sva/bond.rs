@@ -67,7 +67,8 @@ pub struct SvaUnit<P: Platform> {
     pasids: Arc<MmPasids<P::Mutex>>,
     queue: Arc<FaultQueue<P>>,
     processes: Counted<P, MmId, Arc<SharedProcess>>,
-    devices: Lock<P, BTreeMap<SourceId, Weak<SvaDevice<P>>>>,
+    /// Who asks for pages, by source. Not the device: whoever passes a request on, in interrupt context perhaps, is never the last who has it.
+    askers: Lock<P, BTreeMap<SourceId, Weak<PageRequester<P>>>>,
 }
 
 /// A device that can share.
@@ -212,8 +213,8 @@ impl<P: Platform> SvaUnit<P> {
         queue: Arc<FaultQueue<P>>,
     ) -> Arc<Self> {
         let processes = Counted::new(unit.platform().clone());
-        let devices = Lock::<P, _>::new(BTreeMap::new());
-        Arc::new(Self { unit, pasids, queue, processes, devices })
+        let askers = Lock::<P, _>::new(BTreeMap::new());
+        Arc::new(Self { unit, pasids, queue, processes, askers })
     }
 
     /// The queue that workers take its page requests from.
@@ -260,9 +261,9 @@ impl<P: Platform> SvaUnit<P> {
             bonds: Counted::new(platform),
             lingering: Lock::<P, _>::new(Vec::new()),
         });
-        let mut devices = self.devices.lock();
-        devices.extend(device.sources().iter().map(|&source| (source, Arc::downgrade(&enabled))));
-        drop(devices);
+        let mut askers = self.askers.lock();
+        askers.extend(device.sources().iter().map(|&source| (source, Arc::downgrade(&enabled.requester))));
+        drop(askers);
         Ok(enabled)
     }
 
@@ -307,10 +308,10 @@ impl<P: Platform> SvaUnit<P> {
                 self.queue.discard_partial();
             }
             Drained::Request(request) => {
-                let asker = self.devices.lock().get(&request.source).and_then(Weak::upgrade);
+                let asker = self.askers.lock().get(&request.source).and_then(Weak::upgrade);
                 match asker {
                     Some(asker) => {
-                        asker.requester.report(&request);
+                        asker.report(&request);
                     }
                     None if request.is_last() && !request.is_stop_marker() => sva.respond(&invalid(&request)),
                     None => {}
@@ -548,14 +549,14 @@ impl<P: Platform> SvaDevice<P> {
                 self.group.left_blocked(&self.device);
             }
         })?;
-        let mut devices = self.unit.devices.lock();
+        let mut askers = self.unit.askers.lock();
         for source in self.device.sources() {
             // Who enabled the device anew meanwhile is asked from now on.
-            if devices.get(source).is_some_and(|held| core::ptr::eq(held.as_ptr(), self)) {
-                devices.remove(source);
+            if askers.get(source).is_some_and(|held| core::ptr::eq(held.as_ptr(), &*self.requester)) {
+                askers.remove(source);
             }
         }
-        drop(devices);
+        drop(askers);
         // It is in the queue, and nothing more is reported: what is left are answers, which a queue that is dropped waits for as well.
         let _ = self.unit.queue.remove_device(&self.requester);
         Ok(())

@@ -12,7 +12,7 @@ use crate::support::{Call, Machine, STRICT, SpinLock, locks_held};
 use portcullis_core::device::{Device, DeviceInfo};
 use portcullis_core::fault::FaultHandler;
 use portcullis_core::group::{Group, GroupError};
-use portcullis_core::iommu::FaultRecord;
+use portcullis_core::iommu::{FaultReason, FaultRecord};
 use portcullis_core::iopf::{FaultQueue, GroupTag, PageRequest, ResponseCode};
 use portcullis_core::mm::ProcessMemory;
 use portcullis_core::owner::Owner;
@@ -181,6 +181,54 @@ fn a_process_that_only_a_device_was_left_in_is_left_with_no_lock_held() {
     assert_eq!(process.listener_count(), 1);
     bench.group.remove_device(&bench.device).unwrap();
     assert!(process.listener_count() == 0, "nobody listens any more");
+}
+
+#[test]
+fn a_process_is_not_left_by_who_brings_a_fault_though_all_others_leave_it_meanwhile() {
+    let bench = bench();
+    let (process, mm) = process();
+    let domain = bench.sva.domain(&mm).unwrap();
+    bench.group.attach(&domain).unwrap();
+    let listen = Arc::new(Mutex::new(None));
+    let (group, seen) = (bench.group.clone(), listen.clone());
+    domain.set_fault_handler(Some(Arc::new(move |_: &Device<Machine>, _: &FaultRecord| {
+        group.detach().unwrap();
+        *seen.lock().unwrap() = Some(process.listener_count());
+    })));
+    drop(domain);
+    bench.iommu.plain.faults.lock().unwrap().push(FaultRecord {
+        source: Some(SourceId(8)),
+        pasid: None,
+        iova: None,
+        access: None,
+        reason: FaultReason::NotMapped,
+        name: "F_TRANSLATION",
+        raw: [0; 4],
+    });
+    assert_eq!(bench.unit.dispatch_faults(), 1);
+    assert_eq!(*listen.lock().unwrap(), Some(0), "nobody listens any more while the fault is told still");
+}
+
+#[test]
+fn a_device_is_not_let_go_of_by_who_passes_its_request_on() {
+    let bench = bench();
+    let device = enable(&bench.sva, &bench.device, &bench.group);
+    let gone = Arc::new(Mutex::new(None));
+    let (held, seen) = (Arc::downgrade(&device), gone.clone());
+    bench.iommu.meanwhile(move || {
+        drop(device);
+        *seen.lock().unwrap() = Some(held.upgrade().is_none());
+    });
+    bench.iommu.requests.lock().unwrap().push(PageRequest {
+        source: SourceId(8),
+        pasid: None,
+        group: GroupTag::Prg(3),
+        last: true,
+        wanted: Perms::READ,
+        address: Iova::new(0x5000),
+    });
+    bench.sva.service();
+    assert_eq!(*gone.lock().unwrap(), Some(true));
 }
 
 #[test]

@@ -129,7 +129,7 @@ pub(super) struct Sharing {
     pub(super) bound: Mutex<BTreeMap<(SourceId, Pasid), MmId>>,
     /// How many changes of a PASID are not confirmed, after how many that are.
     pub(super) silent: Mutex<(usize, usize)>,
-    /// What somebody else does once the next change of a device is made.
+    /// What somebody else does once the next change of a device is made, or it has its next answer.
     pub(super) meanwhile: Mutex<Meanwhile>,
     pub(super) requests: Mutex<Vec<PageRequest>>,
     pub(super) responses: Mutex<Vec<PageResponse>>,
@@ -313,5 +313,6 @@ impl SvaIommu<Machine> for Sharing {
     fn respond(&self, response: &PageResponse) {
         no_lock_is_held();
         self.responses.lock().unwrap().push(*response);
+        self.changed();
     }
 }
