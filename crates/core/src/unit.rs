@@ -31,6 +31,8 @@ impl<P: Platform> fmt::Debug for IommuUnit<P> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RemoveDeviceError {
+    /// It is behind another IOMMU. ENODEV.
+    Foreign,
     /// It is in a group still. EBUSY.
     InGroup,
     /// The hardware did not confirm; the device stays known, and blocked. EIO.
@@ -74,6 +76,10 @@ impl<P: Platform> IommuUnit<P> {
     ///
     /// As [`RemoveDeviceError`] says; then it stays known.
     pub fn remove_device(&self, device: &Device<P>) -> Result<(), RemoveDeviceError> {
+        // Who has its source ids here is another.
+        if !Arc::ptr_eq(device.iommu(), &self.iommu) {
+            return Err(RemoveDeviceError::Foreign);
+        }
         if device.domain().is_some() {
             return Err(RemoveDeviceError::InGroup);
         }

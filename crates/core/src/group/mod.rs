@@ -193,6 +193,10 @@ impl<P: Platform> Group<P> {
         if device.domain().is_some() {
             return Err(GroupError::InGroup);
         }
+        let refused = |error| GroupError::Attach { device: device.name().into(), error };
+        if !Arc::ptr_eq(device.iommu(), &self.iommu) {
+            return Err(refused(AttachError::ForeignDomain));
+        }
         if let Some(region) = direct_region(device).filter(|_| state.ledger.owner().is_some()) {
             let ReservedRegion { range, source, .. } = region;
             return Err(GroupError::Direct { device: device.name().into(), range, source });
@@ -200,7 +204,6 @@ impl<P: Platform> Group<P> {
         let joined =
             if mutant!("newcomer-gets-the-default-domain") { &state.default } else { &state.current };
         let domain = joined.clone();
-        let refused = |error| GroupError::Attach { device: device.name().into(), error };
         // Where there is no default domain yet, a device is left as it is, which is blocked, whatever firmware does with it.
         let ready = (state.kind.is_some() || !state.at_rest()).then(|| domain.prepare(device));
         let prepared = ready.transpose().map_err(refused)?;

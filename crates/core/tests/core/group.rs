@@ -178,6 +178,27 @@ fn a_device_that_is_refused_is_no_member() {
 }
 
 #[test]
+fn a_device_behind_another_iommu_joins_no_group_though_there_is_no_default_domain_yet() {
+    let (ours, theirs) = (bench(STRICT), bench(STRICT));
+    drop(ours.member(1, |_| ()));
+    let later = Group::without_default(ours.machine.clone(), ours.iommu.clone(), 8, STRICT).unwrap();
+    let foreign = theirs.device(1, |_| ());
+    let refused = Err(GroupError::Attach { device: "dev1".into(), error: AttachError::ForeignDomain });
+    assert_eq!(later.add_device(&foreign), refused);
+    assert_eq!(ours.iommu.place(1).unwrap(), "domain0", "who has its number here stays where he is");
+}
+
+#[test]
+fn a_unit_forgets_no_device_for_one_behind_another_that_has_the_same_source() {
+    let (ours, theirs) = (bench(STRICT), bench(STRICT));
+    drop(ours.member(1, |_| ()));
+    let foreign = theirs.device(1, |_| ());
+    assert_eq!(ours.unit.remove_device(&foreign), Err(RemoveDeviceError::Foreign));
+    assert_eq!(ours.iommu.place(1).unwrap(), "domain0");
+    theirs.unit.remove_device(&foreign).unwrap();
+}
+
+#[test]
 fn a_device_that_leaves_is_blocked_and_unbinds_the_user() {
     let bench = bench(STRICT);
     let device =
