@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use portcullis_hal::{Lock, Platform};
 use portcullis_types::{Iova, IovaRange, SizeLg2, SourceId};
@@ -90,6 +90,8 @@ pub struct Device<P: Platform> {
     coherent_mask_bits: AtomicU8,
     /// Where it is attached; none if it is in no group.
     domain: Lock<P, Option<Arc<Domain<P>>>>,
+    /// How often it is enabled to share processes' memory. Raised under its group's lock.
+    pub(crate) shares: AtomicUsize,
     pub(crate) faults: AtomicU64,
 }
 
@@ -111,6 +113,7 @@ impl<P: Platform> Device<P> {
             mask_bits: AtomicU8::new(DmaMask::BITS_32.0),
             coherent_mask_bits: AtomicU8::new(DmaMask::BITS_32.0),
             domain: Lock::<P, _>::new(None),
+            shares: AtomicUsize::new(0),
             faults: AtomicU64::new(0),
         }
     }

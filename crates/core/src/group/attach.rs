@@ -144,7 +144,7 @@ pub(super) fn is_holder<P: Platform>(state: &State<P>, by: Option<Owner>) -> Res
 }
 
 /// That `device` is the only one.
-fn alone<P: Platform>(state: &State<P>, device: &Arc<Device<P>>) -> Result<(), GroupError> {
+pub(super) fn alone<P: Platform>(state: &State<P>, device: &Arc<Device<P>>) -> Result<(), GroupError> {
     match (state.is_member(device), state.members.len()) {
         (false, _) => Err(GroupError::NotMember),
         (true, 1) => Ok(()),

@@ -27,6 +27,7 @@ mod locked;
 mod moving;
 mod own;
 mod pasids;
+mod sharing;
 
 use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
@@ -40,6 +41,7 @@ use portcullis_types::{Pasid, mutant};
 pub use default_type::{DefaultDomain, DefaultType, DefaultTypeError, UnknownWord};
 pub use error::{GroupError, Left};
 pub use pasids::PasidError;
+pub(crate) use sharing::end_sharing;
 
 use crate::device::Device;
 use crate::dma::DmaHandle;
@@ -197,6 +199,7 @@ impl<P: Platform> Group<P> {
         if !Arc::ptr_eq(device.iommu(), &self.iommu) {
             return Err(refused(AttachError::ForeignDomain));
         }
+        sharing::leaves_room(&state, device)?;
         if let Some(region) = direct_region(device).filter(|_| state.ledger.owner().is_some()) {
             let ReservedRegion { range, source, .. } = region;
             return Err(GroupError::Direct { device: device.name().into(), range, source });

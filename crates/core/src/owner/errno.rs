@@ -138,7 +138,9 @@ impl GroupError {
         match self {
             Self::NotMember => Errno::Enodev,
             Self::NotOwner(_) => Errno::Eperm,
-            Self::InGroup | Self::Held | Self::OtherDomain | Self::KernelUses(_) => Errno::Ebusy,
+            Self::InGroup | Self::Held | Self::OtherDomain | Self::KernelUses(_) | Self::Sharing(_) => {
+                Errno::Ebusy
+            }
             Self::Shared(_) | Self::NotUsers | Self::Direct { .. } => Errno::Einval,
             Self::Attach { error, .. } | Self::Stranded { error, .. } => error.errno(),
         }

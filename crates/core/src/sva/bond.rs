@@ -48,7 +48,7 @@ use super::{
 };
 use crate::device::Device;
 use crate::domain::Domain;
-use crate::group::{Group, PasidError};
+use crate::group::{Group, GroupError, PasidError, end_sharing};
 use crate::iommu::{AttachError, Iommu, SyncError};
 use crate::iopf::{
     AddRequesterError, FaultQueue, FlushTimeout, Limits, MmHandler, PageRequest, PageRequester, PageResponse,
@@ -78,6 +78,8 @@ pub struct SvaDevice<P: Platform> {
     unit: Arc<SvaUnit<P>>,
     requester: Arc<PageRequester<P>>,
     limits: SvaLimits,
+    /// It was disabled: whoever has it still means a device that somebody else may have enabled anew.
+    disabled: AtomicBool,
     bonds: Counted<P, MmId, Arc<Bond<P>>>,
     /// Bonds that nobody has, and hardware may.
     lingering: Lock<P, Vec<Arc<Bond<P>>>>,
@@ -156,6 +158,10 @@ impl<P: Platform> Responder for Answers<P> {
 pub enum EnableError {
     /// Its IOMMU does not share at all. EOPNOTSUPP.
     NoSupport,
+    /// It is behind another IOMMU, or in another group. ENODEV.
+    NotMember,
+    /// Its group has so many devices, of which one could be taken for another. EINVAL.
+    Shared(usize),
     /// The driver's word.
     Driver(EnableSvaError),
     /// Its page requests found no place.
@@ -226,12 +232,29 @@ impl<P: Platform> SvaUnit<P> {
         self.unit.iommu().sva()
     }
 
-    /// Enables a device of this IOMMU, alone in its group.
+    /// Enables a device of this IOMMU, alone in its group, which nobody joins from then on until it is disabled.
     ///
     /// # Errors
     ///
     /// As [`EnableError`] says; then nothing has changed, or hardware has left the device blocked, which its group knows.
     pub fn enable(
+        self: &Arc<Self>,
+        device: &Arc<Device<P>>,
+        group: &Arc<Group<P>>,
+        facts: &DeviceSvaFacts,
+        switches: Arc<dyn DeviceSwitches>,
+    ) -> Result<Arc<SvaDevice<P>>, EnableError> {
+        if !Arc::ptr_eq(device.iommu(), self.unit.iommu()) {
+            return Err(EnableError::NotMember);
+        }
+        group.begin_sharing(device).map_err(|error| match error {
+            GroupError::Shared(count) => EnableError::Shared(count),
+            _ => EnableError::NotMember,
+        })?;
+        self.enable_alone(device, group, facts, switches).inspect_err(|_| end_sharing(device))
+    }
+
+    fn enable_alone(
         self: &Arc<Self>,
         device: &Arc<Device<P>>,
         group: &Arc<Group<P>>,
@@ -258,6 +281,7 @@ impl<P: Platform> SvaUnit<P> {
             unit: self.clone(),
             requester,
             limits,
+            disabled: AtomicBool::new(false),
             bonds: Counted::new(platform),
             lingering: Lock::<P, _>::new(Vec::new()),
         });
@@ -427,6 +451,9 @@ impl<P: Platform> SvaDevice<P> {
     }
 
     fn make(self: &Arc<Self>, mm: &Arc<dyn ProcessMemory>) -> Result<Arc<Bond<P>>, BindError> {
+        if self.disabled.load(Acquire) {
+            return Err(BindError::Attach(AttachPasidError::NotEnabled));
+        }
         let settled = self.settle();
         if let Err(error) = settled
             && self.lingering.lock().iter().any(|bond| bond.mm.id() == mm.id())
@@ -540,6 +567,9 @@ impl<P: Platform> SvaDevice<P> {
     ///
     /// As [`DisableSvaError`] says: above all while a bond lives or lingers. Then the device can still share.
     pub fn disable(&self) -> Result<(), DisableSvaError> {
+        if self.disabled.load(Acquire) {
+            return Err(DisableSvaError::NotEnabled);
+        }
         if !self.bonds.is_empty() || self.settle().is_err() || !self.lingering.lock().is_empty() {
             return Err(DisableSvaError::PasidsInUse);
         }
@@ -549,6 +579,8 @@ impl<P: Platform> SvaDevice<P> {
                 self.group.left_blocked(&self.device);
             }
         })?;
+        self.disabled.store(true, Release);
+        end_sharing(&self.device);
         let mut askers = self.unit.askers.lock();
         for source in self.device.sources() {
             // Who enabled the device anew meanwhile is asked from now on.

@@ -18,8 +18,8 @@ use portcullis_core::mm::ProcessMemory;
 use portcullis_core::owner::Owner;
 use portcullis_core::pasid::MmPasids;
 use portcullis_core::sva::{
-    BindError, Bond, DeviceSvaFacts, DisableSvaError, EnableError, EnableSvaError, NoSwitches, SvaDevice,
-    SvaUnit,
+    AttachPasidError, BindError, Bond, DeviceSvaFacts, DisableSvaError, EnableError, EnableSvaError,
+    NoSwitches, SvaDevice, SvaUnit,
 };
 use portcullis_core::unit::IommuUnit;
 use portcullis_types::{Iova, Perms, SourceId};
@@ -123,6 +123,67 @@ fn a_device_that_is_enabled_anew_while_it_is_disabled_gets_its_pages() {
     while bench.sva.queue().work() {}
     let codes: Vec<_> = bench.iommu.responses.lock().unwrap().iter().map(|response| response.code).collect();
     assert_eq!(codes, [ResponseCode::Success]);
+    new.unbind(&bond).unwrap();
+}
+
+#[test]
+fn a_device_shares_only_alone_in_its_own_group_behind_its_own_iommu() {
+    let (bench, elsewhere) = (bench(), bench());
+    let refused = |device: &Arc<Device<Machine>>, group: &Arc<Group<Machine>>| {
+        bench.sva.enable(device, group, &DeviceSvaFacts::default(), Arc::new(NoSwitches)).err()
+    };
+    let second = bench.unit.add_device(DeviceInfo::new("net", &[SourceId(9)])).unwrap();
+    bench.group.add_device(&second).unwrap();
+    assert_eq!(refused(&bench.device, &bench.group), Some(EnableError::Shared(2)));
+    bench.group.remove_device(&second).unwrap();
+    let plain = Group::new(bench.device.platform().clone(), bench.iommu.clone(), 2, STRICT).unwrap();
+    plain.add_device(&second).unwrap();
+    assert_eq!(refused(&bench.device, &Arc::new(plain)), Some(EnableError::NotMember));
+    assert_eq!(refused(&elsewhere.device, &elsewhere.group), Some(EnableError::NotMember));
+    assert_eq!(refused(&bench.device, &bench.group), None);
+}
+
+#[test]
+fn nobody_joins_the_group_of_a_device_that_shares_until_it_does_so_no_more() {
+    let bench = bench();
+    let second = bench.unit.add_device(DeviceInfo::new("net", &[SourceId(9)])).unwrap();
+    let joins = || {
+        let joined = bench.group.add_device(&second);
+        if joined.is_ok() {
+            bench.group.remove_device(&second).unwrap();
+        }
+        joined
+    };
+    *bench.iommu.silent.lock().unwrap() = (0, 1);
+    let facts = DeviceSvaFacts::default();
+    assert!(bench.sva.enable(&bench.device, &bench.group, &facts, Arc::new(NoSwitches)).is_err());
+    assert_eq!(joins(), Ok(()), "it does not share");
+    let device = enable(&bench.sva, &bench.device, &bench.group);
+    let refused = || Err(GroupError::Sharing("disk".into()));
+    assert_eq!(joins(), refused());
+    assert_eq!(bench.iommu.plain.place(9).unwrap(), "blocked");
+    // Nor does it come where others are.
+    bench.group.remove_device(&bench.device).unwrap();
+    bench.group.add_device(&second).unwrap();
+    assert_eq!(bench.group.add_device(&bench.device), refused());
+    bench.group.remove_device(&second).unwrap();
+    bench.group.add_device(&bench.device).unwrap();
+    device.disable().unwrap();
+    assert_eq!(joins(), Ok(()));
+}
+
+#[test]
+fn who_keeps_a_device_that_was_disabled_takes_nothing_from_who_enabled_it_anew() {
+    let bench = bench();
+    let old = enable(&bench.sva, &bench.device, &bench.group);
+    old.disable().unwrap();
+    let new = enable(&bench.sva, &bench.device, &bench.group);
+    let (_process, mm) = process();
+    assert_eq!(old.bind(&mm).err(), Some(BindError::Attach(AttachPasidError::NotEnabled)));
+    assert_eq!(old.disable(), Err(DisableSvaError::NotEnabled));
+    let second = bench.unit.add_device(DeviceInfo::new("net", &[SourceId(9)])).unwrap();
+    assert_eq!(bench.group.add_device(&second), Err(GroupError::Sharing("disk".into())));
+    let bond = new.bind(&mm).unwrap();
     new.unbind(&bond).unwrap();
 }
 
