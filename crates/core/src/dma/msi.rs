@@ -5,7 +5,7 @@
 //! cookie). Where hardware decodes a doorbell before translation, the address is the doorbell's own.
 //!
 //! Locking: one lock of its own for each domain, held while a page is taken and mapped, so that a doorbell never gets two. A domain
-//! can serve devices of several groups, so no group's lock would do.
+//! can serve devices of several groups, so no group's lock would do. What is reserved in a user's domain is looked at with it held.
 //!
 //! Choice: a page is the smallest that the domain maps, not the CPU's.
 
@@ -29,8 +29,8 @@ struct State {
     pages: Vec<Page>,
     /// Doorbells that hardware decodes, 1:1.
     decoded: RangeSet,
-    /// How many bytes of the window are given out.
-    window_used: u64,
+    /// Pages of the window that are given out, or that hardware may remember.
+    given: RangeSet,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +82,7 @@ impl<P: Platform> MsiPages<P> {
         })
     }
 
-    /// The same, with addresses from `window`, lowest first.
+    /// The same, with addresses from `window`, lowest first. Pages that `reserved` has a part of are left out.
     pub(crate) fn in_window(
         &self,
         hw: &dyn HwDomain<P>,
@@ -90,23 +90,30 @@ impl<P: Platform> MsiPages<P> {
         doorbell: Pa,
         limit: Iova,
         window: IovaRange,
+        reserved: impl FnOnce() -> Vec<IovaRange>,
     ) -> Result<(Iova, bool), MsiError> {
         let mut state = self.state.lock();
         if let Some(known) = state.known(granule, doorbell, limit)? {
             return Ok((known, false));
         }
-        let first = window.first().checked_add(state.window_used);
-        let page = first.and_then(|first| IovaRange::new(first, granule.bytes()));
-        let fits = |page: &IovaRange| page.last() <= window.last().min(limit);
-        let page = page.filter(fits).ok_or(MsiError::NoIova { limit })?;
+        let mut taken = state.given.clone();
+        reserved().into_iter().for_each(|range| taken.insert(range.align_outward(granule.bytes())));
+        let lowest = taken.gaps(window).first().map(|gap| gap.first());
+        let page = lowest.and_then(|first| IovaRange::new(first, granule.bytes()));
+        let page = page.filter(|page| page.last() <= limit).ok_or(MsiError::NoIova { limit })?;
         let mapped = state.map(hw, granule, doorbell, page.first());
         let mut gather = Gather::new();
         gather.add(page, granule, true);
         // A page that was refused is used next, unless hardware may remember a part of it.
         if mapped.is_ok() || hw.sync(&mut gather).is_err() {
-            state.window_used += granule.bytes();
+            state.given.insert(page);
         }
         mapped.map(|iova| (iova, true)).map_err(MsiError::Map)
+    }
+
+    /// What `work` answers, who sees which pages of the window are given out. None is given out meanwhile.
+    pub(crate) fn with_given<T>(&self, work: impl FnOnce(&RangeSet) -> T) -> T {
+        work(&self.state.lock().given)
     }
 }
 

@@ -238,7 +238,7 @@ pub enum MsiError {
     Blocked,
     /// The domain is the user's and has no place for doorbells. EINVAL.
     NoCookie,
-    /// Every address for doorbells that the device reaches is taken. ENOSPC.
+    /// Every address for doorbells that the device reaches is taken or reserved. ENOSPC.
     NoIova {
         /// The last address that the device reaches.
         limit: Iova,

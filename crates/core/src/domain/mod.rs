@@ -330,7 +330,7 @@ impl<P: Platform> Domain<P> {
     }
 
     /// Gives an unmanaged domain a place where doorbells get mapped (an MSI-only cookie): whole pages that the user must leave alone.
-    /// Messages for its devices can be composed from then on.
+    /// Messages for its devices can be composed from then on. What is reserved there for a device that is attached, and not for doorbells, is left out.
     ///
     /// # Errors
     ///

@@ -179,16 +179,29 @@ impl<P: Platform> UserSpace<P> {
         Ok(found)
     }
 
-    /// Keeps the regions of a device free of the user's mappings from now on.
+    /// Keeps the regions of a device free of the user's mappings from now on, and of doorbells, but for the region that is there for them.
     pub(super) fn bind(&self, by: Attachment, regions: &[ReservedRegion]) -> Result<(), AttachError> {
-        let mut state = self.state.lock();
-        let binding = || regions.iter().filter(|region| region.kind.binds_users());
-        if let Some(taken) = binding().find(|region| state.mapped.overlaps(region.range)) {
-            return Err(AttachError::Reserved(taken.range));
-        }
-        let bound = binding().map(|&ReservedRegion { range, kind, .. }| Bound { by, range, kind });
-        state.bound.extend(bound);
-        Ok(())
+        self.msi.with_given(|doorbells| {
+            let mut state = self.state.lock();
+            let binding = || regions.iter().filter(|region| region.kind.binds_users());
+            let taken = |region: &&ReservedRegion| {
+                let rung = region.kind != ReservedKind::SoftwareMsi && doorbells.overlaps(region.range);
+                rung || state.mapped.overlaps(region.range)
+            };
+            if let Some(taken) = binding().find(taken) {
+                return Err(AttachError::Reserved(taken.range));
+            }
+            let bound = binding().map(|&ReservedRegion { range, kind, .. }| Bound { by, range, kind });
+            state.bound.extend(bound);
+            Ok(())
+        })
+    }
+
+    /// Where no doorbell gets mapped, though the window covers it.
+    fn not_for_doorbells(&self) -> Vec<IovaRange> {
+        let state = self.state.lock();
+        let bound = state.bound.iter().filter(|bound| bound.kind != ReservedKind::SoftwareMsi);
+        bound.map(|bound| bound.range).collect()
     }
 
     /// Lets the regions of a device go.
@@ -227,7 +240,8 @@ impl<P: Platform> UserSpace<P> {
         }
         let window = window.or(mutant!("doorbell-without-a-cookie").then(|| self.hw.aperture()));
         let window = window.ok_or(MsiError::NoCookie)?;
-        self.msi.in_window(&*self.hw, self.granule, doorbell, limit, window)
+        let reserved = || self.not_for_doorbells();
+        self.msi.in_window(&*self.hw, self.granule, doorbell, limit, window, reserved)
     }
 }
 

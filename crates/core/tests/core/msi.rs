@@ -6,8 +6,8 @@ use crate::support::{Bench, Call, Machine, RAM, STRICT, bench, bench_with, range
 use portcullis_core::device::{Device, DeviceInfo, DmaMask};
 use portcullis_core::dma::{MsiError, MsiMessage, compose_msi};
 use portcullis_core::domain::{CookieError, Domain, DomainMapError, DomainType, DomainUnmapError};
-use portcullis_core::group::DefaultDomain;
-use portcullis_core::iommu::{Gather, MapError, ReservedKind};
+use portcullis_core::group::{DefaultDomain, GroupError};
+use portcullis_core::iommu::{AttachError, Gather, MapError, ReservedKind};
 use portcullis_types::{Iova, Pa, Perms, Prot};
 
 const ITS: Pa = Pa::new(0x808_0040);
@@ -159,6 +159,42 @@ fn a_page_of_the_window_that_hardware_may_remember_is_not_used_again() {
     bench.iommu.fail(Call::Sync, 0, 1);
     assert!(compose_msi(&device, &user, ITS, 5).is_err());
     assert_eq!(compose_msi(&device, &user, ITS, 5).unwrap().address, Iova::new(0x800_1040));
+}
+
+#[test]
+fn no_doorbell_gets_a_page_that_is_reserved_for_a_device_of_the_domain() {
+    let bench = bench(STRICT);
+    let (device, user) = users_device(&bench);
+    user.set_msi_window(range(0x800_0000, 0x800_3fff)).unwrap();
+    let late = bench.member(2, |info| {
+        let soft = region(0x800_0000, 0x800_3fff, ReservedKind::SoftwareMsi);
+        info.firmware_regions = vec![region(0x800_0800, 0x800_17ff, ReservedKind::Reserved), soft];
+    });
+    let address =
+        |doorbell: u64| compose_msi(&device, &user, Pa::new(doorbell), 5).map(|message| message.address);
+    assert_eq!(address(0x808_0040), Ok(Iova::new(0x800_2040)));
+    assert_eq!(address(0x909_0040), Ok(Iova::new(0x800_3040)));
+    assert!(matches!(address(0xa0a_0040), Err(MsiError::NoIova { .. })));
+    bench.group.remove_device(&late).unwrap();
+    assert_eq!(address(0xa0a_0040), Ok(Iova::new(0x800_0040)), "it is nobody's any more");
+}
+
+#[test]
+fn a_device_does_not_join_where_a_doorbell_has_what_is_reserved_for_it() {
+    let bench = bench(STRICT);
+    let (device, user) = users_device(&bench);
+    user.set_msi_window(range(0x800_0000, 0x800_3fff)).unwrap();
+    assert_eq!(compose_msi(&device, &user, ITS, 5).unwrap().address, Iova::new(0x800_0040));
+    let late = bench
+        .device(2, |info| info.firmware_regions = vec![region(0x800_0fff, 0x800_1fff, ReservedKind::Direct)]);
+    let error = AttachError::Reserved(range(0x800_0fff, 0x800_1fff));
+    let refused = Err(GroupError::Attach { device: "dev2".into(), error });
+    assert_eq!(bench.group.add_device(&late), refused);
+    // The rest of the window keeps nobody out, nor does a doorbell where doorbells belong.
+    let soft = region(0x800_0000, 0x800_3fff, ReservedKind::SoftwareMsi);
+    bench.member(3, |info| {
+        info.firmware_regions = vec![soft, region(0x800_1000, 0x800_1fff, ReservedKind::Reserved)];
+    });
 }
 
 #[test]
