@@ -18,10 +18,9 @@ use portcullis_iova::{AllocError, FlushBounds, FlushQueue, IovaSpace, Prefer, Re
 use portcullis_types::{Iova, IovaRange, Pa, PaRange, Prot, SizeLg2, mutant};
 
 use super::{DmaMapError, DmaStats, DmaUnmapError, MsiError, MsiPages};
-use crate::domain::{FlushMode, Prepared};
+use crate::domain::{FlushMode, Prepared, within};
 use crate::iommu::{
     AttachError, DomainError, Flushed, Gather, HwDomain, MapError, ReservedKind, ReservedRegion, SyncError,
-    UnmapError,
 };
 
 /// A translation that the DMA API fills.
@@ -340,6 +339,9 @@ impl<P: Platform> DmaSpace<P> {
     /// Maps a direct region 1:1, its ends rounded outward to whole pages, where it is not mapped already.
     fn map_direct(&self, region: &ReservedRegion, prepared: &mut Prepared) -> Result<(), AttachError> {
         let range = region.range.align_outward(self.granule());
+        // First, because firmware may say that all addresses are a region, and nobody would see the end of looking at each page.
+        within(self.hw.aperture(), range)
+            .map_err(|at| AttachError::Direct { range, error: MapError::OutsideAperture(at) })?;
         let mut unmapped: Option<IovaRange> = None;
         let pages = (range.first().get()..=range.last().get()).step_by(self.page_step());
         for page in pages.filter_map(|first| IovaRange::new(Iova::new(first), self.granule())) {
@@ -376,11 +378,7 @@ impl<P: Platform> DmaSpace<P> {
     pub(crate) fn unprepare(&self, prepared: Prepared) {
         self.msi.remove_decoded(&prepared.doorbells);
         let mut gather = Gather::new();
-        let unmapped = prepared.direct.iter().all(|&range| match self.hw.unmap(range, &mut gather) {
-            // What no table can say was refused as a whole, and is not there.
-            Ok(_) | Err(UnmapError::OutsideAperture(_)) => true,
-            Err(_) => false,
-        });
+        let unmapped = prepared.direct.iter().all(|&range| self.hw.unmap(range, &mut gather).is_ok());
         prepared.direct.iter().for_each(|&range| gather.add(range, self.granule, true));
         let forgotten = gather.is_empty() || self.hw.sync(&mut gather).is_ok();
         // What is mapped still, or what hardware may remember, stays reserved.

@@ -29,6 +29,7 @@ use portcullis_hal::Platform;
 use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Prot};
 
 pub(crate) use prepare::Prepared;
+pub(crate) use user::within;
 
 use crate::dma::{DmaSpace, DmaStats};
 use crate::fault::{FaultHandler, Faults};

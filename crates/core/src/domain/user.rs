@@ -246,7 +246,7 @@ impl<P: Platform> UserSpace<P> {
 }
 
 /// That `range` lies within `aperture`, or the first address that does not.
-fn within(aperture: IovaRange, range: IovaRange) -> Result<(), Iova> {
+pub(crate) fn within(aperture: IovaRange, range: IovaRange) -> Result<(), Iova> {
     if range.first() < aperture.first() || range.first() > aperture.last() {
         return Err(range.first());
     }

@@ -304,13 +304,23 @@ fn a_direct_region_that_no_table_can_say_leaves_nothing_reserved_either() {
     let device = bench.device(1, |info| info.firmware_regions = regions);
     let error = AttachError::Direct {
         range: range(0xf000, 0x1_0fff),
-        error: MapError::OutsideAperture(Iova::new(0xf000)),
+        error: MapError::OutsideAperture(Iova::new(0x1_0000)),
     };
     assert_eq!(bench.group.add_device(&device), refused(error));
     assert_eq!((bench.iommu.domain(0).mapped(), bench.iommu.domain(0).stale_count()), (vec![], 0));
     let dma = bench.group.dma(&bench.member(2, |_| ())).unwrap();
     let all: Vec<_> = core::iter::from_fn(|| dma.alloc_coherent(GRANULE).ok()).collect();
     assert_eq!(all.len(), 15, "all sixteen pages but the one at 0");
+}
+
+#[test]
+fn a_direct_region_up_to_the_last_of_all_addresses_is_refused_at_once() {
+    let bench = bench(STRICT);
+    let all = region(0x5000, u64::MAX, ReservedKind::Direct);
+    let device = bench.device(1, |info| info.firmware_regions = vec![all.clone()]);
+    let error = MapError::OutsideAperture(Iova::new(1 << 40));
+    assert_eq!(bench.group.add_device(&device), refused(AttachError::Direct { range: all.range, error }));
+    assert_eq!(bench.iommu.domain(0).map_calls(), 0);
 }
 
 #[test]
