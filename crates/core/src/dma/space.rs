@@ -287,6 +287,15 @@ impl<P: Platform> DmaSpace<P> {
     }
 }
 
+impl<P: Platform> Drop for DmaSpace<P> {
+    /// Memory that waits because hardware had not confirmed goes back if it does so now. What it does not confirm is nobody's for good.
+    fn drop(&mut self) {
+        if self.counters.quarantined.load(Relaxed) > 0 {
+            let _ = self.flush();
+        }
+    }
+}
+
 /// Making ready for a device: what must never be handed out, and what firmware needs mapped.
 impl<P: Platform> DmaSpace<P> {
     pub(crate) fn prepare(

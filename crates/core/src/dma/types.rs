@@ -206,7 +206,7 @@ pub enum DmaUnmapError {
     /// back, and so is the memory of a coherent buffer, until a later flush succeeds; a streaming buffer is safe to reuse only
     /// after [`DmaHandle::flush`](super::DmaHandle::flush) has succeeded. EIO.
     NotFlushed(SyncError),
-    /// It is unmapped and flushed, but the table held fewer bytes of it than were mapped: somebody else took some out. EIO.
+    /// It is unmapped, and flushed or waiting for that as any other, but the table held fewer bytes of it than were mapped: somebody else took some out. EIO.
     Torn {
         /// How many bytes the table held.
         found_bytes: u64,

@@ -3,7 +3,7 @@
 use crate::support::{Call, GRANULE, LAZY, RAM, STRICT, bench, bench_with, range};
 use portcullis_core::device::DmaMask;
 use portcullis_core::dma::{Direction, DmaMapError, DmaUnmapError};
-use portcullis_core::group::DefaultDomain;
+use portcullis_core::group::{DefaultDomain, DefaultType};
 use portcullis_core::iommu::{MapError, UnmapError};
 use portcullis_types::{Cacheability, Iova, Pa, Perms};
 
@@ -393,6 +393,22 @@ fn coherent_memory_is_given_back_only_when_hardware_has_forgotten_it_even_in_laz
         assert_eq!((bench.machine.live_buffers(), dma.stats().quarantined), (1, 1));
         dma.flush().unwrap();
         assert_eq!((bench.machine.live_buffers(), dma.stats().quarantined), (0, 0));
+    }
+}
+
+#[test]
+fn memory_that_waits_for_hardwares_word_comes_back_with_its_domain_if_hardware_gives_it() {
+    for silent in [0, 1] {
+        let bench = bench(STRICT);
+        let dma = bench.handle(|_| ());
+        let queue = dma.alloc_coherent(8).unwrap();
+        bench.iommu.fail(Call::Sync, 0, 1);
+        assert!(dma.free_coherent(queue).is_err());
+        bench.group.set_default_type(DefaultType::This(DefaultDomain::Identity)).unwrap();
+        assert_eq!(bench.machine.live_buffers(), 1);
+        bench.iommu.fail(Call::FlushAll, 0, silent);
+        drop(dma);
+        assert_eq!(bench.machine.live_buffers(), silent);
     }
 }
 
