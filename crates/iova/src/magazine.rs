@@ -3,6 +3,7 @@
 //! Each CPU has, for each size of 2^0 to 2^5 pages, a magazine that is in use and a spare one, so that a run of frees followed by a
 //! run of allocations does not go to the depot at every turn. The depot keeps full magazines for all CPUs.
 //!
+//! Choice: other sizes go to the tree. Linux rounds them up to one that is kept (6.12, `alloc_iova_fast`), which takes up to twice the addresses.
 //! Choice: the depot is bounded by number; what is above goes back to the tree. (Linux trims its depot by timer.)
 
 use alloc::boxed::Box;
