@@ -1,7 +1,7 @@
 //! Domains that core fills: the platform's 32-bit window as a [`HwDomain`].
 //!
-//! The table is made when the first PE is attached, or the first page mapped, and goes when the last PE has left and nothing is mapped: that is how a
-//! take frees the platform's table, and a release makes it again.
+//! The table is made when the first PE is attached, or the first page mapped, and goes when the last PE has left, the bridge has confirmed to have forgotten it, and
+//! nothing is mapped: that is how a take frees the platform's table, and a release makes it again.
 //!
 //! Its lock (`slot`) is held while pages are mapped; under it come the table's own locks.
 
@@ -81,12 +81,18 @@ impl<P: Platform, R: Registers> Domain<P, R> {
         Ok(table)
     }
 
-    /// Notes that one PE less is attached: the bridge has forgotten the table for it.
+    /// Notes that one PE less is attached.
     pub(crate) fn detach(&self) {
+        self.slot.lock().attached -= 1;
+        self.let_go();
+    }
+
+    /// Lets the table go if nobody has it: no PE is attached, the bridge has forgotten it for every one that was, nothing is mapped. Until it is gone, a sync asks the bridge.
+    pub(crate) fn let_go(&self) {
         let mut slot = self.slot.lock();
-        slot.attached -= 1;
-        let unused = slot.attached == 0 && slot.table.as_ref().is_some_and(|table| table.live() == 0);
-        let gone = if unused && !slot.taken { slot.table.take() } else { None };
+        let is_unused = |table: &Arc<Table<P, R>>| table.live() == 0 && !table.is_linked();
+        let unused = slot.attached == 0 && !slot.taken && slot.table.as_ref().is_some_and(is_unused);
+        let gone = if unused { slot.table.take() } else { None };
         drop(slot);
         drop(gone);
     }

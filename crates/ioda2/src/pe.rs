@@ -154,6 +154,8 @@ impl<P: Platform, R: Registers> Pe<P, R> {
         match self.windows.switch(bridge, next, failing) {
             Ok(()) => {
                 core::mem::replace(&mut self.place, place).leave();
+                // Where an earlier try was not confirmed, its domain has the table still.
+                self.last.iter().filter(|_| closes).for_each(|last| last.let_go());
                 if let Place::Domain(domain) = &self.place {
                     self.last = Some(domain.clone()).filter(|domain| domain.kernel).or(self.last.take());
                 }
@@ -280,8 +282,9 @@ impl<P: Platform, R: Registers> Pe<P, R> {
 
     /// Says again what the bridge has not confirmed: that all windows are closed, and who is routed where. What it does not confirm now either waits for the next time.
     pub(crate) fn say_again(&mut self, bridge: &Bridge<P, R>, routes: &Routes) {
-        if self.windows.is_closed() && !self.windows.is_confirmed() {
-            let _ = self.windows.switch(bridge, Setup::CLOSED, Failing::Close);
+        let asks = self.windows.is_closed() && !self.windows.is_confirmed();
+        if asks && self.windows.switch(bridge, Setup::CLOSED, Failing::Close).is_ok() {
+            self.last.iter().for_each(|last| last.let_go());
         }
         if self.members.iter().any(|member| member.routed.is_none()) {
             let open = !self.is_taken();

@@ -148,6 +148,11 @@ impl<P: Platform, R: Registers> Table<P, R> {
         }
     }
 
+    /// Whether the bridge may remember it for some PE.
+    pub(crate) fn is_linked(&self) -> bool {
+        !self.links.lock().is_empty()
+    }
+
     fn with<T>(&self, act: impl FnOnce(&mut TceTable, &P) -> T) -> T {
         let mut entries = self.entries.lock();
         act(entries.as_mut().expect("there until it is dropped"), &self.bridge.platform)

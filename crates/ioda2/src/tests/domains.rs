@@ -117,10 +117,44 @@ fn a_bridge_that_does_not_answer_proves_nothing() {
     fake.answers(None);
     bridge.attach(&[source(DISK)], &target(&domain)).unwrap();
     bridge.attach(&[source(DISK)], &Target::Blocked).unwrap();
-    assert!(fake.live_bytes() < kept, "nobody reads either table any more");
+    assert!(fake.live_bytes() < kept, "nobody reads the table any more");
     drop(domain);
     bridge.teardown().unwrap();
     assert_eq!(fake.live_bytes(), 0);
+}
+
+#[test]
+fn a_domain_that_was_left_without_the_bridges_word_is_forgotten_only_by_it() {
+    let machine = Machine::new(&[], |_| ());
+    let (fake, bridge) = (&machine.fake, &machine.bridge);
+    bridge.add_device("disk", &[source(DISK)]).unwrap();
+    bridge.add_device("card", &[source(CARD)]).unwrap();
+    let domain = bridge.new_kernel_domain().unwrap();
+    let before = fake.live_bytes();
+    for next in [false, true] {
+        bridge.attach(&[source(DISK)], &target(&domain)).unwrap();
+        domain.map(Iova::new(0), Pa::new(0x8000), 0x1000, READ_WRITE).unwrap();
+        assert_eq!(fake.access(DISK, 0, true), Some(0x8000));
+        let mut gather = Gather::new();
+        domain.unmap(range(0, 0x1000), &mut gather).unwrap();
+        fake.answers(Some(0));
+        let left = bridge.attach(&[source(DISK)], &Target::Blocked);
+        assert!(matches!(left, Err(AttachError::LeftBlocked(_))), "{left:?}");
+        assert!(domain.sync(&mut gather).is_err(), "nobody has heard of it");
+        assert!(domain.flush_all().is_err());
+        fake.answers(None);
+        assert_eq!(fake.access(DISK, 0, true), Some(0x8000), "it remembers");
+        if next {
+            // Another that is attached meanwhile does not speak for the one that left.
+            bridge.attach(&[source(CARD)], &target(&domain)).unwrap();
+        }
+        let _ = domain.sync(&mut gather).unwrap();
+        assert_eq!(fake.access(DISK, 0, true), None);
+        machine.unfreeze(DISK);
+        bridge.attach(&[source(CARD)], &Target::Blocked).unwrap();
+        bridge.attach(&[source(DISK)], &Target::Blocked).unwrap();
+        assert_eq!(fake.live_bytes(), before, "and then its table goes");
+    }
 }
 
 #[test]
