@@ -205,7 +205,8 @@ impl<P: Platform, R: Registers> WholeTable for Group<P, R> {
 
     fn give_back_table(&self) -> Result<(), OwnershipError> {
         let given = self.phb.with_pe_given_back(self.pe, |pe, _| {
-            let Some(domain) = pe.whole.clone() else { return Ok(()) };
+            // After a try that was refused on its way back, there is only that to do.
+            let Some(domain) = pe.whole.clone() else { return pe.release(&self.phb) };
             let table = pe.windows.setup().tables[0].clone();
             if let Some((live, _)) = table.and_then(|table| table.next(Iova::new(0))) {
                 return Err(OwnershipError::Live(live));
@@ -226,8 +227,9 @@ impl<P: Platform, R: Registers> Pe<P, R> {
         let tables = [Some(table.clone()), None];
         let setup = Setup { tables, untranslated: [tve::DISABLED; 2] };
         if let Err(refused) = self.windows.switch(&phb.bridge, setup, Failing::Undo) {
-            // It stays blocked if this fails too.
+            // It stays blocked if this fails too, and is the platform's to open: nobody gives back what was not taken.
             let _ = self.release(phb);
+            self.held = None;
             return Err(refused.into());
         }
         Ok(())

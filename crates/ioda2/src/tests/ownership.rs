@@ -449,3 +449,39 @@ fn a_table_that_could_not_be_taken_over_is_the_kernels_to_map() {
     assert_eq!(machine.reach(DISK, mapping.iova().get()), Some(0x123_4000));
     dma.unmap_single(mapping).unwrap();
 }
+
+#[test]
+fn a_group_whose_table_could_not_be_taken_over_is_the_kernels_once_the_bridge_answers() {
+    for missed in 1..6 {
+        let machine = Machine::new(&[DISK], |config| config.tables_on_demand = false);
+        let tables = machine.table_group(DISK);
+        let Ok(Kind::Whole(whole)) = table_group::kind(&*tables) else { panic!("one table for good") };
+        machine.group(0).claim_group(user()).unwrap();
+        machine.fake.state().reads_missed = missed;
+        assert!(matches!(whole.take_table(), Err(OwnershipError::Sync(_))));
+        machine.fake.state().reads_missed = 0;
+        assert_eq!(machine.group(0).release_group(user()), Ok(Released::Free), "{missed} reads missed");
+    }
+}
+
+#[test]
+fn a_table_is_given_back_in_two_tries_where_the_first_gets_half_the_way() {
+    let machine = Machine::new(&[DISK], |config| config.tables_on_demand = false);
+    let (group, device) = &machine.groups[0];
+    let tables = machine.table_group(DISK);
+    let Ok(Kind::Whole(whole)) = table_group::kind(&*tables) else { panic!("one table for good") };
+    let before = machine.fake.entry(9, 2);
+    drop(whole.take_table().unwrap());
+    // It says that the user's window is closed, and then nothing more.
+    machine.fake.answers(Some(1));
+    assert!(matches!(whole.give_back_table(), Err(OwnershipError::Sync(_))));
+    machine.fake.answers(None);
+    whole.give_back_table().unwrap();
+    assert_eq!(machine.fake.entry(9, 2), before, "the platform's again");
+    let dma = group.dma(device).unwrap();
+    let mapping = dma.map_single(Pa::new(0x123_4000), 0x1000, Direction::FromDevice).unwrap();
+    assert_eq!(machine.reach(DISK, mapping.iova().get()), Some(0x123_4000));
+    dma.unmap_single(mapping).unwrap();
+    whole.give_back_table().unwrap();
+    assert_eq!(machine.fake.entry(9, 2), before, "what was not taken is not given back");
+}
