@@ -4,7 +4,7 @@
 //!
 //! `state` is held while PEs change, hardware included; the loads that confirm are its only waits. Under it, in this order: a domain's slot, a table's
 //! links, the IODA registers or those of errors that are to be made. Mapping and invalidating take none but a slot, links, and IODA registers. Which PEs were reported
-//! frozen has a lock of its own, and under it come the IODA registers.
+//! frozen has a lock of its own, taken under `state` or alone, and under it come the IODA registers.
 
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
@@ -19,7 +19,8 @@ use portcullis_core::iommu::{
 use portcullis_core::table_group::TableGroup;
 use portcullis_hal::{Lock, Platform, Registers};
 use portcullis_spec::ioda2::tables::{
-    M32Domain, MSI32_FIRST, MSI32_LAST, MSI64_FIRST, MSI64_LAST, PE_COUNT, TABLE_M32DT,
+    M32Domain, MSI32_FIRST, MSI32_LAST, MSI64_FIRST, MSI64_LAST, PE_COUNT, TABLE_M32DT, TABLE_PESTA,
+    TABLE_PESTB,
 };
 use portcullis_types::trace::{Event, Value};
 use portcullis_types::{Iova, IovaRange, PageSizes, Perms, Prot, SourceId, mutant};
@@ -117,7 +118,7 @@ impl<P: Platform, R: Registers> Phb3<P, R> {
         if let Some(&rid) = rids.iter().find(|rid| state.places.contains_key(rid)) {
             return Err(AssignError::Assigned(SourceId(rid.into())));
         }
-        let number = state.take_number(&self.bridge).ok_or(AssignError::NoPes)?;
+        let number = self.take_number(&mut state).ok_or(AssignError::NoPes)?;
         state.join(&self.bridge, number, &rids);
         Ok(number)
     }
@@ -169,6 +170,24 @@ impl<P: Platform, R: Registers> Phb3<P, R> {
             routes.free(&*self.bridge.platform);
         }
         Ok(())
+    }
+
+    /// A number for a PE. Whoever had it before may have been left frozen, and be noted so: the next is not.
+    ///
+    /// Observed: Linux 6.x, `pnv_ioda_init_pe`.
+    fn take_number(&self, state: &mut State<P, R>) -> Option<u8> {
+        let number = state.free_number(&self.bridge)?;
+        state.routes.iter().for_each(|routes| self.wake(routes, number));
+        Some(number)
+    }
+
+    /// Lets a PE go on that is nobody's, and forgets what stopped it.
+    pub(crate) fn wake(&self, routes: &Routes, number: u8) {
+        [0, 1].iter().for_each(|&half| routes.forget_state(&*self.bridge.platform, number, half));
+        for table in [TABLE_PESTA, TABLE_PESTB] {
+            self.bridge.ioda_write(table, number.into(), 0);
+        }
+        self.reported.lock().forget(number);
     }
 
     /// Calls `act` with a PE and the tables in memory; none if it is gone.
@@ -292,7 +311,7 @@ impl<P: Platform, R: Registers> State<P, R> {
     }
 
     /// A number for a PE, of those too that only waited for the bridge's word.
-    fn take_number(&mut self, bridge: &Bridge<P, R>) -> Option<u8> {
+    fn free_number(&mut self, bridge: &Bridge<P, R>) -> Option<u8> {
         let is_left = |pe: &Pe<P, R>| pe.is_left() && !mutant!("pe-without-devices-stays-taken");
         let left: Vec<u8> =
             self.pes.iter().filter(|(_, pe)| is_left(pe)).map(|(&number, _)| number).collect();
@@ -332,7 +351,7 @@ impl<P: Platform, R: Registers> Iommu<P> for Phb3<P, R> {
             }
             number = Some(place);
         }
-        let number = number.or_else(|| state.take_number(&self.bridge)).ok_or(AddDeviceError::NoMemory)?;
+        let number = number.or_else(|| self.take_number(&mut state)).ok_or(AddDeviceError::NoMemory)?;
         let fresh: Vec<u16> = rids.iter().copied().filter(|rid| !state.places.contains_key(rid)).collect();
         state.join(&self.bridge, number, &fresh);
         let State { routes, pes, .. } = &mut *state;

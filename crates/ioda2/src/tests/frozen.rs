@@ -50,6 +50,36 @@ fn a_pe_cannot_go_on_between_the_look_at_who_is_frozen_and_its_note() {
 }
 
 #[test]
+fn a_number_that_a_frozen_pe_left_is_a_pe_that_works_and_is_reported() {
+    let machine = Machine::new(&[], |_| ());
+    let (fake, bridge) = (&machine.fake, &machine.bridge);
+    bridge.add_device("card", &[source(CARD)]).unwrap();
+    assert_eq!(fake.access(CARD, 0x5123, true), None);
+    assert_eq!(drained(bridge).len(), 1);
+    let pest = (fake.register(0x1a8) & !(1 << 63)) + 16;
+    let places = [0, 8].map(|offset| Pa::new(pest + offset));
+    places.iter().for_each(|&at| fake.store(at, 0x1234_5678));
+    bridge.remove_device(&[source(CARD)]).unwrap();
+    for assigned in [true, false] {
+        if assigned {
+            bridge.assign(&[source(DISK)]).unwrap();
+        }
+        bridge.add_device("disk", &[source(DISK)]).unwrap();
+        assert_eq!(bridge.pe_of(source(DISK)), Some(1), "the first is free");
+        assert_eq!(machine.table_group(DISK).eeh().unwrap().state(), PeState::Normal);
+        assert_eq!(places.map(|at| fake.load(at)), [0, 0], "nothing is known of it");
+        assert!(drained(bridge).is_empty());
+        let domain = bridge.new_kernel_domain().unwrap();
+        domain.map(Iova::new(0), Pa::new(0x8000), 0x1000, READ_WRITE).unwrap();
+        bridge.attach(&[source(DISK)], &target(&domain)).unwrap();
+        assert_eq!(fake.access(DISK, 0, true), Some(0x8000));
+        assert_eq!(fake.access(DISK, 0x9000, true), None);
+        assert_eq!(drained(bridge).len(), 1);
+        bridge.remove_device(&[source(DISK)]).unwrap();
+    }
+}
+
+#[test]
 fn an_error_that_is_to_be_made_is_not_cleared_by_half() {
     let machine = Machine::new(&[DISK, CARD], |_| ());
     let (group, other) = (machine.table_group(DISK), machine.table_group(CARD));
