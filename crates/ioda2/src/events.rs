@@ -2,6 +2,10 @@
 //!
 //! That a PE is frozen is on the chip; what was wrong the bridge writes to the PEST in memory. The two are put together.
 //!
+//! The PEs that are nobody's go on at once: no user would ever let them, and the next who is blocked and tries was not heard of. They have no windows, so that nothing
+//! gets through.
+//! Observed: Linux 6.x, `pnv_eeh_next_error`, which clears the freeze of a PE that it does not know.
+//!
 //! Observed: skiboot hw/phb3.c, `phb3_read_phb_status`: bit 0 of PESTA and PESTB is of the chip, the rest of memory.
 
 use portcullis_core::iommu::{FaultReason, FaultRecord};
@@ -13,6 +17,7 @@ use portcullis_spec::ioda2::tables::{
 use portcullis_types::{Access, Iova, SourceId};
 
 use crate::phb3::Phb3;
+use crate::routes::{NOBODY, NOBODYS_MMIO};
 
 const WORDS: usize = PEEV_WORDS as usize;
 
@@ -51,6 +56,9 @@ impl<P: Platform, R: Registers> Phb3<P, R> {
             let b = b | self.bridge.ioda_read(TABLE_PESTB, pe.into());
             to(&decode(pe, a, b));
             count += 1;
+            if matches!(pe, NOBODY | NOBODYS_MMIO) {
+                self.with_routes(|routes| self.wake(routes, pe));
+            }
         }
         count
     }

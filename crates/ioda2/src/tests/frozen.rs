@@ -50,6 +50,28 @@ fn a_pe_cannot_go_on_between_the_look_at_who_is_frozen_and_its_note() {
 }
 
 #[test]
+fn each_who_is_blocked_and_tries_is_heard_of() {
+    let machine = Machine::new(&[], |_| ());
+    let (fake, bridge) = (&machine.fake, &machine.bridge);
+    bridge.assign(&[source(DISK), source(CARD), source(0x0300)]).unwrap();
+    let domain = bridge.new_kernel_domain().unwrap();
+    for (name, rid) in [("disk", DISK), ("card", CARD), ("other", 0x0300)] {
+        bridge.add_device(name, &[source(rid)]).unwrap();
+    }
+    bridge.attach(&[source(DISK)], &target(&domain)).unwrap();
+    for rid in [CARD, 0x0300, CARD] {
+        assert_eq!(fake.access(rid, 0x5000, true), None);
+        let records = drained(bridge);
+        assert_eq!(
+            records.iter().map(|record| record.source).collect::<std::vec::Vec<_>>(),
+            [Some(source(rid))]
+        );
+        assert_eq!(fake.access(rid, 0x5000, true), None, "nothing gets through");
+        assert_eq!(drained(bridge).len(), 1);
+    }
+}
+
+#[test]
 fn a_number_that_a_frozen_pe_left_is_a_pe_that_works_and_is_reported() {
     let machine = Machine::new(&[], |_| ());
     let (fake, bridge) = (&machine.fake, &machine.bridge);
