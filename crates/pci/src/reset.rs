@@ -257,6 +257,8 @@ impl Saved {
     fn write(&self, config: &(impl ConfigAccess + ?Sized)) {
         // A function learns its bus number from the first write that it gets.
         config.write32(self.at, VENDOR_ID, 0);
+        // A bridge that was not reset passes requests up as it did.
+        let passes = self.port.is_some() && command(config, self.at).bus_master();
         // Registers move while nobody reaches them.
         write_command(
             config,
@@ -271,6 +273,6 @@ impl Saved {
                 config.write16(self.at, place, half);
             }
         }
-        write_command(config, self.at, self.command);
+        write_command(config, self.at, self.command.with_bus_master(self.command.bus_master() || passes));
     }
 }

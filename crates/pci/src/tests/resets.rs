@@ -331,6 +331,17 @@ fn an_endpoint_that_could_send_when_it_was_looked_at_is_set_up_silent() {
 }
 
 #[test]
+fn bridges_that_were_not_reset_pass_requests_up_as_they_did() {
+    let tree = Tree::new();
+    let topology = tree.topology();
+    let below = Below::new(&tree, &topology, 0).unwrap();
+    topology.enable_bus_master(&tree, 3);
+    below.set_up(&tree, &tree).unwrap();
+    let masters = [0, 1, 2, 3].map(|function| tree.fake.raw(tree.below[function], 4) & 4);
+    assert_eq!(masters, [4, 4, 0, 0]);
+}
+
+#[test]
 fn errors_that_devices_have_noted_are_not_cleared() {
     let tree = Tree::new();
     let topology = tree.topology();
