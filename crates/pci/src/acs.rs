@@ -48,6 +48,17 @@ fn enable(config: &(impl ConfigAccess + ?Sized), at: Bdf, offset: u16) -> Acs {
 }
 
 impl Function {
+    /// Turns on again what enumeration had turned on, after a reset of this function alone: who shares a group with it was decided by that. Answers whether it is
+    /// on. It is to send nothing before.
+    ///
+    /// Observed: Linux 6.x, `pci_restore_state`.
+    pub fn restore_isolation(&self, config: &(impl ConfigAccess + ?Sized)) -> bool {
+        let place = self.capabilities.find_extended(ExtendedId::ACS);
+        let Some((acs, offset)) = self.acs.zip(place) else { return true };
+        config.write16(self.at, offset + ACS_CONTROL, acs.control.into());
+        config.read16(self.at, offset + ACS_CONTROL) == u16::from(acs.control)
+    }
+
     /// Whether requests that come from below this port all go up, and carry ids from below.
     ///
     /// A switch must have every control. A root port lacks redirection if it sends nothing to other ports anyway, and upstream forwarding

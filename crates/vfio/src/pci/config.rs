@@ -4,7 +4,7 @@
 //!
 //! | register | reads | writes |
 //! |---|---|---|
-//! | command | bus mastering as it is; the rest as last written | bus mastering goes to the function, the rest is noted |
+//! | command | as last written | bus mastering goes to the function, unless that is lost; the rest is noted |
 //! | base address registers | as last written, in the function's sizes | noted |
 //! | expansion ROM | zeroes | nothing |
 //! | interrupt line | as last written | noted |
@@ -30,22 +30,33 @@ pub(super) struct Virtual {
     pub(super) command: Command,
     bars: [u32; 6],
     line: u8,
-    /// The function's own command when the user got it.
-    pub(super) before: Command,
+    pub(super) before: Before,
+}
+
+/// What the function was like when the user got it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Before {
+    pub(super) command: Command,
+    line: u8,
 }
 
 const LAST_BAR: u16 = BAR0 + 4 * (TYPE0_BAR_COUNT as u16 - 1);
 const INTERRUPT_WORD: u16 = INTERRUPT_LINE & !3;
 
 impl<P: Platform> PciDevice<P> {
-    /// What a new user finds.
-    pub(super) fn virtual_config(&self) -> Virtual {
+    /// What is there before a new user gets the function, and before it is reset for him.
+    pub(super) fn before(&self) -> Before {
         let (config, at) = (&self.parts.config, self.parts.function.at);
-        let before = Command::from(config.read16(at, COMMAND));
+        Before { command: Command::from(config.read16(at, COMMAND)), line: config.read8(at, INTERRUPT_LINE) }
+    }
+
+    /// What a new user finds, after the reset.
+    pub(super) fn virtual_config(&self, before: Before) -> Virtual {
+        let (config, at) = (&self.parts.config, self.parts.function.at);
         let bars = core::array::from_fn(|index| config.read32(at, bar_offset(index)));
         // Registers can be used at once; requests are sent when the user says so.
         let command = Command::new().with_memory_space(true);
-        Virtual { command, bars, line: config.read8(at, INTERRUPT_LINE), before }
+        Virtual { command, bars, line: before.line, before }
     }
 
     pub(super) fn read_config(&self, state: &State, offset: u64, into: &mut [u8]) -> Result<(), Errno> {
@@ -97,7 +108,8 @@ impl<P: Platform> PciDevice<P> {
             COMMAND => {
                 let merged = merge(u16::from(state.config.command).into(), value, mask);
                 state.config.command = Command::from(low_half(merged));
-                let on = state.config.command.bus_master();
+                // One that is lost may lack what keeps it from reaching others.
+                let on = state.config.command.bus_master() && !state.lost;
                 set_bus_master(&*self.parts.config, self.parts.function.at, on);
             }
             BAR0..=LAST_BAR => {

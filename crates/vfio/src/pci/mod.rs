@@ -15,7 +15,8 @@
 //! - Say where an interrupt's message goes. The MSI-X table reads as ones and keeps nothing, its pages cannot be mapped, and the capability's
 //!   bits are the kernel's; a message's address comes from the domain's own place for doorbells.
 //! - Move registers: base address registers are only noted.
-//! - Turn on what sends requests around the IOMMU, or forges others': of capabilities nothing can be written, but a function's reset.
+//! - Turn on what sends requests around the IOMMU, or forges others', or off what keeps it from its siblings: of capabilities nothing can be written, but a function's
+//!   reset, after which they are as before.
 //!
 //! Choice: memory decoding stays on in hardware while a user has the function, because a CPU that reads what nobody answers may be
 //! stopped for it; a user who turns it off finds reads and writes of the file refused.
@@ -49,6 +50,7 @@ use crate::irqs::IrqChange;
 use crate::turns::Turns;
 use crate::user::EventFile;
 use config::Virtual;
+use reset::Saved;
 use vectors::Vectors;
 
 /// Where a function's interrupts go: the machine's interrupt controller.
@@ -103,8 +105,10 @@ pub struct PciDevice<P: Platform> {
 struct State {
     config: Virtual,
     vectors: Vectors,
-    /// Whether it did not come back from a reset: its registers answer nobody until one succeeds.
+    /// Whether it did not come back from a reset: its registers answer nobody, and it sends nothing, until one succeeds.
     lost: bool,
+    /// What that reset has taken away.
+    saved: Option<Saved>,
     /// Who is told of an error, and of the wish to have the device back.
     notices: [Option<Arc<dyn EventFile>>; 2],
 }
@@ -138,7 +142,7 @@ impl<P: Platform> PciDevice<P> {
             express::DeviceCapabilities::from(word).function_level_reset()
         });
         let (config, vectors) = (Virtual::default(), Vectors::default());
-        let state = State { config, vectors, lost: false, notices: [None, None] };
+        let state = State { config, vectors, lost: false, saved: None, notices: [None, None] };
         Ok(Self { parts, msix, services: None, express, can_reset, state: Turns::new(platform, state) })
     }
 
@@ -168,13 +172,17 @@ impl<P: Platform> VfioDevice<P> for PciDevice<P> {
         if !self.answers() {
             return Err(Errno::Eio);
         }
-        state.config = self.virtual_config();
+        if state.lost {
+            self.look_at_services(&mut state);
+        } else {
+            state.config.before = self.before();
+        }
         self.quiesce();
         if self.can_reset {
-            self.reset_function()?;
+            self.reset_function(&mut state)?;
         }
         self.make_ready();
-        state.lost = false;
+        state.config = self.virtual_config(state.config.before);
         Ok(())
     }
 
@@ -185,9 +193,12 @@ impl<P: Platform> VfioDevice<P> for PciDevice<P> {
         state.notices = [None, None];
         if self.can_reset {
             // It answers no user any more; if it answers nobody, the next one to open it is told.
-            let _ = self.reset_function();
+            let _ = self.reset_function(&mut state);
         }
-        self.put_back(&state);
+        // One that is lost may be placed nowhere.
+        if !state.lost {
+            self.put_back(&state);
+        }
     }
 
     fn facts(&self) -> DeviceFacts {

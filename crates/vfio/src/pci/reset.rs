@@ -1,12 +1,12 @@
 //! Function level reset, and the way in and out of a user's hands.
 //!
-//! A reset takes away what enumeration and this driver have written: base address registers, command, device control, MSI-X; and turns
-//! address services off. All of it is written again.
+//! A reset takes away what enumeration and this driver have written: base address registers, command, device control, MSI-X, access control; and turns
+//! address services off. All of it is written again. What nobody else knows is noted when a reset begins, and kept until one has succeeded.
 //!
 //! Spec: PCIe 6.0, 6.6.2 "Function Level Reset (FLR)": 100 ms, after which the function answers.
 
 use portcullis_hal::{Platform, pause};
-use portcullis_pci::{Bar, set_bus_master, set_interrupt_disable, set_memory_space};
+use portcullis_pci::{Bar, SavedServices, set_bus_master, set_interrupt_disable, set_memory_space};
 use portcullis_spec::pcie::express::{DEVICE_CONTROL, DeviceControl};
 use portcullis_spec::pcie::header::{COMMAND, VENDOR_ID};
 use portcullis_spec::pcie::{ABSENT, Space};
@@ -17,6 +17,13 @@ use super::{PciDevice, State};
 use crate::Errno;
 
 const RESET_NS: u64 = 100_000_000;
+
+/// What a reset takes away and only the function knows.
+#[derive(Clone, Copy)]
+pub(super) struct Saved {
+    control: DeviceControl,
+    services: SavedServices,
+}
 
 impl<P: Platform> PciDevice<P> {
     /// Whether the function is there.
@@ -42,7 +49,7 @@ impl<P: Platform> PciDevice<P> {
     /// As it was before it was a user's, but for bus mastering, which is for the next driver to turn on.
     pub(super) fn put_back(&self, state: &State) {
         let (config, at) = (&*self.parts.config, self.parts.function.at);
-        let before = state.config.before.with_bus_master(false);
+        let before = state.config.before.command.with_bus_master(false);
         config.write32(at, COMMAND, u16::from(before).into());
     }
 
@@ -53,35 +60,58 @@ impl<P: Platform> PciDevice<P> {
             return Err(Errno::Einval);
         }
         self.quiesce();
-        state.lost = true;
-        self.reset_function()?;
+        self.reset_function(state)?;
         self.make_ready();
-        state.lost = false;
         self.program_again(state);
         let on = state.config.command.bus_master();
         set_bus_master(&*self.parts.config, self.parts.function.at, on);
         Ok(())
     }
 
-    /// Resets the function. Afterwards it is placed as before, and neither sends nor answers anything.
-    pub(super) fn reset_function(&self) -> Result<(), Errno> {
+    /// Resets the function. Afterwards it is placed as before, and neither sends nor answers anything. If that fails, it is lost until another reset succeeds.
+    pub(super) fn reset_function(&self, state: &mut State) -> Result<(), Errno> {
         let (config, at) = (&*self.parts.config, self.parts.function.at);
         let Some(express) = self.express else { return Err(Errno::Einval) };
-        let services = self.services.map(|services| (services, services.save(config)));
+        state.lost = true;
+        if !self.answers() {
+            return Err(Errno::Eio);
+        }
         let offset = express + DEVICE_CONTROL;
-        let control = DeviceControl::from(config.read16(at, offset));
+        // After one that did not succeed, the function knows nothing of it any more.
+        let saved = *state.saved.get_or_insert_with(|| self.save(offset));
         // The status beside it is written as zeroes, which clears nothing.
-        config.write32(at, offset, u16::from(control.with_initiate_reset(true)).into());
+        config.write32(at, offset, u16::from(saved.control.with_initiate_reset(true)).into());
         let clock = &**self.parts.device.platform();
         pause(clock, RESET_NS);
         if !self.answers() {
             return Err(Errno::Eio);
         }
-        config.write32(at, offset, u16::from(control.with_initiate_reset(false)).into());
+        config.write32(at, offset, u16::from(saved.control).into());
         self.parts.function.bars.iter().for_each(|bar| self.place(bar));
         set_interrupt_disable(config, at, true);
-        let restored = services.map_or(Ok(()), |(services, saved)| services.restore(config, &saved));
-        restored.map_err(|_| Errno::Eio)
+        if !self.parts.function.restore_isolation(config) {
+            return Err(Errno::Eio);
+        }
+        let restored = self.services.map_or(Ok(()), |services| services.restore(config, &saved.services));
+        restored.map_err(|_| Errno::Eio)?;
+        (state.lost, state.saved) = (false, None);
+        Ok(())
+    }
+
+    fn save(&self, control: u16) -> Saved {
+        let control = DeviceControl::from(self.parts.config.read16(self.parts.function.at, control));
+        Saved { control: control.with_initiate_reset(false), services: self.services_now() }
+    }
+
+    fn services_now(&self) -> SavedServices {
+        self.services.map(|services| services.save(&*self.parts.config)).unwrap_or_default()
+    }
+
+    /// For a new user of a function that is lost: what of its services is on is as others have it, who may have changed it since.
+    pub(super) fn look_at_services(&self, state: &mut State) {
+        if let Some(saved) = &mut state.saved {
+            saved.services = self.services_now();
+        }
     }
 
     /// Writes the address of a base address register again.

@@ -389,3 +389,52 @@ fn a_function_that_did_not_come_back_from_a_reset_is_not_touched_until_a_reset_s
     world.disk.set_config(0, id);
     assert!(world.disk.message(3).is_none());
 }
+
+#[test]
+fn a_reset_does_not_let_a_function_reach_its_siblings() {
+    let (world, process, device) = open();
+    assert_eq!(world.disk.config(0x114), 0x000c_000c, "by this its group was decided");
+    process.ioctl(device, RESET, 0).unwrap();
+    assert_eq!(world.disk.config(0x114), 0x000c_000c);
+    process.pwrite(device, CONFIG + 0x48, &[0, 0x80]).unwrap();
+    assert_eq!(world.disk.config(0x114), 0x000c_000c);
+    // One that does not keep it sends nothing, whatever its user says.
+    process.pwrite(device, CONFIG + 4, &[6, 0]).unwrap();
+    world.disk.loses_control(true);
+    assert_eq!(process.ioctl(device, RESET, 0), Err(Errno::Eio));
+    process.pwrite(device, CONFIG + 4, &[6, 0]).unwrap();
+    assert_eq!(world.disk.config(4) & 4, 0);
+    assert_eq!(process.pread(device, 0, 4), Err(Errno::Eio));
+    world.disk.loses_control(false);
+    process.ioctl(device, RESET, 0).unwrap();
+    assert_eq!((world.disk.config(0x114), world.disk.config(4) & 6), (0x000c_000c, 6));
+    process.close(device);
+    assert_eq!(world.disk.config(0x114), 0x000c_000c);
+}
+
+#[test]
+fn a_function_that_comes_back_late_is_what_it_was_before_the_first_reset() {
+    let (world, process, device) = open();
+    // On, 4 KiB; and a device control that is not what a reset leaves.
+    world.disk.set_config(0x104, 0x8000_0000);
+    world.disk.set_config(0x48, 0x0000_5810);
+    world.disk.goes_silent();
+    assert_eq!(process.ioctl(device, RESET, 0), Err(Errno::Eio));
+    assert_eq!(process.ioctl(device, RESET, 0), Err(Errno::Eio), "silent still");
+    world.disk.comes_back();
+    process.ioctl(device, RESET, 0).unwrap();
+    assert_eq!((world.disk.config(0x104), world.disk.config(0x48)), (0x8000_0000, 0x0000_5810));
+    // The same when its user goes meanwhile.
+    world.disk.goes_silent();
+    process.close(device);
+    assert_eq!(process.device(4, "0000:00:01.0"), Err(Errno::Eio));
+    world.disk.comes_back();
+    assert_eq!(world.disk.config(4) & 2, 0, "it is placed nowhere, and answers nobody");
+    let device = process.device(4, "0000:00:01.0").unwrap();
+    assert_eq!(world.disk.config(0x48), 0x0000_5810);
+    assert_eq!(world.disk.config(0x104), 0, "who turns translations on may have done anything meanwhile");
+    assert_eq!((config(&process, device, 0x10), config(&process, device, 0x14)), (4, 0x10));
+    assert_eq!(config(&process, device, 0x3c), 9);
+    process.close(device);
+    assert_eq!(world.disk.config(4) & 0xffff, 0x402, "as it was before the first user");
+}

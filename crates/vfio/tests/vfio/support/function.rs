@@ -30,6 +30,10 @@ struct State {
     writable: Vec<u32>,
     registers: Vec<u32>,
     resets: usize,
+    /// Whether it answers nothing after its next reset, and loses its access control for good.
+    silent_after_reset: bool,
+    is_silent: bool,
+    loses_control: bool,
 }
 
 /// The function, at device 1.
@@ -62,11 +66,23 @@ impl Disk {
         writable[0x80 / 4] = 0xc000_0000;
         config[0x84 / 4] = 0x0000_2000;
         config[0x88 / 4] = 0x0000_3000;
-        // ATS, with a queue of 32; the last extended capability.
-        config[0x100 / 4] = 0x0001_000f;
+        // ATS, with a queue of 32.
+        config[0x100 / 4] = 0x1101_000f;
         writable[0x104 / 4] = 0x801f_0000;
+        // Access control: requests and completions go up; the last extended capability.
+        config[0x110 / 4] = 0x0001_000d;
+        config[0x114 / 4] = 0x0000_000c;
+        writable[0x114 / 4] = 0x000c_0000;
         let registers = vec![0; BAR_BYTES as usize / 4];
-        let state = State { config, writable, registers, resets: 0 };
+        let state = State {
+            config,
+            writable,
+            registers,
+            resets: 0,
+            silent_after_reset: false,
+            is_silent: false,
+            loses_control: false,
+        };
         let disk = Arc::new(Self { state: Mutex::new(state), express: true });
         disk.state.lock().unwrap().mask_all();
         disk
@@ -96,6 +112,20 @@ impl Disk {
 
     pub(crate) fn set_config(&self, offset: usize, word: u32) {
         self.state.lock().unwrap().config[offset / 4] = word;
+    }
+
+    /// It answers nothing after its next reset, until it [comes back](Self::comes_back).
+    pub(crate) fn goes_silent(&self) {
+        self.state.lock().unwrap().silent_after_reset = true;
+    }
+
+    pub(crate) fn comes_back(&self) {
+        self.state.lock().unwrap().is_silent = false;
+    }
+
+    /// It does not keep what is written to its access control any more; or it does again.
+    pub(crate) fn loses_control(&self, loses: bool) {
+        self.state.lock().unwrap().loses_control = loses;
     }
 
     pub(crate) fn register(&self, offset: usize) -> u32 {
@@ -130,6 +160,8 @@ impl State {
         self.config[0x48 / 4] = 0x0000_2810;
         self.config[0x80 / 4] &= 0x07ff_ffff;
         self.config[0x104 / 4] = 0;
+        self.config[0x114 / 4] &= 0xffff;
+        self.is_silent = core::mem::take(&mut self.silent_after_reset);
         self.registers.fill(0);
         self.mask_all();
     }
@@ -141,7 +173,8 @@ impl ConfigAccess for Disk {
             return u32::MAX;
         }
         assert!(self.express || offset < 256);
-        self.state.lock().unwrap().config[usize::from(offset / 4)]
+        let state = self.state.lock().unwrap();
+        if state.is_silent { u32::MAX } else { state.config[usize::from(offset / 4)] }
     }
 
     fn write32(&self, at: Bdf, offset: u16, value: u32) {
@@ -150,6 +183,9 @@ impl ConfigAccess for Disk {
             return;
         }
         let mut state = self.state.lock().unwrap();
+        if state.is_silent || state.loses_control && offset == 0x114 {
+            return;
+        }
         let place = usize::from(offset / 4);
         let writable = state.writable[place];
         state.config[place] = state.config[place] & !writable | value & writable;
