@@ -73,7 +73,7 @@ pub trait VfioDevice<P: Platform>: Send + Sync {
     ///
     /// # Errors
     ///
-    /// It does not answer.
+    /// It does not answer (EIO), or there is no room for its registers (EINVAL).
     fn open(&self) -> Result<(), Errno>;
 
     /// Stops it: no DMA, no interrupts from now on.

@@ -172,6 +172,10 @@ impl<P: Platform> VfioDevice<P> for PciDevice<P> {
         if !self.answers() {
             return Err(Errno::Eio);
         }
+        // A register without room is at address 0, where it would answer in others' stead.
+        if !self.parts.function.is_placed() {
+            return Err(Errno::Einval);
+        }
         if state.lost {
             self.look_at_services(&mut state);
         } else {

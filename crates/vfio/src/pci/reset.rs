@@ -41,9 +41,10 @@ impl<P: Platform> PciDevice<P> {
         }
     }
 
-    /// Registers answer.
+    /// Registers answer, if there are any: where enumeration could make nothing of them, nobody knows where they would.
     pub(super) fn make_ready(&self) {
-        set_memory_space(&*self.parts.config, self.parts.function.at, true);
+        let any = self.parts.function.bars.iter().any(|bar| bar.space != Space::Io);
+        set_memory_space(&*self.parts.config, self.parts.function.at, any);
     }
 
     /// As it was before it was a user's, but for bus mastering, which is for the next driver to turn on.

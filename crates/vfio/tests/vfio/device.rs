@@ -3,8 +3,9 @@
 use crate::support::{
     BAR_BYTES, BAR_PA, Disk, NOWHERE, PAGE, Process, TABLE, World, bytes, double, word, world,
 };
+use portcullis_pci::Capabilities;
 use portcullis_types::{Pa, PaRange};
-use portcullis_vfio::Errno;
+use portcullis_vfio::{Errno, VfioDevice};
 
 const GET_INFO: u32 = 0x3b6b;
 const GET_REGION_INFO: u32 = 0x3b6c;
@@ -437,4 +438,18 @@ fn a_function_that_comes_back_late_is_what_it_was_before_the_first_reset() {
     assert_eq!(config(&process, device, 0x3c), 9);
     process.close(device);
     assert_eq!(world.disk.config(4) & 0xffff, 0x402, "as it was before the first user");
+}
+
+#[test]
+fn a_function_without_room_for_its_registers_is_not_opened() {
+    let world = world();
+    let mut function = world.disk.enumerated().0;
+    function.bars[0].placed = None;
+    world.disk.set_config(4, 0x0010_0400);
+    assert_eq!(world.function(&world.devices[0], function.clone()).open(), Err(Errno::Einval));
+    assert_eq!(world.disk.config(4) & 2, 0, "it would answer at address 0");
+    // One of whose registers nothing is known answers nobody.
+    (function.bars, function.capabilities) = (Vec::new(), Capabilities::default());
+    world.function(&world.devices[0], function).open().unwrap();
+    assert_eq!(world.disk.config(4) & 2, 0);
 }

@@ -132,6 +132,18 @@ impl World {
     ) -> Result<(), Errno> {
         let device = self.device(group, source, change);
         let (function, services) = self.disk.enumerated();
+        let function = self.function(&device, function).keeping(services);
+        let place = Place { device, group: self.groups[&group].clone() };
+        self.registered.push(self.vfio.register(&place, Arc::new(function))?);
+        Ok(())
+    }
+
+    /// The disk as a function for users, of which enumeration says this.
+    pub(crate) fn function(
+        &self,
+        device: &Arc<Device<Machine>>,
+        function: portcullis_pci::Function,
+    ) -> PciDevice<Machine> {
         let parts = PciParts {
             device: device.clone(),
             function,
@@ -139,10 +151,7 @@ impl World {
             bars: [Some(self.disk.clone()), None, None, None, None, None],
             interrupts: self.controller.clone(),
         };
-        let function = PciDevice::new(self.machine.clone(), parts).unwrap().keeping(services);
-        let place = Place { device, group: self.groups[&group].clone() };
-        self.registered.push(self.vfio.register(&place, Arc::new(function))?);
-        Ok(())
+        PciDevice::new(self.machine.clone(), parts).unwrap()
     }
 
     /// A device of a group that no VFIO driver drives.
