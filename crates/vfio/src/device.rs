@@ -322,7 +322,8 @@ impl<P: Platform> DeviceFile<P> {
         })
     }
 
-    /// Goes through a part of a region, as far as the region reaches: index, offset, how many bytes are done, and a piece.
+    /// Goes through a part of a region, as far as the region reaches: index, offset, how many bytes are done, and a piece. Where a later piece is refused, what came
+    /// before it is the answer: it has been read or written.
     fn pieces(
         &self,
         memory: &dyn UserMemory,
@@ -339,8 +340,11 @@ impl<P: Platform> DeviceFile<P> {
         let mut done = 0;
         while done < wanted {
             let piece = &mut piece[..PIECE_BYTES.min(wanted - done)];
-            each(index, first + done as u64, done, piece)?;
-            done += piece.len();
+            match each(index, first + done as u64, done, piece) {
+                Ok(()) => done += piece.len(),
+                Err(errno) if done == 0 => return Err(errno),
+                Err(_) => break,
+            }
         }
         Ok(done as u64)
     }

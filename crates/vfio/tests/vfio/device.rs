@@ -453,3 +453,17 @@ fn a_function_without_room_for_its_registers_is_not_opened() {
     world.function(&world.devices[0], function).open().unwrap();
     assert_eq!(world.disk.config(4) & 2, 0);
 }
+
+#[test]
+fn what_was_done_before_a_refusal_is_answered() {
+    let (world, process, device) = open();
+    let words: Vec<u32> = (1..=64).collect();
+    let bytes = [&bytes(&words)[..], &[9, 9]].concat();
+    assert_eq!(process.pwrite(device, 0, &bytes), Ok(256), "the rest is no word");
+    assert_eq!((world.disk.register(0), world.disk.register(252)), (1, 64));
+    assert_eq!(process.pread(device, 0, 258).map(|read| read.len()), Ok(256));
+    process.memory.populate(0x5_0000, 0x9_1000_0000, 0x1000, true);
+    let file = process.dup(device);
+    assert_eq!(file.read(&process, 0x5_0f00, 512, 0), Ok(256), "its memory ends there");
+    assert_eq!(file.write(&process, 0x5_1000, 512, 0), Err(Errno::Efault));
+}
