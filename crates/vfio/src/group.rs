@@ -47,6 +47,11 @@ impl<P: Platform> GroupSlot<P> {
         self.open.load(Ordering::Relaxed)
     }
 
+    /// That a device of it is registered still: the group's file may have been opened before the last was taken back.
+    fn has_devices(&self) -> Result<(), Errno> {
+        if self.devices.lock().is_empty() { Err(Errno::Enodev) } else { Ok(()) }
+    }
+
     fn device(&self, name: &str) -> Option<Arc<DeviceSlot<P>>> {
         self.devices.lock().iter().find(|device| device.name() == name).cloned()
     }
@@ -100,6 +105,7 @@ impl<P: Platform> GroupFile<P> {
         if (status.argsz as usize) < GroupStatus::BYTES {
             return Err(Errno::Einval);
         }
+        self.slot.has_devices()?;
         status.flags = if self.state.take().container.is_some() {
             GroupStatusFlags::VIABLE | GroupStatusFlags::CONTAINER_SET
         } else if self.slot.group.ownership().count == 0 {
@@ -119,6 +125,7 @@ impl<P: Platform> GroupFile<P> {
         if state.container.is_some() {
             return Err(Errno::Einval);
         }
+        self.slot.has_devices()?;
         let Fd::Vfio(File::Container(ContainerHandle(container))) = &file else {
             return Err(Errno::Ebadfd);
         };

@@ -73,6 +73,19 @@ fn a_group_that_a_kernel_driver_uses_is_not_viable() {
 }
 
 #[test]
+fn a_group_whose_devices_were_taken_back_is_nobodys_to_claim_any_more() {
+    let mut world = world();
+    let process = world.process();
+    let group = process.open("/dev/vfio/7").unwrap();
+    let container = process.open("/dev/vfio/vfio").unwrap();
+    world.registered.clear();
+    assert_eq!(process.set_container(group, container), Err(Errno::Enodev));
+    assert_eq!(process.ioctl_with(group, GET_STATUS, &bytes(&[8, 0])), Err(Errno::Enodev));
+    assert_eq!(world.groups[&7].ownership().count, 0);
+    world.groups[&7].use_default_domain(&world.devices[0], "nvme").unwrap();
+}
+
+#[test]
 pub(crate) fn a_status_without_room_is_refused() {
     let world = world();
     let process = world.process();
