@@ -110,7 +110,7 @@ impl<P: Platform> Spapr<P> {
         }
         let Attached { tables, .. } = self.members.remove(at);
         let shared: Vec<_> = self.windows.iter().flatten().map(|window| window.table.clone()).collect();
-        let mut kept = Kept::of(tables, if last { Vec::new() } else { shared });
+        let mut kept = Kept::of(tables, if last { Vec::new() } else { shared }, self.injected);
         if last {
             kept.inherit(core::mem::take(&mut self.windows), core::mem::take(&mut self.allowance));
             (self.owner, self.pending) = (None, false);

@@ -9,7 +9,7 @@ use crate::Errno;
 use crate::user::{UserMemory, read, read_head};
 
 impl<P: Platform> Spapr<P> {
-    pub(super) fn eeh(&self, memory: &dyn UserMemory, arg: u64) -> Result<u64, Errno> {
+    pub(super) fn eeh(&mut self, memory: &dyn UserMemory, arg: u64) -> Result<u64, Errno> {
         let mut asked = EehPeOp::from_bytes(&read_head(memory, arg, EehPeOp::MIN_BYTES)?);
         let room = asked.argsz as usize;
         if room < EehPeOp::MIN_BYTES || asked.flags != 0 {
@@ -22,6 +22,8 @@ impl<P: Platform> Spapr<P> {
             asked = EehPeOp { op: asked.op, ..EehPeOp::from_bytes(&read(memory, arg)?) };
         }
         let operation = Operation::of(&asked)?;
+        // Also one that fails may be there by half.
+        self.injected |= matches!(operation, Operation::Inject(_));
         let pes = self.members.iter().map(|held| held.tables.eeh().ok_or(Errno::Enodev));
         let mut answer = 0;
         for pe in pes {
@@ -33,13 +35,14 @@ impl<P: Platform> Spapr<P> {
     }
 }
 
-/// A group goes back to the platform, whose drivers must find its devices alive: a reset that its user has not ended is ended, and what is stopped goes on.
+/// A group goes back to the platform, whose drivers must find its devices alive: a reset that its user has not ended is ended, what is stopped goes on, and an error
+/// that he has made (`injected`), which may still be to come, is forgotten: it would hit them, or others.
 ///
 /// Observed: Linux 6.x, `eeh_dev_release`, `eeh_pe_change_owner`.
-pub(super) fn hand_back(group: &dyn TableGroup) {
+pub(super) fn hand_back(group: &dyn TableGroup, injected: bool) {
     let Some(pe) = group.eeh() else { return };
     // What hardware refuses stays as it is: stopped.
-    if pe.reset(Reset::Deactivate).is_ok() && pe.state() != PeState::Normal {
+    if pe.reset(Reset::Deactivate).is_ok() && (injected || pe.state() != PeState::Normal) {
         let _ = pe.unfreeze(Freeze::Io).and_then(|()| pe.unfreeze(Freeze::Dma));
     }
 }

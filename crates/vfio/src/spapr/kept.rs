@@ -24,18 +24,20 @@ pub(crate) struct Kept {
     allowance: Allowance,
     /// Whether it was a user's, who may have left its devices stopped.
     used: bool,
+    /// Whether he has made errors.
+    injected: bool,
 }
 
 impl Kept {
     /// A group that was a user's.
-    pub(super) fn of(group: Arc<dyn TableGroup>, shared: Vec<Arc<dyn DmaTable>>) -> Self {
+    pub(super) fn of(group: Arc<dyn TableGroup>, shared: Vec<Arc<dyn DmaTable>>, injected: bool) -> Self {
         let windows = [const { None }; MAX_WINDOWS];
-        Self { group, shared, windows, allowance: Allowance::None, used: true }
+        Self { group, shared, windows, allowance: Allowance::None, used: true, injected }
     }
 
     /// A group that was taken for a user and is not his.
     pub(super) fn unused(group: Arc<dyn TableGroup>, shared: Vec<Arc<dyn DmaTable>>) -> Self {
-        Self { used: false, ..Self::of(group, shared) }
+        Self { used: false, ..Self::of(group, shared, false) }
     }
 
     /// All that a container without groups leaves.
@@ -51,7 +53,7 @@ impl Kept {
         }
         let released = closed.and_then(|()| release(&*self.group));
         if released.is_ok() && self.used {
-            hand_back(&*self.group);
+            hand_back(&*self.group, self.injected);
         }
         released.is_err().then_some(self)
     }

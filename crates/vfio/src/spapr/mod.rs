@@ -87,6 +87,8 @@ pub(crate) struct Spapr<P: Platform> {
     /// The process that uses the container, from its first call on that needs one.
     owner: Option<Arc<dyn UserMemory>>,
     allowance: Allowance,
+    /// Whether its user has made errors (EEH), which may still be to come.
+    injected: bool,
 }
 
 /// A group of the container, taken from the platform.
@@ -115,6 +117,7 @@ impl<P: Platform> Spapr<P> {
             pending: false,
             owner: None,
             allowance: Allowance::None,
+            injected: false,
         }
     }
 

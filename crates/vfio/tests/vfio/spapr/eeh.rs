@@ -84,6 +84,19 @@ fn errors_are_injected_with_what_was_said_of_them() {
 }
 
 #[test]
+fn an_error_that_a_user_has_made_does_not_wait_for_who_has_the_group_next() {
+    let (world, [first, second]) = power();
+    let (process, container, group) = world.tce_user(7);
+    process.join_to(container, 8).unwrap();
+    process.ioctl_with(container, EEH_PE_OP, &inject(40, 0, 1, 18)).unwrap();
+    process.ioctl(group, UNSET_CONTAINER, 0).unwrap();
+    drop(process);
+    for pe in [first, second] {
+        assert_eq!(pe.done()[1..], ["reset Deactivate", "unfreeze Io", "unfreeze Dma"]);
+    }
+}
+
+#[test]
 pub(crate) fn operations_that_there_are_not_are_refused() {
     let (world, [first, _]) = power();
     let (process, container, _) = world.tce_user(7);
