@@ -9,8 +9,8 @@ use portcullis_core::table_group::{
     DmaTable, JoinError, Kind, MAX_WINDOWS, TableGroup, TableGroupInfo, WholeTable, join, kind,
 };
 use portcullis_hal::Platform;
-use portcullis_types::mutant;
 use portcullis_types::trace::Value;
+use portcullis_types::{IovaRange, mutant};
 
 use super::kept::Kept;
 use super::pages::Dues;
@@ -31,6 +31,11 @@ impl<P: Platform> Spapr<P> {
     fn try_attach(&mut self, member: &Member<P>) -> Result<(), Errno> {
         let tables = table_group(&member.group).ok_or(Errno::Enodev)?;
         self.fits(member, &tables.info())?;
+        let binding = member.group.reserved_regions().into_iter().filter(|region| region.kind.binds_users());
+        let reserved: Vec<_> = binding.map(|region| region.range).collect();
+        if reserved.iter().any(|&range| self.has_mapped(range)) {
+            return Err(Errno::Einval);
+        }
         // Its last user may have left what hardware has not let go.
         if self.shared.is_held(&tables.name()) {
             return Err(Errno::Ebusy);
@@ -39,8 +44,18 @@ impl<P: Platform> Spapr<P> {
             Kind::OnDemand(..) => self.take(&tables)?,
             Kind::Whole(whole) => self.take_whole(whole)?,
         }
-        self.members.push(Attached { member: member.clone(), tables });
+        self.members.push(Attached { member: member.clone(), tables, reserved });
         Ok(())
+    }
+
+    /// Whether something of a range is mapped in a window.
+    fn has_mapped(&self, range: IovaRange) -> bool {
+        self.windows.iter().flatten().any(|Window { table, .. }| {
+            let Some(inside) = table.range().intersection(range) else { return false };
+            // A page may begin before it.
+            let next = || table.next(inside.first()).is_some_and(|(iova, _)| inside.contains(iova));
+            table.entry(inside.first()).is_some() || next()
+        })
     }
 
     /// That it can be with those that are there.

@@ -50,6 +50,7 @@ use portcullis_spec::vfio::{
     EEH_PE_OP, IOMMU_DISABLE, IOMMU_ENABLE, IOMMU_MAP_DMA, IOMMU_UNMAP_DMA, SPAPR_REGISTER_MEMORY,
     SPAPR_TCE_CREATE, SPAPR_TCE_GET_INFO, SPAPR_TCE_REMOVE, SPAPR_UNREGISTER_MEMORY, extension,
 };
+use portcullis_types::IovaRange;
 
 use crate::Errno;
 use crate::container::Member;
@@ -95,6 +96,8 @@ pub(crate) struct Spapr<P: Platform> {
 struct Attached<P: Platform> {
     member: Member<P>,
     tables: Arc<dyn TableGroup>,
+    /// What nobody maps for it, wherever windows reach.
+    reserved: Vec<IovaRange>,
 }
 
 /// The windows of a group; none if its hardware has none. All of a group's sources have to be in the same ones.

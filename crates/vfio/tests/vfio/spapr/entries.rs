@@ -1,7 +1,8 @@
 //! Maps and unmaps, entry by entry.
 
 use super::{ram, registered};
-use crate::support::{BUFFER, Call, PAGE, READ, WRITE, power, structure};
+use crate::support::{BUFFER, Call, PAGE, READ, WRITE, power, region, structure};
+use portcullis_core::iommu::ReservedKind;
 use portcullis_vfio::Errno;
 
 const WINDOW_1: u64 = 0x0800_0000_0000_0000;
@@ -35,6 +36,27 @@ fn pages_of_every_size_are_mapped() {
         assert_eq!(first.table(0).unwrap().mapped(), []);
         assert_eq!(process.unregister(container, BUFFER, 4096 * PAGE), Ok(()));
     }
+}
+
+#[test]
+fn nothing_is_mapped_where_hardware_takes_messages_however_large_the_window_is() {
+    let (world, [first, _]) = power();
+    world.iommu.regions.lock().unwrap().push(region(0xffff_0000, 0xffff_ffff, ReservedKind::Msi));
+    let (process, container, _) = registered(&world);
+    process.remove(container, 0).unwrap();
+    process.create(container, 16, 1 << 34, 1).unwrap();
+    for (iova, size) in [(0xffff_0000, 16 * PAGE), (0xfffe_0000, 32 * PAGE)] {
+        assert_eq!(process.map(container, iova, BUFFER, size, 3), Err(Errno::Einval), "{iova:#x}");
+    }
+    assert_eq!(first.table(0).unwrap().mapped(), []);
+    process.map(container, 0xfffe_0000, BUFFER, 16 * PAGE, 3).unwrap();
+    process.map(container, 1 << 32, BUFFER, 16 * PAGE, 3).unwrap();
+    // Who joins with a region where something is mapped is refused.
+    world.iommu.regions.lock().unwrap().push(region(0xfffe_8000, 0xfffe_8fff, ReservedKind::Reserved));
+    assert_eq!(process.join_to(container, 8).err(), Some(Errno::Einval));
+    process.unmap_tce(container, 0xfffe_0000, 16 * PAGE).unwrap();
+    process.join_to(container, 8).unwrap();
+    assert_eq!(process.map(container, 0xfffe_0000, BUFFER, 16 * PAGE, 3), Err(Errno::Einval));
 }
 
 #[test]
