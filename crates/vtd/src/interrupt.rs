@@ -45,8 +45,6 @@ enum Use {
     Taken,
     /// Somebody does, and hardware may go by what it was before.
     Doubted,
-    /// Nobody has it any more, and hardware may go by what it was before.
-    Left,
 }
 
 impl<P: Platform, R> fmt::Debug for InterruptRemapping<P, R> {
@@ -250,7 +248,7 @@ impl<P: Platform, R: Registers> InterruptRemapping<P, R> {
     ///
     /// # Errors
     ///
-    /// The hardware did not confirm; the entries are not given out again before it has, of which it is asked when errors are next handled.
+    /// The hardware did not confirm; the entries are not given out again.
     pub fn free_block(&self, block: InterruptBlock) -> Result<(), InterruptError> {
         let mut entries = self.entries.lock();
         if entries.is_empty() {
@@ -259,23 +257,13 @@ impl<P: Platform, R: Registers> InterruptRemapping<P, R> {
         for index in 0..block.count() {
             self.hardware.store_word(self.at(block.first + index), 0);
         }
-        let its = usize::from(block.first)..usize::from(block.first) + usize::from(block.count());
-        entries[its.clone()].fill(Use::Left);
         let count_lg2 = if mutant!("vtd-interrupts-of-a-block-remembered") { 0 } else { block.count_lg2 };
         match self.forget(block.first, count_lg2) {
             Err(_) if mutant!("vtd-interrupts-free-though-not-forgotten") => {}
             forgotten => forgotten?,
         }
-        entries[its].fill(Use::Free);
+        entries[usize::from(block.first)..][..usize::from(block.count())].fill(Use::Free);
         Ok(())
-    }
-
-    /// Asks again of entries that were given back without the hardware's word: with that they are free.
-    pub(crate) fn settle(&self) {
-        let mut entries = self.entries.lock();
-        if entries.contains(&Use::Left) && self.hardware.run(&[Descriptor::interrupts_all()]).is_ok() {
-            entries.iter_mut().filter(|entry| **entry == Use::Left).for_each(|entry| *entry = Use::Free);
-        }
     }
 
     /// What a device is to write for entry `index` of a block.

@@ -626,7 +626,6 @@ impl<P: Platform, R: Registers> Iommu<P> for Vtd<P, R> {
             drop(configuration);
             drop(found);
             self.hardware.settle();
-            self.interrupts.iter().for_each(InterruptRemapping::settle);
         }
         errors
     }

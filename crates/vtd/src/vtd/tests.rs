@@ -581,24 +581,6 @@ fn interrupts_that_are_not_confirmed_gone_are_not_given_out_again() {
 }
 
 #[test]
-fn interrupts_that_were_not_confirmed_gone_are_given_out_again_once_hardware_has_forgotten_them() {
-    let (fake, unit, _) = remapping();
-    let remapping = unit.interrupts().unwrap();
-    let (kept, block) = (remapping.allocate(128).unwrap(), remapping.allocate(128).unwrap());
-    fake.with(|state| state.asleep = true);
-    assert!(matches!(remapping.free_block(block), Err(InterruptError::Sync(_))));
-    unit.handle_errors();
-    assert_eq!(remapping.allocate(1), Err(InterruptError::NoEntries), "it is asked again, and not confirmed");
-    fake.with(|state| state.asleep = false);
-    unit.handle_errors();
-    let again = remapping.allocate(128).unwrap();
-    assert_eq!((again.first(), remapping.allocate(1)), (128, Err(InterruptError::NoEntries)));
-    fake.take_log();
-    unit.handle_errors();
-    assert_eq!((fake.take_log(), kept.first()), (alloc::vec![], 0), "once");
-}
-
-#[test]
 fn an_interrupt_is_for_its_requester_alone_and_is_forgotten_when_it_changes() {
     let fake = Fake::legacy();
     let interrupts = Some(InterruptConfig { entries_lg2: 8, x2apic: true });
