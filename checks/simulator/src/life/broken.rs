@@ -489,14 +489,21 @@ fn a_group_that_is_still_held_when_a_life_is_over_breaks_no_leak() {
 
 #[test]
 fn a_register_that_is_written_when_the_book_forbids_it_breaks_book() {
-    let world = plain();
-    assert_eq!(world.serve(0), Done::Succeeded);
-    assert_eq!(objection(&world), None);
-    // SMMU_STRTAB_BASE, while SMMU_CR0.SMMUEN is set.
-    let base = Pa::new(world.spec.units[0].registers + 0x80);
-    world.bus.write_register(base, Width::Bits64, 0).expect("a register is there");
-    assert_eq!(world.serve(0), Done::Succeeded);
-    assert_eq!(objection(&world), Some(Promise::Book));
+    for at_the_end in [false, true] {
+        let world = plain();
+        assert_eq!(world.serve(0), Done::Succeeded);
+        assert_eq!(objection(&world), None);
+        // SMMU_STRTAB_BASE, while SMMU_CR0.SMMUEN is set.
+        let base = Pa::new(world.spec.units[0].registers + 0x80);
+        world.bus.write_register(base, Width::Bits64, 0).expect("a register is there");
+        // When everybody has left, nobody serves interrupts any more.
+        if at_the_end {
+            world.take_down()
+        } else {
+            _ = world.serve(0)
+        }
+        assert_eq!(objection(&world), Some(Promise::Book), "at the end {at_the_end}");
+    }
 }
 
 /// Puts a command into the queue of the SMMUv3, behind its driver's back.

@@ -118,11 +118,16 @@ impl World {
         };
         let _errors = state.unit.handle_errors();
         self.hub.trace(|trace| trace.note(&[faults as u64]));
-        let forbidden = state.iron.take_unpredictable();
-        let (doubted, flipped) = (self.doubted(), self.hub.has_flipped());
-        let of_driver =
-            forbidden.into_iter().find(|one| !state.iron.is_excused(one, self.hub.tap(unit), doubted));
-        self.hub.hold(Promise::Book, of_driver.is_none() || flipped, || format!("{of_driver:?}"));
+        self.nothing_is_forbidden(unit);
         Done::Succeeded
+    }
+
+    /// Nothing was done to an IOMMU that its book forbids.
+    pub(super) fn nothing_is_forbidden(&self, unit: usize) {
+        let (iron, tap) = (&self.units[unit].iron, self.hub.tap(unit));
+        let (doubted, flipped) = (self.doubted(), self.hub.has_flipped());
+        let forbidden = iron.take_unpredictable();
+        let of_driver = forbidden.into_iter().find(|one| !iron.is_excused(one, tap, doubted));
+        self.hub.hold(Promise::Book, of_driver.is_none() || flipped, || format!("{of_driver:?}"));
     }
 }

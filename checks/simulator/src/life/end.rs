@@ -77,7 +77,7 @@ impl World {
     }
 
     /// Groups and SMMUs go, and then the heap must be empty.
-    fn take_down(&self) {
+    pub(super) fn take_down(&self) {
         let spoiled = self.hub.has_flipped();
         for group in &self.groups {
             let count = group.group.ownership().count;
@@ -92,11 +92,12 @@ impl World {
                 format!("addresses are kept back: {stats:?}")
             });
         }
-        for (unit, spec) in self.units.iter().zip(&self.spec.units) {
+        for (index, (unit, spec)) in self.units.iter().zip(&self.spec.units).enumerate() {
             let keeps = spec.parts.keeps();
             let down = unit.driver.teardown();
             self.kept.fetch_add(keeps, Relaxed);
             self.hub.hold(Promise::NoLeak, down.is_ok(), || format!("teardown: {down:?}"));
+            self.nothing_is_forbidden(index);
         }
     }
 }

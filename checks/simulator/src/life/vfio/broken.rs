@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use model_bus::Width;
 use portcullis::core::owner::Owner;
 use portcullis::types::{Pa, PaRange, SourceId};
 use portcullis::vfio::{Errno, UserMemory};
@@ -268,6 +269,27 @@ fn memory_that_is_used_after_it_was_freed_breaks_reclaim() {
     let _read = model_bus::Fabric::read(&*world.bus, block, &mut [0; 8]);
     world.look_after(OpKind::Step);
     assert_eq!(objection(&world), Some(Promise::Reclaim));
+}
+
+/// Writes SMMU_STRTAB_BASE of the first SMMU, while SMMU_CR0.SMMUEN is set.
+fn does_what_is_forbidden(world: &UserWorld) {
+    world.bus.write_register(Pa::new(0x0900_0080), Width::Bits64, 0).expect("a register is there");
+}
+
+#[test]
+fn a_register_that_is_written_when_the_book_forbids_it_breaks_book() {
+    for at_the_end in [false, true] {
+        let world = usable(MachineKind::Vfio);
+        world.look_after(OpKind::Step);
+        assert_eq!(objection(&world), None);
+        does_what_is_forbidden(&world);
+        if at_the_end {
+            world.end(None)
+        } else {
+            world.look_after(OpKind::Step)
+        }
+        assert_eq!(objection(&world), Some(Promise::Book), "at the end {at_the_end}");
+    }
 }
 
 #[test]

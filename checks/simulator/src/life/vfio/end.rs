@@ -88,13 +88,11 @@ impl UserWorld {
                 let down = driver.teardown();
                 self.hub.hold(Promise::NoLeak, down.is_ok(), || format!("teardown: {down:?}"));
             }),
-            Iron::Power { model, driver, .. } => {
+            Iron::Power { driver, .. } => {
                 let down = driver.teardown();
                 self.hub.hold(Promise::NoLeak, down.is_ok(), || format!("teardown: {down:?}"));
-                let forbidden = model.take_unpredictable();
-                let first = forbidden.first();
-                self.hub.hold(Promise::Book, first.is_none(), || format!("{first:?}"));
             }
         }
+        self.nothing_is_forbidden();
     }
 }

@@ -265,13 +265,24 @@ impl UserWorld {
             let what = format!("hardware used memory that was freed, in {}: {first:?}", kind.name());
             self.hub.object(Wrong::new(Promise::Reclaim, what));
         }
-        if let Iron::Power { model, .. } = &self.iron
-            && self.step() & 0x3f == 0
-        {
-            let forbidden = model.take_unpredictable();
-            let first = forbidden.first();
-            self.hub.hold(Promise::Book, first.is_none(), || format!("{first:?}"));
+        if self.step() & 0x3f == 0 {
+            self.nothing_is_forbidden();
         }
+    }
+
+    /// Nothing was done to hardware that its book forbids.
+    fn nothing_is_forbidden(&self) {
+        let forbidden = match &self.iron {
+            Iron::Power { model, .. } => model.take_unpredictable().into_iter().next(),
+            Iron::Units(units) => {
+                let doubted = self.hub.faults.unconfirmed() > 0;
+                units.iter().enumerate().find_map(|(index, (iron, _))| {
+                    let tap = self.hub.tap(index);
+                    iron.take_unpredictable().into_iter().find(|one| !iron.is_excused(one, tap, doubted))
+                })
+            }
+        };
+        self.hub.hold(Promise::Book, forbidden.is_none(), || format!("{forbidden:?}"));
     }
 
     /// Whether event queues lost something in an operation in which accesses were refused.
