@@ -1,5 +1,6 @@
 //! What may be written after `portcullis`: the one definition from which help, man page and completions come.
 
+use core::time::Duration;
 use std::path::{Path, PathBuf};
 
 use clap::builder::PossibleValuesParser;
@@ -196,12 +197,12 @@ pub(crate) struct SimArguments {
     #[arg(long, value_name = "NAME", default_value = "any")]
     pub(crate) machine: MachineKind,
     /// How long.
-    #[arg(long, value_name = "M")]
-    pub(crate) minutes: Option<f64>,
+    #[arg(long, value_name = "M", value_parser = minutes)]
+    pub(crate) minutes: Option<Duration>,
     /// Nothing goes wrong.
     #[arg(long)]
     pub(crate) no_faults: bool,
-    /// On so many threads without a schedule or faults, on machines without processes: a failure may not come again.
+    /// On so many threads without a schedule or faults, on any one kind of machine whose lives are not of users [default: smmuv3]: a failure may not come again.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) threads: u8,
     /// Print the result for scripts: a JSON object on a line of its own.
@@ -237,6 +238,13 @@ fn seed(text: &str) -> Result<u64, String> {
     })
 }
 
+/// A number of minutes that can be waited for.
+fn minutes(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().map(|minutes| 60.0 * minutes);
+    let parsed = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    parsed.ok_or_else(|| "a number of minutes is wanted, 0 or more".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -252,6 +260,12 @@ mod tests {
     fn a_seed_is_decimal_or_hexadecimal() {
         assert_eq!((seed("17"), seed("0xff")), (Ok(17), Ok(255)));
         assert!(seed("-1").is_err() && seed("0x").is_err() && seed("1e3").is_err());
+    }
+
+    #[test]
+    fn minutes_are_no_fewer_than_none_and_no_more_than_can_be_waited_for() {
+        assert_eq!((minutes("0"), minutes("0.5")), (Ok(Duration::ZERO), Ok(Duration::from_secs(30))));
+        assert!(["-1", "nan", "inf", "1e300", "", "x"].into_iter().all(|text| minutes(text).is_err()));
     }
 
     #[test]

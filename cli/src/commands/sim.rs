@@ -20,13 +20,10 @@ pub(crate) fn run(arguments: &SimArguments) -> Result<(), Failure> {
     let seed = arguments.seed.unwrap_or_else(fresh_seed);
     let steps = arguments.steps.unwrap_or(if arguments.minutes.is_some() { u64::MAX } else { STEPS });
     let mut options = Options::new(seed, steps);
-    options.machine = arguments.machine;
     options.faults = !arguments.no_faults;
     options.threads = arguments.threads.into();
-    if options.threads > 1 {
-        options.machine = MachineKind::Smmuv3;
-    }
-    let limit = arguments.minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes));
+    options.machine = if options.threads > 1 { on_threads(arguments.machine)? } else { arguments.machine };
+    let limit = arguments.minutes;
     let bar = bar();
     let began = Instant::now();
     let mut watch = Watch::default();
@@ -53,6 +50,18 @@ pub(crate) fn run(arguments: &SimArguments) -> Result<(), Failure> {
             output::print(&format!("{objection}\n"))?;
             Err(Failure::Broken { promise: objection.promise.name(), seed: objection.seed })
         }
+    }
+}
+
+/// The machine on which several threads live at once: an SMMUv3, where nobody says.
+fn on_threads(machine: MachineKind) -> Result<MachineKind, Failure> {
+    match machine {
+        MachineKind::Any => Ok(MachineKind::Smmuv3),
+        MachineKind::Vfio | MachineKind::Power8 => Err(Failure::Usage(format!(
+            "--threads does not go with --machine {}: users of VFIO live on one thread",
+            machine.name()
+        ))),
+        machine => Ok(machine),
     }
 }
 
@@ -209,4 +218,18 @@ fn as_json(summary: &Summary, seed: u64, elapsed: Duration, watch: &Watch) -> St
         "operations": operations,
     });
     format!("{object}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_live_on_the_machine_that_was_asked_for_or_nowhere() {
+        let on = |machine| on_threads(machine).map_err(|failure| failure.code());
+        assert_eq!(on(MachineKind::Any), Ok(MachineKind::Smmuv3));
+        assert_eq!(on(MachineKind::X86Sva), Ok(MachineKind::X86Sva));
+        assert_eq!(on(MachineKind::Vfio), Err(2));
+        assert_eq!(on(MachineKind::Power8), Err(2));
+    }
 }
