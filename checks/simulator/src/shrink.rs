@@ -14,8 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Tells an objection, with a short trace.
 pub(crate) fn told(options: &Options, manner: Manner, plan: &[Step], wrong: Wrong, at: u64) -> Objection {
-    let end = plan.partition_point(|step| u64::from(step.index) <= at);
-    let mut short = plan[..end].to_vec();
+    let mut short: Vec<Step> = plan.iter().take(steps_again(plan, at)).copied().collect();
     if options.shrink {
         short = shrink(manner, short, &wrong);
     }
@@ -27,12 +26,20 @@ pub(crate) fn told(options: &Options, manner: Manner, plan: &[Step], wrong: Wron
     let replay = format!(
         "portcullis sim --seed {:#x} --steps {} --machine {}{}",
         manner.seed,
-        end.max(1) + 1,
+        steps_again(plan, at),
         options.machine.name(),
         if options.faults { "" } else { " --no-faults" }
     );
     let Wrong { promise, what } = wrong;
     Objection { promise, step: at, what, seed: manner.seed, trace: lines, replay }
+}
+
+/// How many operations are to be done so that all of this comes again. Somebody may object after the last one of a plan: then there are to be no more. And what is done at the
+/// end of an operation depends on which the next one is.
+fn steps_again(plan: &[Step], at: u64) -> usize {
+    let end = plan.partition_point(|step| u64::from(step.index) <= at);
+    let next = plan[end..].iter().position(|step| step.op.kind().is_some());
+    (end + next.map_or(0, |place| place + 1)).max(1)
 }
 
 /// Whether the same promise is broken by this plan.
@@ -75,4 +82,21 @@ fn shrink(manner: Manner, mut plan: Vec<Step>, wrong: &Wrong) -> Vec<Step> {
         }
     }
     plan
+}
+
+#[cfg(test)]
+mod unit_tests {
+    use super::*;
+    use crate::fault::FaultKind;
+    use crate::life::Op;
+
+    #[test]
+    fn a_life_is_lived_again_as_far_as_anybody_saw_of_it_and_with_its_end_if_that_was_it() {
+        let (passes, arms) = (Op::Step { turns: 1 }, Op::Arm { fault: FaultKind::NoSync, n: 1 });
+        let ops = [passes, passes, arms, passes, passes];
+        let plan: Vec<Step> = ops.into_iter().zip(0..).map(|(op, index)| Step { index, op }).collect();
+        let again = [0, 1, 3, 4, 5].map(|at| steps_again(&plan, at));
+        assert_eq!(again, [2, 4, 5, 5, 5]);
+        assert_eq!(steps_again(&[], 0), 1, "it was never born");
+    }
 }
