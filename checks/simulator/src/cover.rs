@@ -225,7 +225,7 @@ pub(crate) fn apart(op: OpKind, fault: FaultKind) -> Option<&'static str> {
         F::MessageLost if !needs.commands && op != OpKind::Step => {
             Some("it waits for no sync, and only syncs send messages")
         }
-        F::EventOverflow if !needs.refusals => Some("no access is refused in it"),
+        F::EventOverflow if !needs.refusals && !op.has_turns() => Some("no access is refused in it"),
         F::AtcSlow | F::AtcTwice | F::AtcNever if !needs.atc => Some("it invalidates no ATC"),
         F::PageOverflow
         | F::WrongPasid

@@ -242,6 +242,29 @@ fn hardware_that_is_held_back_confirms_late_or_not_until_the_operation_has_retur
 }
 
 #[test]
+fn a_device_that_was_reset_moves_bytes_though_nothing_was_ever_taken_from_it() {
+    let (world, ..) = mapped();
+    let before = world.hub.accesses();
+    assert_eq!(world.reset(0), Done::Succeeded);
+    assert_eq!(world.hub.accesses(), before + 1, "what it has it reaches");
+    let world = plain();
+    assert_eq!(world.reset(0), Done::Succeeded);
+    assert_eq!(world.refused.load(Relaxed), 1, "it has nothing");
+    assert_eq!(objection(&world), None);
+}
+
+#[test]
+fn firmware_lies_of_a_device_that_is_alone_too() {
+    let world = plain();
+    assert_eq!(world.remove(0), Done::Succeeded);
+    // While hardware may not answer, it lies of sources alone.
+    world.hub.faults.arm(FaultKind::NoSync, 1);
+    world.hub.faults.arm(FaultKind::LyingFirmware, 1);
+    assert_eq!(world.add(0), Done::Refused);
+    assert_eq!(objection(&world), None);
+}
+
+#[test]
 fn an_audit_finds_an_entry_past_translation_one_to_nowhere_and_one_without_sense() {
     // V, and Config in bits 3:1.
     let entries = [(0b1001, Promise::Isolation), (0b0001, Promise::Service), (0b1111, Promise::Hitless)];

@@ -104,8 +104,9 @@ impl World {
                 let taken = self.devices.iter().enumerate().find(|(other, state)| {
                     *other != index && state.spec.unit == unit && self.device(*other).is_some()
                 });
-                let (_, other) = taken?;
-                info.sources.extend(other.engine.sources.first());
+                let other = taken.and_then(|(_, other)| other.engine.sources.first().copied());
+                // Where nobody else is there, no table has room for it.
+                info.sources.push(other.unwrap_or_else(|| self.spec.units[unit].parts.no_source()));
             }
         }
         Some(Lie::Source)
@@ -271,10 +272,18 @@ impl World {
         }
         self.devices[index].engine.reset();
         self.hub.faults.fired(FaultKind::DmaAfterReset);
-        let stale: Vec<_> =
-            locked(&self.stale).iter().copied().filter(|stale| stale.device == index).collect();
-        for stale in stale {
-            let _refused = self.access(index, 0, stale.iova, 8, true);
+        let mut addresses: Vec<u64> = locked(&self.stale)
+            .iter()
+            .filter(|stale| stale.device == index)
+            .map(|stale| stale.iova)
+            .collect();
+        // And what it has, if it has anything; some address in any case.
+        addresses.extend(self.live_address(index, 0, 0));
+        if addresses.is_empty() {
+            addresses.push(self.granule());
+        }
+        for iova in addresses {
+            let _either_way = self.access(index, 0, iova, 8, true);
         }
         Done::Succeeded
     }

@@ -328,9 +328,7 @@ impl World {
         if matches!(kind, OpKind::Bind | OpKind::Unbind | OpKind::Exit | OpKind::Disable) {
             self.audit_pasids();
         }
-        if kind.needs().refusals {
-            self.events_were_lost(kind);
-        }
+        self.events_were_lost(kind);
         let uses = self.bus.cpu().ram().freed_use_count();
         // What a spoiled device's walks come to is nobody's.
         if uses > 0 && !self.hub.has_flipped() {

@@ -21,7 +21,7 @@ use portcullis_lab::boot::CpuSet;
 use super::OpKind;
 use super::irq::{BLOCKS, Bells, Block};
 use super::sva::{FLOOD, Sharing};
-use crate::cover::Coverage;
+use crate::cover::{Coverage, apart};
 use crate::fault::FaultKind;
 use crate::hub::{Hub, locked};
 use crate::machine::{
@@ -483,11 +483,12 @@ impl World {
         there.map(|member| (member, self.hub.shadow(|shadow| shadow.way(member)))).collect()
     }
 
-    /// Whether event queues lost something in an operation in which accesses were refused.
+    /// Whether event queues lost something in an operation in which accesses can be refused.
     pub(super) fn events_were_lost(&self, kind: OpKind) {
+        let meets = apart(kind, FaultKind::EventOverflow).is_none();
         for (unit, seen) in self.units.iter().zip(&self.events_lost) {
             let lost = unit.iron.events_lost();
-            if lost > seen.swap(lost, Relaxed) {
+            if lost > seen.swap(lost, Relaxed) && meets {
                 self.hub.faults.fired_in(kind, FaultKind::EventOverflow);
             }
         }

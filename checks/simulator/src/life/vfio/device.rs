@@ -6,6 +6,7 @@ use model_bus::Outcome;
 use portcullis::core::table_group::Freeze;
 use portcullis::types::Pa;
 
+use super::task::PAGE;
 use super::world::{Iron, UserWorld};
 use super::{Done, OpKind};
 use crate::fault::FaultKind;
@@ -156,13 +157,18 @@ impl UserWorld {
     pub(super) fn reset(&self, index: usize) -> Done {
         self.devices[index].engine.reset();
         self.hub.faults.happened(FaultKind::DmaAfterReset);
-        let stale: Vec<u64> = locked(&self.stale)
+        let mut addresses: Vec<u64> = locked(&self.stale)
             .iter()
             .filter(|(device, _)| *device == index)
             .map(|&(_, iova)| iova)
             .collect();
-        for iova in stale {
-            let _refused = self.access(index, 0, iova, 8, true);
+        // And what it has, if it has anything; some address in any case.
+        addresses.extend(self.live_address(index, 0, 0));
+        if addresses.is_empty() {
+            addresses.push(PAGE);
+        }
+        for iova in addresses {
+            let _either_way = self.access(index, 0, iova, 8, true);
         }
         if held() == 0 {
             self.thaw(index);

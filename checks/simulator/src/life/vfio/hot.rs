@@ -105,7 +105,7 @@ impl UserWorld {
             return Done::Skipped;
         }
         let before = self.before();
-        if self.hub.faults.fires(FaultKind::LyingFirmware) && !self.is_held() {
+        if !self.is_held() && self.hub.faults.fires(FaultKind::LyingFirmware) {
             self.lie(driver, group, &before);
             return Done::Refused;
         }

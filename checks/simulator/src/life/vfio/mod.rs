@@ -43,6 +43,7 @@ use world::{Container, Iron, USERS, UserWorld};
 
 use super::end::what_is_left;
 use super::{Done, Manner, Op, OpKind, Report, Step, salt, unborn, words};
+use crate::cover::apart;
 use crate::fault::FaultKind;
 use crate::hub::{Turns, locked};
 use crate::machine::{Spec, forget_held};
@@ -256,9 +257,7 @@ impl UserWorld {
     }
 
     fn look_after(&self, kind: OpKind) {
-        if kind.needs().refusals {
-            self.events_were_lost(kind);
-        }
+        self.events_were_lost(kind);
         let uses = self.bus.cpu().ram().freed_use_count();
         if uses > 0 {
             let first = self.bus.cpu().ram().freed_uses().into_iter().next();
@@ -285,11 +284,12 @@ impl UserWorld {
         self.hub.hold(Promise::Book, forbidden.is_none(), || format!("{forbidden:?}"));
     }
 
-    /// Whether event queues lost something in an operation in which accesses were refused.
+    /// Whether event queues lost something in an operation in which accesses can be refused.
     fn events_were_lost(&self, kind: OpKind) {
         let Iron::Units(units) = &self.iron else { return };
         let lost = units.iter().map(|(model, _)| model.events_lost()).sum();
-        if lost > self.events_lost.swap(lost, Relaxed) {
+        let meets = apart(kind, FaultKind::EventOverflow).is_none();
+        if lost > self.events_lost.swap(lost, Relaxed) && meets {
             self.hub.faults.fired_in(kind, FaultKind::EventOverflow);
         }
     }
