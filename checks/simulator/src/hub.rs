@@ -330,6 +330,12 @@ impl Hub {
         self.judged(freed);
     }
 
+    /// A buffer is about to go back to the heap.
+    pub(crate) fn buffer_freed(&self, range: PaRange) {
+        let freed = self.shadow(|shadow| shadow.buffer_freed(range.first().get(), range.last().get()));
+        self.judged(freed);
+    }
+
     /// An access is let through: is it one that somebody was granted?
     pub(crate) fn judge(&self, seen: &Seen) {
         let judged = self.shadow(|shadow| shadow.judge(seen));

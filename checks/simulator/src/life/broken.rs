@@ -9,14 +9,14 @@ use std::sync::{Arc, Weak};
 use model_bus::{Bus, Fabric, Outcome, Width};
 use portcullis::core::owner::Owner;
 use portcullis::hal::{BlockLayout, DmaMemory};
-use portcullis::types::{Pa, SizeLg2};
+use portcullis::types::{Pa, PaRange, SizeLg2};
 
 use super::irq::Forge;
 use super::sva::PROCESSES;
 use super::world::World;
 use super::{Done, OpKind, buried};
 use crate::fault::FaultKind;
-use crate::hub::{Place, Turns, locked};
+use crate::hub::{Hub, Place, Turns, locked};
 use crate::machine::Spec;
 use crate::options::MachineKind;
 use crate::oracle::tables::Way as Found;
@@ -486,6 +486,47 @@ fn a_buffer_that_is_freed_while_it_may_be_reached_breaks_reclaim() {
     });
     world.platform.free_buffer(buffer, layout);
     assert_eq!(objection(&world), Some(Promise::Reclaim));
+}
+
+#[test]
+fn a_buffer_that_is_freed_while_it_is_shared_breaks_reclaim() {
+    let world = plain();
+    assert_eq!(world.bind_driver(0), Done::Succeeded);
+    assert_eq!(world.coherent(0, 0, 0x1000), Done::Succeeded);
+    let space = locked(&world.groups[0].inner).space;
+    let grant = world.hub.shadow(|shadow| shadow.some_live(space, 0)).expect("it is shared");
+    let layout = BlockLayout::new(0x1000, 0x1000).expect("a page");
+    world.platform.free_buffer(Pa::new(grant.pa), layout);
+    assert_eq!(objection(&world), Some(Promise::Reclaim));
+}
+
+/// Gives memory away in the middle of an operation.
+struct Frees(Arc<Hub>, PaRange);
+
+impl Turns for Frees {
+    fn turn(&self, _: Place) {
+        self.0.freed(self.1);
+    }
+
+    fn watch(&self) {}
+}
+
+#[test]
+fn a_buffer_that_is_freed_though_hardware_did_not_confirm_breaks_reclaim() {
+    for frees in [false, true] {
+        let world = plain();
+        assert_eq!(world.bind_driver(0), Done::Succeeded);
+        assert_eq!(world.coherent(0, 0, 0x1000), Done::Succeeded);
+        let space = locked(&world.groups[0].inner).space;
+        let grant = world.hub.shadow(|shadow| shadow.some_live(space, 0)).expect("it is shared");
+        let buffer = PaRange::new(Pa::new(grant.pa), 0x1000).expect("it does not wrap");
+        let who: Arc<dyn Turns> = Arc::new(Frees(world.hub.clone(), buffer));
+        world.hub.give_turns(Arc::downgrade(&who), u32::from(frees));
+        world.hub.begin(7);
+        world.hub.faults.arm(FaultKind::NoSync, 1);
+        assert_eq!(world.free_coherent(0), Done::Refused);
+        assert_eq!(objection(&world), frees.then_some(Promise::Reclaim));
+    }
 }
 
 #[test]

@@ -327,6 +327,10 @@ impl World {
             }
             Err(Refused { error: error @ DmaUnmapError::NotFlushed(_), .. }) => {
                 self.excuse(&before, &error);
+                let freed = shared && self.hub.shadow(|shadow| shadow.is_dead(space, token));
+                self.hub.hold(Promise::Reclaim, !freed, || {
+                    format!("a buffer was freed that hardware did not confirm to have forgotten: {error:?}")
+                });
                 self.hub.shadow(|shadow| shadow.linger(space, token, now_ns, false));
                 self.keep(space, token, pages);
                 Err(None)

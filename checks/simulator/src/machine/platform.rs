@@ -52,9 +52,8 @@ impl SimPlatform {
         self.bus.cpu().alloc(layout.size_bytes(), layout.align_bytes())
     }
 
-    fn give(&self, first: Pa, layout: BlockLayout) {
-        let range = PaRange::new(first, layout.size_bytes()).expect("a block of RAM does not wrap");
-        self.hub.freed(range);
+    fn give(&self, first: Pa, layout: BlockLayout, told: impl FnOnce(&Hub, PaRange)) {
+        told(&self.hub, PaRange::new(first, layout.size_bytes()).expect("a block of RAM does not wrap"));
         if let Err(error) = self.bus.cpu().free(first, layout.size_bytes()) {
             panic!("freeing {layout:?} at {first}: {error}");
         }
@@ -67,7 +66,7 @@ impl TableMemory for SimPlatform {
     }
 
     fn free(&self, first: Pa, layout: BlockLayout) {
-        self.give(first, layout);
+        self.give(first, layout, Hub::freed);
     }
 
     fn load(&self, at: Pa) -> u64 {
@@ -102,7 +101,7 @@ impl DmaMemory for SimPlatform {
     }
 
     fn free_buffer(&self, first: Pa, layout: BlockLayout) {
-        self.give(first, layout);
+        self.give(first, layout, Hub::buffer_freed);
     }
 
     fn read(&self, at: Pa, into: &mut [u8]) {

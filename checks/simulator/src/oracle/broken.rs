@@ -203,6 +203,40 @@ fn memory_that_hardware_did_not_confirm_to_have_forgotten_is_not_freed() {
 }
 
 #[test]
+fn all_that_a_space_may_have_of_memory_that_is_freed_is_looked_at() {
+    let (mut shadow, space) = attached();
+    // Of two maps the first had hardware forget it, and the second did not.
+    let _first = shadow.begin_map(space, &[(0xc000, 0x1000)], true, true);
+    let second = shadow.begin_map(space, &[(0xc000, 0x1000)], true, true);
+    assert_eq!(broken(shadow.end_map(space, second, true)), None);
+    assert_eq!(broken(shadow.freed(0xc000, 0xcfff)), Some(Promise::Reclaim));
+    assert_eq!(broken(shadow.judge(&seen(0x4_0000, 0xc000))), Some(Promise::Isolation), "of neither");
+}
+
+#[test]
+fn a_buffer_that_is_granted_is_not_freed() {
+    let (mut shadow, space) = attached();
+    assert_eq!(broken(shadow.buffer_freed(0xa000, 0xafff)), None);
+    assert_eq!(broken(shadow.buffer_freed(0x9000, 0x9fff)), Some(Promise::Reclaim));
+    let token = shadow.begin_unmap(space, &[(0x1000, 0x2fff)]);
+    assert_eq!(broken(shadow.buffer_freed(0x9000, 0x9fff)), None, "its unmap may have been confirmed");
+    assert!(shadow.is_dead(space, token));
+}
+
+#[test]
+fn memory_that_an_unmap_left_to_a_flush_is_not_freed_before_one() {
+    for (flushes, wanted) in [(false, Some(Promise::Reclaim)), (true, None)] {
+        let (mut shadow, space) = attached();
+        let token = shadow.begin_unmap(space, &[(0x1000, 0x2fff)]);
+        shadow.linger(space, token, 0, false);
+        if flushes {
+            shadow.told_to_flush();
+        }
+        assert_eq!(broken(shadow.freed(0x8000, 0x8fff)), wanted);
+    }
+}
+
+#[test]
 fn the_last_pin_of_a_page_that_somebody_is_granted_does_not_go() {
     let (mut shadow, space) = attached();
     assert_eq!(broken(shadow.unpinned(&[space], 0x9000, 0x9fff)), Some(Promise::Reclaim));

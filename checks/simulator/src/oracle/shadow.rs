@@ -573,7 +573,25 @@ impl Shadow {
                 format!("memory {first:#x}..={last:#x} is let go, and granted in space {space}: {grant:x?}");
             return Err(Wrong::new(Promise::Reclaim, what));
         }
-        self.freed(first, last)
+        self.goes(first, last, false)
+    }
+
+    /// A buffer that was somebody's device's goes back to the heap.
+    ///
+    /// # Errors
+    ///
+    /// As [`freed`](Self::freed), and if some device is granted it.
+    pub(crate) fn buffer_freed(&mut self, first: u64, last: u64) -> Result<(), Wrong> {
+        let all: Vec<SpaceId> = (0..self.spaces.len()).collect();
+        match self.granted_at(&all, first, last) {
+            Some((space, grant)) => {
+                let what = format!(
+                    "a buffer {first:#x}..={last:#x} is freed, and granted in space {space}: {grant:x?}"
+                );
+                Err(Wrong::new(Promise::Reclaim, what))
+            }
+            None => self.freed(first, last),
+        }
     }
 
     /// Whether something that was begun with a token may still be reached.
@@ -588,26 +606,42 @@ impl Shadow {
     ///
     /// Somebody may reach it, and not only because an unmap of it is under way.
     pub(crate) fn freed(&mut self, first: u64, last: u64) -> Result<(), Wrong> {
+        self.goes(first, last, true)
+    }
+
+    /// Memory is another's from here on: the slack is over. `of_heap`: what an unmap left to a flush is held for that. (Users' pages are let go behind syncs that nobody counts.)
+    fn goes(&mut self, first: u64, last: u64, of_heap: bool) -> Result<(), Wrong> {
         self.check(Promise::Reclaim);
-        for (id, space) in self.spaces.iter_mut().enumerate() {
-            // From here on it is another's: the slack is over.
-            let leaving = space.leaving.iter_mut();
-            leaving
-                .filter(|one| one.grant.pa <= last && one.grant.last_pa() >= first)
-                .for_each(|one| one.dead = true);
-            let mut arriving = space.arriving.iter_mut().filter(|one| one.pa <= last && one.last_pa >= first);
-            if let Some(one) = arriving.next() {
+        let mut whose: Option<String> = None;
+        for (id, Space { leaving, arriving, flushes, .. }) in self.spaces.iter_mut().enumerate() {
+            // A flush that began since may have succeeded, though it has not returned yet.
+            let waits = |since: u64| *flushes <= since;
+            let hit = leaving.iter_mut().filter(|one| one.grant.pa <= last && one.grant.last_pa() >= first);
+            for one in hit {
                 one.dead = true;
-                // A flush that began since may have succeeded, though it has not returned yet.
-                if !one.kept || space.flushes > one.flushes {
-                    continue;
+                if of_heap && one.until != Until::Return && waits(one.flushes) {
+                    whose.get_or_insert_with(|| format!("space {id} may reach it: {one:x?}"));
                 }
-                let what =
-                    format!("memory {first:#x}..={last:#x} was freed, and space {id} may reach it: {one:x?}");
-                return Err(Wrong::new(Promise::Reclaim, what));
+            }
+            for one in arriving.iter_mut().filter(|one| one.pa <= last && one.last_pa >= first) {
+                one.dead = true;
+                if one.kept && waits(one.flushes) {
+                    whose.get_or_insert_with(|| format!("space {id} may reach it: {one:x?}"));
+                }
             }
         }
-        Ok(())
+        match whose {
+            Some(whose) => {
+                let what = format!("memory {first:#x}..={last:#x} was freed, and {whose}");
+                Err(Wrong::new(Promise::Reclaim, what))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether memory behind something that was begun with a token has gone to another use.
+    pub(crate) fn is_dead(&self, space: SpaceId, token: Token) -> bool {
+        self.spaces[space].leaving.iter().any(|one| one.token == token && one.dead)
     }
 
     /// How often somebody has lost something so far.

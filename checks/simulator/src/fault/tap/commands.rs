@@ -53,15 +53,10 @@ impl CommandTap {
         let mut flushes = false;
         for slot in slots(base, lg2, old, prod) {
             let Ok(word) = bus.cpu().load64(slot) else { continue };
-            match word & 0xff {
-                // CMD_TLBI_NH_ALL, NH_ASID, EL2_ALL, EL2_ASID, S12_VMALL, NSNH_ALL.
-                0x10 | 0x11 | 0x20 | 0x21 | 0x28 | 0x30 => flushes = true,
-                _ => {}
-            }
             // A sync that is refused says nothing either, but is no command that has failed.
-            if word & 0xff != 0x46 {
-                falsify(bus, faults, slot, word & !0xff | NO_COMMAND);
-            }
+            let falsified = word & 0xff != 0x46 && falsify(bus, faults, slot, word & !0xff | NO_COMMAND);
+            // CMD_TLBI_NH_ALL, NH_ASID, EL2_ALL, EL2_ASID, S12_VMALL, NSNH_ALL.
+            flushes |= !falsified && matches!(word & 0xff, 0x10 | 0x11 | 0x20 | 0x21 | 0x28 | 0x30);
         }
         flushes
     }
@@ -111,5 +106,30 @@ impl Tap for CommandTap {
         let (bits, split, two_levels) = (config & 0x3f, config >> 6 & 0x1f, config >> 16 & 3 == 1);
         let is_there = base != 0 && two_levels && source.checked_shr(bits).unwrap_or(0) == 0;
         is_there.then(|| Pa::new(base + 8 * u64::from(source >> split)))
+    }
+}
+
+#[cfg(test)]
+mod unit_tests {
+    use model_bus::BusOptions;
+    use portcullis::types::PaRange;
+
+    use super::*;
+    use crate::fault::FaultKind;
+
+    #[test]
+    fn what_was_falsified_makes_hardware_forget_nothing() {
+        let ram = PaRange::new(Pa::new(0x4000_0000), 0x1_0000).expect("RAM does not wrap");
+        let bus = Bus::new(&BusOptions::new(ram, 1));
+        let (tap, faults) = (CommandTap::new(0x900_0000), Faults::default());
+        let write = |offset, value| tap.written(&bus, &faults, Written { offset, value });
+        // 16 commands, of which two are CMD_TLBI_NSNH_ALL.
+        write(CMDQ_BASE, 0x4000_0000 | 4);
+        for slot in [0, 0x10] {
+            bus.cpu().store64(Pa::new(0x4000_0000 + slot), 0x30).expect("it lies in RAM");
+        }
+        assert!(write(CMDQ_PROD, 1).flushes);
+        faults.arm(FaultKind::CommandError, 1);
+        assert!(!write(CMDQ_PROD, 2).flushes);
     }
 }

@@ -60,9 +60,10 @@ impl DescriptorTap {
             let Ok(word) = bus.cpu().load64(slot) else { continue };
             // Type, bits 11:9 and 3:0; granularity, bits 5:4. IOTLB: global and of a domain; with PASID: of a PASID.
             let kind = word >> 5 & 0x70 | word & 0xf;
-            flushes |= matches!((kind, word >> 4 & 3), (2, 1 | 2) | (6, 2));
             if kind != WAIT && falsify(bus, faults, slot, word & !0xe0f | NO_DESCRIPTOR) {
                 *locked(&self.falsified).entry(head).or_default() += 1;
+            } else {
+                flushes |= matches!((kind, word >> 4 & 3), (2, 1 | 2) | (6, 2));
             }
         }
         flushes
@@ -135,5 +136,22 @@ mod unit_tests {
         let excused = [(); 3].map(|()| tap.has_falsified("head 0x0, IQEI 3"));
         assert_eq!(excused, [true, true, false]);
         assert!(!tap.has_falsified("head 0x10, IQEI 3"));
+    }
+
+    #[test]
+    fn what_was_falsified_makes_hardware_forget_nothing() {
+        let ram = PaRange::new(Pa::new(0x4000_0000), 0x1_0000).expect("RAM does not wrap");
+        let bus = Bus::new(&BusOptions::new(ram, 1));
+        let (tap, faults) = (DescriptorTap::new(0x900_0000), Faults::default());
+        let write = |offset, value| tap.written(&bus, &faults, Written { offset, value });
+        write(ADDRESS, 0x4000_0000);
+        write(COMMAND, 1 << 26);
+        // Two invalidations of all of the IOTLB.
+        for slot in [0, 0x10] {
+            bus.cpu().store64(Pa::new(0x4000_0000 + slot), 0x12).expect("it lies in RAM");
+        }
+        assert!(write(TAIL, 0x10).flushes);
+        faults.arm(FaultKind::CommandError, 1);
+        assert!(!write(TAIL, 0x20).flushes);
     }
 }
