@@ -77,7 +77,7 @@ impl Faults {
         locked(&self.met).meet(current, kind);
     }
 
-    /// A device did what it must not: nothing that anybody's failure could be excused with.
+    /// A device did what it must not, or somebody died: nothing that anybody's failure could be excused with.
     pub(crate) fn happened(&self, kind: FaultKind) {
         let current = self.current();
         locked(&self.met).meet(current, kind);

@@ -464,6 +464,28 @@ fn an_error_that_blames_memory_when_nothing_was_wrong_breaks_service() {
 }
 
 #[test]
+fn an_error_that_nobody_can_have_asked_for_breaks_service_whatever_it_is() {
+    for fires in [false, true] {
+        let world = attached();
+        let before = world.before(None);
+        if fires {
+            world.hub.faults.fired(FaultKind::LateSync);
+        }
+        world.excuse_any(&before, &"Misaligned");
+        assert_eq!(objection(&world), (!fires).then_some(Promise::Service));
+    }
+}
+
+#[test]
+fn a_death_in_the_middle_of_an_operation_is_no_reason_for_its_failing() {
+    let world = attached();
+    let before = world.before(None);
+    assert_eq!(world.die(0), Done::Succeeded);
+    world.excuse(&before, &"Timeout");
+    assert_eq!(objection(&world), Some(Promise::Service));
+}
+
+#[test]
 fn memory_that_is_used_after_it_was_freed_breaks_reclaim() {
     let world = plain();
     let block = world.bus.cpu().alloc(0x1000, 0x1000).expect("there is memory");

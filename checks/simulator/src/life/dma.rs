@@ -160,9 +160,16 @@ impl World {
             let mut pool = locked(&self.pool);
             pages.into_iter().for_each(|(first, count)| pool.give(first, count));
         }
-        let lawful = matches!(error, DmaMapError::NoIova { .. } | DmaMapError::Segment(_));
+        let lawful = match error {
+            // The largest pages fill what a device of few bits reaches; of the smallest there are never so many.
+            DmaMapError::NoIova { .. } => self.granule() > 0x1000,
+            DmaMapError::Segment(_) => true,
+            // A list for which there was no memory.
+            DmaMapError::BadLength => nothing,
+            _ => false,
+        };
         if !lawful {
-            self.excuse(before, error);
+            self.excuse_any(before, error);
         }
         self.unwound(before, doubt, error);
         let grown = stats.live > before.live && !doubt && !self.crowded(before);
@@ -326,7 +333,7 @@ impl World {
                 Ok(())
             }
             Err(Refused { error: error @ DmaUnmapError::NotFlushed(_), .. }) => {
-                self.excuse(&before, &error);
+                self.excuse_any(&before, &error);
                 let freed = shared && self.hub.shadow(|shadow| shadow.is_dead(space, token));
                 self.hub.hold(Promise::Reclaim, !freed, || {
                     format!("a buffer was freed that hardware did not confirm to have forgotten: {error:?}")
@@ -336,7 +343,7 @@ impl World {
                 Err(None)
             }
             Err(Refused { error, mapping }) => {
-                self.excuse(&before, &error);
+                self.excuse_any(&before, &error);
                 let kept = mapping.is_some() && matches!(error, DmaUnmapError::Unmap(_));
                 let spoiled = self.hub.shadow(|shadow| shadow.is_space_spoiled(space));
                 self.hub.hold(Promise::Service, kept || spoiled, || {
@@ -425,7 +432,7 @@ impl World {
                 Done::Succeeded
             }
             Err(error) => {
-                self.excuse(before, &error);
+                self.excuse_any(before, &error);
                 Done::Refused
             }
         }
@@ -450,7 +457,7 @@ impl World {
                 Done::Succeeded
             }
             Err(error) => {
-                self.excuse(&before, &error);
+                self.excuse_any(&before, &error);
                 Done::Refused
             }
         }
@@ -513,7 +520,7 @@ impl World {
                 let ended = self.hub.shadow(|shadow| shadow.end_map(space, token, doubt));
                 self.hub.judged(ended);
                 if !matches!(error, portcullis::core::dma::MsiError::NoIova { .. }) {
-                    self.excuse(&before, &error);
+                    self.excuse_any(&before, &error);
                 }
                 Done::Refused
             }

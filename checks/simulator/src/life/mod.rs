@@ -369,9 +369,7 @@ impl World {
 
     /// An error that blames hardware or memory must have a fault behind it.
     fn excuse(&self, before: &Before, error: &dyn Debug) {
-        // A device that answers nothing any more answers nobody, whosever invalidation made it fall silent.
-        let silent = || self.devices.iter().any(|device| device.engine.is_mute());
-        if self.hub.faults.count() > before.fired || self.hub.is_held() || silent() {
+        if self.had_reason(before) {
             return;
         }
         let text = format!("{error:?}");
@@ -391,6 +389,19 @@ impl World {
         ];
         let blames = BLAMES.iter().any(|word| text.contains(word));
         self.hub.hold(Promise::Service, !blames, || format!("nothing was wrong, and yet: {text}"));
+    }
+
+    /// The same of an operation that asks for nothing which it could be refused: whatever the error is.
+    fn excuse_any(&self, before: &Before, error: &dyn Debug) {
+        let excused = self.had_reason(before) || self.hub.has_flipped();
+        self.hub.hold(Promise::Service, excused, || format!("nothing was wrong, and yet: {error:?}"));
+    }
+
+    /// Whether an operation may have failed for something that happened in it.
+    fn had_reason(&self, before: &Before) -> bool {
+        // A device that answers nothing any more answers nobody, whosever invalidation made it fall silent.
+        let silent = || self.devices.iter().any(|device| device.engine.is_mute());
+        self.hub.faults.count() > before.fired || self.hub.is_held() || silent()
     }
 
     /// Whether hardware may not have confirmed something in an operation: a fault in it kept it from that, or one of somebody else's held it back, before whose wait this

@@ -440,7 +440,7 @@ impl World {
                     break;
                 }
                 if done == Done::Skipped {
-                    self.hub.faults.fired(crate::fault::FaultKind::UserDies);
+                    self.hub.faults.happened(crate::fault::FaultKind::UserDies);
                 }
                 let claim = held.claims.first().copied();
                 done = match claim.and_then(|device| u8::try_from(device).ok()) {

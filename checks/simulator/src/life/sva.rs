@@ -259,7 +259,7 @@ impl World {
         let Some(Process { watched, .. }) = taken else { return Done::Skipped };
         let bound = locked(&sharing.bonds).iter().flatten().any(|bond| bond.bond.mm().id() == watched.id());
         if bound {
-            self.hub.faults.fired(FaultKind::UserDies);
+            self.hub.faults.happened(FaultKind::UserDies);
         }
         watched.exit();
         Done::Succeeded

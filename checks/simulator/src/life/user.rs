@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use portcullis::core::domain::{Domain, DomainMapError, DomainType, DomainUnmapError};
+use portcullis::core::domain::{Domain, DomainMapError, DomainType};
 use portcullis::core::iommu::MapError;
 use portcullis::types::{Iova, IovaRange, Pa, Perms, Prot};
 
@@ -40,6 +40,7 @@ impl World {
                 Done::Succeeded
             }
             Err(error) => {
+                // There may be no more ids, or banks.
                 self.excuse(&before, &error);
                 self.unwound(&before, false, &error);
                 Done::Refused
@@ -199,7 +200,7 @@ impl World {
                 self.forbidden(state).into_iter().any(|(low, high)| hits(low, high))
             }
             _ => {
-                self.excuse(before, error);
+                self.excuse_any(before, error);
                 true
             }
         };
@@ -261,12 +262,8 @@ impl World {
             }
             Err(error) => {
                 self.hub.shadow(|shadow| shadow.undo_unmap(state.space, token));
-                if !matches!(
-                    error,
-                    DomainUnmapError::Unmap(portcullis::core::iommu::UnmapError::WouldSplit { .. })
-                ) {
-                    self.excuse(&before, &error);
-                }
+                // No block was mapped that would have to be cut.
+                self.excuse_any(&before, &error);
                 self.unwound(&before, false, &error);
                 Done::Refused
             }
@@ -304,7 +301,7 @@ impl World {
                 Done::Succeeded
             }
             Err(error) => {
-                self.excuse(&before, &error);
+                self.excuse_any(&before, &error);
                 Done::Refused
             }
         }
