@@ -4,7 +4,8 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::world::World;
+use super::world::{Slot, World};
+use crate::hub::locked;
 use crate::oracle::tables::{Tables, Way as Found};
 use crate::oracle::{Way, Wrong};
 use crate::promise::Promise;
@@ -35,6 +36,32 @@ impl World {
                 self.audit_source(index, source, way, found, &mut seen);
             }
             self.audit_contexts(index, way);
+        }
+        self.audit_addresses();
+    }
+
+    /// Every range of addresses that a domain of the DMA API has handed out is some driver's, or a doorbell's; and no other.
+    pub(super) fn audit_addresses(&self) {
+        for state in &self.groups {
+            let (space, doorbells) = {
+                let inner = locked(&state.inner);
+                (inner.space, inner.doorbells.len())
+            };
+            // What cannot be unmapped stays.
+            if self.hub.shadow(|shadow| shadow.is_space_spoiled(space)) {
+                continue;
+            }
+            let is_its = |slot: &&Slot| match slot {
+                Slot::Single { space: of, .. }
+                | Slot::List { space: of, .. }
+                | Slot::Shared { space: of, .. } => *of == space,
+                Slot::Empty | Slot::Busy => false,
+            };
+            let held = locked(&self.slots).iter().filter(is_its).count() + doorbells;
+            let stats = state.group.default_domain().dma_stats();
+            self.hub.hold(Promise::NoLeak, stats.live == held as u64, || {
+                format!("group {} has handed out {stats:?}, and its drivers have {held}", state.group.id())
+            });
         }
     }
 

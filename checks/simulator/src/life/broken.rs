@@ -13,11 +13,11 @@ use portcullis::types::{Pa, PaRange, SizeLg2};
 
 use super::irq::Forge;
 use super::sva::PROCESSES;
-use super::world::World;
+use super::world::{Slot, World};
 use super::{Done, OpKind, buried};
 use crate::fault::FaultKind;
 use crate::hub::{Hub, Place, Turns, locked};
-use crate::machine::Spec;
+use crate::machine::{DeviceSpec, Spec};
 use crate::options::MachineKind;
 use crate::oracle::tables::Way as Found;
 use crate::oracle::{Ended, Grant, Meaning, SpaceId, Way};
@@ -331,6 +331,95 @@ fn a_map_over_a_reserved_region_breaks_reserved() {
     reserve_all(&mut world);
     assert_eq!(world.user_map(0, 0, 1, 2, 1), Done::Succeeded);
     assert_eq!(objection(&world), Some(Promise::Reserved));
+}
+
+/// Two devices in one group.
+fn together() -> Arc<World> {
+    let alone = spec(MachineKind::Smmuv3);
+    let other = DeviceSpec { sources: vec![0x40], ..alone.devices[0].clone() };
+    booted(Spec { devices: vec![alone.devices[0].clone(), other], ..alone })
+}
+
+#[test]
+fn a_map_where_something_is_reserved_for_another_device_of_the_group_breaks_reserved() {
+    for is_there in [true, false] {
+        let mut world = together();
+        assert_eq!(world.bind_driver(0), Done::Succeeded);
+        if !is_there {
+            assert_eq!(world.remove(1), Done::Succeeded);
+        }
+        let state = Arc::get_mut(&mut world).expect("nobody else has it");
+        state.devices[1].spec.reserved = Some((0, u64::MAX));
+        assert_eq!(world.map(0, 0, 1, 0, 2), Done::Succeeded);
+        assert_eq!(objection(&world), is_there.then_some(Promise::Reserved));
+    }
+}
+
+#[test]
+fn a_map_beyond_what_a_device_reaches_breaks_reserved() {
+    let mut world = plain();
+    assert_eq!(world.bind_driver(0), Done::Succeeded);
+    Arc::get_mut(&mut world).expect("nobody else has it").devices[0].spec.mask_bits = 13;
+    assert_eq!(world.map(0, 0, 1, 0, 2), Done::Succeeded);
+    assert_eq!(objection(&world), Some(Promise::Reserved));
+}
+
+#[test]
+fn a_device_that_comes_where_something_of_the_kernels_lies_in_its_reserved_region_breaks_reserved() {
+    let mut world = together();
+    assert_eq!(world.bind_driver(0), Done::Succeeded);
+    assert_eq!(world.remove(1), Done::Succeeded);
+    assert_eq!(world.map(0, 0, 1, 0, 2), Done::Succeeded);
+    let space = locked(&world.groups[0].inner).space;
+    let grant = world.hub.shadow(|shadow| shadow.some_live(space, 0)).expect("it is mapped");
+    // Its neighbour has been told of it as mapped elsewhere.
+    let away = Grant { first: 0x9_0000, last: 0x9_0fff, ..grant };
+    world.hub.shadow(|shadow| shadow.grant_over(space, away));
+    let state = Arc::get_mut(&mut world).expect("nobody else has it");
+    state.devices[1].spec.reserved = Some((0x9_0000, 0x9_0fff));
+    assert_eq!(world.add(1), Done::Succeeded);
+    assert_eq!(objection(&world), Some(Promise::Reserved));
+}
+
+#[test]
+fn a_list_with_a_segment_that_its_device_does_not_take_breaks_service() {
+    let lists: [fn(&mut DeviceSpec); 3] = [
+        |_| {},
+        // Pages of 4 KiB: of two the device takes one.
+        |spec| spec.max_segment = 1,
+        |spec| spec.boundary = SizeLg2::new(12),
+    ];
+    for (number, limit) in lists.into_iter().enumerate() {
+        let mut world = plain();
+        assert_eq!(world.bind_driver(0), Done::Succeeded);
+        limit(&mut Arc::get_mut(&mut world).expect("nobody else has it").devices[0].spec);
+        assert_eq!(world.scatter(0, 0, 1, 1, 2), Done::Succeeded);
+        assert_eq!(objection(&world), (number > 0).then_some(Promise::Service));
+    }
+}
+
+#[test]
+fn addresses_that_are_nobodys_and_are_not_free_break_no_leak() {
+    let (world, ..) = mapped();
+    world.audit_addresses();
+    assert_eq!(objection(&world), None);
+    let lost = core::mem::replace(&mut locked(&world.slots)[0], Slot::Empty);
+    world.audit_addresses();
+    assert_eq!(objection(&world), Some(Promise::NoLeak));
+    drop(lost);
+}
+
+#[test]
+fn an_attach_of_several_devices_that_drivers_of_the_kernel_use_breaks_one_owner() {
+    for used in [false, true] {
+        let world = together();
+        assert_eq!(world.new_domain(0, 0), Done::Succeeded);
+        if used {
+            locked(&world.groups[0].inner).ledger.kernel.push(0);
+        }
+        assert_eq!(world.attach(0, 0, 0), Done::Succeeded);
+        assert_eq!(objection(&world), used.then_some(Promise::OneOwner));
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::world::{DOORBELL, Slot, World};
 use super::{Before, Done};
 use crate::hub::locked;
 use crate::machine::SimPlatform;
-use crate::oracle::{Grant, SpaceId, Token};
+use crate::oracle::{Grant, SpaceId, Token, Way};
 use crate::promise::Promise;
 
 /// How long after a flush that failed the next one may be due: twice the bound on age, since the failure may be seen late.
@@ -117,7 +117,7 @@ impl World {
             self.confirmed(&dma, space);
         }
         for grant in grants {
-            self.check_reserved(device, grant, limit);
+            self.check_reserved(device, space, grant, limit);
             let granted = self.hub.shadow(|shadow| shadow.grant(space, *grant, several));
             self.hub.judged(granted);
         }
@@ -125,15 +125,23 @@ impl World {
         self.hub.judged(ended);
     }
 
-    fn check_reserved(&self, device: usize, grant: &Grant, limit: u64) {
+    /// Nothing is handed out that somebody has reserved for any device of the group, nor what the device does not reach.
+    fn check_reserved(&self, device: usize, space: SpaceId, grant: &Grant, limit: u64) {
         let spec = &self.devices[device].spec;
-        let hits = |first: u64, last: u64| grant.first <= last && grant.last >= first;
-        let interrupts = self.spec.units[spec.unit].parts.interrupts();
-        let reserved = spec.reserved.into_iter().chain(interrupts).find(|&(first, last)| hits(first, last));
-        let direct = self.firmware_page(spec).filter(|&page| hits(page, page + self.granule() - 1));
-        let fits = reserved.is_none() && direct.is_none() && grant.last <= limit && grant.first != 0;
+        let hits = |&(first, last): &(u64, u64)| grant.first <= last && grant.last >= first;
+        // Its neighbours are translated by the same table, if they are there.
+        let members = self.members(self.group_of(device)).into_iter();
+        let with_it = members.filter(|&(member, way)| member == device || way == Way::Space(space));
+        let regions = with_it.flat_map(|(member, _)| {
+            let spec = &self.devices[member].spec;
+            let page = self.firmware_page(spec).map(|page| (page, page + self.granule() - 1));
+            spec.reserved.into_iter().chain(page)
+        });
+        let reserved = regions.chain(self.spec.units[spec.unit].parts.interrupts()).find(hits);
+        let limit = limit.min(u64::MAX >> (64 - u32::from(spec.mask_bits)));
+        let fits = reserved.is_none() && grant.last <= limit && grant.first != 0;
         self.hub.hold(Promise::Reserved, fits, || {
-            format!("{grant:x?} for device {device}: reserved {reserved:x?}, firmware's {direct:x?}, reach {limit:#x}")
+            format!("{grant:x?} for device {device}: reserved {reserved:x?}, reach {limit:#x}")
         });
     }
 
@@ -205,6 +213,7 @@ impl World {
         let token = self.begin_map(&dma, space, &runs, read, write);
         match dma.map_sg(&buffers, way) {
             Ok(list) => {
+                self.check_segments(index, &list);
                 let grants = self.grants_of(&list, &buffers, (read, owed_read, write));
                 self.granted(index, space, token, &grants);
                 let ranges = grants.iter().map(|grant| (grant.first, grant.last)).collect();
@@ -217,6 +226,19 @@ impl World {
                 Done::Refused
             }
         }
+    }
+
+    /// No segment is longer than the device takes, nor crosses what it cannot cross.
+    fn check_segments(&self, device: usize, list: &SgMapping) {
+        let spec = &self.devices[device].spec;
+        let (most, boundary) = (spec.max_segment.max(self.granule()), spec.boundary);
+        let fits = list.segments().iter().all(|segment| {
+            let (first, last) = (segment.iova.get(), segment.iova.get() + (segment.len_bytes - 1));
+            segment.len_bytes <= most && boundary.is_none_or(|size| (first ^ last) >> size.get() == 0)
+        });
+        self.hub.hold(Promise::Service, fits, || {
+            format!("device {device} takes {most:#x} bytes within {boundary:?}: {:x?}", list.segments())
+        });
     }
 
     /// Where each buffer of a list is for the device: they fill the segments in their order.

@@ -92,6 +92,7 @@ impl World {
                 format!("addresses are kept back: {stats:?}")
             });
         }
+        self.audit_addresses();
         for (index, (unit, spec)) in self.units.iter().zip(&self.spec.units).enumerate() {
             let keeps = spec.parts.keeps();
             let down = unit.driver.teardown();

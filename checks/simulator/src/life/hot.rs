@@ -170,6 +170,7 @@ impl World {
                 if lie.is_none() {
                     self.excuse(&before, &error);
                 }
+                self.unwound(&before, false, &error);
                 return Done::Refused;
             }
         };
@@ -185,6 +186,9 @@ impl World {
         match end {
             Ok(()) => {
                 *locked(&self.devices[index].device) = Some(device);
+                if let Way::Space(space) = to {
+                    self.nothing_reserved(index, space);
+                }
                 Done::Succeeded
             }
             Err(error) => {

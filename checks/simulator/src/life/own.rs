@@ -96,6 +96,7 @@ impl World {
                     matches!(error, UseError::Owned(_)) == held.owner.is_some(),
                 );
                 self.excuse(&before, &error);
+                self.unwound(&before, false, &error);
                 Done::Refused
             }
         }
@@ -185,6 +186,7 @@ impl World {
                 };
                 self.expect(Promise::OneOwner, &error, fits);
                 self.excuse(&before, &error);
+                self.unwound(&before, false, &error);
                 Done::Refused
             }
         }
@@ -294,6 +296,13 @@ impl World {
                 self.hub.hold(Promise::OneOwner, fits, || {
                     format!("user {by} attached what is {:?}'s", held.owner)
                 });
+                let alone = by > 0 || members.len() == 1 || held.kernel.is_empty();
+                self.hub.hold(Promise::OneOwner, alone, || {
+                    format!(
+                        "{members:?} were attached elsewhere, and the kernel's drivers of {:?} use them",
+                        held.kernel
+                    )
+                });
                 self.hub.hold(Promise::Isolation, domain.unit == group.unit, || {
                     "a domain of another IOMMU was attached".to_owned()
                 });
@@ -308,13 +317,14 @@ impl World {
         }
     }
 
-    /// Nothing is mapped where a device that is attached must find nothing.
-    fn nothing_reserved(&self, device: usize, space: usize) {
+    /// Nothing is mapped where a device that is attached must find nothing, but what firmware works in.
+    pub(super) fn nothing_reserved(&self, device: usize, space: usize) {
         let spec = &self.devices[device].spec;
         let page = self.firmware_page(spec).filter(|_| !spec.relaxable);
         let regions = spec.reserved.into_iter().chain(page.map(|page| (page, page + self.granule() - 1)));
         for (first, last) in regions {
-            let there = self.hub.shadow(|shadow| shadow.live_in(space, first, last));
+            let mut there = self.hub.shadow(|shadow| shadow.live_in(space, first, last));
+            there.retain(|grant| grant.owed_read || grant.owed_write);
             self.hub.hold(Promise::Reserved, there.is_empty(), || {
                 format!("device {device} was attached where its reserved {first:#x}..={last:#x} is mapped: {there:x?}")
             });
@@ -345,6 +355,9 @@ impl World {
                 self.hub.hold(Promise::OneOwner, fits, || {
                     format!("user {who} detached what is {:?}'s", held.owner)
                 });
+                if who == 0 {
+                    members.iter().for_each(|&(member, _)| self.nothing_reserved(member, space));
+                }
                 Done::Succeeded
             }
             Err(error) => {

@@ -295,6 +295,7 @@ impl World {
                     matches!(error, EnableError::Driver(EnableSvaError::LeftBlocked(_))),
                 );
                 self.excuse(&before, &error);
+                self.unwound(&before, false, &error);
                 Done::Refused
             }
         }

@@ -100,7 +100,8 @@ impl UserWorld {
                     since: self.step(),
                 };
                 let reserved = self.reserved(index).filter(|&(from, to)| from <= high && to >= low);
-                let reach = state.device().dma_limit().get();
+                let mask = u64::MAX >> (64 - u32::from(state.spec.mask_bits));
+                let reach = state.device().dma_limit().get().min(mask);
                 self.hub.hold(Promise::Reserved, reserved.is_none() && high <= reach && low != 0, || {
                     format!("{grant:x?} for device {index}: reserved {reserved:x?}, reach {reach:#x}")
                 });
