@@ -153,6 +153,15 @@ impl Judge {
         groups.chain(held).collect()
     }
 
+    /// The groups of a device that wait for their response in an address space.
+    pub fn waiting(&self, device: DeviceIndex, pasid: Pasid) -> Vec<u16> {
+        let state = self.state();
+        let of_it = state.open.iter().filter(|((source, _), spaces)| {
+            state.sources.get(source) == Some(&device) && spaces.contains(&Some(pasid))
+        });
+        of_it.map(|((_, group), _)| *group).collect()
+    }
+
     /// A device was reset, or its requests were given up: nothing of it is waited for any more.
     pub fn forget_requests(&self, device: DeviceIndex) {
         let State { open, sources, .. } = &mut *self.state();
@@ -372,5 +381,45 @@ impl Downstream for Down {
             judge.respond(message);
         }
         self.real.upgrade().is_some_and(|real| real.page_response(message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model_bus::{Bus, BusOptions};
+    use portcullis::types::{Iova, PaRange};
+
+    use super::*;
+
+    /// An IOMMU that answers nobody.
+    struct Silent;
+
+    impl Translator for Silent {
+        fn access(&self, _: &Request, _: &mut dyn FnMut(Passage) -> Result<(), BusError>) -> Outcome {
+            Outcome::Aborted
+        }
+    }
+
+    #[test]
+    fn a_group_waits_in_the_address_space_in_which_it_was_asked_for() {
+        let ram = PaRange::new(Pa::new(0x4000_0000), 0x1_0000).expect("RAM does not wrap");
+        let judge = Judge::new(Arc::new(Silent), Shadow::new(Bus::new(&BusOptions::new(ram, 1))), true);
+        judge.know(3, &[SourceId(8)]);
+        let [one, other] = [1, 2].map(|pasid| Pasid::new(pasid).expect("few bits"));
+        let asks = PageRequest {
+            source: SourceId(8),
+            pasid: Some(one),
+            privileged: false,
+            execute: false,
+            iova: Iova::new(0x1000),
+            group: 5,
+            last: true,
+            read: true,
+            write: false,
+        };
+        judge.request_page(&asks);
+        judge.request_page(&PageRequest { group: 6, last: false, ..asks });
+        assert_eq!(judge.waiting(3, one), [5]);
+        assert_eq!((judge.waiting(3, other), judge.waiting(4, one)), (vec![], vec![]));
     }
 }

@@ -28,7 +28,7 @@ use super::world::{Unit, World};
 use super::{Done, Pick};
 use crate::fault::FaultKind;
 use crate::hub::{Hub, locked};
-use crate::machine::{Form, Hungry, Shared, SimPlatform, Switch};
+use crate::machine::{FORGED, Form, Hungry, Shared, SimPlatform, Switch};
 use crate::oracle::{Way, Wrong};
 use crate::promise::Promise;
 
@@ -154,6 +154,11 @@ impl Sharing {
     fn lingers(&self, device: usize) -> bool {
         locked(&self.lingering).iter().any(|one| one.device == device)
     }
+}
+
+/// Whether it is nobody's fault that groups wait still: of a device that sent several by one number, the wrong one may have been answered; of its own each has one.
+fn may_be_lost(lied: bool, groups: &[u16]) -> bool {
+    lied && groups.iter().all(|group| *group >= FORGED)
 }
 
 /// Where a process's table lies.
@@ -503,9 +508,9 @@ impl World {
                 if sharing.judge.shadow(|shadow| shadow.unbound(index, pasid)) {
                     self.pass(16);
                     let pending = self.unanswered(sharing, index, pasid);
-                    // Of one that sent several by one number, the wrong one may have been answered.
-                    let lies = self.devices[index].engine.has_lied();
-                    self.hub.hold(Promise::OneAnswer, pending.is_empty() || lies, || {
+                    let lied = self.devices[index].engine.has_lied();
+                    let lost = may_be_lost(lied, &sharing.judge.waiting(index, pasid));
+                    self.hub.hold(Promise::OneAnswer, pending.is_empty() || lost, || {
                         format!("device {index} was unbound from {pasid:?}, and waits for {pending:?}")
                     });
                     self.nothing_means(index, pasid);
@@ -690,13 +695,13 @@ impl World {
         let bound = bonds.iter().flatten().find(|bond| bond.device == index).map(|bond| bond.bond.pasid());
         drop(bonds);
         let page = bits & 0xffff_f000;
-        let group = u16::try_from(0x100 | bits >> 40 & 0xff).expect("9 bits");
+        let group = FORGED | u16::try_from(bits >> 40 & 0xff).expect("8 bits");
         let plain = engine.page_request(bound.or(Pasid::new(1)), page, group, bits & 1 == 0);
         self.forged.fetch_add(1, Relaxed);
         engine.lies();
         let of_number = |n: u64| PageRequest {
             iova: Iova::new(page + (n << 12)),
-            group: u16::try_from(0x100 | n & 0xff).expect("9 bits"),
+            group: FORGED | u16::try_from(n & 0xff).expect("8 bits"),
             ..plain
         };
         match kind {
@@ -879,5 +884,17 @@ impl World {
         let state = self.sharing.as_ref().and_then(|sharing| sharing.bond(bond)).expect("it is bound");
         self.devices[state.device].engine.stop(state.bond.pasid(), &mut || self.turn_of_waiting());
         state.bond.device().clone().unbind(&state.bond).expect("nothing is in its way");
+    }
+}
+
+#[cfg(test)]
+mod unit_tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_lies_is_owed_an_answer_to_what_it_asks_in_earnest() {
+        assert!(may_be_lost(true, &[FORGED, FORGED | 7]));
+        assert!(!may_be_lost(true, &[FORGED, 7]));
+        assert!(!may_be_lost(false, &[FORGED]));
     }
 }

@@ -69,6 +69,8 @@ struct State {
 
 /// Stands for none.
 const NO_PASID: u32 = u32::MAX;
+/// Groups of page requests that nobody should have sent have numbers from here on; an engine's own lie below.
+pub(crate) const FORGED: u16 = 0x100;
 /// How many addresses an engine never forgets.
 const REMEMBERED: usize = 8;
 

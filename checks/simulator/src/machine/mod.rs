@@ -25,7 +25,7 @@ mod power;
 mod spec;
 mod wire;
 
-pub(crate) use engine::{Engine, Form, Move, Root, Shared, Switch};
+pub(crate) use engine::{Engine, FORGED, Form, Move, Root, Shared, Switch};
 pub(crate) use fan::Fan;
 pub(crate) use function::{BAR_BYTES, Bell, SimFunction, SimSlot};
 pub(crate) use hungry::Hungry;
