@@ -50,13 +50,15 @@ pub(crate) enum Bell {
 }
 
 /// Where the kernel maps doorbells for whoever maps by himself. Observed: Linux 7.3, MSI_IOVA_BASE and MSI_IOVA_LENGTH of arm-smmu-v3.c.
-const DOORBELLS: core::ops::Range<u64> = 0x0800_0000..0x0810_0000;
+pub(crate) const DOORBELLS: core::ops::Range<u64> = 0x0800_0000..0x0810_0000;
+/// The page in which the interrupt controller takes messages.
+pub(crate) const DOORBELL_PAGE: u64 = 0x0808_0000;
 
 impl Bell {
     /// As the CPU would write it.
     fn address(self) -> u64 {
         match self {
-            Self::Mapped => 0x0808_0040,
+            Self::Mapped => DOORBELL_PAGE + 0x40,
             // Observed: QEMU 7.2, pnv_phb3_translate_iommu: messages of 64 bits have a top nibble of 1.
             Self::Decoded => 0x1000_0000_0000_0040,
         }

@@ -27,7 +27,7 @@ mod wire;
 
 pub(crate) use engine::{Engine, FORGED, Form, Move, Root, Shared, Switch};
 pub(crate) use fan::Fan;
-pub(crate) use function::{BAR_BYTES, Bell, SimFunction, SimSlot};
+pub(crate) use function::{BAR_BYTES, Bell, DOORBELL_PAGE, DOORBELLS, SimFunction, SimSlot};
 pub(crate) use hungry::Hungry;
 pub(crate) use iron::{Bit, Driver, FAR, Guest, Iron, Place, Remapping, Sight, bits_of};
 pub(crate) use lock::{forget_held, held};

@@ -17,7 +17,7 @@ use crate::fault::FaultKind;
 use crate::hub::locked;
 use crate::machine::Spec;
 use crate::options::MachineKind;
-use crate::oracle::Grant;
+use crate::oracle::{Grant, Shadow, SpaceId, Way};
 use crate::promise::Promise;
 
 const BOTH: [MachineKind; 2] = [MachineKind::Vfio, MachineKind::Power8];
@@ -269,6 +269,49 @@ fn memory_that_is_used_after_it_was_freed_breaks_reclaim() {
     let _read = model_bus::Fabric::read(&*world.bus, block, &mut [0; 8]);
     world.look_after(OpKind::Step);
     assert_eq!(objection(&world), Some(Promise::Reclaim));
+}
+
+#[test]
+fn an_audit_finds_what_is_mapped_and_not_granted_and_what_is_granted_and_not_mapped() {
+    type Told = fn(&mut Shadow, SpaceId, Grant);
+    let told: [(Told, Option<Promise>); 4] = [
+        (|_, _, _| {}, None),
+        (
+            |shadow, space, _| {
+                let token = shadow.begin_unmap(space, &[(0, u64::MAX)]);
+                shadow.end_unmap(space, token);
+            },
+            Some(Promise::Isolation),
+        ),
+        (
+            |shadow, space, grant| {
+                let next = Grant { first: grant.last + 1, last: grant.last + PAGE, ..grant };
+                shadow.grant_over(space, next);
+            },
+            Some(Promise::Service),
+        ),
+        (|shadow, _, _| shadow.end_move(0, Way::Blocked), Some(Promise::Isolation)),
+    ];
+    for (number, (tell, promise)) in told.into_iter().enumerate() {
+        let (world, grant) = mapped(MachineKind::Vfio);
+        assert_eq!(world.open_device(0, 0), Done::Succeeded);
+        assert_eq!(world.set_irqs(0, 0, 0b10_0100), Done::Succeeded, "a doorbell is nobody's grant");
+        let space = container(&world).space;
+        world.hub.shadow(|shadow| tell(shadow, space, grant));
+        world.audit();
+        assert_eq!(objection(&world), promise, "{number}");
+    }
+}
+
+#[test]
+fn an_audit_finds_a_group_that_left_and_is_in_its_container_still() {
+    let (world, _) = mapped(MachineKind::Vfio);
+    world.audit();
+    assert_eq!(objection(&world), None);
+    let kernels = world.groups[0].space;
+    world.hub.shadow(|shadow| shadow.end_move(0, Way::Space(kernels)));
+    world.audit();
+    assert_eq!(objection(&world), Some(Promise::Isolation));
 }
 
 /// Writes SMMU_STRTAB_BASE of the first SMMU, while SMMU_CR0.SMMUEN is set.

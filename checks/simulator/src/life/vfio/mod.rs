@@ -13,9 +13,11 @@
 //! | `kernel` | the kernel's own drivers |
 //! | `hot` | endpoints that come and go, and bridges |
 //! | `device` | what devices do, also in the middle of operations |
+//! | `audit` | all tables in memory, against the shadow |
 //! | `end` | teardown, and what must be true then |
 //! | `broken` | tests: each promise is broken, and somebody objects |
 
+mod audit;
 #[cfg(test)]
 mod broken;
 mod device;
@@ -41,6 +43,7 @@ pub(crate) use op::Call;
 pub(super) use plan::{CALLS, POWER, before};
 use world::{Container, Iron, USERS, UserWorld};
 
+use super::audit::EVERY;
 use super::end::what_is_left;
 use super::{Done, Manner, Op, OpKind, Report, Step, salt, unborn, words};
 use crate::cover::apart;
@@ -105,11 +108,15 @@ impl UserWorld {
             *at = u64::from(step.index);
             self.hub.begin(salt(seed, step.index));
             self.one(step);
+            if step.index % EVERY == EVERY - 1 {
+                self.audit();
+            }
             if self.hub.is_wrong() {
                 return;
             }
         }
         *at += 1;
+        self.audit();
         self.hub.begin(salt(seed, u32::MAX - 1));
         let armed = plan.last().and_then(|step| match step.op {
             Op::Arm { fault, .. } => Some(fault),
@@ -368,6 +375,7 @@ impl UserWorld {
             steps: self.steps.load(Relaxed),
             hooks: self.hub.hooks(),
             lives: 1,
+            audits: self.audits.load(Relaxed),
             accesses: self.hub.accesses(),
             refused: self.refused.load(Relaxed),
             ..Summary::default()

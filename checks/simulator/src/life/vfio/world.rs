@@ -262,6 +262,8 @@ pub(crate) struct UserWorld {
     pub(super) bus: Arc<Bus>,
     pub(super) iron: Iron,
     pub(super) units: Vec<Arc<IommuUnit<SimPlatform>>>,
+    /// Where the registers of each SMMU are.
+    pub(super) registers: Vec<u64>,
     pub(super) devices: Vec<DeviceState>,
     pub(super) groups: Vec<GroupState>,
     pub(super) platform: Arc<SimPlatform>,
@@ -286,6 +288,8 @@ pub(crate) struct UserWorld {
     pub(super) coverage: Mutex<Coverage>,
     pub(super) steps: AtomicU64,
     pub(super) refused: AtomicU64,
+    /// How often all tables were held against the shadow.
+    pub(super) audits: AtomicU64,
     /// Events that all SMMUs had lost when it was last looked.
     pub(super) events_lost: AtomicU64,
     /// How many users died in the middle of something.
@@ -312,6 +316,7 @@ impl UserWorld {
         let power = spec.kind == MachineKind::Power8;
         let units: &[UnitSpec] = if power { &[] } else { &spec.units };
         let taps = units.iter().map(|unit| unit.parts.tap(unit.registers)).collect();
+        let registers = units.iter().map(|unit| unit.registers).collect();
         let hub = Hub::new(bus.clone(), taps, lines);
         let platform = SimPlatform::new(hub.clone());
         let (iron, gates, iommus) =
@@ -399,6 +404,7 @@ impl UserWorld {
             bus,
             iron,
             units,
+            registers,
             devices,
             groups,
             platform,
@@ -417,6 +423,7 @@ impl UserWorld {
             coverage: Mutex::default(),
             steps: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            audits: AtomicU64::new(0),
             events_lost: AtomicU64::new(0),
             died_meanwhile: AtomicU64::new(0),
             acting: AtomicUsize::new(USERS),
