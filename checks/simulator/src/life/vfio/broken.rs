@@ -222,6 +222,33 @@ fn an_error_that_blames_hardware_or_memory_when_nothing_was_wrong_breaks_service
 }
 
 #[test]
+fn a_call_that_is_refused_though_nothing_is_in_its_way_breaks_service() {
+    let opens = || {
+        let world = booted(MachineKind::Vfio);
+        assert_eq!(world.open_container(0), Done::Succeeded);
+        assert_eq!(world.open_group(0, 0), Done::Succeeded);
+        world
+    };
+    // Each is refused for what whoever watches does not know.
+    let joins = opens();
+    assert_eq!(joins.set_container(0, 0, 0), Done::Succeeded);
+    locked(&joins.groups[0].held).container = None;
+    joins.change(HIS, |one| one.groups.clear());
+    assert_eq!(joins.set_container(0, 0, 0), Done::Refused, "it is in it");
+    assert_eq!(objection(&joins), Some(Promise::Service), "joining");
+    let becomes = usable(MachineKind::Vfio);
+    becomes.change(HIS, |one| one.kind = 0);
+    assert_eq!(becomes.set_iommu(0, 0, 0), Done::Refused);
+    assert_eq!(objection(&becomes), Some(Promise::Service), "setting the IOMMU");
+    let device = opens();
+    let known = usable(MachineKind::Vfio);
+    locked(&device.groups[0].held).container = Some(HIS);
+    device.change(HIS, |one| one.kind = container(&known).kind);
+    assert_eq!(device.open_device(0, 0), Done::Refused);
+    assert_eq!(objection(&device), Some(Promise::Service), "opening a device");
+}
+
+#[test]
 fn a_dead_user_whose_pages_stay_pinned_or_charged_breaks_no_leak() {
     let keeps: [Deed; 2] = [("a pin", |world| pins(world, 0)), ("a charge", |world| charges(world, 0))];
     for (what, keep) in keeps {

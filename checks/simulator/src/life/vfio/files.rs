@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use portcullis::vfio::Errno;
 
 use super::task::Of;
-use super::world::{CONTAINERS, Container, UserWorld};
+use super::world::{CONTAINERS, Container, Presence, UserWorld};
 use super::{Before, Done};
 use crate::fault::FaultKind;
 use crate::hub::locked;
@@ -145,6 +145,10 @@ impl UserWorld {
                 if self.unconfirmed(&before) {
                     self.change(id, |one| one.doubt = true);
                 }
+                // The first of a container finds nothing that it could not be with.
+                let first = held.container.is_none() && target.kind == 0 && target.groups.is_empty();
+                let owed = first && held.drivers == 0 && viable == Some(true);
+                self.was_owed(&before, owed, || format!("group {group} joins no container: {errno:?}"));
                 let kernels = held.drivers > 0;
                 let fits =
                     !kernels || matches!(errno, Errno::Ebusy | Errno::Eperm) || held.container.is_some();
@@ -281,9 +285,18 @@ impl UserWorld {
                     one.groups.iter().for_each(|&group| self.end_move(group, Way::Blocked));
                 }
                 self.change(id, |one| one.doubt |= doubt);
+                // A bridge's windows may be somebody's who is gone, if it did not answer him.
+                let owed = fresh && usual.contains(&kind) && !self.is_power();
+                self.was_owed(&before, owed, || format!("a container does not become {kind}: {errno:?}"));
                 self.refused(&before, errno, "setting the IOMMU")
             }
         }
+    }
+
+    /// A call was refused: was it owed to whoever made it, if nothing is in its way?
+    fn was_owed(&self, before: &Before, owed: bool, what: impl FnOnce() -> String) {
+        let excused = self.fired(before) || self.doubted();
+        self.hub.hold(Promise::Service, !owed || excused, what);
     }
 
     pub(super) fn open_device(&self, user: usize, device: u8) -> Done {
@@ -293,9 +306,9 @@ impl UserWorld {
         let held = locked(&self.groups[group].held).clone();
         let before = self.before();
         let name = format!("device{index}\0").into_bytes();
+        let kind = held.container.and_then(|id| self.container(id)).map_or(0, |one| one.kind);
         match self.users[user].ask_file(fd, GROUP_GET_DEVICE_FD, &name, Of::Device(index)) {
             Ok(_) => {
-                let kind = held.container.and_then(|id| self.container(id)).map_or(0, |one| one.kind);
                 self.function_is_sound(index);
                 self.hub.hold(Promise::OneOwner, kind != 0 && held.drivers == 0, || {
                     format!("device {index} was opened, and its group is nobody's: {held:?}")
@@ -303,7 +316,12 @@ impl UserWorld {
                 locked(&self.groups[group].held).files += 1;
                 Done::Succeeded
             }
-            Err(errno) => self.refused(&before, errno, "opening a device"),
+            Err(errno) => {
+                let there = self.devices[index].presence() == Presence::In;
+                let owed = there && kind != 0 && held.drivers == 0 && errno != Errno::Emfile;
+                self.was_owed(&before, owed, || format!("device {index} is not opened: {errno:?}"));
+                self.refused(&before, errno, "opening a device")
+            }
         }
     }
 
