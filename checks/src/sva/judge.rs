@@ -173,6 +173,14 @@ impl Judge {
         self.strict
     }
 
+    /// An operation on a process has returned: what hardware did not confirm to have forgotten has gone to no other use.
+    pub fn look_at_frames(&self) {
+        let mut state = self.state();
+        if let Some(frame) = state.shadow.freed_in_doubt().first() {
+            state.accuse(format!("reclaim: {frame} went to another use, and hardware never confirmed"));
+        }
+    }
+
     /// From now on one operation is under way at a time: whatever is sent meanwhile is sent for it.
     pub fn one_at_a_time(&self) {
         self.state().one_at_a_time = true;
@@ -387,8 +395,10 @@ impl Downstream for Down {
 #[cfg(test)]
 mod tests {
     use model_bus::{Bus, BusOptions};
+    use portcullis::core::mm::ProcessTable;
     use portcullis::types::{Iova, PaRange};
 
+    use super::super::shadow::Answer;
     use super::*;
 
     /// An IOMMU that answers nobody.
@@ -421,5 +431,31 @@ mod tests {
         judge.request_page(&PageRequest { group: 6, last: false, ..asks });
         assert_eq!(judge.waiting(3, one), [5]);
         assert_eq!((judge.waiting(3, other), judge.waiting(4, one)), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_frame_that_is_freed_in_doubt_is_told_before_the_doubt_is_over() {
+        let ram = PaRange::new(Pa::new(0x4000_0000), 0x10_0000).expect("RAM does not wrap");
+        let bus = Bus::new(&BusOptions::new(ram, 1));
+        let heap = bus.cpu().heap();
+        let way: Vec<Pa> = (0..5).map(|_| heap.alloc(0x1000, 0x1000).expect("there is room")).collect();
+        // The second entry of each of four tables: P, R/W, U/S.
+        way.windows(2).for_each(|two| {
+            bus.cpu().store64(Pa::new(two[0].get() + 8), two[1].get() | 7).expect("it lies in RAM");
+        });
+        let (mm, page) = (MmId(1), 0x80_4020_1000);
+        let judge = Judge::new(Arc::new(Silent), Shadow::new(bus.clone()), true);
+        let table = ProcessTable::X86 { root: way[0], levels: 4, output_bits: 46, pat: 0 };
+        let answers = |confirmed| [Answer { listener: 1, first: page, last: page + 0xfff, confirmed }];
+        judge.shadow(|shadow| {
+            shadow.add(mm, table, 0x1000);
+            let window = shadow.open(mm, &[(page, page + 0x1000)]);
+            shadow.close(window, &answers(false));
+        });
+        judge.look_at_frames();
+        assert_eq!(judge.wrongs(), [""; 0], "it is kept");
+        heap.free(way[4], 0x1000).expect("it is live");
+        judge.look_at_frames();
+        assert_eq!(judge.wrongs().len(), 1);
     }
 }

@@ -105,6 +105,7 @@ impl Memory {
             self.judge.confirmed_since(sent, self.id(), None);
         }
         self.judge.shadow(|shadow| shadow.close(window, &answers));
+        self.judge.look_at_frames();
         done
     }
 

@@ -306,8 +306,11 @@ impl World {
                 if let Err(error) = driver.teardown() {
                     self.excuse(&before, &error);
                     self.hub.end();
-                    let again = driver.teardown();
-                    self.lost.fetch_or(again.is_err(), Relaxed);
+                    let before = self.before(None);
+                    if let Err(error) = driver.teardown() {
+                        self.excuse_any(&before, &error);
+                        self.lost.store(true, Relaxed);
+                    }
                 }
                 drop(driver);
                 let keeps = unit.parts.keeps();
