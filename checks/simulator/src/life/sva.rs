@@ -28,7 +28,7 @@ use super::world::{Unit, World};
 use super::{Done, Pick};
 use crate::fault::FaultKind;
 use crate::hub::{Hub, locked};
-use crate::machine::{FORGED, Form, Hungry, Shared, SimPlatform, Switch};
+use crate::machine::{FORGED, Form, Hungry, Move, Shared, SimPlatform, Switch};
 use crate::oracle::{Way, Wrong};
 use crate::promise::Promise;
 
@@ -590,7 +590,7 @@ impl World {
     fn nothing_means(&self, device: usize, pasid: Pasid) {
         self.hub.faults.fired_in(super::OpKind::SharedDma, FaultKind::DmaAfterUnbind);
         let engine = &self.devices[device].engine;
-        let one = crate::machine::Move {
+        let one = Move {
             source: engine.sources[0],
             pasid: Some(pasid),
             iova: 0x10_0000_0000,
@@ -660,11 +660,31 @@ impl World {
             _ => FaultKind::Flood,
         };
         self.hub.faults.fired(kind);
+        if kind == FaultKind::WrongPasid {
+            self.by_others(sharing, index);
+        }
         (0..4).for_each(|_| self.ask_in_passing());
         self.forge_requests(sharing, index, kind, (bits, count), true);
         (0..8).for_each(|_| self.turn_of_waiting());
         self.pages_were_lost();
         Done::Succeeded
+    }
+
+    /// A device tries the PASIDs that mean something to others, and nothing to it.
+    fn by_others(&self, sharing: &Sharing, index: usize) {
+        let bonds: Vec<BondState> = locked(&sharing.bonds).iter().flatten().cloned().collect();
+        let its: Vec<Pasid> =
+            bonds.iter().filter(|bond| bond.device == index).map(|bond| bond.bond.pasid()).collect();
+        for bond in bonds.iter().filter(|bond| !its.contains(&bond.bond.pasid()) && !sharing.lingers(index)) {
+            let (pasid, page) = (bond.bond.pasid(), self.hub.below(8));
+            let (Some(iova), engine) = (bond.page(page), &self.devices[index].engine) else { continue };
+            let one =
+                Move { source: engine.sources[0], pasid: Some(pasid), iova, len: 8, write: page & 1 == 0 };
+            let outcome = engine.access(&one);
+            self.hub.hold(Promise::Isolation, outcome != Outcome::Done, || {
+                format!("device {index} is bound to no {pasid:?}, and reached {iova:#x} by it")
+            });
+        }
     }
 
     /// A device works in a process's memory, and does not wait for a page that is missing: whoever serves interrupts next finds that it asked.

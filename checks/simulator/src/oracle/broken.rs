@@ -84,6 +84,17 @@ fn a_blocked_device_reaches_nothing_once_hardware_was_told() {
 }
 
 #[test]
+fn a_blocked_device_reaches_nothing_of_a_space_that_has_the_number_of_its_own() {
+    let (mut shadow, space) = attached();
+    shadow.begin_move(0, Way::Blocked);
+    shadow.end_move(0, Way::Blocked);
+    shadow.remove_space(space);
+    assert_eq!(shadow.add_space(), space);
+    shadow.grant_over(space, PAGES);
+    assert_eq!(judged(&mut shadow), Some(Promise::Isolation));
+}
+
+#[test]
 fn a_device_that_went_to_another_space_reaches_nothing_of_the_one_before() {
     let (mut shadow, _) = attached();
     let other = shadow.add_space();
