@@ -3,10 +3,11 @@
 //! Memory is read as hardware sees it: what a driver has stored and not ordered, or not cleaned, is not there.
 
 use core::sync::atomic::Ordering::Relaxed;
+use std::collections::BTreeMap;
 
 use super::world::{Slot, World};
 use crate::hub::locked;
-use crate::oracle::tables::{Tables, Way as Found};
+use crate::oracle::tables::{Tables, Tag, Way as Found};
 use crate::oracle::{Way, Wrong};
 use crate::promise::Promise;
 use portcullis::types::{Pa, SourceId};
@@ -25,7 +26,7 @@ impl World {
     /// Looks at the entry of every source, and at every table that one leads to.
     pub(super) fn audit(&self) {
         self.audits.fetch_add(1, Relaxed);
-        let mut seen = Vec::new();
+        let (mut seen, mut tagged) = (Vec::new(), BTreeMap::new());
         for (index, device) in self.devices.iter().enumerate() {
             let (way, spoiled) = self.hub.shadow(|shadow| (shadow.at_rest(index), shadow.is_spoiled(index)));
             if spoiled {
@@ -36,8 +37,26 @@ impl World {
                 self.audit_source(index, source, way, found, &mut seen);
             }
             self.audit_contexts(index, way);
+            self.audit_tags(index, &mut tagged);
         }
         self.audit_addresses();
+    }
+
+    /// What entries of an IOMMU's TLB are told apart by belongs to one table: another's entries would be taken for its own. `tagged` has what was found so far.
+    pub(super) fn audit_tags(&self, index: usize, tagged: &mut BTreeMap<(usize, Tag), u64>) {
+        let device = &self.devices[index];
+        let unit = device.spec.unit;
+        for &source in &device.engine.sources {
+            let found = self.reading(|tables| self.units[unit].iron.tags(&self.place(unit), source, tables));
+            for (tag, table) in found {
+                let first = *tagged.entry((unit, tag)).or_insert(table);
+                self.hub.hold(Promise::NoReuse, first == table, || {
+                    format!(
+                        "{tag:?} of device {index} is of the table at {table:#x}, and of that at {first:#x}"
+                    )
+                });
+            }
+        }
     }
 
     /// Every range of addresses that a domain of the DMA API has handed out is some driver's, or a doorbell's; and no other.

@@ -4,6 +4,7 @@
 //! themselves is tested beside them (`oracle::broken`).
 
 use core::sync::atomic::Ordering::Relaxed;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
 use model_bus::{Bus, Fabric, Outcome, Width};
@@ -209,6 +210,22 @@ fn an_audit_finds_what_is_granted_and_not_mapped() {
         world.audit();
         assert_eq!(objection(&world), Some(Promise::Service), "{kind:?}");
     }
+}
+
+#[test]
+fn an_audit_finds_a_tag_that_two_tables_have() {
+    let alone = spec(MachineKind::X86);
+    let other = DeviceSpec { sources: vec![0x10], group: 1, ..alone.devices[0].clone() };
+    let groups = vec![(0, false), (0, false)];
+    let world = booted(Spec { devices: vec![alone.devices[0].clone(), other], groups, ..alone });
+    world.audit();
+    assert_eq!(objection(&world), None);
+    // Somebody was found before whose table is another.
+    let source = world.devices[1].engine.sources[0];
+    let tags = world.reading(|tables| world.units[0].iron.tags(&world.place(0), source, tables));
+    let mut tagged = BTreeMap::from([((0, tags[0].0), tags[0].1 + 0x1000)]);
+    world.audit_tags(1, &mut tagged);
+    assert_eq!(objection(&world), Some(Promise::NoReuse));
 }
 
 #[test]

@@ -156,6 +156,7 @@ impl World {
         error: &DmaMapError,
     ) {
         let stats = dma.stats();
+        let nothing = pages.is_empty();
         // Whose buffer it is is told, or it is his again; a coherent one's memory, which is none of his, is kept back.
         let kept = pages.is_empty() && stats.failed_syncs > before.failed_syncs;
         let doubt = kept || matches!(error, DmaMapError::NotUndone(_));

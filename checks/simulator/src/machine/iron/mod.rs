@@ -27,7 +27,7 @@ use super::platform::{SimPlatform, SimRegisters};
 use super::spec::Draw;
 use crate::fault::Tap;
 use crate::hub::{Hub, locked};
-use crate::oracle::tables::{Tables, Way as Found};
+use crate::oracle::tables::{Tables, Tagged, Way as Found};
 
 pub(super) use smmuv2::Frame;
 
@@ -84,6 +84,10 @@ pub(crate) trait Iron: Send + Sync {
     }
     /// The PASIDs of an entry, but that of requests without one, that mean something: each with where its table is, unless it is closed.
     fn contexts(&self, _at: &Place<'_>, _entry: Pa, _tables: &Tables<'_>) -> Vec<(u32, Option<u64>)> {
+        Vec::new()
+    }
+    /// By what a source's entries in the TLB are told apart, with the tables that they are of; none where that lies in registers.
+    fn tags(&self, _at: &Place<'_>, _source: SourceId, _tables: &Tables<'_>) -> Vec<Tagged> {
         Vec::new()
     }
     /// What software did against the book since the last call.

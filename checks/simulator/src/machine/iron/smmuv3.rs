@@ -15,7 +15,7 @@ use crate::hub::Hub;
 use crate::machine::platform::{SimPlatform, SimRegisters};
 use crate::machine::spec::Draw;
 use crate::machine::wire::Wire;
-use crate::oracle::tables::{Tables, Way as Found};
+use crate::oracle::tables::{Tables, Tagged, Way as Found};
 
 /// What one is made of.
 #[derive(Clone, Debug)]
@@ -163,6 +163,10 @@ impl Iron for Hardware {
 
     fn contexts(&self, _: &Place<'_>, entry: Pa, tables: &Tables<'_>) -> Vec<(u32, Option<u64>)> {
         tables.contexts(entry)
+    }
+
+    fn tags(&self, at: &Place<'_>, source: SourceId, tables: &Tables<'_>) -> Vec<Tagged> {
+        at.hub.entry_of(at.unit, source.0).map_or(Vec::new(), |entry| tables.tags(entry))
     }
 
     fn take_unpredictable(&self) -> Vec<Unpredictable> {

@@ -17,7 +17,7 @@ use crate::hub::Hub;
 use crate::machine::platform::{SimPlatform, SimRegisters};
 use crate::machine::spec::Draw;
 use crate::oracle::Raised;
-use crate::oracle::tables::{Tables, Way as Found};
+use crate::oracle::tables::{Tables, Tagged, Way as Found};
 
 /// The range of addresses that are interrupts. Spec: VT-d 5.10, 3.15 "Handling Requests to Interrupt Address Range".
 const INTERRUPTS: (u64, u64) = (0xfee0_0000, 0xfeef_ffff);
@@ -220,6 +220,11 @@ impl Iron for Hardware {
 
     fn contexts(&self, at: &Place<'_>, entry: Pa, tables: &Tables<'_>) -> Vec<(u32, Option<u64>)> {
         if self.is_scalable(at) { tables.pasids(entry.get()) } else { Vec::new() }
+    }
+
+    fn tags(&self, at: &Place<'_>, source: SourceId, tables: &Tables<'_>) -> Vec<Tagged> {
+        let root = at.bus().read_register(Pa::new(at.registers + ROOT_TABLE), Width::Bits64);
+        root.map_or(Vec::new(), |root| tables.requester_tags(root, source.0))
     }
 
     fn take_unpredictable(&self) -> Vec<Unpredictable> {

@@ -78,6 +78,20 @@ pub(crate) struct Leaf {
     pub(crate) write: bool,
 }
 
+/// By what hardware tells entries of a TLB apart. Where it is the same, the table must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Tag {
+    /// An ASID, of a first stage.
+    Asid(u64),
+    /// A VMID, of a second stage.
+    Vmid(u64),
+    /// A domain-id; with a PASID, of a first stage.
+    Domain(u64, Option<u32>),
+}
+
+/// A tag, and where the first table lies that is walked under it.
+pub(crate) type Tagged = (Tag, u64);
+
 /// A word that hardware reads on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Word {

@@ -7,7 +7,7 @@
 
 use portcullis::types::Pa;
 
-use super::{Root, Tables, Way};
+use super::{Root, Tables, Tag, Tagged, Way};
 
 /// Bits 51:6 of a pointer.
 const POINTER: u64 = 0x000f_ffff_ffff_ffc0;
@@ -52,8 +52,32 @@ impl Tables<'_> {
         (level1 & 1 == 1).then(|| (level1 & 0x000f_ffff_ffff_f000) + 64 * (pasid & ((1 << leaf_lg2) - 1)))
     }
 
-    /// The PASIDs of a stream, from 1, that have a valid descriptor: each with where its table is, unless it is closed (EPD0).
+    /// The PASIDs of a stream, from 1, that have a valid descriptor: each with where its table is, unless it is closed.
     pub(crate) fn contexts(&self, ste: Pa) -> Vec<(u32, Option<u64>)> {
+        self.descriptors(ste).into_iter().map(|(pasid, cd)| (pasid, self.table_of(cd))).collect()
+    }
+
+    /// The tags of a stream: those of its contexts' first stages, or that of its second stage.
+    pub(crate) fn tags(&self, ste: Pa) -> Vec<Tagged> {
+        // Valid, with a second stage alone: S2VMID, bits 143:128; S2TTB, bits 243:196.
+        if self.word(ste.get()) & 0b1111 == 0b1101 {
+            let (vmid, at) = (self.word(ste.get() + 16) & 0xffff, self.word(ste.get() + 24));
+            return vec![(Tag::Vmid(vmid), at & 0x000f_ffff_ffff_fff0)];
+        }
+        // ASID, bits 63:48.
+        let tag = |cd: u64| Some((Tag::Asid(self.word(cd) >> 48), self.table_of(cd)?));
+        let own = self.context_of(ste).filter(|&cd| self.word(cd) >> 31 & 1 == 1);
+        own.into_iter().chain(self.descriptors(ste).into_iter().map(|(_, cd)| cd)).filter_map(tag).collect()
+    }
+
+    /// Where the table of a descriptor lies; none if it is closed: EPD0, bit 14; TTB0, bits 115:68.
+    fn table_of(&self, cd: u64) -> Option<u64> {
+        let open = self.word(cd) >> 14 & 1 == 0;
+        open.then(|| self.word(cd + 8) & 0x000f_ffff_ffff_fff0)
+    }
+
+    /// The PASIDs of a stream, from 1, that have a valid descriptor, and where it lies.
+    fn descriptors(&self, ste: Pa) -> Vec<(u32, u64)> {
         let word0 = self.word(ste.get());
         let max = word0 >> 59;
         if word0 & 1 == 0 || word0 >> 1 & 7 != 0b101 || max == 0 || max > 20 {
@@ -68,11 +92,8 @@ impl Tables<'_> {
                 pasid = ((pasid >> leaf_lg2) + 1) << leaf_lg2;
                 continue;
             };
-            let word = self.word(cd);
-            if word >> 31 & 1 == 1 {
-                let open = word >> 14 & 1 == 0;
-                let table = open.then(|| self.word(cd + 8) & 0x000f_ffff_ffff_fff0);
-                found.push((u32::try_from(pasid).unwrap_or(u32::MAX), table));
+            if self.word(cd) >> 31 & 1 == 1 {
+                found.push((u32::try_from(pasid).unwrap_or(u32::MAX), cd));
             }
             pasid += 1;
         }
@@ -181,6 +202,28 @@ mod tests {
         assert_eq!(Tables { load: &|_| Some(3) }.path(&root, 0), []);
         let words = [(0x1000, 0x2000 | 0b1011), (0x2000, 63 | 1 << 30 | 1 << 31 | 1 << 41), (0x2008, 0x3000)];
         assert_eq!(stream(&words).0, Way::Nonsense("T0SZ"));
+    }
+
+    #[test]
+    fn a_stream_is_tagged_by_the_asids_of_its_open_contexts_or_by_its_vmid() {
+        let tags = |words: &[(u64, u64)]| {
+            let memory = memory(words);
+            Tables { load: &|at: u64| Some(memory.get(&at).copied().unwrap_or(0)) }.tags(Pa::new(0x1000))
+        };
+        let second = [(0x1000, 0b1101), (0x1010, 25 << 32 | 7), (0x1018, 0x3000)];
+        assert_eq!(tags(&second), [(Tag::Vmid(7), 0x3000)]);
+        // S1CDMax 2: descriptors of 0 to 3; the last one is closed.
+        let words = [
+            (0x1000, 0x2000 | 2 << 59 | 0b1011),
+            (0x1008, 2),
+            (0x2000, 5 << 48 | 1 << 31),
+            (0x2008, 0x3000),
+            (0x2080, 6 << 48 | 1 << 31),
+            (0x2088, 0x4000),
+            (0x20c0, 7 << 48 | 1 << 31 | 1 << 14),
+        ];
+        assert_eq!(tags(&words), [(Tag::Asid(5), 0x3000), (Tag::Asid(6), 0x4000)]);
+        assert_eq!(tags(&[(0x1000, 0b1001)]), []);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Spec: VT-d 5.10, 9.1 "Root Entry", 9.2 "Scalable-mode Root Entry", 9.3 "Context Entry", 9.4 "Scalable-Mode Context-Entry", 9.5 "Scalable-Mode PASID Directory Entry",
 //! 9.6 "Scalable-Mode PASID Table Entry", 9.7 "First-Stage Paging Entries", 9.8 "Second-Stage Paging Entries", 11.4.5 "Root Table Address Register".
 
-use super::{Leaf, Root, Tables, Way, Word};
+use super::{Leaf, Root, Tables, Tag, Tagged, Way, Word};
 
 /// Bits 63:12 of a pointer.
 const POINTER: u64 = !0xfff;
@@ -75,6 +75,13 @@ impl Tables<'_> {
 
     /// The PASIDs of a context entry, but that of requests without one, whose entries are not empty: each with where its first stage's table is, unless it is not present.
     pub(crate) fn pasids(&self, context: u64) -> Vec<(u32, Option<u64>)> {
+        // P, bit 0; FSPTPTR from bit 140.
+        let table = |entry| (self.word(entry) & 1 == 1).then(|| self.word(entry + 16) & POINTER);
+        self.entries(context).into_iter().map(|(pasid, entry)| (pasid, table(entry))).collect()
+    }
+
+    /// The entries of the same PASIDs, where each lies.
+    fn entries(&self, context: u64) -> Vec<(u32, u64)> {
         let (low, high) = (self.word(context), self.word(context + 8));
         if low & 1 == 0 {
             return Vec::new();
@@ -89,14 +96,41 @@ impl Tables<'_> {
             }
             for within in 0..64 {
                 let entry = (directory & POINTER) + 64 * u64::from(within);
-                let (pasid, word) = (index << 6 | within, self.word(entry));
-                if word != 0 && u64::from(pasid) != own {
-                    // P, bit 0; FSPTPTR from bit 140.
-                    found.push((pasid, (word & 1 == 1).then(|| self.word(entry + 16) & POINTER)));
+                let pasid = index << 6 | within;
+                if self.word(entry) != 0 && u64::from(pasid) != own {
+                    found.push((pasid, entry));
                 }
             }
         }
         found
+    }
+
+    /// The tags of a source: the domain-id of its second stage, or those of its first stages, each with its PASID.
+    pub(crate) fn requester_tags(&self, root: u64, source: u32) -> Vec<Tagged> {
+        let Some(context) = self.context_entry(root, source) else { return Vec::new() };
+        let (low, high) = (self.word(context), self.word(context + 8));
+        match (root >> 10 & 3, low & 1, low >> 2 & 3) {
+            (_, 0, _) => Vec::new(),
+            // DID, bits 87:72.
+            (0, _, 0 | 1) => vec![(Tag::Domain(high >> 8 & 0xffff, None), low & POINTER)],
+            (1, ..) => {
+                let own = self.pasid_entry(context).ok().flatten();
+                let own = own.map(|entry| ((high & 0xf_ffff) as u32, entry));
+                let others = self.entries(context).into_iter();
+                own.into_iter().chain(others).filter_map(|(pasid, entry)| self.tag(pasid, entry)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// DID, bits 79:64; PGTT, bits 8:6: a first stage's table is at bits 191:140, a second stage's at 63:12.
+    fn tag(&self, pasid: u32, entry: u64) -> Option<Tagged> {
+        let (word, domain) = (self.word(entry), self.word(entry + 8) & 0xffff);
+        match (word & 1, word >> 6 & 7) {
+            (1, 1) => Some((Tag::Domain(domain, Some(pasid)), self.word(entry + 16) & POINTER)),
+            (1, 2) => Some((Tag::Domain(domain, None), word & POINTER)),
+            _ => None,
+        }
     }
 
     fn pasid_way(&self, entry: u64) -> Way {
@@ -230,6 +264,31 @@ mod tests {
         assert_eq!(entry(1 << 6 | 1, 0x6004), Way::Through(Root::of_intel(0x6000, false, 5)));
         assert_eq!(entry(4 << 6 | 1, 0), Way::Everywhere);
         assert_eq!(entry(3 << 6 | 1, 0), Way::Nonsense("PGTT"));
+    }
+
+    #[test]
+    fn a_source_is_tagged_by_its_domain_and_in_a_first_stage_by_its_pasid_too() {
+        let tags = |root, words: &[(u64, u64)]| {
+            let memory: BTreeMap<u64, u64> = words.iter().copied().collect();
+            Tables { load: &|at: u64| Some(memory.get(&at).copied().unwrap_or(0)) }.requester_tags(root, 0x88)
+        };
+        // Legacy mode: AW 2, DID 7.
+        let legacy = [(0x1000, 0x2001), (0x2000 + 16 * 0x88, 0x3001), (0x2008 + 16 * 0x88, 7 << 8 | 2)];
+        assert_eq!(tags(0x1000, &legacy), [(Tag::Domain(7, None), 0x3000)]);
+        // RID_PASID is 1, by a second stage; PASID 2 has a first stage.
+        let scalable = [
+            (0x1008, 0x2001),
+            (0x2000 + 32 * 8, 0x3001),
+            (0x2008 + 32 * 8, 1),
+            (0x3000, 0x4001),
+            (0x4040, 0x5000 | 2 << 6 | 2 << 2 | 1),
+            (0x4048, 8),
+            (0x4080, 1 << 6 | 1),
+            (0x4088, 9),
+            (0x4090, 0x6000),
+        ];
+        let wanted = [(Tag::Domain(8, None), 0x5000), (Tag::Domain(9, Some(2)), 0x6000)];
+        assert_eq!(tags(0x1400, &scalable), wanted);
     }
 
     #[test]
