@@ -2,12 +2,16 @@
 //!
 //! Spec: SMMUv3 H.a, 4.1.4 "Consumption of commands from the Command queue", 4.7.3 "CMD_SYNC", 7.1 "Command queue errors".
 
+use model_bus::Notes;
 use portcullis_types::trace::Value;
 
 use crate::atc::{Progress, Target};
+use crate::cache::CachedCd;
 use crate::command::{self, Command, Completion, Invalidate, Resume};
 use crate::config::{Config, StallModel};
+use crate::counters::Counters;
 use crate::cr::CMDQEN;
+use crate::engine::{Caches, Engine};
 use crate::event::{Asked, Class};
 use crate::pri::Response;
 use crate::report::gerror;
@@ -211,6 +215,7 @@ impl State {
             Pending::Tlb(what) => self.invalidate_translations(&what, around),
             Pending::Ste { stream, leaf } => {
                 self.check_ste_update(stream, around);
+                self.check_cd_updates(stream, around);
                 self.caches.config.invalidate_ste(stream, leaf);
             }
             Pending::SteRange { stream, range } => {
@@ -226,7 +231,10 @@ impl State {
                 self.check_cd_update(stream, substream, around);
                 self.caches.config.invalidate_cd(stream, substream, leaf);
             }
-            Pending::CdAll { stream } => self.caches.config.invalidate_cds(stream),
+            Pending::CdAll { stream } => {
+                self.check_cd_updates(stream, around);
+                self.caches.config.invalidate_cds(stream);
+            }
         }
     }
 
@@ -325,6 +333,45 @@ impl State {
             let detail = format!("stream {stream:#x}: {:x?} became {now:x?}", cached.raw);
             self.notes.record(clause::STE_UPDATE, detail);
         }
+    }
+
+    /// The same of every descriptor of a stream that is where it was: others are not to be had any more.
+    fn check_cd_updates(&mut self, stream: u32, around: Around<'_>) {
+        if !self.is_enabled() {
+            return;
+        }
+        let of_stream = |((other, substream), cached): ((u32, u32), &CachedCd)| {
+            (other == stream).then_some((substream, cached.at))
+        };
+        let mut found: Vec<(u32, u64)> = self.caches.config.cds().filter_map(of_stream).collect();
+        found.sort_unstable();
+        for (substream, at) in found {
+            if self.cd_place(stream, substream, around) == Some(at) {
+                self.check_cd_update(stream, substream, around);
+            }
+        }
+    }
+
+    /// Where the descriptor of a substream lies as memory has it now, if the stream leads to one.
+    fn cd_place(&self, stream: u32, substream: u32, around: Around<'_>) -> Option<u64> {
+        let mut caches = Caches::default();
+        let mut engine = Engine {
+            config: around.config,
+            setup: self.setup,
+            fabric: around.fabric,
+            caches: &mut caches,
+            notes: &mut Notes::discarded(),
+            counters: &mut Counters::default(),
+            fresh: true,
+            demand: false,
+        };
+        // The first descriptor is that of accesses without a substream, or of substream 0.
+        for named in [Some(substream), None] {
+            if named.is_some() || substream == 0 {
+                let _regime = engine.regime(&Asked::prefetch(stream, named, 0));
+            }
+        }
+        caches.config.cd(stream, substream).map(|cached| cached.at)
     }
 
     fn check_cd_update(&mut self, stream: u32, substream: u32, around: Around<'_>) {

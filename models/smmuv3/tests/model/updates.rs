@@ -152,6 +152,33 @@ fn two_words_of_a_live_descriptor_may_not_change_at_once() {
 }
 
 #[test]
+fn two_words_of_a_live_descriptor_may_not_change_at_once_whichever_command_forgets_it() {
+    let changed = [CD_39[0] + 0x0002_0000_0000_0000, 0x11_0000];
+    // CMD_CFGI_CD_ALL, CMD_CFGI_STE.
+    for (low, high) in [(0x1_0000_0006, 0), (0x1_0000_0003, 1)] {
+        let machine = Machine::stage1(plain());
+        assert_eq!(machine.read(1, 0x1000), Got::At(0x30_0000));
+        machine.words(CD, &changed[..1]);
+        machine.command(low, high);
+        machine.sync();
+        machine.assert_clean();
+        assert_eq!(machine.read(1, 0x1000), Got::At(0x30_0000));
+        machine.words(CD, &[CD_39[0], changed[1]]);
+        machine.command(low, high);
+        machine.sync();
+        assert_eq!(machine.clauses(), [clause::CD_UPDATE], "{low:#x}");
+        // To where the stream does not lead any more there may be anything.
+        let machine = Machine::stage1(plain());
+        assert_eq!(machine.read(1, 0x1000), Got::At(0x30_0000));
+        machine.ste(1, &STE_ABORT);
+        machine.words(CD, &changed);
+        machine.command(low, high);
+        machine.sync();
+        machine.assert_clean();
+    }
+}
+
+#[test]
 fn each_half_of_a_live_descriptor_counts_where_it_is_enabled() {
     // What the descriptor was and what it became: T0SZ and TTB0; T1SZ and TTB1 (EPD1 clear); T0SZ and DS.
     let upper = [0x0001_6205_8099_0019, L1, 0x11_0000, 0xff];
