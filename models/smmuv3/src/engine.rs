@@ -26,6 +26,8 @@ pub(crate) struct Setup {
     pub(crate) ats_check: bool,
     /// CR2.RECINVSID.
     pub(crate) record_bad_streams: bool,
+    /// What is cached of EL2 has been invalidated whole since reset.
+    pub(crate) el2_invalidated: bool,
 }
 
 /// All that the hardware remembers of memory.

@@ -241,6 +241,7 @@ impl State {
     fn invalidate_translations(&mut self, what: &Invalidate, around: Around<'_>) {
         let without_el2 = matches!(what, Invalidate::Stage1All { .. }) && !around.config.stage2;
         self.invalidated.translations |= matches!(what, Invalidate::EverythingButEl2) || without_el2;
+        self.setup.el2_invalidated |= matches!(what, Invalidate::El2All);
         let gone = self.caches.tlb.invalidate(what, self.setup.e2h);
         self.account_for(&gone, around);
     }

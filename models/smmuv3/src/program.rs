@@ -371,6 +371,7 @@ impl State {
             split,
             e2h,
             record_bad_streams: self.registers.cr2 & 2 != 0,
+            el2_invalidated: self.setup.el2_invalidated,
         };
     }
 }

@@ -5,7 +5,7 @@
 use crate::cache::CachedSte;
 use crate::engine::{Engine, Refusal};
 use crate::event::{Asked, Event};
-use crate::ste::{self, Ste, field};
+use crate::ste::{self, Ste, World, field};
 use crate::strict::clause;
 
 impl Engine<'_> {
@@ -90,6 +90,10 @@ impl Engine<'_> {
             Ok(Ste::Pass { contexts, stage2, .. }) => {
                 if let Some(contexts) = contexts {
                     self.note_contexts(stream, &contexts);
+                    if contexts.world != World::El1 && !self.setup.el2_invalidated {
+                        let detail = format!("stream {stream:#x}: {:?}", contexts.world);
+                        self.notes.record(clause::ENABLED_BEFORE_INVALIDATION, detail);
+                    }
                 }
                 if let Some(stage2) = stage2 {
                     // S2HD is bit 55, S2HA bit 56.

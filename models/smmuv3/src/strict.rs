@@ -37,7 +37,7 @@ pub mod clause {
     pub const STREAM_TABLE_FORMAT: &str = "6.3.25 \"SMMU_STRTAB_BASE_CFG\": reserved FMT or SPLIT";
     /// LOG2SIZE is more than SIDSIZE.
     pub const STREAM_TABLE_SIZE: &str = "6.3.25 \"SMMU_STRTAB_BASE_CFG\": LOG2SIZE above SMMU_IDR1.SIDSIZE";
-    /// SMMUEN set before the caches were invalidated for the first time.
+    /// SMMUEN set before the caches were invalidated for the first time, or a stream led to EL2 before those of EL2 were.
     pub const ENABLED_BEFORE_INVALIDATION: &str =
         "3.11 \"Reset, Enable and initialization\": enabled before all caches were invalidated";
     /// A command that the SMMU refused.

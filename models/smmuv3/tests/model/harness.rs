@@ -140,6 +140,9 @@ impl Machine {
         assert_eq!(self.r32(0x24), 0b1100);
         self.command(0x04, 0x1f); // CMD_CFGI_ALL
         self.command(0x30, 0); // CMD_TLBI_NSNH_ALL
+        if self.smmu.config().hyp && self.smmu.config().stage1 {
+            self.command(0x20, 0); // CMD_TLBI_EL2_ALL
+        }
         self.sync();
     }
 

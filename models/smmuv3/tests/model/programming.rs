@@ -3,7 +3,7 @@
 use model_bus::{Mmio, Width};
 use model_smmuv3::{Config, Policy, clause};
 
-use crate::harness::{COMMANDS, EVENTS, Got, Machine, STE_BYPASS, STREAMS, low32, plain};
+use crate::harness::{CD, CD_39, COMMANDS, EVENTS, Got, Machine, STE_BYPASS, STE_S1, STREAMS, low32, plain};
 
 #[test]
 fn identification_reads_as_configured_and_cannot_be_written() {
@@ -332,6 +332,36 @@ fn enabling_before_everything_was_invalidated_is_noted() {
         machine.w32(0x20, 9);
         machine.settle();
         assert_eq!(machine.clauses(), [clause::ENABLED_BEFORE_INVALIDATION]);
+    }
+}
+
+#[test]
+fn a_stream_led_to_el2_before_its_caches_were_invalidated_is_noted() {
+    const STRW_EL2: u64 = 2 << 30;
+    // Whether CMD_TLBI_EL2_ALL was there, the stream's regime, whether that is wrong.
+    for (invalidated, regime, wrong) in [(false, 0, false), (false, STRW_EL2, true), (true, STRW_EL2, false)]
+    {
+        let machine = Machine::bare(Config { hyp: true, ..plain() });
+        machine.w64(0x80, STREAMS);
+        machine.w32(0x88, 6);
+        machine.w64(0x90, COMMANDS | 4);
+        machine.w32(0x20, 8);
+        machine.settle();
+        machine.command(0x04, 0x1f);
+        machine.command(0x30, 0);
+        if invalidated {
+            machine.command(0x20, 0);
+        }
+        machine.sync();
+        machine.w32(0x20, 9);
+        machine.settle();
+        machine.assert_clean();
+        machine.ste(1, &[STE_S1[0], regime, 0, 0, 0, 0, 0, 0]);
+        machine.words(CD, &CD_39);
+        machine.tables();
+        assert_eq!(machine.read(1, 0x1000), Got::At(0x30_0000));
+        let expected = if wrong { vec![clause::ENABLED_BEFORE_INVALIDATION] } else { vec![] };
+        assert_eq!(machine.clauses(), expected);
     }
 }
 
