@@ -359,11 +359,14 @@ impl Engine<'_> {
 
     /// Compares what is cached of a source with memory, and notes a present entry that was changed in part.
     pub(crate) fn audit(&mut self, source: u16) {
-        let Some(CachedContext { meaning: Ok(AnyContext::Legacy(old)), .. }) =
-            self.caches.contexts.get(&source).copied()
-        else {
-            return;
-        };
+        if let Some(cached) = self.caches.contexts.get(&source).copied() {
+            self.audit_against(source, &cached);
+        }
+    }
+
+    /// The same of what was cached of a source until now.
+    pub(crate) fn audit_against(&mut self, source: u16, cached: &CachedContext) {
+        let Ok(AnyContext::Legacy(old)) = cached.meaning else { return };
         let Ok(AnyContext::Legacy(new)) = self.load_context(source).meaning else { return };
         let tables = |context: &Context| (context.kind, context.root, context.levels);
         if old.domain == new.domain && tables(&old) != tables(&new) {

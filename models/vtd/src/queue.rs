@@ -6,13 +6,16 @@
 //! Spec: VT-d 5.10, 6.5.2 "Queued Invalidation Interface", 6.5.2.9 "Invalidation Wait Descriptor", 6.5.2.11, 6.5.2.12, 6.5.4 "Draining of Requests to
 //! Memory", 6.5.5 "Interrupt Draining".
 
+use std::collections::BTreeMap;
+
 use model_bus::{PageResponse, Write};
 use portcullis_types::trace::Value;
 use portcullis_types::{Pa, Pasid, SourceId};
 
 use crate::bits::{bit, field};
-use crate::caches::{ContextScope, InterruptScope, IotlbScope, PasidScope};
+use crate::caches::{CachedContext, Caches, ContextScope, InterruptScope, IotlbScope, PasidScope};
 use crate::descriptor::{Descriptor, Invalidate, QueueError, Reader, Response, WaitFor, kind};
+use crate::engine::Engine;
 use crate::event::Which;
 use crate::registers::{QUEUE, QUEUE_ERROR, TIMEOUT_ERROR};
 use crate::state::{Around, Outgoing, Owed, State};
@@ -163,7 +166,9 @@ impl State {
         match what {
             &Invalidate::Contexts(scope) => {
                 self.counters.context_invalidations += 1;
+                let before = self.caches.contexts.clone();
                 self.caches.forget_contexts(scope, scalable);
+                self.audit_forgotten(&before, around);
                 if scope == ContextScope::Global && self.owed == Owed::Contexts {
                     self.owed = if scalable { Owed::Pasids } else { Owed::Iotlb };
                 }
@@ -197,6 +202,28 @@ impl State {
                     self.interrupts_owed = false;
                 }
             }
+        }
+    }
+
+    /// Notes present entries that were changed in part since they were read, and are forgotten now.
+    fn audit_forgotten(&mut self, before: &BTreeMap<u16, CachedContext>, around: Around<'_>) {
+        if !self.is_enabled() {
+            return;
+        }
+        let mut caches = Caches::default();
+        let mut engine = Engine {
+            config: around.config,
+            root: self.root,
+            memory: around.memory,
+            caches: &mut caches,
+            notes: &mut self.notes,
+            counters: &mut self.counters,
+            choice: 0,
+            fresh: true,
+        };
+        let remembered = &self.caches.contexts;
+        for (&source, cached) in before.iter().filter(|(source, _)| !remembered.contains_key(source)) {
+            engine.audit_against(source, cached);
         }
     }
 

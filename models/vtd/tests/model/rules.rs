@@ -237,6 +237,35 @@ fn a_present_entry_gets_another_table_and_another_domain_in_one_step() {
 }
 
 #[test]
+fn a_present_entry_that_was_changed_in_part_is_noted_when_it_is_forgotten() {
+    for (domain, expected) in [(5, &[clause::ENTRY_UPDATE][..]), (6, &[])] {
+        // Global, by domain, by device.
+        for invalidation in [0x11, 0x5_0021, 0x8_0005_0031] {
+            let machine = Machine::legacy(plain());
+            assert_eq!(machine.read(0x1000), Got::At(0x80_0000));
+            machine.set(CONTEXT, &[OTHER | 5, domain << 8 | 2]);
+            assert_eq!((machine.read(0x1000), machine.notes()), (Got::At(0x80_0000), vec![]), "cached");
+            machine.invalidate(&[invalidation]);
+            assert_eq!(machine.broken(), expected, "{invalidation:#x}");
+        }
+    }
+    // Not present in between, and seen to be so; or while translation is off.
+    let machine = Machine::legacy(plain());
+    assert_eq!(machine.read(0x1000), Got::At(0x80_0000));
+    machine.set(CONTEXT, &[0]);
+    machine.invalidate(&[0x11]);
+    machine.set(CONTEXT, &[OTHER | 5, 0x502]);
+    machine.invalidate(&[0x11]);
+    assert_eq!(machine.notes(), []);
+    let machine = Machine::legacy(plain());
+    assert_eq!(machine.read(0x1000), Got::At(0x80_0000));
+    machine.command(31, false);
+    machine.set(CONTEXT, &[OTHER | 5, 0x502]);
+    machine.invalidate(&[0x11]);
+    assert_eq!(machine.notes(), []);
+}
+
+#[test]
 fn pass_through_has_the_largest_width() {
     for (width, expected) in [(3, &[][..]), (2, &[clause::PASS_THROUGH_WIDTH])] {
         let machine = Machine::legacy(plain());
