@@ -132,7 +132,7 @@ impl State {
                 bank.residue = Residue::Posted(serial, from);
             }
         }
-        self.initial.note(&scope);
+        self.initial.posted(&scope, serial, from);
         let posted = Posted { serial, scope, from };
         if around.config.policy.lazy_invalidation {
             self.maintenance.posted.push(posted);
@@ -225,12 +225,14 @@ impl State {
     }
 
     fn settle_residues(&mut self, sync: &Sync) {
-        for bank in &mut self.registers.banks {
-            if let Residue::Posted(serial, from) = bank.residue
+        let initial = [&mut self.initial.guests, &mut self.initial.hypervisor];
+        let of_banks = self.registers.banks.iter_mut().map(|bank| &mut bank.residue);
+        for residue in of_banks.chain(initial) {
+            if let Residue::Posted(serial, from) = *residue
                 && serial < sync.limit
                 && sync.from.covers(from)
             {
-                bank.residue = Residue::Clean;
+                *residue = Residue::Clean;
             }
         }
     }

@@ -3,11 +3,12 @@
 use model_bus::{Dice, Fabric, Notes};
 use portcullis_types::trace::{Event, Sink, Value};
 
+use crate::bank::Residue;
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::fault::{Asked, FaultKind};
 use crate::lines::Levels;
-use crate::maintenance::{Maintenance, Scope};
+use crate::maintenance::{Issuer, Maintenance, Scope};
 use crate::registers::{Registers, cr0};
 use crate::stall::Stalls;
 use crate::tlb::Tlb;
@@ -29,17 +30,30 @@ impl Around<'_> {
     }
 }
 
-/// Which TLBs have been invalidated whole since reset.
-#[derive(Clone, Copy, Debug, Default)]
+/// Which TLBs have been invalidated whole since reset: of HYPC banks, and of all others.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Initial {
-    pub(crate) guests: bool,
-    pub(crate) hypervisor: bool,
+    pub(crate) guests: Residue,
+    pub(crate) hypervisor: Residue,
+}
+
+impl Default for Initial {
+    fn default() -> Self {
+        Self { guests: Residue::MayBeCached, hypervisor: Residue::MayBeCached }
+    }
 }
 
 impl Initial {
-    pub(crate) fn note(&mut self, scope: &Scope) {
-        self.guests |= *scope == Scope::AllNonHypervisor;
-        self.hypervisor |= *scope == Scope::AllHypervisor;
+    /// An operation was posted. It has done its work when it is synchronized.
+    pub(crate) fn posted(&mut self, scope: &Scope, serial: u64, from: Issuer) {
+        let residue = match scope {
+            Scope::AllNonHypervisor => &mut self.guests,
+            Scope::AllHypervisor => &mut self.hypervisor,
+            _ => return,
+        };
+        if *residue == Residue::MayBeCached {
+            *residue = Residue::Posted(serial, from);
+        }
     }
 }
 

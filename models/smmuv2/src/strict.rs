@@ -34,7 +34,7 @@ pub mod clause {
         "9.6.3 \"SMMU_sCR0\": EXIDENABLE changed while EXIDVALID, or EXMASK[15], of some group is not 0";
     /// A bank used whose registers were never written.
     pub const UNINITIALIZED_BANK: &str = "2.6.2 \"The Context Bank Attribute Register\", \"Reset state\": a register of a context bank in use was not initialized";
-    /// A TLB that was never invalidated is in use.
+    /// A TLB is in use that was never invalidated, or whose invalidation no synchronization has covered.
     pub const TLB_NOT_INVALIDATED: &str =
         "2.5.2 \"Reset behavior of the TLB\": a TLB used that was not invalidated since reset";
     /// Several registers of an enabled bank changed.

@@ -218,7 +218,7 @@ impl State {
             bank.residue = Residue::MayBeCached;
             let hypervisor = bank.is_hypervisor();
             let done = if hypervisor { &mut self.initial.hypervisor } else { &mut self.initial.guests };
-            if !core::mem::replace(done, true) {
+            if core::mem::replace(done, Residue::Clean) != Residue::Clean {
                 let detail = format!("bank {index}, {}", if hypervisor { "HYPC" } else { "not HYPC" });
                 self.notes.record(clause::TLB_NOT_INVALIDATED, detail);
             }

@@ -132,6 +132,29 @@ fn a_tlb_in_use_that_was_never_invalidated_is_noted() {
 }
 
 #[test]
+fn a_tlb_in_use_whose_invalidation_was_not_synchronized_is_noted() {
+    // What is done after TLBIALLNSNH; whether that is enough.
+    type Row = (fn(&Machine), bool);
+    let rows: [Row; 3] = [(|_| (), false), (|m| m.sync(0), false), (Machine::gsync, true)];
+    for (synchronize, enough) in rows {
+        let machine = Machine::bare(plain());
+        machine.tables();
+        for group in 0..32 {
+            machine.w32(0x800 + group * 4, 0);
+        }
+        machine.cb(0, SCTLR, 0);
+        machine.w32(0x68, 0);
+        synchronize(&machine);
+        machine.bank1(0, CBAR_S1);
+        machine.stream(0, 5, 0, 0);
+        machine.w32(0x00, 0x0020_0406);
+        machine.read(5, 0x1000);
+        let expected = if enough { vec![] } else { vec![clause::TLB_NOT_INVALIDATED] };
+        assert_eq!(machine.clauses(), expected);
+    }
+}
+
+#[test]
 fn more_than_one_register_of_a_live_bank_is_noted() {
     let machine = Machine::stage1(plain());
     machine.cb64(0, TTBR0, 3 << 48 | 0x19_0000);
