@@ -98,13 +98,14 @@ impl Coherent {
 
     pub(crate) fn cpu_store(&self, at: Pa, value: u64, mask: u64) -> Result<(), BusError> {
         let Some(mut cache) = self.cache() else { return self.ram.store_masked(at, value, mask) };
-        cache.update(&self.ram, at, |old| old & !mask | value & mask)?;
+        // A store makes a line dirty also where it says what was there.
+        cache.update(&self.ram, at, |old| Some(old & !mask | value & mask))?;
         cache.perhaps_evict(&self.ram)
     }
 
     pub(crate) fn cpu_compare_exchange(&self, at: Pa, current: u64, new: u64) -> Result<u64, BusError> {
         let Some(mut cache) = self.cache() else { return self.ram.compare_exchange(at, current, new) };
-        cache.update(&self.ram, at, |old| if old == current { new } else { old })
+        cache.update(&self.ram, at, |old| (old == current).then_some(new))
     }
 
     /// Reads as snooping hardware does.
@@ -170,8 +171,13 @@ impl Cache {
         Ok(self.lines.last_mut().expect("just pushed"))
     }
 
-    /// Changes the word at `at` and answers what it was.
-    fn update(&mut self, ram: &Ram, at: Pa, change: impl FnOnce(u64) -> u64) -> Result<u64, BusError> {
+    /// Stores what `change` makes of the word at `at`, if it makes anything, and answers what it was.
+    fn update(
+        &mut self,
+        ram: &Ram,
+        at: Pa,
+        change: impl FnOnce(u64) -> Option<u64>,
+    ) -> Result<u64, BusError> {
         if !at.is_aligned(8) {
             return Err(BusError { at });
         }
@@ -179,8 +185,7 @@ impl Cache {
         let within = at.offset_in(LINE_BYTES) as usize;
         let word = &mut line.bytes[within..within + 8];
         let old = u64::from_le_bytes(word.try_into().expect("eight bytes"));
-        let new = change(old);
-        if new != old {
+        if let Some(new) = change(old) {
             word.copy_from_slice(&new.to_le_bytes());
             line.dirty = true;
         }
@@ -305,6 +310,21 @@ mod tests {
         coherent.ram.store_masked(beside, 1, u64::MAX).unwrap();
         coherent.clean(AT, 64).unwrap();
         assert_eq!(coherent.ram.load(beside), Ok(0));
+    }
+
+    #[test]
+    fn a_store_of_what_was_there_is_a_store_and_a_compare_exchange_that_fails_is_none() {
+        let coherent = coherent();
+        let beside = Pa::new(AT.get() + 8);
+        coherent.cpu_store(AT, 0, u64::MAX).unwrap();
+        coherent.ram.store_masked(beside, 1, u64::MAX).unwrap();
+        coherent.clean(AT, 64).unwrap();
+        assert_eq!(coherent.ram.load(beside), Ok(0));
+        coherent.invalidate(AT, 64).unwrap();
+        assert_eq!(coherent.cpu_compare_exchange(AT, 5, 6), Ok(0));
+        coherent.ram.store_masked(beside, 1, u64::MAX).unwrap();
+        coherent.clean(AT, 64).unwrap();
+        assert_eq!(coherent.ram.load(beside), Ok(1));
     }
 
     #[test]
