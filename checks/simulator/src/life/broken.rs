@@ -867,6 +867,28 @@ fn an_audit_finds_a_bond_without_a_descriptor() {
 }
 
 #[test]
+fn a_page_that_a_process_has_and_its_device_is_refused_breaks_service() {
+    for kind in SHARING {
+        let world = bound(kind);
+        assert_eq!(world.shared_dma(0, 0, 8, true, 0), Done::Refused, "there is none");
+        assert_eq!(objection(&world), None);
+        let page = world.judge_believes_in_a_page(0);
+        assert_eq!(world.shared_dma(0, 0, page, true, 0), Done::Refused);
+        assert_eq!(objection(&world), Some(Promise::Service));
+    }
+}
+
+#[test]
+fn an_audit_finds_a_descriptor_that_leads_to_the_table_of_a_process_that_has_exited() {
+    for kind in SHARING {
+        let world = bound(kind);
+        world.process_is_lost(0);
+        world.audit();
+        assert_eq!(objection(&world), Some(Promise::Isolation));
+    }
+}
+
+#[test]
 fn what_hardware_did_not_confirm_elsewhere_excuses_no_descriptor() {
     for (breaks, promise) in [
         (World::bond_is_lost as fn(&World, u8), Promise::Isolation),

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use model_bus::{Outcome, PageRequest, Translator};
 use portcullis::core::iopf::FaultQueue;
-use portcullis::core::mm::{ProcessMemory, ProcessTable};
+use portcullis::core::mm::{MmId, ProcessMemory, ProcessTable};
 use portcullis::core::pasid::MmPasids;
 use portcullis::core::sva::{
     Bond, DeviceSwitches, DisableSvaError, EnableError, EnableSvaError, NoSwitches, SvaDevice, SvaUnit,
@@ -144,6 +144,11 @@ impl Sharing {
 
     fn bond(&self, bond: u8) -> Option<BondState> {
         locked(&self.bonds)[usize::from(bond) % BONDS].clone()
+    }
+
+    /// Whether a process has not exited.
+    fn lives(&self, mm: MmId) -> bool {
+        locked(&self.processes).iter().flatten().any(|process| process.watched.id() == mm)
     }
 
     pub(super) fn shares(&self, device: usize) -> bool {
@@ -396,12 +401,14 @@ impl World {
             .unwrap_or_default();
         let bonds: Vec<BondState> =
             locked(&sharing.bonds).iter().flatten().filter(|bond| bond.device == index).cloned().collect();
+        let doubt = sharing.judge.shadow(|shadow| shadow.in_doubt());
         for &(pasid, table) in &found {
             let bond = bonds.iter().find(|bond| bond.bond.pasid().get() == pasid);
             let root = bond.map(|bond| table_of(&**bond.bond.mm()));
             let left = |one: &Lingering| one.device == index && table.is_none_or(|table| table == one.table);
+            let open = bond.is_some_and(|bond| sharing.lives(bond.bond.mm().id())) || doubt;
             let fits = match root {
-                Some(root) => table.is_none_or(|table| table == root),
+                Some(root) => table.is_none_or(|table| table == root && open),
                 None => locked(&sharing.lingering).iter().any(left),
             };
             self.hub.hold(Promise::Isolation, fits, || {
@@ -626,13 +633,40 @@ impl World {
         let size = sharing.kernel.page_bytes();
         let iova = (area.first().get() + u64::from(page) * size + u64::from(offset) % size) & !7;
         let engine = &self.devices[state.device].engine;
+        let owed = self.owes(sharing, &state, iova, write);
+        let (before, lost) = (self.before(None), self.lost_so_far());
         let done = engine.work(state.bond.pasid(), iova, write, &mut || self.turn_of_waiting());
         self.hub.trace(|trace| trace.note(&[iova, done as u64]));
+        let excused = self.had_reason(&before) || self.crowded(&before) || self.lost_so_far() > lost;
+        // Behind a flood of an earlier operation's it may wait longer than it has patience; that whatever it asked is answered is looked at when it stops.
+        self.hub.hold(Promise::Service, !owed || done != Shared::Refused || excused, || {
+            let (device, pasid) = (state.device, state.bond.pasid());
+            format!("device {device} was to have {iova:#x} of {pasid:?} (write {write}), and got {done:?}")
+        });
         self.pages_were_lost();
         match done {
             Shared::Done => Done::Succeeded,
             Shared::Refused | Shared::Waits => Done::Refused,
         }
+    }
+
+    /// Whether a process has a page for what a device of it is about to do, and nothing is known that is in its way.
+    fn owes(&self, sharing: &Sharing, state: &BondState, iova: u64, write: bool) -> bool {
+        let (mm, engine) = (state.bond.mm().id(), &self.devices[state.device].engine);
+        let wanted = if write { Perms::WRITE } else { Perms::READ };
+        let has =
+            |&(first, end, perms): &(u64, u64, Perms)| first <= iova && iova < end && perms.contains(wanted);
+        // Where hardware did not confirm that it forgot a page, its process may get no other.
+        let (areas, doubt) = sharing.judge.shadow(|shadow| (shadow.areas(mm), shadow.in_doubt()));
+        let at_rest = self.hub.shadow(|shadow| shadow.at_rest(state.device));
+        let asks = engine.form == Form::Stalling || engine.ats_is_on();
+        let calm = !doubt && !state.doubt && matches!(at_rest, Some(Way::Space(_))) && !engine.is_busy(None);
+        asks && calm && sharing.lives(mm) && areas.iter().any(has)
+    }
+
+    /// How many page requests, and events, hardware had no room for.
+    fn lost_so_far(&self) -> u64 {
+        self.units.iter().map(|unit| unit.iron.page_requests_lost() + unit.iron.events_lost()).sum()
     }
 
     /// Whether queues of page requests lost something, in the operation that is under way.
@@ -879,6 +913,24 @@ impl World {
         let sharing = self.sharing.as_ref().expect("they share");
         let state = sharing.bond(bond).expect("it is bound");
         sharing.judge.shadow(|shadow| shadow.unbound(state.device, state.bond.pasid()));
+    }
+
+    /// The judge believes that the process of a bond has a page, behind the last one of its first area. Answers the number of that page.
+    pub(super) fn judge_believes_in_a_page(&self, bond: u8) -> u8 {
+        let sharing = self.sharing.as_ref().expect("they share");
+        let state = sharing.bond(bond).expect("it is bound");
+        let end = state.areas[0].expect("it has an area").last().get() + 1;
+        let (mm, perms) = (state.bond.mm().id(), Perms::READ | Perms::WRITE);
+        sharing
+            .judge
+            .shadow(|shadow| shadow.set_area(mm, end, end + sharing.kernel.page_bytes(), Some(perms)));
+        8
+    }
+
+    /// Whoever watches believes that a process has exited.
+    pub(super) fn process_is_lost(&self, process: u8) {
+        let sharing = self.sharing.as_ref().expect("they share");
+        core::mem::forget(locked(&sharing.processes)[usize::from(process)].take());
     }
 
     /// Nobody has a bond any more, and its device neither; the driver has both.
