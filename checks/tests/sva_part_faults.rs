@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use model_bus::PageRequest;
+use model_bus::{PageRequest, Width};
+use model_devices::pcie::Function;
 use model_smmuv3::StallModel;
 use model_vtd::Reason;
 use portcullis::accel::{Accelerator, Algorithm, Status, Unshared};
@@ -75,6 +76,25 @@ fn part_12_a_private_asid_gives_way_under_dma_and_loses_no_invalidation() {
     [ring, source].into_iter().for_each(|buffer| handle.free_coherent(buffer).unwrap());
     drop(handle);
     assert_eq!(rig.finish(), RIGHT);
+}
+
+#[test]
+fn what_the_book_of_pcie_forbids_is_said_at_the_end() {
+    // ATS, page requests and PASIDs are extended capabilities of 8, 16 and 8 bytes, from 0x100.
+    const PASID_CONTROL: usize = 0x118 + 6;
+    for plan in MACHINES {
+        let rig = Rig::new(plan(1)).unwrap();
+        let model = rig.accels[0].pcie().unwrap().clone();
+        // Off and on again, while ATS is on.
+        for enable in [0, 1] {
+            model.config().write(PASID_CONTROL, Width::Bits16, enable);
+            model.config_written(PASID_CONTROL);
+        }
+        let wrongs = rig.finish();
+        let told =
+            |wrong: &String| wrong.starts_with("forbidden: ") && wrong.contains("PASID Control Register");
+        assert!(wrongs.len() == 2 && wrongs.iter().all(told), "{wrongs:?}");
+    }
 }
 
 /// In which order a bond and its process end.

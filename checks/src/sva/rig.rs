@@ -5,7 +5,7 @@
 use core::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use model_bus::{Bus, PageRequest, Request};
+use model_bus::{Bus, PageRequest, Request, Unpredictable};
 use model_devices::accelerator::PcieAccelerator;
 use model_devices::pcie::RootComplex;
 use portcullis::accel::{Accelerator, Form};
@@ -355,6 +355,13 @@ impl Rig {
     fn take_down(mut self) -> Vec<String> {
         let mut wrongs = Vec::new();
         for accel in core::mem::take(&mut self.accels) {
+            if let AccelModel::Pcie(model) = &accel.model {
+                let forbidden = model.take_unpredictable();
+                let told = |one: &Unpredictable| {
+                    format!("forbidden: {}: {} ({})", accel.name, one.clause, one.detail)
+                };
+                wrongs.extend(forbidden.iter().take(4).map(told));
+            }
             if let Err(error) = accel.driver.shut_down() {
                 wrongs.push(format!("{} does not shut down: {error:?}", accel.name));
             }

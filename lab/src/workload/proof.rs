@@ -470,7 +470,16 @@ fn nothing_left(machine: &Machine, platform: &LabPlatform, witness: &Witness) ->
     let of_smmuv2s: usize = machine.smmuv2s.iter().map(|smmu| smmu.take_unpredictable().len()).sum();
     let of_bridges: usize = machine.phbs.iter().map(|phb| phb.take_unpredictable().len()).sum();
     let of_vtds: usize = machine.vtds.iter().map(|vtd| vtd.take_unpredictable().len()).sum();
-    let all = [("SMMU", of_smmus), ("SMMUv2", of_smmuv2s), ("VT-d unit", of_vtds), ("PHB3", of_bridges)];
+    let accelerators = machine.pcie_accelerators.iter().map(|function| function.take_unpredictable().len());
+    let disks = machine.disks.iter().map(|disk| disk.take_unpredictable().len());
+    let of_functions: usize = accelerators.chain(disks).sum();
+    let all = [
+        ("SMMU", of_smmus),
+        ("SMMUv2", of_smmuv2s),
+        ("VT-d unit", of_vtds),
+        ("PHB3", of_bridges),
+        ("PCIe function", of_functions),
+    ];
     for (what, count) in all {
         if count > 0 {
             let said = format!("the driver did {count} things that the book forbids");

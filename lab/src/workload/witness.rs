@@ -2,7 +2,7 @@
 //!
 //! It hears the same events as everybody. From core's it knows which addresses a device must not reach any more. It shares nothing with
 //! the code it watches but the events' names: addresses that are unmapped without a word are found by the count of mappings at the end.
-//! From the model's it knows what the IOMMU recorded and what the driver did that the book forbids, to say so when a run fails.
+//! From the models' it knows what the IOMMU recorded and what was done to it, or to a function's services, that the book forbids, to say so when a run fails.
 //!
 //! Not here: trying the addresses (`proof`).
 
@@ -316,7 +316,10 @@ impl Sink for Witness {
         if event.source == "core" && event.name == "fault" {
             self.seen().note_fault(event, self.alone);
         }
-        if matches!(event.source, "model.smmuv3" | "model.smmuv2" | "model.vtd" | "model.ioda2") {
+        if matches!(
+            event.source,
+            "model.smmuv3" | "model.smmuv2" | "model.vtd" | "model.ioda2" | "model.pcie"
+        ) {
             self.seen().note_model(event);
         }
         if self.next.listening() {

@@ -5,7 +5,9 @@
 use core::fmt;
 use std::sync::Arc;
 
-use model_bus::{Clocked, Invalidation, Moved, PageResponse, Stall, StallState, Traffic, Width};
+use model_bus::{
+    Clocked, Invalidation, Moved, PageResponse, Stall, StallState, Traffic, Unpredictable, Width,
+};
 use portcullis_types::trace::Sink;
 use portcullis_types::{Iova, Pasid};
 
@@ -102,6 +104,12 @@ impl PcieAccelerator {
     /// Its page requests: what was sent and received, and how it is to behave.
     pub fn pages(&self) -> &Pages {
         &self.ways.pages
+    }
+
+    /// What software did with its PASIDs, its ATC and its page requests that the book forbids, since the last call.
+    pub fn take_unpredictable(&self) -> Vec<Unpredictable> {
+        let Ways { pasids, atc, pages, .. } = &*self.ways;
+        [pasids.take_unpredictable(), atc.take_unpredictable(), pages.take_unpredictable()].concat()
     }
 
     /// What its jobs came to.

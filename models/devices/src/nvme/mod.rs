@@ -30,7 +30,7 @@ mod transfer;
 use core::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use model_bus::{Clocked, Traffic, Width};
+use model_bus::{Clocked, Traffic, Unpredictable, Width};
 use portcullis_types::trace::Sink;
 
 use self::engine::Turn;
@@ -143,7 +143,7 @@ impl Nvme {
         };
         Arc::new(Self {
             requester: Requester::new(config.clone()),
-            messages: Messages::new(config.clone(), layout, places),
+            messages: Messages::new(config.clone(), layout, places, sink.clone()),
             disk: Disk::new(medium, options.block_lg2),
             state: Mutex::new(State::new(limits)),
             turn: Mutex::new(Turn::new(options.seed)),
@@ -159,6 +159,11 @@ impl Nvme {
     /// What has gone between the controller and memory since it was put into its slot.
     pub fn traffic(&self) -> Traffic {
         self.requester.traffic()
+    }
+
+    /// What software did with its interrupts that the book of PCIe forbids, since the last call.
+    pub fn take_unpredictable(&self) -> Vec<Unpredictable> {
+        self.messages.take_unpredictable()
     }
 
     /// How many interrupts did not arrive.

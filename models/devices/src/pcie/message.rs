@@ -8,11 +8,13 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use model_bus::Width;
+use model_bus::{Unpredictable, Width};
 use portcullis_types::Iova;
+use portcullis_types::trace::Sink;
 
 use super::config::{ConfigBuilder, ConfigSpace};
 use super::requester::{RequestError, Requester};
+use super::strict::{Strict, clause};
 
 const ENTRY_BYTES: u64 = 16;
 const ENTRY_MASKED: u32 = 1;
@@ -43,6 +45,7 @@ pub struct Messages {
     config: Arc<ConfigSpace>,
     places: Places,
     state: Mutex<State>,
+    strict: Strict,
 }
 
 /// Where the capabilities lie.
@@ -110,7 +113,7 @@ impl MessageLayout {
 
 impl Messages {
     /// The interrupts of the function with this configuration space.
-    pub fn new(config: Arc<ConfigSpace>, layout: MessageLayout, places: Places) -> Self {
+    pub fn new(config: Arc<ConfigSpace>, layout: MessageLayout, places: Places, sink: Arc<dyn Sink>) -> Self {
         let messages = Self {
             config,
             places,
@@ -119,6 +122,7 @@ impl Messages {
                 pending: vec![false; usize::from(layout.vectors)],
                 lost: 0,
             }),
+            strict: Strict::new(sink),
         };
         messages.reset();
         messages
@@ -135,6 +139,11 @@ impl Messages {
         state.pending.fill(false);
     }
 
+    /// Everything software did against the book since the last call.
+    pub fn take_unpredictable(&self) -> Vec<Unpredictable> {
+        self.strict.take()
+    }
+
     /// How many vectors there are.
     pub fn vector_count(&self) -> usize {
         self.state().table.len()
@@ -145,9 +154,14 @@ impl Messages {
         self.state().lost
     }
 
+    /// Message Control of MSI-X.
+    fn control(&self) -> u16 {
+        self.config.read16(self.places.msix + 2)
+    }
+
     /// Whether software has chosen MSI-X.
     pub fn msix_enabled(&self) -> bool {
-        self.config.read16(self.places.msix + 2) & MSIX_ENABLE != 0
+        self.control() & MSIX_ENABLE != 0
     }
 
     /// Interrupts, by `vector`. A vector that there is not is the first one.
@@ -175,7 +189,7 @@ impl Messages {
     }
 
     fn raise_msix(&self, vector: usize, requester: &Requester) -> Raised {
-        let function_masked = self.config.read16(self.places.msix + 2) & MSIX_FUNCTION_MASK != 0;
+        let function_masked = self.control() & MSIX_FUNCTION_MASK != 0;
         let mut state = self.state();
         let vector = if vector < state.table.len() { vector } else { 0 };
         let [low, high, data, control] = state.table[vector];
@@ -237,10 +251,14 @@ impl Messages {
 
     /// Software writes the table, `offset` bytes into it. Only accesses of 32 and 64 bits are defined; others do nothing.
     pub fn write_table(&self, offset: u64, width: Width, value: u64) {
+        let open = self.control() & (MSIX_ENABLE | MSIX_FUNCTION_MASK) == MSIX_ENABLE;
         let mut state = self.state();
         let mut store = |at: u64, value: u32| {
             if let Some(entry) = state.table.get_mut((at / ENTRY_BYTES) as usize) {
                 let field = (at % ENTRY_BYTES / 4) as usize;
+                if open && field != 3 && entry[3] & ENTRY_MASKED == 0 && entry[field] != value {
+                    self.strict.record(clause::LIVE_VECTOR, format!("{at:#x} in the table = {value:#x}"));
+                }
                 entry[field] = if field == 3 { value & ENTRY_MASKED } else { value };
             }
         };

@@ -18,6 +18,7 @@ mod pci_bus;
 mod requester;
 mod rid;
 mod root;
+mod strict;
 
 pub use atc::{Access, Atc, AtcCounts, AtcOptions, Behaviour};
 pub use bar::Bar;
@@ -35,3 +36,4 @@ pub use pci_bus::{PciBus, SlotTaken};
 pub use requester::{Host, RequestError, Requester};
 pub use rid::{Rid, RidMap, RidRange};
 pub use root::{RootComplex, RootLayout, Window};
+pub use strict::clause;

@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use model_bus::{PageRequest, PageResponse};
+use model_bus::{PageRequest, PageResponse, Unpredictable};
 use portcullis_types::trace::{Event, Sink, Value};
 use portcullis_types::{Iova, Pasid, SourceId};
 
@@ -24,6 +24,7 @@ use super::capability::{
 };
 use super::config::ConfigSpace;
 use super::requester::Requester;
+use super::strict::{Strict, clause};
 
 /// Page Request Group Indexes there are.
 const INDEXES: u16 = 512;
@@ -166,6 +167,7 @@ pub struct Pages {
     requester: Arc<Requester>,
     state: Mutex<State>,
     retries: AtomicU64,
+    strict: Strict,
     sink: Arc<dyn Sink>,
 }
 
@@ -183,7 +185,13 @@ impl Pages {
         requester: Arc<Requester>,
         sink: Arc<dyn Sink>,
     ) -> Self {
-        Self { config, place, requester, state: Mutex::default(), retries: AtomicU64::new(0), sink }
+        let strict = Strict::new(sink.clone());
+        Self { config, place, requester, state: Mutex::default(), retries: AtomicU64::new(0), strict, sink }
+    }
+
+    /// Everything software did against the book since the last call.
+    pub fn take_unpredictable(&self) -> Vec<Unpredictable> {
+        self.strict.take()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -284,12 +292,16 @@ impl Pages {
         state.sending = false;
     }
 
-    /// Takes a response.
+    /// Takes a response. `Choice:` where it takes none, a PASID in it is not looked at.
     ///
     /// Spec: PCIe 6.0, 10.4.2 "Page Request Group Response Message"; Table "Response Code": what is not used counts as Response Failure.
     pub fn response(&self, message: &PageResponse) {
         let mut state = self.state();
-        let known = |group: &Group| !self.needs_pasid() || group.pasid == message.pasid;
+        let needs_pasid = self.needs_pasid();
+        if !needs_pasid && message.pasid.is_some() {
+            self.strict.record(clause::RESPONSE_PASID, format!("{message:?}"));
+        }
+        let known = |group: &Group| !needs_pasid || group.pasid == message.pasid;
         let what = if state.failed || (!state.enabled && state.groups.is_empty()) {
             state.counts.ignored += 1;
             "ignored"
@@ -339,7 +351,7 @@ impl Pages {
         match (state.enabled, enabled) {
             (false, true) => {
                 if state.outstanding != 0 {
-                    misuse = Some("page requests enabled before they had stopped");
+                    misuse = Some(clause::ENABLED_BEFORE_STOPPED);
                 }
                 self.enable(&mut state);
             }
@@ -357,8 +369,8 @@ impl Pages {
         }
         self.show_stopped(&state);
         drop(state);
-        if let Some(what) = misuse {
-            self.say("misuse", &[("what", Value::Str(what))]);
+        if let Some(clause) = misuse {
+            self.strict.record(clause, format!("control {control:#x}"));
         }
     }
 
@@ -380,7 +392,7 @@ impl Pages {
             moved = value.min(capacity) != state.allocation;
             if moved { state.allocation } else { value }
         });
-        moved.then_some("allocation changed while page requests are on")
+        moved.then_some(clause::ALLOCATION_CHANGED)
     }
 
     /// As after power-up.

@@ -5,11 +5,13 @@
 use core::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use model_bus::Unpredictable;
 use portcullis_types::Pasid;
-use portcullis_types::trace::{Event, Sink, Value};
+use portcullis_types::trace::Sink;
 
 use super::capability::{PASID_CAPABILITY, PASID_CONTROL, PASID_ENABLE};
 use super::config::ConfigSpace;
+use super::strict::{Strict, clause};
 
 /// A function's PASID capability.
 pub struct PasidControl {
@@ -17,7 +19,7 @@ pub struct PasidControl {
     place: usize,
     /// The control register, as it was when last looked at.
     control: Mutex<u16>,
-    sink: Arc<dyn Sink>,
+    strict: Strict,
 }
 
 impl fmt::Debug for PasidControl {
@@ -29,7 +31,12 @@ impl fmt::Debug for PasidControl {
 impl PasidControl {
     /// The capability at `place` of this configuration space.
     pub fn new(config: Arc<ConfigSpace>, place: usize, sink: Arc<dyn Sink>) -> Self {
-        Self { config, place, control: Mutex::new(0), sink }
+        Self { config, place, control: Mutex::new(0), strict: Strict::new(sink) }
+    }
+
+    /// Everything software did against the book since the last call.
+    pub fn take_unpredictable(&self) -> Vec<Unpredictable> {
+        self.strict.take()
     }
 
     /// Whether the function may send requests with `pasid`, or without one.
@@ -46,8 +53,7 @@ impl PasidControl {
         let before =
             core::mem::replace(&mut *self.control.lock().unwrap_or_else(PoisonError::into_inner), control);
         if before != control && ats_enabled {
-            let fields = &[("what", Value::Str("PASID control changed while ATS is on"))];
-            self.sink.event(&Event { source: "model.pcie", name: "misuse", fields });
+            self.strict.record(clause::PASIDS_CHANGED, format!("{before:#x} became {control:#x}"));
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use model_bus::{Invalidation, PageResponse, Width};
 use model_devices::accelerator::{AcceleratorOptions, PcieAccelerator};
-use model_devices::pcie::{Access, Behaviour, BridgeOptions, RequestError, Rid};
+use model_devices::pcie::{Access, Behaviour, BridgeOptions, RequestError, Rid, clause};
 use portcullis_types::{Iova, Pa, Pasid, SourceId};
 
 use crate::accelerator_rig::{AccRig, COPY, DEST, PASID, Policy, SOURCE, STREAM, job, pa_of, pasid, text};
@@ -265,13 +265,18 @@ fn a_hostile_device_makes_translated_requests_of_its_own() {
 #[test]
 fn misuse_of_the_capabilities_is_said() {
     let rig = rig();
+    let clauses = || {
+        let broken = rig.device().take_unpredictable();
+        broken.iter().map(|one| one.clause).collect::<Vec<_>>()
+    };
+    assert_eq!(clauses(), [""; 0]);
     rig.write_config(rig.extended(0x1b) + 6, Width::Bits16, 0);
-    assert!(rig.ear.heard("misuse: what=PASID control changed while ATS is on"));
+    assert_eq!(clauses(), [clause::PASIDS_CHANGED]);
+    assert!(rig.ear.heard("model.pcie unpredictable: clause=PCIe 6.0, 7.8.9.3"));
     rig.write_config(rig.extended(0x0f) + 6, Width::Bits16, 0x8001);
-    assert!(rig.ear.heard("misuse: what=smallest translation unit changed while ATS is on"));
-    assert!(!rig.ear.heard("below the smallest"));
+    assert_eq!(clauses(), [clause::UNIT_CHANGED]);
     rig.mmu.invalidate(pasid(), SOURCE, 12, 0);
-    assert!(rig.ear.heard("misuse: what=invalidation below the smallest translation unit"));
+    assert_eq!(clauses(), [clause::INVALIDATION_TOO_SMALL]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use model_bus::Width;
 use model_devices::pcie::Function;
-use model_devices::pcie::{ConfigBuilder, Identity, MessageLayout, Messages, Raised};
+use model_devices::pcie::{ConfigBuilder, Identity, MessageLayout, Messages, Raised, clause};
 
 use crate::rig::{BAR, DISK, DiskRig, FIRST_LPI, ITS, Sqe};
 
@@ -61,6 +61,29 @@ fn a_masked_vector_waits_until_it_is_unmasked() {
     disk.rig.write32(TABLE + 12, 0);
     disk.settle();
     assert_eq!((disk.rig.its.take_pending(), disk.rig.read32(PENDING)), (Some(FIRST_LPI), 0));
+}
+
+#[test]
+fn a_vector_is_changed_while_it_is_masked() {
+    let disk = enabled();
+    let control = disk.capability(0x11) + 2;
+    let clauses = || disk.nvme.take_unpredictable().iter().map(|one| one.clause).collect::<Vec<_>>();
+    // What is there; masked by itself; by the function; off.
+    disk.rig.write32(TABLE + 8, 0);
+    disk.rig.write32(TABLE + 12, 1);
+    disk.rig.write32(TABLE + 8, 1);
+    disk.rig.write32(TABLE + 12, 0);
+    disk.rig.write_config(DISK, control, Width::Bits16, 0xc000);
+    disk.rig.write32(TABLE, 0x0809_0044);
+    disk.rig.write_config(DISK, control, Width::Bits16, 0);
+    disk.rig.write32(TABLE + 4, 1);
+    disk.rig.write_config(DISK, control, Width::Bits16, 0x8000);
+    assert_eq!(clauses(), [""; 0]);
+    for field in [0, 4, 8] {
+        disk.rig.write32(TABLE + field, 0x10);
+        assert_eq!(clauses(), [clause::LIVE_VECTOR], "{field}");
+    }
+    assert!(disk.rig.ear.heard("model.pcie unpredictable: clause=PCIe 6.0, 6.1.4.2"));
 }
 
 #[test]
@@ -135,7 +158,7 @@ fn several_msi_vectors_change_the_low_bits_of_the_data() {
     let layout = MessageLayout { vectors: 1, bar: 0, table: 0, pending: 64, msi_vectors_lg2: Some(2) };
     let places = layout.lay_out(&mut builder);
     let config = std::sync::Arc::new(builder.build());
-    let messages = Messages::new(config.clone(), layout, places);
+    let messages = Messages::new(config.clone(), layout, places, disk.rig.ear.clone());
     assert_eq!(messages.raise(0, requester), Raised::Disabled);
     assert_eq!(config.read16(0x42), 0x0184);
     config.write(0x44, Width::Bits32, 0x0809_0040);

@@ -17,7 +17,9 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use model_bus::{DmaError, Invalidation, Stall, Translation, TranslationAnswer, TranslationRequest};
+use model_bus::{
+    DmaError, Invalidation, Stall, Translation, TranslationAnswer, TranslationRequest, Unpredictable,
+};
 use portcullis_types::trace::{Event, Sink, Value};
 use portcullis_types::{Iova, Pa, Pasid, SourceId};
 
@@ -26,6 +28,7 @@ use self::state::{Answer, State};
 use super::capability::{ATS_CONTROL, ATS_ENABLE, ATS_UNIT};
 use super::config::ConfigSpace;
 use super::requester::{RequestError, Requester};
+use super::strict::{Strict, clause};
 
 /// How often in a row an access is tried whose translation is taken away before it is used.
 const TRIES: usize = 4;
@@ -126,6 +129,7 @@ pub struct Atc {
     global_invalidate: bool,
     state: Mutex<State>,
     counters: Counters,
+    strict: Strict,
     sink: Arc<dyn Sink>,
 }
 
@@ -171,6 +175,7 @@ impl Atc {
             global_invalidate: options.global_invalidate,
             state: Mutex::new(State::new(cache, options.behaviour)),
             counters: Counters::default(),
+            strict: Strict::new(sink.clone()),
             sink,
         }
     }
@@ -197,6 +202,11 @@ impl Atc {
             invalidations: get(&counters.invalidations),
             answered: get(&counters.answered),
         }
+    }
+
+    /// Everything software did against the book since the last call.
+    pub fn take_unpredictable(&self) -> Vec<Unpredictable> {
+        self.strict.take()
     }
 
     /// How many translations it holds.
@@ -340,7 +350,8 @@ impl Atc {
         let answer = state.invalidate(message.tag & 31, self.scope(message, least));
         drop(state);
         if too_small {
-            self.misuse("invalidation below the smallest translation unit");
+            let detail = format!("2^{} bytes, at least 2^{least}", message.size_lg2);
+            self.strict.record(clause::INVALIDATION_TOO_SMALL, detail);
         }
         if answer == Answer::Now {
             self.answer(1 << (message.tag & 31));
@@ -392,7 +403,7 @@ impl Atc {
         state.unit = unit;
         drop(state);
         if unit_moved {
-            self.misuse("smallest translation unit changed while ATS is on");
+            self.strict.record(clause::UNIT_CHANGED, format!("control {control:#x}"));
         }
     }
 
@@ -417,10 +428,6 @@ impl Atc {
     /// As [`RequestError`] says.
     pub fn forge_write(&self, pasid: Option<Pasid>, to: Pa, from: &[u8]) -> Result<(), RequestError> {
         self.requester.write_translated(pasid, to, from)
-    }
-
-    fn misuse(&self, what: &str) {
-        self.say("misuse", &[("what", Value::Str(what))]);
     }
 
     fn say(&self, name: &'static str, fields: &[(&'static str, Value<'_>)]) {
