@@ -45,6 +45,8 @@ struct State {
     /// Invalidations that devices have not answered, by tag; when each was sent, and about which address space.
     unanswered: BTreeMap<(SourceId, u8), (u64, Option<Pasid>)>,
     sent: u64,
+    /// Faults of devices that processes were asked to handle.
+    faults: u64,
     /// Whatever is sent during an operation is sent for it: nobody else is at work.
     one_at_a_time: bool,
     downs: Vec<(Arc<Down>, Weak<dyn Downstream>)>,
@@ -77,6 +79,7 @@ impl Judge {
             stalled: BTreeMap::new(),
             unanswered: BTreeMap::new(),
             sent: 0,
+            faults: 0,
             one_at_a_time: false,
             downs: Vec::new(),
             wrongs: Vec::new(),
@@ -189,6 +192,16 @@ impl Judge {
     /// How many invalidations were sent to devices so far.
     pub fn invalidations(&self) -> u64 {
         self.state().sent
+    }
+
+    /// A process is asked to handle a device's fault.
+    pub(super) fn fault_began(&self) {
+        self.state().faults += 1;
+    }
+
+    /// How many faults of devices processes were asked to handle so far: each may have brought a page in, and tables.
+    pub fn faults(&self) -> u64 {
+        self.state().faults
     }
 
     /// An operation on a process has returned and says that all is forgotten: devices have answered whatever they were sent about it since the operation began. What others

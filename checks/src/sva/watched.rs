@@ -138,6 +138,7 @@ impl ProcessMemory for Memory {
     }
 
     fn handle_fault(&self, fault: &MmFault) -> Result<(), MmFaultError> {
+        self.judge.fault_began();
         self.change(&[self.page_of(fault.address)], || self.process.handle_fault(fault))
     }
 

@@ -867,6 +867,19 @@ fn an_audit_finds_a_bond_without_a_descriptor() {
 }
 
 #[test]
+fn pages_that_came_in_for_others_during_a_refused_bind_are_no_leak_and_other_blocks_are() {
+    for kind in SHARING {
+        let world = bound(kind);
+        let (before, faults) = (world.before(None), world.faults());
+        assert_eq!(world.shared_dma(0, 0, 0, true, 0), Done::Succeeded);
+        world.bind_unwound(&before, faults, &"refused");
+        assert_eq!(objection(&world), None);
+        world.bind_unwound(&before, world.faults(), &"refused");
+        assert_eq!(objection(&world), Some(Promise::Unwind));
+    }
+}
+
+#[test]
 fn a_page_that_a_process_has_and_its_device_is_refused_breaks_service() {
     for kind in SHARING {
         let world = bound(kind);

@@ -2,6 +2,7 @@
 //!
 //! What devices reach there is judged by `checks::sva`, against processes' own tables.
 
+use core::fmt::Debug;
 use core::sync::atomic::Ordering::Relaxed;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -25,7 +26,7 @@ use portcullis_lab::tamper::Tamper;
 use portcullis_lab::trace;
 
 use super::world::{Unit, World};
-use super::{Done, Pick};
+use super::{Before, Done, Pick};
 use crate::fault::FaultKind;
 use crate::hub::{Hub, locked};
 use crate::machine::{FORGED, Form, Hungry, Move, Shared, SimPlatform, Switch};
@@ -452,7 +453,7 @@ impl World {
         if sharing.bond(bond).is_some() {
             return Done::Skipped;
         }
-        let before = self.before(None);
+        let (before, faults) = (self.before(None), sharing.judge.faults());
         let memory = process.watched.memory();
         let asked = Lingering { device: index, table: table_of(&*memory) };
         match shared.bind(&memory) {
@@ -472,7 +473,7 @@ impl World {
             Err(error) => {
                 if !sharing.lingers(index) {
                     self.excuse(&before, &error);
-                    self.unwound(&before, false, &error);
+                    self.bind_unwound(&before, faults, &error);
                 }
                 if self.unconfirmed(&before) || self.devices[index].engine.is_mute() {
                     locked(&sharing.lingering).push(asked);
@@ -480,6 +481,18 @@ impl World {
                 Done::Refused
             }
         }
+    }
+
+    /// A bind has failed. On its way back it handles what other devices have asked for, `faults` before it, and these pages stay.
+    pub(super) fn bind_unwound(&self, before: &Before, faults: u64, error: &dyn Debug) {
+        if self.faults() == faults {
+            self.unwound(before, false, error);
+        }
+    }
+
+    /// How many faults of devices processes were asked to handle so far.
+    pub(super) fn faults(&self) -> u64 {
+        self.sharing.as_ref().map_or(0, |sharing| sharing.judge.faults())
     }
 
     /// A bond is given back, once its device has stopped.
