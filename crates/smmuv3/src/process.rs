@@ -253,17 +253,20 @@ impl<P: Platform, R: Registers> Process<P, R> {
     fn quiesce_devices(&self) -> Result<(), SyncError> {
         let bound = self.bound();
         let forced = self.hardware.features.stall_forced;
+        // A device of which hardware does not confirm it leaves no other one with the process's memory: the first error is answered at the end.
+        let mut outcome = Ok(());
         for device in &bound {
             if let Some(contexts) = device.contexts() {
-                self.hardware.change_cd(&contexts, device.pasid().get(), |cd| quiet(cd, forced))?;
+                let pasid = device.pasid().get();
+                outcome = outcome.and(self.hardware.change_cd(&contexts, pasid, |cd| quiet(cd, forced)));
             }
         }
         // Ranges are not told one by one when a process exits, not even where the CPUs' broadcasts are heard.
         if !mutant!("tlb-remembers-who-exited") {
-            self.hardware.run(|batch| batch.add(self.hardware.forget_asid(self.asid)))?;
+            outcome = outcome.and(self.hardware.run(|batch| batch.add(self.hardware.forget_asid(self.asid))));
         }
         let streams: Vec<_> = bound.iter().flat_map(|device| device.atc_streams()).collect();
-        self.hardware.forget_atcs(&streams, &[AtcSpan::ALL])
+        outcome.and(self.hardware.forget_atcs(&streams, &[AtcSpan::ALL]))
     }
 }
 

@@ -293,8 +293,9 @@ impl<P: Platform, R: Registers> ProcessDomain for Process<P, R> {
         *life = Life::Exits;
         let places: Vec<Pa> = self.uses.lock().values().copied().collect();
         places.into_iter().for_each(|at| self.hardware.store_word(at, quiet()));
-        self.forget(&self.pasids())?;
-        self.forget_devices(None)?;
+        // What devices hold is asked for though the unit did not confirm the rest.
+        let forgotten = self.forget(&self.pasids());
+        forgotten.and(self.forget_devices(None))?;
         *life = Life::Exited;
         Ok(())
     }

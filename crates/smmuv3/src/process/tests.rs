@@ -6,14 +6,14 @@ extern crate std;
 use alloc::vec;
 use core::sync::atomic::Ordering::SeqCst;
 
-use portcullis_core::iommu::Iommu;
+use portcullis_core::iommu::{Iommu, Target};
 use portcullis_spec::smmuv3::command::{Command, Opcode};
 use portcullis_spec::smmuv3::registers::{CMDQ_PROD, CR2, Idr0};
-use portcullis_types::{Iova, Pa};
+use portcullis_types::{Iova, Pa, SourceId};
 
 use super::*;
 use crate::features::IdRegisters;
-use crate::testing::{Fake, FakeMm, Machine, Shared, cd, opcodes, ste};
+use crate::testing::{Fake, FakeMm, FakeSwitches, Machine, Shared, cd, opcodes, ste};
 
 fn features(change: impl FnOnce(&mut Features)) -> Features {
     let mut features = Features::decode(&IdRegisters::read(&*Fake::new())).unwrap();
@@ -134,6 +134,28 @@ fn part_17_exit_keeps_the_descriptor_valid_and_ends_walks_and_events() {
         process.quiesce().unwrap();
         assert_eq!(shared.fake.take_log(), [], "once is enough");
     }
+}
+
+#[test]
+fn part_17_a_device_of_which_an_exit_is_not_confirmed_leaves_no_other_one_with_the_process() {
+    let shared = Shared::on(Machine::Pcie);
+    let (_mm, process) = shared.bound(0x42, 5);
+    let net = [SourceId(10)];
+    shared.smmu.add_device("net", &net).unwrap();
+    shared.smmu.attach(&net, &Target::Domain(shared.smmu.new_domain().unwrap())).unwrap();
+    shared.sva().enable(&net, &shared.facts, FakeSwitches::new(&shared.fake)).unwrap();
+    shared.sva().attach_pasid(&net, Pasid::new(5).unwrap(), &process).unwrap();
+    let is_quiet = |stream| cd(&shared.fake, stream, 5).unwrap()[0] & 1 << 14 != 0;
+    assert!(!is_quiet(8) && !is_quiet(10));
+    shared.fake.with(|state| state.illegal.push(Opcode::CFGI_CD));
+    shared.fake.take_log();
+    assert_eq!(process.quiesce(), Err(SyncError::Failed { code: 1 }));
+    assert!(is_quiet(8) && is_quiet(10));
+    let log = shared.fake.take_log();
+    assert!(log.contains(&Command::tlbi_nh_asid(0, 0x42)));
+    assert!([8, 9, 10].iter().all(|&stream| log.contains(&Command::atc_inv(stream, Some(5), 0, 52))));
+    shared.fake.with(|state| state.illegal.clear());
+    process.quiesce().unwrap();
 }
 
 #[test]
