@@ -107,7 +107,6 @@ fn behind_a_vtd_unit_every_promise_is_kept_too() {
         let mut plan = pc(model_vtd::Policy::stale())(seed);
         plan.pcie.push(accelerator(seed + 1));
         plan.pcie[1].stop_marker = true;
-        plan.pcie[1].response_needs_pasid = false;
         plan
     };
     all_right(1300..1306, several, late);

@@ -871,7 +871,7 @@ fn pages_that_came_in_for_others_during_a_refused_bind_are_no_leak_and_other_blo
     for kind in SHARING {
         let world = bound(kind);
         let (before, faults) = (world.before(None), world.faults());
-        assert_eq!(world.shared_dma(0, 0, 0, true, 0), Done::Succeeded);
+        assert_eq!(world.shared_dma(0, 0, 5, true, 0), Done::Succeeded, "a page that nobody has touched");
         world.bind_unwound(&before, faults, &"refused");
         assert_eq!(objection(&world), None);
         world.bind_unwound(&before, world.faults(), &"refused");

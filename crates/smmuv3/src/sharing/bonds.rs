@@ -397,8 +397,9 @@ fn part_16_disabling_waits_for_bonds_and_then_the_device_is_as_before() {
     assert!(again.is_ok());
     let mut poor = bench.facts;
     poor.pasid_bits = 0;
-    let net = bench.iommu.add_device(DeviceInfo::new("net", &[SourceId(12)])).unwrap();
-    let refused = bench.unit.enable(&net, &disk.2, &poor, FakeSwitches::new(&bench.fake)).unwrap_err();
+    let net = bench.device("net", &[SourceId(12)]);
+    net.0.disable().unwrap();
+    let refused = bench.unit.enable(&net.1, &net.2, &poor, FakeSwitches::new(&bench.fake)).unwrap_err();
     let missing = SvaRefusal::NoPasids(Side::Device);
     assert_eq!(refused, EnableError::Driver(EnableSvaError::Refused(missing)));
 }

@@ -292,7 +292,7 @@ impl Pages {
         state.sending = false;
     }
 
-    /// Takes a response. `Choice:` where it takes none, a PASID in it is not looked at.
+    /// Takes a response. `Choice:` where the function takes no PASID in it, one that is there is noted, and not looked at.
     ///
     /// Spec: PCIe 6.0, 10.4.2 "Page Request Group Response Message"; Table "Response Code": what is not used counts as Response Failure.
     pub fn response(&self, message: &PageResponse) {
