@@ -4,7 +4,7 @@
 //! which is told after that. No lock of core's is held while it runs.
 //!
 //! A fault may be brought in interrupt context, and meanwhile everybody else may leave the domain. Letting go of that may wait for hardware and for a process, so whoever
-//! brings a fault holds the domain's [`Faults`], and not the domain.
+//! brings a fault holds the domain's `Faults`, and not the domain.
 
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
