@@ -111,25 +111,20 @@ impl Tap for CommandTap {
 
 #[cfg(test)]
 mod unit_tests {
-    use model_bus::BusOptions;
-    use portcullis::types::PaRange;
-
+    use super::super::Bench;
     use super::*;
     use crate::fault::FaultKind;
 
     #[test]
     fn what_was_falsified_makes_hardware_forget_nothing() {
-        let ram = PaRange::new(Pa::new(0x4000_0000), 0x1_0000).expect("RAM does not wrap");
-        let bus = Bus::new(&BusOptions::new(ram, 1));
-        let (tap, faults) = (CommandTap::new(0x900_0000), Faults::default());
-        let write = |offset, value| tap.written(&bus, &faults, Written { offset, value });
+        let bench = Bench::new(CommandTap::new(0x900_0000));
         // 16 commands, of which two are CMD_TLBI_NSNH_ALL.
-        write(CMDQ_BASE, 0x4000_0000 | 4);
+        bench.write(CMDQ_BASE, 0x4000_0000 | 4);
         for slot in [0, 0x10] {
-            bus.cpu().store64(Pa::new(0x4000_0000 + slot), 0x30).expect("it lies in RAM");
+            bench.bus.cpu().store64(Pa::new(0x4000_0000 + slot), 0x30).expect("it lies in RAM");
         }
-        assert!(write(CMDQ_PROD, 1).flushes);
-        faults.arm(FaultKind::CommandError, 1);
-        assert!(!write(CMDQ_PROD, 2).flushes);
+        assert!(bench.write(CMDQ_PROD, 1).flushes);
+        bench.faults.arm(FaultKind::CommandError, 1);
+        assert!(!bench.write(CMDQ_PROD, 2).flushes);
     }
 }

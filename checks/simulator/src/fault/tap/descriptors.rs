@@ -112,46 +112,38 @@ impl Tap for DescriptorTap {
 
 #[cfg(test)]
 mod unit_tests {
-    use model_bus::BusOptions;
-    use portcullis::types::PaRange;
-
+    use super::super::Bench;
     use super::*;
     use crate::fault::FaultKind;
 
     #[test]
     fn a_descriptor_is_excused_as_often_as_one_was_falsified_at_its_place() {
-        let ram = PaRange::new(Pa::new(0x4000_0000), 0x1_0000).expect("RAM does not wrap");
-        let bus = Bus::new(&BusOptions::new(ram, 1));
-        let (tap, faults) = (DescriptorTap::new(0x900_0000), Faults::default());
-        let write = |offset, value| tap.written(&bus, &faults, Written { offset, value });
-        write(ADDRESS, 0x4000_0000);
-        write(COMMAND, 1 << 26);
+        let bench = Bench::new(DescriptorTap::new(0x900_0000));
+        bench.write(ADDRESS, 0x4000_0000);
+        bench.write(COMMAND, 1 << 26);
         // Twice the first place of 256, and once round in between.
         for tail in [0x10, 0, 0x10] {
             if tail != 0 {
-                faults.arm(FaultKind::CommandError, 1);
+                bench.faults.arm(FaultKind::CommandError, 1);
             }
-            write(TAIL, tail);
+            bench.write(TAIL, tail);
         }
-        let excused = [(); 3].map(|()| tap.has_falsified("head 0x0, IQEI 3"));
+        let excused = [(); 3].map(|()| bench.tap.has_falsified("head 0x0, IQEI 3"));
         assert_eq!(excused, [true, true, false]);
-        assert!(!tap.has_falsified("head 0x10, IQEI 3"));
+        assert!(!bench.tap.has_falsified("head 0x10, IQEI 3"));
     }
 
     #[test]
     fn what_was_falsified_makes_hardware_forget_nothing() {
-        let ram = PaRange::new(Pa::new(0x4000_0000), 0x1_0000).expect("RAM does not wrap");
-        let bus = Bus::new(&BusOptions::new(ram, 1));
-        let (tap, faults) = (DescriptorTap::new(0x900_0000), Faults::default());
-        let write = |offset, value| tap.written(&bus, &faults, Written { offset, value });
-        write(ADDRESS, 0x4000_0000);
-        write(COMMAND, 1 << 26);
+        let bench = Bench::new(DescriptorTap::new(0x900_0000));
+        bench.write(ADDRESS, 0x4000_0000);
+        bench.write(COMMAND, 1 << 26);
         // Two invalidations of all of the IOTLB.
         for slot in [0, 0x10] {
-            bus.cpu().store64(Pa::new(0x4000_0000 + slot), 0x12).expect("it lies in RAM");
+            bench.bus.cpu().store64(Pa::new(0x4000_0000 + slot), 0x12).expect("it lies in RAM");
         }
-        assert!(write(TAIL, 0x10).flushes);
-        faults.arm(FaultKind::CommandError, 1);
-        assert!(!write(TAIL, 0x20).flushes);
+        assert!(bench.write(TAIL, 0x10).flushes);
+        bench.faults.arm(FaultKind::CommandError, 1);
+        assert!(!bench.write(TAIL, 0x20).flushes);
     }
 }

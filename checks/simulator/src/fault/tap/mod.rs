@@ -174,3 +174,24 @@ fn numbers(told: &str) -> impl Iterator<Item = u64> {
     let digits = told.split([' ', ',']).filter_map(|word| word.strip_prefix("0x"));
     digits.filter_map(|digits| u64::from_str_radix(digits, 16).ok())
 }
+
+/// A tap before nothing, with 64 KiB of memory at 0x4000_0000.
+#[cfg(test)]
+struct Bench<T> {
+    bus: std::sync::Arc<Bus>,
+    faults: Faults,
+    tap: T,
+}
+
+#[cfg(test)]
+impl<T: Tap> Bench<T> {
+    fn new(tap: T) -> Self {
+        let ram = portcullis::types::PaRange::new(Pa::new(0x4000_0000), 0x1_0000).expect("RAM does not wrap");
+        let bus = Bus::new(&model_bus::BusOptions::new(ram, 1));
+        Self { bus, faults: Faults::default(), tap }
+    }
+
+    fn write(&self, offset: usize, value: u64) -> Taken {
+        self.tap.written(&self.bus, &self.faults, Written { offset, value })
+    }
+}
