@@ -5,6 +5,7 @@
 //! Spec: SMMUv2 D.c, 5.4.1 "Scope of the TLB maintenance operations", 16.5.32 "SMMU_CBn_TLBIVA", 16.5.35 "SMMU_CBn_TLBIVAL".
 //! Not here: writing them to registers (`tlb`).
 
+use portcullis_paging::stride;
 use portcullis_types::{Iova, IovaRange, SizeLg2, mutant};
 
 /// One invalidation.
@@ -30,9 +31,7 @@ pub enum Step {
 /// Choice: where the line is, the book does not say. Every step is a register write, and so is forgetting everything; it is drawn where a
 /// whole table's worth would be forgotten anyway.
 pub fn steps(range: IovaRange, granule: SizeLg2, leaf: SizeLg2, tables: bool) -> impl Iterator<Item = Step> {
-    // What walks remember of tables is forgotten by an address below each: where tables went, no step leaps over one that maps pages.
-    let below = SizeLg2::new(granule.get() + (granule.get() - 3)).filter(|_| tables);
-    let stride = leaf.min(below.unwrap_or(leaf)).max(granule);
+    let stride = stride(granule, leaf, tables);
     let range = range.align_outward(stride.bytes());
     let count = ((range.last().get() - range.first().get()) >> stride.get()) + 1;
     let many = count >= granule.bytes() / 8;

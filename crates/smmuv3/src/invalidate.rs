@@ -9,6 +9,7 @@
 //! leaf only; a block that was split a moment ago may be cached as well. A range that would need the hint (one granule:
 //! NUM, SCALE and TTL all 0 are reserved) is said as a single address instead, which forgets entries of every level.
 
+use portcullis_paging::stride;
 use portcullis_spec::smmuv3::command::{TG_4K, TG_16K, TG_64K, TG_ANY, TlbiTarget};
 use portcullis_types::{IovaRange, SizeLg2, mutant};
 
@@ -40,9 +41,7 @@ pub fn steps(
     tables: bool,
     by_range: bool,
 ) -> impl Iterator<Item = Step> {
-    // What walks remember of tables is forgotten by an address below each: where tables went, no step leaps over one that maps pages.
-    let below = SizeLg2::new(granule.get() + (granule.get() - 3)).filter(|_| tables);
-    let stride = if by_range { granule } else { leaf.min(below.unwrap_or(leaf)).max(granule) };
+    let stride = if by_range { granule } else { stride(granule, leaf, tables) };
     let range = range.align_outward(stride.bytes());
     let count = ((range.last().get() - range.first().get()) >> stride.get()) + 1;
     let many = if by_range { count > MOST << SCALE_MOST } else { count >= granule.bytes() / 8 };
