@@ -734,6 +734,22 @@ fn an_invalidation_names_the_pasid_and_then_its_devices() {
 }
 
 #[test]
+fn on_exit_devices_are_told_to_forget_though_the_unit_did_not_confirm_that_it_has() {
+    let (fake, unit, _domain, _switches) = sharing();
+    let process = unit.new_process_domain(Mm::new()).unwrap();
+    unit.attach_pasid(&[SID], pasid(5), &process).unwrap();
+    fake.with(|state| state.refused = vec![TYPE_PASID_CACHE]);
+    fake.take_log();
+    assert_eq!(process.quiesce(), Err(SyncError::Failed { code: 3 }), "what the unit did not do");
+    assert!(fake.take_log().contains(&Descriptor::pasid_device_tlb(0x108, 5, None)));
+    // Who asks again has all of it done.
+    fake.with(|state| state.refused.clear());
+    process.quiesce().unwrap();
+    let order = [TYPE_PASID_CACHE, TYPE_PASID_IOTLB, TYPE_WAIT, TYPE_PASID_DEVICE_TLB, TYPE_WAIT];
+    assert_eq!(fake.kinds(), order);
+}
+
+#[test]
 fn on_exit_the_entry_faults_quietly_before_caches_and_devices_forget_in_order() {
     let (fake, unit, _domain, _switches) = sharing();
     let process = unit.new_process_domain(Mm::new()).unwrap();
