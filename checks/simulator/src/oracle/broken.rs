@@ -104,6 +104,18 @@ fn a_device_that_went_to_another_space_reaches_nothing_of_the_one_before() {
     assert_eq!(judged(&mut shadow), Some(Promise::Isolation));
 }
 
+#[test]
+fn a_move_that_was_left_open_leads_to_nothing_of_a_space_that_has_the_number_of_its_own() {
+    let (mut shadow, _) = attached();
+    let container = shadow.add_space();
+    shadow.begin_move(0, Way::Space(container));
+    shadow.begin_move(0, Way::Blocked);
+    shadow.remove_space(container);
+    assert_eq!(shadow.add_space(), container);
+    shadow.grant_over(container, Grant { first: 0x5000, last: 0x5fff, ..PAGES });
+    assert_eq!(broken(shadow.judge(&seen(0x5000, 0x8000))), Some(Promise::Isolation));
+}
+
 /// A device of which hardware did not confirm that it left its user for the kernel, and which is being blocked now. Answers with the user's space.
 fn left_open() -> (Shadow, SpaceId) {
     let (mut shadow, user) = attached();

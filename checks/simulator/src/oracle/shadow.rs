@@ -207,9 +207,10 @@ impl Shadow {
     /// A domain is gone: nothing is attached to it, and its number may be another's.
     pub(crate) fn remove_space(&mut self, space: SpaceId) {
         self.spaces[space] = Space::default();
-        // Who was in it before it was blocked reaches nothing of the next one's.
-        let late = self.devices.iter_mut().flat_map(|device| &mut device.late);
-        late.filter(|late| **late == Some(Way::Space(space))).for_each(|late| *late = None);
+        // Who was in it, or may have gone there, reaches nothing of the next one's.
+        let kept =
+            self.devices.iter_mut().flat_map(|device| device.late.iter_mut().chain(&mut device.unsure));
+        kept.filter(|kept| **kept == Some(Way::Space(space))).for_each(|kept| *kept = None);
         self.free_spaces.push(space);
     }
 
