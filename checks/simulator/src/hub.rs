@@ -14,6 +14,7 @@ use model_bus::{Bus, Chance, Passage, TranslatedRequest};
 use portcullis::types::{Pa, PaRange};
 
 use crate::fault::{Faults, Tap, Written};
+use crate::oracle::tables::Tables;
 use crate::oracle::{Raised, Seen, Shadow, SpaceId, Token, Vectors, Wrong};
 use crate::promise::Promise;
 use crate::trace::Trace;
@@ -107,6 +108,13 @@ impl Hub {
     /// Looks at the shadow, or changes it.
     pub(crate) fn shadow<T>(&self, work: impl FnOnce(&mut Shadow) -> T) -> T {
         work(&mut locked(&self.shadow))
+    }
+
+    /// A reader of tables in memory, as hardware sees it: what a driver has stored and not ordered, or not cleaned, is not there.
+    pub(crate) fn reading<T>(&self, read: impl FnOnce(&Tables<'_>) -> T) -> T {
+        let ram = self.bus.cpu().ram();
+        let load = |at: u64| ram.load(Pa::new(at & !7)).ok();
+        read(&Tables { load: &load })
     }
 
     /// Looks at who may raise which interrupt, or changes it.

@@ -1,28 +1,19 @@
 //! An audit: all tables in memory, read by a reader of its own, against the shadow.
-//!
-//! Memory is read as hardware sees it: what a driver has stored and not ordered, or not cleaned, is not there.
 
 use core::sync::atomic::Ordering::Relaxed;
 use std::collections::BTreeMap;
 
 use super::world::{Slot, World};
-use crate::hub::locked;
-use crate::oracle::tables::{Tables, Tag, Way as Found};
+use crate::hub::{Hub, locked};
+use crate::oracle::tables::{Leaf, Tag, Way as Found};
 use crate::oracle::{Way, Wrong};
 use crate::promise::Promise;
-use portcullis::types::{Pa, SourceId};
+use portcullis::types::SourceId;
 
 /// Operations between two audits.
 pub(super) const EVERY: u32 = 1024;
 
 impl World {
-    /// A reader of memory as hardware sees it.
-    pub(super) fn reading<T>(&self, read: impl FnOnce(&Tables<'_>) -> T) -> T {
-        let ram = self.bus.cpu().ram().clone();
-        let load = |at: u64| ram.load(Pa::new(at & !7)).ok();
-        read(&Tables { load: &load })
-    }
-
     /// Looks at the entry of every source, and at every table that one leads to.
     pub(super) fn audit(&self) {
         self.audits.fetch_add(1, Relaxed);
@@ -47,7 +38,8 @@ impl World {
         let device = &self.devices[index];
         let unit = device.spec.unit;
         for &source in &device.engine.sources {
-            let found = self.reading(|tables| self.units[unit].iron.tags(&self.place(unit), source, tables));
+            let found =
+                self.hub.reading(|tables| self.units[unit].iron.tags(&self.place(unit), source, tables));
             for (tag, table) in found {
                 let first = *tagged.entry((unit, tag)).or_insert(table);
                 self.hub.hold(Promise::NoReuse, first == table, || {
@@ -86,7 +78,7 @@ impl World {
 
     /// Where a source's traffic goes.
     pub(super) fn found(&self, unit: usize, source: SourceId) -> Found {
-        self.reading(|tables| self.units[unit].iron.way(&self.place(unit), source, tables))
+        self.hub.reading(|tables| self.units[unit].iron.way(&self.place(unit), source, tables))
     }
 
     fn audit_source(
@@ -97,43 +89,53 @@ impl World {
         found: Found,
         seen: &mut Vec<(usize, u64)>,
     ) {
-        let object = |promise, what: String| self.hub.object(Wrong::new(promise, what));
-        match (way, found) {
-            // A device that core does not know may be one that hardware would not let go.
-            (None, _) if self.is_stranded(index) => {}
-            (_, Found::Nonsense(what)) => {
-                object(
-                    Promise::Hitless,
-                    format!("the entry of {source} of device {index} makes no sense: {what}"),
-                );
+        // A device that core does not know may be one that hardware would not let go.
+        if way.is_none() && self.is_stranded(index) {
+            return;
+        }
+        if let (Some(Way::Space(space)), Found::Through(root)) = (way, found) {
+            if seen.contains(&(space, root.at)) {
+                return;
             }
-            (None | Some(Way::Blocked), Found::Nowhere) => {}
-            (None | Some(Way::Blocked), found) => {
-                object(
-                    Promise::Isolation,
-                    format!("device {index} is nowhere, and its {source} leads to {found:x?}"),
-                );
-            }
-            (Some(Way::Space(space)), Found::Through(root)) => {
-                if seen.contains(&(space, root.at)) {
-                    return;
-                }
-                seen.push((space, root.at));
-                let leaves = self.reading(|tables| tables.leaves(&root));
-                let compared = self.hub.shadow(|shadow| shadow.compare(space, &leaves));
-                self.hub.judged(
-                    compared.map_err(|wrong| {
-                        Wrong::new(wrong.promise, format!("device {index}: {}", wrong.what))
-                    }),
-                );
-            }
-            (Some(Way::Space(space)), found) => {
-                let promise = if found == Found::Everywhere { Promise::Isolation } else { Promise::Service };
-                object(
-                    promise,
-                    format!("device {index} is in space {space}, and its {source} leads {found:x?}"),
-                );
-            }
+            seen.push((space, root.at));
+        }
+        hold_against(&self.hub, (index, source), way.unwrap_or(Way::Blocked), found, |_| true);
+    }
+}
+
+/// Holds where a source of a device leads against where the device is, and the leaves that it is led to, of those that `counts`, against what is granted there.
+pub(super) fn hold_against(
+    hub: &Hub,
+    (index, source): (usize, SourceId),
+    way: Way,
+    found: Found,
+    counts: impl Fn(&Leaf) -> bool,
+) {
+    let object = |promise, what: String| hub.object(Wrong::new(promise, what));
+    match (way, found) {
+        (_, Found::Nonsense(what)) => {
+            object(
+                Promise::Hitless,
+                format!("the entry of {source} of device {index} makes no sense: {what}"),
+            );
+        }
+        (Way::Blocked, Found::Nowhere) => {}
+        (Way::Blocked, found) => {
+            let what = format!("device {index} is nowhere, and its {source} leads to {found:x?}");
+            object(Promise::Isolation, what);
+        }
+        (Way::Space(space), Found::Through(root)) => {
+            let mut leaves = hub.reading(|tables| tables.leaves(&root));
+            leaves.retain(counts);
+            let compared = hub.shadow(|shadow| shadow.compare(space, &leaves));
+            hub.judged(
+                compared
+                    .map_err(|wrong| Wrong::new(wrong.promise, format!("device {index}: {}", wrong.what))),
+            );
+        }
+        (Way::Space(space), found) => {
+            let promise = if found == Found::Everywhere { Promise::Isolation } else { Promise::Service };
+            object(promise, format!("device {index} is in space {space}, and its {source} leads {found:x?}"));
         }
     }
 }

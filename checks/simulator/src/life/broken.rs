@@ -222,7 +222,7 @@ fn an_audit_finds_a_tag_that_two_tables_have() {
     assert_eq!(objection(&world), None);
     // Somebody was found before whose table is another.
     let source = world.devices[1].engine.sources[0];
-    let tags = world.reading(|tables| world.units[0].iron.tags(&world.place(0), source, tables));
+    let tags = world.hub.reading(|tables| world.units[0].iron.tags(&world.place(0), source, tables));
     let mut tagged = BTreeMap::from([((0, tags[0].0), tags[0].1 + 0x1000)]);
     world.audit_tags(1, &mut tagged);
     assert_eq!(objection(&world), Some(Promise::NoReuse));
@@ -531,7 +531,7 @@ fn an_unmap_of_less_than_was_mapped_breaks_service_unless_a_bit_has_flipped() {
         let Found::Through(root) = world.found(0, world.devices[0].engine.sources[0]) else {
             panic!("it has a table")
         };
-        let path = world.reading(|tables| tables.path(&root, grant.first));
+        let path = world.hub.reading(|tables| tables.path(&root, grant.first));
         let leaf = path.last().filter(|word| word.leaf).expect("it is mapped");
         world.bus.cpu().ram().store_masked(Pa::new(leaf.at), 0, u64::MAX).expect("it lies in RAM");
         if flipped {

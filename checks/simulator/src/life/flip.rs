@@ -110,7 +110,7 @@ impl World {
         let strays = self.hub.shadow(|shadow| shadow.has_flipped_entry(index));
         let found = if strays { Found::Nowhere } else { self.found(unit, source) };
         let (iron, place) = (&self.units[unit].iron, self.place(unit));
-        self.reading(|tables| {
+        self.hub.reading(|tables| {
             let own = |own| if own { Hit::Entry } else { Hit::Tables };
             let (choice, hit) = match (bits >> 8 & 3, iova) {
                 (2 | 3, Some(iova)) => (of_tables(tables, &found, iova), Hit::Tables),

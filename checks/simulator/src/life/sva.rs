@@ -398,7 +398,7 @@ impl World {
         let entry = self.hub.entry_of(device.spec.unit, device.engine.sources[0].0);
         let (iron, place) = (&self.units[device.spec.unit].iron, self.place(device.spec.unit));
         let found = entry
-            .map(|entry| self.reading(|tables| iron.contexts(&place, entry, tables)))
+            .map(|entry| self.hub.reading(|tables| iron.contexts(&place, entry, tables)))
             .unwrap_or_default();
         let bonds: Vec<BondState> =
             locked(&sharing.bonds).iter().flatten().filter(|bond| bond.device == index).cloned().collect();

@@ -5,23 +5,16 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use portcullis::types::{Pa, SourceId};
+use portcullis::types::SourceId;
 
+use super::super::audit::hold_against;
 use super::world::{Iron, UserWorld};
 use crate::hub::locked;
 use crate::machine::{DOORBELL_PAGE, DOORBELLS, Place};
-use crate::oracle::tables::{Leaf, Tables, Way as Found};
-use crate::oracle::{Way, Wrong};
-use crate::promise::Promise;
+use crate::oracle::Way;
+use crate::oracle::tables::Leaf;
 
 impl UserWorld {
-    /// A reader of memory as hardware sees it.
-    fn reading<T>(&self, read: impl FnOnce(&Tables<'_>) -> T) -> T {
-        let ram = self.bus.cpu().ram().clone();
-        let load = |at: u64| ram.load(Pa::new(at & !7)).ok();
-        read(&Tables { load: &load })
-    }
-
     /// Looks at the entry of every source, and at every table that one leads to.
     pub(super) fn audit(&self) {
         let Iron::Units(_) = &self.iron else { return };
@@ -40,45 +33,15 @@ impl UserWorld {
             let held = locked(&self.group_of(device).held);
             (held.stuck, held.container)
         };
-        stuck || container.is_some_and(|id| self.container(id).is_some_and(|one| one.doubt))
+        stuck || self.is_in_doubt(container)
     }
 
     fn audit_source(&self, index: usize, source: SourceId, way: Way) {
         let Iron::Units(units) = &self.iron else { return };
         let unit = self.group_of(index).unit;
         let place = Place { hub: &self.hub, unit, registers: self.registers[unit] };
-        let found = self.reading(|tables| units[unit].0.way(&place, source, tables));
-        let object = |promise, what: String| self.hub.object(Wrong::new(promise, what));
-        match (way, found) {
-            (_, Found::Nonsense(what)) => {
-                object(
-                    Promise::Hitless,
-                    format!("the entry of {source} of device {index} makes no sense: {what}"),
-                );
-            }
-            (Way::Blocked, Found::Nowhere) => {}
-            (Way::Blocked, found) => {
-                let what = format!("device {index} is nowhere, and its {source} leads to {found:x?}");
-                object(Promise::Isolation, what);
-            }
-            (Way::Space(space), Found::Through(root)) => {
-                let mut leaves = self.reading(|tables| tables.leaves(&root));
-                leaves.retain(|leaf| !is_doorbell(leaf));
-                let compared = self.hub.shadow(|shadow| shadow.compare(space, &leaves));
-                self.hub.judged(
-                    compared.map_err(|wrong| {
-                        Wrong::new(wrong.promise, format!("device {index}: {}", wrong.what))
-                    }),
-                );
-            }
-            (Way::Space(space), found) => {
-                let promise = if found == Found::Everywhere { Promise::Isolation } else { Promise::Service };
-                object(
-                    promise,
-                    format!("device {index} is in space {space}, and its {source} leads {found:x?}"),
-                );
-            }
-        }
+        let found = self.hub.reading(|tables| units[unit].0.way(&place, source, tables));
+        hold_against(&self.hub, (index, source), way, found, |leaf| !is_doorbell(leaf));
     }
 }
 

@@ -92,7 +92,7 @@ impl UserWorld {
             let whose = locked(&self.group_of(device).held);
             (whose.stuck && whose.drivers == 0, whose.container)
         };
-        let doubt = container.is_some_and(|id| self.container(id).is_some_and(|one| one.doubt));
+        let doubt = self.is_in_doubt(container);
         // An operation that runs may have stopped it.
         let running = held() > 0;
         // A bridge that is silent does not hear that an entry was made, and may keep what was there before.

@@ -455,6 +455,11 @@ impl UserWorld {
         locked(&self.containers)[id].clone()
     }
 
+    /// Whether hardware may not have confirmed what was mapped or unmapped in a container, if there is one.
+    pub(super) fn is_in_doubt(&self, container: Option<usize>) -> bool {
+        container.is_some_and(|id| self.container(id).is_some_and(|one| one.doubt))
+    }
+
     pub(super) fn change<T>(&self, id: usize, work: impl FnOnce(&mut Container) -> T) -> Option<T> {
         locked(&self.containers)[id].as_mut().map(work)
     }
