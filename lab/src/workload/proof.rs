@@ -512,3 +512,38 @@ fn with_testimony(error: RunError, machine: &Machine, witness: &Witness) -> RunE
     }
     RunError::Wrong(trouble)
 }
+
+#[cfg(test)]
+mod unit_tests {
+    use model_bus::Width;
+    use model_devices::pcie::Function;
+
+    use super::*;
+    use crate::machine::{DiskContent, builtin};
+    use crate::trace::{self, SharedSink};
+
+    #[test]
+    fn what_is_done_to_a_function_that_the_book_forbids_fails_a_run() {
+        // ATS, page requests and PASIDs are extended capabilities of 8, 16 and 8 bytes, from 0x100.
+        let (ats_control, pasid_control) = (0x106, 0x118 + 6);
+        let spec = builtin::find("arm").unwrap();
+        let witness = Arc::new(Witness::new("", trace::shared(None)));
+        let sink: SharedSink = witness.clone();
+        let machine = Machine::build(spec, DiskContent::Blank, 1, &sink).unwrap();
+        let end = || {
+            let platform = LabPlatform::new(machine.bus.clone(), sink.clone(), None);
+            proved(Ok((Arc::new(platform), ())), &machine, &witness)
+        };
+        end().unwrap();
+        // PASIDs come on while ATS is.
+        let function = &machine.pcie_accelerators[0];
+        for (control, value) in [(ats_control, 0x8000), (pasid_control, 1)] {
+            function.config().write(control, Width::Bits16, value);
+            function.config_written(control);
+        }
+        let Err(RunError::Wrong(trouble)) = end() else { panic!("it is not asked") };
+        assert_eq!(trouble.at, "PCIe function");
+        assert!(trouble.what.contains("PASID Control Register"), "{trouble:?}");
+        end().unwrap();
+    }
+}
