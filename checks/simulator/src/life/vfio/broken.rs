@@ -17,7 +17,7 @@ use crate::fault::FaultKind;
 use crate::hub::locked;
 use crate::machine::Spec;
 use crate::options::MachineKind;
-use crate::oracle::{Grant, Shadow, SpaceId, Way};
+use crate::oracle::{Grant, Seen, Shadow, SpaceId, Way};
 use crate::promise::Promise;
 
 const BOTH: [MachineKind; 2] = [MachineKind::Vfio, MachineKind::Power8];
@@ -131,6 +131,33 @@ fn a_page_that_is_let_go_and_was_not_pinned_breaks_reclaim() {
     let (pa, _) = world.users[0].memory.page(VA).expect("his first page");
     world.users[0].memory.unpin(page(pa), true);
     assert_eq!(objection(&world), Some(Promise::Reclaim));
+}
+
+#[test]
+fn a_map_that_stopped_half_way_and_was_not_confirmed_to_be_gone_may_be_used_as_far_as_it_came() {
+    for confirmed in [true, false] {
+        let world = booted(MachineKind::Power8);
+        assert_eq!(world.open_container(0), Done::Succeeded);
+        assert_eq!(world.open_group(0, 0), Done::Succeeded);
+        assert_eq!(world.set_container(0, 0, 0), Done::Succeeded);
+        assert_eq!(world.set_iommu(0, 0, 3), Done::Succeeded, "with one window");
+        assert_eq!(world.tce_enable(0, 0, true), Done::Succeeded);
+        assert_eq!(map(&world), Done::Succeeded);
+        if !confirmed {
+            world.hub.faults.arm(FaultKind::NoSync, 1);
+        }
+        // Two pages that he may write, and one that he may not.
+        assert_eq!(world.map_dma(0, 0, 8, (46, 3), 3), Done::Refused);
+        assert_eq!(world.hub.faults.unconfirmed() != 0, !confirmed);
+        assert_eq!(objection(&world), None);
+        let source = world.devices[world.groups[0].members[0]].engine.sources[0].0;
+        let reaches = |page: u64| {
+            let (pa, _) = world.users[0].memory.page(VA + page * PAGE).expect("it is there");
+            let iova = 2 * PAGE + (page - 46) * PAGE;
+            world.hub.shadow(|shadow| shadow.judge(&Seen { source, iova, len: 8, pa, write: true }).is_ok())
+        };
+        assert_eq!([46, 47, 48].map(reaches), [!confirmed, !confirmed, false]);
+    }
 }
 
 #[test]

@@ -37,8 +37,9 @@ impl UserWorld {
     pub(super) fn map_tce(&self, id: usize, one: &Container, fd: i32, wanted: &Wanted) -> Done {
         let before = self.before();
         let grants = self.grants(one.user, wanted);
-        // Page by page: those before the first that cannot be are there for a moment.
-        let runs = Self::runs(&self.grants_before(one.user, wanted));
+        // Page by page: those before the first that cannot be are there for a moment, and longer if hardware does not confirm that it forgot them.
+        let there = self.grants_before(one.user, wanted);
+        let runs = Self::runs(&there);
         let ends = [(wanted.first, wanted.last())];
         let old = self.hub.shadow(|shadow| shadow.begin_unmap(one.space, &ends));
         let token = self.hub.shadow(|shadow| shadow.begin_map(one.space, &runs, true, wanted.writes()));
@@ -68,7 +69,7 @@ impl UserWorld {
             }
             Err(errno) => {
                 self.hub.shadow(|shadow| shadow.undo_unmap(one.space, old));
-                self.not_mapped(one, &before, token, grants.as_deref());
+                self.not_mapped(one, &before, token, &there);
                 self.refused_tce(&before, (id, one), errno, wanted.len / PAGE, "mapping")
             }
         }

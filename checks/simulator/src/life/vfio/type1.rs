@@ -134,7 +134,7 @@ impl UserWorld {
                 Done::Succeeded
             }
             Err(errno) => {
-                self.not_mapped(one, &before, token, grants.as_deref());
+                self.not_mapped(one, &before, token, grants.as_deref().unwrap_or_default());
                 let pages = wanted.len / PAGE;
                 let waits = one.mapped_in(wanted.first, wanted.last());
                 let lawful = match errno {
@@ -200,18 +200,12 @@ impl UserWorld {
         self.hub.judged(ended);
     }
 
-    /// A map was refused. If hardware did not confirm that it forgot, its pages may be reached for as long as they are pinned.
-    pub(super) fn not_mapped(
-        &self,
-        one: &Container,
-        before: &Before,
-        token: Token,
-        grants: Option<&[Grant]>,
-    ) {
+    /// A map was refused. If hardware did not confirm that it forgot, the pages that were there for a moment (`grants`) may be reached for as long as they are pinned.
+    pub(super) fn not_mapped(&self, one: &Container, before: &Before, token: Token, grants: &[Grant]) {
         let doubt = self.unconfirmed(before);
         let ended = self.hub.shadow(|shadow| {
             if doubt {
-                shadow.doubt(one.space, token, grants.unwrap_or_default());
+                shadow.doubt(one.space, token, grants);
             }
             shadow.end_map(one.space, token, false)
         });
