@@ -1,7 +1,8 @@
 //! The driver of PHB3, the PCI host bridge of POWER8, and of what it translates by: IODA2.
 //!
 //! [`Phb3::probe`] brings a bridge up so that every source is blocked, and answers a value that implements
-//! [`Iommu`](portcullis_core::iommu::Iommu). From then on core calls it. A user that makes windows himself gets his group from
+//! [`Iommu`](portcullis_core::iommu::Iommu). From then on core calls it; when the bridge interrupts, or by polling, the embedder has core do so, by `dispatch_faults` and
+//! `handle_errors` of the [`IommuUnit`](portcullis_core::unit::IommuUnit). A user that makes windows himself gets his group from
 //! [`Iommu::table_group`](portcullis_core::iommu::Iommu::table_group).
 //!
 //! # Words

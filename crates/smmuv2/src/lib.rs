@@ -1,8 +1,8 @@
 //! The driver of Arm's SMMUv2, and of its implementation MMU-500.
 //!
 //! [`Smmu::probe`] reads what the hardware can do ([`Features`]), brings it up so that every stream is blocked, and answers a value
-//! that implements [`Iommu`](portcullis_core::iommu::Iommu). From then on core calls it; the embedder calls `drain_events` when the SMMU interrupts,
-//! or by polling, and [`Smmu::teardown`] at the end.
+//! that implements [`Iommu`](portcullis_core::iommu::Iommu). From then on core calls it. When the SMMU interrupts, or by polling,
+//! the embedder has core do so: by `dispatch_faults` and `handle_errors` of the [`IommuUnit`](portcullis_core::unit::IommuUnit). At the end it calls [`Smmu::teardown`].
 //!
 //! # Words
 //!

@@ -1,8 +1,9 @@
 //! The driver of Arm's SMMUv3.
 //!
 //! [`Smmu::probe`] reads what the hardware can do ([`Features`]), brings it up so that every stream is blocked, and answers a value
-//! that implements [`Iommu`](portcullis_core::iommu::Iommu). From then on core calls it; the embedder calls `drain_events` and
-//! `handle_errors` when the SMMU interrupts, or by polling, and [`Smmu::teardown`] at the end.
+//! that implements [`Iommu`](portcullis_core::iommu::Iommu). From then on core calls it. When the SMMU interrupts, or
+//! by polling, the embedder has core do so: by `dispatch_faults` and `handle_errors` of the [`IommuUnit`](portcullis_core::unit::IommuUnit), where processes share their memory by
+//! [`SvaUnit::service`](portcullis_core::sva::SvaUnit::service) instead of the first. At the end it calls [`Smmu::teardown`].
 //!
 //! # Words
 //!

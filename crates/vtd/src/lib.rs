@@ -1,8 +1,9 @@
 //! The driver of Intel VT-d.
 //!
 //! [`Vtd::probe`] reads what a remapping unit can do ([`Features`]), takes it over from firmware, and brings it up so that every source is blocked, but
-//! for those that firmware reserved memory for ([`BootRegion`]). From then on core calls it as an [`Iommu`](portcullis_core::iommu::Iommu); the embedder calls `drain_events` and
-//! `handle_errors` when the unit interrupts, or by polling, asks [`Vtd::interrupts`] for remapped interrupts, and calls [`Vtd::teardown`] at the end.
+//! for those that firmware reserved memory for ([`BootRegion`]). From then on core calls it as an [`Iommu`](portcullis_core::iommu::Iommu); when the unit
+//! interrupts, or by polling, the embedder has core do so: by `dispatch_faults` and `handle_errors` of the [`IommuUnit`](portcullis_core::unit::IommuUnit), where processes share their memory by
+//! [`SvaUnit::service`](portcullis_core::sva::SvaUnit::service) instead of the first. It asks [`Vtd::interrupts`] for remapped interrupts, and calls [`Vtd::teardown`] at the end.
 //!
 //! # Words
 //!
