@@ -102,6 +102,7 @@ const EMBEDDED: &[&str] = &[
     "crates/spec",
     "crates/hal",
     "crates/pgtable",
+    "crates/paging",
     "crates/iova",
     "crates/core",
     "crates/pci",

@@ -11,8 +11,14 @@
 //! | an SMMUv2 or MMU-500 | a driver for it | [`smmuv2`] |
 //! | a POWER8 host bridge, PHB3 | a driver for it | [`ioda2`] |
 //! | an x86 machine with VT-d | a driver for its remapping units | [`vtd`] |
-//! | a device | memory that it can reach, interrupts that arrive | [`core`] |
-//! | an IOMMU that is not here | to write a driver | [`core::iommu`], [`pgtable`], [`spec`] |
+//! | a device | memory that it can reach, interrupts that arrive | [`core`], above all [`core::dma`] |
+//! | a device, and a process | the device to work by the process's own addresses | [`core::sva`], [`core::mm`]; [`accel`] is a driver that does |
+//! | a device, and a driver for it in user space | Linux's system calls of VFIO | [`vfio`] |
+//! | a machine monitor whose guest has an IOMMU of its own | hardware to walk the guest's table | [`core::nested`], and below |
+//! | an NVMe disk | a driver to begin with | [`nvme`] |
+//! | an IOMMU that is not here | to write a driver | [`core::iommu`], [`paging`], [`pgtable`], [`spec`] |
+//!
+//! Addresses, ids and trace events are in [`types`]; who may use which address is decided by [`iova`], which [`core`] uses.
 //!
 //! The order in which an embedder uses them: implement [`hal::Platform`]; read the firmware tables; probe each IOMMU; enumerate PCI;
 //! make a [`core`] device and a group for what is found; give drivers the DMA API.
@@ -96,6 +102,7 @@ pub use portcullis_hal as hal;
 pub use portcullis_ioda2 as ioda2;
 pub use portcullis_iova as iova;
 pub use portcullis_nvme as nvme;
+pub use portcullis_paging as paging;
 pub use portcullis_pci as pci;
 pub use portcullis_pgtable as pgtable;
 pub use portcullis_smmuv2 as smmuv2;
