@@ -170,4 +170,4 @@ const BOTH_SIDES_AND_LAB: &[&str] = &[
 ];
 
 /// The outside crates that an embedded room may ship: `no_std`, and each explained in ARCHITECTURE.md, "Dependencies".
-pub(crate) const EMBEDDABLE: &[&str] = &["bitfield-struct", "bitflags", "dtoolkit", "lock_api", "zerocopy"];
+pub(crate) const EMBEDDABLE: &[&str] = &["bitfield-struct", "bitflags", "lock_api"];
