@@ -481,6 +481,9 @@ fn without_qemu_its_package_is_named_with_code_4() {
 #[test]
 fn what_qemu_cannot_do_is_refused_and_what_is_no_hardware_is_not_understood() {
     assert!(fails(4, &["run", "sva", "--kill", "--on", "qemu"]).contains("--kill"));
+    for device in ["pcie", "platform"] {
+        assert!(fails(4, &["run", "sva", "--device", device, "--on", "qemu"]).contains("--device"));
+    }
     fails(4, &["run", "spapr", "--v1", "--on", "qemu"]);
     let said = fails(2, &["run", "dma", "--on", "paper"]);
     assert!(said.contains("qemu") && said.contains("models"), "{said}");

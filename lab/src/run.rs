@@ -152,8 +152,8 @@ fn run_on_qemu(request: &RunRequest, workload: &'static str) -> Result<Report, R
         return Err(RunError::refused(workload, why, "leave out `--kill`"));
     }
     let is_x86 = request.machine == MachineChoice::QemuX86;
-    if is_x86 && !matches!(workload, dma::NAME | vfio::NAME) {
-        let hint = format!("on QEMU's `q35` there are {} and {}", dma::NAME, vfio::NAME);
+    if is_x86 && !workload::on_qemu_x86().contains(&workload) {
+        let hint = format!("on QEMU's `q35` there are {}", workload::on_qemu_x86().join(" and "));
         return Err(RunError::refused(workload, "QEMU's `q35` cannot do it", hint));
     }
     let (name, qemu) = match workload {

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use portcullis_lab::{Input, MachineChoice, Report, RunRequest, SvaOptions, VfioOptions, workload};
+use portcullis_lab::workload::{self, sva};
+use portcullis_lab::{Input, MachineChoice, Report, RunError, RunRequest, SvaOptions, VfioOptions};
 
 use crate::args::{On, RunOptions, WorkArguments};
 use crate::failure::{self, Failure};
@@ -19,6 +20,10 @@ pub(crate) fn run(
     work: WorkArguments,
     options: &RunOptions,
 ) -> Result<(), Failure> {
+    if work.device.is_some() && workload == Some(sva::NAME) && options.on == Some(On::Qemu) {
+        let why = "on QEMU a process shares its memory with the disk: there is no accelerator";
+        return Err(RunError::refused(sva::NAME, why, "leave out `--device`, or `--on qemu`").into());
+    }
     let work = work.options(workload).map_err(Failure::Usage)?;
     let events = Events::open(options, file)?;
     let outcome = match workload {
@@ -32,8 +37,7 @@ pub(crate) fn run(
 /// Every workload on its sample. One that fails is reported and does not keep the others from running.
 fn each(options: &RunOptions, events: &Events) -> Result<(), Failure> {
     let mut first = None;
-    let names = if options.on == Some(On::Qemu) { workload::on_qemu() } else { workload::unnamed() };
-    for (count, name) in names.into_iter().enumerate() {
+    for (count, name) in all_of(options).into_iter().enumerate() {
         if count > 0 && !options.json {
             output::print("\n")?;
         }
@@ -46,6 +50,19 @@ fn each(options: &RunOptions, events: &Events) -> Result<(), Failure> {
         }
     }
     first.map_or(Ok(()), |code| Err(Failure::Reported(code)))
+}
+
+/// The workloads that are meant where none is named.
+fn all_of(options: &RunOptions) -> Vec<&'static str> {
+    match options.on {
+        Some(On::Qemu) if names_x86(options) => workload::on_qemu_x86(),
+        Some(On::Qemu) => workload::on_qemu(),
+        Some(On::Models) | None => workload::unnamed(),
+    }
+}
+
+fn names_x86(options: &RunOptions) -> bool {
+    matches!(&options.machine, Some(MachineChoice::Name(name)) if name == "x86")
 }
 
 fn one(
@@ -75,7 +92,7 @@ fn one(
 
 fn machine(workload: &str, options: &RunOptions) -> Result<MachineChoice, Failure> {
     match (&options.machine, options.on) {
-        (Some(MachineChoice::Name(name)), Some(On::Qemu)) if name == "x86" => Ok(MachineChoice::QemuX86),
+        (Some(_), Some(On::Qemu)) if names_x86(options) => Ok(MachineChoice::QemuX86),
         (Some(_), Some(On::Qemu)) => Err(Failure::Usage(
             "of the machines, only x86 is one of QEMU's, too: leave out --machine or --on".into(),
         )),
@@ -87,4 +104,23 @@ fn machine(workload: &str, options: &RunOptions) -> Result<MachineChoice, Failur
 
 fn show(report: &Report, options: &RunOptions) -> Result<(), Failure> {
     output::print(&if options.json { report::json(report)? } else { report::table(report) })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::Cli;
+
+    #[test]
+    fn without_a_name_each_workload_is_meant_that_the_hardware_has() {
+        let meant = |arguments: &[&str]| {
+            all_of(&Cli::try_parse_from([&["portcullis"][..], arguments].concat()).unwrap().options)
+        };
+        assert_eq!(meant(&[]), ["dma", "sva", "vfio"]);
+        assert_eq!(meant(&["--machine", "x86"]), ["dma", "sva", "vfio"]);
+        assert_eq!(meant(&["--on", "qemu"]), ["dma", "sva", "vfio"]);
+        assert_eq!(meant(&["--on", "qemu", "--machine", "x86"]), ["dma", "vfio"]);
+    }
 }

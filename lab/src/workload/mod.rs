@@ -29,6 +29,11 @@ pub fn on_qemu() -> Vec<&'static str> {
     vec![dma::NAME, sva::NAME, vfio::NAME]
 }
 
+/// The workloads that there are on QEMU's `q35`.
+pub fn on_qemu_x86() -> Vec<&'static str> {
+    vec![dma::NAME, vfio::NAME]
+}
+
 /// The machine for a workload of this name, if none is named.
 pub fn default_machine(workload: &str) -> &'static str {
     if workload == spapr::NAME { spapr::MACHINE } else { crate::machines::DEFAULT }
