@@ -416,6 +416,10 @@ fn a_trace_that_cannot_be_written_is_code_3_before_anything_is_run() {
     let file = folder.file("file", b"data");
     fails(2, &["run", "dma", &file, "--trace", &file]);
     assert_eq!(fs::read(Path::new(&file)).expect("still there"), b"data");
+    let tree = folder.file("tree.dtb", b"a tree");
+    let said = fails(2, &["run", "dma", &file, "--machine", &tree, "--trace", &tree]);
+    assert!(said.contains("a file to be read"), "{said}");
+    assert_eq!(fs::read(Path::new(&tree)).expect("still there"), b"a tree");
 }
 
 #[test]

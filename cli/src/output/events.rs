@@ -9,6 +9,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use portcullis_lab::MachineChoice;
 use portcullis_types::trace::{Event, Sink, Value};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
@@ -21,9 +22,14 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    /// Opens what `options` ask for. The file may not be the run's own input.
+    /// Opens what `options` ask for. The file may not be one that the run reads: its input, its machine's device tree.
     pub(crate) fn open(options: &RunOptions, input: Option<&Path>) -> Result<Self, Failure> {
-        let file = options.trace.as_deref().map(|path| TraceFile::create(path, input)).transpose()?;
+        let tree = match &options.machine {
+            Some(MachineChoice::Dtb(path)) => Some(path.as_path()),
+            _ => None,
+        };
+        let read: Vec<&Path> = input.into_iter().chain(tree).collect();
+        let file = options.trace.as_deref().map(|path| TraceFile::create(path, &read)).transpose()?;
         if file.is_none() && !options.verbose {
             return Ok(Self { target: None });
         }
@@ -104,23 +110,23 @@ struct TraceFile {
 }
 
 impl TraceFile {
-    fn create(place: &Path, input: Option<&Path>) -> Result<Self, Failure> {
+    fn create(place: &Path, read: &[&Path]) -> Result<Self, Failure> {
         // Where a link leads, if there is something: a link is kept, not replaced.
         let real = fs::canonicalize(place).unwrap_or_else(|_| place.to_owned());
-        if input.is_some_and(|input| fs::canonicalize(input).is_ok_and(|input| input == real)) {
+        if read.iter().any(|read| fs::canonicalize(read).is_ok_and(|read| read == real)) {
             let place = place.display();
             return Err(Failure::Usage(format!(
-                "--trace {place}: is the file to be read; choose another for the trace"
+                "--trace {place}: is a file to be read; choose another for the trace"
             )));
         }
         let special = fs::metadata(&real).is_ok_and(|known| !known.is_file());
-        let draft = (!special).then(|| draft_of(&real));
-        let file = match &draft {
-            Some(draft) => File::create_new(draft),
-            None => File::options().write(true).open(&real),
+        let opened = if special {
+            File::options().write(true).open(&real).map(|file| (file, None))
+        } else {
+            create_draft(&real).map(|(file, draft)| (file, Some(draft)))
         };
-        let out = BufWriter::new(file.map_err(|error| unwritable(place, error))?);
-        Ok(Self { place: real, draft, out, count: 0, error: None })
+        let (file, draft) = opened.map_err(|error| unwritable(place, error))?;
+        Ok(Self { place: real, draft, out: BufWriter::new(file), count: 0, error: None })
     }
 
     fn add(&mut self, event: &Event<'_>) {
@@ -154,10 +160,27 @@ impl Drop for TraceFile {
     }
 }
 
-/// A name beside `place` that no other run uses.
-fn draft_of(place: &Path) -> PathBuf {
+/// How many names are tried for a draft.
+const DRAFTS: u32 = 100;
+
+/// Creates a file beside `place` that no other run uses. What has a draft's name already is somebody's who was killed: numbers of processes come again, in a
+/// container at each start.
+fn create_draft(place: &Path) -> io::Result<(File, PathBuf)> {
+    let mut taken = io::Error::from(io::ErrorKind::AlreadyExists);
+    for nth in 0..DRAFTS {
+        let draft = draft_of(place, nth);
+        match File::create_new(&draft) {
+            Ok(file) => return Ok((file, draft)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => taken = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(taken)
+}
+
+fn draft_of(place: &Path, nth: u32) -> PathBuf {
     let mut draft = place.as_os_str().to_owned();
-    draft.push(format!(".{}.draft", std::process::id()));
+    draft.push(format!(".{}-{nth}.draft", std::process::id()));
     PathBuf::from(draft)
 }
 
@@ -237,7 +260,7 @@ mod tests {
     fn a_trace_takes_its_place_only_when_it_is_complete() {
         let folder = folder("complete");
         let place = folder.join("trace");
-        let mut file = TraceFile::create(&place, None).unwrap();
+        let mut file = TraceFile::create(&place, &[]).unwrap();
         file.add(&EVENT);
         assert!(!place.exists());
         file.finish().unwrap();
@@ -247,9 +270,20 @@ mod tests {
     }
 
     #[test]
+    fn a_draft_that_a_killed_run_has_left_is_in_nobodys_way() {
+        let folder = folder("left");
+        let place = folder.join("trace");
+        fs::write(draft_of(&place, 0), "half").unwrap();
+        TraceFile::create(&place, &[]).unwrap().finish().unwrap();
+        assert!(place.exists());
+        assert_eq!(fs::read_to_string(draft_of(&place, 0)).unwrap(), "half", "it may be somebody's yet");
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
     fn what_is_no_file_is_written_to_and_not_replaced() {
         let null = Path::new("/dev/null");
-        let mut file = TraceFile::create(null, None).unwrap();
+        let mut file = TraceFile::create(null, &[]).unwrap();
         file.add(&EVENT);
         file.finish().unwrap();
         assert!(!fs::metadata(null).unwrap().is_file());
@@ -260,7 +294,7 @@ mod tests {
         let folder = folder("same");
         let file = folder.join("file");
         fs::write(&file, "data").unwrap();
-        let refused = TraceFile::create(&folder.join("./file"), Some(&file));
+        let refused = TraceFile::create(&folder.join("./file"), &[&file]);
         assert!(matches!(refused, Err(Failure::Usage(_))));
         assert_eq!(fs::read_to_string(&file).unwrap(), "data");
         fs::remove_dir_all(folder).unwrap();
@@ -269,7 +303,7 @@ mod tests {
     #[test]
     fn a_trace_that_is_given_up_leaves_nothing() {
         let folder = folder("dropped");
-        drop(TraceFile::create(&folder.join("trace"), None).unwrap());
+        drop(TraceFile::create(&folder.join("trace"), &[]).unwrap());
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
         fs::remove_dir_all(folder).unwrap();
     }
