@@ -171,7 +171,7 @@ pub(crate) struct RunOptions {
     #[arg(long, value_enum, value_name = "WHAT")]
     pub(crate) on: Option<On>,
     /// Decides everything that hardware is free to decide; the same number gives the same run.
-    #[arg(long, value_name = "N", value_parser = seed, default_value = "1")]
+    #[arg(long, value_name = "N", value_parser = seed, default_value = "1", allow_negative_numbers = true)]
     pub(crate) seed: u64,
     /// Write every event to a file, as JSON lines. It appears when it is complete.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -188,21 +188,21 @@ pub(crate) struct RunOptions {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct SimArguments {
     /// The seed of the first life; the same seed is the same life [default: a fresh one, which is told].
-    #[arg(long, value_name = "N", value_parser = seed)]
+    #[arg(long, value_name = "N", value_parser = seed, allow_negative_numbers = true)]
     pub(crate) seed: Option<u64>,
     /// How many operations, over all lives [default: 1,000,000, or as many as the time allows].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
     pub(crate) steps: Option<u64>,
     /// On which machines: any, smmuv3, sva, vfio, power8, smmuv2, x86, x86-sva.
     #[arg(long, value_name = "NAME", default_value = "any")]
     pub(crate) machine: MachineKind,
     /// How long.
-    #[arg(long, value_name = "M", value_parser = minutes)]
+    #[arg(long, value_name = "M", value_parser = minutes, allow_negative_numbers = true)]
     pub(crate) minutes: Option<Duration>,
     /// Nothing goes wrong.
     #[arg(long)]
     pub(crate) no_faults: bool,
-    /// On so many threads without a schedule or faults, on any one kind of machine whose lives are not of users [default: smmuv3]: a failure may not come again.
+    /// On so many threads at once, without a schedule and without faults: a failure may not come again. On smmuv3, if no machine is named; not on vfio and power8.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) threads: u8,
     /// Print the result for scripts: a JSON object on a line of its own.
@@ -236,6 +236,11 @@ fn seed(text: &str) -> Result<u64, String> {
     parsed.map_err(|_| {
         "a number from 0 to 2^64 - 1 is wanted, in decimal or after 0x in hexadecimal".to_owned()
     })
+}
+
+/// How many.
+fn count(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "a whole number is wanted, 0 or more, in digits alone".to_owned())
 }
 
 /// A number of minutes that can be waited for.

@@ -371,6 +371,38 @@ fn a_wrong_command_line_is_code_2() {
 }
 
 #[test]
+fn numbers_that_are_none_are_code_2_and_what_is_wanted_is_said() {
+    for wrong in ["-1", "99999999999999999999", "1.5"] {
+        assert!(fails(2, &["run", "dma", "--seed", wrong]).contains("2^64"));
+        assert!(fails(2, &["sim", "--seed", wrong]).contains("2^64"));
+    }
+    for wrong in ["-5", "1e6", "1,000"] {
+        assert!(fails(2, &["sim", "--steps", wrong]).contains("a whole number is wanted"));
+    }
+    assert!(fails(2, &["sim", "--minutes", "-1"]).contains("a number of minutes is wanted"));
+    assert!(fails(2, &["sim", "--threads", "2", "--machine", "vfio"]).contains("vfio"));
+    assert!(fails(2, &["sim", "--machine", "nonesuch"]).contains("x86-sva"));
+}
+
+#[test]
+fn lives_from_a_seed_are_a_result_and_a_seed_of_nobodys_is_told_before_them() {
+    let table = succeeds(&["sim", "--machine", "smmuv3", "--seed", "5", "--steps", "300"]);
+    for words in ["seed", "0x5", "steps", "checked isolation", "checked no-leak", "allocation-fails"] {
+        assert!(table.contains(words), "{words} is missing in\n{table}");
+    }
+    let line = succeeds(&["sim", "--machine", "smmuv3", "--seed", "5", "--steps", "300", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    assert_eq!((line.lines().count(), &json["seed"]), (1, &5.into()));
+    assert!(json["steps"].as_u64() >= Some(300) && json["checks"]["isolation"].as_u64() > Some(0), "{line}");
+    let fresh = portcullis(&["sim", "--steps", "0", "--json"]);
+    assert_eq!(fresh.status.code(), Some(0));
+    let json: serde_json::Value = serde_json::from_str(&text(&fresh.stdout)).expect("JSON");
+    let seed = format!("{:#x}", json["seed"].as_u64().expect("a seed"));
+    let said = text(&fresh.stderr);
+    assert!(said.lines().count() == 1 && said.trim_end().ends_with(&seed), "{said}");
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_code_3_and_is_named() {
     let folder = Folder::new("unreadable");
     let missing = folder.path("missing");

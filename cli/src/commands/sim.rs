@@ -9,7 +9,7 @@ use portcullis_simulator::{FaultKind, MachineKind, OpKind, Options, Promise, Sum
 use serde_json::json;
 
 use crate::args::SimArguments;
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
 use crate::output::{self, grouped};
 
 /// Steps that are done where nobody says how many, nor how long.
@@ -23,6 +23,10 @@ pub(crate) fn run(arguments: &SimArguments) -> Result<(), Failure> {
     options.faults = !arguments.no_faults;
     options.threads = arguments.threads.into();
     options.machine = if options.threads > 1 { on_threads(arguments.machine)? } else { arguments.machine };
+    if arguments.seed.is_none() {
+        // Now: a run that is killed, or that hangs, tells nothing at its end.
+        failure::say(&format_args!("the first life has seed {seed:#x}"));
+    }
     let limit = arguments.minutes;
     let bar = bar();
     let began = Instant::now();
