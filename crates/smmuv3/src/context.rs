@@ -206,8 +206,13 @@ impl<P: Platform> ContextTable<P> {
             return;
         }
         let Some(&leaf) = self.leaves.get(&index) else { return };
-        let valid = |slot: u64| self.platform.load(Pa::new(leaf.get() + CD_BYTES * slot)) & CD_VALID != 0;
-        if (0..1 << LEAF_BITS).any(valid) {
+        // One that is not valid only because a bit of memory has flipped has its other words still, and hardware may remember it as it was.
+        let in_use = |slot: u32| {
+            let cd = self.read(Pa::new(leaf.get() + CD_BYTES * u64::from(slot)));
+            let doubtful = self.doubtful.contains(&(index << LEAF_BITS | slot));
+            cd[0] & CD_VALID != 0 || cd != [0; CD_WORDS] && !doubtful
+        };
+        if (0..1 << LEAF_BITS).any(in_use) {
             return;
         }
         self.leaves.remove(&index);

@@ -74,7 +74,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         self.install_cd(contexts, &mut table, substream_id, at, next).map_err(WriteError::Sync)
     }
 
-    /// Changes the descriptor of a substream, if it is valid.
+    /// Changes the descriptor of a substream, if it is valid. On success the hardware uses none but what is there.
     pub(crate) fn change_cd(
         &self,
         contexts: &Contexts<P>,
@@ -82,13 +82,16 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         change: impl FnOnce(Cd) -> Cd,
     ) -> Result<(), SyncError> {
         let mut table = contexts.table.lock();
+        let place = table.find(substream_id);
+        let valid = place.filter(|&at| table.read(at)[0] & CD_VALID != 0);
+        if place.is_some() && valid.is_none() {
+            // A bit of memory may have flipped, and hardware remember the descriptor as it was.
+            table.doubt(substream_id);
+        }
         // Also where its place is gone: another's end may have cut that off.
         self.settle_doubt(contexts, &mut table, substream_id)?;
-        let Some(at) = table.find(substream_id) else { return Ok(()) };
+        let Some(at) = valid else { return Ok(()) };
         let now = table.read(at);
-        if now[0] & CD_VALID == 0 {
-            return Ok(());
-        }
         self.install_cd(contexts, &mut table, substream_id, at, &change(now))
     }
 

@@ -486,6 +486,12 @@ pub(crate) fn ste(fake: &Fake, stream_id: u64) -> [u64; 8] {
 
 /// The words of a context descriptor, found as hardware finds them; none if the first level is not valid.
 pub(crate) fn cd(fake: &Fake, stream_id: u64, substream_id: u64) -> Option<[u64; 8]> {
+    let at = cd_place(fake, stream_id, substream_id)?;
+    Some(core::array::from_fn(|word| fake.load(Pa::new(at + 8 * word as u64))))
+}
+
+/// Where hardware finds it.
+pub(crate) fn cd_place(fake: &Fake, stream_id: u64, substream_id: u64) -> Option<u64> {
     let word0 = ste(fake, stream_id)[0];
     let root = word0 & 0x00ff_ffff_ffff_ffc0;
     let at = if word0 >> 4 & 3 == 0 {
@@ -497,7 +503,7 @@ pub(crate) fn cd(fake: &Fake, stream_id: u64, substream_id: u64) -> Option<[u64;
         }
         (level1 & 0x00ff_ffff_ffff_f000) + 64 * (substream_id & 63)
     };
-    Some(core::array::from_fn(|word| fake.load(Pa::new(at + 8 * word as u64))))
+    Some(at)
 }
 
 /// The opcodes of a log.

@@ -13,7 +13,7 @@ use portcullis_types::{Iova, IovaRange, Pa, Perms, Prot};
 
 use super::*;
 use crate::domain::Domain;
-use crate::testing::{Fake, FakeMm, Machine, Shared, cd, opcodes, ste};
+use crate::testing::{Fake, FakeMm, Machine, Shared, cd, cd_place, opcodes, ste};
 
 fn pasid(number: u32) -> Pasid {
     Pasid::new(number).unwrap()
@@ -534,6 +534,24 @@ fn a_first_level_descriptor_that_hardware_may_remember_keeps_its_table() {
 }
 
 #[test]
+fn part_17_a_descriptor_that_is_valid_no_more_keeps_its_table_until_it_is_forgotten() {
+    let shared = Shared::on(Machine::Platform);
+    // Both in the second table of 64.
+    let _one = shared.bound(0x42, 64);
+    let _other = shared.bound(0x43, 65);
+    // A bit of memory has flipped, and hardware may remember the descriptor as it was.
+    let at = Pa::new(cd_place(&shared.fake, 8, 64).unwrap());
+    shared.fake.store(at, shared.fake.load(at) ^ 1 << 31);
+    shared.detach(65).unwrap();
+    assert!(cd(&shared.fake, 8, 64).is_some());
+    shared.fake.take_log();
+    shared.detach(64).unwrap();
+    let log = shared.fake.take_log();
+    assert!([8, 9].iter().all(|&stream| log.contains(&Command::cfgi_cd(stream, 64, true))), "{log:?}");
+    assert_eq!(cd(&shared.fake, 8, 64), None);
+}
+
+#[test]
 fn part_17_a_descriptor_in_doubt_is_asked_for_though_its_table_went_with_another() {
     let shared = Shared::on(Machine::Platform);
     // Both in the second table of 64.
@@ -581,6 +599,17 @@ fn part_12_a_private_asid_gives_way_live_and_is_forgotten_before_it_is_shared() 
     };
     assert!(domains.iter().all(|domain| id(domain) > 2));
     drop(process);
+}
+
+#[test]
+fn part_12_a_descriptor_that_is_valid_no_more_is_forgotten_all_the_same_before_its_asid_is_shared() {
+    let shared = Shared::on(Machine::Pcie);
+    // A bit of memory has flipped, and hardware may remember the descriptor as it was.
+    let at = Pa::new(cd_place(&shared.fake, 8, 0).unwrap());
+    shared.fake.store(at, shared.fake.load(at) ^ 1 << 31);
+    let _process = shared.process(&FakeMm::new(1));
+    let wanted = [Opcode::CFGI_CD, Opcode::CFGI_CD, Opcode::SYNC, Opcode::TLBI_NH_ASID, Opcode::SYNC];
+    assert_eq!(opcodes(&shared.fake.take_log()), wanted);
 }
 
 #[test]
