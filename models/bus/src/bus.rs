@@ -9,7 +9,7 @@
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use portcullis_types::{Pa, PaRange};
 
@@ -53,7 +53,7 @@ impl BusOptions {
 pub struct Bus {
     cpu: CpuMemory,
     space: AddressSpace,
-    models: RwLock<Vec<Arc<dyn Clocked>>>,
+    models: RwLock<Arc<[Arc<dyn Clocked>]>>,
     turn: Mutex<Turn>,
     now_ns: AtomicU64,
 }
@@ -62,8 +62,8 @@ pub struct Bus {
 struct Turn {
     chance: Chance,
     step_ns: u64,
-    /// The models in the order of this step; kept so that a step allocates nothing.
-    order: Vec<Arc<dyn Clocked>>,
+    /// In which order the models have their turns in this step; kept so that a step allocates nothing.
+    order: Vec<usize>,
 }
 
 impl fmt::Debug for Bus {
@@ -96,7 +96,7 @@ impl Bus {
         Arc::new(Self {
             cpu: CpuMemory::new(ram, heap, options.stores, options.caches, options.seed),
             space: AddressSpace::default(),
-            models: RwLock::default(),
+            models: RwLock::new(Arc::default()),
             turn: Mutex::new(Turn {
                 chance: Chance::new(options.seed ^ 0xb05),
                 step_ns: BUSY_STEP_NS,
@@ -158,17 +158,14 @@ impl Bus {
 
     /// Gives `model` its turn in every step from now on.
     pub fn add_clocked(&self, model: Arc<dyn Clocked>) {
-        self.models.write().unwrap_or_else(PoisonError::into_inner).push(model);
+        let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
+        *models = models.iter().cloned().chain([model]).collect();
     }
 
     /// Lets go of every model.
     pub fn dismantle(&self) {
         self.space.clear();
-        self.models.write().unwrap_or_else(PoisonError::into_inner).clear();
-        // A step that ended in a panic has left them in its order.
-        if let Err(TryLockError::Poisoned(turn)) = self.turn.try_lock() {
-            turn.into_inner().order.clear();
-        }
+        *self.models.write().unwrap_or_else(PoisonError::into_inner) = Arc::default();
     }
 
     /// A CPU reads a register.
@@ -209,16 +206,16 @@ impl Bus {
     pub fn step(&self) -> bool {
         let Ok(mut turn) = self.turn.try_lock() else { return false };
         let Turn { chance, order, .. } = &mut *turn;
-        order.clone_from(&self.models.read().unwrap_or_else(PoisonError::into_inner));
+        let models = self.models.read().unwrap_or_else(PoisonError::into_inner).clone();
+        order.clear();
+        order.extend(0..models.len());
         chance.shuffle(order);
         self.cpu.pass_time();
         let now_ns = self.now_ns();
         let mut worked = false;
-        for model in &*order {
-            worked |= model.step(now_ns);
+        for &index in &*order {
+            worked |= models[index].step(now_ns);
         }
-        // Nobody is kept alive by a step that is over.
-        order.clear();
         turn.step_ns = if worked { BUSY_STEP_NS } else { (2 * turn.step_ns).min(IDLE_STEP_NS) };
         self.now_ns.fetch_add(turn.step_ns, Ordering::Relaxed);
         worked

@@ -7,6 +7,7 @@
 //! A thread in the middle of an access cannot wait for itself, nor for another that does the same: both would wait for ever. It looks away from its own
 //! accesses and from those of threads that wait in the middle of one. Threads that are in no access wait for all.
 
+use core::sync::atomic::{AtomicU64, Ordering};
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -14,7 +15,6 @@ use crate::guarded::mark;
 
 #[derive(Debug, Default)]
 struct Board {
-    next: u64,
     /// The thread of each access.
     under_way: BTreeMap<u64, usize>,
     /// Threads that wait in the middle of an access.
@@ -24,6 +24,8 @@ struct Board {
 /// Which accesses are under way.
 #[derive(Debug, Default)]
 pub struct Flights {
+    /// The number of the next access. Changed with the board's lock held, so that an access whose number is taken is on the board when others look there.
+    next: AtomicU64,
     board: Mutex<Board>,
     changed: Condvar,
 }
@@ -36,15 +38,14 @@ impl Flights {
     /// An access of this thread begins; it ends when the answer is dropped.
     pub fn begin(&self) -> Flight<'_> {
         let mut board = self.board();
-        let number = board.next;
-        board.next += 1;
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
         board.under_way.insert(number, mark());
         Flight { flights: self, number }
     }
 
     /// The number that the next access will have: all that began before are smaller.
     pub fn next(&self) -> u64 {
-        self.board().next
+        self.next.load(Ordering::Relaxed)
     }
 
     /// Whether all accesses with smaller numbers are back.

@@ -114,6 +114,25 @@ impl Piece {
     }
 }
 
+/// Some marks of a chunk, both ends included.
+#[derive(Clone, Copy)]
+struct Marks {
+    first: usize,
+    last: usize,
+}
+
+impl Marks {
+    /// The words in which they lie, and which of their bits they are.
+    fn words(self) -> impl Iterator<Item = (usize, u64)> {
+        let Self { first, last } = self;
+        (first / 64..=last / 64).map(move |index| {
+            let low = if index == first / 64 { u64::MAX << (first % 64) } else { u64::MAX };
+            let high = if index == last / 64 { u64::MAX >> (63 - last % 64) } else { u64::MAX };
+            (index, low & high)
+        })
+    }
+}
+
 impl Ram {
     /// RAM at these addresses, all zero.
     ///
@@ -262,15 +281,14 @@ impl Ram {
     /// Marks a run as freed, or as in use again. Ends on multiples of 64 bytes.
     pub(crate) fn mark_freed(&self, run: PaRange, freed: bool) {
         let Some(len) = run.len_bytes() else { return };
-        for mark in (0..len).step_by(MARK_BYTES as usize) {
-            let Ok((region, chunk, word)) = self.find_word(Pa::new(run.first().get() + mark)) else { return };
-            let bit = word / (MARK_BYTES as usize / 8);
-            match (region.chunks[chunk].get(), freed) {
-                (Some(chunk), false) => chunk.mark(bit, false),
-                (None, false) => (),
-                (_, true) => region.chunks[chunk].get_or_init(Chunk::zeroed).mark(bit, true),
-            }
-        }
+        let Ok((region, first)) = self.find(run.first(), usize::try_from(len).unwrap_or(usize::MAX)) else {
+            return;
+        };
+        region.chunks_of(first, first + len - 1).for_each(|(chunk, marks)| match (chunk.get(), freed) {
+            (None, false) => (),
+            (Some(chunk), false) => chunk.mark(marks, false),
+            (_, true) => chunk.get_or_init(Chunk::zeroed).mark(marks, true),
+        });
     }
 
     /// Remembers a use of memory if some of it was freed.
@@ -323,14 +341,19 @@ impl Region {
         ((offset / CHUNK_BYTES) as usize, within, len.min(CHUNK_BYTES as usize - within))
     }
 
-    fn any_freed(&self, first: u64, last: u64) -> bool {
-        (first / CHUNK_BYTES..=last / CHUNK_BYTES).any(|index| {
+    /// The chunks of the bytes from `first` to `last`, and which marks of each are theirs.
+    fn chunks_of(&self, first: u64, last: u64) -> impl Iterator<Item = (&OnceLock<Chunk>, Marks)> {
+        (first / CHUNK_BYTES..=last / CHUNK_BYTES).map(move |index| {
             let base = index * CHUNK_BYTES;
-            let end = |offset: u64| (offset / MARK_BYTES) as usize;
-            let from = end(first.max(base) - base);
-            let to = end(last.min(base + CHUNK_BYTES - 1) - base);
-            self.chunks[index as usize].get().is_some_and(|chunk| chunk.any_freed(from, to))
+            let mark = |offset: u64| ((offset - base) / MARK_BYTES) as usize;
+            let marks = Marks { first: mark(first.max(base)), last: mark(last.min(base + CHUNK_BYTES - 1)) };
+            (&self.chunks[index as usize], marks)
         })
+    }
+
+    fn any_freed(&self, first: u64, last: u64) -> bool {
+        self.chunks_of(first, last)
+            .any(|(chunk, marks)| chunk.get().is_some_and(|chunk| chunk.any_freed(marks)))
     }
 }
 
@@ -381,21 +404,18 @@ impl Chunk {
         word.fetch_update(Ordering::AcqRel, Ordering::Acquire, merged).expect("merging never declines");
     }
 
-    fn mark(&self, bit: usize, freed: bool) {
-        let word = &self.freed[bit / 64];
-        if freed {
-            word.fetch_or(1 << (bit % 64), Ordering::Relaxed);
-        } else {
-            word.fetch_and(!(1 << (bit % 64)), Ordering::Relaxed);
+    fn mark(&self, marks: Marks, freed: bool) {
+        for (index, bits) in marks.words() {
+            if freed {
+                self.freed[index].fetch_or(bits, Ordering::Relaxed);
+            } else {
+                self.freed[index].fetch_and(!bits, Ordering::Relaxed);
+            }
         }
     }
 
-    fn any_freed(&self, from: usize, to: usize) -> bool {
-        (from / 64..=to / 64).any(|index| {
-            let low = if index == from / 64 { u64::MAX << (from % 64) } else { u64::MAX };
-            let high = if index == to / 64 { u64::MAX >> (63 - to % 64) } else { u64::MAX };
-            self.freed[index].load(Ordering::Relaxed) & low & high != 0
-        })
+    fn any_freed(&self, marks: Marks) -> bool {
+        marks.words().any(|(index, bits)| self.freed[index].load(Ordering::Relaxed) & bits != 0)
     }
 }
 
@@ -515,5 +535,24 @@ mod tests {
         ram.mark_freed(range(0x4000_ffc0, 0x80), false);
         ram.note_use(Pa::new(0x4000_0000), 0x1_0000, User::Hardware, true);
         assert_eq!(ram.freed_use_count(), 2);
+    }
+
+    #[test]
+    fn a_long_run_is_marked_to_its_ends_and_no_further() {
+        let ram = ram();
+        let used = |first: u64| {
+            let before = ram.freed_use_count();
+            ram.note_use(Pa::new(first), 0x40, User::Cpu, false);
+            ram.freed_use_count() != before
+        };
+        // From within a chunk through all of the next into the one behind it.
+        let (first, end) = (0x4000_f0c0, 0x4002_2f40);
+        ram.mark_freed(range(first, end - first), true);
+        let freed: Vec<u64> = (0x4000_0000..0x4004_0000).step_by(0x40).filter(|&at| used(at)).collect();
+        assert_eq!(freed, (first..end).step_by(0x40).collect::<Vec<_>>());
+        ram.mark_freed(range(0x4000_ffc0, 0x1_0080), false);
+        let kept = (first..0x4000_ffc0).chain(0x4002_0040..end).step_by(0x40);
+        let freed: Vec<u64> = (0x4000_0000..0x4004_0000).step_by(0x40).filter(|&at| used(at)).collect();
+        assert_eq!(freed, kept.collect::<Vec<_>>());
     }
 }
