@@ -2,13 +2,14 @@
 //!
 //! Not here: what a register does (`program`), devices behind the bridge (`outbound`).
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use model_bus::{Clocked, Mmio, Width};
 
 use crate::outbound::ConfigTarget;
 use crate::phb::{Phb3, ones};
 use crate::registers::{CA_BDFN, CA_REGISTER, CONFIG_ADDRESS, CONFIG_DATA, DLP_TRAIN_CTL, DLP_UP, RESET};
+use crate::state::State;
 use crate::strict::clause;
 use crate::xscom::{ASB_DATA, Effect, Unit};
 
@@ -26,11 +27,11 @@ impl Phb3 {
         if down { value & !DLP_UP } else { value }
     }
 
-    fn store(&self, offset: u64, value: u64) {
-        if let Some(mut state) = self.lock() {
-            let _memory = self.accessing_memory();
-            state.store(offset, value, self.around());
-        }
+    fn store(&self, mut state: MutexGuard<'_, State>, offset: u64, value: u64) {
+        let memory = self.accessing_memory();
+        state.store(offset, value, self.around());
+        drop(memory);
+        drop(state);
         if offset == RESET {
             self.settle_slot();
         }
@@ -54,34 +55,34 @@ impl Phb3 {
     pub(crate) fn target(&self) -> Option<Arc<dyn ConfigTarget>> {
         self.target.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
 
-    /// Whether an access is of the only width that registers have.
-    fn fits(&self, offset: u64, width: Width, what: &str) -> bool {
-        let fits = width == Width::Bits64 && offset.is_multiple_of(8);
-        if !fits && let Some(mut state) = self.lock() {
-            let detail = format!("{what} of {} bytes at {offset:#x}", width.bytes());
-            state.notes.record(clause::REGISTER_WIDTH, detail);
-        }
-        fits
+/// Whether an access is of the only width that registers have.
+fn fits(state: &mut State, offset: u64, width: Width, what: &str) -> bool {
+    let fits = width == Width::Bits64 && offset.is_multiple_of(8);
+    if !fits {
+        let detail = format!("{what} of {} bytes at {offset:#x}", width.bytes());
+        state.notes.record(clause::REGISTER_WIDTH, detail);
     }
+    fits
 }
 
 impl Mmio for Phb3 {
     fn read(&self, offset: u64, width: Width) -> u64 {
-        if let Some(mut state) = self.lock() {
-            state.counters.register_reads += 1;
-        }
+        let Some(mut state) = self.lock() else { return ones(width) };
+        state.counters.register_reads += 1;
         if offset & !3 == CONFIG_DATA {
+            drop(state);
             let place = self.config_place(offset, width, false);
             return match place.zip(self.target()) {
                 Some(((rid, register), target)) => target.read(rid, register, width) & ones(width),
                 None => ones(width),
             };
         }
-        let open = self.lock().is_some_and(|state| state.is_open());
-        if !open || !self.fits(offset, width, "load") {
+        if !state.is_open() || !fits(&mut state, offset, width, "load") {
             return ones(width);
         }
+        drop(state);
         self.load(offset)
     }
 
@@ -92,14 +93,14 @@ impl Mmio for Phb3 {
         if !open {
             state.notes.record(clause::FENCED, format!("store of {value:#x} at {offset:#x}"));
         }
-        drop(state);
         if offset & !3 == CONFIG_DATA {
+            drop(state);
             let place = self.config_place(offset, width, true);
             if let Some(((rid, register), target)) = place.zip(self.target()) {
                 target.write(rid, register, width, value & ones(width));
             }
-        } else if open && self.fits(offset, width, "store") {
-            self.store(offset, value);
+        } else if open && fits(&mut state, offset, width, "store") {
+            self.store(state, offset, value);
         }
     }
 }
@@ -122,10 +123,10 @@ pub(crate) struct Scom {
 
 impl Mmio for Scom {
     fn read(&self, offset: u64, width: Width) -> u64 {
-        if !self.phb.fits(offset, width, "XSCOM load") {
+        let Some(mut state) = self.phb.lock() else { return ones(width) };
+        if !fits(&mut state, offset, width, "XSCOM load") {
             return ones(width);
         }
-        let Some(state) = self.phb.lock() else { return u64::MAX };
         if self.unit == Unit::Spci && offset / 8 == ASB_DATA {
             let (address, in_reset) = (state.xscom.asb_address(), state.xscom.in_reset());
             drop(state);
@@ -135,15 +136,15 @@ impl Mmio for Scom {
     }
 
     fn write(&self, offset: u64, width: Width, value: u64) {
-        if !self.phb.fits(offset, width, "XSCOM store") {
+        let Some(mut state) = self.phb.lock() else { return };
+        if !fits(&mut state, offset, width, "XSCOM store") {
             return;
         }
-        let Some(mut state) = self.phb.lock() else { return };
         if self.unit == Unit::Spci && offset / 8 == ASB_DATA {
             let (address, in_reset) = (state.xscom.asb_address(), state.xscom.in_reset());
             drop(state);
-            if !in_reset {
-                self.phb.store(address, value);
+            if !in_reset && let Some(state) = self.phb.lock() {
+                self.phb.store(state, address, value);
             }
             return;
         }
