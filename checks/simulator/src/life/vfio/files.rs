@@ -285,8 +285,8 @@ impl UserWorld {
                     one.groups.iter().for_each(|&group| self.end_move(group, Way::Blocked));
                 }
                 self.change(id, |one| one.doubt |= doubt);
-                // A bridge's windows may be somebody's who is gone, if it did not answer him.
-                let owed = fresh && usual.contains(&kind) && !self.is_power();
+                // Version 1 of POWER's has one window, of one group.
+                let owed = fresh && usual.contains(&kind) && (kind != 2 || one.groups.len() == 1);
                 self.was_owed(&before, owed, || format!("a container does not become {kind}: {errno:?}"));
                 self.refused(&before, errno, "setting the IOMMU")
             }
