@@ -21,7 +21,7 @@
 //! # Locks
 //!
 //! Each is the platform's own, held for some hundred instructions, and safe in interrupt context. Order: a CPU's magazines before
-//! the depot; the tree, the ledger's shards and the flush queue's lists are taken alone. Nodes of the tree come from the global
+//! the depot, either before the tree; the ledger's shards and the flush queue's lists are taken alone. Nodes of the tree come from the global
 //! allocator, which must be callable in the same context.
 //!
 //! Not here: page tables, invalidation, what a device can reach (`portcullis-core`).

@@ -9,7 +9,7 @@ use portcullis_types::{Iova, IovaRange, SizeLg2, mutant};
 
 use crate::RangeSet;
 use crate::ledger::{self, Ledger};
-use crate::magazine::{self, Magazines};
+use crate::magazine::{self, Closed, Magazines};
 use crate::tree::PageTree;
 
 /// An allocator of address ranges.
@@ -178,7 +178,7 @@ impl<P: Platform> IovaSpace<P> {
             .flatten()
             .or_else(|| self.take(pages, limit))
             .or_else(|| {
-                self.empty_magazines();
+                let _closed = self.with_empty_magazines();
                 self.take(pages, limit)
             });
         first.map(|first| pages_range(self.granule, first, pages)).ok_or(AllocError::NoSpace)
@@ -203,7 +203,14 @@ impl<P: Platform> IovaSpace<P> {
 
     /// Puts back into the tree what is kept close at hand for the next allocations.
     pub fn empty_magazines(&self) {
-        self.magazines.drain(|order, first| self.tree.lock().give_back(first, 1 << order));
+        drop(self.with_empty_magazines());
+    }
+
+    /// The same, and keeps them empty while the answer lives.
+    fn with_empty_magazines(&self) -> Closed<'_> {
+        let closed = self.magazines.close();
+        self.magazines.drain(&closed, |order, first| self.tree.lock().give_back(first, 1 << order));
+        closed
     }
 
     /// Frees a range that hardware does not know any more: [`retire`](Self::retire) and [`release`](Self::release).
@@ -242,8 +249,8 @@ impl<P: Platform> IovaSpace<P> {
             self.tree.lock().give_back(first, pages);
             return;
         };
-        let no_room = self.magazines.put(self.platform.current_cpu(), order, first);
-        no_room.into_iter().for_each(|first| self.tree.lock().give_back(first, pages));
+        let to_tree = |first| self.tree.lock().give_back(first, pages);
+        self.magazines.put(self.platform.current_cpu(), order, first, to_tree);
     }
 
     /// Gives a retired range back to its owner: it is live again, because what it stood for is still mapped.
@@ -274,12 +281,12 @@ impl<P: Platform> IovaSpace<P> {
     ///
     /// # Errors
     ///
-    /// As [`ReserveError`] says. A range that is retired and not yet released counts as allocated.
+    /// As [`ReserveError`] says. A range that is retired and not yet released counts as allocated, and so does one that is released while this looks.
     pub fn reserve(&self, range: IovaRange) -> Result<Vec<IovaRange>, ReserveError> {
         let Some(range) = range.align_outward(self.granule.bytes()).intersection(self.bounds) else {
             return Ok(Vec::new());
         };
-        self.empty_magazines();
+        let _closed = self.with_empty_magazines();
         let mut tree = self.tree.lock();
         let parts = tree.reserved.gaps(range);
         for &part in &parts {

@@ -241,6 +241,37 @@ fn in_every_order_what_is_reserved_is_nobodys() {
     every_order(reserved_meanwhile);
 }
 
+/// What was freed before is found by who reserves or allocates it, while another CPU puts it back from caches. It is of the size that is put back last, so that two
+/// who do the same meet there.
+fn found_while_another_empties_caches(look: fn(&Space, IovaRange)) {
+    let (wanted, half) = (range(32 * PAGE, 64 * PAGE - 1), 32 * PAGE);
+    let space = Arc::new(Space::new(machine(2), SizeLg2::KIB_4, range(0, 64 * PAGE - 1)).unwrap());
+    let rest = space.alloc(half, Iova::new(half - 1), Prefer::High).unwrap();
+    assert_eq!(space.alloc(half, TOP, Prefer::High), Ok(wanted));
+    // It stays close to the CPU of the test, which is not that of who looks for it.
+    space.free(wanted).unwrap();
+    let (looking, emptying) = (space.clone(), space.clone());
+    spawn(vec![Box::new(move || look(&looking, wanted)), Box::new(move || emptying.empty_magazines())]);
+    space.free(rest).unwrap();
+    is_whole(&space, 64);
+}
+
+#[test]
+fn in_every_order_what_is_free_can_be_reserved_and_allocated() {
+    every_order(|| {
+        found_while_another_empties_caches(|space, wanted| {
+            assert_eq!(space.reserve(wanted), Ok(vec![wanted]));
+            space.unreserve(&[wanted]);
+        });
+    });
+    every_order(|| {
+        found_while_another_empties_caches(|space, wanted| {
+            assert_eq!(space.alloc(32 * PAGE, TOP, Prefer::High), Ok(wanted));
+            space.free(wanted).unwrap();
+        });
+    });
+}
+
 /// What is unmapped is reclaimed by a flush that began after it was: `forgotten` is what hardware has forgotten when a flush begins.
 fn flushed_by_several() {
     let machine = machine(4);
