@@ -49,9 +49,9 @@ impl<P: Platform> DmaHandle<P> {
         let pages = PaRange::new(memory.pa, memory.layout.size_bytes()).ok_or(DmaMapError::BadLength);
         let placed = pages.and_then(|pages| Ok((pages, self.place(pages)?)));
         let (pages, taken) = placed.inspect_err(|_| self.platform().free_buffer(memory.pa, memory.layout))?;
-        let Some(space) = self.space() else { return Ok(taken) };
-        // The zeroes must be in memory before a device that does not snoop looks there.
+        // The zeroes must be in memory before a device that does not snoop looks there, by whatever address.
         self.buffer_to_device(pages);
+        let Some(space) = self.space() else { return Ok(taken) };
         space
             .map(taken.first(), pages, self.prot(Perms::READ_WRITE))
             .inspect_err(|_| _ = space.abandon(taken, Some(memory)))?;

@@ -436,6 +436,15 @@ fn coherent_memory_for_a_device_that_does_not_snoop_is_cleaned_and_mapped_uncach
 }
 
 #[test]
+fn coherent_memory_for_a_device_that_does_not_snoop_is_cleaned_where_addresses_are_physical_too() {
+    let bench = bench(DefaultDomain::Identity);
+    let dma = bench.handle(|info| info.coherent = false);
+    let queue = dma.alloc_coherent(8).unwrap();
+    assert_eq!(bench.machine.caches(), [("clean", queue.pa().get(), GRANULE)]);
+    dma.free_coherent(queue).unwrap();
+}
+
+#[test]
 fn every_step_says_what_it_did() {
     let bench = bench(STRICT);
     let dma = bench.handle(|_| ());
