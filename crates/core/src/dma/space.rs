@@ -187,6 +187,10 @@ impl<P: Platform> DmaSpace<P> {
                 return Err(DmaUnmapError::Unmap(error));
             }
         };
+        if found_bytes != mapped_bytes {
+            // What the table holds no more hardware may remember: nobody says that it was told when that went.
+            gather.add(range, self.granule, true);
+        }
         self.counters.unmaps.fetch_add(1, Relaxed);
         let waiting = Waiting { range: retired, memory, quarantined: false };
         if when == When::ByMode && self.mode() == FlushMode::Lazy {

@@ -340,6 +340,21 @@ fn a_mapping_of_which_somebody_took_a_part_is_noticed() {
 }
 
 #[test]
+fn what_a_torn_mapping_lacks_is_forgotten_before_its_addresses_are_free() {
+    use portcullis_core::iommu::{Gather, HwDomain};
+    for pages in [1, 2] {
+        let bench = bench(STRICT);
+        let dma = bench.handle(|_| ());
+        let mapping = dma.map_single(Pa::new(RAM), 2 * GRANULE, Direction::ToDevice).unwrap();
+        let first = mapping.iova().get();
+        // As by a table that was corrupted: hardware is told nothing of it.
+        let _ = bench.iommu.domain(0).unmap(range(first, first + pages * GRANULE - 1), &mut Gather::new());
+        assert!(matches!(dma.unmap_single(mapping).unwrap_err().error, DmaUnmapError::Torn { .. }));
+        assert_eq!((bench.iommu.domain(0).stale_count(), dma.stats().live), (0, 0));
+    }
+}
+
+#[test]
 fn coherent_buffers_are_whole_pages_that_both_may_write_and_come_back() {
     let bench = bench(STRICT);
     let dma = bench.handle(|_| ());
