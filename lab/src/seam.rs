@@ -15,6 +15,7 @@ use portcullis::core::iommu::{
 use portcullis::core::nested::{GuestTable, GuestTables, NestedDomain, NestedError};
 use portcullis::core::sva::SvaIommu;
 use portcullis::core::table_group::TableGroup;
+use portcullis::hal::BlockLayout;
 use portcullis::types::{Iova, IovaRange, Pa, PageSizes, Prot, SourceId};
 
 use crate::platform::LabPlatform;
@@ -177,6 +178,10 @@ impl HwDomain<LabPlatform> for Through<Domain> {
 
     fn flush_all(&self) -> Result<Flushed, SyncError> {
         self.liar.flush_all(&*self.driver)
+    }
+
+    fn keep(&self, first: Pa, layout: BlockLayout) {
+        self.driver.keep(first, layout);
     }
 
     fn lookup(&self, iova: Iova) -> Option<(Pa, Prot)> {

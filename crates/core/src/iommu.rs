@@ -25,7 +25,7 @@ use alloc::vec::Vec;
 use core::any::Any;
 use core::fmt;
 
-use portcullis_hal::Platform;
+use portcullis_hal::{BlockLayout, Platform};
 use portcullis_types::{Access, Iova, IovaRange, Pa, PageSizes, Pasid, Prot, SizeLg2, SourceId};
 
 use crate::nested::{GuestTable, GuestTables, NestedDomain, NestedError};
@@ -242,6 +242,11 @@ pub trait HwDomain<P: Platform>: Any + Send + Sync {
     ///
     /// Hardware did not confirm.
     fn flush_all(&self) -> Result<Flushed, SyncError>;
+
+    /// Keeps a buffer of the DMA API's ([`DmaMemory::alloc_buffer`](portcullis_hal::DmaMemory::alloc_buffer)) that hardware may reach by what it remembers of this domain, when nobody
+    /// will ask again. It goes back to the platform with the tables, when hardware has confirmed that it has forgotten the domain. Where a driver does not know how, it is
+    /// nobody's for good.
+    fn keep(&self, _first: Pa, _layout: BlockLayout) {}
 
     /// What `iova` is mapped to, read from the table by software.
     fn lookup(&self, iova: Iova) -> Option<(Pa, Prot)>;

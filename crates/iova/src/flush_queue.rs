@@ -132,6 +132,12 @@ impl<P: Platform, T> FlushQueue<P, T> {
         }
         Ok(())
     }
+
+    /// Takes out everything that waits, for whoever has another use for it than reclaiming it.
+    pub fn drain(&mut self, to: impl FnMut(T)) {
+        let waiting = self.cpus.iter_mut().flat_map(|list| list.get_mut().drain(..));
+        waiting.map(|entry| entry.what).for_each(to);
+    }
 }
 
 fn pop_covered<T>(list: &mut VecDeque<Entry<T>>, number: u64) -> Option<T> {

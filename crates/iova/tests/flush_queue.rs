@@ -47,6 +47,19 @@ fn a_flush_covers_what_was_pushed_before_it_began_and_nothing_later() {
 }
 
 #[test]
+fn what_waits_on_any_cpu_can_be_taken_out_without_a_flush() {
+    let machine = machine(2);
+    let mut queue = queue(&machine);
+    let _ = queue.push(&machine, 1);
+    run_on(1);
+    let _ = queue.push(&machine, 2);
+    let mut taken = Vec::new();
+    queue.drain(|what| taken.push(what));
+    taken.sort_unstable();
+    assert_eq!((taken, queue.is_empty()), (vec![1, 2], true));
+}
+
+#[test]
 fn a_flush_within_a_flush_covers_what_came_before_it_and_the_outer_one_no_more() {
     let machine = machine(1);
     let queue = queue(&machine);

@@ -19,6 +19,7 @@ use core::fmt;
 
 use portcullis_core::iommu::{Flushed, Gather, MapError, SyncError, UnmapError};
 use portcullis_hal::lock_api::{Mutex, RawMutex};
+use portcullis_hal::{BlockLayout, DmaMemory};
 use portcullis_pgtable::{Format, Memory, Retired};
 use portcullis_types::{Iova, IovaRange, Pa, Prot, SizeLg2, mutant};
 
@@ -32,6 +33,8 @@ pub struct Mappings<M, A: Format, B: Format> {
     /// None once it was destroyed.
     table: Mutex<M, Option<Table<A, B>>>,
     retired: Mutex<M, Vec<(IovaRange, Retired)>>,
+    /// Buffers that go back with the table.
+    kept: Mutex<M, Vec<(Pa, BlockLayout)>>,
 }
 
 impl<M, A: Format, B: Format> fmt::Debug for Mappings<M, A, B> {
@@ -44,7 +47,8 @@ impl<M: RawMutex, A: Format + Copy, B: Format + Copy> Mappings<M, A, B> {
     /// With an empty table; none if there is no memory.
     pub fn new(format: TableFormat<A, B>, memory: &impl Memory) -> Option<Self> {
         let table = Table::new(format, memory)?;
-        Some(Self { format, table: Mutex::new(Some(table)), retired: Mutex::new(Vec::new()) })
+        let (retired, kept) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+        Some(Self { format, table: Mutex::new(Some(table)), retired, kept })
     }
 
     /// Looks at the table, under its lock; none if it was destroyed.
@@ -144,15 +148,22 @@ impl<M: RawMutex, A: Format + Copy, B: Format + Copy> Mappings<M, A, B> {
             format: self.format,
             table: Mutex::new(self.table.get_mut().take()),
             retired: Mutex::new(core::mem::take(self.retired.get_mut())),
+            kept: Mutex::new(core::mem::take(self.kept.get_mut())),
         }
     }
 
-    /// Gives the table back, once nothing leads to it and hardware has forgotten all of it.
-    pub fn destroy(&mut self, memory: &impl Memory, proof: Flushed) {
+    /// As [`HwDomain::keep`](portcullis_core::iommu::HwDomain::keep): the buffer goes back when the table does.
+    pub fn keep(&self, first: Pa, layout: BlockLayout) {
+        self.kept.lock().push((first, layout));
+    }
+
+    /// Gives the table back, and the buffers that were kept, once nothing leads to it and hardware has forgotten all of it.
+    pub fn destroy(&mut self, memory: &(impl Memory + DmaMemory), proof: Flushed) {
         let _: Flushed = proof;
         if let Some(table) = self.table.get_mut().take() {
             table.destroy(memory);
         }
+        self.kept.get_mut().drain(..).for_each(|(first, layout)| memory.free_buffer(first, layout));
     }
 
     /// Takes out what was retired from within these ranges.
@@ -192,7 +203,7 @@ mod tests {
     use alloc::boxed::Box;
     use core::sync::atomic::AtomicU64;
 
-    use portcullis_hal::{Arena, Barriers, BlockLayout, TableMemory};
+    use portcullis_hal::{Arena, Barriers, TableMemory};
     use portcullis_pgtable::arm::{Config, Stage1, Stage2};
     use portcullis_types::Perms;
 
@@ -227,6 +238,30 @@ mod tests {
         }
 
         fn clean_table(&self, _: Pa, _: u64) {}
+    }
+
+    impl DmaMemory for Memory {
+        fn alloc_buffer(&self, layout: BlockLayout) -> Option<Pa> {
+            self.0.alloc(layout)
+        }
+
+        fn free_buffer(&self, first: Pa, layout: BlockLayout) {
+            self.0.free(first, layout);
+        }
+
+        fn read(&self, _: Pa, _: &mut [u8]) {}
+
+        fn write(&self, _: Pa, _: &[u8]) {}
+
+        fn read32(&self, _: Pa) -> u32 {
+            0
+        }
+
+        fn write32(&self, _: Pa, _: u32) {}
+
+        fn clean(&self, _: Pa, _: u64) {}
+
+        fn invalidate(&self, _: Pa, _: u64) {}
     }
 
     impl Barriers for Memory {
@@ -412,6 +447,23 @@ mod tests {
             });
             let _: Flushed = flushed.unwrap();
             destroy(memory, mappings);
+        });
+    }
+
+    #[test]
+    fn a_buffer_that_is_kept_goes_back_with_the_table_and_not_before() {
+        both(|memory, mut mappings| {
+            let layout = BlockLayout::naturally_aligned(14);
+            let (alone, buffer) = (memory.0.live_bytes(), memory.alloc_buffer(layout).unwrap());
+            mappings.keep(buffer, layout);
+            let flushed = mappings.flush_all(memory, || Ok(())).unwrap();
+            assert_eq!(
+                memory.0.live_bytes(),
+                alone + layout.size_bytes(),
+                "devices may reach it by the table"
+            );
+            mappings.destroy(memory, flushed);
+            assert_eq!(memory.0.live_bytes(), 0);
         });
     }
 

@@ -27,7 +27,7 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use portcullis_core::iommu::{
     Capabilities, DomainError, Flushed, Gather, HwDomain, MapError, SyncError, UnmapError,
 };
-use portcullis_hal::{Platform, Registers};
+use portcullis_hal::{BlockLayout, Platform, Registers};
 use portcullis_paging::Mappings;
 use portcullis_pgtable::arm::{Stage1, Stage2};
 use portcullis_types::{Access, AccessKind, Iova, IovaRange, Pa, PageSizes, Perms, Prot, SizeLg2, mutant};
@@ -185,6 +185,10 @@ impl<P: Platform, R: Registers> HwDomain<P> for Domain<P, R> {
 
     fn flush_all(&self) -> Result<Flushed, SyncError> {
         self.mappings.flush_all(&*self.hardware.platform, || self.hardware.forget_bank(self.bank))
+    }
+
+    fn keep(&self, first: Pa, layout: BlockLayout) {
+        self.mappings.keep(first, layout);
     }
 
     fn lookup(&self, iova: Iova) -> Option<(Pa, Prot)> {

@@ -31,7 +31,7 @@ use core::fmt;
 use portcullis_core::iommu::{
     Capabilities, DomainError, Flushed, Gather, HwDomain, MapError, SyncError, UnmapError,
 };
-use portcullis_hal::{Lock, Platform, Registers};
+use portcullis_hal::{BlockLayout, Lock, Platform, Registers};
 use portcullis_paging::Mappings;
 use portcullis_pgtable::arm::{Stage1, Stage2};
 use portcullis_spec::smmuv3::command::{Command, TlbiTarget};
@@ -267,6 +267,10 @@ impl<P: Platform, R: Registers> HwDomain<P> for Domain<P, R> {
             self.hardware.run(|batch| self.add_all(batch))?;
             self.hardware.forget_atcs(&self.atc_streams(), &[AtcSpan::ALL])
         })
+    }
+
+    fn keep(&self, first: Pa, layout: BlockLayout) {
+        self.mappings.keep(first, layout);
     }
 
     fn lookup(&self, iova: Iova) -> Option<(Pa, Prot)> {

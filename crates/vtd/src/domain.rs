@@ -32,7 +32,7 @@ use core::fmt;
 use portcullis_core::iommu::{
     Capabilities, DomainError, Flushed, Gather, HwDomain, MapError, SyncError, UnmapError,
 };
-use portcullis_hal::{Lock, Platform, Registers};
+use portcullis_hal::{BlockLayout, Lock, Platform, Registers};
 use portcullis_paging::Mappings;
 use portcullis_pgtable::vtd::{FirstStage, SecondStage};
 use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Perms, Prot, mutant};
@@ -308,6 +308,10 @@ impl<P: Platform, R: Registers> HwDomain<P> for Domain<P, R> {
             self.forget_by(under(self.id).descriptors(), under, |forget| self.hardware.run(forget))?;
             self.forget_devices(None)
         })
+    }
+
+    fn keep(&self, first: Pa, layout: BlockLayout) {
+        self.mappings.keep(first, layout);
     }
 
     fn lookup(&self, iova: Iova) -> Option<(Pa, Prot)> {

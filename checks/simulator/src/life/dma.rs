@@ -159,7 +159,7 @@ impl World {
         let nothing = pages.is_empty();
         // Whose buffer it is is told, or it is his again; a coherent one's memory, which is none of his, is kept back.
         let kept = pages.is_empty() && stats.failed_syncs > before.failed_syncs;
-        let doubt = kept || matches!(error, DmaMapError::NotUndone(_));
+        let doubt = kept || matches!(error, DmaMapError::NotUndone(_) | DmaMapError::StillMapped(_));
         self.confirmed(dma, space);
         let ended = self.hub.shadow(|shadow| shadow.end_map(space, token, doubt));
         self.hub.judged(ended);

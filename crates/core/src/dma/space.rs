@@ -70,6 +70,17 @@ pub(super) enum When {
     ByMode,
 }
 
+/// What became of what was mapped where not all could be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Undone {
+    /// No device reaches anything there any more.
+    Forgotten,
+    /// It is taken out, and hardware has not confirmed that it forgot it.
+    Unconfirmed,
+    /// The table did not let go of it.
+    StillMapped,
+}
+
 impl<P: Platform> DmaSpace<P> {
     pub(crate) fn new(
         platform: Arc<P>,
@@ -124,27 +135,37 @@ impl<P: Platform> DmaSpace<P> {
     }
 
     /// Gives back a range in which something could not be mapped, though parts may have been, or have been for a moment: takes out what
-    /// there is and makes hardware forget it. If the table refuses, the range stays taken; if hardware does not confirm, it is
-    /// quarantined: either way nobody gets it. Answers whether no device reaches anything there any more.
-    pub(super) fn abandon(&self, range: IovaRange, memory: Option<Memory>) -> bool {
+    /// there is and makes hardware forget it. If the table refuses, the range stays taken, and the memory goes with the domain; if hardware does not confirm, both
+    /// are quarantined: either way nobody gets them.
+    pub(super) fn abandon(&self, range: IovaRange, memory: Option<Memory>) -> Undone {
         let retired = self.iova.retire(range);
         debug_assert!(retired.is_ok(), "taken a moment ago");
-        let Ok(retired) = retired else { return false };
+        let Ok(retired) = retired else { return Undone::StillMapped };
         let mut gather = Gather::new();
         if !mutant!("failed-map-leaves-what-was-mapped") && self.hw.unmap(range, &mut gather).is_err() {
             self.iova.restore(retired);
-            return false;
+            self.leave(memory);
+            return Undone::StillMapped;
         }
         gather.add(range, self.granule, true);
-        self.sync_now(Waiting { range: retired, memory, quarantined: false }, &mut gather).is_ok()
+        match self.sync_now(Waiting { range: retired, memory, quarantined: false }, &mut gather) {
+            Ok(()) => Undone::Forgotten,
+            Err(_) => Undone::Unconfirmed,
+        }
+    }
+
+    /// Leaves memory to the driver's domain, with which it goes.
+    fn leave(&self, memory: Option<Memory>) {
+        memory.into_iter().for_each(|Memory { pa, layout }| self.hw.keep(pa, layout));
     }
 
     /// [Abandons](Self::abandon) a range in which somebody's buffers could not be mapped, and answers what he is told.
     pub(super) fn undo(&self, range: IovaRange, error: DmaMapError) -> DmaMapError {
         match (self.abandon(range, None), error) {
-            (false, DmaMapError::Map(error)) if !mutant!("not-undone-and-not-told") => {
+            (Undone::Unconfirmed, DmaMapError::Map(error)) if !mutant!("not-undone-and-not-told") => {
                 DmaMapError::NotUndone(error)
             }
+            (Undone::StillMapped, DmaMapError::Map(error)) => DmaMapError::StillMapped(error),
             (_, error) => error,
         }
     }
@@ -292,10 +313,14 @@ impl<P: Platform> DmaSpace<P> {
 }
 
 impl<P: Platform> Drop for DmaSpace<P> {
-    /// Memory that waits because hardware had not confirmed goes back if it does so now. What it does not confirm is nobody's for good.
+    /// Memory that waits because hardware had not confirmed goes back if it does so now; else with the driver's domain, whose tables wait for the same.
     fn drop(&mut self) {
         if self.counters.quarantined.load(Relaxed) > 0 {
             let _ = self.flush();
+            let hw = &self.hw;
+            self.waiting.drain(|waiting| {
+                waiting.memory.into_iter().for_each(|Memory { pa, layout }| hw.keep(pa, layout));
+            });
         }
     }
 }

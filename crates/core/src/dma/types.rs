@@ -160,7 +160,7 @@ pub struct MsiMessage {
     pub data: u32,
 }
 
-/// Why a buffer was not given to the device. Then nothing of it was, but for [`NotUndone`](Self::NotUndone).
+/// Why a buffer was not given to the device. Then nothing of it was, but for [`NotUndone`](Self::NotUndone) and [`StillMapped`](Self::StillMapped).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DmaMapError {
@@ -186,6 +186,9 @@ pub enum DmaMapError {
     NoMemory,
     /// The table refused.
     Map(MapError),
+    /// The table refused, and then did not let go of what had been mapped until then, as one does that was corrupted: **the device may reach the buffer for as long as
+    /// there is the domain.** No flush changes that. The addresses are kept back, and so is the memory of a coherent buffer. EIO.
+    StillMapped(MapError),
     /// The table refused, and hardware did not confirm that it forgot what had been mapped until then, or for a moment: **the device may still reach the buffer.** The
     /// addresses are kept back; the buffer is safe to reuse only after [`DmaHandle::flush`](super::DmaHandle::flush) has succeeded. Not for a coherent buffer, whose
     /// memory is kept back as well. EIO.

@@ -1,6 +1,6 @@
 //! Single and coherent buffers: what is mapped, how, for how long, and what is left when something fails.
 
-use crate::support::{Call, GRANULE, LAZY, RAM, STRICT, bench, bench_with, range};
+use crate::support::{Call, GRANULE, LAZY, RAM, STRICT, bench, bench_with, pa_range, range};
 use portcullis_core::device::DmaMask;
 use portcullis_core::dma::{Direction, DmaMapError, DmaUnmapError};
 use portcullis_core::group::{DefaultDomain, DefaultType};
@@ -424,7 +424,35 @@ fn memory_that_waits_for_hardwares_word_comes_back_with_its_domain_if_hardware_g
         bench.iommu.fail(Call::FlushAll, 0, silent);
         drop(dma);
         assert_eq!(bench.machine.live_buffers(), silent);
+        // Else the driver has it, with the tables that wait for the same.
+        assert_eq!(bench.iommu.domain(0).kept().len(), silent);
     }
+}
+
+#[test]
+fn a_buffer_that_a_table_does_not_let_go_of_is_told_of_as_one_that_no_flush_makes_safe() {
+    let bench = bench(STRICT);
+    let dma = bench.handle(|_| ());
+    bench.iommu.fail(Call::Map, 1, 1);
+    bench.iommu.fail(Call::Unmap, 0, 1);
+    let buffers = [pa_range(RAM, 8), pa_range(RAM + 0x4000, 8)];
+    let refused = dma.map_sg(&buffers, Direction::ToDevice);
+    assert_eq!(refused, Err(DmaMapError::StillMapped(MapError::NoTableMemory)));
+    dma.flush().unwrap();
+    assert_eq!(bench.iommu.domain(0).mapped().len(), 1, "the device reaches the first one");
+    assert_eq!((dma.stats().live, dma.stats().quarantined), (1, 0), "at addresses that are nobody else's");
+}
+
+#[test]
+fn a_coherent_buffer_that_a_table_does_not_let_go_of_goes_with_the_table() {
+    let bench = bench(STRICT);
+    let dma = bench.handle(|_| ());
+    bench.iommu.fail(Call::Map, 0, 1);
+    bench.iommu.fail(Call::Unmap, 0, 1);
+    assert_eq!(dma.alloc_coherent(8), Err(DmaMapError::StillMapped(MapError::NoTableMemory)));
+    let kept = bench.iommu.domain(0).kept();
+    assert_eq!((bench.machine.live_buffers(), kept.len()), (1, 1));
+    assert_eq!(kept[0].1.size_bytes(), GRANULE);
 }
 
 #[test]

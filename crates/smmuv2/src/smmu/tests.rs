@@ -5,6 +5,7 @@ use portcullis_core::iommu::{
     AddDeviceError, AttachError, DomainError, FaultReason, Gather, GlobalError, HwDomain, Iommu, SyncError,
     Target,
 };
+use portcullis_hal::{BlockLayout, DmaMemory};
 use portcullis_spec::smmuv2::bank::{
     ACTLR, FAR, FSR, FSYNR0, RESUME, SCTLR, TCR, TLBIASID, TLBIIPAS2L, TLBIVA, TLBIVAL, TLBSYNC, TTBR0,
 };
@@ -245,6 +246,9 @@ fn a_bank_that_may_be_remembered_is_nobodys_and_its_tables_stay_until_hardware_c
         let empty = fake.live_bytes();
         let domain = smmu.new_domain().unwrap();
         map(&*domain, 0x5000, 0x1000);
+        // A buffer that hardware may reach through it.
+        let layout = BlockLayout::naturally_aligned(12);
+        domain.keep(fake.alloc_buffer(layout).unwrap(), layout);
         let held = fake.live_bytes();
         fake.with(|state| state.stuck = true);
         drop(domain);

@@ -1,7 +1,7 @@
 extern crate std;
 
 use portcullis_core::iommu::{AttachError, Iommu, Target};
-use portcullis_hal::TableMemory;
+use portcullis_hal::{DmaMemory, TableMemory};
 use portcullis_spec::smmuv3::command::Opcode;
 use portcullis_spec::smmuv3::registers::{IDR0, IDR3, Idr0};
 use portcullis_types::{Perms, SourceId};
@@ -259,6 +259,9 @@ fn what_a_dropped_domain_left_is_given_back_once_hardware_confirms_and_not_befor
         map_pages(&domain, GIB, 5);
         let _retired = unmap(&domain, GIB, 5 << 12);
         map_pages(&domain, 2 * GIB, 5);
+        // A buffer that hardware may reach through it.
+        let layout = BlockLayout::naturally_aligned(12);
+        domain.keep(fake.alloc_buffer(layout).unwrap(), layout);
     }
     let held = fake.live_bytes();
     smmu.handle_errors();

@@ -1,6 +1,7 @@
 //! Legacy mode, interrupts and errors: which words are written, and in which order.
 
 use portcullis_core::iommu::{FaultReason, Gather, MapError};
+use portcullis_hal::{BlockLayout, DmaMemory};
 use portcullis_spec::vtd::invalidation::*;
 use portcullis_spec::vtd::registers::*;
 
@@ -666,6 +667,9 @@ fn what_a_dropped_domain_left_is_given_back_once_hardware_confirms_or_is_off() {
         let empty = fake.live_bytes();
         let domain = unit.new_domain().unwrap();
         domain.map(Iova::new(0x5000), Pa::new(0x9000), 0x1000, READ_WRITE).unwrap();
+        // A buffer that hardware may reach through it.
+        let layout = BlockLayout::naturally_aligned(12);
+        domain.keep(fake.alloc_buffer(layout).unwrap(), layout);
         let (id, held) = (id(&domain), fake.live_bytes());
         fake.with(|state| state.refused = vec![TYPE_IOTLB]);
         drop(domain);

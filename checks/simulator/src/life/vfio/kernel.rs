@@ -114,7 +114,7 @@ impl UserWorld {
             }
             Err(error) => {
                 // Who maps is told; else his buffer is his again.
-                let doubt = matches!(error, DmaMapError::NotUndone(_));
+                let doubt = matches!(error, DmaMapError::NotUndone(_) | DmaMapError::StillMapped(_));
                 let ended = self.hub.shadow(|shadow| shadow.end_map(group.space, token, doubt));
                 self.hub.judged(ended);
                 let lawful = matches!(error, DmaMapError::NoIova { .. } | DmaMapError::Segment(_));

@@ -3,6 +3,7 @@
 //! or an address that was reused too early, looks like.
 
 use core::any::Any;
+use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -13,6 +14,7 @@ use portcullis_core::iommu::{
 use portcullis_core::nested::{
     GuestInvalidation, GuestTable, GuestTables, NestedDomain, NestedError, X86Tables,
 };
+use portcullis_hal::BlockLayout;
 use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Prot, SizeLg2, SourceId};
 
 use super::machine::Machine;
@@ -104,6 +106,10 @@ pub(crate) struct FakeDomain {
     plan: Arc<Plan>,
     number: usize,
     state: Mutex<Tables>,
+    /// How often core asked what is mapped somewhere.
+    lookups: AtomicUsize,
+    /// Buffers that go back with the tables.
+    kept: Mutex<Vec<(Pa, BlockLayout)>>,
 }
 
 type Pages = BTreeMap<u64, (u64, Prot)>;
@@ -177,6 +183,14 @@ impl FakeDomain {
 
     pub(crate) fn syncs(&self) -> usize {
         self.state.lock().unwrap().syncs
+    }
+
+    pub(crate) fn lookups(&self) -> usize {
+        self.lookups.load(SeqCst)
+    }
+
+    pub(crate) fn kept(&self) -> Vec<(Pa, BlockLayout)> {
+        self.kept.lock().unwrap().clone()
     }
 
     pub(crate) fn map_calls(&self) -> usize {
@@ -286,7 +300,12 @@ impl HwDomain<Machine> for FakeDomain {
         Ok(Flushed::completed())
     }
 
+    fn keep(&self, first: Pa, layout: BlockLayout) {
+        self.kept.lock().unwrap().push((first, layout));
+    }
+
     fn lookup(&self, iova: Iova) -> Option<(Pa, Prot)> {
+        self.lookups.fetch_add(1, SeqCst);
         let page = iova.align_down(GRANULE).get();
         let (pa, prot) = *self.state.lock().unwrap().mapped.get(&page)?;
         Some((Pa::new(pa + iova.offset_in(GRANULE)), prot))
@@ -335,7 +354,8 @@ impl Iommu<Machine> for FakeIommu {
         }
         let mut domains = self.domains.lock().unwrap();
         let (aperture, plan, number) = (self.aperture, self.plan.clone(), domains.len());
-        let domain = Arc::new(FakeDomain { aperture, plan, number, state: Mutex::default() });
+        let (state, lookups, kept) = (Mutex::default(), AtomicUsize::new(0), Mutex::default());
+        let domain = Arc::new(FakeDomain { aperture, plan, number, state, lookups, kept });
         domains.push(domain.clone());
         Ok(domain)
     }
