@@ -13,8 +13,8 @@
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use portcullis_hal::{BlockLayout, Platform};
-use portcullis_iova::{AllocError, FlushBounds, FlushQueue, IovaSpace, Prefer, Retired};
+use portcullis_hal::{BlockLayout, Lock, Platform};
+use portcullis_iova::{AllocError, FlushBounds, FlushQueue, IovaSpace, Prefer, RangeSet, Retired};
 use portcullis_types::{Iova, IovaRange, Pa, PaRange, Prot, SizeLg2, mutant};
 
 use super::{DmaMapError, DmaStats, DmaUnmapError, MsiError, MsiPages};
@@ -33,6 +33,8 @@ pub(crate) struct DmaSpace<P: Platform> {
     iova: IovaSpace<P>,
     waiting: FlushQueue<P, Waiting>,
     msi: MsiPages<P>,
+    /// What is mapped 1:1 for firmware. Nothing else is mapped in what is reserved.
+    direct: Lock<P, RangeSet>,
     pub(super) counters: Counters,
 }
 
@@ -102,6 +104,7 @@ impl<P: Platform> DmaSpace<P> {
             iova: iova.ok_or(DomainError::Unsupported)?,
             waiting,
             msi: MsiPages::new(),
+            direct: Lock::<P, _>::new(RangeSet::new()),
             counters: Counters::default(),
         })
     }
@@ -377,46 +380,34 @@ impl<P: Platform> DmaSpace<P> {
     /// Maps a direct region 1:1, its ends rounded outward to whole pages, where it is not mapped already.
     fn map_direct(&self, region: &ReservedRegion, prepared: &mut Prepared) -> Result<(), AttachError> {
         let range = region.range.align_outward(self.granule());
-        // First, because firmware may say that all addresses are a region, and nobody would see the end of looking at each page.
+        // First, because firmware may say that all addresses are a region.
         within(self.hw.aperture(), range)
             .map_err(|at| AttachError::Direct { range, error: MapError::OutsideAperture(at) })?;
-        let mut unmapped: Option<IovaRange> = None;
-        let pages = (range.first().get()..=range.last().get()).step_by(self.page_step());
-        for page in pages.filter_map(|first| IovaRange::new(Iova::new(first), self.granule())) {
-            match self.hw.lookup(page.first()) {
-                Some((pa, _)) if pa.get() != page.first().get() => return Err(AttachError::Reserved(range)),
-                Some(_) => self.map_run(unmapped.take(), region.prot, prepared)?,
-                None => {
-                    let first = unmapped.map_or(page.first(), IovaRange::first);
-                    unmapped = IovaRange::from_ends(first, page.last());
-                }
-            }
-        }
-        self.map_run(unmapped, region.prot, prepared)
+        let unmapped = self.direct.lock().gaps(range);
+        unmapped.into_iter().try_for_each(|part| self.map_part(part, region.prot, prepared))
     }
 
-    fn page_step(&self) -> usize {
-        usize::try_from(self.granule()).unwrap_or(usize::MAX)
-    }
-
-    fn map_run(
-        &self,
-        run: Option<IovaRange>,
-        prot: Prot,
-        prepared: &mut Prepared,
-    ) -> Result<(), AttachError> {
-        let Some(range) = run else { return Ok(()) };
+    fn map_part(&self, range: IovaRange, prot: Prot, prepared: &mut Prepared) -> Result<(), AttachError> {
         let refused = |error| AttachError::Direct { range, error };
         let len_bytes = range.len_bytes().ok_or(refused(MapError::BadLength))?;
         // Noted first, because a map that fails may leave something in hardware's memory too.
         prepared.direct.push(range);
-        self.hw.map(range.first(), Pa::new(range.first().get()), len_bytes, prot).map_err(refused)
+        self.hw.map(range.first(), Pa::new(range.first().get()), len_bytes, prot).map_err(refused)?;
+        self.direct.lock().insert(range);
+        Ok(())
     }
 
     pub(crate) fn unprepare(&self, prepared: Prepared) {
         self.msi.remove_decoded(&prepared.doorbells);
         let mut gather = Gather::new();
-        let unmapped = prepared.direct.iter().all(|&range| self.hw.unmap(range, &mut gather).is_ok());
+        let mut unmapped = true;
+        for &range in &prepared.direct {
+            // Each of them, whatever the table said of another.
+            match self.hw.unmap(range, &mut gather) {
+                Ok(_) => self.direct.lock().remove(range),
+                Err(_) => unmapped = false,
+            }
+        }
         prepared.direct.iter().for_each(|&range| gather.add(range, self.granule, true));
         let forgotten = gather.is_empty() || self.hw.sync(&mut gather).is_ok();
         // What is mapped still, or what hardware may remember, stays reserved.

@@ -72,6 +72,7 @@ pub struct Domain<P: Platform> {
     faults: Arc<Faults<P>>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "a domain is made once, and lies where it was made")]
 pub(crate) enum Kind<P: Platform> {
     Blocked,
     Identity,

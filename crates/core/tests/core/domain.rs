@@ -228,6 +228,32 @@ fn pages_that_are_mapped_one_to_one_already_are_left_alone_and_stay() {
 }
 
 #[test]
+fn what_is_mapped_of_a_direct_region_is_not_looked_for_page_by_page() {
+    let bench = bench(STRICT);
+    for (source, last) in [(1, 0x7f_ffff), (2, 0xff_ffff)] {
+        bench.member(source, |info| {
+            info.firmware_regions = vec![region(0x1000, last, ReservedKind::Direct)];
+        });
+    }
+    let domain = bench.iommu.domain(0);
+    assert_eq!((domain.mapped().len(), domain.map_calls(), domain.lookups()), (0xfff, 2, 0));
+}
+
+#[test]
+fn of_direct_regions_that_are_undone_each_is_taken_out_though_the_table_keeps_another() {
+    let bench = bench(STRICT);
+    let regions =
+        vec![region(0x5000, 0x5fff, ReservedKind::Direct), region(0x8000, 0x8fff, ReservedKind::Direct)];
+    let device = bench.device(1, |info| info.firmware_regions = regions);
+    bench.iommu.fail(Call::Attach, 0, 1);
+    bench.iommu.fail(Call::Unmap, 0, 1);
+    assert!(bench.group.add_device(&device).is_err());
+    assert_eq!(bench.iommu.domain(0).mapped(), [(0x5000, 0x5000)]);
+    bench.group.add_device(&device).unwrap();
+    assert_eq!(bench.iommu.domain(0).mapped(), [0x5000, 0x8000].map(|page| (page, page)));
+}
+
+#[test]
 fn a_direct_region_that_cannot_be_mapped_keeps_the_device_out_and_leaves_nothing() {
     let bench = bench_with(STRICT, range(0, 0xffff));
     let regions =
