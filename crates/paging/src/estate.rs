@@ -49,7 +49,7 @@ impl<M: RawMutex, T> Estate<M, T> {
         kept(&what);
         self.leave(what);
         if is_off() {
-            self.settle(give_up);
+            self.ask(&mut give_up);
         }
     }
 
@@ -59,9 +59,22 @@ impl<M: RawMutex, T> Estate<M, T> {
 
     /// Has hardware asked again, oldest first, until it does not confirm: `give_up` makes it forget one, and gives back what that was for once it has. What it does not confirm stays, with
     /// all behind it.
-    pub fn settle(&self, mut give_up: impl FnMut(&mut T) -> Result<(), SyncError>) {
+    ///
+    /// Hardware may have been turned off since it was asked (`is_off`), and whoever did that found nothing here: then it is asked once more.
+    pub fn settle(
+        &self,
+        mut give_up: impl FnMut(&mut T) -> Result<(), SyncError>,
+        is_off: impl FnOnce() -> bool,
+    ) {
+        if !self.ask(&mut give_up) && is_off() {
+            self.ask(&mut give_up);
+        }
+    }
+
+    /// Answers whether hardware confirmed it of all that was here.
+    fn ask(&self, give_up: &mut impl FnMut(&mut T) -> Result<(), SyncError>) -> bool {
         if mutant!("left-behind-for-good") {
-            return;
+            return true;
         }
         let left = core::mem::take(&mut *self.0.lock());
         let mut left = left.into_iter();
@@ -70,9 +83,10 @@ impl<M: RawMutex, T> Estate<M, T> {
                 let mut kept = self.0.lock();
                 // Before what was left meanwhile.
                 kept.splice(..0, core::iter::once(one).chain(left));
-                return;
+                return false;
             }
         }
+        true
     }
 }
 
@@ -93,14 +107,32 @@ mod tests {
         let estate = Estate::default();
         (1..=4).for_each(|id| estate.leave(id));
         let mut asked = Vec::new();
-        estate.settle(|&mut id| {
+        let give_up = |&mut id: &mut u16| {
             asked.push(id);
             if id == 3 { Err(SILENT) } else { Ok(()) }
-        });
+        };
+        estate.settle(give_up, || false);
         assert_eq!((asked, left(&estate)), (Vec::from([1, 2, 3]), Vec::from([3, 4])));
-        estate.settle(|_| Ok(()));
+        estate.settle(|_| Ok(()), || false);
         assert_eq!(left(&estate), []);
-        estate.settle(|_| panic!("nothing is left"));
+        estate.settle(|_| panic!("nothing is left"), || true);
+    }
+
+    #[test]
+    fn what_hardware_did_not_confirm_that_was_turned_off_meanwhile_is_asked_of_once_more() {
+        let (estate, off, asked) = (Estate::default(), Cell::new(false), Cell::new(0));
+        (1..=2).for_each(|id| estate.leave(id));
+        let give_up = |_: &mut u16| {
+            asked.set(asked.get() + 1);
+            if off.replace(true) {
+                return Ok(());
+            }
+            // Whoever turns it off finds nothing here.
+            estate.settle(|_| panic!("it is being asked of"), || true);
+            Err(SILENT)
+        };
+        estate.settle(give_up, || off.get());
+        assert_eq!((asked.get(), left(&estate)), (3, Vec::new()));
     }
 
     #[test]
@@ -127,13 +159,14 @@ mod tests {
         let estate = Estate::default();
         (1..=2).for_each(|id| estate.leave(id));
         let asked = Cell::new(0);
-        estate.settle(|_| {
+        let give_up = |_: &mut u16| {
             asked.set(asked.get() + 1);
             estate.leave(9);
             // Somebody else handles errors: what is being asked about is not asked of twice.
-            estate.settle(|_| Err(SILENT));
+            estate.settle(|_| Err(SILENT), || false);
             Err(SILENT)
-        });
+        };
+        estate.settle(give_up, || false);
         assert_eq!((asked.get(), left(&estate)), (1, Vec::from([1, 2, 9])));
     }
 }

@@ -61,7 +61,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
 
     /// Asks again of everything that was left.
     pub(crate) fn settle(&self) {
-        self.left.settle(|left| self.give_up(left));
+        self.left.settle(|left| self.give_up(left), || self.is_off());
     }
 
     /// Makes the hardware forget what a bank put into TLBs, and gives the bank back with what it kept once it has.

@@ -53,7 +53,7 @@ impl<P: Platform, R: Registers + 'static> Hardware<P, R> {
 
     /// Asks again of everything that was left.
     pub(crate) fn settle(&self) {
-        self.left.settle(|left| self.give_up(left));
+        self.left.settle(|left| self.give_up(left), || self.is_off());
     }
 
     /// Makes the hardware forget an id, and gives it back with what it kept once it has.
