@@ -477,6 +477,9 @@ impl<P: Platform, R: Registers> SvaIommu<P> for Smmu<P, R> {
         let stalled = self.hardware.stalls.tell(&mut |request| to(Drained::Request(request)));
         // Of stalls there are no more than tags; what devices ask for beside them, hardware answers.
         if self.hardware.unsent.is_crowded() && !mutant!("requests-taken-for-which-no-answer-has-room") {
+            if self.hardware.page_requests.is_some() {
+                to(Drained::Left);
+            }
             return stalled;
         }
         stalled + self.hardware.drain_page_requests(to)

@@ -338,6 +338,9 @@ impl<P: Platform, R: Registers> SvaIommu<P> for Vtd<P, R> {
     fn drain_page_requests(&self, to: &mut dyn FnMut(Drained)) -> usize {
         self.hardware.send_unsent();
         if self.hardware.unsent.is_crowded() && !mutant!("vtd-requests-taken-for-which-no-answer-has-room") {
+            if self.hardware.page_requests.is_some() {
+                to(Drained::Left);
+            }
             return 0;
         }
         self.hardware.drain_page_requests(to)

@@ -350,6 +350,7 @@ impl Act {
                     assert_eq!(told, 0, "what was there before an overflow is told before it");
                     count += 1;
                 }
+                Drained::Left => panic!("no answers wait for room here"),
             });
             assert!(count <= wanted);
             assert_eq!(told, 1, "an overflow is told of once");

@@ -311,23 +311,46 @@ impl<P: Platform> SvaUnit<P> {
     /// Takes what hardware has queued, faults and page requests, and brings it where it belongs. Called by the embedder when the event or
     /// page-request interrupt comes, or by polling; one caller at a time sees requests in order.
     pub fn service(&self) -> Serviced {
+        self.bring().0
+    }
+
+    /// The same. Answers also whether everything was brought that hardware had queued before.
+    fn bring(&self) -> (Serviced, bool) {
         let faults = self.unit.dispatch_faults();
-        let requests =
-            self.sva().map_or(0, |sva| sva.drain_page_requests(&mut |drained| self.take(sva, drained)));
-        Serviced { faults, requests }
+        let mut all = true;
+        let requests = self.sva().map_or(0, |sva| {
+            sva.drain_page_requests(&mut |drained| {
+                all &= drained != Drained::Left;
+                self.take(sva, drained);
+            })
+        });
+        (Serviced { faults, requests }, all)
     }
 
     /// The same, and handles the requests: whoever has workers come for them is not told of those that are found here, whosever they are.
-    fn service_here(&self) {
-        if self.service().requests > 0 {
+    fn service_here(&self) -> bool {
+        let (serviced, all) = self.bring();
+        if serviced.requests > 0 {
             let work = || (!self.queue.work()).then_some(());
             // Devices that ask without end keep nobody for longer.
             let _ = wait_for(&**self.unit.platform(), FLUSH_LIMIT_NS, work);
+        }
+        all
+    }
+
+    /// Brings and handles everything that hardware has queued until now, also if answers to others have to find room first.
+    fn service_all(&self) -> Result<(), FlushTimeout> {
+        let all = || self.service_here().then_some(());
+        match all() {
+            Some(()) => Ok(()),
+            None => wait_for(&**self.unit.platform(), FLUSH_LIMIT_NS, all)
+                .map_err(|elapsed| FlushTimeout { waited_ns: elapsed.waited_ns }),
         }
     }
 
     fn take(&self, sva: &dyn SvaIommu<P>, drained: Drained) {
         match drained {
+            Drained::Left => {}
             Drained::Overflowed => {
                 self.queue.discard_partial();
             }
@@ -533,7 +556,8 @@ impl<P: Platform> SvaDevice<P> {
                 |error| if mutant!("unbind-without-hardwares-word") { Ok(()) } else { Err(error) },
             )?;
         }
-        self.unit.service_here();
+        // What stayed with hardware would be taken for a request of whoever has the PASID next.
+        self.unit.service_all().map_err(UnbindError::Flush)?;
         if !mutant!("unbind-without-flush") {
             self.requester.flush(Some(pasid), FLUSH_LIMIT_NS).map_err(UnbindError::Flush)?;
         }

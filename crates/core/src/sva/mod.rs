@@ -101,7 +101,7 @@ pub trait SvaIommu<P: Platform>: Send + Sync {
 
     /// Takes the page requests of devices that are enabled, oldest first, and gives each to `to`. Answers how many. Stop markers are left out.
     /// Called by the embedder when the page-request interrupt comes, and after each [`drain_events`](crate::iommu::Iommu::drain_events),
-    /// which is where stalled transactions come from.
+    /// which is where stalled transactions come from. What was there at the call is given, or it is said that some was left ([`Drained::Left`]).
     ///
     /// `to` may respond, but must not drain again: requests come in order, one caller at a time.
     fn drain_page_requests(&self, to: &mut dyn FnMut(Drained)) -> usize;
@@ -117,6 +117,8 @@ pub enum Drained {
     Request(PageRequest),
     /// Requests were lost here, and hardware has answered their groups: partial groups that began before are to be forgotten.
     Overflowed,
+    /// Requests that hardware may have queued were left there, because too many answers wait for room.
+    Left,
 }
 
 /// The memory of one process as one IOMMU sees it. Dropped when no PASID means it any more; then the process's ASID is unpinned, after hardware
