@@ -473,8 +473,15 @@ impl<P: Platform> SvaDevice<P> {
         settled
     }
 
+    /// Whether the IOMMU knows the device still. One that was removed shares nothing any more, and who has its source ids now is another.
+    fn is_there(&self) -> bool {
+        let known = |&source: &SourceId| self.unit.unit.device(source);
+        let known = self.device.sources().first().and_then(known);
+        known.is_some_and(|known| Arc::ptr_eq(&known, &self.device))
+    }
+
     fn make(self: &Arc<Self>, mm: &Arc<dyn ProcessMemory>) -> Result<Arc<Bond<P>>, BindError> {
-        if self.disabled.load(Acquire) {
+        if self.disabled.load(Acquire) || !self.is_there() {
             return Err(BindError::Attach(AttachPasidError::NotEnabled));
         }
         let settled = self.settle();
@@ -550,7 +557,7 @@ impl<P: Platform> SvaDevice<P> {
     fn unmake(&self, bond: &Bond<P>) -> Result<(), UnbindError> {
         let pasid = bond.pasid;
         bond.ends.store(true, Release);
-        if let Some(sva) = self.unit.sva() {
+        if let Some(sva) = self.unit.sva().filter(|_| self.is_there()) {
             let detached = sva.detach_pasid(self.device.sources(), pasid).map_err(UnbindError::Sync);
             detached.or_else(
                 |error| if mutant!("unbind-without-hardwares-word") { Ok(()) } else { Err(error) },
@@ -598,11 +605,13 @@ impl<P: Platform> SvaDevice<P> {
             return Err(DisableSvaError::PasidsInUse);
         }
         let sva = self.unit.sva().ok_or(DisableSvaError::NotEnabled)?;
-        sva.disable(self.device.sources()).inspect_err(|error| {
-            if let DisableSvaError::LeftBlocked(_) = error {
-                self.group.left_blocked(&self.device);
-            }
-        })?;
+        if self.is_there() {
+            sva.disable(self.device.sources()).inspect_err(|error| {
+                if let DisableSvaError::LeftBlocked(_) = error {
+                    self.group.left_blocked(&self.device);
+                }
+            })?;
+        }
         self.disabled.store(true, Release);
         end_sharing(&self.device);
         let mut askers = self.unit.askers.lock();
