@@ -293,6 +293,49 @@ fn a_device_is_not_let_go_of_by_who_passes_its_request_on() {
 }
 
 #[test]
+fn who_keeps_a_device_that_was_removed_takes_nothing_from_the_next_with_its_sources() {
+    let bench = bench();
+    let old = enable(&bench.sva, &bench.device, &bench.group);
+    let (_process, mm) = process();
+    let bond = old.bind(&mm).unwrap();
+    bench.group.remove_device(&bench.device).unwrap();
+    bench.unit.remove_device(&bench.device).unwrap();
+    let next = bench.unit.add_device(info()).unwrap();
+    let group = Group::new(next.platform().clone(), bench.iommu.clone(), 2, STRICT).unwrap();
+    let group = Arc::new(group);
+    group.add_device(&next).unwrap();
+    let new = enable(&bench.sva, &next, &group);
+    let again = new.bind(&mm).unwrap();
+    assert_eq!(again.pasid(), bond.pasid());
+    assert_eq!(old.bind(&numbered(2).1).err(), Some(BindError::Attach(AttachPasidError::NotEnabled)));
+    old.unbind(&bond).unwrap();
+    assert_eq!(bench.iommu.bound.lock().unwrap().len(), 1, "the next one's");
+    assert_eq!(old.disable(), Ok(()));
+    new.unbind(&again).unwrap();
+    new.disable().unwrap();
+}
+
+#[test]
+fn a_pasid_is_nobody_elses_while_requests_of_it_stay_with_hardware() {
+    let bench = bench();
+    let device = enable(&bench.sva, &bench.device, &bench.group);
+    let (_process, mm) = process();
+    let bond = device.bind(&mm).unwrap();
+    bench.iommu.requests.lock().unwrap().push(PageRequest {
+        source: SourceId(8),
+        pasid: Some(bond.pasid()),
+        group: GroupTag::Prg(3),
+        last: true,
+        wanted: Perms::READ,
+        address: Iova::new(0x5000),
+    });
+    *bench.iommu.leaves.lock().unwrap() = 3;
+    device.unbind(&bond).unwrap();
+    let codes: Vec<_> = bench.iommu.responses.lock().unwrap().iter().map(|response| response.code).collect();
+    assert_eq!(codes, [ResponseCode::Success], "of the process that it was for");
+}
+
+#[test]
 fn a_fault_handler_that_is_replaced_is_let_go_with_no_lock_held() {
     struct Handler(Arc<Mutex<Vec<usize>>>);
     impl Drop for Handler {

@@ -132,6 +132,8 @@ pub(super) struct Sharing {
     /// What somebody else does once the next change of a device is made, or it has its next answer.
     pub(super) meanwhile: Mutex<Meanwhile>,
     pub(super) requests: Mutex<Vec<PageRequest>>,
+    /// How many drains leave the requests where they are.
+    pub(super) leaves: Mutex<usize>,
     pub(super) responses: Mutex<Vec<PageResponse>>,
 }
 
@@ -149,6 +151,7 @@ impl Sharing {
             silent: Mutex::default(),
             meanwhile: Mutex::default(),
             requests: Mutex::default(),
+            leaves: Mutex::default(),
             responses: Mutex::default(),
         })
     }
@@ -188,6 +191,7 @@ impl Iommu<Machine> for Sharing {
 
     fn remove_device(&self, sources: &[SourceId]) -> Result<(), SyncError> {
         self.plain.remove_device(sources)?;
+        self.bound.lock().unwrap().retain(|(source, _), _| !sources.contains(source));
         self.changed();
         Ok(())
     }
@@ -305,6 +309,16 @@ impl SvaIommu<Machine> for Sharing {
 
     fn drain_page_requests(&self, to: &mut dyn FnMut(Drained)) -> usize {
         no_lock_is_held();
+        let leaves = {
+            let mut left = self.leaves.lock().unwrap();
+            let leaves = *left > 0;
+            *left = left.saturating_sub(1);
+            leaves
+        };
+        if leaves {
+            to(Drained::Left);
+            return 0;
+        }
         let requests = core::mem::take(&mut *self.requests.lock().unwrap());
         requests.iter().for_each(|&request| to(Drained::Request(request)));
         requests.len()
