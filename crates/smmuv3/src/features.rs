@@ -7,7 +7,8 @@ use portcullis_hal::Registers;
 use portcullis_spec::smmuv3::address_bits;
 use portcullis_spec::smmuv3::registers::{
     AIDR, Aidr, IDR0, IDR1, IDR3, IDR5, Idr0, Idr1, Idr3, Idr5, ST_LEVEL_2, ST_LEVEL_LINEAR,
-    STALL_MODEL_BOTH, STALL_MODEL_FORCED, TTENDIAN_BIG,
+    STALL_MODEL_BOTH, STALL_MODEL_FORCED, STALL_MODEL_TERMINATE, TTENDIAN_BIG, TTENDIAN_LITTLE,
+    TTENDIAN_MIXED,
 };
 use portcullis_types::{PageSizes, SizeLg2, SourceId};
 
@@ -129,7 +130,10 @@ impl Features {
         if idr0.ttf() & 0b10 == 0 || idr0.ttendian() == TTENDIAN_BIG {
             return Err(ProbeError::TableFormat { idr0: idr0.into_bits() });
         }
-        if !matches!(idr0.st_level(), ST_LEVEL_LINEAR | ST_LEVEL_2) {
+        let kinds = matches!(idr0.ttendian(), TTENDIAN_MIXED | TTENDIAN_LITTLE)
+            && matches!(idr0.stall_model(), STALL_MODEL_BOTH | STALL_MODEL_TERMINATE | STALL_MODEL_FORCED)
+            && matches!(idr0.st_level(), ST_LEVEL_LINEAR | ST_LEVEL_2);
+        if !kinds {
             return Err(ProbeError::Reserved { register: "SMMU_IDR0", value: idr0.into_bits() });
         }
         let sizes = idr1.sidsize() <= 32
@@ -139,6 +143,9 @@ impl Features {
             && idr1.priqs() <= 19;
         if !sizes {
             return Err(ProbeError::Reserved { register: "SMMU_IDR1", value: idr1.into_bits() });
+        }
+        if idr3.bbml() >= 3 {
+            return Err(ProbeError::Reserved { register: "SMMU_IDR3", value: idr3.into_bits() });
         }
         if idr5.vax() >= 3 {
             return Err(ProbeError::Reserved { register: "SMMU_IDR5", value: idr5.into_bits() });
@@ -286,7 +293,14 @@ mod tests {
         assert_eq!(refused(|ids| ids.idr0.set_s1p(false)), ProbeError::NoTranslation);
         assert!(matches!(refused(|ids| ids.idr0.set_ttf(1)), ProbeError::TableFormat { .. }));
         assert!(matches!(refused(|ids| ids.idr0.set_ttendian(3)), ProbeError::TableFormat { .. }));
-        assert!(matches!(refused(|ids| ids.idr0.set_st_level(2)), ProbeError::Reserved { .. }));
+        let reserved = |change: fn(&mut IdRegisters)| match refused(change) {
+            ProbeError::Reserved { register, .. } => register,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(reserved(|ids| ids.idr0.set_st_level(2)), "SMMU_IDR0");
+        assert_eq!(reserved(|ids| ids.idr0.set_ttendian(1)), "SMMU_IDR0");
+        assert_eq!(reserved(|ids| ids.idr0.set_stall_model(3)), "SMMU_IDR0");
+        assert_eq!(reserved(|ids| ids.idr3.set_bbml(3)), "SMMU_IDR3");
         assert!(matches!(refused(|ids| ids.idr1.set_sidsize(33)), ProbeError::Reserved { .. }));
         assert!(matches!(
             refused(|ids| ids.idr5.set_vax(3)),
