@@ -34,6 +34,8 @@ pub struct Accelerator<P: Platform, R: Registers> {
 struct Taken {
     /// Bit `n` stands for queue `n`.
     queues: u16,
+    /// Those that nobody has, and of which the device has not said that they are off. Nobody gets one before it is reset.
+    lost: u16,
     /// Whether more may be.
     open: bool,
 }
@@ -53,7 +55,7 @@ impl<P: Platform, R: Registers> Accelerator<P, R> {
             id => return Err(AccelError::NotAnAccelerator { id }),
         }
         let capabilities = Capabilities::decode(registers.read32(CAP), form)?;
-        let taken = Lock::<P, _>::new(Taken { queues: 0, open: true });
+        let taken = Lock::<P, _>::new(Taken { queues: 0, lost: 0, open: true });
         let accelerator = Self { platform, registers, form, capabilities, taken };
         accelerator.restart()?;
         Ok(Arc::new(accelerator))
@@ -70,13 +72,17 @@ impl<P: Platform, R: Registers> Accelerator<P, R> {
     }
 
     /// Takes the device back to where [`start`](Self::start) left it: every queue is off, jobs under way are dropped. Queues that are open keep their owners,
-    /// who close them.
+    /// who close them; those that the device had not let go of when their owners were gone can be opened again.
     ///
     /// # Errors
     ///
     /// [`AccelError::NotReady`], [`AccelError::Gone`].
     pub fn reset(&self) -> Result<(), AccelError> {
-        self.restart()
+        let lost = self.taken.lock().lost;
+        self.restart()?;
+        // Not those that were lost meanwhile: they may be on.
+        self.taken.lock().lost &= !lost;
+        Ok(())
     }
 
     /// Turns the device off. No queue can be opened afterwards.
@@ -130,15 +136,18 @@ impl<P: Platform, R: Registers> Accelerator<P, R> {
         if !taken.open {
             return Err(NoQueue::ShutDown);
         }
-        let free = (0..self.capabilities.queue_count).find(|queue| taken.queues & 1 << queue == 0);
+        let nobodys = |queue: &u8| (taken.queues | taken.lost) & 1 << queue == 0;
+        let free = (0..self.capabilities.queue_count).find(nobodys);
         let queue = free.ok_or(NoQueue::AllTaken)?;
         taken.queues |= 1 << queue;
         Ok(queue)
     }
 
-    /// Gives a queue back. Only a queue that is off.
-    pub(crate) fn give_queue(&self, queue: u8) {
-        self.taken.lock().queues &= !(1 << queue);
+    /// Gives a queue back; if the device did not say that it is `off`, nobody gets it before the device is reset.
+    pub(crate) fn give_queue(&self, queue: u8, off: bool) {
+        let mut taken = self.taken.lock();
+        taken.queues &= !(1 << queue);
+        taken.lost |= u16::from(!off) << queue;
     }
 
     pub(crate) fn state(&self, queue: u8) -> State {

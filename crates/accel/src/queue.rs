@@ -3,7 +3,7 @@
 //! # Order
 //!
 //! PASID, base and size are written and read back while the queue is off; then it starts. It counts as taken until the device has said that
-//! it is off: one that the device does not let go is never given to somebody else.
+//! it is off: one that the device does not let go is not given to somebody else before the device is reset.
 
 use alloc::sync::Arc;
 use core::fmt;
@@ -113,10 +113,7 @@ impl<P: Platform, R: Registers> Accelerator<P, R> {
         })?;
         let started = self.configure(index, pasid, ring, size_lg2).and_then(|()| self.start_queue(index));
         if let Err(error) = started {
-            // A queue that stays on is never used again.
-            if self.abort_queue(index).is_ok() {
-                self.give_queue(index);
-            }
+            self.give_queue(index, self.abort_queue(index).is_ok());
             return Err(error);
         }
         Ok(index)
@@ -308,17 +305,15 @@ impl<P: Platform, R: Registers, S> Queue<P, R, S> {
 
     /// The queue has ended; if the device says that it is off, somebody else may have it.
     fn let_go(&mut self, off: bool) -> S {
-        if off {
-            self.accelerator.give_queue(self.index);
-        }
+        self.accelerator.give_queue(self.index, off);
         self.space.take().expect("an open queue has its space")
     }
 }
 
 impl<P: Platform, R: Registers, S> Drop for Queue<P, R, S> {
     fn drop(&mut self) {
-        if self.space.is_some() && self.accelerator.abort_queue(self.index).is_ok() {
-            self.accelerator.give_queue(self.index);
+        if self.space.is_some() {
+            self.accelerator.give_queue(self.index, self.accelerator.abort_queue(self.index).is_ok());
         }
     }
 }

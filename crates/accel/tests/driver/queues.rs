@@ -205,6 +205,27 @@ fn a_queue_that_is_dropped_is_aborted_and_free_again_only_if_that_worked() {
 }
 
 #[test]
+fn a_queue_that_the_device_did_not_let_go_is_nobodys_until_a_reset_and_keeps_the_device_from_nothing() {
+    let (machine, accelerator) = usual();
+    for _ in 0..3 {
+        machine.mischief(|mischief| mischief.ignores_abort = true);
+        drop(accelerator.open_queue(Process(9), RING, 4).unwrap());
+        machine.mischief(|mischief| mischief.ignores_abort = false);
+        let other = accelerator.open_queue(Process(8), RING, 4).unwrap();
+        assert_eq!(other.index(), 1);
+        let refused = accelerator.open_queue(Process(7), RING, 4).unwrap_err();
+        assert_eq!(refused.error, OpenError::NoQueue);
+        drop(other.close(LIMIT_NS).unwrap());
+        accelerator.reset().unwrap();
+        assert_eq!(machine.queue(0).3, 0);
+    }
+    machine.mischief(|mischief| mischief.ignores_abort = true);
+    drop(accelerator.open_queue(Process(9), RING, 4).unwrap());
+    accelerator.shut_down().expect("nobody has a queue, and turned off the device has none either");
+    assert!(!machine.enabled());
+}
+
+#[test]
 fn a_device_that_does_not_keep_what_is_written_never_starts() {
     for (lost, register, wrote, read) in [
         ([1, 0, 0], 0x1000, 0x8000_1235, 0x8000_1234),
