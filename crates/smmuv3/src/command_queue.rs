@@ -154,29 +154,33 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
         self.state.fetch_or(DEAD, Ordering::Release);
     }
 
-    /// Waits until no signal of a sync is on its way any more: what has been consumed may be signalled later, also when the queue is off. False if that is not confirmed. The
-    /// queue has been closed, and is still on.
+    /// Has hardware do `command`, the last of all, and waits until it is complete. False if that is not confirmed. The queue has been closed, and is still on.
+    ///
+    /// From then on no signal of a sync is on its way any more: what has been consumed may be signalled later, also when the queue is off.
     ///
     /// Spec: SMMUv3 H.a, 3.18.1 "MSI synchronization", 6.3.9.3 "CMDQEN".
-    pub(crate) fn await_signals(&self) -> bool {
+    pub(crate) fn end_with(&self, command: Command) -> bool {
         // Who was in the middle of a push is through.
         self.gates.iter().for_each(|gate| drop(gate.lock()));
-        if self.signals.is_none() || self.state.load(Ordering::Acquire) & DEAD != 0 {
+        if self.state.load(Ordering::Acquire) & DEAD != 0 {
             return self.signals.is_none();
         }
         let wait = |ready: &dyn Fn() -> bool| {
             wait_for(&*self.platform, self.limit_ns, || ready().then_some(())).is_ok()
         };
         // Slots that were reserved and not published are nobody's any more.
-        let last = self.published.load(Ordering::Acquire);
-        if !wait(&|| self.not_consumed(last) < self.ring.len()) {
-            return false;
+        let mut end = self.published.load(Ordering::Acquire);
+        for command in [command, Command::sync()] {
+            if !wait(&|| self.not_consumed(end) < self.ring.len()) {
+                return false;
+            }
+            self.write(end, command);
+            self.platform.write_barrier();
+            end += 1;
+            self.registers.write32(CMDQ_PROD, self.ring.index(end));
+            self.published.store(end, Ordering::Release);
         }
-        self.write(last, Command::sync());
-        self.platform.write_barrier();
-        self.registers.write32(CMDQ_PROD, self.ring.index(last + 1));
-        self.published.store(last + 1, Ordering::Release);
-        wait(&|| self.not_consumed(last + 1) == 0)
+        wait(&|| self.not_consumed(end) == 0)
     }
 
     /// How many commands before this position hardware has not consumed; more than there can be if it says nonsense.

@@ -4,7 +4,8 @@
 //! later leaves it so, and so it is left where the driver cannot use what the registers or firmware say.
 //!
 //! Up: abort, everything off, errors of before acknowledged, attributes, stream table, command queue and ATSCHK, caches invalidated, event queue, PRI
-//! queue, interrupts, translation. Down: translation off, interrupts off, queues off.
+//! queue, interrupts, translation. Down: translation off, caches invalidated, interrupts off, queues off. What a device did before translation went off may be under way when it is: only a
+//! sync behind an invalidation has waited for that.
 //!
 //! Streams that firmware uses ([`Config::boot_streams`](crate::Config)) want the opposite: who is let pass by an SMMU that is off goes on passing until the stream table
 //! is in force, in which these pass and all others are not valid; then traffic is aborted whenever translation is off. Until then nobody was kept from anything anyway. A
@@ -14,8 +15,8 @@
 //! enabled cannot forge it, and one that was blocked is blocked whatever it remembers. It goes in before caches are invalidated,
 //! since they may hold it.
 //!
-//! Spec: SMMUv3 H.a, 3.9.2 "Changing ATS configuration", 3.11 "Reset, Enable and initialization", 6.3.9 "SMMU_CR0", 6.3.9.2 "ATSCHK", 6.3.9.5
-//! "PRIQEN", 6.3.14.1 "Update procedure".
+//! Spec: SMMUv3 H.a, 3.9.2 "Changing ATS configuration", 3.11 "Reset, Enable and initialization", 3.21.3 "Configuration structures and configuration invalidation
+//! completion", 6.3.9 "SMMU_CR0", 6.3.9.2 "ATSCHK", 6.3.9.5 "PRIQEN", 6.3.9.6 "SMMUEN", 6.3.14.1 "Update procedure".
 
 use portcullis_core::iommu::SyncError;
 use portcullis_hal::{Platform, Registers, wait_for};
@@ -107,10 +108,18 @@ impl<P: Platform, R: Registers> Bench<'_, P, R> {
 
     /// Everything off, and nobody's traffic passes.
     pub(crate) fn quiesce(&self) -> Result<(), RegisterTimeout> {
+        self.end_translation()?;
+        self.turn_off()
+    }
+
+    /// Nobody's traffic passes, and none is translated any more. What is on goes on.
+    fn end_translation(&self) -> Result<(), RegisterTimeout> {
         if !mutant!("traffic-passes-while-off") {
             self.abort_bypass()?;
         }
-        self.turn_off()
+        let cr0 = Cr0::from_bits(self.registers.read32(CR0));
+        // Before the queues go off: what translation does may still fill them.
+        if cr0.smmuen() { self.set_cr0(cr0.with_smmuen(false).with_priqen(false)) } else { Ok(()) }
     }
 
     /// The same, but who passes an SMMU that is off goes on doing so, until translation is on and [`Bench::abort_bypass`] has been called.
@@ -122,11 +131,6 @@ impl<P: Platform, R: Registers> Bench<'_, P, R> {
     }
 
     fn turn_off(&self) -> Result<(), RegisterTimeout> {
-        let cr0 = Cr0::from_bits(self.registers.read32(CR0));
-        if cr0.smmuen() {
-            // Translation first: what it does may still fill the queues.
-            self.set_cr0(cr0.with_smmuen(false).with_priqen(false))?;
-        }
         self.set_interrupts(IrqCtrl::new())?;
         self.set_cr0(Cr0::new())
     }
@@ -240,6 +244,11 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         self.registers.write64(address, IrqCfg0::new().with_addr(doorbell >> 2).into_bits());
         self.registers.write32(data, value);
         self.registers.write32(attributes, IrqCfg2::new().with_mem_attr(MEM_ATTR_DEVICE_NGNRE).into_bits());
+    }
+
+    /// Ends translation: all traffic is aborted from now on, and commands can be queued still.
+    pub(crate) fn end_translation(&self) -> Result<(), RegisterTimeout> {
+        self.bench().end_translation()
     }
 
     /// Turns the hardware off: all traffic is aborted, and no table or queue is read any more.

@@ -11,6 +11,7 @@ use portcullis_core::iommu::{
 };
 use portcullis_core::sva::{ProcessDomain, SvaIommu};
 use portcullis_hal::{Lock, Platform, Registers};
+use portcullis_spec::smmuv3::command::Command;
 use portcullis_types::trace::{Event, Value};
 use portcullis_types::{Iova, IovaRange, Pa, Perms, Prot, SizeLg2, SourceId};
 
@@ -213,7 +214,9 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         // An error that nobody put right would hold the last sync up.
         self.hardware.commands.look();
         self.hardware.commands.close();
-        let signals_have_come = self.hardware.commands.await_signals();
+        self.hardware.end_translation()?;
+        // Accesses that were on their way then are over when hardware has forgotten all that led them. What it does not confirm now it cannot be asked again.
+        let signals_have_come = self.hardware.commands.end_with(Command::cfgi_all());
         self.hardware.shut_down()?;
         self.hardware.turned_off();
         configuration.gone = true;

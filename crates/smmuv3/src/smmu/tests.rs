@@ -364,6 +364,33 @@ fn a_doorbell_that_cannot_be_one_is_refused() {
 }
 
 #[test]
+fn at_teardown_what_was_under_way_is_over_before_anything_is_given_back() {
+    for (msi, size_lg2) in [(false, 8), (true, 8), (true, 0)] {
+        let fake = Fake::new();
+        fake.set(IDR0, fake.get(IDR0) as u32 | Idr0::new().with_msi(msi).into_bits());
+        let config = Config { command_queue_lg2: size_lg2, ..Fake::config() };
+        let smmu = Smmu::probe(fake.clone(), fake.clone(), config).unwrap();
+        smmu.add_device("disk", &[SourceId(8)]).unwrap();
+        smmu.attach(&[SourceId(8)], &Target::Identity).unwrap();
+        fake.take_log();
+        fake.with(|state| state.writes.clear());
+        smmu.teardown().unwrap();
+        assert_eq!(
+            fake.take_log(),
+            [Command::cfgi_all(), Command::sync()],
+            "a sync waits for what it was led by"
+        );
+        let writes = fake.with(|state| state.writes.clone());
+        // CR0: SMMUEN bit 0, CMDQEN bit 3.
+        let translates_no_more = writes.iter().position(|&(at, value)| at == CR0 && value & 1 == 0).unwrap();
+        let asked = writes.iter().position(|&(at, _)| at == CMDQ_PROD).unwrap();
+        let closed = writes.iter().position(|&(at, value)| at == CR0 && value >> 3 & 1 == 0).unwrap();
+        assert!(translates_no_more < asked && asked < closed, "{writes:x?}");
+        assert_eq!(fake.live_bytes(), 0);
+    }
+}
+
+#[test]
 fn teardown_turns_everything_off_and_gives_everything_back() {
     let fake = Fake::new();
     let smmu = probe(&fake);
