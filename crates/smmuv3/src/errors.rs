@@ -15,6 +15,8 @@
 //! Records of stalled transactions can be lost when the event queue is aborted. Who is told of that must block the devices that stall, which ends
 //! their stalls, whoever they are.
 //!
+//! Hardware writes nothing into an aborted queue until that is acknowledged. So what follows from an abort is noted before: what comes after it is told from what came before.
+//!
 //! Spec: SMMUv3 H.a, 7.1 "Command queue errors", 7.2.2 "Event queue access external abort", 7.5 "Global error recording".
 
 use alloc::collections::VecDeque;
@@ -25,19 +27,20 @@ use portcullis_core::iommu::GlobalError;
 use portcullis_hal::{Platform, Registers};
 use portcullis_spec::smmuv3::command::Command;
 use portcullis_spec::smmuv3::registers::{
-    CERROR_ABT, CERROR_ATC_INV_SYNC, CMDQ_CONS, CmdqCons, GERROR, GERRORN, Gerror,
+    CERROR_ABT, CERROR_ATC_INV_SYNC, CMDQ_CONS, CmdqCons, GERROR, GERRORN, Gerror, PRIQ_PROD, QueueIndex,
 };
 use portcullis_types::trace::{Event, Value};
 use portcullis_types::{Pa, mutant};
 
 use crate::command_queue::CommandQueue;
+use crate::hardware::Hardware;
 
 /// How often in a row fetching the same command may fail, and how often an answer is sent again.
 const TRIES: u32 = 3;
 /// How many failures are remembered one by one, for those whose batches they were in.
 const REMEMBERED: usize = 64;
 /// What the PRI queue is called when it was aborted.
-pub(crate) const PRI_QUEUE: &str = "PRI queue";
+const PRI_QUEUE: &str = "PRI queue";
 /// How many refused commands are kept for `handle_errors`.
 const KEPT: usize = 64;
 
@@ -191,8 +194,9 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
         true
     }
 
-    /// Repairs and acknowledges every global error that is active, and answers what was found since the last call.
-    pub(crate) fn handle_errors(&self) -> Vec<GlobalError> {
+    /// Repairs and acknowledges every global error that is active, and answers what was found since the last call. `before` is told which are active, those of the command queue left
+    /// out, before they are acknowledged.
+    pub(crate) fn handle_errors(&self, before: impl FnOnce(Gerror)) -> Vec<GlobalError> {
         // Every recovery skips one command: there cannot be more than the queue is long.
         for _ in 0..self.ring.len() {
             if !self.recover() {
@@ -205,6 +209,7 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
         let active = Gerror::from_bits(errors.into_bits() ^ acknowledged.into_bits()).with_cmdq_err(false);
         if active.into_bits() != 0 {
             self.note(&mut failures, active);
+            before(active);
             self.registers.write32(GERRORN, acknowledged.into_bits() ^ active.into_bits());
         }
         core::mem::take(&mut failures.untold)
@@ -229,6 +234,17 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
             name: "gerror",
             fields: &[("active", Value::Hex(active.into_bits().into()))],
         });
+    }
+}
+
+impl<P: Platform, R: Registers> Hardware<P, R> {
+    /// Notes what may have been lost with queues that are aborted, while hardware writes nothing into them.
+    ///
+    /// Spec: SMMUv3 H.a, 7.2.2 "Event queue access external abort", 8.2 "Miscellaneous".
+    pub(crate) fn note_losses(&self, active: Gerror) {
+        if let Some(queue) = self.page_requests.as_ref().filter(|_| active.priq_abt_err()) {
+            queue.requests_were_lost(QueueIndex::from_bits(self.registers.read32(PRIQ_PROD)).index());
+        }
     }
 }
 

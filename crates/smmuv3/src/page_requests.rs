@@ -14,8 +14,8 @@
 //! Otherwise slots are freed before the requests in them are passed on: an answer lets its device ask again, and where devices were
 //! promised the whole queue there must be room for that.
 //!
-//! When hardware could not write the queue (PRIQ_ABT_ERR) it has answered by itself as well, or lost requests: the next drain ends with
-//! [`Drained::Overflowed`].
+//! When hardware could not write the queue (PRIQ_ABT_ERR) it has answered by itself as well, or lost requests: the next drain says [`Drained::Overflowed`] behind what was written
+//! before. What was written after it is of groups that were begun anew.
 //!
 //! # Interrupts
 //!
@@ -29,8 +29,8 @@
 //! Spec: SMMUv3 H.a, 8 "Page request queue", 8.1 "PRI queue overflow", 8.1.1 "Recovery procedure", 8.2 "Miscellaneous", 4.5.2 "CMD_PRI_RESP".
 //! Not here: stalled transactions (`stalls`), bringing pages in, keeping answers that find no room (`core::iopf`).
 
-use core::sync::atomic::AtomicBool;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use portcullis_core::iopf::{GroupTag, PageRequest, PageResponse, ResponseCode};
 use portcullis_core::sva::Drained;
@@ -60,9 +60,12 @@ const RESPONSE_SUCCESS: u8 = 0b10;
 pub(crate) struct PageRequestQueue<P: Platform> {
     pub(crate) ring: Ring,
     consumer: Lock<P, Consumer>,
-    /// Requests may have been lost since the last drain.
-    lost: AtomicBool,
+    /// Where requests may have been lost since the last drain: an index, and [`LOST`]; 0 if none were.
+    lost: AtomicU32,
 }
+
+/// In `lost`: there was a loss. Indexes have 20 bits.
+const LOST: u32 = 1 << 31;
 
 #[derive(Debug)]
 struct Consumer {
@@ -79,12 +82,12 @@ impl<P: Platform> PageRequestQueue<P> {
     pub(crate) fn new(platform: &P, output_bits: u8, size_lg2: u8) -> Option<Self> {
         let ring = Ring::alloc(platform, output_bits, size_lg2, ENTRY_LG2)?;
         let consumer = Consumer { next: 0, overflow: false, closed: false };
-        Some(Self { ring, consumer: Lock::<P, Consumer>::new(consumer), lost: AtomicBool::new(false) })
+        Some(Self { ring, consumer: Lock::<P, Consumer>::new(consumer), lost: AtomicU32::new(0) })
     }
 
-    /// Hardware could not write the queue.
-    pub(crate) fn requests_were_lost(&self) {
-        self.lost.store(true, Relaxed);
+    /// Hardware could not write the queue behind what lies before this index.
+    pub(crate) fn requests_were_lost(&self, index: u32) {
+        self.lost.store(index | LOST, Release);
     }
 
     /// Gives the memory back. The hardware has been turned off.
@@ -123,19 +126,33 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         to: &mut dyn FnMut(Drained),
         taken: &mut usize,
     ) -> bool {
+        // Looked at before the index of what is there: all that lies before the loss lies before that.
+        let lost = queue.lost.swap(0, AcqRel);
         let prod = QueueIndex::from_bits(self.registers.read32(PRIQ_PROD));
         // Requests are read only after the index that says they are there.
         self.platform.read_barrier();
         let end = queue.ring.position(consumer.next, prod.index());
         if end - consumer.next > queue.ring.len() {
             // No producer that keeps to the book writes such an index; nothing in the queue can be trusted until it does again.
+            let _another_loss = queue.lost.compare_exchange(0, lost, AcqRel, Acquire);
             return false;
         }
         let overflowed = prod.overflow() != consumer.overflow;
-        let lost = queue.lost.swap(false, Relaxed);
-        if end == consumer.next && !overflowed && !lost {
+        let lost = (lost & LOST != 0).then(|| queue.ring.position(consumer.next, lost & !LOST));
+        if end == consumer.next && !overflowed && lost.is_none() {
             return false;
         }
+        // An overflow is behind all that is there. A loss that is not before the end has been passed already.
+        let end = match lost {
+            Some(loss) if !overflowed => {
+                if loss <= end {
+                    loss
+                } else {
+                    consumer.next
+                }
+            }
+            _ => end,
+        };
         while consumer.next < end {
             let mut copied = [[0; 2]; COPY];
             let mut count = 0;
@@ -152,7 +169,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
                 *taken += usize::from(self.pass_on(decode(raw), to));
             }
         }
-        if (overflowed || lost) && !mutant!("overflow-kept-from-partial-groups") {
+        if (overflowed || lost.is_some()) && !mutant!("overflow-kept-from-partial-groups") {
             to(Drained::Overflowed);
         }
         if overflowed {

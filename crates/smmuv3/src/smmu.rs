@@ -20,7 +20,6 @@ use crate::config::{Completion, Config, Stage};
 use crate::counters::{Counts, TableBytes};
 use crate::domain::{Domain, UseShape};
 use crate::entry::{self, Ste};
-use crate::errors::PRI_QUEUE;
 use crate::event_queue::EventQueue;
 use crate::features::{Features, IdRegisters, ProbeError};
 use crate::hardware::Hardware;
@@ -603,13 +602,10 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
         if self.hardware.is_off() {
             return Vec::new();
         }
-        let errors = self.hardware.commands.handle_errors();
+        let errors = self.hardware.commands.handle_errors(|active| self.hardware.note_losses(active));
         self.say_again();
         self.hardware.settle();
         self.hardware.send_unsent();
-        if errors.contains(&GlobalError::QueueAbort(PRI_QUEUE)) {
-            self.hardware.page_requests.iter().for_each(PageRequestQueue::requests_were_lost);
-        }
         errors
     }
 

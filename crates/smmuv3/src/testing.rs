@@ -81,6 +81,8 @@ pub(crate) struct State {
     /// An event, and a page request, that come right after the driver has looked how many there are.
     pub(crate) late_event: Option<[u64; 4]>,
     pub(crate) late_request: Option<[u64; 2]>,
+    /// A page request that comes as soon as global errors are acknowledged.
+    pub(crate) acknowledged_request: Option<[u64; 2]>,
     /// Every register write.
     pub(crate) writes: Vec<(usize, u64)>,
 }
@@ -303,6 +305,11 @@ impl Registers for Fake {
 
     fn write32(&self, offset: usize, value: u32) {
         self.state.lock().unwrap().write(offset, value.into());
+        if offset == GERRORN
+            && let Some(raw) = self.with(|state| state.acknowledged_request.take())
+        {
+            put_page_request(self, raw);
+        }
     }
 
     fn read64(&self, offset: usize) -> u64 {

@@ -129,9 +129,9 @@ fn an_illegal_command_is_skipped_and_its_batch_fails() {
             [Opcode::CFGI_STE, Opcode::SYNC, Opcode::CFGI_STE, Opcode::SYNC]
         );
         queue.run(nth(3)).expect("the next batch has nothing to do with it");
-        let told = queue.handle_errors();
+        let told = queue.handle_errors(|_| ());
         assert_eq!(told, [GlobalError::Command { code: 1, words: Command::tlbi_el2_all().0 }]);
-        assert_eq!(queue.handle_errors(), []);
+        assert_eq!(queue.handle_errors(|_| ()), []);
         assert_eq!(queue.counters.snapshot().command_errors, 1);
     }
 }
@@ -175,7 +175,7 @@ fn an_illegal_command_that_nobody_waits_for_is_found_by_the_handler() {
     queue.submit(&[Command::tlbi_el2_all(), nth(1)]).unwrap();
     fake.work(10);
     assert_eq!(fake.take_log(), []);
-    assert_eq!(queue.handle_errors().len(), 1);
+    assert_eq!(queue.handle_errors(|_| ()).len(), 1);
     fake.work(10);
     assert_eq!(fake.take_log(), [Command::sync(), nth(1)]);
 }
@@ -191,7 +191,7 @@ fn commands_that_cannot_be_fetched_end_in_a_queue_that_says_so() {
         matches!(queue.run(nth(2)), Err(SyncError::Timeout { waiting_for, .. }) if waiting_for.contains("works"))
     );
     assert!(fake_now(&fake) - spent_ns < 1000, "a dead queue does not wait");
-    assert_eq!(queue.handle_errors(), [GlobalError::QueueAbort("command queue")]);
+    assert_eq!(queue.handle_errors(|_| ()), [GlobalError::QueueAbort("command queue")]);
 }
 
 fn fake_now(fake: &Fake) -> u64 {
@@ -217,7 +217,7 @@ fn an_error_of_which_nobody_can_say_what_it_is_about_may_be_everybodys() {
     (0..65).for_each(|n| batch.add(nth(n)));
     fake.set(CMDQ_CONS, 100 | 1 << 24);
     fake.set(GERROR, 1);
-    assert_eq!(queue.handle_errors(), [GlobalError::Command { code: 1, words: [0; 2] }]);
+    assert_eq!(queue.handle_errors(|_| ()), [GlobalError::Command { code: 1, words: [0; 2] }]);
     fake.set(CMDQ_CONS, 0);
     assert_eq!(batch.sync(), Err(SyncError::Failed { code: 0 }));
     queue.run(nth(65)).expect("what was not there then has not failed");

@@ -140,8 +140,39 @@ fn part_25_groups_that_were_begun_are_forgotten_when_the_queue_could_not_be_writ
     assert_eq!(shared.smmu.handle_errors(), [GlobalError::QueueAbort("PRI queue")]);
     assert_eq!(shared.fake.get(GERRORN), 1 << 3);
     put_page_request(&shared.fake, raw(SSV | LAST | WRITE, 143));
-    assert_eq!(drain(&shared), [request(true, Perms::WRITE, 143), Drained::Overflowed]);
+    assert_eq!(drain(&shared), [Drained::Overflowed, request(true, Perms::WRITE, 143)]);
     assert_eq!((drain(&shared), shared.smmu.counts().page_request_overflows), (vec![], 0));
+}
+
+#[test]
+fn part_25_a_group_that_was_begun_when_the_queue_can_be_written_again_is_none_of_those_that_are_forgotten() {
+    let shared = Shared::on(Machine::Pcie);
+    let (before, anew) = (raw(SSV | READ, 74), raw(SSV | WRITE, 74));
+    // The second time it comes when there is something before it in the queue no more.
+    for taken in [false, true] {
+        put_page_request(&shared.fake, before);
+        let first = if taken { drain(&shared) } else { vec![] };
+        // PRIQ_ABT_ERR is bit 3, and a toggle.
+        shared.fake.set(GERROR, u32::from(!taken) << 3);
+        shared.fake.with(|state| state.acknowledged_request = Some(anew));
+        assert_eq!(shared.smmu.handle_errors(), [GlobalError::QueueAbort("PRI queue")]);
+        let told = [first, drain(&shared)].concat();
+        let wanted = [request(false, Perms::READ, 74), Drained::Overflowed, request(false, Perms::WRITE, 74)];
+        assert_eq!(told, wanted, "{taken}");
+    }
+}
+
+#[test]
+fn part_25_a_loss_is_told_though_the_index_made_no_sense_meanwhile() {
+    let shared = Shared::on(Machine::Pcie);
+    put_page_request(&shared.fake, raw(SSV | READ, 74));
+    shared.fake.set(GERROR, 1 << 3);
+    shared.smmu.handle_errors();
+    // More than the queue of 32 holds.
+    shared.fake.set(PRIQ_PROD, 33);
+    assert_eq!(drain(&shared), []);
+    shared.fake.set(PRIQ_PROD, 1);
+    assert_eq!(drain(&shared), [request(false, Perms::READ, 74), Drained::Overflowed]);
 }
 
 #[test]

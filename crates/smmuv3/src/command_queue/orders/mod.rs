@@ -150,14 +150,14 @@ fn one_is_illegal(signalled: bool) {
         batch.add(Command::tlbi_el2_all());
         assert_eq!(batch.sync(), Err(SyncError::Failed { code: 1 }), "it is told to whom it concerns");
         notes.1.store(true, SeqCst);
-        notes.0.fetch_add(queue.handle_errors().len(), SeqCst);
+        notes.0.fetch_add(queue.handle_errors(|_| ()).len(), SeqCst);
     });
     act.thread(produce(1, 2));
     act.thread(produce(2, 1));
     let notes = told.clone();
     act.thread(move |queue, _| {
         for _ in 0..3 {
-            let errors = queue.handle_errors();
+            let errors = queue.handle_errors(|_| ());
             let wanted = GlobalError::Command { code: 1, words: Command::tlbi_el2_all().0 };
             assert!(errors.iter().all(|error| *error == wanted));
             notes.fetch_add(errors.len(), SeqCst);
@@ -165,7 +165,7 @@ fn one_is_illegal(signalled: bool) {
     });
     let (stage, queue) = act.play();
     assert!(failed.load(SeqCst));
-    assert_eq!(told.load(SeqCst) + queue.handle_errors().len(), 1, "one error is told of once");
+    assert_eq!(told.load(SeqCst) + queue.handle_errors(|_| ()).len(), 1, "one error is told of once");
     assert_eq!(stage.with(|seen| seen.refused.len()), 1, "and skipped");
     assert_eq!(queue.counters.snapshot().command_errors, 1);
     assert_eq!((commands_of(&stage, 1).len(), commands_of(&stage, 2).len()), (5, 3));
