@@ -490,9 +490,17 @@ pub enum GlobalError {
         /// The command.
         words: [u64; 2],
     },
-    /// Records could not be written to the queue of this name.
+    /// Records could not be written to the queue of this name: some are lost, and what lies there may be older ones.
+    ///
+    /// Of an event queue, records of stalled transactions may be among them: transactions that wait for an answer of which nobody knows that it is owed. Devices that share by stalling are
+    /// to be [given up](crate::sva::SvaDevice::give_up), which ends what waits, and led elsewhere only when their drivers have stopped them. Where faults always stall, that
+    /// is so of every device: whoever blocks one ends what waits.
+    ///
+    /// Of a queue of page requests, hardware may have answered none of those that were lost: a device that waits for one asks again when its driver has reset it.
+    ///
+    /// Spec: SMMUv3 H.a, 7.2.2 "Event queue access external abort", 8.2 "Miscellaneous".
     QueueAbort(&'static str),
-    /// An MSI of the IOMMU's own, for this purpose, could not be written.
+    /// An MSI of the IOMMU's own, for this purpose, could not be written. Hardware sends no other for what is in that queue already: it is to be looked at.
     MsiAbort(&'static str),
     /// The IOMMU has stopped serving and is to be reset.
     ServiceFailure,

@@ -13,7 +13,7 @@
 //! lets one do it. What was found is kept until `handle_errors` is called: of refused commands the first [`KEPT`], of everything else each kind.
 //!
 //! Records of stalled transactions can be lost when the event queue is aborted. Who is told of that must block the devices that stall, which ends
-//! their stalls, whoever they are.
+//! their stalls, whoever they are, and lead them nowhere else before what they had under way is over, which only their drivers know ([`GlobalError::QueueAbort`]).
 //!
 //! Hardware writes nothing into an aborted queue until that is acknowledged. So what follows from an abort is noted before: what comes after it is told from what came before.
 //!
@@ -244,6 +244,9 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
     pub(crate) fn note_losses(&self, active: Gerror) {
         if let Some(queue) = self.page_requests.as_ref().filter(|_| active.priq_abt_err()) {
             queue.requests_were_lost(QueueIndex::from_bits(self.registers.read32(PRIQ_PROD)).index());
+        }
+        if active.eventq_abt_err() {
+            self.stalls.records_were_lost();
         }
     }
 }

@@ -352,8 +352,9 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         let blocks = matches!(attachment, Attachment::Blocked);
         if !blocks {
             // Of streams with stalls that are to end all are blocked.
-            self.end_what_is_stalled(streams, ids).map_err(AttachError::LeftBlocked)?;
+            self.end_what_is_stalled(table, streams, ids).map_err(AttachError::LeftBlocked)?;
         }
+        let may_stall = self.may_stall(streams, ids);
         // One that does not answer can still be blocked: an entry that aborts lets nothing through.
         if let Err(error) = self.hardware.pause_ats(streams.sharing(ids))
             && !blocks
@@ -370,18 +371,28 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             }
             Err(error) => {
                 streams.lose(ids, attachment);
+                if may_stall {
+                    // They are blocked, and once hardware has confirmed that, what waits there can be ended.
+                    streams.note_end_of_stalls(ids, false);
+                }
                 return Err(error);
             }
         };
         old.iter().for_each(Attachment::cut_off);
         self.resume_ats(streams, ids);
-        let stalled = blocks && streams.sharing(ids).is_some_and(|sharing| sharing.stalls());
-        let ended = match (blocks, stalled) {
-            (_, true) => self.end_stalls(streams, ids),
-            (true, false) => self.end_what_is_stalled(streams, ids),
-            (false, false) => Ok(()),
+        let ended = match (blocks, may_stall) {
+            (true, true) => self.end_stalls(streams, ids),
+            (true, false) => self.end_what_is_stalled(table, streams, ids),
+            (false, _) => Ok(()),
         };
         Ok(Led { old, ended })
+    }
+
+    /// Whether transactions of these streams may wait behind a stall that only their block ends: of a device that shares by stalling, and, where all stall, of any of which the record of
+    /// one may have been lost. All others are ended as their records come.
+    fn may_stall(&self, streams: &mut Streams<P>, ids: &[u32]) -> bool {
+        let unknown = self.hardware.features.stall_forced && self.hardware.stalls.may_be_unknown();
+        unknown || streams.sharing(ids).is_some_and(|sharing| sharing.stalls())
     }
 
     /// Ends what waits behind stalls of streams that are blocked. If hardware does not confirm that, it is asked again before anything else is made of them.
@@ -393,11 +404,20 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
 
     /// Asks again of those streams among `ids` of which hardware has not confirmed it.
     ///
-    /// Spec: SMMUv3 H.a, 4.7.2 "CMD_STALL_TERM": only while their entries abort.
-    fn end_what_is_stalled(&self, streams: &mut Streams<P>, ids: &[u32]) -> Result<(), SyncError> {
+    /// Spec: SMMUv3 H.a, 4.7.2 "CMD_STALL_TERM": only while their entries abort, and hardware has forgotten others.
+    fn end_what_is_stalled(
+        &self,
+        table: &mut StreamTable<P>,
+        streams: &mut Streams<P>,
+        ids: &[u32],
+    ) -> Result<(), SyncError> {
         let mut stalled = streams.all_stalled();
         stalled.retain(|id| ids.contains(id));
-        if stalled.is_empty() { Ok(()) } else { self.end_stalls(streams, &stalled) }
+        if stalled.is_empty() {
+            return Ok(());
+        }
+        self.hardware.forget_doubted(table, &stalled)?;
+        self.end_stalls(streams, &stalled)
     }
 
     /// Has hardware confirm what it did not of these streams, before anything else is made of them, and lets go of what was kept for that: a process knows a device once,
@@ -429,9 +449,10 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         let _ = self.hardware.forget_doubted(table, &table.all_in_doubt());
         let found = streams.find(|id| !table.is_in_doubt(id));
         found.iter().for_each(Attachment::cut_off);
-        let stalled = streams.all_stalled();
+        let mut stalled = streams.all_stalled();
+        stalled.retain(|&id| !table.is_in_doubt(id));
         // What does not end now either is asked of the next time.
-        let _ = self.end_what_is_stalled(streams, &stalled);
+        let _ = self.end_what_is_stalled(table, streams, &stalled);
         // Dropping a domain may wait for the hardware: under no lock.
         drop(configuration);
         drop(found);
@@ -528,7 +549,7 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
             return Ok(());
         }
         let ids: Vec<u32> = distinct(sources).into_iter().filter(|&id| streams.contains(id)).collect();
-        self.end_what_is_stalled(streams, &ids)?;
+        self.end_what_is_stalled(table, streams, &ids)?;
         // One that does not answer is cut off all the same: an entry that is not valid lets nothing through.
         let _ = self.hardware.pause_ats(streams.sharing(&ids));
         for &id in &ids {

@@ -15,6 +15,8 @@
 //! Not here: requests of devices with PRI (`page_requests`).
 
 use alloc::collections::{BTreeMap, VecDeque};
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering::{Acquire, Release};
 
 use portcullis_core::iopf::{GroupTag, PageRequest, PageResponse, ResponseCode};
 use portcullis_hal::{Lock, Platform};
@@ -37,6 +39,8 @@ pub(crate) struct Stalls<P: Platform> {
     /// Held by who tells of them, until the last is told: who drains next finds none on its way.
     telling: Lock<P, ()>,
     most: usize,
+    /// Records may have been lost.
+    lost: AtomicBool,
 }
 
 /// An answer that is being sent.
@@ -119,7 +123,18 @@ impl<P: Platform> Stalls<P> {
             waiting: Lock::<P, Waiting>::new(Waiting::default()),
             telling: Lock::<P, ()>::new(()),
             most: most.max(1),
+            lost: AtomicBool::new(false),
         }
+    }
+
+    /// Hardware could not write the queue in which records of stalls come.
+    pub(crate) fn records_were_lost(&self) {
+        self.lost.store(true, Release);
+    }
+
+    /// Whether transactions may be stalled of which nobody knows.
+    pub(crate) fn may_be_unknown(&self) -> bool {
+        self.lost.load(Acquire)
     }
 
     /// These streams ask from now on.

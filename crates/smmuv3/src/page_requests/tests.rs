@@ -425,6 +425,59 @@ fn part_22_stalls_whose_end_was_not_confirmed_are_ended_before_anything_else_is_
     }
 }
 
+#[test]
+fn part_22_stalls_of_a_device_whose_block_was_not_confirmed_are_ended_once_it_is() {
+    let attach = |shared: &Shared, target| shared.smmu.attach(&Shared::SOURCES, &target);
+    let again: [&dyn Fn(&Shared); 4] = [
+        &|shared| drop(shared.smmu.handle_errors()),
+        &|shared| attach(shared, Target::Blocked).unwrap(),
+        &|shared| attach(shared, Target::Domain(shared.base.clone())).unwrap(),
+        &|shared| shared.smmu.remove_device(&Shared::SOURCES).unwrap(),
+    ];
+    for again in again {
+        let shared = Shared::on(Machine::Platform);
+        answer(&shared, Machine::Platform, 70);
+        shared.fake.with(|state| state.illegal.push(Opcode::CFGI_STE));
+        let refused = Err(AttachError::LeftBlocked(SyncError::Failed { code: 1 }));
+        assert_eq!(attach(&shared, Target::Blocked), refused);
+        shared.smmu.handle_errors();
+        shared.fake.work(64);
+        let told = shared.fake.take_log();
+        let too_early = told.iter().any(|command| command.opcode() == Opcode::STALL_TERM);
+        assert!(!too_early, "hardware may use an entry that lets it stall: {told:?}");
+        shared.fake.with(|state| state.illegal.clear());
+        again(&shared);
+        let log = shared.fake.take_log();
+        let [first, second] = [8, 9].map(|stream| Command::cfgi_ste(stream, false));
+        assert_eq!(log[..3], [first, second, Command::sync()], "its old entry is forgotten");
+        let ends: Vec<_> = (0..log.len()).filter(|&at| log[at].opcode() == Opcode::STALL_TERM).collect();
+        assert_eq!(ends.iter().map(|&at| log[at]).collect::<Vec<_>>(), [8, 9].map(Command::stall_term));
+        let led = log.iter().rposition(|command| command.opcode() == Opcode::CFGI_STE);
+        let is_led = ste(&shared.fake, 8)[0] != 1;
+        assert!(!is_led || led > Some(ends[1]), "before its entry leads elsewhere: {log:?}");
+        shared.smmu.handle_errors();
+        assert_eq!(shared.fake.take_log(), [], "once");
+    }
+}
+
+#[test]
+fn part_22_where_all_stall_and_records_were_lost_blocking_a_device_ends_its_stalls() {
+    let shared = Shared::plain(Machine::Forced, |_, _| {});
+    let attach = |target| shared.smmu.attach(&Shared::SOURCES, &target).unwrap();
+    let ended = || {
+        let log = shared.fake.take_log();
+        log.into_iter().filter(|command| command.opcode() == Opcode::STALL_TERM).collect::<Vec<_>>()
+    };
+    attach(Target::Blocked);
+    assert_eq!(ended(), [], "each is ended as its record comes");
+    attach(Target::Domain(shared.base.clone()));
+    // EVENTQ_ABT_ERR is bit 2.
+    shared.fake.set(GERROR, 1 << 2);
+    assert_eq!(shared.smmu.handle_errors(), [GlobalError::QueueAbort("event queue")]);
+    attach(Target::Blocked);
+    assert_eq!(ended(), [8, 9].map(Command::stall_term));
+}
+
 /// Has stream 9 ask for a page, and answers what it is to be told.
 fn answer(shared: &Shared, machine: Machine, group: u16) -> PageResponse {
     if machine == Machine::Pcie {
