@@ -19,7 +19,8 @@
 //!
 //! # Interrupts
 //!
-//! Hardware interrupts when the queue is not empty any more, and not again before it was. So it is looked until there is nothing, as for events (`event_queue`).
+//! Hardware interrupts when the queue is not empty any more, and not again before it was. So it is looked until there is nothing, as for events (`event_queue`); and who comes away from a flood of stop
+//! markers with nothing is told of one request all the same, so that he calls again.
 //!
 //! # Answers
 //!
@@ -101,7 +102,7 @@ impl<P: Platform> PageRequestQueue<P> {
 }
 
 impl<P: Platform, R: Registers> Hardware<P, R> {
-    /// Takes the requests that are there, oldest first, and gives each to `to`. Answers how many, without stop markers.
+    /// Takes the requests that are there, oldest first, and gives each to `to`. Answers how many, without stop markers; but not that there were none if some may be left.
     pub(crate) fn drain_page_requests(&self, to: &mut dyn FnMut(Drained)) -> usize {
         let Some(queue) = &self.page_requests else { return 0 };
         let mut consumer = queue.consumer.lock();
@@ -115,7 +116,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
                 break;
             }
         }
-        taken
+        if consumer.next >= end { taken.max(1) } else { taken }
     }
 
     /// Takes what one look at SMMU_PRIQ_PROD shows. Answers whether there was anything.

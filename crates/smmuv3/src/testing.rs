@@ -81,6 +81,8 @@ pub(crate) struct State {
     /// An event, and a page request, that come right after the driver has looked how many there are.
     pub(crate) late_event: Option<[u64; 4]>,
     pub(crate) late_request: Option<[u64; 2]>,
+    /// A page request that comes each time that the driver has looked how many there are.
+    pub(crate) endless_request: Option<[u64; 2]>,
     /// A page request that comes as soon as global errors are acknowledged.
     pub(crate) acknowledged_request: Option<[u64; 2]>,
     /// Every register write.
@@ -296,7 +298,7 @@ impl Registers for Fake {
             put_event(self, raw);
         }
         if offset == PRIQ_PROD
-            && let Some(raw) = self.with(|state| state.late_request.take())
+            && let Some(raw) = self.with(|state| state.late_request.take().or(state.endless_request))
         {
             put_page_request(self, raw);
         }

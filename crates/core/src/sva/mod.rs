@@ -99,7 +99,8 @@ pub trait SvaIommu<P: Platform>: Send + Sync {
     /// Hardware did not confirm: the PASID must not be given to another process, and the domain is kept.
     fn detach_pasid(&self, sources: &[SourceId], pasid: Pasid) -> Result<(), SyncError>;
 
-    /// Takes the page requests of devices that are enabled, oldest first, and gives each to `to`. Answers how many. Stop markers are left out.
+    /// Takes the page requests of devices that are enabled, oldest first, and gives each to `to`. Answers how many. Stop markers are left out. In a flood some are left; then it does not
+    /// answer that there were none.
     /// Called by the embedder when the page-request interrupt comes, and after each [`drain_events`](crate::iommu::Iommu::drain_events),
     /// which is where stalled transactions come from. What was there at the call is given, or it is said that some was left ([`Drained::Left`]).
     ///

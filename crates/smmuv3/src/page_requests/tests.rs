@@ -91,6 +91,21 @@ fn part_24_stop_markers_are_dropped_and_not_answered() {
 }
 
 #[test]
+fn part_24_who_is_kept_by_a_flood_of_stop_markers_is_not_told_that_nothing_is_there() {
+    let shared = Shared::on(Machine::Pcie);
+    let marker = raw(SSV | LAST, 74);
+    put_page_request(&shared.fake, marker);
+    shared.fake.with(|state| state.endless_request = Some(marker));
+    let drain = || shared.sva().drain_page_requests(&mut |drained| panic!("{drained:?} is none"));
+    // Hardware interrupts for a queue that was empty only: nobody else would come.
+    assert_eq!(drain(), 1);
+    shared.fake.with(|state| state.endless_request = None);
+    put_page_request(&shared.fake, marker);
+    assert_eq!(drain(), 0);
+    assert_eq!(shared.fake.get(PRIQ_CONS), shared.fake.get(PRIQ_PROD));
+}
+
+#[test]
 fn part_25_an_overflow_is_told_after_what_was_queued_and_acknowledged_in_one_write() {
     let shared = Shared::on(Machine::Pcie);
     put_page_request(&shared.fake, raw(SSV | READ, 74));
