@@ -126,7 +126,8 @@ impl System {
         let wire = |name| node.interrupt(name).and_then(|interrupt| interrupt.gic());
         let (events, errors) = (unit.clone(), unit.clone());
         let handlers: [(_, Box<dyn Fn() + Send + Sync>); 2] = [
-            (wire("eventq"), Box::new(move || _ = events.dispatch_faults())),
+            // Hardware interrupts only for a queue that was empty.
+            (wire("eventq"), Box::new(move || while events.dispatch_faults() > 0 {})),
             (
                 wire("gerror"),
                 Box::new(move || {
