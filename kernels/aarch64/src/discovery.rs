@@ -126,8 +126,7 @@ impl System {
         let wire = |name| node.interrupt(name).and_then(|interrupt| interrupt.gic());
         let (events, errors) = (unit.clone(), unit.clone());
         let handlers: [(_, Box<dyn Fn() + Send + Sync>); 2] = [
-            // Hardware interrupts only for a queue that was empty.
-            (wire("eventq"), Box::new(move || while events.dispatch_faults() > 0 {})),
+            (wire("eventq"), Box::new(move || _ = events.dispatch_faults())),
             (
                 wire("gerror"),
                 Box::new(move || {
