@@ -289,10 +289,15 @@ impl<P: Platform, R: Registers> DmaTable for Table<P, R> {
     }
 
     fn next(&self, iova: Iova) -> Option<(Iova, TableEntry)> {
-        let index = self.index(iova.max(self.first))?;
-        // A page that begins before `iova` is not at or after it.
-        let index = index + u64::from(!iova.is_aligned(self.page_bytes()));
-        let (index, entry) = self.with(|entries, memory| entries.next(memory, index))?;
+        self.next_in(IovaRange::from_ends(iova.max(self.first), self.range().last())?)
+    }
+
+    fn next_in(&self, range: IovaRange) -> Option<(Iova, TableEntry)> {
+        let inside = range.intersection(self.range())?;
+        // A page that begins before the range is not in it.
+        let first = self.index(inside.first())? + u64::from(!inside.first().is_aligned(self.page_bytes()));
+        let end = self.index(inside.last())? + 1;
+        let (index, entry) = self.with(|entries, memory| entries.next_below(memory, first, end))?;
         Some((self.iova(index), neutral(entry)))
     }
 

@@ -222,6 +222,11 @@ pub trait DmaTable: Any + Send + Sync + fmt::Debug {
     /// The first mapped page at or after `iova`, and where it is. None if there is none.
     fn next(&self, iova: Iova) -> Option<(Iova, TableEntry)>;
 
+    /// The first mapped page that begins in `range`, and where it is. None if there is none. A driver need not look at what lies behind the range.
+    fn next_in(&self, range: IovaRange) -> Option<(Iova, TableEntry)> {
+        self.next(range.first()).filter(|&(iova, _)| range.contains(iova))
+    }
+
     /// Makes hardware forget what it knew of the ranges of `gather`, in every group that has the table as a window, and waits until it has.
     /// Needed after exchanges, whether they mapped or unmapped. The gather is empty then; with nothing in it, nothing is done.
     ///

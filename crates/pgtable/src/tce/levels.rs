@@ -52,16 +52,17 @@ impl Levels {
         (self.all.len() as u64, views as u64)
     }
 
-    /// The last level of entry `index`; none if there is none yet.
-    pub(crate) fn find(&self, index: u64) -> Option<Slot> {
+    /// The last level of entry `index`. Where there is none yet, the first entry behind all that have none for the same reason.
+    pub(crate) fn find(&self, index: u64) -> Result<Slot, u64> {
         let mut slot = ROOT;
         for height in (1..self.shape.levels()).rev() {
             slot = self.get(slot).children[self.at_height(index, height)];
             if slot == NONE {
-                return None;
+                let entries_lg2 = self.shape.fan_lg2() * u32::from(height);
+                return Err(((index >> entries_lg2) + 1) << entries_lg2);
             }
         }
-        Some(slot)
+        Ok(slot)
     }
 
     /// The last level of entry `index`, made where it is missing, with all that leads there. None if there is no memory: levels that were made stay,

@@ -207,11 +207,30 @@ impl TceTable {
 
     /// The first entry from `index` on that is mapped.
     pub fn next(&self, mem: &impl TableMemory, index: u64) -> Option<(u64, TceEntry)> {
-        let count = self.shape.entries().saturating_sub(index);
-        self.runs(index, count).find_map(|(first, run)| {
-            let level = self.run(first)?;
-            (first..first + run).find_map(|index| Some((index, self.decode(mem, level, index)?)))
-        })
+        self.next_below(mem, index, self.shape.entries())
+    }
+
+    /// The first entry from `index` on that is mapped and lies below `end`. What has no level is passed over as a whole.
+    pub fn next_below(&self, mem: &impl TableMemory, index: u64, end: u64) -> Option<(u64, TceEntry)> {
+        let end = end.min(self.shape.entries());
+        let mut next = index;
+        while next < end {
+            let level = match self.find(next) {
+                Ok(level) => level,
+                Err(beyond) => {
+                    next = beyond;
+                    continue;
+                }
+            };
+            let level_end = ((next >> self.shape.fan_lg2()) + 1) << self.shape.fan_lg2();
+            let mut here = next..level_end.min(end);
+            let found = here.find_map(|index| Some((index, self.decode(mem, level, index)?)));
+            if found.is_some() {
+                return found;
+            }
+            next = level_end;
+        }
+        None
     }
 
     /// Gives all memory back. Call it when no hardware can be reading the table any more.
@@ -244,10 +263,16 @@ impl TceTable {
     /// The last level of entry `index`; none if there is none yet.
     #[inline]
     fn run(&self, index: u64) -> Option<Run> {
+        self.find(index).ok()
+    }
+
+    /// The same; where there is none yet, the first entry behind those that have none with it.
+    #[inline]
+    fn find(&self, index: u64) -> Result<Run, u64> {
         let region = index >> self.shape.fan_lg2();
         match self.recent {
-            Some(recent) if recent.region == region => Some(recent),
-            _ => Some(self.run_of(self.levels.find(index)?, region)),
+            Some(recent) if recent.region == region => Ok(recent),
+            _ => Ok(self.run_of(self.levels.find(index)?, region)),
         }
     }
 

@@ -33,6 +33,7 @@ struct Memory {
     next: AtomicU64,
     live_bytes: AtomicU64,
     allocations: AtomicUsize,
+    loads: AtomicUsize,
     /// Fails this allocation and all after it.
     fails_from: AtomicUsize,
     /// Whether zeroes of a new level may still be on their way.
@@ -76,6 +77,7 @@ impl TableMemory for Memory {
     }
 
     fn load(&self, at: Pa) -> u64 {
+        self.loads.fetch_add(1, Relaxed);
         self.words.lock().unwrap().get(&at.get()).copied().unwrap_or(0)
     }
 
@@ -237,6 +239,33 @@ fn a_tebibyte_costs_memory_for_what_is_mapped_only() {
     assert_eq!(table.unmap(&memory, 0, 1 << 24, |_, _| ()), 1 << 14);
     table.destroy(&memory);
     assert_eq!(memory.live_bytes.load(Relaxed), 0);
+}
+
+#[test]
+fn what_has_no_level_is_passed_over_as_a_whole() {
+    // 4 PiB of 4 KiB pages have a billion last levels of 1024 entries each: of them two are there.
+    let memory = Memory::new();
+    let mut table = TceTable::new(shape(KIB_4, 1 << 52, 4), true, &memory).unwrap();
+    let last = (1 << 40) - 1;
+    for index in [5, last] {
+        table.exchange(&memory, index, Some(page(0x8000))).unwrap();
+    }
+    memory.loads.store(0, Relaxed);
+    let indexes = |first, end| table.next_below(&memory, first, end).map(|(index, _)| index);
+    assert_eq!((table.next(&memory, 6).map(|(index, _)| index), indexes(6, last)), (Some(last), None));
+    assert_eq!((indexes(0, 5), indexes(0, 6), indexes(5, u64::MAX)), (None, Some(5), Some(5)));
+    assert_eq!(
+        (indexes(last, last), indexes(last, u64::MAX), indexes(last + 1, u64::MAX)),
+        (None, Some(last), None)
+    );
+    assert!(memory.loads.load(Relaxed) < 5 * 1024, "{} entries were looked at", memory.loads.load(Relaxed));
+    // Each level that is not there takes all below it along.
+    let mut levels = levels::Levels::new(shape(KIB_4, 1 << 52, 4), false, &memory).unwrap();
+    levels.find_or_make(&memory, 5).unwrap();
+    assert_eq!(levels.find(5), levels.find(1023));
+    for lg2 in [10, 20, 30] {
+        assert_eq!([0, 5].map(|more| levels.find((1 << lg2) + more)), [Err(2 << lg2); 2]);
+    }
 }
 
 #[test]

@@ -60,11 +60,10 @@ impl Window {
 
     /// Takes out what is mapped in `range`; its pages are due then, or, where there is no room to note so many, let go already.
     pub(super) fn clear(&mut self, range: IovaRange, allowance: &mut Allowance) -> Result<(), Errno> {
-        let mut next = Some(range.first());
-        while let Some(from) = next
+        let mut rest = Some(range);
+        while let Some(looked_at) = rest
             && self.table.live() > 0
-            && let Some((iova, _)) = self.table.next(from)
-            && range.contains(iova)
+            && let Some((iova, _)) = self.table.next_in(looked_at)
         {
             if allowance.memory().is_some_and(|memory| self.dues.room(&**memory, 1).is_err()) {
                 self.flush(allowance)?;
@@ -72,7 +71,8 @@ impl Window {
             if let Some(old) = self.exchange(iova, None)? {
                 allowance.due(old, self.page(), &mut self.dues);
             }
-            next = iova.checked_add(self.page().bytes());
+            let next = iova.checked_add(self.page().bytes());
+            rest = next.and_then(|next| IovaRange::from_ends(next, range.last()));
         }
         Ok(())
     }
