@@ -228,9 +228,10 @@ impl<P: Platform, R: Registers> Pe<P, R> {
     /// Takes all windows away, whosever they are.
     pub(crate) fn close(&mut self, bridge: &Bridge<P, R>) -> Result<(), Refused> {
         self.windows.switch(bridge, Setup::CLOSED, Failing::Close)?;
+        // It was left when its table was taken over.
         if let Some(domain) = self.whole.take() {
             domain.give_back();
-            domain.detach();
+            domain.let_go();
         }
         Ok(())
     }

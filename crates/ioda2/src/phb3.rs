@@ -290,6 +290,10 @@ impl<P: Platform, R: Registers> State<P, R> {
         self.places.retain(|rid, _| !rids.contains(rid));
         let Some(pe) = self.pes.get_mut(&number) else { return };
         pe.members.retain(|member| !rids.contains(&member.rid));
+        // In the slot may be another's device soon, though a user has the PE still.
+        if pe.members.is_empty() {
+            pe.slot = None;
+        }
         self.bury(bridge, number);
     }
 

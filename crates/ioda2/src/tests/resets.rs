@@ -150,6 +150,48 @@ fn only_who_has_a_slot_is_reset_and_the_others_go_on() {
 }
 
 #[test]
+fn a_slot_whose_devices_have_left_is_not_reset_by_who_has_their_pe_still() {
+    let (machine, group, slot) = machine();
+    let (home, device) = &machine.groups[0];
+    home.claim_group(user()).unwrap();
+    group.ownership().unwrap().take_ownership().unwrap();
+    home.remove_device(device).unwrap();
+    machine.unit.remove_device(device).unwrap();
+    let eeh = group.eeh().unwrap();
+    assert_eq!(eeh.reset(Reset::Hot), Err(EehError::Unsupported), "another device may be there");
+    assert_eq!((eeh.reset(Reset::Deactivate), eeh.configure()), (Ok(()), Ok(())));
+    assert_eq!(slot.notes(), []);
+    group.ownership().unwrap().release_ownership().unwrap();
+    assert_eq!(machine.bridge.assign(&[source(0x0300)]), Ok(1), "its number is free");
+}
+
+#[test]
+fn what_a_bridge_had_that_is_shut_down_is_given_back() {
+    for whole in [false, true] {
+        let machine = Machine::new(&[DISK], |config| config.tables_on_demand = !whole);
+        let group = machine.table_group(DISK);
+        machine.group(0).claim_group(user()).unwrap();
+        let table = if whole {
+            group.whole().unwrap().take_table().unwrap()
+        } else {
+            group.ownership().unwrap().take_ownership().unwrap();
+            let tables = group.tables().unwrap();
+            let table = tables.create_table(spec(0, 16, 1 << 30, 2)).unwrap();
+            tables.set_window(&table).unwrap();
+            table
+        };
+        machine.bridge.teardown().unwrap();
+        assert!(!group.tables().is_some_and(|tables| tables.window(0).is_some()));
+        drop(table);
+        let given = match group.whole() {
+            Some(whole) => whole.give_back_table(),
+            None => group.ownership().unwrap().release_ownership(),
+        };
+        assert_eq!(given, Ok(()), "who has to give it back may stop trying");
+    }
+}
+
+#[test]
 fn the_bridge_that_does_not_answer_resets_nobody() {
     let (machine, group, slot) = machine();
     machine.fake.answers(Some(0));
