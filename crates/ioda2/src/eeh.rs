@@ -25,6 +25,7 @@ use crate::group::Group;
 use crate::inject;
 use crate::pe::Pe;
 use crate::phb3::{AssignError, Phb3};
+use crate::routes::Routes;
 
 impl<P: Platform, R: Registers> Phb3<P, R> {
     /// Says how the devices of this source's PE are reset. It stays so until the PE's last device is removed.
@@ -42,6 +43,32 @@ impl<P: Platform, R: Registers> Phb3<P, R> {
 impl<P: Platform, R: Registers> Group<P, R> {
     fn pest(&self, what: Freeze) -> u64 {
         self.phb.bridge.ioda_read(table(what), self.pe.into())
+    }
+
+    fn is_frozen(&self, what: Freeze) -> bool {
+        match what {
+            Freeze::Io => PestA::from_bits(self.pest(what)).frozen(),
+            Freeze::Dma => PestB::from_bits(self.pest(what)).stopped(),
+        }
+    }
+
+    /// Lets one half go on; with the second the PE goes on, and what stopped it is forgotten. Nobody else's half goes on in between: one of two has to be the second.
+    fn go_on(&self, what: Freeze, routes: &Routes) -> Result<(), SyncError> {
+        let Phb3 { bridge, reported, .. } = &*self.phb;
+        let other = match what {
+            Freeze::Io => Freeze::Dma,
+            Freeze::Dma => Freeze::Io,
+        };
+        let is_second = !self.is_frozen(other);
+        if is_second {
+            [0, 1].iter().for_each(|&half| routes.forget_state(&*bridge.platform, self.pe, half));
+        }
+        bridge.ioda_write(table(what), self.pe.into(), 0);
+        bridge.confirm()?;
+        if is_second {
+            reported.lock().forget(self.pe);
+        }
+        Ok(())
     }
 
     fn confirm(&self) -> Result<(), EehError> {
@@ -92,9 +119,7 @@ impl<P: Platform, R: Registers> Eeh for Group<P, R> {
         if self.on_pe(|pe| pe.in_reset).unwrap_or(false) {
             return PeState::Reset;
         }
-        let io = PestA::from_bits(self.pest(Freeze::Io)).frozen();
-        let dma = PestB::from_bits(self.pest(Freeze::Dma)).stopped();
-        match (io, dma) {
+        match (self.is_frozen(Freeze::Io), self.is_frozen(Freeze::Dma)) {
             (false, false) => PeState::Normal,
             (false, true) => PeState::StoppedDma,
             // Choice: MMIO alone frozen has no name; who recovers from "stopped" does all that it needs.
@@ -114,12 +139,8 @@ impl<P: Platform, R: Registers> Eeh for Group<P, R> {
     /// Forgets errors that were to be made, too: they would freeze it again.
     fn unfreeze(&self, what: Freeze) -> Result<(), EehError> {
         inject::clear(&self.phb.bridge);
-        let half = u64::from(what == Freeze::Dma);
-        self.phb.with_routes(|routes| routes.forget_state(&*self.phb.bridge.platform, self.pe, half));
-        self.phb.bridge.ioda_write(table(what), self.pe.into(), 0);
-        self.confirm()?;
-        self.phb.reported.lock().forget(self.pe);
-        Ok(())
+        let gone = SyncError::Failed { code: 0 };
+        self.phb.with_routes(|routes| self.go_on(what, routes)).unwrap_or(Err(gone)).map_err(EehError::Sync)
     }
 
     fn reset(&self, reset: Reset) -> Result<(), EehError> {

@@ -118,7 +118,7 @@ fn an_error_that_is_to_be_made_is_not_cleared_by_half() {
 }
 
 #[test]
-fn each_half_that_goes_on_forgets_what_memory_says_of_it() {
+fn what_memory_says_of_a_pe_is_forgotten_when_all_of_it_goes_on() {
     let machine = Machine::new(&[DISK, CARD], |_| ());
     let group = machine.table_group(DISK);
     // PEST_BAR; PE 1 has its second 16 bytes, PE 2 the ones after.
@@ -127,10 +127,44 @@ fn each_half_that_goes_on_forgets_what_memory_says_of_it() {
     places.iter().for_each(|&at| machine.fake.store(at, 0x1234_5678));
     let words = || places.map(|at| machine.fake.load(at));
     let eeh = group.eeh().unwrap();
-    eeh.unfreeze(Freeze::Io).unwrap();
-    assert_eq!(words(), [0, 0x1234_5678, 0x1234_5678, 0x1234_5678]);
-    eeh.unfreeze(Freeze::Dma).unwrap();
-    assert_eq!(words(), [0, 0, 0x1234_5678, 0x1234_5678], "another's stays");
+    for [first, second] in [[Freeze::Io, Freeze::Dma], [Freeze::Dma, Freeze::Io]] {
+        places[..2].iter().for_each(|&at| machine.fake.store(at, 0x1234_5678));
+        machine.fake.access(DISK, 0x5000, true);
+        eeh.unfreeze(first).unwrap();
+        assert_eq!(words(), [0x1234_5678; 4], "it is stopped still, and somebody may ask why");
+        eeh.unfreeze(second).unwrap();
+        assert_eq!(words(), [0, 0, 0x1234_5678, 0x1234_5678], "another's stays");
+    }
+}
+
+#[test]
+fn a_pe_of_which_one_half_goes_on_is_told_of_once_and_with_what_stopped_it() {
+    let machine = Machine::new(&[DISK], |_| ());
+    let group = machine.table_group(DISK);
+    let eeh = group.eeh().unwrap();
+    // As where most of the record lies in memory: PEST_BAR, the second 16 bytes.
+    let pest = (machine.fake.register(0x1a8) & !(1 << 63)) + 16;
+    let stop = |address: u64| {
+        machine.fake.access(DISK, address, true);
+        for (table, at) in [(7, pest), (8, pest + 8)] {
+            machine.fake.store(Pa::new(at), machine.fake.entry(table, 1).swap_bytes());
+        }
+    };
+    let told = || drained(&machine.bridge).iter().map(|record| record.source).collect::<std::vec::Vec<_>>();
+    for [first, second] in [[Freeze::Io, Freeze::Dma], [Freeze::Dma, Freeze::Io]] {
+        // Before anybody has looked.
+        stop(0x5000);
+        eeh.unfreeze(first).unwrap();
+        assert_eq!(told(), [Some(source(DISK))]);
+        eeh.unfreeze(second).unwrap();
+        // And after.
+        stop(0x9000);
+        assert_eq!(told(), [Some(source(DISK))]);
+        eeh.unfreeze(first).unwrap();
+        assert_eq!(told(), [], "it is what was told of");
+        eeh.unfreeze(second).unwrap();
+        assert_eq!(eeh.state(), PeState::Normal);
+    }
 }
 
 #[test]
