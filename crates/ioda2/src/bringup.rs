@@ -37,7 +37,7 @@ pub enum ProbeError {
     WindowTooLarge(u64),
     /// No TVE can say this page.
     PageSize(SizeLg2),
-    /// M32 is not a power of two of bytes on a multiple of that, or not below 4 GiB on the bus, or lies where the platform's window does.
+    /// M32 is not a power of two of bytes on a multiple of that, or too small for segments, or not below 4 GiB on the bus, or lies where the platform's window does.
     M32(M32),
     /// Memory does not end there: no TVE can say so.
     MemoryEnd(Pa),
@@ -105,8 +105,10 @@ fn can_be(m32: &M32, window32_bytes: u64) -> bool {
         return true;
     }
     let whole = bytes.is_power_of_two() && cpu_first.is_aligned(bytes) && pci_first.is_multiple_of(bytes);
+    // Each PE's registers are to lie in segments of their own.
+    let has_segments = bytes >= u64::from(PE_COUNT);
     let last = pci_first.checked_add(bytes.wrapping_sub(1));
-    whole && pci_first >= window32_bytes && last.is_some_and(|last| last < 1 << 32)
+    whole && has_segments && pci_first >= window32_bytes && last.is_some_and(|last| last < 1 << 32)
 }
 
 /// Brings it up. Every PE is without windows, every request id nobody's.

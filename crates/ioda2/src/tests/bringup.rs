@@ -48,6 +48,8 @@ fn what_is_no_phb3_or_makes_no_sense_or_does_not_answer_is_refused() {
     let m32 = M32 { cpu_first: Pa::new(0x3fe0_0000_0000), pci_first: 0x8000_0000, bytes: 0x8000_0000 };
     let lies = [
         M32 { bytes: 0, ..m32 },
+        // Of 256 segments each would have less than a byte.
+        M32 { bytes: 0x80, ..m32 },
         M32 { bytes: 0x7fff_0000, ..m32 },
         M32 { cpu_first: Pa::new(0x3fe0_4000_0000), ..m32 },
         M32 { pci_first: 0xc000_0000, ..m32 },
