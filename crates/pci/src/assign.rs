@@ -10,7 +10,7 @@
 //! | prefetchable | 64-bit prefetchable registers, where every bridge above has a window for them | any, above 4 GiB first |
 //!
 //! A function is let answer in a space only if all its registers of that space found room; a bridge that does not answer passes
-//! nothing down. A 64-bit register right below the host bridge may also go above 4 GiB if there is no room below. What is larger than any host
+//! nothing down, and what is below it has no place. A 64-bit register right below the host bridge may also go above 4 GiB if there is no room below. What is larger than any host
 //! window is refused first, so that it does not keep what is beside it from being placed.
 //!
 //! Where the host bridge tells devices apart by address ([`HostBridge::segment_bytes`]), windows of bridges and what lies right below the host bridge take whole
@@ -337,12 +337,8 @@ impl<C: ConfigAccess + ?Sized> Assign<'_, C> {
         while let Some(item) = work.pop() {
             match item.what {
                 What::Bar(bar) => {
-                    let function = &self.topology.functions[item.function];
-                    let bar = function.bars[bar];
-                    let fault =
-                        Fault::NoRoom { bar: bar.index, space: bar.space, size_bytes: bar.size_bytes };
-                    bar::write(self.config, function.at, &bar, 0);
-                    self.topology.problems.push(Problem { at: function.at, fault });
+                    let bar = self.topology.functions[item.function].bars[bar];
+                    self.give_up(item.function, &bar);
                 }
                 What::Window(window) => {
                     let package = core::mem::take(&mut self.packages[item.function][window.index()]);
@@ -352,10 +348,39 @@ impl<C: ConfigAccess + ?Sized> Assign<'_, C> {
         }
     }
 
+    /// Takes registers back that are behind a bridge which will not answer memory requests, and so passes none down: a register of its own found no room, or nobody knows what
+    /// it wants.
+    fn take_back_unreachable(&mut self, unknown: &BTreeSet<Bdf>) {
+        let mut silent = BTreeSet::new();
+        // A bridge comes before what is below it.
+        for index in 0..self.topology.functions.len() {
+            let function = &self.topology.functions[index];
+            let is_reached = function.above.is_none_or(|above| !silent.contains(&above));
+            let answers = function.is_placed() && !unknown.contains(&function.at);
+            if function.bridge().is_some() && !(is_reached && answers) {
+                silent.insert(index);
+            }
+            let lost = |bar: &&Bar| !is_reached && bar.space != Space::Io && bar.placed.is_some();
+            let lost: Vec<Bar> = function.bars.iter().filter(lost).copied().collect();
+            lost.iter().for_each(|bar| self.give_up(index, bar));
+        }
+    }
+
+    /// Notes that a register has no place.
+    fn give_up(&mut self, function: usize, bar: &Bar) {
+        let Bar { index, space, size_bytes, .. } = *bar;
+        let function = &mut self.topology.functions[function];
+        bar::write(self.config, function.at, bar, 0);
+        function.bars.iter_mut().filter(|own| own.index == index).for_each(|own| own.placed = None);
+        let fault = Fault::NoRoom { bar: index, space, size_bytes };
+        self.topology.problems.push(Problem { at: function.at, fault });
+    }
+
     /// Lets functions answer in a space if all their registers of that space are placed. Bridges must answer to pass anything down.
     fn let_answer(&mut self) {
         let unknown: BTreeSet<Bdf> =
             self.topology.problems.iter().filter_map(Problem::unknown_bars).collect();
+        self.take_back_unreachable(&unknown);
         for function in self.topology.functions.iter().filter(|function| !unknown.contains(&function.at)) {
             let is_bridge = function.bridge().is_some();
             let answers = |io: bool| {

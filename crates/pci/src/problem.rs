@@ -30,7 +30,7 @@ pub enum Fault {
         /// What is wrong with it.
         fault: BarFault,
     },
-    /// There is no room for a base address register. The function does not answer memory requests.
+    /// There is no room for a base address register, or a bridge above passes nothing down. The function does not answer memory requests.
     NoRoom {
         /// Which register, 0 to 5.
         bar: u8,

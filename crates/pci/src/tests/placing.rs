@@ -71,6 +71,28 @@ fn the_windows_of_a_bridge_are_the_books_words() {
 }
 
 #[test]
+fn what_is_below_a_bridge_that_answers_nothing_has_no_place() {
+    // A register of its own for which there is no room; or of which nobody knows how much it wants.
+    let bridge = || FakeFunction::bridge().express(ROOT_PORT);
+    for port in [bridge().bar32(0, 0x4000_0000), bridge().word(0x10, 0x6).writable(0x10, 0xffff_f000)] {
+        let fake = Fake::new(0);
+        let port = fake.root(0x08, port);
+        let up = fake.below(port, 0, FakeFunction::bridge().express(UPSTREAM));
+        let down = fake.below(up, 0, FakeFunction::bridge().express(DOWNSTREAM));
+        let a = fake.below(down, 0, FakeFunction::endpoint().bar64(0, 0x4000, false).bar64(2, 0x4000, true));
+        let b = fake.root(0x10, FakeFunction::endpoint().bar32(0, 0x1000));
+        let topology = enumerate(&fake, &host());
+        check_routing(&fake, &topology, &host(), &[port, up, down, a, b]);
+        let placed = topology.functions.iter().map(|function| function.is_placed());
+        assert_eq!(placed.skip(1).collect::<Vec<_>>(), [true, true, false, true]);
+        assert_eq!((fake.raw(port, 4) & 2, fake.raw(a, 4) & 2), (0, 0));
+        assert_eq!([0x10, 0x14, 0x18, 0x1c].map(|offset| fake.raw(a, offset)), [4, 0, 0xc, 0]);
+        let told = topology.problems.iter().filter(|problem| problem.at == topology.functions[3].at);
+        assert_eq!(told.count(), 2);
+    }
+}
+
+#[test]
 fn windows_with_nothing_to_hold_stay_closed() {
     let fake = Fake::new(0);
     let port = fake.root(0, FakeFunction::bridge().express(ROOT_PORT));
@@ -215,7 +237,8 @@ fn a_bridge_whose_own_registers_cannot_be_passes_nothing_down() {
     fake.below(bridge, 0, FakeFunction::endpoint().bar32(0, 0x1000));
     let topology = enumerate(&fake, &host());
     let fault = Fault::Bar { bar: 0, fault: BarFault::ReservedType(0b010) };
-    assert_eq!(topology.problems.iter().map(|problem| problem.fault).collect::<Vec<_>>(), [fault]);
+    let below = Fault::NoRoom { bar: 0, space: Space::Memory32, size_bytes: 0x1000 };
+    assert_eq!(topology.problems.iter().map(|problem| problem.fault).collect::<Vec<_>>(), [fault, below]);
     assert_eq!(fake.raw(bridge, 4) & 7, 0);
 }
 
