@@ -80,12 +80,16 @@ impl<C: ConfigAccess + ?Sized> ConfigAccess for &C {
     }
 }
 
-/// Whether a function answers. A vendor id of 0 is no vendor's either.
+/// What a root complex may answer for a function that is not ready yet.
+const NOT_READY: u32 = 1;
+
+/// Whether a function answers. A vendor id of 0 is no vendor's either; and who is not ready after a reset may have a root complex say 1 for it: nothing that is written reaches
+/// it before it is.
 ///
-/// Spec: PCIe 6.0, 7.5.1.1.1 "Vendor ID Register (Offset 00h)".
-pub(crate) fn is_there(config: &(impl ConfigAccess + ?Sized), at: Bdf) -> bool {
+/// Spec: PCIe 6.0, 7.5.1.1.1 "Vendor ID Register (Offset 00h)"; 2.3.2 "Completion Handling Rules", Request Retry Status.
+pub fn is_there(config: &(impl ConfigAccess + ?Sized), at: Bdf) -> bool {
     let id = config.read32(at, header::VENDOR_ID);
-    id != ABSENT && !matches!(id & 0xffff, 0 | 0xffff)
+    id != ABSENT && !matches!(id & 0xffff, 0 | NOT_READY | 0xffff)
 }
 
 /// The command register.

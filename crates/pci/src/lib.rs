@@ -65,7 +65,7 @@ pub use acs::Acs;
 pub use bar::{Bar, Placed};
 pub use bridge::{IoWidth, PrefetchableWidth};
 pub use capability::{Capabilities, CapabilityFault};
-pub use config::{ConfigAccess, set_bus_master, set_interrupt_disable, set_memory_space};
+pub use config::{ConfigAccess, is_there, set_bus_master, set_interrupt_disable, set_memory_space};
 pub use ecam::Ecam;
 pub use host::HostBridge;
 pub use msi::{Message, MsiCapability, MsiFault};

@@ -23,8 +23,8 @@ impl ConfigAccess for Same {
 }
 
 #[test]
-fn nothing_is_found_in_ones_or_zeroes() {
-    for word in [0, u32::MAX, 0x0000_ffff, 0xffff_0000] {
+fn nothing_is_found_in_ones_or_zeroes_or_where_nobody_is_ready() {
+    for word in [0, u32::MAX, 0x0000_ffff, 0xffff_0000, 0xffff_0001] {
         let topology = enumerate(&Same(word), &host());
         assert_eq!((topology.functions.len(), topology.problems.len()), (0, 0), "{word:#x}");
     }

@@ -3,13 +3,18 @@
 //! A reset takes away what enumeration and this driver have written: base address registers, command, device control, MSI-X, access control; and turns
 //! address services off. All of it is written again. What nobody else knows is noted when a reset begins, and kept until one has succeeded.
 //!
-//! Spec: PCIe 6.0, 6.6.2 "Function Level Reset (FLR)": 100 ms, after which the function answers.
+//! What the function had asked of memory before is waited for: an answer that comes later could be taken for one to the next user, who would read in it what is not his.
+//!
+//! Spec: PCIe 6.0, 6.6.2 "Function Level Reset (FLR)": 100 ms, after which the function answers, if only that it is not ready yet; its implementation note on stale
+//! completions.
 
-use portcullis_hal::{Platform, pause};
-use portcullis_pci::{Bar, SavedServices, set_bus_master, set_interrupt_disable, set_memory_space};
-use portcullis_spec::pcie::express::{DEVICE_CONTROL, DeviceControl};
-use portcullis_spec::pcie::header::{COMMAND, VENDOR_ID};
-use portcullis_spec::pcie::{ABSENT, Space};
+use portcullis_hal::{Platform, pause, wait_for};
+use portcullis_pci::{
+    Bar, SavedServices, is_there, set_bus_master, set_interrupt_disable, set_memory_space,
+};
+use portcullis_spec::pcie::Space;
+use portcullis_spec::pcie::express::{DEVICE_CONTROL, DEVICE_STATUS, DeviceControl, DeviceStatus};
+use portcullis_spec::pcie::header::COMMAND;
 use portcullis_types::mutant;
 
 use super::config::bar_offset;
@@ -17,6 +22,10 @@ use super::{PciDevice, State};
 use crate::Errno;
 
 const RESET_NS: u64 = 100_000_000;
+/// How long a function may take beyond that until it is ready. Choice: as long as after a reset of its link; the book says nothing. Observed: Linux 6.x, `pcie_flr`: a minute.
+const READY_NS: u64 = 1_000_000_000;
+/// How long what it asked for before may be under way. Observed: Linux 6.x, `pci_wait_for_pending`: 700 ms, and then it is reset all the same.
+const PENDING_NS: u64 = 700_000_000;
 
 /// What a reset takes away and only the function knows.
 #[derive(Clone, Copy)]
@@ -28,7 +37,7 @@ pub(super) struct Saved {
 impl<P: Platform> PciDevice<P> {
     /// Whether the function is there.
     pub(super) fn answers(&self) -> bool {
-        self.parts.config.read32(self.parts.function.at, VENDOR_ID) != ABSENT
+        is_there(&*self.parts.config, self.parts.function.at)
     }
 
     /// No requests from now on, and no interrupts.
@@ -69,7 +78,7 @@ impl<P: Platform> PciDevice<P> {
         Ok(())
     }
 
-    /// Resets the function. Afterwards it is placed as before, and neither sends nor answers anything. If that fails, it is lost until another reset succeeds.
+    /// Resets the function, which sends nothing. Afterwards it is placed as before, and neither sends nor answers anything. If that fails, it is lost until another reset succeeds.
     pub(super) fn reset_function(&self, state: &mut State) -> Result<(), Errno> {
         let (config, at) = (&*self.parts.config, self.parts.function.at);
         let Some(express) = self.express else { return Err(Errno::Einval) };
@@ -80,13 +89,13 @@ impl<P: Platform> PciDevice<P> {
         let offset = express + DEVICE_CONTROL;
         // After one that did not succeed, the function knows nothing of it any more.
         let saved = *state.saved.get_or_insert_with(|| self.save(offset));
+        let clock = &**self.parts.device.platform();
+        let status = || DeviceStatus::from(config.read16(at, express + DEVICE_STATUS));
+        let _ = wait_for(clock, PENDING_NS, || (!status().transactions_pending()).then_some(()));
         // The status beside it is written as zeroes, which clears nothing.
         config.write32(at, offset, u16::from(saved.control.with_initiate_reset(true)).into());
-        let clock = &**self.parts.device.platform();
         pause(clock, RESET_NS);
-        if !self.answers() {
-            return Err(Errno::Eio);
-        }
+        wait_for(clock, READY_NS, || self.answers().then_some(())).map_err(|_| Errno::Eio)?;
         config.write32(at, offset, u16::from(saved.control).into());
         self.parts.function.bars.iter().for_each(|bar| self.place(bar));
         set_interrupt_disable(config, at, true);

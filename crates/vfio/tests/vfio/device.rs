@@ -441,6 +441,37 @@ fn a_function_that_comes_back_late_is_what_it_was_before_the_first_reset() {
 }
 
 #[test]
+fn a_function_that_takes_its_time_after_a_reset_is_waited_for() {
+    // Nobody answers; or a root complex says for it that it is not ready.
+    for word in [u32::MAX, 0xffff_0001] {
+        let (world, process, device) = open();
+        world.disk.comes_up_late(word, 500);
+        process.ioctl(device, RESET, 0).unwrap();
+        assert_eq!((world.disk.config(0x14), world.disk.config(0x114)), (0x10, 0x000c_000c));
+        assert_eq!(process.pread(device, 0x14, 4), Ok(vec![0; 4]));
+        process.close(device);
+        process.device(4, "0000:00:01.0").unwrap();
+        world.disk.comes_up_late(word, 5000);
+        assert_eq!(process.ioctl(device, RESET, 0), Err(Errno::Eio), "not for ever");
+    }
+}
+
+#[test]
+fn a_function_is_reset_when_what_it_asked_for_before_has_come() {
+    let (world, process, device) = open();
+    world.disk.waits_for(300);
+    process.ioctl(device, RESET, 0).unwrap();
+    assert_eq!(world.disk.resets_while_pending(), 0, "its next user might get it");
+    world.disk.waits_for(300);
+    process.close(device);
+    assert_eq!(world.disk.resets_while_pending(), 0);
+    // One for which it never comes is reset all the same.
+    world.disk.waits_for(usize::MAX);
+    process.device(4, "0000:00:01.0").unwrap();
+    assert_eq!(world.disk.resets_while_pending(), 1);
+}
+
+#[test]
 fn a_function_without_room_for_its_registers_is_not_opened() {
     let world = world();
     let mut function = world.disk.enumerated().0;

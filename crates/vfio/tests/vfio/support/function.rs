@@ -34,6 +34,13 @@ struct State {
     silent_after_reset: bool,
     is_silent: bool,
     loses_control: bool,
+    /// What its identification reads as after a reset, and how many reads of it later it is ready.
+    comes_up: Option<(u32, usize)>,
+    not_ready: Option<(u32, usize)>,
+    /// So many looks at its device status find requests of its own that are under way.
+    pending_looks: usize,
+    /// How many times it was reset while some were.
+    resets_while_pending: usize,
 }
 
 /// The function, at device 1.
@@ -82,6 +89,10 @@ impl Disk {
             silent_after_reset: false,
             is_silent: false,
             loses_control: false,
+            comes_up: None,
+            not_ready: None,
+            pending_looks: 0,
+            resets_while_pending: 0,
         };
         let disk = Arc::new(Self { state: Mutex::new(state), express: true });
         disk.state.lock().unwrap().mask_all();
@@ -123,6 +134,38 @@ impl Disk {
         self.state.lock().unwrap().is_silent = false;
     }
 
+    /// After each reset it is ready only at the look at its identification after so many that read as this.
+    pub(crate) fn comes_up_late(&self, word: u32, looks: usize) {
+        self.state.lock().unwrap().comes_up = Some((word, looks));
+    }
+
+    /// Requests of its own are under way for so many looks at its device status.
+    pub(crate) fn waits_for(&self, looks: usize) {
+        self.state.lock().unwrap().pending_looks = looks;
+    }
+
+    /// How many times it was reset while requests of its own were under way.
+    pub(crate) fn resets_while_pending(&self) -> usize {
+        self.state.lock().unwrap().resets_while_pending
+    }
+
+    /// Its slot is reset, and its configuration is then what it was after enumeration: behind the back of whoever has it.
+    pub(crate) fn reset_by_its_slot(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.reset();
+        state.config[1] |= 0x402;
+        (state.config[4], state.config[5]) = (4, (BAR_PA >> 32) as u32);
+        state.config[0x114 / 4] |= 0x000c_0000;
+    }
+
+    /// MSI besides MSI-X, 64 bits: the next capability after that.
+    pub(crate) fn has_msi(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.config[0x80 / 4] |= 0xa000;
+        state.config[0xa0 / 4] = 0x0080_0005;
+        state.writable[0xa0 / 4] = 0x0071_0000;
+    }
+
     /// It does not keep what is written to its access control any more; or it does again.
     pub(crate) fn loses_control(&self, loses: bool) {
         self.state.lock().unwrap().loses_control = loses;
@@ -162,6 +205,8 @@ impl State {
         self.config[0x104 / 4] = 0;
         self.config[0x114 / 4] &= 0xffff;
         self.is_silent = core::mem::take(&mut self.silent_after_reset);
+        self.not_ready = self.comes_up;
+        self.resets_while_pending += usize::from(self.pending_looks > 0);
         self.registers.fill(0);
         self.mask_all();
     }
@@ -173,8 +218,21 @@ impl ConfigAccess for Disk {
             return u32::MAX;
         }
         assert!(self.express || offset < 256);
-        let state = self.state.lock().unwrap();
-        if state.is_silent { u32::MAX } else { state.config[usize::from(offset / 4)] }
+        let mut state = self.state.lock().unwrap();
+        if state.is_silent {
+            return u32::MAX;
+        }
+        if let Some((word, looks)) = state.not_ready {
+            let is_identification = offset == 0;
+            let left = if is_identification { looks.checked_sub(1) } else { Some(looks) };
+            state.not_ready = left.map(|looks| (word, looks));
+            if state.not_ready.is_some() {
+                return if is_identification { word } else { u32::MAX };
+            }
+        }
+        let pending = offset == 0x48 && state.pending_looks > 0;
+        state.pending_looks -= usize::from(pending);
+        state.config[usize::from(offset / 4)] | u32::from(pending) << 21
     }
 
     fn write32(&self, at: Bdf, offset: u16, value: u32) {
@@ -183,7 +241,7 @@ impl ConfigAccess for Disk {
             return;
         }
         let mut state = self.state.lock().unwrap();
-        if state.is_silent || state.loses_control && offset == 0x114 {
+        if state.is_silent || state.not_ready.is_some() || state.loses_control && offset == 0x114 {
             return;
         }
         let place = usize::from(offset / 4);
