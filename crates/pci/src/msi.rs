@@ -65,6 +65,15 @@ impl MsiCapability {
         Ok(Some(Self { at: function.at, offset, control }))
     }
 
+    /// Turns MSI of a function off, if it has it, whatever else its capability says.
+    pub fn turn_off(config: &(impl ConfigAccess + ?Sized), function: &Function) {
+        let Some(offset) = function.capabilities.find(Id::MSI) else { return };
+        let control = MsiControl::from(config.read16(function.at, offset + CONTROL));
+        if control.enable() {
+            config.write16(function.at, offset + CONTROL, control.with_enable(false).into());
+        }
+    }
+
     /// How many messages the function asks for, as a power of two: 0 to 5.
     pub fn count_lg2(&self) -> u8 {
         self.control.multiple_message_capable()

@@ -10,7 +10,7 @@
 
 use portcullis_hal::{Platform, pause, wait_for};
 use portcullis_pci::{
-    Bar, SavedServices, is_there, set_bus_master, set_interrupt_disable, set_memory_space,
+    Bar, MsiCapability, SavedServices, is_there, set_bus_master, set_interrupt_disable, set_memory_space,
 };
 use portcullis_spec::pcie::Space;
 use portcullis_spec::pcie::express::{DEVICE_CONTROL, DEVICE_STATUS, DeviceControl, DeviceStatus};
@@ -40,7 +40,7 @@ impl<P: Platform> PciDevice<P> {
         is_there(&*self.parts.config, self.parts.function.at)
     }
 
-    /// No requests from now on, and no interrupts.
+    /// No requests from now on, and no interrupts, of whatever kind a driver before may have used.
     pub(super) fn quiesce(&self) {
         let (config, at) = (&*self.parts.config, self.parts.function.at);
         set_bus_master(config, at, mutant!("closed-function-sends-on"));
@@ -48,6 +48,7 @@ impl<P: Platform> PciDevice<P> {
         if let Some(msix) = self.msix {
             msix.disable(config);
         }
+        MsiCapability::turn_off(config, &self.parts.function);
     }
 
     /// Registers answer, if there are any: where enumeration could make nothing of them, nobody knows where they would.

@@ -472,6 +472,25 @@ fn a_function_is_reset_when_what_it_asked_for_before_has_come() {
 }
 
 #[test]
+fn messages_of_a_driver_before_are_not_sent_for_a_user_of_a_function_that_cannot_be_reset() {
+    let mut world = crate::support::bare(
+        crate::support::range(0, (1 << 48) - 1),
+        portcullis_types::PageSizes::from_bits(0x1000),
+    );
+    world.disk = Disk::new(false);
+    world.disk.has_msi();
+    world.add(7, 1, |_| ()).unwrap();
+    // Eight messages, as the driver had them.
+    world.disk.set_config(0xa0, 0x00b1_0005);
+    let (process, _, device) = world.driver();
+    assert_eq!(world.disk.config(0xa0) >> 16 & 1, 0);
+    process.pwrite(device, CONFIG + 0xa0, &[0xff; 4]).unwrap();
+    assert_eq!(world.disk.config(0xa0) >> 16 & 1, 0, "nor by him");
+    process.close(device);
+    assert_eq!(world.disk.config(0xa0) >> 16 & 1, 0);
+}
+
+#[test]
 fn a_function_without_room_for_its_registers_is_not_opened() {
     let world = world();
     let mut function = world.disk.enumerated().0;
