@@ -93,6 +93,11 @@ impl MsixCapability {
         self.table
     }
 
+    /// Whether MSI-X is on.
+    pub fn is_on(&self, config: &(impl ConfigAccess + ?Sized)) -> bool {
+        MsixControl::from(config.read16(self.at, self.offset + CONTROL)).enable()
+    }
+
     /// Turns MSI-X on with all vectors masked by the function mask.
     pub fn enable_masked(&self, config: &(impl ConfigAccess + ?Sized)) {
         self.change(config, |control| control.with_enable(true).with_function_mask(true));

@@ -129,6 +129,9 @@ impl<P: Platform> PciDevice<P> {
             msix.enable_masked(&*self.parts.config);
             (0..msix.vectors()).for_each(|vector| mask(&table, vector));
             state.vectors.on = true;
+        } else if !msix.is_on(&*self.parts.config) {
+            // Its slot has been reset, of which nobody tells here: the function knows nothing any more.
+            self.program_again(state);
         }
         for (vector, made) in connected {
             mask(&table, vector);

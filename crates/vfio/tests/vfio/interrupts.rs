@@ -114,6 +114,25 @@ fn a_vector_is_given_another_file_or_none() {
 }
 
 #[test]
+fn interrupts_of_a_function_whose_slot_was_reset_are_told_to_it_again() {
+    let (world, process, device) = open();
+    let (numbers, files) = events::<3>(&process);
+    set(&process, device, EVENTFD | TRIGGER, MSIX, 0, 2, &fds(&numbers[..2])).unwrap();
+    world.disk.reset_by_its_slot();
+    assert_eq!(world.disk.message(0), None, "a reset of its own VFIO knows of, one of its slot not");
+    process.pwrite(device, (7 << 40) + 4, &[6, 0]).unwrap();
+    set(&process, device, EVENTFD | TRIGGER, MSIX, 1, 1, &fds(&numbers[2..])).unwrap();
+    assert!(raise(&world, 0) && raise(&world, 1) && !raise(&world, 2));
+    assert_eq!(files.each_ref().map(|file| file.take()), [1, 0, 1]);
+    // Or all out of use, and anew.
+    world.disk.reset_by_its_slot();
+    set(&process, device, NONE | TRIGGER, MSIX, 0, 0, &[]).unwrap();
+    process.pwrite(device, (7 << 40) + 4, &[6, 0]).unwrap();
+    set(&process, device, EVENTFD | TRIGGER, MSIX, 0, 1, &fds(&numbers[..1])).unwrap();
+    assert!(raise(&world, 0) && !raise(&world, 1));
+}
+
+#[test]
 fn a_count_of_0_takes_all_out_of_use() {
     let (world, process, device) = open();
     let (numbers, _) = events::<2>(&process);
