@@ -173,10 +173,10 @@ impl<P: Platform> Container<P> {
     ///
     /// Choice: looked at anew, because it may have joined the group after that was attached. Linux looks at interrupts at the attach alone, and takes no device that does not snoop.
     pub(crate) fn may_open(&self, group: &Arc<Group<P>>, device: &Device<P>) -> Result<(), Errno> {
-        match &self.inside.take().iommu {
+        match &mut self.inside.take().iommu {
             None => Err(Errno::Einval),
             Some(Iommu::Type1(type1)) => type1.may_open(group, device),
-            Some(Iommu::Spapr(_)) => Ok(()),
+            Some(Iommu::Spapr(spapr)) => spapr.may_open(group, device),
         }
     }
 }

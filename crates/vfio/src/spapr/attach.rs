@@ -5,6 +5,8 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use portcullis_core::device::Device;
+use portcullis_core::group::Group;
 use portcullis_core::table_group::{
     DmaTable, JoinError, Kind, MAX_WINDOWS, TableGroup, TableGroupInfo, WholeTable, join, kind,
 };
@@ -31,8 +33,7 @@ impl<P: Platform> Spapr<P> {
     fn try_attach(&mut self, member: &Member<P>) -> Result<(), Errno> {
         let tables = table_group(&member.group).ok_or(Errno::Enodev)?;
         self.fits(member, &tables.info())?;
-        let binding = member.group.reserved_regions().into_iter().filter(|region| region.kind.binds_users());
-        let reserved: Vec<_> = binding.map(|region| region.range).collect();
+        let reserved = reserved_for(&member.group);
         if reserved.iter().any(|&range| self.has_mapped(range)) {
             return Err(Errno::Einval);
         }
@@ -48,13 +49,27 @@ impl<P: Platform> Spapr<P> {
         Ok(())
     }
 
+    /// Whether a user of the group may have this device of it, which may have come after the group was attached: it has to be where the windows are, and nothing mapped that is
+    /// reserved for it, now or later.
+    pub(crate) fn may_open(&mut self, group: &Arc<Group<P>>, device: &Device<P>) -> Result<(), Errno> {
+        let is = |held: &Attached<P>| Arc::ptr_eq(&held.member.group, group);
+        let at = self.members.iter().position(is).ok_or(Errno::Einval)?;
+        let name = self.members[at].tables.name();
+        let is_there = |&source| group.iommu().table_group(source).is_some_and(|own| own.name() == name);
+        let reserved = reserved_for(group);
+        if !device.sources().iter().all(is_there) || reserved.iter().any(|&range| self.has_mapped(range)) {
+            return Err(Errno::Einval);
+        }
+        self.members[at].reserved = reserved;
+        Ok(())
+    }
+
     /// Whether something of a range is mapped in a window.
     fn has_mapped(&self, range: IovaRange) -> bool {
         self.windows.iter().flatten().any(|Window { table, .. }| {
             let Some(inside) = table.range().intersection(range) else { return false };
             // A page may begin before it.
-            let next = || table.next(inside.first()).is_some_and(|(iova, _)| inside.contains(iova));
-            table.entry(inside.first()).is_some() || next()
+            table.entry(inside.first()).is_some() || table.next_in(inside).is_some()
         })
     }
 
@@ -150,6 +165,12 @@ impl<P: Platform> Spapr<P> {
         ];
         say(&*self.shared.platform, name, &fields);
     }
+}
+
+/// What nobody maps for a group, as its devices are now.
+fn reserved_for<P: Platform>(group: &Group<P>) -> Vec<IovaRange> {
+    let binding = group.reserved_regions().into_iter().filter(|region| region.kind.binds_users());
+    binding.map(|region| region.range).collect()
 }
 
 /// Removes every one of `tables` that is a window of `group`. Each is tried.

@@ -53,8 +53,8 @@ impl<P: Platform> Type1<P> {
         Ok(())
     }
 
-    /// Whether a user of the group may have this device of it.
-    pub(crate) fn may_open(&self, group: &Arc<Group<P>>, device: &Device<P>) -> Result<(), Errno> {
+    /// Whether a user of the group may have this device of it. What can be mapped is from then on what it can be for it as well, which may have come after the group was attached.
+    pub(crate) fn may_open(&mut self, group: &Arc<Group<P>>, device: &Device<P>) -> Result<(), Errno> {
         let mut all = self
             .translations
             .iter()
@@ -65,7 +65,18 @@ impl<P: Platform> Type1<P> {
             return Err(Errno::Eperm);
         }
         // What is mapped is as those see it who look into caches.
-        if coherent && !device.info().coherent { Err(Errno::Einval) } else { Ok(()) }
+        if coherent && !device.info().coherent {
+            return Err(Errno::Einval);
+        }
+        self.forbid();
+        Ok(())
+    }
+
+    /// Looks anew at what cannot be mapped for the groups that there are.
+    fn forbid(&mut self) {
+        let all: Vec<IovaRange> = self.members().flat_map(|member| forbidden_for(&member.group)).collect();
+        self.forbidden = RangeSet::new();
+        all.into_iter().for_each(|range| self.forbidden.insert(range));
     }
 
     /// What could not be mapped any more with this group. An error if something of it is.
@@ -152,9 +163,7 @@ impl<P: Platform> Type1<P> {
                 self.empty(domain);
             }
         }
-        self.forbidden = RangeSet::new();
-        let left: Vec<IovaRange> = self.members().flat_map(|member| forbidden_for(&member.group)).collect();
-        left.into_iter().for_each(|range| self.forbidden.insert(range));
+        self.forbid();
     }
 
     /// Empties a domain that nobody is attached to. The pages stay, because other domains have them.

@@ -287,6 +287,20 @@ fn memory_is_written_back_from_caches_before_devices_get_it_that_do_not_look_the
 }
 
 #[test]
+fn what_is_reserved_for_a_device_that_came_later_is_told_when_it_is_opened() {
+    let mut world = bare(range(0, (1 << 48) - 1), SIZES);
+    world.add(7, 1, |_| ()).unwrap();
+    let (process, container, group) = world.user(3);
+    let reserved = region(0x5000_0000, 0x5000_ffff, ReservedKind::Reserved);
+    world.add(7, 2, |info| info.firmware_regions = vec![reserved]).unwrap();
+    process.device(group, "0000:00:02.0").unwrap();
+    let free = [(0, 0x7ff_ffff), (0x810_0000, 0x4fff_ffff), (0x5001_0000, (1 << 48) - 1)];
+    assert_eq!(process.ranges(container), free);
+    process.buffer(1);
+    assert_eq!(process.map(container, 0x5000_0000, BUFFER, PAGE, 3), Err(Errno::Einval));
+}
+
+#[test]
 fn a_device_that_joins_a_users_group_and_looks_into_no_caches_is_not_his_where_the_others_do() {
     for coherent in [false, true] {
         let mut world = bare(range(0, (1 << 48) - 1), SIZES);

@@ -1,7 +1,8 @@
 //! Groups that join and leave, and what they share.
 
 use super::{nothing_is_left, ram, registered};
-use crate::support::{BUFFER, Call, FakeTableGroup, Offer, PAGE, power, power_alone, range};
+use crate::support::{BUFFER, Call, FakeTableGroup, Offer, PAGE, power, power_alone, range, region};
+use portcullis_core::iommu::ReservedKind;
 use portcullis_types::{Iova, IovaRange, PageSizes};
 use portcullis_vfio::Errno;
 use std::sync::Arc;
@@ -161,6 +162,36 @@ fn version_2_is_not_for_a_group_whose_table_is_what_it_is() {
     assert!(!group.is_taken());
     assert_eq!(process.ioctl(container, 0x3b66, 2), Ok(0));
     assert!(group.is_taken());
+}
+
+#[test]
+fn a_device_that_joins_a_users_group_in_another_pe_is_not_his() {
+    let (mut world, [first, _]) = power();
+    let (process, container, group) = registered(&world);
+    process.map(container, 0, BUFFER, PAGE, 3).unwrap();
+    let third = FakeTableGroup::new(&world.hardware, 0, 3, Offer::OnDemand, true);
+    world.add_windows(7, 3, &third);
+    assert_eq!(process.device(group, "0000:00:03.0"), Err(Errno::Einval), "it finds none of his windows");
+    assert!(process.device(group, "0000:00:01.0").is_ok());
+    world.add_windows(7, 4, &first);
+    assert!(process.device(group, "0000:00:04.0").is_ok(), "where the first is");
+}
+
+#[test]
+fn nothing_is_mapped_where_something_is_reserved_for_a_device_that_came_later() {
+    let (mut world, [first, _]) = power();
+    let (process, container, group) = registered(&world);
+    let at = 0x10_0000;
+    process.map(container, at, BUFFER, PAGE, 3).unwrap();
+    world.iommu.window_groups.lock().unwrap().insert(3, first.clone());
+    let reserved = region(at, at + PAGE - 1, ReservedKind::Reserved);
+    world.add(7, 3, |info| info.firmware_regions = vec![reserved]).unwrap();
+    assert_eq!(process.device(group, "0000:00:03.0"), Err(Errno::Einval), "its user has mapped it");
+    process.unmap_tce(container, at, PAGE).unwrap();
+    let device = process.device(group, "0000:00:03.0").unwrap();
+    assert_eq!(process.map(container, at, BUFFER, PAGE, 3), Err(Errno::Einval));
+    process.map(container, at + PAGE, BUFFER, PAGE, 3).unwrap();
+    process.close(device);
 }
 
 #[test]
