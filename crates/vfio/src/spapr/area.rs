@@ -1,14 +1,16 @@
 //! Registered memory: pinned and charged once, however many containers of its process have it.
 //!
-//! The list of all of it is behind one turn, held while memory is pinned.
+//! The list of all of it is behind one turn, which no process holds while its memory is pinned: that may take as long as the process likes, and others wait for the turn.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use portcullis_hal::Platform;
 use portcullis_types::{Pa, PaRange, mutant};
 
 use super::same;
 use crate::Errno;
+use crate::turns::Turns;
 use crate::user::{UserMemory, room};
 
 /// Memory of a process that is pinned.
@@ -96,26 +98,50 @@ impl Area {
 #[derive(Default)]
 pub(crate) struct Areas(Vec<(Arc<Area>, usize)>);
 
+/// Counts memory once more, or pins it.
+pub(super) fn register<P: Platform>(
+    areas: &Turns<P, Areas>,
+    memory: &Arc<dyn UserMemory>,
+    vaddr: u64,
+    size: u64,
+) -> Result<Arc<Area>, Errno> {
+    if let Some(known) = areas.take().again(memory, vaddr, size)? {
+        return Ok(known);
+    }
+    let pinned = Arc::new(Area::pin(memory, vaddr, size)?);
+    let added = areas.take().add(&pinned);
+    if !added.as_ref().is_ok_and(|area| Arc::ptr_eq(area, &pinned)) {
+        pinned.let_go(false);
+    }
+    added
+}
+
 impl Areas {
-    /// Counts memory once more, or pins it.
-    pub(super) fn register(
+    /// Counts memory once more that is known already; none if it is not.
+    fn again(
         &mut self,
         memory: &Arc<dyn UserMemory>,
         vaddr: u64,
         size: u64,
-    ) -> Result<Arc<Area>, Errno> {
+    ) -> Result<Option<Arc<Area>>, Errno> {
         let mut own = self.0.iter_mut().filter(|(area, _)| same(&area.memory, memory));
-        if let Some((area, users)) = own.find(|(area, _)| area.overlaps(vaddr, size)) {
-            if (area.vaddr, area.size) != (vaddr, size) {
-                return Err(Errno::Einval);
-            }
-            *users += usize::from(!mutant!("memory-registered-twice-counts-once"));
-            return Ok(area.clone());
+        let Some((area, users)) = own.find(|(area, _)| area.overlaps(vaddr, size)) else { return Ok(None) };
+        if (area.vaddr, area.size) != (vaddr, size) {
+            return Err(Errno::Einval);
+        }
+        *users += usize::from(!mutant!("memory-registered-twice-counts-once"));
+        Ok(Some(area.clone()))
+    }
+
+    /// Takes in what has been pinned; or counts what is the same, which somebody else has registered meanwhile, and answers that.
+    fn add(&mut self, pinned: &Arc<Area>) -> Result<Arc<Area>, Errno> {
+        let Area { memory, vaddr, size, .. } = &**pinned;
+        if let Some(known) = self.again(memory, *vaddr, *size)? {
+            return Ok(known);
         }
         room(&**memory, &mut self.0, 1)?;
-        let area = Arc::new(Area::pin(memory, vaddr, size)?);
-        self.0.push((area.clone(), 1));
-        Ok(area)
+        self.0.push((pinned.clone(), 1));
+        Ok(pinned.clone())
     }
 
     /// Takes a registration back. With the last, pages are let go: no table maps them any more.

@@ -8,7 +8,7 @@ use portcullis_spec::vfio::RegisterMemory;
 use portcullis_types::mutant;
 use portcullis_types::trace::Value;
 
-use super::area::Area;
+use super::area::{self, Area};
 use super::{Areas, Spapr, Version};
 use crate::Errno;
 use crate::trace::say;
@@ -143,7 +143,7 @@ impl<P: Platform> Spapr<P> {
             Allowance::None | Allowance::Paid { .. } => &mut first,
         };
         room(&**memory, &mut held.0, 1)?;
-        let area = self.shared.areas.take().register(memory, vaddr, size)?;
+        let area = area::register(&self.shared.areas, memory, vaddr, size)?;
         held.insert(Registration { area, mapped: 0 });
         if !first.0.is_empty() {
             self.allowance = Allowance::Registered(first);

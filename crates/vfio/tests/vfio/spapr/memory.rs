@@ -1,9 +1,12 @@
 //! Version 2: memory that is registered and unregistered.
 
 use super::{nothing_is_left, registered};
-use crate::support::{BUFFER, Offer, PAGE, power, power_alone, structure};
+use crate::support::{BUFFER, FakeTableGroup, Offer, PAGE, Process, power, power_alone, structure};
 use core::sync::atomic::Ordering::SeqCst;
 use portcullis_vfio::Errno;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
 
 #[test]
 pub(crate) fn registered_memory_is_pinned_and_charged_once_whatever_maps_it() {
@@ -189,4 +192,66 @@ fn a_process_that_dies_leaves_nothing() {
     assert_eq!((memory.pinned(), memory.locked(), world.vfio.reclaim()), (0, 0, 0));
     nothing_is_left(&world, &world.process(), &[&group]);
     assert_eq!(world.iommu.place(1), "domain0");
+}
+
+#[test]
+fn a_process_whose_memory_takes_its_time_keeps_no_other_from_registering_its_own() {
+    let (world, _) = power();
+    let (slow, slows, _) = world.tce_user(7);
+    let quick = world.process();
+    let (quicks, _) = quick.join(8).unwrap();
+    quick.ioctl(quicks, 0x3b66, 7).unwrap();
+    [&slow, &quick].iter().for_each(|process| process.buffer(16));
+    let (begun, begins) = mpsc::channel();
+    let (done, ends) = mpsc::channel();
+    let (said, heard) = mpsc::channel();
+    slow.memory.while_pinned(move || {
+        begun.send(()).unwrap();
+        said.send(ends.recv_timeout(Duration::from_secs(10)).is_ok()).unwrap();
+    });
+    thread::scope(|scope| {
+        scope.spawn(|| slow.register(slows, BUFFER, 16 * PAGE).unwrap());
+        begins.recv().unwrap();
+        quick.register(quicks, BUFFER, 16 * PAGE).unwrap();
+        // If nobody waits for it any more, that is seen below.
+        let _ = done.send(());
+    });
+    assert_eq!(heard.recv(), Ok(true), "it had to wait for another's memory");
+    assert_eq!((slow.memory.pinned(), quick.memory.pinned()), (16, 16));
+}
+
+#[test]
+fn memory_that_two_containers_register_at_the_same_time_is_pinned_and_charged_once() {
+    // The same, and what overlaps.
+    for (pages, wanted) in [(16, Ok(())), (8, Err(Errno::Einval))] {
+        let (world, groups) = power();
+        let process = Arc::new(world.process());
+        let containers = [7, 8].map(|number| {
+            let (container, _) = process.join(number).unwrap();
+            process.ioctl(container, 0x3b66, 7).unwrap();
+            container
+        });
+        process.buffer(16);
+        let other = process.clone();
+        process.memory.while_pinned(move || {
+            other.register(containers[1], BUFFER, pages * PAGE).unwrap();
+        });
+        assert_eq!(process.register(containers[0], BUFFER, 16 * PAGE), wanted);
+        let now = || (process.memory.pinned() as u64, process.memory.locked());
+        assert_eq!(now(), (pages, pages));
+        if wanted.is_ok() {
+            process.unregister(containers[1], BUFFER, 16 * PAGE).unwrap();
+            assert_eq!(now(), (16, 16), "the first has it still");
+            process.unregister(containers[0], BUFFER, 16 * PAGE).unwrap();
+        } else {
+            process.unregister(containers[1], BUFFER, pages * PAGE).unwrap();
+        }
+        nothing_is_left_but_files(&process, &groups);
+    }
+}
+
+/// Nothing is pinned or charged, and no window is there.
+fn nothing_is_left_but_files(process: &Process, groups: &[Arc<FakeTableGroup>]) {
+    assert_eq!((process.memory.pinned(), process.memory.locked()), (0, 0));
+    assert!(groups.iter().all(|group| group.table(0).is_none()));
 }

@@ -33,7 +33,11 @@ struct State {
     pin_calls: usize,
     /// What is asked for next, and refused once: after so many times.
     refuse: Option<(Ask, usize)>,
+    /// What happens, once, while memory is pinned.
+    meanwhile: Option<Meanwhile>,
 }
+
+type Meanwhile = Box<dyn FnOnce() + Send>;
 
 /// What a process's memory may refuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +94,11 @@ impl Memory {
     /// Refuses nothing any more. Answers whether something was.
     pub(crate) fn refuse_no_more(&self) -> bool {
         self.state.lock().unwrap().refuse.take().is_none()
+    }
+
+    /// The next page that is pinned takes as long as this.
+    pub(crate) fn while_pinned(&self, act: impl FnOnce() + Send + 'static) {
+        self.state.lock().unwrap().meanwhile = Some(Box::new(act));
     }
 
     /// Whether everything that tables map is pinned, at one moment.
@@ -152,6 +161,8 @@ impl UserMemory for Memory {
     fn pin(&self, at: u64, len_bytes: u64, write: bool) -> Result<PaRange, UserFault> {
         may_sleep();
         assert!(at.is_multiple_of(PAGE) && len_bytes.is_multiple_of(PAGE) && len_bytes > 0, "whole pages");
+        let meanwhile = self.state.lock().unwrap().meanwhile.take();
+        meanwhile.into_iter().for_each(|act| act());
         let mut state = self.state.lock().unwrap();
         state.pin_calls += 1;
         if state.refuses(Ask::Pin) {
