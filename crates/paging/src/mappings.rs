@@ -12,6 +12,9 @@
 //! Until then a map that needs a table there takes the retired one back, so that hardware which looks where it remembers finds what was mapped. For that a
 //! table must not be freed before those below it that were retired earlier: none is retired whose range does not cover theirs (`pgtable`, `ledger`).
 //!
+//! Hardware that forgets a leaf only if all of it is named may remember all of one that was split, also where a part was unmapped that had been cut from it before. So whatever is unmapped
+//! there is forgotten with all that the leaf was, until an invalidation of that has completed ([`Splits`]).
+//!
 //! Not here: how hardware is made to forget, and when it has (a driver, by the functions that it passes in).
 
 use alloc::vec::Vec;
@@ -35,6 +38,41 @@ pub struct Mappings<M, A: Format, B: Format> {
     retired: Mutex<M, Vec<(IovaRange, Retired)>>,
     /// Buffers that go back with the table.
     kept: Mutex<M, Vec<(Pa, BlockLayout)>>,
+    splits: Mutex<M, Splits>,
+}
+
+/// Leaves that were split, each with the number of its split: hardware may remember all of one.
+#[derive(Debug, Default)]
+struct Splits {
+    held: Vec<(u64, IovaRange)>,
+    count: u64,
+}
+
+impl Splits {
+    fn add(&mut self, leaf: IovaRange) {
+        self.held.push((self.count, leaf));
+        self.count += 1;
+    }
+
+    /// A range with all of the leaves of which it has a part.
+    fn around(&self, range: IovaRange) -> IovaRange {
+        let parts = self.held.iter().map(|&(_, leaf)| leaf).filter(|leaf| leaf.overlaps(range));
+        parts.fold(range, |range, leaf| {
+            let (first, last) = (range.first().min(leaf.first()), range.last().max(leaf.last()));
+            IovaRange::from_ends(first, last).unwrap_or(range)
+        })
+    }
+
+    /// The numbers of the splits that an invalidation covers which begins now.
+    fn covered(&self, covers: impl Fn(IovaRange) -> bool) -> Vec<u64> {
+        let covered = self.held.iter().filter(|&&(_, leaf)| covers(leaf));
+        covered.map(|&(number, _)| number).collect()
+    }
+
+    /// It has completed.
+    fn forget(&mut self, numbers: &[u64]) {
+        self.held.retain(|(number, _)| !numbers.contains(number));
+    }
 }
 
 impl<M, A: Format, B: Format> fmt::Debug for Mappings<M, A, B> {
@@ -48,7 +86,8 @@ impl<M: RawMutex, A: Format + Copy, B: Format + Copy> Mappings<M, A, B> {
     pub fn new(format: TableFormat<A, B>, memory: &impl Memory) -> Option<Self> {
         let table = Table::new(format, memory)?;
         let (retired, kept) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
-        Some(Self { format, table: Mutex::new(Some(table)), retired, kept })
+        let (table, splits) = (Mutex::new(Some(table)), Mutex::new(Splits::default()));
+        Some(Self { format, table, retired, kept, splits })
     }
 
     /// Looks at the table, under its lock; none if it was destroyed.
@@ -91,7 +130,8 @@ impl<M: RawMutex, A: Format + Copy, B: Format + Copy> Mappings<M, A, B> {
         let removed = table.unmap(memory, range)?;
         let tables = removed.tables || !removed.retired.is_empty();
         if (removed.leaf.is_some() || tables) && !mutant!("unmap-without-invalidation") {
-            gather.add(range, removed.leaf.unwrap_or(self.format.granule()), tables);
+            let forget = self.with_split(range, removed.split);
+            gather.add(forget, removed.leaf.unwrap_or(self.format.granule()), tables);
         }
         if !removed.retired.is_empty() {
             self.retired.lock().push((range, removed.retired));
@@ -118,7 +158,9 @@ impl<M: RawMutex, A: Format + Copy, B: Format + Copy> Mappings<M, A, B> {
         };
         let covered = |range: IovaRange| known.tables() && known.ranges().any(|held| held.covers(range));
         let waiting = self.take_retired(covered);
+        let splits = self.splits.lock().covered(covered);
         let flushed = self.settle(memory, waiting, forget(&known, leaf))?;
+        self.splits.lock().forget(&splits);
         *gather = Gather::new();
         Ok(flushed)
     }
@@ -134,7 +176,10 @@ impl<M: RawMutex, A: Format + Copy, B: Format + Copy> Mappings<M, A, B> {
         forget: impl FnOnce() -> Result<(), SyncError>,
     ) -> Result<Flushed, SyncError> {
         let waiting = self.take_retired(|_| true);
-        self.settle(memory, waiting, forget())
+        let splits = self.splits.lock().covered(|_| true);
+        let flushed = self.settle(memory, waiting, forget())?;
+        self.splits.lock().forget(&splits);
+        Ok(flushed)
     }
 
     /// What `iova` is mapped to.
@@ -149,6 +194,7 @@ impl<M: RawMutex, A: Format + Copy, B: Format + Copy> Mappings<M, A, B> {
             table: Mutex::new(self.table.get_mut().take()),
             retired: Mutex::new(core::mem::take(self.retired.get_mut())),
             kept: Mutex::new(core::mem::take(self.kept.get_mut())),
+            splits: Mutex::new(core::mem::take(self.splits.get_mut())),
         }
     }
 
@@ -164,6 +210,16 @@ impl<M: RawMutex, A: Format + Copy, B: Format + Copy> Mappings<M, A, B> {
             table.destroy(memory);
         }
         self.kept.get_mut().drain(..).for_each(|(first, layout)| memory.free_buffer(first, layout));
+    }
+
+    /// What hardware has to be told of where `range` was unmapped, at whose ends these leaves were split.
+    fn with_split(&self, range: IovaRange, split: [Option<IovaRange>; 2]) -> IovaRange {
+        if !self.format.forgets_whole_leaves() || mutant!("split-leaf-forgotten-in-part") {
+            return range;
+        }
+        let mut splits = self.splits.lock();
+        split.into_iter().flatten().for_each(|leaf| splits.add(leaf));
+        splits.around(range)
     }
 
     /// Takes out what was retired from within these ranges.
@@ -205,6 +261,7 @@ mod tests {
 
     use portcullis_hal::{Arena, Barriers, TableMemory};
     use portcullis_pgtable::arm::{Config, Stage1, Stage2};
+    use portcullis_pgtable::vtd::{FirstStage, SecondConfig, SecondStage};
     use portcullis_types::Perms;
 
     use super::*;
@@ -465,6 +522,42 @@ mod tests {
             mappings.destroy(memory, flushed);
             assert_eq!(memory.0.live_bytes(), 0);
         });
+    }
+
+    #[test]
+    fn a_leaf_that_was_split_is_forgotten_whole_until_an_invalidation_of_it_has_completed() {
+        let memory = Memory(Arena::on_heap(Pa::new(0x4000_0000), 20));
+        let format = SecondStage::new(SecondConfig::new(4)).unwrap();
+        let format: TableFormat<FirstStage, SecondStage> = TableFormat::Two(format);
+        let mappings: Mappings<spin::Mutex<()>, _, _> = Mappings::new(format, &memory).unwrap();
+        mappings.map(&memory, Iova::new(MIB_2), Pa::new(MIB_2), MIB_2, RW).unwrap();
+        let unmap = |nth: u64| {
+            let mut gather = Gather::new();
+            let page = range(MIB_2 + nth * PAGE, PAGE);
+            assert_eq!(mappings.unmap(&memory, page, &mut gather), Ok(PAGE));
+            let forgets: Vec<_> = gather.ranges().collect();
+            (gather, forgets)
+        };
+        let (whole, part) =
+            (Vec::from([range(MIB_2, MIB_2)]), |nth| Vec::from([range(MIB_2 + nth * PAGE, PAGE)]));
+        let (mut first, forgets) = unmap(1);
+        assert_eq!((forgets, first.tables()), (whole.clone(), true));
+        let (mut second, forgets) = unmap(3);
+        assert_eq!(forgets, whole, "the first may not be forgotten yet");
+        let _: Flushed = mappings.sync(&memory, &mut second, |_, _| Ok(())).unwrap();
+        assert_eq!(mappings.sync(&memory, &mut first, |_, _| Err(REFUSED)).err(), Some(REFUSED));
+        let during = mappings.sync(&memory, &mut first, |_, _| {
+            assert_eq!(unmap(5).1, whole, "nor while that is under way");
+            Ok(())
+        });
+        let _: Flushed = during.unwrap();
+        assert_eq!(unmap(7).1, part(7));
+        mappings.map(&memory, Iova::new(0), Pa::new(0), MIB_2, RW).unwrap();
+        assert_eq!(mappings.unmap(&memory, range(0, PAGE), &mut Gather::new()), Ok(PAGE));
+        let _: Flushed = mappings.flush_all(&memory, || Ok(())).unwrap();
+        let mut gather = Gather::new();
+        assert_eq!(mappings.unmap(&memory, range(PAGE, PAGE), &mut gather), Ok(PAGE));
+        assert_eq!(gather.ranges().collect::<Vec<_>>(), [range(PAGE, PAGE)]);
     }
 
     #[test]

@@ -44,6 +44,14 @@ impl<A: Format, B: Format> TableFormat<A, B> {
         }
     }
 
+    /// Whether hardware forgets a leaf only if all of it is named.
+    pub(crate) fn forgets_whole_leaves(&self) -> bool {
+        match self {
+            Self::One(format) => format.forgets_whole_leaves(),
+            Self::Two(format) => format.forgets_whole_leaves(),
+        }
+    }
+
     /// The smallest page.
     pub(crate) fn granule(&self) -> SizeLg2 {
         match self {

@@ -9,7 +9,7 @@
 //! ([`Format::contiguous_lg2`]), and the leaves that a block becomes say that they were used, whatever hardware has just marked.
 
 use portcullis_hal::TableMemory;
-use portcullis_types::{Iova, Pa, mutant};
+use portcullis_types::{Iova, IovaRange, Pa, mutant};
 
 use crate::ledger::{NONE, Need, ROOT, Slot, State};
 use crate::shape::{Shape, Span};
@@ -33,8 +33,12 @@ struct Across {
 }
 
 impl<F: Format> PageTable<F> {
-    /// Cuts at both ends of `span`, and answers whether a block was split. If it cannot be done, nothing is changed.
-    pub(crate) fn cut(&mut self, mem: &impl Memory, span: Span) -> Result<bool, UnmapError> {
+    /// Cuts at both ends of `span`, and answers which block was split at each. If it cannot be done, nothing is changed.
+    pub(crate) fn cut(
+        &mut self,
+        mem: &impl Memory,
+        span: Span,
+    ) -> Result<[Option<IovaRange>; 2], UnmapError> {
         let inside = 1..=self.shape.input_last;
         let edges =
             [span.first, span.last.wrapping_add(1)].map(|edge| Some(edge).filter(|at| inside.contains(at)));
@@ -54,7 +58,7 @@ impl<F: Format> PageTable<F> {
         }
         let need = self.need(across);
         if need == Need::default() && !in_run {
-            return Ok(false);
+            return Ok([None; 2]);
         }
         if !self.ledger.stock(mem, need) {
             return Err(UnmapError::NoTableMemory);
@@ -62,7 +66,13 @@ impl<F: Format> PageTable<F> {
         edges.into_iter().flatten().for_each(|edge| self.cut_at(mem, edge));
         mem.write_barrier();
         self.ledger.drop_spares(mem);
-        Ok(need != Need::default())
+        Ok(across.map(|across| self.block(across?)))
+    }
+
+    /// All of a leaf that lies across an end.
+    fn block(&self, Across { edge, height, .. }: Across) -> Option<IovaRange> {
+        let size_bytes = self.shape.heights[height].size();
+        IovaRange::new(Iova::new(edge).align_down(size_bytes), size_bytes)
     }
 
     /// The lowest entry that decides about `iova`.

@@ -76,6 +76,11 @@ pub trait Format {
     /// What hardware allows to be done to live entries.
     fn break_before_make(&self) -> BreakBeforeMake;
 
+    /// Whether hardware forgets a leaf only if all of it is named; else any address in it will do.
+    fn forgets_whole_leaves(&self) -> bool {
+        false
+    }
+
     /// Whether hardware reads tables through the CPU's caches; if not, they are cleaned.
     fn coherent(&self) -> bool;
 

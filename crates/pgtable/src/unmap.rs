@@ -23,6 +23,8 @@ pub struct Unmapped {
     /// Whether hardware may remember more than leaves of that size: tables that went, or a block that was split. Then no hint of the level may
     /// be given with the invalidation.
     pub tables: bool,
+    /// The blocks that were split, at the first end of the range and at the last: hardware may remember all of each.
+    pub split: [Option<IovaRange>; 2],
     /// Tables to be freed after the invalidation.
     pub retired: Retired,
 }
@@ -101,7 +103,8 @@ impl<F: Format> PageTable<F> {
             _ => false,
         };
         if !in_one_table {
-            gone.out.tables = self.cut(mem, span)?;
+            gone.out.split = self.cut(mem, span)?;
+            gone.out.tables = gone.out.split.iter().any(Option::is_some);
             self.clear(mem, ROOT, self.shape.top, span, &mut gone);
         }
         mem.write_barrier();

@@ -131,6 +131,10 @@ impl Format for FirstStage {
         BreakBeforeMake::Never
     }
 
+    fn forgets_whole_leaves(&self) -> bool {
+        true
+    }
+
     fn coherent(&self) -> bool {
         self.config.coherent
     }

@@ -6,10 +6,11 @@
 //! # Changing what is live
 //!
 //! There is no break-before-make: hardware that sees a leaf become a table may for a while use either, and both say the same
-//! ([`cut`](crate::PageTable::unmap) changes page sizes alone, never what is mapped with them). An invalidation follows, as for any change.
+//! ([`cut`](crate::PageTable::unmap) changes page sizes alone, never what is mapped with them). An invalidation follows, as for any change: of all that the leaf was, since hardware need not
+//! forget a large one by a smaller mask.
 //!
 //! Spec: VT-d 5.10, 6.5.3.3 "Guidance to Software for Invalidations": an entry is not to be written "in a way that would change […] both the page size
-//! and either the page frame, access rights, or other attributes".
+//! and either the page frame, access rights, or other attributes"; 11.4.6.2 "IOTLB Registers", AM: of a page of 2 MiB at least 9.
 //!
 //! # Accessed flags of tables
 //!

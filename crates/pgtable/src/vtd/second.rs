@@ -116,6 +116,10 @@ impl Format for SecondStage {
         BreakBeforeMake::Never
     }
 
+    fn forgets_whole_leaves(&self) -> bool {
+        true
+    }
+
     fn coherent(&self) -> bool {
         self.config.coherent
     }

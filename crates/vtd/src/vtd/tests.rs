@@ -178,6 +178,20 @@ fn tables_that_went_are_forgotten_without_the_hint_and_large_ranges_as_a_whole_d
 
 #[test]
 fn in_caching_mode_what_is_mapped_or_attached_is_forgotten_as_not_present() {
+#[test]
+fn a_leaf_that_an_unmap_split_is_forgotten_by_a_mask_of_all_of_it() {
+    let (fake, _unit, domain) = attached();
+    domain.map(Iova::new(0x20_0000), Pa::new(0x20_0000), 0x20_0000, READ_WRITE).unwrap();
+    let forgotten = |iova: u64| {
+        let mut gather = Gather::new();
+        domain.unmap(page(iova), &mut gather).unwrap();
+        let _ = domain.sync(&mut gather).unwrap();
+        fake.take_log()[0].0[1]
+    };
+    assert_eq!(forgotten(0x20_1000), 0x20_0009, "2 MiB, without the hint");
+    assert_eq!(forgotten(0x20_2000), 0x20_2040, "there is no such leaf any more");
+}
+
     let fake = Fake::new(CAP_LEGACY | 1 << 7, ECAP_LEGACY);
     let unit = fake.probe(Fake::config());
     unit.add_device("disk", &[SID]).unwrap();
