@@ -7,7 +7,8 @@
 //!
 //! The word with the requester is written before the one with the present bit. An entry that is present changes by one store where only vector, destination
 //! and mode change; if the requester changes it is not present in between. After every change of a present entry the interrupt entry cache forgets it, which
-//! also waits for interrupts that are under way. If hardware does not confirm that, it may go by what the entry was: the next change is made when it does confirm.
+//! also waits for interrupts that are under way. If hardware does not confirm that, it may go by what the entry was: the next change is made when it does confirm. Entries that were given
+//! back without its word are nobody's until it is asked again: when errors are handled, and when no others are left.
 //!
 //! Spec: VT-d 5.10, 5.1 "Interrupt Remapping", 9.9 "Interrupt Remapping Table Entry (IRTE) for Remapped Interrupts", 6.7 "Set Interrupt Remapping Table Pointer
 //! Operation".
@@ -45,6 +46,8 @@ enum Use {
     Taken,
     /// Somebody does, and hardware may go by what it was before.
     Doubted,
+    /// Nobody has it any more, and hardware may go by what it was.
+    Left,
 }
 
 impl<P: Platform, R> fmt::Debug for InterruptRemapping<P, R> {
@@ -173,7 +176,8 @@ impl<P: Platform, R: Registers> InterruptRemapping<P, R> {
         self.config.x2apic
     }
 
-    /// Takes `count` entries in a row, a power of two, on a multiple of it; none of them is present.
+    /// Takes `count` entries in a row, a power of two, on a multiple of it; none of them is present. Waits for hardware only where there are none but those that it had not confirmed to have
+    /// forgotten when they were given back.
     ///
     /// # Errors
     ///
@@ -186,8 +190,14 @@ impl<P: Platform, R: Registers> InterruptRemapping<P, R> {
         if !count.is_power_of_two() || usize::from(count) > entries.len() {
             return Err(InterruptError::BadCount(count));
         }
-        let runs = entries.chunks(count.into()).position(|run| run.iter().all(|entry| *entry == Use::Free));
-        let first = runs.ok_or(InterruptError::NoEntries)? * usize::from(count);
+        let free = |entries: &[Use]| {
+            entries.chunks(count.into()).position(|run| run.iter().all(|entry| *entry == Use::Free))
+        };
+        let run = free(&entries).or_else(|| {
+            self.forget_left(&mut entries);
+            free(&entries)
+        });
+        let first = run.ok_or(InterruptError::NoEntries)? * usize::from(count);
         entries[first..first + usize::from(count)].fill(Use::Taken);
         #[expect(clippy::cast_possible_truncation, reason = "tables have at most 65536 entries")]
         let (first, count_lg2) = (first as u16, count.ilog2() as u8);
@@ -248,7 +258,7 @@ impl<P: Platform, R: Registers> InterruptRemapping<P, R> {
     ///
     /// # Errors
     ///
-    /// The hardware did not confirm; the entries are not given out again.
+    /// The hardware did not confirm; the entries are not given out again before it has.
     pub fn free_block(&self, block: InterruptBlock) -> Result<(), InterruptError> {
         let mut entries = self.entries.lock();
         if entries.is_empty() {
@@ -258,12 +268,25 @@ impl<P: Platform, R: Registers> InterruptRemapping<P, R> {
             self.hardware.store_word(self.at(block.first + index), 0);
         }
         let count_lg2 = if mutant!("vtd-interrupts-of-a-block-remembered") { 0 } else { block.count_lg2 };
-        match self.forget(block.first, count_lg2) {
-            Err(_) if mutant!("vtd-interrupts-free-though-not-forgotten") => {}
-            forgotten => forgotten?,
+        let forgotten = match self.forget(block.first, count_lg2) {
+            Err(_) if mutant!("vtd-interrupts-free-though-not-forgotten") => Ok(()),
+            forgotten => forgotten,
+        };
+        let use_of = if forgotten.is_ok() { Use::Free } else { Use::Left };
+        entries[usize::from(block.first)..][..usize::from(block.count())].fill(use_of);
+        forgotten
+    }
+
+    /// Asks again of entries that were given back without the hardware's word.
+    pub(crate) fn settle(&self) {
+        self.forget_left(&mut self.entries.lock());
+    }
+
+    /// Which are free once hardware has forgotten them.
+    fn forget_left(&self, entries: &mut [Use]) {
+        if entries.contains(&Use::Left) && self.hardware.run(&[Descriptor::interrupts_all()]).is_ok() {
+            entries.iter_mut().filter(|entry| **entry == Use::Left).for_each(|entry| *entry = Use::Free);
         }
-        entries[usize::from(block.first)..][..usize::from(block.count())].fill(Use::Free);
-        Ok(())
     }
 
     /// What a device is to write for entry `index` of a block.

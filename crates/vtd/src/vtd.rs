@@ -632,6 +632,7 @@ impl<P: Platform, R: Registers> Iommu<P> for Vtd<P, R> {
 
     fn sva(&self) -> Option<&dyn SvaIommu<P>> {
         // What a unit lacks for it, `check` says.
+            self.interrupts.iter().for_each(InterruptRemapping::settle);
         Some(self)
     }
 }

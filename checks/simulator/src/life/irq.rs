@@ -199,7 +199,11 @@ impl World {
         self.hub.vectors(|vectors| keys.iter().for_each(|&key| vectors.begin(key, None)));
         let end = remapping.free_block(block);
         let ended = if end.is_ok() { Ended::Confirmed } else { Ended::Unconfirmed };
-        self.hub.vectors(|vectors| keys.iter().for_each(|&key| vectors.end(key, None, ended)));
+        self.hub.vectors(|vectors| {
+            keys.iter().for_each(|&key| vectors.end(key, None, ended));
+            let left = keys.iter().filter(|_| ended == Ended::Unconfirmed);
+            left.for_each(|&key| vectors.left(key));
+        });
         self.put_block(place, None);
         match end {
             Ok(()) => Done::Succeeded,

@@ -44,6 +44,8 @@ struct Entry {
     perhaps: Vec<Meaning>,
     /// Changes that are under way, or that hardware did not confirm.
     unsettled: bool,
+    /// It is nobody's, and hardware may go by what it was.
+    left: bool,
 }
 
 /// All of it.
@@ -89,13 +91,22 @@ impl Vectors {
         }
     }
 
-    /// Somebody is given an entry.
+    /// Its owner has given it back, and hardware did not confirm.
+    pub(crate) fn left(&mut self, key: EntryKey) {
+        self.entries.entry(key).or_default().left = true;
+    }
+
+    /// Somebody is given an entry. Of one that was left, that says that hardware has forgotten what it was: who raises that from now on breaks isolation.
     ///
     /// # Errors
     ///
     /// It may be another's.
-    pub(crate) fn given(&self, key: EntryKey) -> Result<(), Wrong> {
-        match self.entries.get(&key) {
+    pub(crate) fn given(&mut self, key: EntryKey) -> Result<(), Wrong> {
+        match self.entries.get_mut(&key) {
+            Some(entry) if entry.left => {
+                *entry = Entry::default();
+                Ok(())
+            }
             Some(entry) if entry.now.is_some() || entry.unsettled => {
                 let what = format!("entry {key:?} was handed out, and is {entry:x?}");
                 Err(Wrong::new(Promise::NoReuse, what))
@@ -195,12 +206,27 @@ mod unit_tests {
     #[test]
     fn an_entry_is_given_to_somebody_else_only_once_it_is_nothing_for_sure() {
         let (mut vectors, _) = set();
-        let given = |vectors: &Vectors| vectors.given(KEY).err().map(|wrong| wrong.promise);
-        assert_eq!(given(&vectors), Some(Promise::NoReuse));
+        let given = |vectors: &mut Vectors| vectors.given(KEY).err().map(|wrong| wrong.promise);
+        assert_eq!(given(&mut vectors), Some(Promise::NoReuse));
         vectors.begin(KEY, None);
         vectors.end(KEY, None, Ended::Unconfirmed);
-        assert_eq!(given(&vectors), Some(Promise::NoReuse));
+        assert_eq!(given(&mut vectors), Some(Promise::NoReuse));
         vectors.end(KEY, None, Ended::Confirmed);
-        assert_eq!(given(&vectors), None);
+        assert_eq!(given(&mut vectors), None);
+    }
+
+    #[test]
+    fn what_an_entry_was_that_was_left_is_nobodys_once_it_is_given_to_somebody_else() {
+        let (mut vectors, raised) = set();
+        vectors.begin(KEY, None);
+        vectors.end(KEY, None, Ended::Unconfirmed);
+        vectors.left(KEY);
+        assert_eq!(broken(&mut vectors, 8, raised), None);
+        assert!(vectors.given(KEY).is_ok());
+        assert_eq!(broken(&mut vectors, 8, raised), Some(Promise::Isolation));
+        let meaning = Meaning { sources: vec![9], raised: vectors.fresh(false) };
+        vectors.begin(KEY, Some(&meaning));
+        vectors.end(KEY, Some(meaning), Ended::Confirmed);
+        assert!(vectors.given(KEY).is_err(), "it is somebody's again");
     }
 }

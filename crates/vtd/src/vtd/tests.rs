@@ -589,7 +589,6 @@ fn interrupts_that_are_not_confirmed_gone_are_not_given_out_again() {
     let block = remapping.allocate(128).unwrap();
     fake.with(|state| state.asleep = true);
     assert!(matches!(remapping.free_block(block), Err(InterruptError::Sync(_))));
-    fake.with(|state| state.asleep = false);
     let next = remapping.allocate(128).unwrap();
     assert_eq!(next.first(), 128);
     assert_eq!(remapping.allocate(1), Err(InterruptError::NoEntries));
@@ -624,6 +623,33 @@ fn an_interrupt_is_for_its_requester_alone_and_is_forgotten_when_it_changes() {
     assert_eq!(fake.take_log()[0], Descriptor::interrupts(1, 0));
     let message = remapping.message(&block, 1);
     assert_eq!((message.address, message.data), (0xfee0_0018, 1));
+#[test]
+fn interrupts_that_were_not_confirmed_gone_are_given_out_once_they_are() {
+    let (fake, unit, mine) = remapping();
+    let remapping = unit.interrupts().unwrap();
+    let others = remapping.allocate(128).unwrap();
+    let block = remapping.allocate(128).unwrap();
+    remapping.set(&block, 1, &mine).unwrap();
+    let free = |block| {
+        fake.with(|state| state.asleep = true);
+        assert!(matches!(remapping.free_block(block), Err(InterruptError::Sync(_))));
+        fake.with(|state| state.asleep = false);
+        fake.take_log();
+    };
+    free(block);
+    // There are no others.
+    let block = remapping.allocate(2).unwrap();
+    assert_eq!((block.first(), fake.take_log().contains(&Descriptor::interrupts_all())), (128, true));
+    free(block);
+    unit.handle_errors();
+    assert!(fake.take_log().contains(&Descriptor::interrupts_all()));
+    assert_eq!(remapping.allocate(128).map(|block| block.first()), Ok(128));
+    unit.handle_errors();
+    assert_eq!(fake.take_log(), [], "hardware is asked once");
+    assert_eq!(remapping.allocate(1), Err(InterruptError::NoEntries), "what is somebody's stays so");
+    remapping.free_block(others).unwrap();
+}
+
     remapping.free_block(block).unwrap();
     assert_eq!((fake.word(table + 16), fake.take_log()[0]), (0, Descriptor::interrupts(0, 1)));
     let bad = Interrupt { requester: Requester::Buses { first: 2, last: 1 }, ..interrupt };
