@@ -2,8 +2,9 @@
 //!
 //! # Order
 //!
-//! FSTS_REG.FRI names the oldest record. From there on each is read, and then cleared by its own F, so that hardware can use it again; when all are clear,
-//! PPF falls by itself. While PFO is set nothing new is recorded: it is cleared last, when there is room.
+//! FSTS_REG.FRI names the oldest record. From there on of each F is read, then, if that is set, the rest, and then it is cleared by F, so that hardware can use it again; when all are
+//! clear, PPF falls by itself. F is read by itself and first: hardware sets it when the rest is there, and a bus may split a read of 64 bits, so that half of what came with F was read before.
+//! While PFO is set nothing new is recorded: it is cleared last, when there is room.
 //!
 //! Hardware interrupts only when neither was set before. So it is looked again until both are clear: what came meanwhile, or overflowed, interrupts nobody.
 //!
@@ -77,14 +78,15 @@ fn take_all<P: Platform, R: Registers>(
     for step in 0..records {
         let index = (usize::from(first) + step) % records;
         let at = hardware.features.fault_records_at + FAULT_RECORD_BYTES * index;
-        let word1 = registers.read64(at + 8);
-        if !FaultWord1::from_bits(word1).f() {
+        let upper = registers.read32(at + F_OFFSET);
+        if upper & F == 0 {
             if taken > 0 {
                 break;
             }
             continue;
         }
-        let raw = [registers.read64(at), word1];
+        let lower = registers.read32(at + 8);
+        let raw = [registers.read64(at), u64::from(upper) << 32 | u64::from(lower)];
         registers.write32(at + F_OFFSET, F);
         taken += 1;
         Counters::add(&hardware.queue.counters.faults);

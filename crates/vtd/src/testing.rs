@@ -74,6 +74,8 @@ pub(crate) struct State {
     pub(crate) behind_store: Option<(About, Hook)>,
     /// What happens, once, when somebody who waits looks again.
     pub(crate) behind_relax: Option<Hook>,
+    /// The fault record at this offset, and a fault that is recorded there, once, behind the first look at a half of a word of it.
+    pub(crate) fault: Option<(usize, [u64; 2])>,
     /// What happens, once, when the block at this address is given back.
     pub(crate) behind_free: Option<(Pa, Hook)>,
 }
@@ -277,7 +279,18 @@ impl State {
 
 impl Registers for Fake {
     fn read32(&self, offset: usize) -> u32 {
-        self.get(offset) as u32
+        let mut state = self.state.lock().unwrap();
+        let half = match offset {
+            0x224 | 0x22c | 0x234 | 0x23c => state.get(offset - 4) >> 32,
+            _ => state.get(offset),
+        };
+        if let Some((at, words)) = state.fault.take_if(|(at, _)| (*at..*at + 16).contains(&offset)) {
+            state.set(at, words[0]);
+            state.set(at + 8, words[1]);
+            let status = state.get(FSTS) | 1 << 1;
+            state.set(FSTS, status);
+        }
+        half as u32
     }
 
     fn write32(&self, offset: usize, value: u32) {
@@ -285,7 +298,14 @@ impl Registers for Fake {
     }
 
     fn read64(&self, offset: usize) -> u64 {
-        self.get(offset)
+        match offset {
+            // As a bus may split it.
+            0x220..0x240 => {
+                let half = |offset| u64::from(Registers::read32(self, offset));
+                half(offset) | half(offset + 4) << 32
+            }
+            _ => self.get(offset),
+        }
     }
 
     fn write64(&self, offset: usize, value: u64) {

@@ -836,6 +836,19 @@ fn interrupts_of_a_unit_that_another_owner_left_on_are_held_back() {
     for (extended, held) in [(ECAP_LEGACY, 0), (crate::testing::ECAP_SCALABLE, 1 << 31)] {
         let fake = Fake::new(CAP_LEGACY, extended);
         let _unit = fake.probe(Fake::config());
+#[test]
+fn a_fault_that_is_recorded_while_its_record_is_looked_at_is_taken_whole() {
+    let (fake, unit) = unit();
+    let of = |sid: u64| 1 << 63 | 5 << 32 | sid;
+    fake.set(0x230, 0x5000);
+    fake.set(0x238, of(0x108));
+    fake.set(FSTS, 1 << 8 | 1 << 1);
+    fake.with(|state| state.fault = Some((0x220, [0x6000, of(0x110)])));
+    let mut seen = Vec::new();
+    unit.drain_events(&mut |fault| seen.push((fault.source.unwrap().0, fault.iova.unwrap().get())));
+    assert_eq!(seen, [(0x108, 0x5000), (0x110, 0x6000)]);
+}
+
         assert_eq!((fake.get(FECTL), fake.get(PECTL)), (1 << 31, held), "no page requests, no such register");
     }
 }
