@@ -413,14 +413,7 @@ impl<P: Platform, R: Registers> Queue<P, R> {
                 return Some(Ok(self.land(index, number)));
             }
             self.repair();
-            match self.fate(index, number) {
-                Fate::Pending => {
-                    let error = self.usable().err()?;
-                    self.leave(index, number);
-                    Some(Err(error))
-                }
-                _ => Some(Ok(self.land(index, number))),
-            }
+            self.end(index, number)
         });
         waited.unwrap_or_else(|| {
             if !self.leave(index, number) {
@@ -439,10 +432,24 @@ impl<P: Platform, R: Registers> Queue<P, R> {
         pending.map(|flight| flight.fate = Fate::Left).is_some()
     }
 
-    fn fate(&self, index: usize, number: u32) -> Fate {
-        let state = self.state.lock();
-        let flight = state.flights[index].filter(|flight| flight.number == number);
-        flight.map_or(Fate::Left, |flight| flight.fate)
+    /// The end of a flight whose number has not come, if there is one: its fate has been decided, or the queue is closed and it is left. Both are looked at under one lock: a fate that
+    /// is decided in between would be nobody's, and keep the queue's memory from being given back.
+    fn end(&self, index: usize, number: u32) -> Option<Result<Fate, SyncError>> {
+        let mut state = self.state.lock();
+        let place = &mut state.flights[index];
+        match place.as_mut().filter(|flight| flight.number == number) {
+            Some(flight) if flight.fate == Fate::Pending => {
+                let error = self.usable().err()?;
+                flight.fate = Fate::Left;
+                Some(Err(error))
+            }
+            Some(flight) => {
+                let fate = flight.fate;
+                *place = None;
+                Some(Ok(fate))
+            }
+            None => Some(Ok(Fate::Left)),
+        }
     }
 
     fn land(&self, index: usize, number: u32) -> Fate {
@@ -511,7 +518,9 @@ impl<P: Platform, R: Registers> Queue<P, R> {
         Counters::add(&self.counters.queue_errors);
         let head = self.head(state);
         let about_descriptor = matches!(code, IQEI_NONE | IQEI_TYPE | IQEI_RESERVED);
-        if !about_descriptor || head == state.tail || state.replaced == Some(head) {
+        // The memory of a queue that is closed may be somebody else's by now.
+        let closed = self.usable().is_err();
+        if closed || !about_descriptor || head == state.tail || state.replaced == Some(head) {
             self.close();
             self.platform.event(&Event {
                 source: "vtd",

@@ -6,7 +6,7 @@ use alloc::boxed::Box;
 use alloc::vec;
 
 use portcullis_hal::Clock;
-use portcullis_spec::vtd::invalidation::{TYPE_IOTLB, TYPE_WAIT};
+use portcullis_spec::vtd::invalidation::{TYPE_IOTLB, TYPE_PAGE_GROUP_RESPONSE, TYPE_WAIT};
 
 use super::*;
 use crate::config::Config;
@@ -70,6 +70,20 @@ fn memory_of_a_queue_is_given_back_when_nobody_watches_it_any_more() {
     assert!(unit.hardware.queue.run(&[Descriptor::iotlb_all()], false).is_err());
     heard.recv().unwrap().join().unwrap();
     assert!(fake.live_bytes() < before);
+}
+
+#[test]
+fn an_error_of_a_queue_that_is_closed_is_put_right_in_nobodys_memory() {
+    let (fake, unit) = unit();
+    let queue = &unit.hardware.queue;
+    queue.send(Descriptor::response(0x108, None, 5, 0)).unwrap();
+    fake.with(|state| state.refused = vec![TYPE_PAGE_GROUP_RESPONSE]);
+    fake.work(1);
+    assert_eq!(fake.get(FSTS) >> 4 & 1, 1, "IQE");
+    // As a teardown does, while somebody is about to look whether an answer finds room.
+    queue.close();
+    queue.free();
+    assert!(!queue.offer(Descriptor::response(0x108, None, 6, 0)));
 }
 
 /// Sends a run whose wait runs out.
