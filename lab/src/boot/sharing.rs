@@ -215,6 +215,9 @@ pub fn why(refusal: &SvaRefusal) -> Why {
         SvaRefusal::NoPri(side) => {
             format!("{} no page requests (PRI), and the device may not be stalled", whose(side))
         }
+        SvaRefusal::ResponsePasid => {
+            "the IOMMU puts a PASID in each response to a page request that had one, and the device takes none there".into()
+        }
         _ => format!("something is missing: {refusal:?}"),
     })
 }

@@ -12,7 +12,8 @@ use portcullis::core::iopf::FaultQueue;
 use portcullis::core::mm::{MmId, ProcessMemory, ProcessTable};
 use portcullis::core::pasid::MmPasids;
 use portcullis::core::sva::{
-    Bond, DeviceSwitches, DisableSvaError, EnableError, EnableSvaError, NoSwitches, SvaDevice, SvaUnit,
+    Bond, DeviceSvaFacts, DeviceSwitches, DisableSvaError, EnableError, EnableSvaError, NoSwitches,
+    SvaDevice, SvaUnit,
 };
 use portcullis::hal::Platform;
 use portcullis::types::{Iova, IovaRange, Pasid, Perms};
@@ -292,9 +293,10 @@ impl World {
             _ => Arc::new(NoSwitches),
         };
         let unit = &sharing.units[state.spec.unit];
-        let enabled = self.in_place(index, || {
-            unit.enable(&device, &self.group_of(index).group, &state.engine.facts(), switches)
-        });
+        let response_pasid = self.spec.units[state.spec.unit].parts.responds_with_pasids();
+        let facts = DeviceSvaFacts { response_pasid, ..state.engine.facts() };
+        let enabled =
+            self.in_place(index, || unit.enable(&device, &self.group_of(index).group, &facts, switches));
         match enabled {
             Ok(shared) => {
                 *locked(&sharing.devices[index]) = Some(shared);

@@ -141,6 +141,8 @@ pub enum SvaRefusal {
     NoAts(Side),
     /// No page requests (PRI), and the device may not be stalled either.
     NoPri(Side),
+    /// The device takes no PASID in the response to a page request (PRG Response PASID Required is clear), and the IOMMU puts that of the request there.
+    ResponsePasid,
 }
 
 #[cfg(test)]

@@ -863,6 +863,7 @@ fn what_is_missing_for_sharing_is_named() {
     };
     assert_eq!(refusal(ECAP_SCALABLE, &|it| it.ats = false), SvaRefusal::NoAts(Side::Device));
     assert_eq!(refusal(ECAP_SCALABLE & !(1 << 29), &|_| {}), SvaRefusal::NoPri(Side::Iommu));
+    assert_eq!(refusal(ECAP_SCALABLE, &|it| it.response_pasid = false), SvaRefusal::ResponsePasid);
     assert_eq!(refusal(ECAP_SCALABLE & !(1 << 47), &|_| {}), SvaRefusal::NoFirstStage);
     assert_eq!(refusal(ECAP_SCALABLE & !(1 << 48), &|_| {}), SvaRefusal::NotCoherent);
     assert_eq!(refusal(ECAP_SCALABLE & !(1 << 43), &|_| {}), SvaRefusal::NoFirstStage, "legacy mode");

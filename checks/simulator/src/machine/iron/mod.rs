@@ -184,6 +184,10 @@ pub(crate) trait Parts: Debug + Send + Sync + RefUnwindSafe {
     fn interrupts(&self) -> Option<(u64, u64)> {
         None
     }
+    /// Whether a response to a page request has the PASID of the request, so that devices must take one there.
+    fn responds_with_pasids(&self) -> bool {
+        false
+    }
     /// Blocks of memory that stay where they are once it is turned off, because it goes on reading there.
     fn keeps(&self) -> usize {
         0

@@ -132,6 +132,10 @@ impl Parts for Unit {
         true
     }
 
+    fn responds_with_pasids(&self) -> bool {
+        true
+    }
+
     /// The root table, with nothing in it: a unit that does not translate lets everything through.
     fn keeps(&self) -> usize {
         1
