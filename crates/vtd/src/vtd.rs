@@ -14,7 +14,7 @@ use core::fmt;
 
 use portcullis_core::iommu::{
     AddDeviceError, AttachError, Capabilities, DomainError, FaultRecord, GlobalError, HwDomain, Iommu,
-    RegionSource, ReservedKind, ReservedRegion, SyncError, Target,
+    MapError, RegionSource, ReservedKind, ReservedRegion, SyncError, Target,
 };
 use portcullis_core::nested::{GuestTable, GuestTables, NestedDomain, NestedError};
 use portcullis_core::sva::SvaIommu;
@@ -287,7 +287,7 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
         let aperture = domain.aperture().last().get();
         let last = aperture.min((1 << self.hardware.features.output_bits) - 1);
         let all = domain.map(Iova::new(0), Pa::new(0), last + 1, Prot::cached(Perms::READ_WRITE));
-        all.map_err(|_| AttachError::NoMemory)?;
+        all.map_err(|error| unconfirmed(error).map_or(AttachError::NoMemory, AttachError::Sync))?;
         configuration.identity = Some(domain.clone());
         Ok(domain)
     }
@@ -484,6 +484,12 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
     }
 }
 
+/// What hardware did not confirm, if that is why a range was not mapped.
+fn unconfirmed(error: MapError) -> Option<SyncError> {
+    let MapError::Unconfirmed { waiting_for } = error else { return None };
+    Some(SyncError::Timeout { waiting_for, last: 0 })
+}
+
 /// Maps memory that firmware reserved to itself.
 fn map_region<P: Platform>(domain: &dyn HwDomain<P>, region: &BootRegion) -> Result<(), ProbeError> {
     let first = region.range.first();
@@ -496,9 +502,9 @@ fn map_region<P: Platform>(domain: &dyn HwDomain<P>, region: &BootRegion) -> Res
     while at <= region.range.last() {
         let mapped = domain.map(at, Pa::new(at.get()), 0x1000, Prot::cached(Perms::READ_WRITE));
         match mapped {
-            Ok(()) | Err(portcullis_core::iommu::MapError::Mapped(_)) => {}
-            Err(portcullis_core::iommu::MapError::NoTableMemory) => return Err(ProbeError::NoMemory),
-            Err(_) => return Err(bad),
+            Ok(()) | Err(MapError::Mapped(_)) => {}
+            Err(MapError::NoTableMemory) => return Err(ProbeError::NoMemory),
+            Err(error) => return Err(unconfirmed(error).map_or(bad, ProbeError::Sync)),
         }
         let Some(next) = at.checked_add(0x1000) else { break };
         at = next;
@@ -626,13 +632,13 @@ impl<P: Platform, R: Registers> Iommu<P> for Vtd<P, R> {
             drop(configuration);
             drop(found);
             self.hardware.settle();
+            self.interrupts.iter().for_each(InterruptRemapping::settle);
         }
         errors
     }
 
     fn sva(&self) -> Option<&dyn SvaIommu<P>> {
         // What a unit lacks for it, `check` says.
-            self.interrupts.iter().for_each(InterruptRemapping::settle);
         Some(self)
     }
 }

@@ -1,5 +1,7 @@
 //! Legacy mode, interrupts and errors: which words are written, and in which order.
 
+use alloc::boxed::Box;
+
 use portcullis_core::iommu::{FaultReason, Gather, MapError};
 use portcullis_hal::{BlockLayout, DmaMemory};
 use portcullis_spec::vtd::invalidation::*;
@@ -177,8 +179,6 @@ fn tables_that_went_are_forgotten_without_the_hint_and_large_ranges_as_a_whole_d
 }
 
 #[test]
-fn in_caching_mode_what_is_mapped_or_attached_is_forgotten_as_not_present() {
-#[test]
 fn a_leaf_that_an_unmap_split_is_forgotten_by_a_mask_of_all_of_it() {
     let (fake, _unit, domain) = attached();
     domain.map(Iova::new(0x20_0000), Pa::new(0x20_0000), 0x20_0000, READ_WRITE).unwrap();
@@ -192,6 +192,8 @@ fn a_leaf_that_an_unmap_split_is_forgotten_by_a_mask_of_all_of_it() {
     assert_eq!(forgotten(0x20_2000), 0x20_2040, "there is no such leaf any more");
 }
 
+#[test]
+fn in_caching_mode_what_is_mapped_or_attached_is_forgotten_as_not_present() {
     let fake = Fake::new(CAP_LEGACY | 1 << 7, ECAP_LEGACY);
     let unit = fake.probe(Fake::config());
     unit.add_device("disk", &[SID]).unwrap();
@@ -496,6 +498,33 @@ fn identity_is_pass_through_and_a_table_where_hardware_has_none() {
 }
 
 #[test]
+fn a_map_that_hardware_does_not_confirm_is_no_lack_of_memory_and_no_bad_region() {
+    let caching = CAP_LEGACY | 1 << 7;
+    let fake = Fake::new(caching, ECAP_LEGACY & !(1 << 6));
+    let unit = fake.probe(Config { host_address_bits: 39, ..Fake::config() });
+    unit.add_device("disk", &[SID]).unwrap();
+    fake.with(|state| state.refused = alloc::vec![TYPE_IOTLB]);
+    let all = unit.attach(&[SID], &Target::Identity);
+    assert!(matches!(all, Err(AttachError::Sync(_))), "{all:?}");
+    fake.with(|state| state.refused.clear());
+    unit.attach(&[SID], &Target::Identity).unwrap();
+
+    let fake = Fake::new(caching, ECAP_LEGACY);
+    let range = page(0x7f00_0000);
+    let region = BootRegion { range, sources: alloc::vec![SID], relaxable: false };
+    let hardware = fake.clone();
+    fake.with(|state| {
+        let leaf: crate::testing::About = Box::new(|_, word| word & 0xf_ffff_f003 == 0x7f00_0003);
+        let sleep: crate::testing::Hook = Box::new(move || hardware.with(|state| state.asleep = true));
+        state.behind_store = Some((leaf, sleep));
+    });
+    let config = Config { boot_regions: alloc::vec![region], ..Fake::config() };
+    let probed = Vtd::probe(fake.clone(), fake.clone(), config);
+    assert!(matches!(probed, Err(ProbeError::Sync(SyncError::Timeout { .. }))), "{probed:?}");
+    assert_eq!(fake.live_bytes(), 0);
+}
+
+#[test]
 fn what_firmware_reserved_is_mapped_before_translation_is_turned_on_and_stays_until_an_attach() {
     let fake = Fake::legacy();
     let region = BootRegion {
@@ -595,6 +624,33 @@ fn interrupts_that_are_not_confirmed_gone_are_not_given_out_again() {
 }
 
 #[test]
+fn interrupts_that_were_not_confirmed_gone_are_given_out_once_they_are() {
+    let (fake, unit, mine) = remapping();
+    let remapping = unit.interrupts().unwrap();
+    let others = remapping.allocate(128).unwrap();
+    let block = remapping.allocate(128).unwrap();
+    remapping.set(&block, 1, &mine).unwrap();
+    let free = |block| {
+        fake.with(|state| state.asleep = true);
+        assert!(matches!(remapping.free_block(block), Err(InterruptError::Sync(_))));
+        fake.with(|state| state.asleep = false);
+        fake.take_log();
+    };
+    free(block);
+    // There are no others.
+    let block = remapping.allocate(2).unwrap();
+    assert_eq!((block.first(), fake.take_log().contains(&Descriptor::interrupts_all())), (128, true));
+    free(block);
+    unit.handle_errors();
+    assert!(fake.take_log().contains(&Descriptor::interrupts_all()));
+    assert_eq!(remapping.allocate(128).map(|block| block.first()), Ok(128));
+    unit.handle_errors();
+    assert_eq!(fake.take_log(), [], "hardware is asked once");
+    assert_eq!(remapping.allocate(1), Err(InterruptError::NoEntries), "what is somebody's stays so");
+    remapping.free_block(others).unwrap();
+}
+
+#[test]
 fn an_interrupt_is_for_its_requester_alone_and_is_forgotten_when_it_changes() {
     let fake = Fake::legacy();
     let interrupts = Some(InterruptConfig { entries_lg2: 8, x2apic: true });
@@ -623,33 +679,6 @@ fn an_interrupt_is_for_its_requester_alone_and_is_forgotten_when_it_changes() {
     assert_eq!(fake.take_log()[0], Descriptor::interrupts(1, 0));
     let message = remapping.message(&block, 1);
     assert_eq!((message.address, message.data), (0xfee0_0018, 1));
-#[test]
-fn interrupts_that_were_not_confirmed_gone_are_given_out_once_they_are() {
-    let (fake, unit, mine) = remapping();
-    let remapping = unit.interrupts().unwrap();
-    let others = remapping.allocate(128).unwrap();
-    let block = remapping.allocate(128).unwrap();
-    remapping.set(&block, 1, &mine).unwrap();
-    let free = |block| {
-        fake.with(|state| state.asleep = true);
-        assert!(matches!(remapping.free_block(block), Err(InterruptError::Sync(_))));
-        fake.with(|state| state.asleep = false);
-        fake.take_log();
-    };
-    free(block);
-    // There are no others.
-    let block = remapping.allocate(2).unwrap();
-    assert_eq!((block.first(), fake.take_log().contains(&Descriptor::interrupts_all())), (128, true));
-    free(block);
-    unit.handle_errors();
-    assert!(fake.take_log().contains(&Descriptor::interrupts_all()));
-    assert_eq!(remapping.allocate(128).map(|block| block.first()), Ok(128));
-    unit.handle_errors();
-    assert_eq!(fake.take_log(), [], "hardware is asked once");
-    assert_eq!(remapping.allocate(1), Err(InterruptError::NoEntries), "what is somebody's stays so");
-    remapping.free_block(others).unwrap();
-}
-
     remapping.free_block(block).unwrap();
     assert_eq!((fake.word(table + 16), fake.take_log()[0]), (0, Descriptor::interrupts(0, 1)));
     let bad = Interrupt { requester: Requester::Buses { first: 2, last: 1 }, ..interrupt };
@@ -808,6 +837,19 @@ fn a_fault_is_found_though_the_oldest_that_hardware_names_was_taken_before() {
 }
 
 #[test]
+fn a_fault_that_is_recorded_while_its_record_is_looked_at_is_taken_whole() {
+    let (fake, unit) = unit();
+    let of = |sid: u64| 1 << 63 | 5 << 32 | sid;
+    fake.set(0x230, 0x5000);
+    fake.set(0x238, of(0x108));
+    fake.set(FSTS, 1 << 8 | 1 << 1);
+    fake.with(|state| state.fault = Some((0x220, [0x6000, of(0x110)])));
+    let mut seen = Vec::new();
+    unit.drain_events(&mut |fault| seen.push((fault.source.unwrap().0, fault.iova.unwrap().get())));
+    assert_eq!(seen, [(0x108, 0x5000), (0x110, 0x6000)]);
+}
+
+#[test]
 fn a_unit_that_is_gone_has_no_faults() {
     let (fake, unit) = unit();
     for register in [FSTS, 0x220, 0x228, 0x230, 0x238] {
@@ -836,19 +878,6 @@ fn interrupts_of_a_unit_that_another_owner_left_on_are_held_back() {
     for (extended, held) in [(ECAP_LEGACY, 0), (crate::testing::ECAP_SCALABLE, 1 << 31)] {
         let fake = Fake::new(CAP_LEGACY, extended);
         let _unit = fake.probe(Fake::config());
-#[test]
-fn a_fault_that_is_recorded_while_its_record_is_looked_at_is_taken_whole() {
-    let (fake, unit) = unit();
-    let of = |sid: u64| 1 << 63 | 5 << 32 | sid;
-    fake.set(0x230, 0x5000);
-    fake.set(0x238, of(0x108));
-    fake.set(FSTS, 1 << 8 | 1 << 1);
-    fake.with(|state| state.fault = Some((0x220, [0x6000, of(0x110)])));
-    let mut seen = Vec::new();
-    unit.drain_events(&mut |fault| seen.push((fault.source.unwrap().0, fault.iova.unwrap().get())));
-    assert_eq!(seen, [(0x108, 0x5000), (0x110, 0x6000)]);
-}
-
         assert_eq!((fake.get(FECTL), fake.get(PECTL)), (1 << 31, held), "no page requests, no such register");
     }
 }
