@@ -181,7 +181,7 @@ fn what_a_bridge_had_that_is_shut_down_is_given_back() {
             table
         };
         machine.bridge.teardown().unwrap();
-        assert!(!group.tables().is_some_and(|tables| tables.window(0).is_some()));
+        assert!(group.tables().is_none_or(|tables| tables.window(0).is_none()));
         drop(table);
         let given = match group.whole() {
             Some(whole) => whole.give_back_table(),

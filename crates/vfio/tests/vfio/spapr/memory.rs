@@ -3,10 +3,10 @@
 use super::{nothing_is_left, registered};
 use crate::support::{BUFFER, FakeTableGroup, Offer, PAGE, Process, power, power_alone, structure};
 use core::sync::atomic::Ordering::SeqCst;
+use core::time::Duration;
 use portcullis_vfio::Errno;
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::Duration;
 
 #[test]
 pub(crate) fn registered_memory_is_pinned_and_charged_once_whatever_maps_it() {
