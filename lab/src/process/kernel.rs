@@ -114,7 +114,7 @@ pub struct Kernel {
     frames: Frames,
     /// By CPU: held by who runs on it.
     running: Vec<Mutex<()>>,
-    /// By CPU: whether a process has run on it, or is about to.
+    /// By CPU: whether a process has run on it, or is about to walk its first table.
     started: Vec<AtomicBool>,
     chance: Chance,
     next_mm: AtomicU64,
@@ -224,8 +224,6 @@ impl Kernel {
     pub(super) fn run_on<T>(&self, index: usize, root: Pa, tag: &Tag, work: impl FnOnce(&Core) -> T) -> T {
         let _turn = self.running[index].lock().unwrap_or_else(PoisonError::into_inner);
         let core = self.cpus.core(index);
-        // Known before it walks anything: who does not know of it yet has its stores seen by those walks.
-        self.started[index].store(true, SeqCst);
         let activation = self.asids.activate(index, &tag.id).expect("processes run on CPUs that there are");
         tag.last.store(activation.asid, SeqCst);
         if activation.flush {
@@ -235,6 +233,8 @@ impl Kernel {
         if core.context() != Some(context) {
             core.switch_to(Some(context));
         }
+        // Known before it walks anything: who does not know of it yet has its stores seen by those walks. And not before it has PCIDs: whoever knows of it has it use them.
+        self.started[index].store(true, SeqCst);
         work(&core)
     }
 
