@@ -23,6 +23,7 @@ use crate::hardware::Hardware;
 use crate::stream_table::StreamTable;
 use crate::streams::distinct;
 use crate::update::plan;
+use crate::words;
 
 impl<P: Platform, R: Registers> Hardware<P, R> {
     /// Entries that let pass the streams that firmware uses, in a table that the hardware does not read yet.
@@ -167,17 +168,11 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
     }
 
     fn read_ste(&self, at: Pa) -> Ste {
-        core::array::from_fn(|word| self.platform.load(Pa::new(at.get() + 8 * word as u64)))
+        words::read(&*self.platform, at)
     }
 
     fn write_ste(&self, at: Pa, now: &Ste, next: &Ste) {
-        for (word, (_, &value)) in (0u64..).zip(now.iter().zip(next)).filter(|(_, (now, next))| now != next) {
-            let at = Pa::new(at.get() + 8 * word);
-            self.platform.store(at, value);
-            if !self.coherent() {
-                self.platform.clean_table(at, 8);
-            }
-        }
+        words::write(&*self.platform, self.coherent(), at, now, next);
     }
 
     fn trace_update(&self, stream_id: u32, next: &Ste, syncs: usize, hitless: bool) {

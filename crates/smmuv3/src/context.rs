@@ -18,6 +18,7 @@ use portcullis_types::Pa;
 use crate::config::TableShape;
 use crate::entry::CD_VALID;
 use crate::reach::alloc_within;
+use crate::words;
 
 /// Bits of SubstreamID that a second-level table covers: 64 descriptors, 4 KiB.
 const LEAF_BITS: u8 = 6;
@@ -157,16 +158,12 @@ impl<P: Platform> ContextTable<P> {
 
     /// The words of the descriptor at `at`.
     pub(crate) fn read(&self, at: Pa) -> [u64; CD_WORDS] {
-        core::array::from_fn(|word| self.platform.load(Pa::new(at.get() + 8 * word as u64)))
+        words::read(&*self.platform, at)
     }
 
     /// Stores the words of the descriptor at `at` in which `next` differs from `now`.
     pub(crate) fn write(&self, at: Pa, now: &[u64; CD_WORDS], next: &[u64; CD_WORDS]) {
-        for (word, (_, &value)) in (0u64..).zip(now.iter().zip(next)).filter(|(_, (now, next))| now != next) {
-            let at = Pa::new(at.get() + 8 * word);
-            self.platform.store(at, value);
-            self.clean(at, 8);
-        }
+        words::write(&*self.platform, self.coherent, at, now, next);
     }
 
     /// Whether the hardware may remember that there was no second-level table for this substream.

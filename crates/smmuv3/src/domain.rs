@@ -288,7 +288,9 @@ impl<P: Platform, R: Registers> Holder for Domain<P, R> {
         let Some(uses) = self.begin_move(asid)? else { return Ok(()) };
         let id = self.id();
         for contexts in uses.iter().filter_map(Weak::upgrade) {
-            self.hardware.change_cd(&contexts, 0, |cd| entry::with_asid(cd, id)).map_err(ShareError::Sync)?;
+            self.hardware
+                .change_cd(&contexts, 0, &|cd| entry::with_asid(cd, id))
+                .map_err(ShareError::Sync)?;
         }
         // Nobody makes entries with the old number any more.
         if !mutant!("asid-given-up-and-not-forgotten") {

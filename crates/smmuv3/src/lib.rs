@@ -65,6 +65,7 @@ mod table;
 #[cfg(test)]
 mod testing;
 mod update;
+mod words;
 
 pub use atc::AtcSpan;
 pub use config::{Completion, Config, Msi, Overrides, Stage, TableShape};

@@ -258,7 +258,7 @@ impl<P: Platform, R: Registers> Process<P, R> {
         for device in &bound {
             if let Some(contexts) = device.contexts() {
                 let pasid = device.pasid().get();
-                outcome = outcome.and(self.hardware.change_cd(&contexts, pasid, |cd| quiet(cd, forced)));
+                outcome = outcome.and(self.hardware.change_cd(&contexts, pasid, &|cd| quiet(cd, forced)));
             }
         }
         // Ranges are not told one by one when a process exits, not even where the CPUs' broadcasts are heard.

@@ -79,7 +79,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         &self,
         contexts: &Contexts<P>,
         substream_id: u32,
-        change: impl FnOnce(Cd) -> Cd,
+        change: &dyn Fn(Cd) -> Cd,
     ) -> Result<(), SyncError> {
         let mut table = contexts.table.lock();
         let place = table.find(substream_id);
