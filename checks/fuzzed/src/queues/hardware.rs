@@ -63,7 +63,7 @@ impl Hardware {
             commands: Mutex::default(),
         };
         // S1P, S2P, TTF=2, COHACC, ASID16, VMID16, CD2L, TTENDIAN=2, TERM_MODEL, ST_LEVEL=1; ATS and PRI and no stalls, or stalls by choice.
-        let idr0 = 0x0828_101b | 1 << 18 | 1 << 19;
+        let idr0 = 0x0848_101b | 1 << 18 | 1 << 19;
         let ids = [
             (0x00, idr0 | if pcie { 1 << 10 | 1 << 16 | 1 << 24 } else { 0 }),
             // CMDQS=4, EVENTQS=4, PRIQS=4, SSIDSIZE=16, SIDSIZE=16, ATTR_TYPES_OVR.
