@@ -158,9 +158,9 @@ impl<M: RawMutex, A: Format + Copy, B: Format + Copy> Mappings<M, A, B> {
         };
         let covered = |range: IovaRange| known.tables() && known.ranges().any(|held| held.covers(range));
         let waiting = self.take_retired(covered);
-        let splits = self.splits.lock().covered(covered);
+        let splits = self.covered_splits(covered);
         let flushed = self.settle(memory, waiting, forget(&known, leaf))?;
-        self.splits.lock().forget(&splits);
+        self.forget_splits(&splits);
         *gather = Gather::new();
         Ok(flushed)
     }
@@ -176,9 +176,9 @@ impl<M: RawMutex, A: Format + Copy, B: Format + Copy> Mappings<M, A, B> {
         forget: impl FnOnce() -> Result<(), SyncError>,
     ) -> Result<Flushed, SyncError> {
         let waiting = self.take_retired(|_| true);
-        let splits = self.splits.lock().covered(|_| true);
+        let splits = self.covered_splits(|_| true);
         let flushed = self.settle(memory, waiting, forget())?;
-        self.splits.lock().forget(&splits);
+        self.forget_splits(&splits);
         Ok(flushed)
     }
 
@@ -220,6 +220,19 @@ impl<M: RawMutex, A: Format + Copy, B: Format + Copy> Mappings<M, A, B> {
         let mut splits = self.splits.lock();
         split.into_iter().flatten().for_each(|leaf| splits.add(leaf));
         splits.around(range)
+    }
+
+    /// The numbers of the splits that an invalidation covers which begins now.
+    fn covered_splits(&self, covers: impl Fn(IovaRange) -> bool) -> Vec<u64> {
+        let counts = self.format.forgets_whole_leaves();
+        if counts { self.splits.lock().covered(covers) } else { Vec::new() }
+    }
+
+    /// It has completed.
+    fn forget_splits(&self, numbers: &[u64]) {
+        if !numbers.is_empty() {
+            self.splits.lock().forget(numbers);
+        }
     }
 
     /// Takes out what was retired from within these ranges.
