@@ -2,6 +2,7 @@
 //!
 //! As in `life::broken`: the world is not what whoever watches was told.
 
+use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
 use model_bus::Width;
@@ -160,6 +161,17 @@ fn a_map_that_stopped_half_way_and_was_not_confirmed_to_be_gone_may_be_used_as_f
         };
         assert_eq!([46, 47, 48].map(reaches), [!confirmed, !confirmed, false]);
     }
+}
+
+#[test]
+fn an_error_that_is_to_be_made_is_so_until_an_operation_forgets_it_and_not_until_any_has_succeeded() {
+    let world = usable(MachineKind::Power8);
+    for (op, is_left) in [(1, true), (5, true), (2, false), (3, false), (8, false)] {
+        assert_eq!(world.eeh(0, 0, 9), Done::Succeeded);
+        assert_eq!(world.eeh(0, 0, op), Done::Succeeded);
+        assert_eq!(world.injected.load(Relaxed), is_left, "{op}");
+    }
+    assert_eq!(objection(&world), None);
 }
 
 #[test]

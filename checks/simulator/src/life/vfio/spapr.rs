@@ -272,7 +272,8 @@ impl UserWorld {
                 self.hub.hold(Promise::Service, op <= 9, || format!("there is no operation {op}"));
                 match op {
                     9 => self.injected.store(true, Relaxed),
-                    1..=3 | 5..=8 => self.injected.store(false, Relaxed),
+                    // Others do nothing with a PE that goes on and is in no reset.
+                    2 | 3 | 6..=8 if !one.groups.is_empty() => self.injected.store(false, Relaxed),
                     _ => {}
                 }
                 if matches!(op, 6 | 7) {
