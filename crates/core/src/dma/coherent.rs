@@ -7,7 +7,7 @@ use portcullis_types::trace::Value;
 use portcullis_types::{IovaRange, PaRange, Perms, SizeLg2};
 
 use super::handle::{bytes, physical};
-use super::space::{Memory, Undone, When};
+use super::space::{Memory, When};
 use super::{Coherent, DmaHandle, DmaMapError, DmaSpace, DmaUnmapError, Refused};
 
 impl<P: Platform> DmaHandle<P> {
@@ -52,12 +52,9 @@ impl<P: Platform> DmaHandle<P> {
         // The zeroes must be in memory before a device that does not snoop looks there, by whatever address.
         self.buffer_to_device(pages);
         let Some(space) = self.space() else { return Ok(taken) };
-        space.map(taken.first(), pages, self.prot(Perms::READ_WRITE)).map_err(|error| {
-            match (space.abandon(taken, Some(memory)), error) {
-                (Undone::StillMapped, DmaMapError::Map(error)) => DmaMapError::StillMapped(error),
-                (_, error) => error,
-            }
-        })?;
+        space
+            .map(taken.first(), pages, self.prot(Perms::READ_WRITE))
+            .map_err(|error| space.undo(taken, Some(memory), error))?;
         space.counters.maps.fetch_add(1, Relaxed);
         Ok(taken)
     }

@@ -125,7 +125,7 @@ impl<P: Platform> DmaHandle<P> {
         let taken = space.take(pages.len_bytes().ok_or(DmaMapError::BadLength)?, limit, self.prefer())?;
         space
             .map(taken.first(), pages, self.prot(direction.perms()))
-            .map_err(|error| space.undo(taken, error))?;
+            .map_err(|error| space.undo(taken, None, error))?;
         space.counters.maps.fetch_add(1, Relaxed);
         Ok(same_bytes(taken.first(), pages.first(), buffer))
     }

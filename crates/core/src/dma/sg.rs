@@ -181,7 +181,11 @@ impl<P: Platform> DmaHandle<P> {
             .try_for_each(|&(at, pages)| space.map_piece(Iova::new(taken.first().get() + at), pages, prot))
             .and_then(|()| space.show(taken))
             .map_err(|error| {
-                if mutant!("failed-list-keeps-its-addresses") { error } else { space.undo(taken, error) }
+                if mutant!("failed-list-keeps-its-addresses") {
+                    error
+                } else {
+                    space.undo(taken, None, error)
+                }
             })
     }
 

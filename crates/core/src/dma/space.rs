@@ -74,7 +74,7 @@ pub(super) enum When {
 
 /// What became of what was mapped where not all could be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Undone {
+enum Undone {
     /// No device reaches anything there any more.
     Forgotten,
     /// It is taken out, and hardware has not confirmed that it forgot it.
@@ -140,14 +140,14 @@ impl<P: Platform> DmaSpace<P> {
     /// Gives back a range in which something could not be mapped, though parts may have been, or have been for a moment: takes out what
     /// there is and makes hardware forget it. If the table refuses, the range stays taken, and the memory goes with the domain; if hardware does not confirm, both
     /// are quarantined: either way nobody gets them.
-    pub(super) fn abandon(&self, range: IovaRange, memory: Option<Memory>) -> Undone {
+    fn abandon(&self, range: IovaRange, memory: Option<Memory>) -> Undone {
         let retired = self.iova.retire(range);
         debug_assert!(retired.is_ok(), "taken a moment ago");
         let Ok(retired) = retired else { return Undone::StillMapped };
         let mut gather = Gather::new();
         if !mutant!("failed-map-leaves-what-was-mapped") && self.hw.unmap(range, &mut gather).is_err() {
             self.iova.restore(retired);
-            self.leave(memory);
+            leave(&*self.hw, memory);
             return Undone::StillMapped;
         }
         gather.add(range, self.granule, true);
@@ -157,15 +157,14 @@ impl<P: Platform> DmaSpace<P> {
         }
     }
 
-    /// Leaves memory to the driver's domain, with which it goes.
-    fn leave(&self, memory: Option<Memory>) {
-        memory.into_iter().for_each(|Memory { pa, layout }| self.hw.keep(pa, layout));
-    }
-
-    /// [Abandons](Self::abandon) a range in which somebody's buffers could not be mapped, and answers what he is told.
-    pub(super) fn undo(&self, range: IovaRange, error: DmaMapError) -> DmaMapError {
-        match (self.abandon(range, None), error) {
-            (Undone::Unconfirmed, DmaMapError::Map(error)) if !mutant!("not-undone-and-not-told") => {
+    /// [Abandons](Self::abandon) a range in which somebody's buffers could not be mapped, and answers what he is told. `memory` is ours, and waits with the range: of that nobody has
+    /// to be told that hardware may know it still.
+    pub(super) fn undo(&self, range: IovaRange, memory: Option<Memory>, error: DmaMapError) -> DmaMapError {
+        let theirs = memory.is_none();
+        match (self.abandon(range, memory), error) {
+            (Undone::Unconfirmed, DmaMapError::Map(error))
+                if theirs && !mutant!("not-undone-and-not-told") =>
+            {
                 DmaMapError::NotUndone(error)
             }
             (Undone::StillMapped, DmaMapError::Map(error)) => DmaMapError::StillMapped(error),
@@ -315,15 +314,18 @@ impl<P: Platform> DmaSpace<P> {
     }
 }
 
+/// Leaves memory to the driver's domain, with which it goes.
+fn leave<P: Platform>(hw: &dyn HwDomain<P>, memory: Option<Memory>) {
+    memory.into_iter().for_each(|Memory { pa, layout }| hw.keep(pa, layout));
+}
+
 impl<P: Platform> Drop for DmaSpace<P> {
     /// Memory that waits because hardware had not confirmed goes back if it does so now; else with the driver's domain, whose tables wait for the same.
     fn drop(&mut self) {
         if self.counters.quarantined.load(Relaxed) > 0 {
             let _ = self.flush();
-            let hw = &self.hw;
-            self.waiting.drain(|waiting| {
-                waiting.memory.into_iter().for_each(|Memory { pa, layout }| hw.keep(pa, layout));
-            });
+            let hw = &*self.hw;
+            self.waiting.drain(|waiting| leave(hw, waiting.memory));
         }
     }
 }

@@ -341,11 +341,8 @@ impl<P: Platform> SvaUnit<P> {
     /// Brings and handles everything that hardware has queued until now, also if answers to others have to find room first.
     fn service_all(&self) -> Result<(), FlushTimeout> {
         let all = || self.service_here().then_some(());
-        match all() {
-            Some(()) => Ok(()),
-            None => wait_for(&**self.unit.platform(), FLUSH_LIMIT_NS, all)
-                .map_err(|elapsed| FlushTimeout { waited_ns: elapsed.waited_ns }),
-        }
+        wait_for(&**self.unit.platform(), FLUSH_LIMIT_NS, all)
+            .map_err(|elapsed| FlushTimeout { waited_ns: elapsed.waited_ns })
     }
 
     fn take(&self, sva: &dyn SvaIommu<P>, drained: Drained) {
