@@ -22,7 +22,7 @@ use portcullis_core::sva::{
     NoSwitches, SvaDevice, SvaUnit,
 };
 use portcullis_core::unit::IommuUnit;
-use portcullis_types::{Iova, Perms, SourceId};
+use portcullis_types::{Iova, Pasid, Perms, SourceId};
 use sharing::{Process, Sharing};
 
 struct Bench {
@@ -44,6 +44,25 @@ fn bench() -> Bench {
     let group = Arc::new(Group::new(machine, iommu.clone(), 1, STRICT).unwrap());
     group.add_device(&device).unwrap();
     Bench { iommu, unit, sva, pasids, device, group }
+}
+
+impl Bench {
+    /// The device asks for a page, and for no other with it.
+    fn asks(&self, pasid: Option<Pasid>) {
+        self.iommu.requests.lock().unwrap().push(PageRequest {
+            source: SourceId(8),
+            pasid,
+            group: GroupTag::Prg(3),
+            last: true,
+            wanted: Perms::READ,
+            address: Iova::new(0x5000),
+        });
+    }
+
+    /// What devices were answered so far.
+    fn answers(&self) -> Vec<ResponseCode> {
+        self.iommu.responses.lock().unwrap().iter().map(|response| response.code).collect()
+    }
 }
 
 fn info() -> DeviceInfo {
@@ -111,18 +130,10 @@ fn a_device_that_is_enabled_anew_while_it_is_disabled_gets_its_pages() {
     let new = new.lock().unwrap().take().unwrap();
     let (_process, mm) = process();
     let bond = new.bind(&mm).unwrap();
-    bench.iommu.requests.lock().unwrap().push(PageRequest {
-        source: SourceId(8),
-        pasid: Some(bond.pasid()),
-        group: GroupTag::Prg(3),
-        last: true,
-        wanted: Perms::READ,
-        address: Iova::new(0x5000),
-    });
+    bench.asks(Some(bond.pasid()));
     bench.sva.service();
     while bench.sva.queue().work() {}
-    let codes: Vec<_> = bench.iommu.responses.lock().unwrap().iter().map(|response| response.code).collect();
-    assert_eq!(codes, [ResponseCode::Success]);
+    assert_eq!(bench.answers(), [ResponseCode::Success]);
     new.unbind(&bond).unwrap();
 }
 
@@ -280,14 +291,7 @@ fn a_device_is_not_let_go_of_by_who_passes_its_request_on() {
         drop(device);
         *seen.lock().unwrap() = Some(held.upgrade().is_none());
     });
-    bench.iommu.requests.lock().unwrap().push(PageRequest {
-        source: SourceId(8),
-        pasid: None,
-        group: GroupTag::Prg(3),
-        last: true,
-        wanted: Perms::READ,
-        address: Iova::new(0x5000),
-    });
+    bench.asks(None);
     bench.sva.service();
     assert_eq!(*gone.lock().unwrap(), Some(true));
 }
@@ -321,18 +325,10 @@ fn a_pasid_is_nobody_elses_while_requests_of_it_stay_with_hardware() {
     let device = enable(&bench.sva, &bench.device, &bench.group);
     let (_process, mm) = process();
     let bond = device.bind(&mm).unwrap();
-    bench.iommu.requests.lock().unwrap().push(PageRequest {
-        source: SourceId(8),
-        pasid: Some(bond.pasid()),
-        group: GroupTag::Prg(3),
-        last: true,
-        wanted: Perms::READ,
-        address: Iova::new(0x5000),
-    });
+    bench.asks(Some(bond.pasid()));
     *bench.iommu.leaves.lock().unwrap() = 3;
     device.unbind(&bond).unwrap();
-    let codes: Vec<_> = bench.iommu.responses.lock().unwrap().iter().map(|response| response.code).collect();
-    assert_eq!(codes, [ResponseCode::Success], "of the process that it was for");
+    assert_eq!(bench.answers(), [ResponseCode::Success], "of the process that it was for");
 }
 
 #[test]
