@@ -145,13 +145,8 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         }
         // An overflow is behind all that is there. A loss that is not before the end has been passed already.
         let end = match lost {
-            Some(loss) if !overflowed => {
-                if loss <= end {
-                    loss
-                } else {
-                    consumer.next
-                }
-            }
+            Some(loss) if !overflowed && loss <= end => loss,
+            Some(_) if !overflowed => consumer.next,
             _ => end,
         };
         while consumer.next < end {

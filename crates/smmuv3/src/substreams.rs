@@ -82,16 +82,15 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         change: &dyn Fn(Cd) -> Cd,
     ) -> Result<(), SyncError> {
         let mut table = contexts.table.lock();
-        let place = table.find(substream_id);
-        let valid = place.filter(|&at| table.read(at)[0] & CD_VALID != 0);
-        if place.is_some() && valid.is_none() {
+        let found = table.find(substream_id).map(|at| (at, table.read(at)));
+        let valid = found.filter(|(_, cd)| cd[0] & CD_VALID != 0);
+        if found.is_some() && valid.is_none() {
             // A bit of memory may have flipped, and hardware remember the descriptor as it was.
             table.doubt(substream_id);
         }
         // Also where its place is gone: another's end may have cut that off.
         self.settle_doubt(contexts, &mut table, substream_id)?;
-        let Some(at) = valid else { return Ok(()) };
-        let now = table.read(at);
+        let Some((at, now)) = valid else { return Ok(()) };
         self.install_cd(contexts, &mut table, substream_id, at, &change(now))
     }
 
