@@ -403,16 +403,21 @@ fn part_22_stalls_end_only_when_no_answer_is_on_its_way() {
     assert!(ended());
 }
 
+fn attach(shared: &Shared, target: Target<Fake>) -> Result<(), AttachError> {
+    shared.smmu.attach(&Shared::SOURCES, &target)
+}
+
+/// What has an SMMU asked again of what it did not confirm.
+const AGAIN: [fn(&Shared); 4] = [
+    |shared| drop(shared.smmu.handle_errors()),
+    |shared| attach(shared, Target::Blocked).unwrap(),
+    |shared| attach(shared, Target::Domain(shared.base.clone())).unwrap(),
+    |shared| shared.smmu.remove_device(&Shared::SOURCES).unwrap(),
+];
+
 #[test]
 fn part_22_stalls_whose_end_was_not_confirmed_are_ended_before_anything_else_is_made_of_their_device() {
-    let attach = |shared: &Shared, target| shared.smmu.attach(&Shared::SOURCES, &target);
-    let again: [&dyn Fn(&Shared); 4] = [
-        &|shared| drop(shared.smmu.handle_errors()),
-        &|shared| attach(shared, Target::Blocked).unwrap(),
-        &|shared| attach(shared, Target::Domain(shared.base.clone())).unwrap(),
-        &|shared| shared.smmu.remove_device(&Shared::SOURCES).unwrap(),
-    ];
-    for (disabled, again) in [false, true].into_iter().flat_map(|is| again.map(|again| (is, again))) {
+    for (disabled, again) in [false, true].into_iter().flat_map(|is| AGAIN.map(|again| (is, again))) {
         let shared = Shared::on(Machine::Platform);
         answer(&shared, Machine::Platform, 70);
         shared.fake.with(|state| state.illegal.push(Opcode::STALL_TERM));
@@ -442,14 +447,7 @@ fn part_22_stalls_whose_end_was_not_confirmed_are_ended_before_anything_else_is_
 
 #[test]
 fn part_22_stalls_of_a_device_whose_block_was_not_confirmed_are_ended_once_it_is() {
-    let attach = |shared: &Shared, target| shared.smmu.attach(&Shared::SOURCES, &target);
-    let again: [&dyn Fn(&Shared); 4] = [
-        &|shared| drop(shared.smmu.handle_errors()),
-        &|shared| attach(shared, Target::Blocked).unwrap(),
-        &|shared| attach(shared, Target::Domain(shared.base.clone())).unwrap(),
-        &|shared| shared.smmu.remove_device(&Shared::SOURCES).unwrap(),
-    ];
-    for again in again {
+    for again in AGAIN {
         let shared = Shared::on(Machine::Platform);
         answer(&shared, Machine::Platform, 70);
         shared.fake.with(|state| state.illegal.push(Opcode::CFGI_STE));
@@ -478,7 +476,7 @@ fn part_22_stalls_of_a_device_whose_block_was_not_confirmed_are_ended_once_it_is
 #[test]
 fn part_22_where_all_stall_and_records_were_lost_blocking_a_device_ends_its_stalls() {
     let shared = Shared::plain(Machine::Forced, |_, _| {});
-    let attach = |target| shared.smmu.attach(&Shared::SOURCES, &target).unwrap();
+    let attach = |target| attach(&shared, target).unwrap();
     let ended = || {
         let log = shared.fake.take_log();
         log.into_iter().filter(|command| command.opcode() == Opcode::STALL_TERM).collect::<Vec<_>>()
