@@ -21,7 +21,7 @@ use portcullis_hal::{Platform, Registers};
 use portcullis_spec::ioda2::tables::{PestA, PestB, TABLE_PESTA, TABLE_PESTB};
 use portcullis_types::SourceId;
 
-use crate::group::Group;
+use crate::group::{GONE, Group};
 use crate::inject;
 use crate::pe::Pe;
 use crate::phb3::{AssignError, Phb3};
@@ -76,8 +76,7 @@ impl<P: Platform, R: Registers> Group<P, R> {
     }
 
     fn on_pe<T>(&self, act: impl FnOnce(&mut Pe<P, R>) -> T) -> Result<T, EehError> {
-        let gone = EehError::Sync(SyncError::Failed { code: 0 });
-        self.phb.with_pe(self.pe, |pe, _| act(pe)).ok_or(gone)
+        self.phb.with_pe(self.pe, |pe, _| act(pe)).ok_or(EehError::Sync(GONE))
     }
 
     fn slot(&self) -> Result<Option<Arc<dyn Slot>>, EehError> {
@@ -139,8 +138,7 @@ impl<P: Platform, R: Registers> Eeh for Group<P, R> {
     /// Forgets errors that were to be made, too: they would freeze it again.
     fn unfreeze(&self, what: Freeze) -> Result<(), EehError> {
         inject::clear(&self.phb.bridge);
-        let gone = SyncError::Failed { code: 0 };
-        self.phb.with_routes(|routes| self.go_on(what, routes)).unwrap_or(Err(gone)).map_err(EehError::Sync)
+        self.phb.with_routes(|routes| self.go_on(what, routes)).unwrap_or(Err(GONE)).map_err(EehError::Sync)
     }
 
     fn reset(&self, reset: Reset) -> Result<(), EehError> {

@@ -40,7 +40,8 @@ impl<P: Platform, R: Registers> fmt::Debug for Group<P, R> {
     }
 }
 
-const GONE: SyncError = SyncError::Failed { code: 0 };
+/// Of a PE that is no more.
+pub(crate) const GONE: SyncError = SyncError::Failed { code: 0 };
 
 impl<P: Platform, R: Registers> TableGroup for Group<P, R> {
     fn name(&self) -> String {
