@@ -277,10 +277,12 @@ fn a_call_that_is_refused_though_nothing_is_in_its_way_breaks_service() {
     joins.change(HIS, |one| one.groups.clear());
     assert_eq!(joins.set_container(0, 0, 0), Done::Refused, "it is in it");
     assert_eq!(objection(&joins), Some(Promise::Service), "joining");
-    let becomes = usable(MachineKind::Vfio);
-    becomes.change(HIS, |one| one.kind = 0);
-    assert_eq!(becomes.set_iommu(0, 0, 0), Done::Refused);
-    assert_eq!(objection(&becomes), Some(Promise::Service), "setting the IOMMU");
+    for kind in BOTH {
+        let becomes = usable(kind);
+        becomes.change(HIS, |one| one.kind = 0);
+        assert_eq!(becomes.set_iommu(0, 0, 0), Done::Refused);
+        assert_eq!(objection(&becomes), Some(Promise::Service), "setting the IOMMU on {kind:?}");
+    }
     let device = opens();
     let known = usable(MachineKind::Vfio);
     locked(&device.groups[0].held).container = Some(HIS);
