@@ -270,6 +270,24 @@ fn the_last_pin_of_a_page_that_somebody_is_granted_does_not_go() {
 }
 
 #[test]
+fn a_page_that_another_map_lets_go_of_is_reached_by_the_one_under_way_once_that_has_pinned_it() {
+    let (mut shadow, space) = attached();
+    let token = shadow.begin_map(space, &[(0xa000, 0x3000)], true, true);
+    let mut reached = |shadow: &mut Shadow| {
+        [0xa000, 0xb000, 0xc000].map(|pa| broken(shadow.judge(&seen(0x4_0000, pa))).is_none())
+    };
+    assert_eq!(broken(shadow.unpinned(&[space], 0xb000, 0xbfff)), None);
+    assert_eq!(reached(&mut shadow), [true, false, true], "the others are as they were");
+    shadow.pinned(0xb000, 0xbfff);
+    assert_eq!(reached(&mut shadow), [true; 3]);
+    // Of a map that has failed, and is kept, nothing comes back.
+    assert_eq!(broken(shadow.unpinned(&[space], 0xb000, 0xbfff)), None);
+    assert_eq!(broken(shadow.end_map(space, token, true)), Some(Promise::Reclaim));
+    shadow.pinned(0xb000, 0xbfff);
+    assert_eq!(reached(&mut shadow), [true, false, true]);
+}
+
+#[test]
 fn an_address_is_not_handed_out_over_one_in_use_or_before_hardware_has_forgotten_it() {
     let (mut shadow, space) = attached();
     let again = Grant { first: 0x2000, last: 0x2fff, pa: 0xc000, ..PAGES };

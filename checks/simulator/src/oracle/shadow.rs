@@ -106,6 +106,16 @@ pub(super) struct Arriving {
     dead: bool,
 }
 
+impl Arriving {
+    /// Makes it as small as what it has of `first..=last`. Answers what it had before and behind that.
+    fn cut(&mut self, first: u64, last: u64) -> impl Iterator<Item = Self> + use<> {
+        let before = (self.pa < first).then(|| Self { last_pa: first - 1, ..*self });
+        let behind = (self.last_pa > last).then(|| Self { pa: last + 1, ..*self });
+        (self.pa, self.last_pa) = (self.pa.max(first), self.last_pa.min(last));
+        before.into_iter().chain(behind)
+    }
+}
+
 /// A domain's addresses.
 #[derive(Debug, Default)]
 pub(super) struct Space {
@@ -580,6 +590,19 @@ impl Shadow {
         self.goes(first, last, false)
     }
 
+    /// The first pin of memory: who is about to map it may reach it from here on, though a map that is no more has let go of it since he began.
+    pub(crate) fn pinned(&mut self, first: u64, last: u64) {
+        for Space { arriving, .. } in &mut self.spaces {
+            let comes = |one: &&mut Arriving| one.dead && !one.kept && one.pa <= last && one.last_pa >= first;
+            let mut beside = Vec::new();
+            for one in arriving.iter_mut().filter(comes) {
+                beside.extend(one.cut(first, last));
+                one.dead = false;
+            }
+            arriving.extend(beside);
+        }
+    }
+
     /// A buffer that was somebody's device's goes back to the heap.
     ///
     /// # Errors
@@ -627,12 +650,15 @@ impl Shadow {
                     whose.get_or_insert_with(|| format!("space {id} may reach it: {one:x?}"));
                 }
             }
+            let mut beside = Vec::new();
             for one in arriving.iter_mut().filter(|one| one.pa <= last && one.last_pa >= first) {
+                beside.extend(one.cut(first, last));
                 one.dead = true;
                 if one.kept && waits(one.flushes) {
                     whose.get_or_insert_with(|| format!("space {id} may reach it: {one:x?}"));
                 }
             }
+            arriving.extend(beside);
         }
         match whose {
             Some(whose) => {

@@ -55,7 +55,14 @@ impl Book {
     }
 
     fn pin(&self, pa: u64) {
-        locked(&self.counts)[self.index(pa)] += 1;
+        let first = {
+            let count = &mut locked(&self.counts)[self.index(pa)];
+            *count += 1;
+            *count == 1
+        };
+        if first {
+            self.hub.shadow(|shadow| shadow.pinned(pa, pa + (PAGE - 1)));
+        }
     }
 
     /// One pin less. Answers whether there was one.
