@@ -211,6 +211,18 @@ fn memory_that_goes_to_another_use_is_reached_no_more_though_its_flush_is_under_
 }
 
 #[test]
+fn of_what_was_taken_away_only_the_page_that_goes_to_another_use_is_reached_no_more() {
+    let (mut shadow, space) = attached();
+    let token = shadow.begin_unmap(space, &[(0x1000, 0x2fff)]);
+    shadow.linger(space, token, 0, false);
+    assert_eq!(broken(shadow.unpinned(&[space], 0x8000, 0x8fff)), None);
+    assert_eq!(broken(shadow.judge(&seen(0x1000, 0x8000))), Some(Promise::Reclaim));
+    assert_eq!(broken(shadow.judge(&seen(0x2000, 0x9000))), None, "its pin is held");
+    assert_eq!(broken(shadow.unpinned(&[space], 0x9000, 0x9fff)), None);
+    assert_eq!(broken(shadow.judge(&seen(0x2000, 0x9000))), Some(Promise::Reclaim));
+}
+
+#[test]
 fn memory_that_hardware_did_not_confirm_to_have_forgotten_is_not_freed() {
     let (mut shadow, space) = attached();
     let token = shadow.begin_map(space, &[(0xc000, 0x1000)], true, true);

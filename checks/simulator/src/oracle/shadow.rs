@@ -106,6 +106,19 @@ pub(super) struct Arriving {
     dead: bool,
 }
 
+impl Leaving {
+    /// Makes it as small as what it has of the memory `first..=last`. Answers what it had before and behind that.
+    fn cut(&mut self, first: u64, last: u64) -> impl Iterator<Item = Self> + use<> {
+        let whole = self.grant;
+        let at = |pa: u64| whole.first + (pa - whole.pa);
+        let part = |from: u64, to: u64| Self { grant: whole.part(from, to), ..*self };
+        let before = (whole.pa < first).then(|| part(whole.first, at(first) - 1));
+        let behind = (whole.last_pa() > last).then(|| part(at(last) + 1, whole.last));
+        self.grant = whole.part(at(first.max(whole.pa)), at(last.min(whole.last_pa())));
+        before.into_iter().chain(behind)
+    }
+}
+
 impl Arriving {
     /// Makes it as small as what it has of `first..=last`. Answers what it had before and behind that.
     fn cut(&mut self, first: u64, last: u64) -> impl Iterator<Item = Self> + use<> {
@@ -644,19 +657,22 @@ impl Shadow {
             // A flush that began since may have succeeded, though it has not returned yet.
             let waits = |since: u64| *flushes <= since;
             let hit = leaving.iter_mut().filter(|one| one.grant.pa <= last && one.grant.last_pa() >= first);
+            let mut beside = Vec::new();
             for one in hit {
-                one.dead = true;
                 if of_heap && one.until != Until::Return && waits(one.flushes) {
                     whose.get_or_insert_with(|| format!("space {id} may reach it: {one:x?}"));
                 }
-            }
-            let mut beside = Vec::new();
-            for one in arriving.iter_mut().filter(|one| one.pa <= last && one.last_pa >= first) {
                 beside.extend(one.cut(first, last));
                 one.dead = true;
+            }
+            leaving.extend(beside);
+            let mut beside = Vec::new();
+            for one in arriving.iter_mut().filter(|one| one.pa <= last && one.last_pa >= first) {
                 if one.kept && waits(one.flushes) {
                     whose.get_or_insert_with(|| format!("space {id} may reach it: {one:x?}"));
                 }
+                beside.extend(one.cut(first, last));
+                one.dead = true;
             }
             arriving.extend(beside);
         }
