@@ -22,25 +22,33 @@ use crate::words;
 
 /// Bits of SubstreamID that a second-level table covers: 64 descriptors, 4 KiB.
 const LEAF_BITS: u8 = 6;
+/// Most bits of SubstreamID of a table of one level: 64 KiB of descriptors.
+///
+/// Choice: a table of one level is one block of memory, for each device and each domain that the device is attached to. With all bits that there can be it has 64 MiB.
+///
+/// Observed: Linux 6.12, its SMMUv3 driver: a device has 10 bits where hardware does not have two levels.
+const LINEAR_BITS_MAX: u8 = 10;
 
 /// The shape of a table of context descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContextShape {
-    /// Bits of SubstreamID; 0 for a single descriptor.
+    /// Bits of SubstreamID; 0 for a single descriptor, at most 10 of one level.
     pub substream_bits: u8,
     /// Whether there are two levels.
     pub two_level: bool,
 }
 
 impl ContextShape {
-    /// The shape for so many substreams, where `two_level_there` says what the hardware can do.
+    /// The shape for so many bits of SubstreamID, or as many of them as a table can have that is worth its memory, where `two_level_there` says what the hardware can do.
     pub fn choose(substream_bits: u8, wish: TableShape, two_level_there: bool) -> Self {
         let worth_it = match wish {
             TableShape::Auto => substream_bits > LEAF_BITS,
             TableShape::Linear => false,
             TableShape::TwoLevel => substream_bits > 0,
         };
-        Self { substream_bits, two_level: worth_it && two_level_there }
+        let two_level = worth_it && two_level_there;
+        let most = if two_level { substream_bits } else { LINEAR_BITS_MAX };
+        Self { substream_bits: substream_bits.min(most), two_level }
     }
 
     /// STE.S1Fmt.
@@ -274,7 +282,7 @@ mod tests {
             for bits in [0, 1, 5, 6, 7, 10, 12] {
                 let fake = Fake::new();
                 let mut table = table(&fake, bits, wish);
-                let last = (1u32 << bits) - 1;
+                let last = (1u32 << table.shape().substream_bits) - 1;
                 for substream_id in [0, last / 2, last] {
                     let cd = [u64::from(substream_id) + 1, 2, 3, 4, 5, 6, 7, 8];
                     assert!(table.store_unreachable(substream_id, &cd));
@@ -287,6 +295,19 @@ mod tests {
                 assert_eq!(fake.live_bytes(), 0);
             }
         }
+    }
+
+    #[test]
+    fn a_table_of_one_level_has_no_more_descriptors_than_are_worth_their_memory() {
+        for (wish, there) in
+            [(TableShape::Linear, true), (TableShape::Auto, false), (TableShape::TwoLevel, false)]
+        {
+            let shape = ContextShape::choose(20, wish, there);
+            assert_eq!((shape.substream_bits, shape.two_level), (10, false), "{wish:?}");
+            assert_eq!(shape.root_layout().size_bytes(), 64 << 10);
+            assert_eq!(ContextShape::choose(5, wish, there).substream_bits, 5);
+        }
+        assert_eq!(ContextShape::choose(20, TableShape::Auto, true).substream_bits, 20);
     }
 
     #[test]

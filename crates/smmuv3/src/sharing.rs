@@ -35,6 +35,8 @@ use portcullis_types::trace::{Event, Value};
 use portcullis_types::{Pasid, SizeLg2, SourceId, mutant};
 
 use crate::atc::AtcSpan;
+use crate::config::TableShape;
+use crate::context::ContextShape;
 use crate::domain::UseShape;
 use crate::entry::{self, Features1, Ste};
 use crate::features::Features;
@@ -159,8 +161,12 @@ fn check_tables<P: Platform, R: Registers>(hardware: &Hardware<P, R>) -> Result<
     Ok(())
 }
 
-/// Holds a device against the hardware.
-fn check_device(features: &Features, device: &DeviceSvaFacts) -> Result<SvaLimits, SvaRefusal> {
+/// Holds a device against the hardware. It gets as many PASIDs as a table of contexts has room for.
+fn check_device(
+    features: &Features,
+    wish: TableShape,
+    device: &DeviceSvaFacts,
+) -> Result<SvaLimits, SvaRefusal> {
     let missing = |device: bool, iommu: bool, name: fn(Side) -> SvaRefusal| match (device, iommu) {
         (false, _) => Err(name(Side::Device)),
         (true, false) => Err(name(Side::Iommu)),
@@ -176,6 +182,7 @@ fn check_device(features: &Features, device: &DeviceSvaFacts) -> Result<SvaLimit
         missing(device.pri, features.page_requests, SvaRefusal::NoPri)?;
     }
     let bits = device.pasid_bits.min(features.substream_bits).min(20);
+    let bits = ContextShape::choose(bits, wish, features.two_level_contexts).substream_bits;
     let last_pasid = Pasid::new((1 << bits) - 1).unwrap_or(Pasid::MAX);
     Ok(SvaLimits { last_pasid })
 }
@@ -312,7 +319,7 @@ impl<P: Platform, R: Registers> SvaIommu<P> for Smmu<P, R> {
         let unknown = sources.iter().find(|source| !configuration.streams.contains(source.0));
         unknown.map_or(Ok(()), |&source| Err(SvaRefusal::UnknownSource(source)))?;
         check_tables(&self.hardware)?;
-        check_device(&self.hardware.features, device)
+        check_device(&self.hardware.features, self.hardware.config.context_table, device)
     }
 
     fn enable(

@@ -119,12 +119,35 @@ fn part_15_hardware_without_substreams_has_no_pasids() {
         Features::decode(&crate::IdRegisters::read(&*fake)).unwrap()
     };
     let facts = DeviceSvaFacts { can_stall: true, pasid_bits: 20, ..DeviceSvaFacts::default() };
-    assert_eq!(check_device(&features(0), &facts), Err(SvaRefusal::NoPasids(Side::Iommu)));
+    assert_eq!(check_device(&features(0), TableShape::Auto, &facts), Err(SvaRefusal::NoPasids(Side::Iommu)));
     let mut wide = features(20);
     wide.stall_configurable = true;
-    assert_eq!(check_device(&wide, &facts).unwrap().last_pasid, Pasid::MAX);
+    assert_eq!(check_device(&wide, TableShape::Auto, &facts).unwrap().last_pasid, Pasid::MAX);
     let narrow = DeviceSvaFacts { pasid_bits: 5, ..facts };
-    assert_eq!(check_device(&wide, &narrow).unwrap().last_pasid, pasid(31), "the lesser of both sides");
+    assert_eq!(
+        check_device(&wide, TableShape::Auto, &narrow).unwrap().last_pasid,
+        pasid(31),
+        "the lesser of both sides"
+    );
+}
+
+#[test]
+fn part_15_where_tables_of_contexts_have_one_level_devices_get_no_more_pasids_than_are_worth_the_memory() {
+    for machine in [Machine::Pcie, Machine::Platform] {
+        let mut shared = Shared::plain(machine, |idr0, _| idr0.set_cd2l(false));
+        let before = shared.fake.live_bytes();
+        let limits = shared.enable().unwrap();
+        assert_eq!(limits.last_pasid, pasid(0x3ff));
+        assert_eq!(shared.fake.live_bytes() - before, (64 << 10) - 64, "instead of one descriptor");
+        let process = shared.process(&FakeMm::new(0x42));
+        let attach = |number| shared.sva().attach_pasid(&Shared::SOURCES, pasid(number), &process);
+        assert_eq!(attach(0x400), Err(AttachPasidError::OutOfRange(limits)));
+        attach(0x3ff).unwrap();
+        assert_eq!(cd(&shared.fake, 8, 0x3ff).unwrap()[0] >> 48, 0x42);
+        shared.facts.pasid_bits = 5;
+        let few = shared.sva().check(&Shared::SOURCES, &shared.facts).unwrap();
+        assert_eq!(few.last_pasid, pasid(31));
+    }
 }
 
 #[test]
