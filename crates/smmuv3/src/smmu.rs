@@ -525,7 +525,7 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
         }
         let ids = streams.admit(name, sources, table.shape.stream_bits)?;
         let new: Vec<u32> = ids.into_iter().filter(|&id| !streams.contains(id)).collect();
-        if !new.iter().all(|&id| table.ensure(id)) {
+        if !table.ensure_all(&new) {
             return Err(AddDeviceError::NoMemory);
         }
         // Those that firmware uses go on until they are attached.

@@ -127,14 +127,34 @@ impl<P: Platform> StreamTable<P> {
 
     /// Makes sure that the entry of a stream has a place. Answers whether it has: false if there is no memory.
     pub(crate) fn ensure(&mut self, stream_id: u32) -> bool {
-        debug_assert!(self.covers(stream_id));
+        self.ensure_all(&[stream_id])
+    }
+
+    /// Makes sure that the entries of all of these streams have a place. Answers whether they have: false if there is no memory for one, and then none has that had not
+    /// before.
+    pub(crate) fn ensure_all(&mut self, stream_ids: &[u32]) -> bool {
+        debug_assert!(stream_ids.iter().all(|&id| self.covers(id)));
         let Some(split) = self.shape.split else { return true };
-        let index = stream_id >> split;
-        if self.leaves.contains_key(&index) {
-            return true;
+        let lacking: BTreeSet<u32> = stream_ids
+            .iter()
+            .map(|id| id >> split)
+            .filter(|index| !self.leaves.contains_key(index))
+            .collect();
+        let mut made = Vec::new();
+        made.extend(
+            lacking
+                .iter()
+                .map_while(|_| alloc_within(&*self.platform, StreamTableShape::LEAF, self.output_bits)),
+        );
+        if made.len() < lacking.len() {
+            made.into_iter().for_each(|leaf| self.platform.free(leaf, StreamTableShape::LEAF));
+            return false;
         }
-        let leaf = alloc_within(&*self.platform, StreamTableShape::LEAF, self.output_bits);
-        let Some(leaf) = leaf else { return false };
+        lacking.into_iter().zip(made).for_each(|(index, leaf)| self.add_leaf(split, index, leaf));
+        true
+    }
+
+    fn add_leaf(&mut self, split: u8, index: u32, leaf: Pa) {
         self.clean(leaf, StreamTableShape::LEAF.size_bytes());
         // The zeroes, entries that are not valid, are there before a pointer leads to them.
         self.platform.write_barrier();
@@ -144,7 +164,6 @@ impl<P: Platform> StreamTable<P> {
         self.clean(at, LEVEL1_BYTES);
         self.leaves.insert(index, leaf);
         self.fresh.insert(index);
-        true
     }
 
     /// Where the entry of a stream lies; none if it has no place.

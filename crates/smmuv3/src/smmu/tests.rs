@@ -3,6 +3,7 @@
 extern crate std;
 
 use portcullis_core::iommu::FaultReason;
+use portcullis_hal::{BlockLayout, TableMemory};
 use portcullis_spec::smmuv3::command::{Command, Opcode};
 use portcullis_spec::smmuv3::registers::*;
 use portcullis_types::Pa;
@@ -423,6 +424,28 @@ fn a_new_second_level_table_is_announced_once() {
     let ste: Vec<_> = fake.take_log().into_iter().filter(|c| c.opcode() == Opcode::CFGI_STE).collect();
     let wanted = [Command::cfgi_ste(8, false), Command::cfgi_ste(16, true), Command::cfgi_ste(0x1000, false)];
     assert_eq!(ste, wanted);
+}
+
+#[test]
+fn a_device_that_comes_and_lacks_memory_for_one_of_several_streams_keeps_none_for_the_others() {
+    let fake = Fake::new();
+    let smmu = probe(&fake);
+    let others = [SourceId(0x108), SourceId(0x208), SourceId(0x109)];
+    let before = fake.live_bytes();
+    // All memory but one table of the second level: of 256 entries of 64 bytes.
+    let mut taken = Vec::new();
+    let table = BlockLayout::naturally_aligned(14);
+    let one = fake.alloc(table).unwrap();
+    while let Some(at) = fake.alloc(table) {
+        taken.push(at);
+    }
+    fake.free(one, table);
+    let held = fake.live_bytes();
+    assert_eq!(smmu.add_device("disk", &others), Err(AddDeviceError::NoMemory));
+    assert_eq!(fake.live_bytes(), held);
+    taken.into_iter().for_each(|at| fake.free(at, table));
+    smmu.add_device("disk", &others).unwrap();
+    assert_eq!(fake.live_bytes() - before, 2 * table.size_bytes());
 }
 
 #[test]
