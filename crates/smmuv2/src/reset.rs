@@ -5,7 +5,8 @@
 //! whoever matches nothing, or several groups, fault. If the hardware does not confirm that it has forgotten what came before, that write is made all the same, and the
 //! probe fails; then there are no groups, since nobody would ever attach who was to keep something.
 //!
-//! On the way up and down, as everywhere, a bank is turned off only when nothing is under way by it any more: that would pass untranslated.
+//! On the way up and down, as everywhere, a bank is turned off only when nothing is under way by it any more: that would pass untranslated. Interrupts for global faults are on only while
+//! somebody is there to take them.
 //!
 //! # Streams that keep what they have
 //!
@@ -79,7 +80,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             streams.groups.fill_with(|| None);
         }
         if !mutant!("smmuv2-way-around-left-open") {
-            self.registers.write32(CR0, self.control(extended).into_bits());
+            self.registers.write32(CR0, self.control(extended, outcome.is_ok()).into_bits());
         }
         self.registers.read32(CR0);
         self.say_probe(streams);
@@ -97,14 +98,15 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         (0..self.features.groups).for_each(|at| self.close_group(mapping, at));
     }
 
-    /// SMMU_CR0 while the SMMU is in use. TLB maintenance of CPUs is about their own ids, which mean nothing here.
-    fn control(&self, extended: bool) -> Cr0 {
+    /// SMMU_CR0 while the SMMU is in use, or, when there is nobody any more to take faults, without interrupts for them. TLB maintenance of CPUs is about their own ids, which mean
+    /// nothing here.
+    fn control(&self, extended: bool, in_use: bool) -> Cr0 {
         Cr0::new()
             .with_gfre(true)
-            .with_gfie(true)
+            .with_gfie(in_use)
             .with_exidenable(extended)
             .with_gcfgfre(true)
-            .with_gcfgfie(true)
+            .with_gcfgfie(in_use)
             .with_stalld(!self.config.stall)
             .with_usfcfg(!mutant!("smmuv2-unknown-streams-pass"))
             .with_vmidpne(true)
@@ -240,6 +242,9 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
 
     /// Nobody gets through any more, and no table is walked.
     pub(crate) fn shut_down(&self, streams: &Streams<P>) -> Result<(), SyncError> {
+        // Whoever tries from now on would interrupt for nobody, and go on doing so.
+        let extended = streams.mapping == Mapping::Matching { extended: true };
+        self.registers.write32(CR0, self.control(extended, false).into_bits());
         self.close_all_groups(streams.mapping);
         // What is under way ends first, and what it put into TLBs is forgotten with the rest.
         if self.config.stall {
