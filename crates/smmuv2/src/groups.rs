@@ -41,6 +41,15 @@ pub(crate) enum Path {
 }
 
 impl Path {
+    /// What it is called in events.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Fault => "fault",
+            Self::Bypass => "bypass",
+            Self::Bank(_) => "bank",
+        }
+    }
+
     fn word(self) -> S2cr {
         match self {
             Self::Fault => S2cr::new().with_kind(S2CR_FAULT),

@@ -118,8 +118,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
     fn find_boot_groups(&self, streams: &mut Streams<P>, boot: &[StreamMatch]) {
         for at in 0..self.features.groups {
             let Some((of, path)) = self.read_group(streams.mapping, at) else { continue };
-            let wanted = boot.iter().any(|boot| boot.overlaps(of));
-            if !wanted || path == Path::Fault {
+            if !boot.iter().any(|boot| boot.overlaps(of)) {
                 continue;
             }
             if let Path::Bank(bank) = path {
@@ -234,7 +233,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
                 fields: &[
                     ("id", Value::Hex(group.streams.id().into())),
                     ("mask", Value::Hex(group.streams.mask().into())),
-                    ("to", Value::Str(if group.attached.path() == Path::Bypass { "bypass" } else { "bank" })),
+                    ("to", Value::Str(group.attached.path().name())),
                 ],
             });
         }

@@ -626,6 +626,33 @@ fn streams_of_firmwares_keep_what_they_have_and_nobody_else_does() {
 }
 
 #[test]
+fn a_stream_that_firmware_leads_nowhere_keeps_that_and_gets_no_way_around() {
+    let fake = left_on();
+    // A group of stream 7 that says "fault", and one of 0x80 to 0x8f.
+    for (group, of) in [(5, 0x8000_0007), (6, 0x800f_0080)] {
+        fake.set(smr(group), of);
+        fake.set(s2cr(group), 0x0002_0000);
+    }
+    let smmu = Smmu::probe(fake.clone(), fake.clone(), keeping(&[5, 7, 0x85])).unwrap();
+    let wanted = [(5, 0, BYPASS, 0), (7, 0, FAULT, 0), (0x80, 0xf, FAULT, 0)];
+    assert_eq!(fake.table(), wanted);
+    // Their devices come as those of others do.
+    for stream in [7u16, 0x85] {
+        let source = [SourceId(stream.into())];
+        smmu.add_device("display", &source).unwrap();
+        smmu.attach(&source, &Target::Identity).unwrap();
+        assert!(fake.table().contains(&(stream, 0, BYPASS, 0)), "{:x?}", fake.table());
+        smmu.remove_device(&source).unwrap();
+    }
+    // Where streams index, group 3 says "fault".
+    let fake = left_on();
+    fake.set(IDR0, fake.get(IDR0) & !(1 << 27) & !(0xf << 9) | 3 << 9);
+    [0, 0, 0x0001_0000, 0x0002_0000].into_iter().enumerate().for_each(|(at, to)| fake.set(s2cr(at), to));
+    let _smmu = Smmu::probe(fake.clone(), fake.clone(), keeping(&[2, 3])).unwrap();
+    assert_eq!([2, 3].map(|group| fake.get(s2cr(group)) >> 16 & 3), [1, 2]);
+}
+
+#[test]
 fn firmwares_banks_are_turned_off_when_nothing_is_under_way_by_them_any_more() {
     for boot in [&[][..], &[5]] {
         let fake = left_on();
