@@ -2,7 +2,7 @@
 //!
 //! A directory begins with 128 entries, for PASIDs below 8192, and doubles when a larger one is attached; each of its entries leads to a table of 64 PASIDs,
 //! which is made when one of them is attached. A larger directory has the same tables, so that it can take the place of the smaller by one word of the context
-//! entry. The smaller is kept until hardware has confirmed that it knows the larger.
+//! entry. The smaller is kept until hardware has confirmed that it knows the larger. What a PASID needs is there ([`Room`]) before anything changes.
 //!
 //! Spec: VT-d 5.10, 9.4 "Scalable-Mode Context-Entry", PDTS; 9.5 "Scalable-Mode PASID Directory Entry", 9.6 "Scalable-Mode PASID Table Entry".
 //! Not here: what stands in a table (`lead`), the invalidations (`switch`).
@@ -33,21 +33,58 @@ pub(crate) struct Directory {
     outgrown: Vec<(Pa, u8)>,
 }
 
+/// Memory that an entry needs and its directory has not.
+#[derive(Debug)]
+#[must_use = "it is memory: put it to use, or free it"]
+pub(crate) struct Room {
+    /// A larger directory, and its PDTS.
+    directory: Option<(Pa, u8)>,
+    table: Option<Pa>,
+}
+
+impl Room {
+    /// Gives back what was not put to use.
+    pub(crate) fn free<P: Platform>(self, platform: &P) {
+        self.directory.into_iter().for_each(|(at, pdts)| platform.free(at, layout(pdts)));
+        self.table.into_iter().for_each(|table| platform.free(table, PAGE));
+    }
+}
+
 impl Directory {
     /// One of the smallest size, with a table for PASID 0, the PASID of requests without one. None if there is no memory.
     pub(crate) fn new<P: Platform, R: Registers>(hardware: &Hardware<P, R>) -> Option<Self> {
         let at = allocate(hardware, layout(0))?;
         let mut directory = Self { at, pdts: 0, tables: BTreeMap::new(), outgrown: Vec::new() };
-        if directory.ensure(hardware, 0).is_none() {
+        let Some(room) = directory.room(hardware, 0) else {
             hardware.platform.free(at, layout(0));
             return None;
-        }
+        };
+        directory.place(hardware, 0, room);
         Some(directory)
     }
 
-    /// How many PASIDs it has room for.
-    pub(crate) fn limit(&self) -> u32 {
-        1 << (TABLE_LG2 + SMALLEST_LG2 + self.pdts)
+    /// The memory that the entry of a PASID lacks. None if there is none to be had.
+    pub(crate) fn room<P: Platform, R: Registers>(
+        &self,
+        hardware: &Hardware<P, R>,
+        pasid: u32,
+    ) -> Option<Room> {
+        let mut pdts = self.pdts;
+        while pasid >> (TABLE_LG2 + SMALLEST_LG2 + pdts) != 0 {
+            pdts += 1;
+        }
+        let mut room = Room { directory: None, table: None };
+        if pdts > self.pdts {
+            room.directory = Some((allocate(hardware, layout(pdts))?, pdts));
+        }
+        if !self.tables.contains_key(&(pasid >> TABLE_LG2)) {
+            room.table = allocate(hardware, PAGE);
+            if room.table.is_none() {
+                room.free(&*hardware.platform);
+                return None;
+            }
+        }
+        Some(room)
     }
 
     /// The word of the context entry that leads here, with the flags of `flags`.
@@ -55,23 +92,19 @@ impl Directory {
         flags.with_p(true).with_pdts(self.pdts).with_pasiddirptr_address(self.at.get()).into_bits()
     }
 
-    /// Where the entry of a PASID lies that the directory has room for. None if there is no memory for its table.
-    pub(crate) fn ensure<P: Platform, R: Registers>(
+    /// Where the entry of a PASID lies that the directory is large enough for. `room` is what it lacked.
+    pub(crate) fn place<P: Platform, R: Registers>(
         &mut self,
         hardware: &Hardware<P, R>,
         pasid: u32,
-    ) -> Option<Pa> {
+        room: Room,
+    ) -> Pa {
         let index = pasid >> TABLE_LG2;
-        let table = match self.tables.get(&index) {
-            Some(&table) => table,
-            None => {
-                let table = allocate(hardware, PAGE)?;
-                hardware.store_word(self.entry(index), directory_entry(table));
-                self.tables.insert(index, table);
-                table
-            }
-        };
-        Some(entry_in(table, pasid))
+        if let Some(table) = room.table {
+            hardware.store_word(self.entry(index), directory_entry(table));
+            self.tables.insert(index, table);
+        }
+        entry_in(self.tables[&index], pasid)
     }
 
     /// Where the entry of PASID 0 lies.
@@ -79,23 +112,19 @@ impl Directory {
         entry_in(self.tables[&0], 0)
     }
 
-    /// Makes it a directory with the same tables and room for `pasid`. What it was before is kept until [`settle`](Self::settle). None if there is no memory.
+    /// Makes it, if `room` has a larger one, that with the same tables. What it was before is kept until [`settle`](Self::settle). Answers whether it was.
     pub(crate) fn grow<P: Platform, R: Registers>(
         &mut self,
         hardware: &Hardware<P, R>,
-        pasid: u32,
-    ) -> Option<()> {
-        let mut pdts = self.pdts;
-        while pasid >> (TABLE_LG2 + SMALLEST_LG2 + pdts) != 0 {
-            pdts += 1;
-        }
-        let at = allocate(hardware, layout(pdts))?;
+        room: &mut Room,
+    ) -> bool {
+        let Some((at, pdts)) = room.directory.take() else { return false };
         self.outgrown.push((self.at, self.pdts));
         (self.at, self.pdts) = (at, pdts);
         for (&index, &table) in &self.tables {
             hardware.store_word(self.entry(index), directory_entry(table));
         }
-        Some(())
+        true
     }
 
     /// Gives back what it was before. Hardware has confirmed that it knows this one.

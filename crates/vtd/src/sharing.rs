@@ -28,6 +28,7 @@ use portcullis_types::{Pa, Pasid, SizeLg2, SourceId, mutant};
 use crate::devices::{Attachment, Devices, distinct};
 use crate::features::Features;
 use crate::hardware::Hardware;
+use crate::pasid::Room;
 use crate::process::Process;
 use crate::vtd::{Configuration, Vtd};
 
@@ -148,7 +149,24 @@ fn set_shares<P: Platform>(devices: &mut Devices<P>, sids: &[u16], shares: bool)
 }
 
 impl<P: Platform, R: Registers> Vtd<P, R> {
-    /// Where the entries of a PASID lie. Directories that are too small grow.
+    /// The memory that the entries of a PASID lack, for each source; for all of them, or none.
+    fn rooms(&self, devices: &Devices<P>, sids: &[u16], pasid: u32) -> Result<Vec<Room>, AttachPasidError> {
+        let directory = |sid: &u16| devices.get(*sid).and_then(|source| source.directory.as_ref());
+        let directories: Vec<_> = sids.iter().map_while(directory).collect();
+        if directories.len() < sids.len() {
+            return Err(AttachPasidError::NotEnabled);
+        }
+        let mut rooms = Vec::new();
+        rooms.extend(directories.into_iter().map_while(|directory| directory.room(&self.hardware, pasid)));
+        if rooms.len() < sids.len() {
+            rooms.into_iter().for_each(|room| room.free(&*self.hardware.platform));
+            return Err(AttachPasidError::NoMemory);
+        }
+        Ok(rooms)
+    }
+
+    /// Where the entries of a PASID lie. Directories that are too small grow. Without memory for all of them nothing has changed; what has grown when hardware does not confirm it stays so, since
+    /// hardware may use either.
     fn places(
         &self,
         configuration: &mut Configuration<P>,
@@ -157,22 +175,21 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
     ) -> Result<Vec<(u16, Pa)>, AttachPasidError> {
         let hardware = &self.hardware;
         let Configuration { tables, devices, .. } = configuration;
+        let mut rooms = sids.iter().copied().zip(self.rooms(devices, sids, pasid)?);
         let mut places = Vec::new();
-        for &sid in sids {
+        while let Some((sid, mut room)) = rooms.next() {
             let directory = devices.get_mut(sid).and_then(|source| source.directory.as_mut());
-            let directory = directory.ok_or(AttachPasidError::NotEnabled)?;
-            if pasid >= directory.limit() {
-                directory.grow(hardware, pasid).ok_or(AttachPasidError::NoMemory)?;
-                // If this fails hardware may use either: the old one is not given back.
-                hardware.update_contexts(tables, devices, &[sid]).map_err(AttachPasidError::Sync)?;
-            } else if devices.any_doubted(&[sid]) {
-                // It may be using the directory before this one.
-                hardware.update_contexts(tables, devices, &[sid]).map_err(AttachPasidError::Sync)?;
+            let has_grown = directory.is_some_and(|directory| directory.grow(hardware, &mut room));
+            // In doubt it may be using the directory before this one.
+            let changes = has_grown || devices.any_doubted(&[sid]);
+            if changes && let Err(error) = hardware.update_contexts(tables, devices, &[sid]) {
+                rooms.map(|(_, room)| room).chain([room]).for_each(|room| room.free(&*hardware.platform));
+                return Err(AttachPasidError::Sync(error));
             }
             devices.settle(&*hardware.platform);
-            let directory = devices.get_mut(sid).and_then(|source| source.directory.as_mut());
-            let at = directory.and_then(|directory| directory.ensure(hardware, pasid));
-            places.push((sid, at.ok_or(AttachPasidError::NoMemory)?));
+            if let Some(directory) = devices.get_mut(sid).and_then(|source| source.directory.as_mut()) {
+                places.push((sid, directory.place(hardware, pasid, room)));
+            }
         }
         Ok(places)
     }
@@ -309,6 +326,9 @@ impl<P: Platform, R: Registers> SvaIommu<P> for Vtd<P, R> {
         }
         if is_blocked {
             return Err(AttachPasidError::Blocked);
+        }
+        if !process.hold().lives() {
+            return Err(AttachPasidError::Exited);
         }
         let places = self.places(&mut configuration, &sids, pasid.get())?;
         let outcome = process.attach(&places, pasid.get());

@@ -196,6 +196,37 @@ fn a_device_that_comes_and_lacks_memory_for_one_of_several_sources_keeps_none_fo
     }
 }
 
+#[test]
+fn a_bind_that_lacks_memory_for_one_of_several_sources_keeps_none_for_the_others() {
+    let sources = [SID, SourceId(0x0208)];
+    let fake = Fake::scalable();
+    let unit = fake.probe(config());
+    unit.add_device("gpu", &sources).unwrap();
+    unit.attach(&sources, &Target::Domain(unit.new_domain().unwrap())).unwrap();
+    unit.enable(&sources, &facts(), Arc::new(Switches::default())).unwrap();
+    let [process, dead] = [(); 2].map(|()| unit.new_process_domain(Mm::new()).unwrap());
+    dead.quiesce().unwrap();
+    let state = || (fake.live_bytes(), [0x108, 0x208].map(|sid| fake.context(sid)));
+    let before = state();
+    assert_eq!(unit.attach_pasid(&sources, pasid(0x8000), &dead), Err(AttachPasidError::Exited));
+    assert_eq!(state(), before);
+    // A larger directory, and a table, for each.
+    for allowed in 0..4 {
+        fake.with(|state| state.blocks_left = Some(allowed));
+        let refused = unit.attach_pasid(&sources, pasid(0x8000), &process);
+        fake.with(|state| state.blocks_left = None);
+        assert_eq!((refused, state()), (Err(AttachPasidError::NoMemory), before), "{allowed}");
+    }
+    // One of which hardware does not confirm that it knows it stays, since hardware may use it; its table and all of the other's do not.
+    fake.with(|state| state.refused = vec![TYPE_CONTEXT]);
+    let refused = unit.attach_pasid(&sources, pasid(0x8000), &process);
+    assert_eq!(refused, Err(AttachPasidError::Sync(SyncError::Failed { code: 3 })));
+    assert_eq!(fake.live_bytes(), before.0 + 0x2000, "for 2^16 PASIDs");
+    fake.with(|state| state.refused.clear());
+    unit.attach_pasid(&sources, pasid(0x8000), &process).unwrap();
+    assert_eq!([0x108, 0x208].map(|sid| fake.pasid(sid, 0x8000).unwrap()[0] & 1), [1, 1]);
+}
+
 /// So one of a group can be taken back when another's attach fails, whatever it fails for, and nothing is left of it.
 #[test]
 fn a_device_is_led_anywhere_and_back_without_memory_and_shares_without() {
