@@ -16,7 +16,7 @@ pub struct Config {
     pub host_address_bits: u8,
     /// Which tables lead to domains.
     pub mode: Mode,
-    /// Bits of a domain's addresses, at most what the hardware can do; 48, or what it can do, if none.
+    /// Bits of a domain's addresses, 30 or more, at most what the hardware can do; 48, or what it can do, if none.
     pub input_bits: Option<u8>,
     /// Whether invalidations may name pages, where hardware has that; otherwise whole domains are forgotten.
     pub page_selective: bool,

@@ -15,6 +15,9 @@ use crate::config::{Config, Mode};
 /// Spec: VT-d 5.10, 11.4 "Register Descriptions".
 const REGISTERS_END: usize = 0x100;
 
+/// The fewest bits of a domain's addresses: its largest leaf.
+const LEAST_INPUT_BITS: u8 = 30;
+
 /// What a unit can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -178,6 +181,9 @@ fn check_config(config: &Config) -> Result<(), ProbeError> {
     if !(32..=52).contains(&config.host_address_bits) {
         return bad("host_address_bits", config.host_address_bits.into());
     }
+    if let Some(bits) = config.input_bits.filter(|&bits| bits < LEAST_INPUT_BITS) {
+        return bad("input_bits", bits.into());
+    }
     if !(7..=14).contains(&config.queue_lg2) {
         return bad("queue_lg2", config.queue_lg2.into());
     }
@@ -218,15 +224,16 @@ fn second_stage_shape(capability: Capability, config: &Config) -> Result<(u8, u8
     let aw = aw.ok_or(ProbeError::Absurd { field: "SAGAW", value: capability.sagaw().into() })?;
     let levels = aw + 2;
     let bits = wished.min(12 + 9 * levels).min(capability.guest_address_bits());
-    if bits < 30 {
+    if bits < LEAST_INPUT_BITS {
         return Err(ProbeError::Absurd { field: "MGAW", value: capability.mgaw().into() });
     }
     Ok((levels, bits))
 }
 
+/// Levels and bits of a first-stage table: 4 levels unless more is wished than they have. Addresses are those of the lower half.
 fn first_stage_shape(capability: Capability, config: &Config) -> (u8, u8) {
     let wished = config.input_bits.unwrap_or(48);
-    if wished > 48 && capability.fs5lp() { (5, 56) } else { (4, 47) }
+    if wished > 48 && capability.fs5lp() { (5, wished.min(56)) } else { (4, wished.min(47)) }
 }
 
 fn page_sizes(capability: Capability, first_stage: bool) -> PageSizes {
@@ -270,6 +277,27 @@ mod tests {
         assert_eq!(five.map(|five| (five.levels, five.input_bits)), Ok((5, 57)));
         let guest = read(CAP_48 & !0x3f_0000 | 38 << 16, ECAP_QI, |_| {}).unwrap();
         assert_eq!((guest.levels, guest.input_bits), (4, 39));
+    }
+
+    #[test]
+    fn fewer_bits_can_be_had_of_a_first_stage_too() {
+        // SMTS (bit 43) and FSTS (47), without SSTS; FS5LP is bit 60 of CAP_REG.
+        let first = |bits: Option<u8>, capability: u64| {
+            let features = read(capability, ECAP_QI | 1 << 43 | 1 << 47, |config| config.input_bits = bits);
+            let features = features.unwrap();
+            let format = crate::table::choose(&features).unwrap();
+            (features.levels, features.input_bits, format.aperture().last().get())
+        };
+        let last = |bits: u8| (1 << bits) - 1;
+        assert_eq!(first(None, CAP_48), (4, 47, last(47)));
+        assert_eq!(first(Some(39), CAP_48), (4, 39, last(39)));
+        assert_eq!(first(Some(57), CAP_48), (4, 47, last(47)));
+        assert_eq!(first(Some(52), CAP_48 | 1 << 60), (5, 52, last(52)));
+        assert_eq!(first(Some(57), CAP_48 | 1 << 60), (5, 56, last(56)));
+        for extended in [ECAP_QI, ECAP_QI | 1 << 43 | 1 << 47] {
+            let few = read(CAP_48, extended, |config| config.input_bits = Some(29));
+            assert_eq!(few, Err(ProbeError::BadConfig { field: "input_bits", value: 29 }));
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub(crate) type TableFormat = portcullis_paging::TableFormat<FirstStage, SecondS
 pub(crate) fn choose(features: &Features) -> Option<TableFormat> {
     if features.first_stage_domains {
         let config = FirstConfig {
+            input_bits: features.input_bits,
             output_bits: features.output_bits,
             coherent: features.coherent_walk,
             page_sizes: features.page_sizes,

@@ -51,6 +51,8 @@ const EXECUTE_DISABLE: u64 = 1 << 63;
 pub struct FirstConfig {
     /// 4, or 5 where hardware has them (CAP_REG.FS5LP): 47 or 56 bits of input.
     pub levels: u8,
+    /// Bits of an input address: no more than the lower half has with so many levels.
+    pub input_bits: u8,
     /// Bits of an output address: the host address width, 32 to 52.
     pub output_bits: u8,
     /// Whether hardware reads tables through the CPU's caches (ECAP_REG.SMPWCS and PWSNP).
@@ -62,16 +64,22 @@ pub struct FirstConfig {
 }
 
 impl FirstConfig {
-    /// A coherent walker of tables of `levels` levels, 48 bits of output, every size of leaf, no extended accessed flag.
+    /// A coherent walker of tables of `levels` levels, the whole lower half, 48 bits of output, every size of leaf, no extended accessed flag.
     pub const fn new(levels: u8) -> Self {
         Self {
             levels,
+            input_bits: lower_half(levels),
             output_bits: 48,
             coherent: true,
             extended_accessed: false,
             page_sizes: PageSizes::from_bits(u64::MAX),
         }
     }
+}
+
+/// Bits of the lower half of canonical addresses.
+const fn lower_half(levels: u8) -> u8 {
+    12 + 9 * levels - 1
 }
 
 /// VT-d's first stage.
@@ -92,9 +100,10 @@ impl FirstStage {
         if !(4..=5).contains(&config.levels) {
             return Err(ConfigError::Levels(config.levels));
         }
-        // The lower half of canonical addresses.
-        let input_bits = 12 + 9 * config.levels - 1;
-        let geometry = super::geometry(input_bits, config.output_bits, config.levels)?;
+        if config.input_bits > lower_half(config.levels) {
+            return Err(ConfigError::InputBits(config.input_bits));
+        }
+        let geometry = super::geometry(config.input_bits, config.output_bits, config.levels)?;
         let page_sizes = super::page_sizes(&geometry, config.page_sizes);
         Ok(Self { config, geometry, page_sizes })
     }
