@@ -167,9 +167,8 @@ impl<P: Platform, R: Registers> Vtd<P, R> {
             let theirs = |region: &&BootRegion| {
                 region.sources.contains(&source) && !mutant!("vtd-boot-region-not-mapped")
             };
-            for region in regions.iter().filter(theirs) {
-                map_region(&*domain, region)?;
-            }
+            let ranges = regions.iter().filter(theirs).map(|region| region.range);
+            joined(ranges).into_iter().try_for_each(|range| map_region(&*domain, range))?;
             let mut configuration = self.configuration.lock();
             let Configuration { tables, devices, .. } = &mut *configuration;
             let known = self.hardware.know(tables, devices, &firmware, &[sid]);
@@ -490,26 +489,34 @@ fn unconfirmed(error: MapError) -> Option<SyncError> {
     Some(SyncError::Timeout { waiting_for, last: 0 })
 }
 
-/// Maps memory that firmware reserved to itself.
-fn map_region<P: Platform>(domain: &dyn HwDomain<P>, region: &BootRegion) -> Result<(), ProbeError> {
-    let first = region.range.first();
-    let bad = ProbeError::BadRegion { first: first.get() };
-    if !region.range.is_aligned(0x1000) || !domain.aperture().covers(region.range) {
-        return Err(bad);
-    }
-    let mut at = first;
-    // Page by page: regions of one device may overlap.
-    while at <= region.range.last() {
-        let mapped = domain.map(at, Pa::new(at.get()), 0x1000, Prot::cached(Perms::READ_WRITE));
-        match mapped {
-            Ok(()) | Err(MapError::Mapped(_)) => {}
-            Err(MapError::NoTableMemory) => return Err(ProbeError::NoMemory),
-            Err(error) => return Err(unconfirmed(error).map_or(bad, ProbeError::Sync)),
+/// These ranges in order, those that overlap as one: regions of one device may.
+fn joined(ranges: impl Iterator<Item = IovaRange>) -> Vec<IovaRange> {
+    let mut ranges: Vec<IovaRange> = ranges.collect();
+    ranges.sort_unstable();
+    let mut joined: Vec<IovaRange> = Vec::new();
+    for range in ranges {
+        match joined.last_mut().filter(|before| before.overlaps(range)) {
+            Some(before) => {
+                let last = before.last().max(range.last());
+                *before = IovaRange::from_ends(before.first(), last).unwrap_or(range);
+            }
+            None => joined.push(range),
         }
-        let Some(next) = at.checked_add(0x1000) else { break };
-        at = next;
     }
-    Ok(())
+    joined
+}
+
+/// Maps memory that firmware reserved to itself: at once, since firmware may say that it needs very much.
+fn map_region<P: Platform>(domain: &dyn HwDomain<P>, range: IovaRange) -> Result<(), ProbeError> {
+    let first = range.first();
+    let bad = ProbeError::BadRegion { first: first.get() };
+    let is_sayable = range.is_aligned(0x1000) && domain.aperture().covers(range);
+    let Some(len_bytes) = range.len_bytes().filter(|_| is_sayable) else { return Err(bad) };
+    let mapped = domain.map(first, Pa::new(first.get()), len_bytes, Prot::cached(Perms::READ_WRITE));
+    mapped.map_err(|error| match error {
+        MapError::NoTableMemory => ProbeError::NoMemory,
+        error => unconfirmed(error).map_or(bad, ProbeError::Sync),
+    })
 }
 
 impl<P: Platform, R: Registers> Iommu<P> for Vtd<P, R> {

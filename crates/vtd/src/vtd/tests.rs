@@ -525,6 +525,48 @@ fn a_map_that_hardware_does_not_confirm_is_no_lack_of_memory_and_no_bad_region()
 }
 
 #[test]
+fn however_much_firmware_reserves_is_mapped_at_once_and_what_two_of_its_regions_have_once() {
+    // SSLPS: leaves of 2 MiB and 1 GiB. In caching mode each map is an invalidation.
+    let fake = Fake::new(CAP_LEGACY | 0b11 << 34 | 1 << 7, ECAP_LEGACY);
+    let region = |first: u64, len_bytes: u64| BootRegion {
+        range: IovaRange::new(Iova::new(first), len_bytes).unwrap(),
+        sources: alloc::vec![SID],
+        relaxable: false,
+    };
+    let gib = 1 << 30;
+    let regions = [(4 * gib, 60 * gib), (0x10_0000, 0x3000), (0x10_2000, 0x2000), (8 * gib, 64 * gib)];
+    let boot_regions = regions.into_iter().map(|(first, len_bytes)| region(first, len_bytes)).collect();
+    let before = fake.live_bytes();
+    let unit = fake.probe(Config { boot_regions, ..Fake::config() });
+    let told = fake.take_log().iter().filter(|it| it.kind() == TYPE_IOTLB).count();
+    assert!(told <= 4, "{told} invalidations: all caches, two ranges, and the entry");
+    assert!(fake.live_bytes() - before <= 0x1_0000, "{:#x}", fake.live_bytes() - before);
+    let root = fake.context(0x108).unwrap();
+    let reaches = |iova: u64| {
+        let mut table = root[0] & !0xfff;
+        for level in (0..(root[1] & 7) + 2).rev() {
+            let entry = fake.word(table + 8 * (iova >> (12 + 9 * level) & 0x1ff));
+            if entry & 3 != 3 {
+                return false;
+            }
+            // PS is bit 7.
+            if level == 0 || entry >> 7 & 1 == 1 {
+                let size = 1 << (12 + 9 * level);
+                assert_eq!(entry & 0xf_ffff_ffff_f000 & !(size - 1), iova & !(size - 1), "1:1");
+                return true;
+            }
+            table = entry & 0xf_ffff_ffff_f000;
+        }
+        false
+    };
+    let there = [0x10_0000, 0x10_2fff, 0x10_3000, 0x10_3fff, 4 * gib, 8 * gib, 64 * gib, 72 * gib - 1];
+    assert!(there.into_iter().all(reaches));
+    let not_there = [0xf_ffff, 0x10_4000, 4 * gib - 1, 72 * gib];
+    assert!(!not_there.into_iter().any(reaches));
+    drop(unit);
+}
+
+#[test]
 fn what_firmware_reserved_is_mapped_before_translation_is_turned_on_and_stays_until_an_attach() {
     let fake = Fake::legacy();
     let region = BootRegion {
