@@ -241,14 +241,15 @@ mod tests {
 
     #[test]
     fn a_bus_where_nothing_answers_is_no_smmu() {
-        for word in [0, u32::MAX] {
+        let reserved = ProbeError::Reserved { register: "SMMU_IDR1", value: u32::MAX };
+        for (word, error) in [(0, ProbeError::NoTranslation), (u32::MAX, reserved)] {
             let ids = IdRegisters {
                 idr0: Idr0::from_bits(word),
                 idr1: Idr1::from_bits(word),
                 idr2: Idr2::from_bits(word),
                 idr7: Idr7::from_bits(word),
             };
-            assert!(Features::decode(&ids).is_err());
+            assert_eq!(Features::decode(&ids), Err(error), "{word:#x}");
         }
     }
 

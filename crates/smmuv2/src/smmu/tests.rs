@@ -318,7 +318,8 @@ fn a_bank_to_which_an_attach_led_that_was_not_confirmed_is_turned_off_when_nothi
     let next = smmu.new_domain().unwrap();
     let on = fake.get_bank(1, SCTLR);
     fake.with(|state| state.stuck = true);
-    assert!(smmu.attach(&GPU, &Target::Domain(next.clone())).is_err());
+    let refused = smmu.attach(&GPU, &Target::Domain(next.clone()));
+    assert!(matches!(refused, Err(AttachError::Sync(SyncError::Timeout { .. }))), "{refused:?}");
     drop(next);
     assert_eq!(fake.get_bank(1, SCTLR), on, "what arrived meanwhile would get through");
     fake.with(|state| state.stuck = false);
@@ -424,9 +425,11 @@ fn a_device_whose_removal_is_not_confirmed_stays_known_and_blocked() {
     let weak = Arc::downgrade(&domain);
     drop(domain);
     fake.with(|state| state.stuck = true);
-    assert!(smmu.remove_device(&GPU).is_err());
+    let removed = smmu.remove_device(&GPU);
+    assert!(matches!(removed, Err(SyncError::Timeout { .. })), "{removed:?}");
     assert_eq!(fake.table(), [(0x400, 0x3f, FAULT, 0)]);
-    assert!(smmu.add_device("other", &GPU).is_err());
+    let taken = AddDeviceError::Taken { source: GPU[0], by: "gpu".into() };
+    assert_eq!(smmu.add_device("other", &GPU), Err(taken));
     assert!(weak.upgrade().is_some(), "what it was attached to may be in use for ever");
 }
 
@@ -470,7 +473,11 @@ fn masks_that_the_hardware_does_not_hold_are_not_used() {
     let fake = Fake::new();
     fake.with(|state| state.smr_bits = 0x800f_03ff);
     let smmu = fake.probe(Fake::config());
-    assert!(smmu.add_device("gpu", &GPU).is_err());
+    let refused = smmu.add_device("gpu", &GPU);
+    assert!(
+        matches!(refused, Err(AddDeviceError::OutOfRange { source, .. }) if source == GPU[0]),
+        "{refused:?}"
+    );
     smmu.add_device("net", &[SourceId(0x000f_0010)]).unwrap();
 }
 
@@ -749,7 +756,8 @@ fn a_bank_of_firmwares_by_which_something_may_be_under_way_is_not_turned_off() {
     smmu.add_device("net", &NET).unwrap();
     let on = fake.get_bank(2, SCTLR);
     fake.with(|state| state.stuck = true);
-    assert!(smmu.attach(&[SourceId(0x000f_0040)], &Target::Blocked).is_err());
+    let blocked = smmu.attach(&[SourceId(0x000f_0040)], &Target::Blocked);
+    assert!(matches!(blocked, Err(AttachError::LeftBlocked(SyncError::Timeout { .. }))), "{blocked:?}");
     fake.with(|state| state.stuck = false);
     smmu.attach(&NET, &Target::Identity).unwrap();
     assert_eq!(fake.get_bank(2, SCTLR), on);

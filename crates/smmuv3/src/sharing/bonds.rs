@@ -229,7 +229,7 @@ fn part_17_a_bond_that_hardware_does_not_let_go_is_nobody_elses() {
     let (disk, mm) = (bench.disk(), FakeMm::new(0x42));
     let bond = bind(&disk, &mm);
     bench.fake.with(|state| state.atc_silent = true);
-    assert!(disk.0.unbind(&bond).is_err());
+    assert_eq!(disk.0.unbind(&bond), Err(UnbindError::Sync(SyncError::Failed { code: 3 })));
     bench.fake.with(|state| state.atc_silent = false);
     // Its PASID means nothing any more: who would be told that he is bound is not.
     assert_eq!(disk.0.bind(&memory(&mm)).unwrap_err(), BindError::Busy);
@@ -310,7 +310,10 @@ fn part_18_a_device_that_never_answers_is_given_up_and_nothing_of_it_is_kept() {
         state.illegal = [Opcode::CFGI_CD].to_vec();
         state.atc_silent = true;
     });
-    assert!(disk.bind(&memory(&other)).is_err());
+    assert_eq!(
+        disk.bind(&memory(&other)).unwrap_err(),
+        BindError::Attach(AttachPasidError::Sync(SyncError::Failed { code: 1 }))
+    );
     bench.fake.with(|state| state.illegal.clear());
     assert_eq!(disk.unbind(&bond), Err(UnbindError::Sync(SyncError::Failed { code: 3 })));
     assert_eq!(disk.settle(), Err(UnbindError::Sync(SyncError::Failed { code: 3 })));
@@ -392,7 +395,7 @@ fn part_16_disabling_waits_for_bonds_and_then_the_device_is_as_before() {
     assert_eq!(disk.0.disable(), Err(DisableSvaError::PasidsInUse));
     disk.0.unbind(&bond).unwrap();
     disk.0.disable().unwrap();
-    assert!(disk.0.bind(&memory(&mm)).is_err());
+    assert_eq!(disk.0.bind(&memory(&mm)).unwrap_err(), BindError::Attach(AttachPasidError::NotEnabled));
     let again = bench.unit.enable(&disk.1, &disk.2, &bench.facts, FakeSwitches::new(&bench.fake));
     assert!(again.is_ok());
     let mut poor = bench.facts;

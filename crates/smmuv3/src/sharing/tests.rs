@@ -549,7 +549,7 @@ fn a_first_level_descriptor_that_hardware_may_remember_keeps_its_table() {
     let (_mm, _process) = shared.bound(0x42, 5000);
     let before = shared.fake.live_bytes();
     shared.fake.with(|state| state.illegal.push(Opcode::CFGI_CD));
-    assert!(shared.detach(5000).is_err());
+    assert_eq!(shared.detach(5000), Err(SyncError::Failed { code: 1 }));
     assert_eq!(shared.fake.live_bytes(), before);
     shared.fake.with(|state| state.illegal.clear());
     shared.detach(5000).unwrap();
@@ -582,13 +582,14 @@ fn part_17_a_descriptor_in_doubt_is_asked_for_though_its_table_went_with_another
     let _other = shared.bound(0x43, 65);
     let deaf = |opcodes: &[Opcode]| shared.fake.with(|state| state.illegal = opcodes.to_vec());
     deaf(&[Opcode::CFGI_CD]);
-    assert!(shared.detach(64).is_err());
+    let refused = SyncError::Failed { code: 1 };
+    assert_eq!(shared.detach(64), Err(refused));
     deaf(&[]);
     shared.detach(65).unwrap();
     assert_eq!(cd(&shared.fake, 8, 64), None, "no descriptor in there is valid any more");
     deaf(&[Opcode::CFGI_CD]);
-    assert!(shared.detach(64).is_err(), "hardware may have the descriptor still");
-    assert!(process.quiesce().is_err(), "and walk the table that it leads to");
+    assert_eq!(shared.detach(64), Err(refused), "hardware may have the descriptor still");
+    assert_eq!(process.quiesce(), Err(refused), "and walk the table that it leads to");
     deaf(&[]);
     shared.fake.take_log();
     shared.detach(64).unwrap();

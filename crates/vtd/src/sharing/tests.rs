@@ -531,7 +531,7 @@ fn after_a_teardown_that_was_not_confirmed_nothing_more_is_shared() {
     unit.attach(&other, &Target::Domain(domain)).unwrap();
     let process = unit.new_process_domain(Mm::new()).unwrap();
     fake.with(|state| state.refused = vec![TYPE_IOTLB]);
-    assert!(unit.teardown().is_err());
+    assert_eq!(unit.teardown(), Err(SyncError::Failed { code: 3 }));
     fake.with(|state| state.refused.clear());
     let enabled = unit.enable(&other, &facts(), switches.clone());
     assert!(matches!(enabled, Err(EnableSvaError::Sync(_))));

@@ -462,10 +462,12 @@ fn an_entry_that_hardware_in_caching_mode_was_not_told_of_is_taken_back() {
 fn a_device_whose_removal_is_not_confirmed_stays_known_and_blocked() {
     let (fake, unit, _domain) = attached();
     fake.with(|state| state.asleep = true);
-    assert!(unit.remove_device(&[SID]).is_err());
+    let removed = unit.remove_device(&[SID]);
+    assert!(matches!(removed, Err(SyncError::Timeout { waiting_for: "an invalidation wait", .. })));
     assert_eq!(fake.context(0x108).unwrap()[0], 0);
     fake.with(|state| state.asleep = false);
-    assert!(unit.add_device("other", &[SID]).is_err());
+    let taken = AddDeviceError::Taken { source: SID, by: "disk".into() };
+    assert_eq!(unit.add_device("other", &[SID]), Err(taken));
     unit.remove_device(&[SID]).unwrap();
     unit.add_device("other", &[SID]).unwrap();
 }
@@ -725,8 +727,9 @@ fn an_interrupt_is_for_its_requester_alone_and_is_forgotten_when_it_changes() {
     assert_eq!((fake.word(table + 16), fake.take_log()[0]), (0, Descriptor::interrupts(0, 1)));
     let bad = Interrupt { requester: Requester::Buses { first: 2, last: 1 }, ..interrupt };
     let block = remapping.allocate(1).unwrap();
-    assert!(remapping.set(&block, 0, &bad).is_err() && remapping.set(&block, 1, &interrupt).is_err());
-    assert!(remapping.allocate(3).is_err());
+    assert_eq!(remapping.set(&block, 0, &bad), Err(InterruptError::BadRequester(bad.requester)));
+    assert_eq!(remapping.set(&block, 1, &interrupt), Err(InterruptError::BadIndex(1)));
+    assert_eq!(remapping.allocate(3), Err(InterruptError::BadCount(3)));
 }
 
 #[test]
@@ -822,12 +825,13 @@ fn after_teardown_every_request_is_blocked_and_all_but_the_root_is_given_back() 
 fn after_a_teardown_that_was_not_confirmed_nobody_is_told_that_a_device_is_attached() {
     let (fake, unit, domain) = attached();
     fake.with(|state| state.refused = vec![TYPE_IOTLB]);
-    assert!(unit.teardown().is_err());
+    assert_eq!(unit.teardown(), Err(SyncError::Failed { code: 3 }));
     fake.with(|state| state.refused.clear());
     for target in [Target::Domain(domain), Target::Identity] {
         assert_eq!(unit.attach(&[SID], &target), Err(AttachError::Unsupported));
     }
-    assert!(unit.add_device("net", &[SourceId(0x0200)]).is_err());
+    let on = SyncError::Timeout { waiting_for: "a unit that is on", last: 0 };
+    assert_eq!(unit.add_device("net", &[SourceId(0x0200)]), Err(AddDeviceError::Sync(on)));
     assert_eq!((fake.context(0x108), fake.context(0x200)), (None, None));
     unit.attach(&[SID], &Target::Blocked).unwrap();
     unit.remove_device(&[SID]).unwrap();
@@ -840,7 +844,8 @@ fn a_unit_that_turned_its_queue_off_too_slowly_is_torn_down_by_the_next_try() {
     let (fake, unit, domain) = attached();
     drop(domain);
     fake.with(|state| state.stuck = 1 << 26);
-    assert!(unit.teardown().is_err());
+    let down = unit.teardown();
+    assert!(matches!(down, Err(SyncError::Timeout { waiting_for: "GSTS_REG.QIES", .. })), "{down:?}");
     fake.with(|state| state.stuck = 0);
     unit.teardown().unwrap();
     assert_eq!((fake.get(GSTS) >> 26 & 1, fake.live_bytes()), (0, 0x1000));
