@@ -14,7 +14,7 @@ use alloc::sync::Arc;
 use portcullis_core::device::{Device, DeviceInfo};
 use portcullis_core::domain::FlushMode;
 use portcullis_core::group::{DefaultDomain, Group};
-use portcullis_core::iommu::{HwDomain, Iommu, Target};
+use portcullis_core::iommu::{HwDomain, Iommu, SyncError, Target};
 use portcullis_core::owner::Owner;
 use portcullis_core::table_group::{DmaTable, TableEntry, TableGroup, TableSpec};
 use portcullis_core::unit::IommuUnit;
@@ -121,5 +121,8 @@ fn flush(table: &dyn DmaTable, range: IovaRange) {
 fn target<P: Platform>(domain: &Arc<dyn HwDomain<P>>) -> Target<P> {
     Target::Domain(domain.clone())
 }
+
+/// What an operation says for which the bridge did not answer.
+const NO_ANSWER: SyncError = SyncError::Timeout { waiting_for: "PHB3_CONFIG", last: u64::MAX };
 
 const READ_WRITE: Prot = Prot::cached(Perms::READ_WRITE);

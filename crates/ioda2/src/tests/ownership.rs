@@ -2,10 +2,10 @@
 
 use core::sync::atomic::Ordering::SeqCst;
 
-use portcullis_core::dma::Direction;
+use portcullis_core::dma::{Direction, DmaMapError};
 use portcullis_core::group::GroupError;
-use portcullis_core::iommu::AttachError;
-use portcullis_core::owner::{Released, Stuck};
+use portcullis_core::iommu::{AttachError, MapError};
+use portcullis_core::owner::{Released, Stuck, UseError};
 use portcullis_core::table_group::{self, Kind, OwnershipError, WindowError};
 
 use super::*;
@@ -65,7 +65,8 @@ fn without_memory_for_the_platforms_table_the_group_stays_blocked_says_so_and_tr
     );
     assert_eq!((machine.fake.entry(9, 2), machine.fake.entry(9, 3)), (0, 0));
     assert_eq!(machine.reach(DISK, BYPASS | 0x1000), None);
-    assert!(group.use_default_domain(device, "driver").is_err());
+    let error = GroupError::Attach { device: "device".into(), error: AttachError::NoMemory };
+    assert_eq!(group.use_default_domain(device, "driver"), Err(UseError::Stuck(error)));
     machine.fake.allocations_left.store(usize::MAX, SeqCst);
     group.use_default_domain(device, "driver").unwrap();
     assert_eq!(machine.reach(DISK, BYPASS | 0x1000), Some(0x1000));
@@ -260,12 +261,12 @@ fn windows_that_were_not_confirmed_to_be_closed_are_so_when_errors_are_next_hand
     let tables = group.tables().unwrap();
     let table = tables.create_table(spec(0, 12, MIB, 1)).unwrap();
     fake.state().reads_missed = 2;
-    assert!(tables.set_window(&table).is_err());
+    assert_eq!(tables.set_window(&table), Err(WindowError::Sync(NO_ANSWER)));
     tables.set_window(&table).unwrap();
     let set = fake.entry(9, 2);
     fake.state().reads_missed = 2;
     let second = tables.create_table(spec(1, 12, MIB, 1)).unwrap();
-    assert!(tables.set_window(&second).is_err());
+    assert_eq!(tables.set_window(&second), Err(WindowError::Sync(NO_ANSWER)));
     assert_eq!(bridge.handle_errors(), []);
     assert_eq!((fake.entry(9, 2), set == 0), (set, false));
 }
@@ -319,7 +320,7 @@ fn a_device_whose_removal_was_not_confirmed_goes_on_where_its_user_says() {
     let bridge = fake.bridge(|_| ());
     bridge.add_device("card", &[source(CARD)]).unwrap();
     fake.answers(Some(0));
-    assert!(bridge.remove_device(&[source(CARD)]).is_err());
+    assert_eq!(bridge.remove_device(&[source(CARD)]), Err(NO_ANSWER));
     fake.answers(None);
     let domain = bridge.new_kernel_domain().unwrap();
     domain.map(Iova::new(0), Pa::new(0x9000), 0x1000, READ_WRITE).unwrap();
@@ -328,7 +329,7 @@ fn a_device_whose_removal_was_not_confirmed_goes_on_where_its_user_says() {
     // A user's windows are for all of its members.
     bridge.attach(&[source(CARD)], &Target::Blocked).unwrap();
     fake.answers(Some(0));
-    assert!(bridge.remove_device(&[source(CARD)]).is_err());
+    assert_eq!(bridge.remove_device(&[source(CARD)]), Err(NO_ANSWER));
     fake.answers(None);
     bridge.attach(&[source(CARD)], &Target::Blocked).unwrap();
     let group = bridge.table_group(source(CARD)).unwrap();
@@ -423,7 +424,8 @@ fn a_bridge_without_tables_on_demand_hands_its_table_over_whole_if_nothing_is_ma
     flush(&*table, range(0x1000, 0x1000));
     assert_eq!(machine.reach(DISK, 0x1000), Some(0x8000));
     assert_eq!(machine.reach(DISK, BYPASS | 0x1000), None);
-    assert!(dma.map_single(Pa::new(0x123_4000), 0x1000, Direction::FromDevice).is_err(), "it is the user's");
+    let refused = dma.map_single(Pa::new(0x123_4000), 0x1000, Direction::FromDevice).err();
+    assert!(matches!(refused, Some(DmaMapError::Map(MapError::Mapped(_)))), "it is the user's: {refused:?}");
     assert_eq!(whole.give_back_table(), Err(OwnershipError::Live(Iova::new(0x1000))));
     assert_eq!(table.exchange(Iova::new(0x1000), None), Ok(Some(page(0x8000))));
     whole.give_back_table().unwrap();

@@ -2,6 +2,7 @@
 
 use core::slice::from_ref;
 
+use portcullis_core::iommu::AttachError;
 use portcullis_core::table_group::{EntryError, JoinError, TableError, WindowError, join, leave};
 
 use super::*;
@@ -230,7 +231,7 @@ fn a_device_is_blocked_only_by_the_bridges_word_also_where_its_windows_are_noted
     assert_eq!(machine.reach(DISK, 0x1000), Some(0x8000), "the window is open, and noted as closed");
     let block = || machine.bridge.attach(&[source(DISK)], &Target::Blocked);
     machine.fake.answers(Some(0));
-    assert!(block().is_err());
+    assert_eq!(block(), Err(AttachError::LeftBlocked(NO_ANSWER)));
     machine.fake.answers(None);
     block().unwrap();
     assert_eq!(machine.reach(DISK, 0x1000), None);

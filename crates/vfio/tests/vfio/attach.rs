@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use crate::support::{BUFFER, Call, DOORBELL, PAGE, Process, RAM, World, bare, range, region, world};
-use portcullis_core::dma::compose_msi;
+use portcullis_core::dma::{MsiError, compose_msi};
 use portcullis_core::iommu::ReservedKind;
 use portcullis_types::{Iova, Pa, PageSizes, Perms, Prot};
 use portcullis_vfio::Errno;
@@ -217,7 +217,8 @@ fn doorbells_get_mapped_in_their_window_for_devices_to_write() {
         let domain = device.domain().unwrap();
         if device.sources()[0].0 == 3 {
             // This IOMMU has no window.
-            assert!(compose_msi(device, &domain, Pa::new(DOORBELL), 5).is_err());
+            let refused = compose_msi(device, &domain, Pa::new(DOORBELL), 5).err();
+            assert_eq!(refused, Some(MsiError::NoCookie));
             continue;
         }
         let message = compose_msi(device, &domain, Pa::new(DOORBELL), 5).unwrap();
@@ -251,7 +252,7 @@ fn where_hardware_decodes_a_doorbell_there_is_no_window() {
     let device = &world.devices[0];
     let compose = |doorbell| compose_msi(device, &device.domain().unwrap(), Pa::new(doorbell), 5);
     assert_eq!(compose(0xfee0_1000).unwrap().address, Iova::new(0xfee0_1000));
-    assert!(compose(DOORBELL).is_err());
+    assert_eq!(compose(DOORBELL).err(), Some(MsiError::NoCookie));
 }
 
 #[test]
