@@ -141,10 +141,10 @@ impl<P: Platform, R: Registers> TableOps for Group<P, R> {
             if !pe.is_taken() {
                 return Err(WindowError::NotTaken);
             }
-            let mut next = pe.windows.setup().clone();
-            if next.tables[window].is_some() {
+            if pe.windows.setup().tables[window].is_some() {
                 return Err(WindowError::Set(window));
             }
+            let mut next = pe.windows.known();
             next.tables[window] = Some(own);
             pe.windows.switch(&self.phb.bridge, next, Failing::Undo).map_err(window_error)
         });
@@ -156,9 +156,10 @@ impl<P: Platform, R: Registers> TableOps for Group<P, R> {
             if !pe.is_taken() {
                 return Err(WindowError::NotTaken);
             }
-            let mut next = pe.windows.setup().clone();
-            let table =
-                next.tables.get_mut(window).and_then(Option::take).ok_or(WindowError::NotSet(window))?;
+            let table = pe.windows.setup().tables.get(window).cloned().flatten();
+            let table = table.ok_or(WindowError::NotSet(window))?;
+            let mut next = pe.windows.known();
+            next.tables[window] = None;
             pe.windows.switch(&self.phb.bridge, next, Failing::Keep).map_err(window_error)?;
             Ok(table as Arc<dyn DmaTable>)
         });

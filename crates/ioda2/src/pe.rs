@@ -135,6 +135,10 @@ impl<P: Platform, R: Registers> Pe<P, R> {
         let around = |end: Option<portcullis_types::Pa>| end.map_or(tve::DISABLED, tve::bypass);
         let bypass = around(bridge.config.bypass_end);
         let (next, failing) = match &place {
+            // What a user has set stays: his container knows of nothing else. What he was told is not there is closed.
+            Place::Blocked if self.is_taken() && !self.windows.is_closed() => {
+                (self.windows.known(), Failing::Keep)
+            }
             Place::Blocked => (Setup::CLOSED, Failing::Close),
             Place::Identity => {
                 let untranslated = [around(bridge.config.identity_end), bypass];

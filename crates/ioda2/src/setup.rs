@@ -4,7 +4,7 @@
 //! go, when the bridge has confirmed to have forgotten them. Where it never does, they are kept with the PE (`stale`) until it does.
 //!
 //! What a window is that was stored and not confirmed nobody knows (`doubtful`): the bridge may have cached TCEs of a table that was never noted. It is closed, and that
-//! confirmed, before it becomes anything else.
+//! confirmed, before it becomes anything else. One that is noted as open and doubtful is one whose removal was not confirmed ([`Failing::Keep`]): nothing opens it again.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -111,6 +111,16 @@ impl<P: Platform, R: Registers> Windows<P, R> {
         self.stale.is_empty() && !self.doubtful.contains(&true)
     }
 
+    /// What was noted, but for what nobody knows, which is closed: from here other changes start.
+    pub(crate) fn known(&self) -> Setup<P, R> {
+        let mut known = self.setup.clone();
+        for window in (0..MAX_WINDOWS).filter(|&window| self.doubtful[window]) {
+            known.tables[window] = None;
+            known.untranslated[window] = tve::DISABLED;
+        }
+        known
+    }
+
     /// Whether they are noted as closed, all of them.
     pub(crate) fn is_closed(&self) -> bool {
         self.setup.tves().iter().all(|&tve| tve == tve::DISABLED)
@@ -126,25 +136,24 @@ impl<P: Platform, R: Registers> Windows<P, R> {
         // Room for the tables of both, so that a failure later on finds where to keep them.
         self.stale.try_reserve(2 * MAX_WINDOWS).map_err(|_| Refused::NoMemory)?;
         self.link(&next)?;
+        let before = self.known();
         match self.store(bridge, &next) {
             Ok(()) => {
-                let before = core::mem::replace(&mut self.setup, next);
-                before.beyond(&self.setup).for_each(|table| table.unlink(self.pe));
-                self.forgotten();
+                self.are_now(next);
                 Ok(())
             }
-            Err(error) => Err(self.unconfirmed(bridge, &next, failing, error)),
+            Err(error) => Err(self.unconfirmed(bridge, before, &next, failing, error)),
         }
     }
 
     fn unconfirmed(
         &mut self,
         bridge: &Bridge<P, R>,
+        before: Setup<P, R>,
         next: &Setup<P, R>,
         failing: Failing,
         error: SyncError,
     ) -> Refused {
-        let before = self.setup.clone();
         let back = match failing {
             Failing::Keep => return Refused::Sync(error),
             Failing::Close => false,
@@ -152,18 +161,18 @@ impl<P: Platform, R: Registers> Windows<P, R> {
         };
         if back {
             if !mutant!("refused-window-stays-linked") {
-                next.beyond(&before).for_each(|table| table.unlink(self.pe));
+                next.beyond(&self.setup).for_each(|table| table.unlink(self.pe));
             }
-            self.forgotten();
+            self.are_now(before);
             return Refused::Sync(error);
         }
-        self.stale.extend(next.beyond(&before).cloned());
+        self.stale.extend(next.beyond(&self.setup).cloned());
         if failing == Failing::Undo {
             return Refused::Sync(error);
         }
         let _ = self.store(bridge, &Setup::CLOSED);
-        self.stale.extend(before.tables.into_iter().flatten());
-        self.setup = Setup::CLOSED;
+        let noted = core::mem::replace(&mut self.setup, Setup::CLOSED);
+        self.stale.extend(noted.tables.into_iter().flatten());
         Refused::Closed(error)
     }
 
@@ -180,8 +189,10 @@ impl<P: Platform, R: Registers> Windows<P, R> {
         Ok(())
     }
 
-    /// The bridge has confirmed to have forgotten all but what it was last told.
-    fn forgotten(&mut self) {
+    /// The bridge has confirmed that these are the windows, and to have forgotten all others.
+    fn are_now(&mut self, setup: Setup<P, R>) {
+        let before = core::mem::replace(&mut self.setup, setup);
+        before.beyond(&self.setup).for_each(|table| table.unlink(self.pe));
         self.stale.drain(..).for_each(|table| table.unlink(self.pe));
     }
 

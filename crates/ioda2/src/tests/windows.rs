@@ -3,7 +3,8 @@
 use core::slice::from_ref;
 
 use portcullis_core::iommu::AttachError;
-use portcullis_core::table_group::{EntryError, JoinError, TableError, WindowError, join, leave};
+use portcullis_core::owner::Released;
+use portcullis_core::table_group::{EntryError, JoinError, TableError, TableOps, WindowError, join, leave};
 
 use super::*;
 
@@ -257,4 +258,83 @@ fn a_window_that_is_known_stays_open_while_the_other_is_not() {
     for tried in [&state.tried, &state.tried_closing] {
         assert!(!tried.is_empty() && tried.iter().all(|&reached| reached == Some(0x8000)));
     }
+}
+
+#[test]
+fn what_a_user_has_set_stays_when_his_devices_are_blocked_once_more() {
+    let machine = taken(&[DISK]);
+    let group = machine.table_group(DISK);
+    let ops = group.tables().unwrap();
+    let create = |window| ops.create_table(spec(window, 12, GIB, 1)).unwrap();
+    let (low, high) = (create(0), create(1));
+    low.exchange(Iova::new(0x1000), Some(page(0x8000))).unwrap();
+    high.exchange(Iova::new(BYPASS), Some(page(0x9000))).unwrap();
+    ops.set_window(&low).unwrap();
+    machine.fake.state().stores_left = Some(4);
+    assert_eq!(ops.set_window(&high), Err(WindowError::Sync(NO_ANSWER)));
+    machine.fake.state().stores_left = None;
+    machine.fake.answers(None);
+    assert_eq!(machine.reach(DISK, BYPASS), Some(0x9000), "it is open, and its user is told that it is not");
+    // As core does when another device of the group comes or goes.
+    let block = || machine.bridge.attach(&[source(DISK)], &Target::Blocked);
+    machine.fake.answers(Some(0));
+    assert_eq!(block(), Err(AttachError::Sync(NO_ANSWER)));
+    machine.fake.answers(None);
+    block().unwrap();
+    assert_eq!((ops.window(0).is_some(), ops.window(1).is_some()), (true, false));
+    assert_eq!(machine.reach(DISK, 0x1000), Some(0x8000), "his container knows of nothing else");
+    assert_eq!(machine.reach(DISK, BYPASS), None);
+    let before = machine.fake.live_bytes();
+    drop(high);
+    assert!(machine.fake.live_bytes() < before, "nobody has it");
+    machine.fake.take_kills();
+    flush(&*low, range(0x1000, 0x1000));
+    assert_eq!(machine.fake.take_kills(), [0x2000_0000_0000_1001], "it is his window, once");
+}
+
+/// How a window is treated whose removal was not confirmed, by what is done with the other one. Answers what that came to.
+fn after_an_unconfirmed_removal<T>(missed: usize, act: impl FnOnce(&dyn TableOps) -> T) -> T {
+    let machine = taken(&[DISK]);
+    let group = machine.table_group(DISK);
+    let ops = group.tables().unwrap();
+    let low = ops.create_table(spec(0, 12, GIB, 1)).unwrap();
+    low.exchange(Iova::new(0x1000), Some(page(0x8000))).unwrap();
+    ops.set_window(&low).unwrap();
+    machine.fake.answers(Some(0));
+    assert_eq!(ops.unset_window(0).map(drop), Err(WindowError::Sync(NO_ANSWER)));
+    machine.fake.answers(None);
+    assert_eq!(machine.reach(DISK, 0x1000), Some(0x8000), "it heard nothing");
+    machine.fake.state().reads_missed = missed;
+    let done = act(ops);
+    machine.fake.state().reads_missed = 0;
+    assert_eq!(machine.reach(DISK, 0x1000), None, "nothing by this window any more");
+    assert!(ops.window(0).is_none(), "and that is confirmed");
+    machine.fake.take_kills();
+    flush(&*low, range(0x1000, 0x1000));
+    assert_eq!(machine.fake.take_kills(), [0u64; 0], "it is nobody's window");
+    done
+}
+
+#[test]
+fn a_window_whose_removal_was_not_confirmed_is_not_opened_again_for_the_others_sake() {
+    let set = |ops: &dyn TableOps| ops.set_window(&ops.create_table(spec(1, 12, GIB, 1)).unwrap());
+    assert_eq!(after_an_unconfirmed_removal(0, set), Ok(()));
+    assert_eq!(after_an_unconfirmed_removal(1, set), Err(WindowError::Sync(NO_ANSWER)), "taken back");
+}
+
+#[test]
+fn a_window_is_not_opened_again_when_the_other_goes() {
+    let machine = taken(&[DISK]);
+    let group = machine.table_group(DISK);
+    let ops = group.tables().unwrap();
+    let tables = [0, 1].map(|window| ops.create_table(spec(window, 12, GIB, 1)).unwrap());
+    tables[0].exchange(Iova::new(0x1000), Some(page(0x8000))).unwrap();
+    join(&*group, &tables).unwrap();
+    machine.fake.answers(Some(0));
+    assert_eq!(ops.unset_window(0).map(drop), Err(WindowError::Sync(NO_ANSWER)));
+    machine.fake.answers(None);
+    drop(ops.unset_window(1).unwrap());
+    assert_eq!(machine.reach(DISK, 0x1000), None);
+    assert!(ops.window(0).is_none());
+    assert_eq!(machine.group(0).release_group(user()), Ok(Released::Free), "nothing of a user's is set");
 }
