@@ -30,7 +30,7 @@ use crate::bringup::{self, ProbeError};
 use crate::config::Config;
 use crate::domain::Domain;
 use crate::events::Reported;
-use crate::group::Group;
+use crate::group::{GONE, Group};
 use crate::pe::{Pe, Place};
 use crate::routes::{NOBODYS_MMIO, Routes};
 
@@ -70,6 +70,8 @@ pub enum AssignError {
     Unknown(SourceId),
     /// There are no sources.
     Nobody,
+    /// The bridge was shut down.
+    ShutDown,
 }
 
 impl<P: Platform, R: Registers> Phb3<P, R> {
@@ -114,6 +116,9 @@ impl<P: Platform, R: Registers> Phb3<P, R> {
         let rids = rids(sources).map_err(AssignError::OutOfRange)?;
         if rids.is_empty() {
             return Err(AssignError::Nobody);
+        }
+        if state.routes.is_none() {
+            return Err(AssignError::ShutDown);
         }
         if let Some(&rid) = rids.iter().find(|rid| state.places.contains_key(rid)) {
             return Err(AssignError::Assigned(SourceId(rid.into())));
@@ -344,6 +349,9 @@ impl<P: Platform, R: Registers> Iommu<P> for Phb3<P, R> {
             // It sends nothing, and is in no PE.
             return Ok(());
         }
+        if state.routes.is_none() {
+            return Err(AddDeviceError::Sync(GONE));
+        }
         let mut number = None;
         for &rid in &rids {
             let Some(&place) = state.places.get(&rid) else { continue };
@@ -360,7 +368,7 @@ impl<P: Platform, R: Registers> Iommu<P> for Phb3<P, R> {
         state.join(&self.bridge, number, &fresh);
         let State { routes, pes, .. } = &mut *state;
         let (Some(pe), Some(routes)) = (pes.get_mut(&number), routes.as_ref()) else {
-            return Err(AddDeviceError::Sync(SyncError::Failed { code: 0 }));
+            return Err(AddDeviceError::Sync(GONE));
         };
         let open = !pe.is_taken();
         if let Err(error) = pe.route(&self.bridge, routes, open) {

@@ -1,10 +1,11 @@
 //! Domains that core fills, and who is in them.
 
 use portcullis_core::dma::Direction;
-use portcullis_core::iommu::{AttachError, Gather, MapError};
+use portcullis_core::iommu::{AddDeviceError, AttachError, Gather, MapError};
 use portcullis_hal::TableMemory;
 
 use super::*;
+use crate::phb3::AssignError;
 use crate::table::KILL_ONE_BY_ONE;
 
 /// A PE with two devices, in no group.
@@ -121,6 +122,20 @@ fn a_bridge_that_does_not_answer_proves_nothing() {
     drop(domain);
     bridge.teardown().unwrap();
     assert_eq!(fake.live_bytes(), 0);
+}
+
+#[test]
+fn a_bridge_that_was_shut_down_takes_nobody_in() {
+    let fake = Fake::new();
+    let bridge = fake.bridge(|_| ());
+    bridge.teardown().unwrap();
+    let shut = SyncError::Failed { code: 0 };
+    assert_eq!(bridge.add_device("disk", &[source(DISK)]), Err(AddDeviceError::Sync(shut)));
+    assert_eq!(bridge.assign(&[source(CARD)]), Err(AssignError::ShutDown));
+    for rid in [DISK, CARD] {
+        assert_eq!(bridge.pe_of(source(rid)), None);
+        assert_eq!(bridge.remove_device(&[source(rid)]), Ok(()));
+    }
 }
 
 #[test]
