@@ -50,11 +50,12 @@ impl Kept {
         let closed = self.close();
         if closed.is_ok() {
             self.allowance.let_go(&shared.areas);
+            // Before it is the platform's, whose drivers may use it from then on.
+            if self.used {
+                hand_back(&*self.group, self.injected);
+            }
         }
         let released = closed.and_then(|()| release(&*self.group));
-        if released.is_ok() && self.used {
-            hand_back(&*self.group, self.injected);
-        }
         released.is_err().then_some(self)
     }
 

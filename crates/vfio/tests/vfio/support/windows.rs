@@ -389,7 +389,9 @@ impl FakeTableGroup {
         if self.hardware.fails(Call::Eeh) {
             return Err(EehError::Sync(NO_ANSWER));
         }
-        self.state.lock().unwrap().done.push(what);
+        let mut state = self.state.lock().unwrap();
+        let whose = if state.taken { "" } else { " of the platform's" };
+        state.done.push(what + whose);
         Ok(())
     }
 }
