@@ -63,6 +63,8 @@ pub struct Group<P: Platform> {
 
 struct State<P: Platform> {
     members: Vec<Arc<Device<P>>>,
+    /// How often one has come or gone.
+    changes: u64,
     /// What the default domain is; none while there is none.
     kind: Option<DefaultDomain>,
     /// The default domain; the blocked one while there is none.
@@ -133,6 +135,7 @@ impl<P: Platform> Group<P> {
         let blocked = Domain::new(platform.clone(), iommu.clone(), DomainType::Blocked)?;
         let state = State {
             members: Vec::new(),
+            changes: 0,
             kind: None,
             default: blocked.clone(),
             current: blocked.clone(),
@@ -172,6 +175,11 @@ impl<P: Platform> Group<P> {
     /// The devices.
     pub fn devices(&self) -> Vec<Arc<Device<P>>> {
         self.lock().members.clone()
+    }
+
+    /// How often a device has come or gone: what somebody has noted of the devices holds for as long as this stays.
+    pub fn changes(&self) -> u64 {
+        self.lock().changes
     }
 
     /// The reserved regions of all devices, merged and sorted.
@@ -219,6 +227,7 @@ impl<P: Platform> Group<P> {
         let none = device.set_domain(Some(domain.clone()));
         state.left.extend(none);
         state.members.push(device.clone());
+        state.changes += 1;
         self.say(device, &domain, "ok");
         Ok(())
     }
@@ -245,6 +254,7 @@ impl<P: Platform> Group<P> {
         }
         state.left.extend(device.set_domain(None));
         state.members.remove(place);
+        state.changes += 1;
         Ok(())
     }
 }

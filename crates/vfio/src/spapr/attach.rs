@@ -17,7 +17,7 @@ use portcullis_types::{IovaRange, mutant};
 use super::kept::Kept;
 use super::pages::Dues;
 use super::windows::{Window, unset, window_errno};
-use super::{Attached, Spapr, Version, table_group};
+use super::{Attached, Reserved, Spapr, Version, table_group};
 use crate::Errno;
 use crate::container::Member;
 use crate::trace::say;
@@ -33,8 +33,8 @@ impl<P: Platform> Spapr<P> {
     fn try_attach(&mut self, member: &Member<P>) -> Result<(), Errno> {
         let tables = table_group(&member.group).ok_or(Errno::Enodev)?;
         self.fits(member, &tables.info())?;
-        let reserved = reserved_for(&member.group);
-        if reserved.iter().any(|&range| self.has_mapped(range)) {
+        let reserved = Reserved::of(&member.group);
+        if self.has_mapped(&reserved) {
             return Err(Errno::Einval);
         }
         // Its last user may have left what hardware has not let go.
@@ -50,27 +50,35 @@ impl<P: Platform> Spapr<P> {
     }
 
     /// Whether a user of the group may have this device of it, which may have come after the group was attached: it has to be where the windows are, and nothing mapped that is
-    /// reserved for it, now or later.
-    pub(crate) fn may_open(&mut self, group: &Arc<Group<P>>, device: &Device<P>) -> Result<(), Errno> {
-        let is = |held: &Attached<P>| Arc::ptr_eq(&held.member.group, group);
-        let at = self.members.iter().position(is).ok_or(Errno::Einval)?;
-        let name = self.members[at].tables.name();
+    /// reserved for it.
+    pub(crate) fn may_open(&self, group: &Arc<Group<P>>, device: &Device<P>) -> Result<(), Errno> {
+        let is = |held: &&Attached<P>| Arc::ptr_eq(&held.member.group, group);
+        let name = self.members.iter().find(is).ok_or(Errno::Einval)?.tables.name();
         let is_there = |&source| group.iommu().table_group(source).is_some_and(|own| own.name() == name);
-        let reserved = reserved_for(group);
-        if !device.sources().iter().all(is_there) || reserved.iter().any(|&range| self.has_mapped(range)) {
+        if !device.sources().iter().all(is_there) || self.has_mapped(&Reserved::of(group)) {
             return Err(Errno::Einval);
         }
-        self.members[at].reserved = reserved;
         Ok(())
     }
 
-    /// Whether something of a range is mapped in a window.
-    fn has_mapped(&self, range: IovaRange) -> bool {
-        self.windows.iter().flatten().any(|Window { table, .. }| {
-            let Some(inside) = table.range().intersection(range) else { return false };
-            // A page may begin before it.
-            table.entry(inside.first()).is_some() || table.next_in(inside).is_some()
-        })
+    /// Whether something of what is reserved is mapped in a window.
+    fn has_mapped(&self, reserved: &Reserved) -> bool {
+        let is_mapped = |&range: &IovaRange| {
+            self.windows.iter().flatten().any(|Window { table, .. }| {
+                let Some(inside) = table.range().intersection(range) else { return false };
+                // A page may begin before it.
+                table.entry(inside.first()).is_some() || table.next_in(inside).is_some()
+            })
+        };
+        reserved.ranges.iter().any(is_mapped)
+    }
+
+    /// Whether nobody maps some of a range, as the groups' devices are now.
+    pub(super) fn is_reserved(&mut self, range: IovaRange) -> bool {
+        let held = self.members.iter_mut();
+        let stale = held.filter(|held| held.reserved.changes != held.member.group.changes());
+        stale.for_each(|held| held.reserved = Reserved::of(&held.member.group));
+        self.members.iter().flat_map(|held| &held.reserved.ranges).any(|reserved| reserved.overlaps(range))
     }
 
     /// That it can be with those that are there.
@@ -165,12 +173,6 @@ impl<P: Platform> Spapr<P> {
         ];
         say(&*self.shared.platform, name, &fields);
     }
-}
-
-/// What nobody maps for a group, as its devices are now.
-fn reserved_for<P: Platform>(group: &Group<P>) -> Vec<IovaRange> {
-    let binding = group.reserved_regions().into_iter().filter(|region| region.kind.binds_users());
-    binding.map(|region| region.range).collect()
 }
 
 /// Removes every one of `tables` that is a window of `group`. Each is tried.

@@ -39,13 +39,14 @@ impl<P: Platform> Spapr<P> {
         }
         self.make_default()?;
         let found = self.find(Iova::new(iova)).ok_or(Errno::Enxio)?;
-        let Self { windows, allowance, version, members, .. } = self;
-        let window = windows[found].as_mut().ok_or(Errno::Enxio)?;
+        let window = self.windows[found].as_ref().ok_or(Errno::Enxio)?;
         let Some(range) = within(window, iova, size, vaddr)? else { return Ok(0) };
         // Choice: Linux maps there, and devices get something else.
-        if members.iter().flat_map(|held| &held.reserved).any(|reserved| reserved.overlaps(range)) {
+        if self.is_reserved(range) {
             return Err(Errno::Einval);
         }
+        let Self { windows, allowance, version, .. } = self;
+        let window = windows[found].as_mut().ok_or(Errno::Enxio)?;
         vaddr.checked_add(size - 1).ok_or(Errno::Einval)?;
         if *version == Version::V2 {
             allowance.covers(vaddr, size, window.page())?;

@@ -96,8 +96,23 @@ pub(crate) struct Spapr<P: Platform> {
 struct Attached<P: Platform> {
     member: Member<P>,
     tables: Arc<dyn TableGroup>,
-    /// What nobody maps for it, wherever windows reach.
-    reserved: Vec<IovaRange>,
+    reserved: Reserved,
+}
+
+/// What nobody maps for a group, wherever windows reach.
+struct Reserved {
+    ranges: Vec<IovaRange>,
+    /// For which of the group's devices: what [`Group::changes`] said before they were asked.
+    changes: u64,
+}
+
+impl Reserved {
+    /// As the devices are now.
+    fn of<P: Platform>(group: &Group<P>) -> Self {
+        let changes = group.changes();
+        let binding = group.reserved_regions().into_iter().filter(|region| region.kind.binds_users());
+        Self { ranges: binding.map(|region| region.range).collect(), changes }
+    }
 }
 
 /// The windows of a group; none if its hardware has none. All of a group's sources have to be in the same ones.

@@ -188,6 +188,11 @@ fn nothing_is_mapped_where_something_is_reserved_for_a_device_that_came_later() 
     world.add(7, 3, |info| info.firmware_regions = vec![reserved]).unwrap();
     assert_eq!(process.device(group, "0000:00:03.0"), Err(Errno::Einval), "its user has mapped it");
     process.unmap_tce(container, at, PAGE).unwrap();
+    assert_eq!(
+        process.map(container, at, BUFFER, PAGE, 3),
+        Err(Errno::Einval),
+        "though he has not opened it"
+    );
     let device = process.device(group, "0000:00:03.0").unwrap();
     assert_eq!(process.map(container, at, BUFFER, PAGE, 3), Err(Errno::Einval));
     process.map(container, at + PAGE, BUFFER, PAGE, 3).unwrap();
