@@ -97,6 +97,8 @@ pub struct PciDevice<P: Platform> {
     services: Option<AddressServices>,
     /// Where its PCI Express capability is.
     express: Option<u16>,
+    /// Where its second device control register is, if it has one.
+    control_2: Option<u16>,
     /// Whether it can be reset alone.
     can_reset: bool,
     state: Turns<P, State>,
@@ -141,9 +143,17 @@ impl<P: Platform> PciDevice<P> {
             let word = parts.config.read32(parts.function.at, offset + express::DEVICE_CAPABILITIES);
             express::DeviceCapabilities::from(word).function_level_reset()
         });
+        let control_2 = express.filter(|offset| {
+            let word = parts.config.read16(parts.function.at, offset + express::CAPABILITIES);
+            express::Capabilities::from(word).version() >= 2
+        });
+        // Behind the end of its space is something else.
+        let control_2 = control_2.map(|offset| offset + express::DEVICE_CONTROL_2);
+        let control_2 = control_2.filter(|&offset| offset < COMPATIBLE_SPACE_BYTES);
         let (config, vectors) = (Virtual::default(), Vectors::default());
         let state = State { config, vectors, lost: false, saved: None, notices: [None, None] };
-        Ok(Self { parts, msix, services: None, express, can_reset, state: Turns::new(platform, state) })
+        let state = Turns::new(platform, state);
+        Ok(Self { parts, msix, services: None, express, control_2, can_reset, state })
     }
 
     /// The same, of a function whose address services somebody turns on: what is on stays on when the function is reset.

@@ -31,6 +31,8 @@ const PENDING_NS: u64 = 700_000_000;
 #[derive(Clone, Copy)]
 pub(super) struct Saved {
     control: DeviceControl,
+    /// What its second register is that firmware has set: time limits, tags.
+    control_2: u16,
     services: SavedServices,
 }
 
@@ -98,6 +100,10 @@ impl<P: Platform> PciDevice<P> {
         pause(clock, RESET_NS);
         wait_for(clock, READY_NS, || self.answers().then_some(())).map_err(|_| Errno::Eio)?;
         config.write32(at, offset, u16::from(saved.control).into());
+        // The other half is reserved, and a reset leaves zeroes.
+        if let Some(control_2) = self.control_2.filter(|_| saved.control_2 != 0) {
+            config.write32(at, control_2, saved.control_2.into());
+        }
         self.parts.function.bars.iter().for_each(|bar| self.place(bar));
         set_interrupt_disable(config, at, true);
         if !self.parts.function.restore_isolation(config) {
@@ -111,7 +117,9 @@ impl<P: Platform> PciDevice<P> {
 
     fn save(&self, control: u16) -> Saved {
         let control = DeviceControl::from(self.parts.config.read16(self.parts.function.at, control));
-        Saved { control: control.with_initiate_reset(false), services: self.services_now() }
+        let control_2 =
+            self.control_2.map_or(0, |offset| self.parts.config.read16(self.parts.function.at, offset));
+        Saved { control: control.with_initiate_reset(false), control_2, services: self.services_now() }
     }
 
     fn services_now(&self) -> SavedServices {

@@ -414,6 +414,22 @@ fn a_reset_does_not_let_a_function_reach_its_siblings() {
 }
 
 #[test]
+fn what_firmware_has_set_in_a_functions_second_control_register_outlives_its_users() {
+    let (world, process, device) = open();
+    // LTR, tags of 10 bits, a time limit.
+    world.disk.set_config(0x68, 0x1409);
+    process.ioctl(device, RESET, 0).unwrap();
+    assert_eq!(world.disk.config(0x68), 0x1409);
+    world.disk.goes_silent();
+    assert_eq!(process.ioctl(device, RESET, 0), Err(Errno::Eio));
+    world.disk.comes_back();
+    process.close(device);
+    let device = process.device(4, "0000:00:01.0").unwrap();
+    process.close(device);
+    assert_eq!(world.disk.config(0x68), 0x1409);
+}
+
+#[test]
 fn a_function_that_comes_back_late_is_what_it_was_before_the_first_reset() {
     let (world, process, device) = open();
     // On, 4 KiB; and a device control that is not what a reset leaves.

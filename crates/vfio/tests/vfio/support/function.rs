@@ -68,6 +68,7 @@ impl Disk {
         config[0x44 / 4] = 0x0000_8000 | u32::from(can_reset) << 28;
         config[0x48 / 4] = 0x0000_2810;
         writable[0x48 / 4] = 0x0000_7fff;
+        writable[0x68 / 4] = 0x0000_ffff;
         // MSI-X, 17 vectors, the last capability.
         config[0x80 / 4] = 0x0010_0011;
         writable[0x80 / 4] = 0xc000_0000;
@@ -201,6 +202,7 @@ impl State {
         self.config[1] &= 0xffff_0000;
         (self.config[4], self.config[5]) = (4, 0);
         self.config[0x48 / 4] = 0x0000_2810;
+        self.config[0x68 / 4] = 0;
         self.config[0x80 / 4] &= 0x07ff_ffff;
         self.config[0x104 / 4] = 0;
         self.config[0x114 / 4] &= 0xffff;
