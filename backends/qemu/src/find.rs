@@ -1,18 +1,31 @@
 //! Finding a QEMU.
 
 use core::fmt;
+use core::time::Duration;
 use std::env;
 use std::ffi::OsString;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
+use std::time::Instant;
 
 use crate::QemuError;
+use crate::raw::dies_with_this_thread;
 
 /// The environment variable that names a Debian tree whose QEMU is used: the only one looked at where it is set.
 pub const TREE_VARIABLE: &str = "PORTCULLIS_QEMU_TREE";
 
 /// The folder of a Debian tree, beside the build.
 const TREE_FOLDER: &str = "qemu-11";
+
+/// As long as a program may take to say its version. One that is a QEMU takes a moment; a machine that is busy, or a disk that sleeps, some more.
+const LIMIT: Duration = Duration::from_secs(10);
+/// How long the rest of what it said is waited for, once it has ended: somebody whom it started may have its pipe still.
+const GRACE: Duration = Duration::from_millis(500);
+/// How much of what it says is read.
+const SAID_BYTES: u64 = 4096;
 
 /// What a QEMU's CPUs are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -131,7 +144,7 @@ impl Qemu {
     pub fn on_path(arch: Arch) -> Result<Self, QemuError> {
         let path = env::var_os("PATH").unwrap_or_default();
         let found = env::split_paths(&path).map(|folder| folder.join(arch.program())).find(|at| at.is_file());
-        Self::asked(arch, found.ok_or(QemuError::Absent { arch })?, Vec::new())
+        Self::at(arch, &found.ok_or(QemuError::Absent { arch })?)
     }
 
     /// The QEMU in the Debian tree at `tree`.
@@ -153,7 +166,7 @@ impl Qemu {
         for firmware in ["usr/share/qemu", "usr/share/seabios"] {
             prefix.extend([OsString::from("-L"), tree.join(firmware).into()]);
         }
-        Self::asked(arch, linker, prefix)
+        Self::asked(arch, linker, prefix, LIMIT)
     }
 
     /// The QEMU of a tree beside the build: `target/qemu-11` for a program in `target`, however deep.
@@ -167,9 +180,9 @@ impl Qemu {
     ///
     /// # Errors
     ///
-    /// [`QemuError::NotQemu`].
+    /// [`QemuError::NotQemu`], also for one that says nothing for 10 s.
     pub fn at(arch: Arch, program: &Path) -> Result<Self, QemuError> {
-        Self::asked(arch, program.to_owned(), Vec::new())
+        Self::asked(arch, program.to_owned(), Vec::new(), LIMIT)
     }
 
     /// A QEMU that is a shell script.
@@ -179,20 +192,19 @@ impl Qemu {
         Self { arch, program: "/bin/sh".into(), prefix, version: Version::new(0, 0) }
     }
 
-    fn asked(arch: Arch, program: PathBuf, prefix: Vec<OsString>) -> Result<Self, QemuError> {
+    fn asked(
+        arch: Arch,
+        program: PathBuf,
+        prefix: Vec<OsString>,
+        limit: Duration,
+    ) -> Result<Self, QemuError> {
         let refuse = |what: String| QemuError::NotQemu { program: program.display().to_string(), what };
         let mut command = Command::new(&program);
-        command.args(&prefix).arg("--version").stdin(Stdio::null());
-        let output = command.output().map_err(|error| refuse(error.to_string()))?;
-        let said = String::from_utf8_lossy(&output.stdout);
+        command.args(&prefix).arg("--version");
+        let (status, said, errors) = heard(command, limit).map_err(refuse)?;
         let Some(version) = Version::parse(&said) else {
-            let line = said.lines().next().unwrap_or_default().to_owned();
-            let errors = String::from_utf8_lossy(&output.stderr);
-            return Err(refuse(format!(
-                "it ended with {} and said `{line}{}`",
-                output.status,
-                errors.trim()
-            )));
+            let line = said.lines().next().unwrap_or_default();
+            return Err(refuse(format!("it ended with {status} and said `{line}{}`", errors.trim())));
         };
         Ok(Self { arch, program, prefix, version })
     }
@@ -221,6 +233,41 @@ impl fmt::Display for Qemu {
     }
 }
 
+/// Runs a command to its end, which is to come within `limit`. Answers how it ended, and the beginning of what it said on standard output and on standard error.
+fn heard(mut command: Command, limit: Duration) -> Result<(ExitStatus, String, String), String> {
+    dies_with_this_thread(&mut command);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| error.to_string())?;
+    let (said, errors) = (beginning(child.stdout.take()), beginning(child.stderr.take()));
+    let deadline = Instant::now() + limit;
+    let why = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => {
+                let rest = |pipe: Receiver<String>| pipe.recv_timeout(GRACE).unwrap_or_default();
+                return Ok((status, rest(said), rest(errors)));
+            }
+            Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
+            Ok(None) => break format!("it did not say its version within {:.1} s", limit.as_secs_f64()),
+            Err(error) => break error.to_string(),
+        }
+    };
+    let _ = child.kill();
+    let _ = child.wait();
+    Err(why)
+}
+
+/// The beginning of what comes through a pipe, once there is no more of it. It is read meanwhile, so that who says it is not kept waiting.
+fn beginning(pipe: Option<impl Read + Send + 'static>) -> Receiver<String> {
+    let (send, receive) = sync_channel(1);
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What came before an error was said all the same.
+        let _ = pipe.map(|pipe| pipe.take(SAID_BYTES).read_to_end(&mut bytes));
+        let _ = send.send(String::from_utf8_lossy(&bytes).into_owned());
+    });
+    receive
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,6 +292,24 @@ mod tests {
         );
         let error = Qemu::at(Arch::Aarch64, Path::new("/no/such/qemu")).unwrap_err();
         assert!(matches!(error, QemuError::NotQemu { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_program_that_says_nothing_is_not_waited_for_for_ever() {
+        let asked = |script: &str, limit| {
+            let prefix = ["-c", script].map(OsString::from).to_vec();
+            Qemu::asked(Arch::Aarch64, "/bin/sh".into(), prefix, limit)
+        };
+        let silent = asked("exec sleep 60", Duration::from_millis(200));
+        let what = "it did not say its version within 0.2 s".to_owned();
+        assert_eq!(silent, Err(QemuError::NotQemu { program: "/bin/sh".into(), what }));
+        // One that says something without end, and one whose pipe somebody else keeps open.
+        for (script, end) in [("exec yes", "signal: 13 (SIGPIPE)"), ("sleep 5 & exit 3", "exit status: 3")] {
+            let error = asked(script, LIMIT).unwrap_err().to_string();
+            assert!(error.contains(&format!("it ended with {end}")), "{error}");
+        }
+        let qemu = asked("echo QEMU emulator version 7.2.22", LIMIT).unwrap();
+        assert_eq!(qemu.version(), Version::new(7, 2));
     }
 
     #[test]

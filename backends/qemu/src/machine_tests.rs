@@ -177,7 +177,7 @@ mod on_qemu {
                     let _machine = machine;
                     std::panic::resume_unwind(Box::new("on purpose"));
                 }));
-                assert!(unwound.is_err());
+                assert_eq!(unwound.unwrap_err().downcast_ref(), Some(&"on purpose"));
                 (pid, command)
             })
             .join()

@@ -1,7 +1,7 @@
 //! What machine QEMU shall be.
 
 use core::time::Duration;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use portcullis_types::Pa;
 
@@ -203,7 +203,11 @@ fn drive(scratch: &Scratch, id: &str, content: &DriveContent) -> Result<String, 
             whole.resize(bytes.len().max(1).next_multiple_of(512), 0);
             (scratch.write(&format!("drive-{id}"), &whole)?, true)
         }
-        DriveContent::ReadOnly(path) => (Path::new(path).to_owned(), false),
+        // What QEMU finds before a colon that comes before any slash is a protocol to it.
+        DriveContent::ReadOnly(path) => {
+            let absolute = std::path::absolute(path);
+            (absolute.map_err(|error| QemuError::host("finding the file of a drive", &error))?, false)
+        }
     };
     let read_only = if writable { "off" } else { "on" };
     Ok(format!("if=none,id={id},format=raw,readonly={read_only},file={}", comma(&path.display().to_string())))
@@ -224,11 +228,14 @@ mod tests {
         let options = MachineOptions::virt("iommu=smmuv3")
             .device("nvme,serial=1,drive=disk")
             .drive("disk", DriveContent::Bytes(vec![7; 513]))
-            .drive("other", DriveContent::ReadOnly("/a,b".into()));
+            .drive("other", DriveContent::ReadOnly("/a,b".into()))
+            .drive("third", DriveContent::ReadOnly("nbd:host:1".into()));
         let line = options.arguments(&scratch, ",dumpdtb=x").unwrap().join(" ");
         let machine = "-machine virt,gic-version=3,iommu=smmuv3,memory-backend=ram,dumpdtb=x ";
         assert!(line.starts_with(machine), "{line}");
         assert!(line.contains("-drive if=none,id=other,format=raw,readonly=on,file=/a,,b"), "{line}");
+        let here = comma(&std::env::current_dir().unwrap().display().to_string());
+        assert!(line.contains(&format!("id=third,format=raw,readonly=on,file={here}/nbd:host:1")), "{line}");
         assert!(line.ends_with("-device nvme,serial=1,drive=disk"), "{line}");
         let disk = std::fs::read(scratch.at("drive-disk")).unwrap();
         assert_eq!((disk.len(), disk[512], disk[513]), (1024, 7, 0));

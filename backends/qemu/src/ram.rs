@@ -215,6 +215,7 @@ mod tests {
     fn an_empty_file_is_no_memory() {
         let scratch = Scratch::new().unwrap();
         let path = scratch.write("ram", &[]).unwrap();
-        assert!(Ram::map(&File::open(path).unwrap(), Pa::new(0)).is_err());
+        let error = Ram::map(&File::open(path).unwrap(), Pa::new(0)).unwrap_err();
+        assert!(error.to_string().contains("0 bytes at 0x0 are not a size"), "{error}");
     }
 }
