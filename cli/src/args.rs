@@ -229,18 +229,21 @@ fn machine_choice(text: &str) -> Result<MachineChoice, String> {
 
 /// A number, in decimal or, after `0x`, in hexadecimal.
 fn seed(text: &str) -> Result<u64, String> {
-    let parsed = match text.strip_prefix("0x") {
-        Some(digits) => u64::from_str_radix(digits, 16),
-        None => text.parse(),
-    };
-    parsed.map_err(|_| {
+    let (digits, radix) = text.strip_prefix("0x").map_or((text, 10), |digits| (digits, 16));
+    number(digits, radix).ok_or_else(|| {
         "a number from 0 to 2^64 - 1 is wanted, in decimal or after 0x in hexadecimal".to_owned()
     })
 }
 
 /// How many.
 fn count(text: &str) -> Result<u64, String> {
-    text.parse().map_err(|_| "a whole number is wanted, 0 or more, in digits alone".to_owned())
+    number(text, 10).ok_or_else(|| "a whole number is wanted, from 0 to 2^64 - 1, in digits alone".to_owned())
+}
+
+/// A number in digits alone: `from_str_radix` takes a sign, too.
+fn number(digits: &str, radix: u32) -> Option<u64> {
+    let plain = digits.chars().all(|digit| digit.is_digit(radix));
+    plain.then(|| u64::from_str_radix(digits, radix).ok()).flatten()
 }
 
 /// A number of minutes that can be waited for.
@@ -264,13 +267,25 @@ mod tests {
     #[test]
     fn a_seed_is_decimal_or_hexadecimal() {
         assert_eq!((seed("17"), seed("0xff")), (Ok(17), Ok(255)));
-        assert!(seed("-1").is_err() && seed("0x").is_err() && seed("1e3").is_err());
+        for wrong in ["-1", "+1", "", "0x", "0x+1", "1e3", "18446744073709551616"] {
+            assert!(seed(wrong).unwrap_err().starts_with("a number from 0 to 2^64 - 1"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_count_is_digits_alone() {
+        assert_eq!((count("0"), count("18446744073709551615")), (Ok(0), Ok(u64::MAX)));
+        for wrong in ["-1", "+1", "", "0x1", "1.0", "18446744073709551616"] {
+            assert!(count(wrong).unwrap_err().starts_with("a whole number is wanted"), "{wrong}");
+        }
     }
 
     #[test]
     fn minutes_are_no_fewer_than_none_and_no_more_than_can_be_waited_for() {
         assert_eq!((minutes("0"), minutes("0.5")), (Ok(Duration::ZERO), Ok(Duration::from_secs(30))));
-        assert!(["-1", "nan", "inf", "1e300", "", "x"].into_iter().all(|text| minutes(text).is_err()));
+        for wrong in ["-1", "nan", "inf", "1e300", "", "x"] {
+            assert_eq!(minutes(wrong).unwrap_err(), "a number of minutes is wanted, 0 or more", "{wrong}");
+        }
     }
 
     #[test]

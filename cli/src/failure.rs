@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use portcullis_lab::RunError;
 
+use crate::output::visible;
+
 /// A failure: what, where, and what to try.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -88,7 +90,7 @@ impl From<RunError> for Failure {
 
 /// Prints one line on standard error. That nobody can read it is no reason to fail in another way.
 pub(crate) fn say(what: &impl fmt::Display) {
-    let line = one_line(&what.to_string());
+    let line = visible(&one_line(&what.to_string()));
     let _ = writeln!(io::stderr(), "portcullis: {line}");
 }
 

@@ -376,10 +376,12 @@ fn numbers_that_are_none_are_code_2_and_what_is_wanted_is_said() {
         assert!(fails(2, &["run", "dma", "--seed", wrong]).contains("2^64"));
         assert!(fails(2, &["sim", "--seed", wrong]).contains("2^64"));
     }
-    for wrong in ["-5", "1e6", "1,000"] {
+    for wrong in ["-5", "+5", "1e6", "1,000"] {
         assert!(fails(2, &["sim", "--steps", wrong]).contains("a whole number is wanted"));
     }
-    assert!(fails(2, &["sim", "--minutes", "-1"]).contains("a number of minutes is wanted"));
+    for wrong in ["-1", "nan", "99999999999999999999"] {
+        assert!(fails(2, &["sim", "--minutes", wrong]).contains("a number of minutes is wanted"));
+    }
     assert!(fails(2, &["sim", "--threads", "2", "--machine", "vfio"]).contains("vfio"));
     assert!(fails(2, &["sim", "--machine", "nonesuch"]).contains("x86-sva"));
 }
@@ -452,6 +454,50 @@ fn a_trace_that_cannot_be_written_is_code_3_before_anything_is_run() {
     let said = fails(2, &["run", "dma", &file, "--machine", &tree, "--trace", &tree]);
     assert!(said.contains("a file to be read"), "{said}");
     assert_eq!(fs::read(Path::new(&tree)).expect("still there"), b"a tree");
+}
+
+#[test]
+fn a_trace_does_not_replace_the_file_that_results_or_events_go_to() {
+    let folder = Folder::new("same-place");
+    let place = folder.path("results");
+    for (arguments, to_error) in [(&["run", "dma"][..], false), (&["run", "dma", "-v"], true)] {
+        let results = fs::File::create(&place).expect("a file for the results");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        command.args(arguments).args(["--trace", &place]).stdin(Stdio::null());
+        let output = if to_error { command.stderr(results) } else { command.stdout(results) }.output();
+        let output = output.expect("the command starts");
+        assert_eq!(output.status.code(), Some(2));
+        let said = if to_error { fs::read_to_string(&place).expect("text") } else { text(&output.stderr) };
+        assert!(said.contains("is where results or events go"), "{said}");
+        assert_eq!(folder.names(), ["results"]);
+    }
+}
+
+#[test]
+fn what_names_have_that_a_terminal_would_obey_is_written_out() {
+    let folder = Folder::new("escapes");
+    let file = folder.file("a\u{1b}[2J\nb", b"data");
+    let table = succeeds(&["run", "dma", &file]);
+    assert!(table.contains("a\\u{1b}[2J\\nb") && !table.contains('\u{1b}'), "{table}");
+    let said = fails(3, &["run", "dma", &format!("{file}\u{7}")]);
+    assert!(said.contains("\\u{7}") && !said.trim_end().contains(char::is_control), "{said}");
+}
+
+#[test]
+fn results_that_nobody_takes_are_a_failure_and_the_reader_who_has_enough_is_none_to_speak_of() {
+    let Ok(full) = fs::File::options().write(true).open("/dev/full") else { return };
+    let run = |out: Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        let child = command.args(["machine", "arm"]).stdin(Stdio::null()).stdout(out).stderr(Stdio::piped());
+        child.spawn().expect("the command starts")
+    };
+    let output = run(full.into()).wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).starts_with("portcullis: standard output: cannot be written"));
+    let mut child = run(Stdio::piped());
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(1), String::new()));
 }
 
 #[test]

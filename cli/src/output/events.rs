@@ -6,6 +6,8 @@
 use core::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,6 +17,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::args::RunOptions;
 use crate::failure::Failure;
+use crate::output::visible;
 
 /// The events of a command.
 pub(crate) struct Events {
@@ -68,7 +71,7 @@ impl Sink for Target {
     fn event(&self, event: &Event<'_>) {
         if self.live {
             // That nobody reads it is no reason to stop the run.
-            let _ = writeln!(io::stderr().lock(), "{}", Live(event));
+            let _ = writeln!(io::stderr().lock(), "{}", visible(&Live(event).to_string()));
         }
         if let Some(file) = self.lock().as_mut() {
             file.add(event);
@@ -119,6 +122,12 @@ impl TraceFile {
                 "--trace {place}: is a file to be read; choose another for the trace"
             )));
         }
+        if is_written_to(&real) {
+            let place = place.display();
+            return Err(Failure::Usage(format!(
+                "--trace {place}: is where results or events go; choose another for the trace"
+            )));
+        }
         let special = fs::metadata(&real).is_ok_and(|known| !known.is_file());
         let opened = if special {
             File::options().write(true).open(&real).map(|file| (file, None))
@@ -158,6 +167,16 @@ impl Drop for TraceFile {
             let _ = fs::remove_file(draft);
         }
     }
+}
+
+/// Whether standard output or standard error goes to the file at `place`, which a trace would replace under their hands.
+fn is_written_to(place: &Path) -> bool {
+    let (out, error) = (io::stdout(), io::stderr());
+    let streams = [out.as_fd(), error.as_fd()].map(|stream| stream.try_clone_to_owned().map(File::from));
+    let Ok(known) = fs::metadata(place) else { return false };
+    let same = |stream: &fs::Metadata| (stream.dev(), stream.ino()) == (known.dev(), known.ino());
+    let mut streams = streams.into_iter().flatten().filter_map(|stream| stream.metadata().ok());
+    known.is_file() && streams.any(|stream| same(&stream))
 }
 
 /// How many names are tried for a draft.

@@ -11,7 +11,16 @@ use crate::failure::Failure;
 
 /// Writes `text` to standard output, all of it.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
-    print_bytes(text.as_bytes())
+    print_bytes(text.split('\n').map(visible).collect::<Vec<_>>().join("\n").as_bytes())
+}
+
+/// `text` on one line, with what a terminal would obey written out: names of files and of what device trees tell are others' to choose.
+pub(crate) fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if letter.is_control() { shown.extend(letter.escape_default()) } else { shown.push(letter) }
+    }
+    shown
 }
 
 /// Writes `bytes` to standard output, all of them.
@@ -57,6 +66,11 @@ mod tests {
     #[test]
     fn thousands_are_grouped() {
         assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_written_out() {
+        assert_eq!(visible("a\u{1b}[2J\r\nä─b"), "a\\u{1b}[2J\\r\\nä─b");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use portcullis_lab::Report;
 use portcullis_lab::report::{SpaprCounters, SvaCounters, VfioCounters};
 use portcullis_types::PageSizes;
 
-use super::{columns, grouped, listed};
+use super::{columns, grouped, listed, visible};
 use crate::failure::Failure;
 
 /// How many digits of a digest people get to see.
@@ -36,7 +36,7 @@ pub(crate) fn table(report: &Report) -> String {
     let mut rows = vec![
         row("machine", format!("{} (seed {})", report.machine, report.seed)),
         row("workload", report.workload.to_string()),
-        row("input", report.input.clone()),
+        row("input", visible(&report.input)),
         row("bytes", grouped(report.bytes)),
         row("digest", format!("{verdict} (sha256 {digest}…)")),
         row("through the IOMMU", device),
