@@ -357,7 +357,8 @@ mod tests {
         for memory in every_kind() {
             let first = memory.alloc(64, 64).unwrap();
             memory.store64(first, 7).unwrap();
-            assert!(memory.free(first, 128).is_err());
+            let refused = FreeError::WrongSize { at: first, given_out: 64, freed: 128 };
+            assert_eq!(memory.free(first, 128), Err(refused));
             assert_eq!(memory.load64(first), Ok(7));
         }
     }
@@ -379,12 +380,17 @@ mod tests {
         for memory in every_kind() {
             let end = Pa::new(0x4100_0000);
             let odd = Pa::new(0x4000_0004);
-            assert!(memory.load64(end).is_err() && memory.store64(end, 0).is_err());
-            assert!(memory.load64(odd).is_err() && memory.store64(odd, 0).is_err());
-            assert!(memory.load32(Pa::new(0x4000_0002)).is_err());
-            assert!(memory.write(Pa::new(0x40ff_ffff), &[0; 2]).is_err());
-            assert!(memory.clean(Pa::new(0x40ff_ffff), 2).is_err());
-            assert!(memory.store_run(Pa::new(0x40ff_fff8), 0, 0, 2).is_err());
+            for at in [end, odd] {
+                assert_eq!(
+                    (memory.load64(at), memory.store64(at, 0)),
+                    (Err(BusError { at }), Err(BusError { at }))
+                );
+            }
+            let refused = |at| Err(BusError { at: Pa::new(at) });
+            assert_eq!(memory.load32(Pa::new(0x4000_0002)).map(drop), refused(0x4000_0002));
+            assert_eq!(memory.write(Pa::new(0x40ff_ffff), &[0; 2]), refused(0x40ff_ffff));
+            assert_eq!(memory.clean(Pa::new(0x40ff_ffff), 2), refused(0x40ff_ffff));
+            assert_eq!(memory.store_run(Pa::new(0x40ff_fff8), 0, 0, 2), refused(0x40ff_fff8));
             memory.write_barrier();
         }
     }

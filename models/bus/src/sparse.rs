@@ -157,8 +157,9 @@ mod tests {
         memory.hole(0x1002..=0x1fff);
         assert_eq!(read(&memory, 0x1000), Err(BusError { at: Pa::new(0x1000) }));
         assert_eq!(read(&memory, 0xffc), Ok([0; 4]));
-        assert!(memory.write(Write { at: Pa::new(0x1800), bytes: &[1], source: None }).is_err());
-        assert!(memory.compare_exchange(Pa::new(0x1800), 0, 1).is_err());
+        let hole = Pa::new(0x1800);
+        assert_eq!(memory.write(Write { at: hole, bytes: &[1], source: None }), Err(BusError { at: hole }));
+        assert_eq!(memory.compare_exchange(hole, 0, 1), Err(BusError { at: hole }));
         memory.fill_holes();
         assert_eq!((read(&memory, 0x1000), memory.word(0x1800)), (Ok([7, 0, 0, 0]), 0));
         for at in [(1 << 40) - 2, 1 << 40, u64::MAX - 1] {

@@ -122,7 +122,7 @@ fn a_message_is_translated_and_carries_the_name_the_interrupt_controller_knows()
     assert_eq!(*bell.0.lock().unwrap(), [(vec![4, 3, 2, 1], Some(SourceId(0x88)))]);
     let asked = shift.0.lock().unwrap()[0];
     assert_eq!((asked.source, asked.len_bytes, asked.access), (SourceId(8), 4, Access::WRITE));
-    assert!(port.message(Iova::new(0x5040), 0).is_err());
+    assert_eq!(port.message(Iova::new(0x5040), 0), Err(DmaError::Aborted { at: Iova::new(0x5040) }));
     let traffic = port.traffic();
     assert_eq!((traffic.messages, traffic.written_bytes), (1, 0));
 }

@@ -195,11 +195,15 @@ mod tests {
 
     #[test]
     fn sizes_and_granules_that_are_not_there_are_refused() {
-        for tcr in [15, 40, 0xc010, 0x4000 | 11, 0x8000 | 15, 1 << 59 | 11, 1 << 22 | 16] {
-            assert!(decode(0, tcr).is_err(), "{tcr:#x}");
+        for tcr in [15, 40, 0x4000 | 11, 0x8000 | 15, 1 << 59 | 11] {
+            assert_eq!(decode(0, tcr), Err("TCR.T0SZ is out of range"), "{tcr:#x}");
         }
+        assert_eq!(decode(0, 0xc010), Err("TCR.TG0 is reserved or not supported"));
+        let from_ttbr1 = "TCR.A1 takes the ASID from TTBR1, which this model does not have";
+        assert_eq!(decode(0, 1 << 22 | 16), Err(from_ttbr1));
         let context = Context { ttbr0: 0, tcr: 1 << 59 | 16, mair: 0 };
-        assert!(context.decode(&CpuFeatures::COMMON).is_err());
+        let no_lpa2 = "TCR.DS is set, but FEAT_LPA2 is not there";
+        assert_eq!(context.decode(&CpuFeatures::COMMON), Err(no_lpa2));
     }
 
     #[test]

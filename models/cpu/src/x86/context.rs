@@ -161,15 +161,16 @@ mod tests {
         };
         let fine = Context { cr3: 0x4123_4000, cr4: 0xa0, efer: 0x500 };
         assert!(fine.decode(&small).is_ok());
-        for broken in [
-            Context { cr4: 0x10a0, ..fine },
-            Context { cr4: 0x2_00a0, ..fine },
-            Context { cr4: 0x80, ..fine },
-            Context { efer: 0xd00, ..fine },
-            Context { efer: 0x100, ..fine },
-            Context { cr3: 0x100_0000_0000, ..fine },
+        for (broken, register) in [
+            (Context { cr4: 0x10a0, ..fine }, "CR4.LA57"),
+            (Context { cr4: 0x2_00a0, ..fine }, "CR4.PCIDE"),
+            (Context { cr4: 0x80, ..fine }, "CR4.PAE"),
+            (Context { efer: 0xd00, ..fine }, "EFER.NXE"),
+            (Context { efer: 0x100, ..fine }, "CR4.PAE, EFER.LME"),
+            (Context { cr3: 0x100_0000_0000, ..fine }, "a reserved bit of CR3"),
         ] {
-            assert!(broken.decode(&small).is_err(), "{broken:x?}");
+            let clause = broken.decode(&small).unwrap_err();
+            assert!(clause.starts_with(register), "{broken:x?}: {clause}");
         }
     }
 

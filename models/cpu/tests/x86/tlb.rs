@@ -283,7 +283,8 @@ fn an_access_that_began_before_a_shootdown_is_over_when_it_returns() {
             let mut byte = [0];
             bench.bus.cpu().read(Pa::new(0x4020_0000), &mut byte).unwrap();
             assert_eq!(byte, [0xff], "the frame is ours again");
-            assert!(bench.cpu(1).translate(0, AccessKind::Write).is_err());
+            let fault = bench.cpu(1).translate(0, AccessKind::Write).unwrap_err();
+            assert_eq!(fault.kind, FaultKind::NotPresent);
         });
     }
 }
