@@ -6,6 +6,7 @@ use model_bus::{Outcome, Request, Translator};
 use model_smmuv3::Smmu;
 use portcullis::core::domain::DomainMapError;
 use portcullis::core::mm::ProcessMemory;
+use portcullis::core::sva::{BindError, ProcessDomainError, SvaRefusal};
 use portcullis::hal::Barriers;
 use portcullis::types::{Access, Iova, IovaRange, Pa, Perms, Prot, SourceId};
 use portcullis_lab::boot::{BootRequest, Standing, System};
@@ -87,7 +88,8 @@ fn shares_its_table(name: &str) {
         assert_eq!(refused(page(1), Access::READ), 1, "{name}: what is unmapped is closed");
         process.exit();
         assert_eq!(refused(page(0), Access::READ), 0, "{name}: a dead process's memory is closed in silence");
-        assert!(unit.sva.domain(&mm).is_err(), "{name}: a dead process is not shared");
+        let dead = unit.sva.domain(&mm).map(drop);
+        assert_eq!(dead, Err(BindError::Exited), "{name}: a dead process is not shared");
         group.detach().unwrap();
     });
 }
@@ -114,6 +116,8 @@ fn a_domain_of_a_process_that_nobody_was_attached_to_goes_without_a_trace() {
 fn a_machine_whose_tables_the_iommu_cannot_walk_shares_no_process() {
     on("arm-stage2", |_, system, process, _| {
         let mm: Arc<dyn ProcessMemory> = process.clone();
-        assert!(system.units[0].sva.domain(&mm).is_err());
+        let refused = system.units[0].sva.domain(&mm).map(drop);
+        let what = ProcessDomainError::Refused(SvaRefusal::NoFirstStage);
+        assert_eq!(refused, Err(BindError::Process(what)));
     });
 }

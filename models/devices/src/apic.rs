@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(apics.take_pending(), Some(Vector { cpu: 0, vector: 0xfe }));
         assert_eq!(apics.take_pending(), None);
         assert_eq!(apics.counts(), ApicCounts { accepted: 2, nobody: 1, malformed: 0 });
-        assert!(write(0xfef0_0000, 0x31).is_err());
+        assert_eq!(write(0xfef0_0000, 0x31), Err(BusError { at: Pa::new(0xfef0_0000) }));
     }
 
     #[test]

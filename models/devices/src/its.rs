@@ -205,7 +205,7 @@ mod tests {
         write(0x0809_0044, Some(DEVICE)).unwrap();
         write(0x0809_0040, None).unwrap();
         assert_eq!(its.take_pending(), None);
-        assert!(write(0x080a_0040, Some(DEVICE)).is_err());
+        assert_eq!(write(0x080a_0040, Some(DEVICE)), Err(BusError { at: Pa::new(0x080a_0040) }));
         assert_eq!(its.counts(), ItsCounts { translated: 1, unmapped: 0, malformed: 2 });
     }
 

@@ -141,7 +141,8 @@ fn pages_whose_invalidation_was_not_confirmed_are_kept_until_the_release_is() {
         Ok(()),
         "the device still reaches the old page, which is nobody else's"
     );
-    assert!(process.read(range.first(), &mut [0]).is_err());
+    let refused = UserError::Fault { at: range.first(), why: MmFaultError::NoArea };
+    assert_eq!(process.read(range.first(), &mut [0]), Err(refused));
     assert_eq!(process.protect(part(range, 0x2000, 0x1000), R), Err(MmError::Unconfirmed(LOST)));
     assert_eq!(process.fork().map(|_| ()), Err(MmError::NotForked(LOST)));
     *device.failing.lock().unwrap() = None;

@@ -2,10 +2,11 @@
 
 use model_cpu::TlbPolicy;
 use portcullis::core::iommu::SyncError;
+use portcullis::core::mm::MmFaultError;
 use portcullis::types::{Iova, IovaRange};
 
 use super::bench::{Bench, Device, R, RW, at, mapping, part, read};
-use crate::process::{HUGE_PAGE, MmError, Process, Source};
+use crate::process::{HUGE_PAGE, MmError, Process, Source, UserError};
 
 const HUGE: u64 = HUGE_PAGE.bytes();
 const PAGES: u64 = HUGE >> 12;
@@ -56,9 +57,10 @@ fn huge_pages_are_cut_at_their_ends_only() {
     let odd = crate::process::Mapping { at: Some(Iova::new(0x10_0000_1000)), ..odd };
     assert_eq!(process.map(&odd), Err(MmError::BadRange));
     process.protect(part(range, HUGE, HUGE), R).unwrap();
-    assert!(process.write(at(range, HUGE), &[1]).is_err());
+    let refused = |why| Err(UserError::Fault { at: at(range, HUGE), why });
+    assert_eq!(process.write(at(range, HUGE), &[1]), refused(MmFaultError::Permission));
     process.unmap(part(range, HUGE, HUGE)).unwrap();
-    assert!(process.read(at(range, HUGE), &mut [0]).is_err());
+    assert_eq!(process.read(at(range, HUGE), &mut [0]), refused(MmFaultError::NoArea));
     for offset in [0, 2 * HUGE] {
         process.write(at(range, offset), &[1]).unwrap();
     }

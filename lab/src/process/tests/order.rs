@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use model_bus::Bus;
-use model_cpu::{Cpu, Cpus, TlbPolicy, Tlbi};
+use model_cpu::{Cpu, Cpus, FaultKind, TlbPolicy, Tlbi};
 use portcullis::core::iommu::SyncError;
-use portcullis::core::mm::{MmListener, ProcessMemory};
+use portcullis::core::mm::{Exited, MmListener, ProcessMemory};
 use portcullis::types::{AccessKind, Iova, IovaRange, Pa};
 
 use super::bench::{Bench, R, RW, at, mapping, part, read};
@@ -76,7 +76,8 @@ impl MmListener for Watcher {
         for (&va, &(pa, _)) in self.known.lock().unwrap().iter() {
             if range.contains(Iova::new(va)) {
                 assert_eq!(self.look(va), None, "the entry of {va:#x} is cleared first");
-                assert!(self.cpu.translate(va, AccessKind::Read).is_err(), "and no CPU remembers it");
+                let kind = self.cpu.translate(va, AccessKind::Read).unwrap_err().kind;
+                assert_eq!(kind, FaultKind::Translation, "and no CPU remembers it");
                 assert!(self.bus.cpu().heap().is_live(pa, 0x1000), "its frame is still there");
             }
         }
@@ -185,7 +186,7 @@ fn a_listener_that_was_removed_hears_nothing_and_one_that_comes_late_is_refused(
     process.remove_listener(id);
     assert_eq!(process.unmap(range), Ok(()));
     process.exit();
-    assert!(process.add_listener(device).is_err());
+    assert_eq!(process.add_listener(device), Err(Exited));
     process.unpin_asid();
     bench.assert_clean();
 }

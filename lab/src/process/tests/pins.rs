@@ -8,7 +8,7 @@ use portcullis::core::mm::{MmFaultError, MmListener, ProcessMemory};
 use portcullis::types::{IovaRange, Pa, PaRange};
 
 use super::bench::{Bench, R, RW, at, mapping, part, read};
-use crate::process::{Mapping, Process, Source};
+use crate::process::{Mapping, Process, Source, UserError};
 
 fn word(bench: &Bench, pa: Pa) -> u8 {
     let mut byte = [0];
@@ -208,12 +208,13 @@ fn registers_are_reached_until_they_are_unmapped_and_are_neither_pinned_nor_fork
     assert_eq!(*latch.0.lock().unwrap(), 0x1234);
     assert_eq!(read(&process, at(range, 8), 4), 0x1234u32.to_le_bytes());
     process.protect(range, R).unwrap();
-    assert!(process.write(at(range, 4), &[0; 4]).is_err());
+    let refused = |offset, why| Err(UserError::Fault { at: at(range, offset), why });
+    assert_eq!(process.write(at(range, 4), &[0; 4]), refused(4, MmFaultError::Permission));
     assert_eq!(process.pin(at(range, 0), false).unwrap_err(), MmFaultError::NoArea);
     let child = process.fork().unwrap();
-    assert!(child.read(at(range, 0), &mut [0; 4]).is_err());
+    assert_eq!(child.read(at(range, 0), &mut [0; 4]), refused(0, MmFaultError::NoArea));
     process.unmap(range).unwrap();
-    assert!(process.read(at(range, 0), &mut [0; 4]).is_err());
+    assert_eq!(process.read(at(range, 0), &mut [0; 4]), refused(0, MmFaultError::NoArea));
     drop((child, process));
     bench.assert_clean();
 }

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use model_bus::{Bus, BusOptions};
 use model_cpu::{TlbPolicy, x86};
+use portcullis::core::mm::MmFaultError;
 use portcullis::types::{Pa, PaRange};
 
 use super::bench::{Bench, RW, mapping};
 use crate::platform::LabPlatform;
-use crate::process::{Kernel, KernelOptions, Source};
+use crate::process::{Kernel, KernelOptions, Source, UserError};
 
 #[test]
 fn every_cpu_that_has_run_a_process_forgets_what_it_unmaps_and_no_other_is_told() {
@@ -27,7 +28,8 @@ fn every_cpu_that_has_run_a_process_forgets_what_it_unmaps_and_no_other_is_told(
     process.unmap(range).unwrap();
     for cpu in 0..2 {
         process.run_on(cpu);
-        assert!(process.read(range.first(), &mut [0]).is_err(), "CPU {cpu} remembers it");
+        let refused = UserError::Fault { at: range.first(), why: MmFaultError::NoArea };
+        assert_eq!(process.read(range.first(), &mut [0]), Err(refused), "CPU {cpu} remembers it");
     }
     drop(process);
     bench.assert_clean();

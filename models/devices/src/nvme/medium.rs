@@ -275,7 +275,8 @@ mod tests {
 
     #[test]
     fn a_directory_is_no_medium() {
-        assert!(FileMedium::read_only(&std::env::temp_dir()).is_err());
+        let error = FileMedium::read_only(&std::env::temp_dir()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use model_bus::{PageResponse, Width};
 use model_devices::accelerator::{AcceleratorOptions, PcieAccelerator};
 use model_devices::nvme::{MemoryMedium, Nvme, NvmeOptions};
 use model_devices::pcie::{
-    Acs, BridgeOptions, Function, Host, PortKind, RequestError, Rid, RidMap, RidRange,
+    Acs, BridgeOptions, Function, Host, PortKind, RequestError, Rid, RidMap, RidRange, SlotTaken,
 };
 use portcullis_types::{Iova, SourceId};
 
@@ -148,7 +148,7 @@ fn a_function_learns_its_bus_from_configuration_writes() {
 #[test]
 fn functions_come_and_go_while_the_machine_runs() {
     let disk = DiskRig::new(vec![0; 512]);
-    assert!(disk.port.secondary().plug(0, disk.nvme.clone()).is_err());
+    assert_eq!(disk.port.secondary().plug(0, disk.nvme.clone()), Err(SlotTaken { devfn: 0 }));
     assert!(disk.port.secondary().unplug(0).is_some());
     assert_eq!(disk.rig.read_config(DISK, 0, Width::Bits32), 0xffff_ffff);
     assert_eq!(disk.rig.read32(BAR + 8), 0xffff_ffff);

@@ -65,7 +65,8 @@ fn registers_that_tables_and_queues_lie_on_do_not_stop_the_model() {
     assert_eq!(unit.access(&request, &mut |_| Ok(())), Outcome::Aborted);
     assert_eq!(unit.read(FRCD + 8, Width::Bits64) >> 32 & 0xff, 1, "the root entry is not present");
     // Remappable format, index 0.
-    assert!(unit.ring(0x10, &[0; 4], Some(SourceId(DEVICE.into()))).is_err());
+    let refused = BusError { at: Pa::new(0xfee0_0010) };
+    assert_eq!(unit.ring(0x10, &[0; 4], Some(SourceId(DEVICE.into()))), Err(refused));
     assert_eq!(unit.read(FRCD + 24, Width::Bits64) >> 32 & 0xff, 0x22, "nor is the interrupt entry");
     unit.write(0x88, Width::Bits64, 0x10);
     unit.step(0);
