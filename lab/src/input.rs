@@ -43,7 +43,7 @@ impl Input {
     ///
     /// # Errors
     ///
-    /// [`RunError::BadInput`]: the file is missing, unreadable, or no regular file.
+    /// [`RunError::BadInput`]: the file is missing, unreadable, or no regular file, or holds another number of bytes than its size says.
     pub fn open(&self) -> Result<Opened, RunError> {
         match self {
             Self::File(path) => measure_file(path).map(|measure| Opened::File(path.clone(), measure)),
@@ -92,14 +92,20 @@ fn measure_file(path: &Path) -> Result<Measure, RunError> {
     }
     let mut file = File::open(path).map_err(unreadable)?;
     let (mut hash, mut bytes, mut piece) = (Sha256::new(), 0, vec![0; 1 << 20]);
-    loop {
+    // One that grows is not read to an end that may never come.
+    while bytes <= meta.len() {
         let count = file.read(&mut piece).map_err(unreadable)?;
         if count == 0 {
-            return Ok(Measure { bytes, digest: hex(&hash.finalize()) });
+            break;
         }
         hash.update(&piece[..count]);
         bytes += count as u64;
     }
+    // What the kernel makes up as it is read, such as a file in /proc, has no size that a disk could have.
+    if bytes != meta.len() {
+        return Err(refuse(format!("does not hold the {} bytes that its size says", meta.len())));
+    }
+    Ok(Measure { bytes, digest: hex(&hash.finalize()) })
 }
 
 /// The sample's bytes: no block of it is like another, so that a block that went astray is noticed.
@@ -131,6 +137,16 @@ mod tests {
         for path in ["/nonexistent/portcullis", "/"] {
             let error = Input::File(path.into()).open().unwrap_err();
             assert!(matches!(&error, RunError::BadInput(trouble) if trouble.at == path), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_holds_another_number_of_bytes_than_its_size_says_is_bad_input() {
+        let made_up = "/proc/self/status";
+        if Path::new(made_up).is_file() {
+            let error = Input::File(made_up.into()).open().unwrap_err();
+            let says = |trouble: &crate::error::Trouble| trouble.what.contains("the 0 bytes that its size");
+            assert!(matches!(&error, RunError::BadInput(trouble) if says(trouble)), "{error:?}");
         }
     }
 
