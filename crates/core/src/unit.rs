@@ -100,7 +100,8 @@ impl<P: Platform> IommuUnit<P> {
     }
 
     /// Takes what faults hardware has recorded and brings each to its device's domain. Answers how many. Called by the embedder when
-    /// the event interrupt comes, or by polling.
+    /// the event interrupt comes, or by polling. In a flood some are left, for which hardware may not interrupt: a call that answered more than 0 is followed by another,
+    /// by a worker or a timer.
     pub fn dispatch_faults(&self) -> usize {
         self.iommu.drain_events(&mut |record| match record.source.and_then(|source| self.device(source)) {
             Some(device) => fault::deliver(&*self.platform, &device, record),

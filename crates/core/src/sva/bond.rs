@@ -309,7 +309,8 @@ impl<P: Platform> SvaUnit<P> {
     }
 
     /// Takes what hardware has queued, faults and page requests, and brings it where it belongs. Called by the embedder when the event or
-    /// page-request interrupt comes, or by polling; one caller at a time sees requests in order.
+    /// page-request interrupt comes, or by polling; one caller at a time sees requests in order. In a flood some are left, for which hardware may not interrupt: a call
+    /// that found something is followed by another, by a worker or a timer.
     pub fn service(&self) -> Serviced {
         self.bring().0
     }
