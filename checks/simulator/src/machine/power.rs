@@ -27,6 +27,8 @@ pub(crate) const SPARE_DOORBELL: u64 = 0x3_fffe_4030_0000;
 const DOORBELL: u64 = 0x3_fffe_4010_0000;
 /// PHB_TCE_KILL, and PHB_PHB3_CONFIG, by which a driver asks whether all has arrived.
 const TCE_KILL: usize = 0x210;
+/// In TCE_KILL: one entry is forgotten, and not all of a PE.
+const KILL_ONE: u64 = 1 << 61;
 const CONFIG: usize = 0x160;
 /// PHB_CONTROL, and what firmware stores there.
 const CONTROL: usize = 0x810;
@@ -107,7 +109,7 @@ impl Registers for BridgeRegisters {
 
     fn write64(&self, offset: usize, value: u64) {
         if !self.is_silent(offset) {
-            if offset == TCE_KILL && self.at == BRIDGE {
+            if offset == TCE_KILL && self.at == BRIDGE && value & KILL_ONE == 0 {
                 self.hub.shadow(Shadow::told_to_flush);
             }
             let _gone = self.bus.write_register(Pa::new(self.at + offset as u64), Width::Bits64, value);

@@ -84,6 +84,51 @@ fn a_blocked_device_reaches_nothing_once_hardware_was_told() {
 }
 
 #[test]
+fn a_device_that_was_blocked_without_a_word_is_where_hardware_says_and_not_where_it_was_before() {
+    for told in [false, true] {
+        let (mut shadow, _) = attached();
+        shadow.begin_move(0, Way::Blocked);
+        shadow.end_move(0, Way::Blocked);
+        let other = shadow.add_space();
+        shadow.begin_move(0, Way::Space(other));
+        shadow.end_move(0, Way::Space(other));
+        if told {
+            shadow.arrived(0);
+        }
+        assert_eq!(judged(&mut shadow), told.then_some(Promise::Isolation));
+    }
+}
+
+#[test]
+fn a_device_may_be_wherever_moves_that_were_left_open_were_to_take_it_however_many() {
+    let (mut shadow, _) = attached();
+    let others = [0; 7].map(|_| shadow.add_space());
+    for (&space, page) in others.iter().zip(5..) {
+        let (first, last) = (page << 12, page << 12 | 0xfff);
+        shadow.grant_over(space, Grant { first, last, ..PAGES });
+        shadow.begin_move(0, Way::Space(space));
+    }
+    for page in 5..12 {
+        assert_eq!(broken(shadow.judge(&seen(page << 12, 0x8000))), None, "page {page}");
+    }
+}
+
+#[test]
+fn a_space_that_goes_takes_no_other_way_of_a_device_with_it() {
+    let (mut shadow, user) = attached();
+    let [kernel, other] = [0; 2].map(|_| shadow.add_space());
+    shadow.grant_over(other, Grant { first: 0x5000, last: 0x5fff, ..PAGES });
+    shadow.begin_move(0, Way::Space(kernel));
+    shadow.begin_move(0, Way::Space(other));
+    shadow.forsake(0, user, Way::Space(kernel));
+    assert_eq!(shadow.way(0), Way::Space(kernel));
+    assert_eq!(judged(&mut shadow), Some(Promise::Isolation), "it is gone");
+    assert_eq!(broken(shadow.judge(&seen(0x5000, 0x8000))), None, "that move is open still");
+    shadow.forsake(0, other, Way::Space(kernel));
+    assert_eq!(broken(shadow.judge(&seen(0x5000, 0x8000))), None, "nor was it there");
+}
+
+#[test]
 fn a_blocked_device_reaches_nothing_of_a_space_that_has_the_number_of_its_own() {
     let (mut shadow, space) = attached();
     shadow.begin_move(0, Way::Blocked);
@@ -106,14 +151,18 @@ fn a_device_that_went_to_another_space_reaches_nothing_of_the_one_before() {
 
 #[test]
 fn a_move_that_was_left_open_leads_to_nothing_of_a_space_that_has_the_number_of_its_own() {
-    let (mut shadow, _) = attached();
-    let container = shadow.add_space();
-    shadow.begin_move(0, Way::Space(container));
-    shadow.begin_move(0, Way::Blocked);
-    shadow.remove_space(container);
-    assert_eq!(shadow.add_space(), container);
-    shadow.grant_over(container, Grant { first: 0x5000, last: 0x5fff, ..PAGES });
-    assert_eq!(broken(shadow.judge(&seen(0x5000, 0x8000))), Some(Promise::Isolation));
+    for again in [false, true] {
+        let (mut shadow, _) = attached();
+        let container = shadow.add_space();
+        shadow.begin_move(0, Way::Space(container));
+        if again {
+            shadow.begin_move(0, Way::Blocked);
+        }
+        shadow.remove_space(container);
+        assert_eq!(shadow.add_space(), container);
+        shadow.grant_over(container, Grant { first: 0x5000, last: 0x5fff, ..PAGES });
+        assert_eq!(broken(shadow.judge(&seen(0x5000, 0x8000))), Some(Promise::Isolation), "{again}");
+    }
 }
 
 /// A device of which hardware did not confirm that it left its user for the kernel, and which is being blocked now. Answers with the user's space.
@@ -178,6 +227,29 @@ fn what_was_unmapped_may_be_reached_until_its_flush_and_no_longer() {
         take(&mut shadow, space, token);
         assert_eq!(judged(&mut shadow), Some(Promise::Isolation), "{what}");
         assert_eq!(broken(shadow.judge(&seen(0x2000, 0x9000))), None, "{what}: the rest stays");
+    }
+}
+
+#[test]
+fn what_hardware_confirms_later_is_reached_no_more_and_nothing_beside_it_or_older() {
+    let settles: [(&str, (u64, u64), bool, Option<Promise>); 4] = [
+        ("all of it", (0, 0xffff), false, Some(Promise::Isolation)),
+        ("just it", (0x1000, 0x1fff), false, Some(Promise::Isolation)),
+        ("another window", (0x2000, 0xffff), false, None),
+        ("of one that was there before", (0, 0xffff), true, None),
+    ];
+    for (what, ends, older, promise) in settles {
+        let (mut shadow, space) = attached();
+        let began = shadow.newest();
+        let token = shadow.begin_unmap(space, &[(0x1000, 0x1fff)]);
+        shadow.settled(space, ends, began);
+        assert_eq!(judged(&mut shadow), None, "{what}: the unmap has not returned");
+        shadow.linger(space, token, 0, false);
+        let since = if older { token } else { began };
+        shadow.settled(space, ends, since);
+        assert_eq!(judged(&mut shadow), promise, "{what}");
+        assert_eq!(broken(shadow.judge(&seen(0x2000, 0x9000))), None, "{what}: the rest stays");
+        assert!(shadow.some_leaving(0).is_some(), "{what}: somebody tries it still");
     }
 }
 

@@ -87,6 +87,8 @@ pub(super) struct Leaving {
     syncs: u64,
     /// Its memory has gone to another use.
     dead: bool,
+    /// Hardware has confirmed since that it forgot it.
+    gone: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -152,15 +154,18 @@ pub(crate) enum Way {
     Space(SpaceId),
 }
 
+/// Ways that may be open besides: no fewer than a machine has at a time, the spaces of all containers and one of the kernel's.
+type Ways = [Option<Way>; 8];
+
 #[derive(Clone, Copy, Debug)]
 struct Attachment {
     now: Way,
     /// Where it is going, while an operation moves it.
     next: Option<Way>,
     /// Where it may be besides: moves that hardware did not confirm were to take it there, and another has begun.
-    unsure: [Option<Way>; 4],
+    unsure: Ways,
     /// Where it was, or was going, before it was blocked: hardware that takes no commands may not know that yet.
-    late: [Option<Way>; 4],
+    late: Ways,
     /// Core knows it.
     known: bool,
     /// A bit of its entry has flipped.
@@ -175,7 +180,7 @@ impl Attachment {
 }
 
 /// Adds a way to those that are kept; one along which nothing is reached needs no place.
-fn keep(kept: &mut [Option<Way>; 4], way: Way) {
+fn keep(kept: &mut Ways, way: Way) {
     let place = kept.iter_mut().find(|place| place.is_none_or(|held| held == way));
     if let Some(place) = place.filter(|_| way != Way::Blocked) {
         *place = Some(way);
@@ -204,8 +209,8 @@ impl Shadow {
         self.devices.push(Attachment {
             now: Way::Blocked,
             next: None,
-            unsure: [None; 4],
-            late: [None; 4],
+            unsure: Ways::default(),
+            late: Ways::default(),
             known: false,
             spoiled: false,
         });
@@ -231,8 +236,10 @@ impl Shadow {
     pub(crate) fn remove_space(&mut self, space: SpaceId) {
         self.spaces[space] = Space::default();
         // Who was in it, or may have gone there, reaches nothing of the next one's.
-        let kept =
-            self.devices.iter_mut().flat_map(|device| device.late.iter_mut().chain(&mut device.unsure));
+        let kept = self
+            .devices
+            .iter_mut()
+            .flat_map(|device| device.late.iter_mut().chain(&mut device.unsure).chain([&mut device.next]));
         kept.filter(|kept| **kept == Some(Way::Space(space))).for_each(|kept| *kept = None);
         self.free_spaces.push(space);
     }
@@ -266,13 +273,27 @@ impl Shadow {
         if at == Way::Blocked {
             one.ways().for_each(|way| keep(&mut one.late, way));
         }
-        (one.now, one.next, one.unsure) = (at, None, [None; 4]);
+        (one.now, one.next, one.unsure) = (at, None, Ways::default());
         self.check(Promise::OneOwner);
     }
 
     /// Hardware has taken every command: who is blocked is.
     pub(crate) fn told(&mut self) {
-        self.devices.iter_mut().for_each(|device| device.late = [None; 4]);
+        self.devices.iter_mut().for_each(|device| device.late = Ways::default());
+    }
+
+    /// Hardware has confirmed where a device is: it is where it was before no more, though that was blocked without a word.
+    pub(crate) fn arrived(&mut self, device: DeviceIndex) {
+        self.devices[device].late = Ways::default();
+    }
+
+    /// A space in which a device was as far as anybody said is about to go: the device is at `home`. Where else it may be has not changed.
+    pub(crate) fn forsake(&mut self, device: DeviceIndex, space: SpaceId, home: Way) {
+        let one = &mut self.devices[device];
+        if one.now == Way::Space(space) {
+            one.now = home;
+            one.next = one.next.filter(|&next| next != home);
+        }
     }
 
     /// Pages are about to be mapped, nobody knows where yet.
@@ -421,7 +442,8 @@ impl Shadow {
                 live.insert(last + 1, grant.part(last + 1, grant.last));
             }
             let grant = grant.part(grant.first.max(first), grant.last.min(last));
-            leaving.push(Leaving { token, grant, until: Until::Return, flushes, syncs, dead: false });
+            let until = Until::Return;
+            leaving.push(Leaving { token, grant, until, flushes, syncs, dead: false, gone: false });
         }
     }
 
@@ -466,6 +488,14 @@ impl Shadow {
     pub(crate) fn forgotten(&mut self, space: SpaceId, first: u64, last: u64) {
         let inside = |one: &Leaving| one.grant.first >= first && one.grant.last <= last;
         self.spaces[space].leaving.retain(|one| one.until == Until::Return || !inside(one));
+        self.check(Promise::Reclaim);
+    }
+
+    /// Hardware has confirmed to have forgotten whatever was changed in `first..=last` since the newest token was `since`. Who looks for something to try tries it still.
+    pub(crate) fn settled(&mut self, space: SpaceId, (first, last): (u64, u64), since: Token) {
+        let inside = |one: &&mut Leaving| one.grant.first >= first && one.grant.last <= last;
+        let waits = |one: &&mut Leaving| one.until != Until::Return && one.token > since;
+        self.spaces[space].leaving.iter_mut().filter(inside).filter(waits).for_each(|one| one.gone = true);
         self.check(Promise::Reclaim);
     }
 
@@ -578,8 +608,8 @@ impl Shadow {
         let Space { leaving, flushes, syncs, .. } = &mut self.spaces[space];
         let (flushes, syncs) = (*flushes, *syncs);
         let until = Until::Flush { since_ns: 0, bound: false };
-        let doubted =
-            grants.iter().map(|&grant| Leaving { token, grant, until, flushes, syncs, dead: false });
+        let (dead, gone) = (false, false);
+        let doubted = grants.iter().map(|&grant| Leaving { token, grant, until, flushes, syncs, dead, gone });
         leaving.extend(doubted);
     }
 
@@ -743,7 +773,7 @@ impl Shadow {
         let last_pa = seen.pa + (u64::from(seen.len) - 1);
         let lives = live.range(..=seen.iova).next_back().is_some_and(|(_, grant)| grant.allows(seen));
         lives
-            || leaving.iter().any(|one| !one.dead && one.grant.allows(seen))
+            || leaving.iter().any(|one| !one.dead && !one.gone && one.grant.allows(seen))
             || arriving.iter().any(|one| {
                 !one.dead
                     && one.pa <= seen.pa

@@ -5,14 +5,14 @@
 use core::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
-use model_bus::Width;
+use model_bus::{Outcome, Width};
 use portcullis::core::owner::Owner;
 use portcullis::types::{Pa, PaRange, SourceId};
 use portcullis::vfio::{Errno, UserMemory};
 
 use super::task::{Event, PAGE, VA};
 use super::type1::Wanted;
-use super::world::{Container, Iron, MapState, Mapped, UserWorld};
+use super::world::{Container, Iron, MapState, Mapped, Presence, UserWorld};
 use super::{Done, OpKind, buried};
 use crate::fault::FaultKind;
 use crate::hub::locked;
@@ -27,12 +27,17 @@ const HIS: usize = 0;
 
 /// A machine with two devices in groups of their own, of which firmware says nothing. Nobody has turns.
 fn booted(kind: MachineKind) -> Arc<UserWorld> {
+    booted_with(kind, 2)
+}
+
+/// A machine with two devices in so many groups.
+fn booted_with(kind: MachineKind, groups: usize) -> Arc<UserWorld> {
     let fits = |spec: &Spec| spec.units.len() == 1 && spec.groups.len() > 1;
     let mut spec = (0..64).map(|seed| Spec::draw(seed, kind)).find(fits).expect("many seeds draw one");
-    spec.groups.truncate(2);
+    spec.groups.truncate(groups);
     spec.devices.truncate(2);
-    for (group, device) in spec.devices.iter_mut().enumerate() {
-        (device.group, device.reserved, device.mask_bits) = (group, None, 64);
+    for (index, device) in spec.devices.iter_mut().enumerate() {
+        (device.group, device.reserved, device.mask_bits) = (index % groups, None, 64);
     }
     let world = UserWorld::new(7, &spec, false).expect("the machine boots");
     world.hub.begin(7);
@@ -161,6 +166,217 @@ fn a_map_that_stopped_half_way_and_was_not_confirmed_to_be_gone_may_be_used_as_f
         };
         assert_eq!([46, 47, 48].map(reaches), [!confirmed, !confirmed, false]);
     }
+}
+
+/// What somebody says of an access to the first bytes at an address that lie there.
+fn reaches(world: &UserWorld, device: usize, iova: u64, pa: u64) -> bool {
+    let source = world.devices[device].engine.sources[0].0;
+    world.hub.shadow(|shadow| shadow.judge(&Seen { source, iova, len: 8, pa, write: true }).is_ok())
+}
+
+/// Both devices of a group have left and come again, the second of which the bridge did not confirm. Its user has mapped a page at 0x1000.
+fn half_there() -> Arc<UserWorld> {
+    for chance in 1..64 {
+        let world = booted_with(MachineKind::Power8, 1);
+        assert_eq!(world.remove(0), Done::Succeeded);
+        world.hub.faults.arm(FaultKind::NoSync, chance);
+        let _came = world.add(0);
+        world.hub.faults.disarm();
+        world.go_on();
+        if [0, 1].map(|device| world.devices[device].presence()) != [Presence::In, Presence::Out] {
+            continue;
+        }
+        assert_eq!(world.open_container(0), Done::Succeeded);
+        assert_eq!(world.open_group(0, 0), Done::Succeeded);
+        assert_eq!(world.set_container(0, 0, 0), Done::Succeeded);
+        assert_eq!(world.set_iommu(0, 0, 0), Done::Succeeded);
+        assert_eq!(world.register_memory(0, 0, 0, 32), Done::Succeeded);
+        assert_eq!(map(&world), Done::Succeeded);
+        assert_eq!(objection(&world), None);
+        return world;
+    }
+    panic!("nowhere is one confirmed and the other not");
+}
+
+#[test]
+fn a_device_of_a_users_pe_has_his_windows_also_if_it_comes_later_or_is_in_no_group() {
+    for comes in [false, true] {
+        let world = half_there();
+        if comes {
+            assert_eq!(world.add(0), Done::Succeeded);
+        }
+        let (pa, _) = world.users[0].memory.page(VA).expect("his first page");
+        assert_eq!(world.access(1, 0, PAGE, 8, true), Outcome::Done, "{comes}");
+        assert_eq!(world.reset(1), Done::Succeeded);
+        assert_eq!(objection(&world), None, "{comes}");
+        assert!(!reaches(&world, 1, 2 * PAGE, pa), "and nothing else");
+        world.end(None);
+        assert_eq!(objection(&world), None, "{comes}");
+    }
+}
+
+#[test]
+fn a_device_that_does_not_leave_without_the_bridges_word_is_where_moves_before_may_have_it() {
+    let world = booted_with(MachineKind::Power8, 1);
+    let kernel = world.groups[0].space;
+    let (pa, _) = world.users[0].memory.page(VA).expect("his first page");
+    let grant = Grant {
+        first: PAGE,
+        last: 2 * PAGE - 1,
+        pa,
+        read: true,
+        owed_read: true,
+        write: true,
+        owed_write: true,
+        since: 0,
+    };
+    world.hub.shadow(|shadow| {
+        let users = shadow.add_space();
+        shadow.end_move(0, Way::Space(users));
+        shadow.begin_move(0, Way::Space(kernel));
+        shadow.grant_over(kernel, grant);
+    });
+    world.hub.faults.arm(FaultKind::NoSync, 1);
+    assert_eq!(world.remove(0), Done::Refused);
+    assert!(reaches(&world, 0, PAGE, pa));
+    assert_eq!(objection(&world), None);
+}
+
+#[test]
+fn a_group_that_joins_a_container_reaches_nothing_of_the_kernels() {
+    for kind in BOTH {
+        let world = booted(kind);
+        let kernel = world.groups[0].space;
+        let (pa, _) = world.users[0].memory.page(VA).expect("his first page");
+        let grant = Grant {
+            first: PAGE,
+            last: 2 * PAGE - 1,
+            pa,
+            read: true,
+            owed_read: false,
+            write: true,
+            owed_write: false,
+            since: 0,
+        };
+        world.hub.shadow(|shadow| shadow.grant_over(kernel, grant));
+        assert!(reaches(&world, 0, PAGE, pa), "{kind:?}");
+        assert_eq!(world.open_container(0), Done::Succeeded);
+        assert_eq!(world.open_group(0, 0), Done::Succeeded);
+        assert_eq!(world.set_container(0, 0, 0), Done::Succeeded);
+        assert!(!reaches(&world, 0, PAGE, pa), "{kind:?}: it is blocked");
+        assert_eq!(world.set_iommu(0, 0, 0), Done::Succeeded);
+        assert!(!reaches(&world, 0, PAGE, pa), "{kind:?}: it is in the container");
+    }
+}
+
+#[test]
+fn one_entry_that_the_bridge_forgets_is_no_flush_of_all() {
+    // All of PE 1; one of its entries.
+    for (kill, promise) in [(1 << 62 | 1, None), (1 << 61 | 1, Some(Promise::NoReuse))] {
+        let world = booted(MachineKind::Power8);
+        let Iron::Power { registers, .. } = &world.iron else { panic!("it is one") };
+        let space = world.groups[0].space;
+        let grant = Grant {
+            first: PAGE,
+            last: 2 * PAGE - 1,
+            pa: UserWorld::slot_memory(0),
+            read: true,
+            owed_read: true,
+            write: true,
+            owed_write: true,
+            since: 0,
+        };
+        world.hub.shadow(|shadow| {
+            shadow.grant_over(space, grant);
+            let token = shadow.begin_unmap(space, &[(PAGE, 2 * PAGE - 1)]);
+            shadow.linger(space, token, 0, false);
+        });
+        portcullis::hal::Registers::write64(registers, 0x210, kill);
+        let granted = world.hub.shadow(|shadow| shadow.grant(space, grant, false));
+        assert_eq!(granted.err().map(|wrong| wrong.promise), promise, "{kill:#x}");
+    }
+}
+
+#[test]
+fn what_was_not_confirmed_in_a_window_is_forgotten_with_the_next_call_that_is() {
+    let (world, grant) = mapped(MachineKind::Power8);
+    world.hub.faults.arm(FaultKind::NoSync, 1);
+    assert_eq!(world.unmap_dma(0, 0, 0, 0), Done::Refused);
+    assert!(reaches(&world, 0, grant.first, grant.pa), "hardware did not confirm");
+    world.go_on();
+    assert!(reaches(&world, 0, grant.first, grant.pa));
+    assert_eq!(world.map_dma(0, 0, 8, (1, 1), 3), Done::Succeeded);
+    assert!(!reaches(&world, 0, grant.first, grant.pa), "it has confirmed all of the window");
+    assert!(reaches(&world, 0, 2 * PAGE, grant.pa + PAGE));
+    assert_eq!(objection(&world), None);
+}
+
+/// The first user's container is one of version 1 of type 1.
+fn of_version_1() -> Arc<UserWorld> {
+    let world = booted(MachineKind::Vfio);
+    assert_eq!(world.open_container(0), Done::Succeeded);
+    assert_eq!(world.open_group(0, 0), Done::Succeeded);
+    assert_eq!(world.set_container(0, 0, 0), Done::Succeeded);
+    assert_eq!(world.set_iommu(0, 0, 3), Done::Succeeded);
+    assert_eq!(container(&world).kind, 1);
+    world
+}
+
+#[test]
+fn an_unmap_that_took_nothing_since_something_longer_begins_before_it_takes_nothing_away() {
+    let world = of_version_1();
+    assert_eq!(world.map_dma(0, 0, 2, (4, 2), 3), Done::Succeeded);
+    assert_eq!(world.map_dma(0, 0, 19, (8, 1), 3), Done::Succeeded);
+    // Of the first nobody knows how long it is.
+    world.change(HIS, |one| {
+        one.maps.insert(0x000e_2000, Mapped { len: PAGE, state: MapState::Unknown });
+        one.doubt = true;
+    });
+    // From 16 pages before the second on, which is the first's second page.
+    assert_eq!(world.unmap_dma(0, 0, 1, 2), Done::Succeeded);
+    assert_eq!(world.access(0, 0, 0x000f_3000, 8, true), Outcome::Done);
+    assert_eq!(objection(&world), None);
+    assert_eq!(world.unmap_dma(0, 0, 1, 7), Done::Succeeded);
+    assert_eq!(objection(&world), None);
+    assert!(world.access(0, 0, 0x000f_3000, 8, true) != Outcome::Done);
+}
+
+#[test]
+fn a_map_forgets_what_may_have_been_left_beside_it_unless_that_may_be_shorter_than_anybody_knows() {
+    for doubt in [false, true] {
+        let world = usable(MachineKind::Vfio);
+        let space = container(&world).space;
+        let (pa, _) = world.users[0].memory.page(VA).expect("his first page");
+        let left = Grant {
+            first: 0x000e_4000,
+            last: 0x000e_4fff,
+            pa,
+            read: true,
+            owed_read: true,
+            write: true,
+            owed_write: true,
+            since: 0,
+        };
+        world.hub.shadow(|shadow| {
+            let token = shadow.begin_map(space, &[], true, true);
+            shadow.doubt(space, token, &[left]);
+        });
+        world.change(HIS, |one| {
+            one.maps.insert(left.first, Mapped { len: 5 * PAGE, state: MapState::Unknown });
+            one.doubt = doubt;
+        });
+        assert_eq!(world.map_dma(0, 0, 7, (8, 1), 3), Done::Succeeded);
+        assert_eq!(reaches(&world, 0, left.first, pa), doubt);
+        assert_eq!(objection(&world), None);
+    }
+}
+
+#[test]
+fn a_group_that_is_in_a_container_and_does_not_join_tries_nothing_again() {
+    let world = usable(MachineKind::Vfio);
+    world.change(HIS, |one| one.maps.insert(0x000e_4000, Mapped { len: PAGE, state: MapState::Stale }));
+    assert_eq!(world.set_container(0, 0, 0), Done::Refused);
+    assert_eq!(container(&world).maps[&0x000e_4000].state, MapState::Stale);
 }
 
 #[test]

@@ -141,7 +141,9 @@ impl UserWorld {
                 if held.container.is_none() {
                     self.back(group, &before);
                 }
-                self.tried_again(id, false);
+                if held.container.is_none() {
+                    self.tried_again(id, false);
+                }
                 if self.unconfirmed(&before) {
                     self.change(id, |one| one.doubt = true);
                 }
@@ -276,7 +278,10 @@ impl UserWorld {
                 let usable = fresh && usual.contains(&kind);
                 self.hub.hold(Promise::Service, usable, || format!("a container became {kind}: {one:?}"));
                 one.groups.iter().for_each(|&group| self.end_move(group, Way::Space(one.space)));
-                self.change(id, |one| (one.kind, one.pending) = (kind, matches!(kind, 2 | 7)));
+                let since = self.hub.shadow(|shadow| shadow.newest());
+                self.change(id, |one| {
+                    (one.kind, one.pending, one.since) = (kind, matches!(kind, 2 | 7), since);
+                });
                 Done::Succeeded
             }
             Err(errno) => {
@@ -477,10 +482,8 @@ impl UserWorld {
         locked(&self.book.spaces).retain(|held| *held != space);
         for device in 0..self.devices.len() {
             // Where it is, nobody could say; nothing is left of where it was.
-            if self.hub.shadow(|shadow| shadow.way(device)) == Way::Space(space) {
-                let kernel = Way::Space(self.group_of(device).space);
-                self.hub.shadow(|shadow| shadow.end_move(device, kernel));
-            }
+            let kernel = Way::Space(self.group_of(device).space);
+            self.hub.shadow(|shadow| shadow.forsake(device, space, kernel));
         }
         self.hub.shadow(|shadow| shadow.remove_space(space));
     }

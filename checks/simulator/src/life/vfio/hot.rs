@@ -25,7 +25,7 @@ impl UserWorld {
         if let Iron::Power { driver, .. } = &self.iron { Some(driver) } else { None }
     }
 
-    fn members_at(&self, group: usize, at: Presence) -> Vec<usize> {
+    pub(super) fn members_at(&self, group: usize, at: Presence) -> Vec<usize> {
         let members = self.groups[group].members.iter().copied();
         members.filter(|&member| self.devices[member].presence() == at).collect()
     }
@@ -48,18 +48,16 @@ impl UserWorld {
         for member in there {
             drop(locked(&self.registered)[member].take());
             let device = self.devices[member].device();
-            let was = self.hub.shadow(|shadow| shadow.way(member));
             self.hub.shadow(|shadow| shadow.begin_move(member, Way::Blocked));
-            let left = self.groups[group].group.remove_device(&device);
-            let at = if left.is_ok() { Way::Blocked } else { was };
-            self.hub.shadow(|shadow| shadow.end_move(member, at));
-            if let Err(error) = left {
+            if let Err(error) = self.groups[group].group.remove_device(&device) {
+                // The bridge has not confirmed it: the device is on either side, or wherever an earlier move that was left open has it.
                 self.hub.hold(Promise::Service, self.excused(&before), || {
                     format!("device {member} does not leave its group: {error:?}")
                 });
                 self.register(member);
                 return Done::Refused;
             }
+            self.hub.shadow(|shadow| shadow.end_move(member, Way::Blocked));
             self.devices[member].is_now(Presence::Out);
         }
         if self.forget(group, &before) { Done::Succeeded } else { Done::Refused }
@@ -76,7 +74,11 @@ impl UserWorld {
                 return false;
             }
             self.devices[member].is_now(Presence::Gone);
-            self.hub.shadow(|shadow| shadow.know(member, false));
+            self.hub.shadow(|shadow| {
+                shadow.end_move(member, Way::Blocked);
+                shadow.arrived(member);
+                shadow.know(member, false);
+            });
         }
         if self.members_at(group, Presence::Gone).len() == self.groups[group].members.len() {
             *locked(&self.groups[group].pe) = None;
@@ -166,15 +168,32 @@ impl UserWorld {
         true
     }
 
+    /// Where a device is that joins a group: in a PE that is a user's it has his windows, as those have that came before.
+    fn place_in(&self, group: usize) -> Way {
+        let state = &self.groups[group];
+        let container = locked(&state.held).container.and_then(|id| self.container(id));
+        match container {
+            Some(one) if one.kind != 0 => Way::Space(one.space),
+            Some(_) => Way::Blocked,
+            None if Arc::ptr_eq(&state.group.current_domain(), &state.group.default_domain()) => {
+                Way::Space(state.space)
+            }
+            None => Way::Blocked,
+        }
+    }
+
     /// A device that is known joins its group.
     fn join(&self, group: usize, member: usize, before: &Before) -> bool {
         let state = &self.groups[group];
-        let at_home = Arc::ptr_eq(&state.group.current_domain(), &state.group.default_domain());
-        let to = if at_home { Way::Space(state.space) } else { Way::Blocked };
+        let to = self.place_in(group);
         self.hub.shadow(|shadow| shadow.begin_move(member, to));
         let joined = state.group.add_device(&self.devices[member].device());
-        let at = if joined.is_ok() { to } else { Way::Blocked };
-        self.hub.shadow(|shadow| shadow.end_move(member, at));
+        self.hub.shadow(|shadow| {
+            shadow.end_move(member, if joined.is_ok() { to } else { Way::Blocked });
+            if joined.is_ok() {
+                shadow.arrived(member);
+            }
+        });
         if let Err(error) = joined {
             self.hub.hold(Promise::Service, self.excused(before), || {
                 format!("device {member} does not join its group: {error:?}")

@@ -23,6 +23,9 @@ impl UserWorld {
         let group = self.group_of(index);
         let before = self.before();
         let held = locked(&group.held).clone();
+        if held.container.is_none() {
+            self.come_home(state.spec.group);
+        }
         match group.group.use_default_domain(&state.device(), "driver") {
             Ok(()) => {
                 self.hub.hold(Promise::OneOwner, held.container.is_none(), || {
@@ -47,6 +50,19 @@ impl UserWorld {
                 Done::Refused
             }
         }
+    }
+
+    /// Whom hardware left elsewhere is about to be taken to the kernel's domain. If that is refused, he may be there all the same.
+    fn come_home(&self, group: usize) {
+        let home = Way::Space(self.groups[group].space);
+        let members = self.members(group);
+        self.hub.shadow(|shadow| {
+            for member in members {
+                if shadow.at_rest(member) != Some(home) {
+                    shadow.begin_move(member, home);
+                }
+            }
+        });
     }
 
     pub(super) fn unbind_driver(&self, index: usize) -> Done {

@@ -63,6 +63,9 @@ impl UserWorld {
                     format!("{:#x} of {:#x} bytes was mapped, and is not registered", wanted.va, wanted.len)
                 });
                 self.settle(one.space, old, true);
+                if let Some(window) = window {
+                    self.settled(one, (window.first, window.last));
+                }
                 self.mapped(id, one, token, grants, wanted);
                 self.change(id, |one| self.default_made(one));
                 Done::Succeeded
@@ -73,6 +76,11 @@ impl UserWorld {
                 self.refused_tce(&before, (id, one), errno, wanted.len / PAGE, "mapping")
             }
         }
+    }
+
+    /// Hardware has confirmed what a call changed in a window, and with it all that it had not confirmed there before.
+    fn settled(&self, one: &Container, window: (u64, u64)) {
+        self.hub.shadow(|shadow| shadow.settled(one.space, window, one.since));
     }
 
     /// A call was refused; for want of memory also where its user may not lock so much.
@@ -113,10 +121,15 @@ impl UserWorld {
             Ok(_) => {
                 self.settle(one.space, token, true);
                 self.change(id, |one| self.default_made(one));
+                if let Some(window) = window.filter(|window| !window.closing) {
+                    self.settled(one, (window.first, window.last));
+                }
                 self.try_taken(one, &[ends]);
                 Done::Succeeded
             }
-            Err(Errno::Eio) if self.unconfirmed(&before) || one.doubt => self.not_confirmed(id, one, token),
+            Err(Errno::Eio) if self.unconfirmed(&before) || one.doubt => {
+                self.not_confirmed(&before, id, one, token)
+            }
             Err(errno) => {
                 self.hub.shadow(|shadow| shadow.undo_unmap(one.space, token));
                 self.refused_tce(&before, (id, one), errno, 0, "unmapping")
@@ -216,6 +229,7 @@ impl UserWorld {
                     format!("a window at {start:#x} was removed that there is not")
                 });
                 self.settle(one.space, token, true);
+                ranges.iter().for_each(|&range| self.settled(&one, range));
                 self.change(id, |one| if cancels { one.pending = false } else { one.windows[number] = None });
                 self.try_taken(&one, &ranges);
                 Done::Succeeded
@@ -224,7 +238,7 @@ impl UserWorld {
                 self.change(id, |one| {
                     one.windows[number].iter_mut().for_each(|window| window.closing = true);
                 });
-                self.not_confirmed(id, &one, token)
+                self.not_confirmed(&before, id, &one, token)
             }
             Err(errno) => {
                 self.hub.shadow(|shadow| shadow.undo_unmap(one.space, token));
@@ -243,10 +257,16 @@ impl UserWorld {
         match self.users[user].ioctl(fd, if on { ENABLE } else { DISABLE }, 0) {
             Ok(_) => {
                 self.settle(one.space, token, true);
+                // Who is disabled already takes nothing out.
+                if one.enabled {
+                    ranges.iter().for_each(|&range| self.settled(&one, range));
+                }
                 self.change(id, |one| one.enabled = on);
                 Done::Succeeded
             }
-            Err(Errno::Eio) if self.unconfirmed(&before) || one.doubt => self.not_confirmed(id, &one, token),
+            Err(Errno::Eio) if self.unconfirmed(&before) || one.doubt => {
+                self.not_confirmed(&before, id, &one, token)
+            }
             Err(errno) => {
                 self.hub.shadow(|shadow| shadow.undo_unmap(one.space, token));
                 self.refused_tce(&before, (id, &one), errno, 1 << 16, "enabling")

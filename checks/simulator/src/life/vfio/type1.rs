@@ -129,7 +129,11 @@ impl UserWorld {
                 self.hub.hold(Promise::NoReuse, unknown || one.doubt, || {
                     format!("{:#x} was mapped, and {gone:x?} waits to be unmapped", wanted.first)
                 });
-                self.gone(id, one.space, &gone);
+                // In doubt it may be a shorter one that waits there, beside what is mapped now.
+                self.noted_as_gone(id, &gone);
+                if !one.doubt {
+                    self.forgotten(one.space, &gone);
+                }
                 self.change(id, |one| one.maps.insert(wanted.first, Mapped::live(wanted.len)));
                 Done::Succeeded
             }
@@ -214,7 +218,15 @@ impl UserWorld {
 
     /// Some mappings of a container's are gone, and hardware has confirmed to have forgotten them.
     fn gone(&self, id: usize, space: crate::oracle::SpaceId, gone: &[(u64, Mapped)]) {
+        self.noted_as_gone(id, gone);
+        self.forgotten(space, gone);
+    }
+
+    fn noted_as_gone(&self, id: usize, gone: &[(u64, Mapped)]) {
         self.change(id, |one| one.maps.retain(|first, _| !gone.iter().any(|(at, _)| at == first)));
+    }
+
+    fn forgotten(&self, space: crate::oracle::SpaceId, gone: &[(u64, Mapped)]) {
         for &(first, mapped) in gone {
             self.hub.shadow(|shadow| shadow.forgotten(space, first, first + (mapped.len - 1)));
         }
@@ -298,6 +310,11 @@ impl UserWorld {
                         "{said:#x} bytes were unmapped, and {least:#x} to {most:#x} were mapped in {ends:x?}"
                     )
                 });
+                if said == 0 && least > 0 {
+                    // In doubt something longer may begin before the range, and keep version 1 from taking anything.
+                    self.hub.shadow(|shadow| shadow.undo_unmap(one.space, token));
+                    return Done::Succeeded;
+                }
                 self.settle(one.space, token, true);
                 self.gone(id, one.space, &taken);
                 self.try_taken(one, &ranges);
@@ -329,9 +346,15 @@ impl UserWorld {
     }
 
     /// Hardware has not confirmed that it forgot what a call of a container's took away.
-    pub(super) fn not_confirmed(&self, id: usize, one: &Container, token: Token) -> Done {
+    pub(super) fn not_confirmed(&self, before: &Before, id: usize, one: &Container, token: Token) -> Done {
         self.settle(one.space, token, false);
-        self.change(id, |one| one.doubt = true);
+        let (fired, unconfirmed) = (self.hub.faults.count(), self.hub.faults.unconfirmed());
+        // Who lacks memory besides asks hardware in between, and stops there: what is behind that is mapped still, and nobody says where it begins.
+        let whole = fired - before.fired == unconfirmed - before.unconfirmed;
+        self.change(id, |one| {
+            one.doubt = true;
+            one.since = if whole { one.since } else { Token::MAX };
+        });
         Done::Refused
     }
 

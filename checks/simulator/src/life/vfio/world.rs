@@ -203,6 +203,8 @@ pub(super) struct Container {
     /// Memory that is registered: where, and how much.
     pub(super) registered: BTreeMap<u64, u64>,
     pub(super) enabled: bool,
+    /// The newest token when it became of its kind: what is older is of whoever had its space before, and is not settled with what this one does. Beyond all tokens, nothing is.
+    pub(super) since: Token,
     /// Hardware has not confirmed something of it.
     pub(super) doubt: bool,
 }
@@ -243,6 +245,7 @@ impl Container {
             pending: false,
             registered: BTreeMap::new(),
             enabled: false,
+            since: 0,
             doubt: false,
         }
     }
@@ -493,15 +496,29 @@ impl UserWorld {
         members.filter(|&member| self.devices[member].presence() == Presence::In).collect()
     }
 
-    /// All members of a group are about to go somewhere.
+    /// All members of a group are about to go somewhere. A device that is in no group, and that the bridge knows, is in their PE: it has a user's windows as they have.
     pub(super) fn begin_move(&self, group: usize, to: Way) {
-        let members = self.members(group);
+        let mut members = self.members(group);
+        if to != Way::Space(self.groups[group].space) {
+            members.extend(self.members_at(group, Presence::Out));
+        }
         self.hub.shadow(|shadow| members.iter().for_each(|&member| shadow.begin_move(member, to)));
     }
 
+    /// They are there, and hardware has confirmed it.
     pub(super) fn end_move(&self, group: usize, at: Way) {
-        let members = self.members(group);
-        self.hub.shadow(|shadow| members.iter().for_each(|&member| shadow.end_move(member, at)));
+        let (members, beside) = (self.members(group), self.members_at(group, Presence::Out));
+        let is_users = at != Way::Blocked && at != Way::Space(self.groups[group].space);
+        self.hub.shadow(|shadow| {
+            for member in members {
+                shadow.end_move(member, at);
+                shadow.arrived(member);
+            }
+            // Nobody owes anything to a device in no group: its move stays open for as long as a user has the PE.
+            for member in beside.into_iter().filter(|_| !is_users) {
+                shadow.end_move(member, Way::Blocked);
+            }
+        });
     }
 
     /// What was begun with a token is over, unless hardware did not confirm.
