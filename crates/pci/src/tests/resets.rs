@@ -261,7 +261,7 @@ fn bridges_that_do_not_answer_are_set_up_by_what_was_known_of_them() {
     below.prepare(&tree);
     tree.silent_ns = u64::MAX;
     below.hot_reset(&tree, &tree);
-    assert!(below.await_ready(&tree, &tree).is_err());
+    assert_eq!(below.await_ready(&tree, &tree), Err(ResetError::Silent(bdf(1, 0, 0))));
     // Tried again: all ones say nothing.
     below.prepare(&tree);
     tree.silent_ns = 0;
