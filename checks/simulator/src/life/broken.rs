@@ -21,7 +21,7 @@ use crate::hub::{Hub, Place, Turns, locked};
 use crate::machine::{DeviceSpec, Spec};
 use crate::options::MachineKind;
 use crate::oracle::tables::Way as Found;
-use crate::oracle::{Ended, Grant, Meaning, SpaceId, Way};
+use crate::oracle::{Ended, Grant, Meaning, Seen, SpaceId, Way};
 use crate::promise::Promise;
 
 /// Machines with one device, of which firmware says nothing, and pages of 4 KiB.
@@ -981,4 +981,33 @@ fn no_bit_flips_of_a_table_to_which_an_entry_leads_that_has_flipped() {
         // Of tables, of the first device, the first bit.
         assert_eq!(world.flip(2 << 8), flips);
     }
+}
+
+#[test]
+fn what_a_failed_map_left_is_neither_mapped_over_nor_out_of_reach_before_a_sync() {
+    let world = attached();
+    let space = world.user_domain(0).expect("it was made").space;
+    assert_eq!(world.user_map(0, 0, 1, 2, 1), Done::Succeeded);
+    world.hub.faults.arm(FaultKind::AllocationFails, 1);
+    world.hub.faults.arm(FaultKind::NoSync, 1);
+    assert_eq!(world.user_map(0, 0x2000, 2, 2, 1), Done::Refused);
+    world.hub.end();
+    world.pass(64);
+    let (pa, _) = locked(&world.quarantine).first().expect("its memory is kept").pages[0];
+    let source = world.devices[0].engine.sources[0].0;
+    let reached = |world: &World| {
+        let seen = Seen { source, iova: 0, len: 8, pa, write: true };
+        world.hub.shadow(|shadow| shadow.judge(&seen)).is_ok()
+    };
+    assert_eq!(world.hub.shadow(|shadow| shadow.way(0)), Way::Space(space));
+    assert_eq!(world.user_unmap(0, 0x2000, 1, true), Done::Succeeded);
+    assert_eq!(world.user_map(0, 0x2000, 1, 2, 1), Done::Succeeded, "it is forgotten");
+    assert!(reached(&world), "the other page is not");
+    assert_eq!(world.user_unmap(0, 0x2001, 1, false), Done::Succeeded);
+    assert_eq!(world.user_map(0, 0x2001, 1, 2, 1), Done::Skipped, "break before make");
+    assert!(reached(&world));
+    assert_eq!(world.user_sync(0), Done::Succeeded);
+    assert!(!reached(&world));
+    assert_eq!(world.user_map(0, 0x2001, 1, 2, 1), Done::Succeeded);
+    assert_eq!(objection(&world), None);
 }

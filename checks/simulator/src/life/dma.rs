@@ -157,8 +157,9 @@ impl World {
     ) {
         let stats = dma.stats();
         let nothing = pages.is_empty();
-        // Whose buffer it is is told, or it is his again; a coherent one's memory, which is none of his, is kept back.
-        let kept = pages.is_empty() && stats.failed_syncs > before.failed_syncs;
+        // Whose buffer it is is told, or it is his again; a coherent one's memory, which is none of his, is kept back. What never had addresses no device has heard of.
+        let mapped = matches!(error, DmaMapError::Map(_));
+        let kept = nothing && mapped && stats.failed_syncs > before.failed_syncs;
         let doubt = kept || matches!(error, DmaMapError::NotUndone(_) | DmaMapError::StillMapped(_));
         self.confirmed(dma, space);
         let ended = self.hub.shadow(|shadow| shadow.end_map(space, token, doubt));

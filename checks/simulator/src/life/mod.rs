@@ -399,15 +399,19 @@ impl World {
 
     /// Whether an operation may have failed for something that happened in it.
     fn had_reason(&self, before: &Before) -> bool {
-        // A device that answers nothing any more answers nobody, whosever invalidation made it fall silent.
-        let silent = || self.devices.iter().any(|device| device.engine.is_mute());
-        self.hub.faults.count() > before.fired || self.hub.is_held() || silent()
+        self.hub.faults.count() > before.fired || self.hub.is_held() || self.some_are_mute()
     }
 
-    /// Whether hardware may not have confirmed something in an operation: a fault in it kept it from that, or one of somebody else's held it back, before whose wait this
-    /// operation came to its own.
+    /// Whether a device answers nothing any more. It answers nobody, whosever invalidation made it fall silent.
+    fn some_are_mute(&self) -> bool {
+        self.devices.iter().any(|device| device.engine.is_mute())
+    }
+
+    /// Whether hardware may not have confirmed something in an operation: a fault in it kept it from that, or one of somebody else's held it back or made a device fall silent,
+    /// in whose operation this one happened.
     fn unconfirmed(&self, before: &Before) -> bool {
-        self.hub.faults.unconfirmed() > before.unconfirmed || before.held || self.hub.is_held()
+        let held = before.held || self.hub.is_held();
+        self.hub.faults.unconfirmed() > before.unconfirmed || held || self.some_are_mute()
     }
 
     /// An operation has failed: no memory is out that was not before. What hardware did not confirm may be kept.

@@ -56,6 +56,8 @@ pub(super) struct Sharing {
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Lingering {
     device: usize,
+    /// The process: where its table lies another's may, once it has exited.
+    mm: MmId,
     table: u64,
 }
 
@@ -457,7 +459,7 @@ impl World {
         }
         let (before, faults) = (self.before(None), sharing.judge.faults());
         let memory = process.watched.memory();
-        let asked = Lingering { device: index, table: table_of(&*memory) };
+        let asked = Lingering { device: index, mm: memory.id(), table: table_of(&*memory) };
         match shared.bind(&memory) {
             Ok(bound) => {
                 // What lingered of its process was undone before.
@@ -946,6 +948,18 @@ impl World {
     pub(super) fn process_is_lost(&self, process: u8) {
         let sharing = self.sharing.as_ref().expect("they share");
         core::mem::forget(locked(&sharing.processes)[usize::from(process)].take());
+    }
+
+    /// Something lingers on a device of a process that has exited, whose table lay where that of another does now.
+    pub(super) fn lingers_where_a_table_is(&self, device: usize, process: u8) {
+        let sharing = self.sharing.as_ref().expect("they share");
+        let memory = sharing.process(process).expect("it is there").watched.memory();
+        let mm = MmId(memory.id().0 + 100);
+        locked(&sharing.lingering).push(Lingering { device, mm, table: table_of(&*memory) });
+    }
+
+    pub(super) fn something_lingers(&self, device: usize) -> bool {
+        self.sharing.as_ref().is_some_and(|sharing| sharing.lingers(device))
     }
 
     /// Nobody has a bond any more, and its device neither; the driver has both.

@@ -6,7 +6,7 @@ use portcullis::core::domain::{Domain, DomainMapError, DomainType};
 use portcullis::core::iommu::MapError;
 use portcullis::types::{Iova, IovaRange, Pa, Perms, Prot};
 
-use super::world::{UserDomain, UserInner, World};
+use super::world::{Ghost, UserDomain, UserInner, World};
 use super::{Before, Done};
 use crate::hub::locked;
 use crate::oracle::{Grant, Token, Way};
@@ -110,8 +110,9 @@ impl World {
         let (page, count) = (u64::from(page), u64::from(pages));
         let (first, len) = (BASE + page * granule, count * granule);
         let perms = [Perms::READ, Perms::WRITE, Perms::READ_WRITE][usize::from(perms) % 3];
-        // Where something was unmapped nothing else is mapped before the sync: break-before-make is the user's to keep.
-        if self.hub.shadow(|shadow| shadow.leaves(state.space, first, first + (len - 1))) {
+        // Where something was unmapped nothing else is mapped before the sync: break-before-make is the user's to keep. Also where that is what a failed map may have left.
+        let fading = inner.fading.iter().any(|one| one.hits(first, first + (len - 1)));
+        if fading || self.hub.shadow(|shadow| shadow.leaves(state.space, first, first + (len - 1))) {
             self.end_user(&state, inner);
             return Done::Skipped;
         }
@@ -185,7 +186,7 @@ impl World {
         self.hub.judged(ended);
         if doubt {
             self.keep(state.space, token, memory.to_vec());
-            inner.ghosts.push((first, first + len - 1));
+            inner.ghosts.push(Ghost { first, last: first + (len - 1), token });
         } else {
             let mut pool = locked(&self.pool);
             memory.iter().for_each(|&(first, count)| pool.give(first, count));
@@ -194,7 +195,7 @@ impl World {
         let there = self.hub.shadow(|shadow| shadow.live_in(state.space, first, first + len - 1));
         let fits = match error {
             DomainMapError::Map(MapError::Mapped(_)) => {
-                !there.is_empty() || inner.ghosts.iter().any(|&(low, high)| hits(low, high))
+                !there.is_empty() || inner.ghosts.iter().any(|one| one.hits(first, first + (len - 1)))
             }
             DomainMapError::Reserved(_) => {
                 self.forbidden(state).into_iter().any(|(low, high)| hits(low, high))
@@ -286,7 +287,11 @@ impl World {
         match state.domain.sync(&mut inner.gather) {
             Ok(_flushed) => {
                 let tokens = core::mem::take(&mut inner.tokens);
-                self.hub.shadow(|shadow| shadow.synced(state.space, &tokens));
+                let faded = inner.ghosts_faded();
+                self.hub.shadow(|shadow| {
+                    shadow.synced(state.space, &tokens);
+                    faded.into_iter().for_each(|token| shadow.nothing_arrives(state.space, token));
+                });
                 let waiting = core::mem::take(&mut inner.waiting);
                 {
                     let mut pool = locked(&self.pool);

@@ -111,21 +111,43 @@ pub(super) struct UserInner {
     /// Memory that is unmapped and may still be reached.
     pub(super) waiting: Vec<u64>,
     /// A map failed and its undoing was not confirmed: these pages count as mapped.
-    pub(super) ghosts: Vec<(u64, u64)>,
+    pub(super) ghosts: Vec<Ghost>,
+    /// What of these was unmapped, and waits for a sync.
+    pub(super) fading: Vec<Ghost>,
+}
+
+/// What a map that failed left, as far as anybody knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ghost {
+    pub(super) first: u64,
+    pub(super) last: u64,
+    /// The map.
+    pub(super) token: Token,
+}
+
+impl Ghost {
+    pub(super) fn hits(&self, first: u64, last: u64) -> bool {
+        self.first <= last && self.last >= first
+    }
 }
 
 impl UserInner {
-    /// A range was unmapped: what failed maps left there does not count as mapped any more.
+    /// A range was unmapped: what failed maps left there does not count as mapped any more, and hardware may remember it until a sync.
     pub(super) fn unmap_ghosts(&mut self, (first, last): (u64, u64)) {
-        let ghosts = core::mem::take(&mut self.ghosts);
-        self.ghosts = ghosts
-            .into_iter()
-            .flat_map(|(low, high)| {
-                let below = (low < first).then(|| (low, high.min(first - 1)));
-                let above = (high > last).then(|| (low.max(last + 1), high));
-                below.into_iter().chain(above)
-            })
-            .collect();
+        let (hit, mut left): (Vec<Ghost>, Vec<Ghost>) =
+            core::mem::take(&mut self.ghosts).into_iter().partition(|one| one.hits(first, last));
+        for one in hit {
+            left.extend((one.first < first).then(|| Ghost { last: first - 1, ..one }));
+            left.extend((one.last > last).then(|| Ghost { first: last + 1, ..one }));
+            self.fading.push(Ghost { first: one.first.max(first), last: one.last.min(last), ..one });
+        }
+        self.ghosts = left;
+    }
+
+    /// Hardware has confirmed that it forgot all that was unmapped. Answers the failed maps of which nothing is left.
+    pub(super) fn ghosts_faded(&mut self) -> Vec<Token> {
+        let faded = core::mem::take(&mut self.fading).into_iter().map(|one| one.token);
+        faded.filter(|token| self.ghosts.iter().all(|one| one.token != *token)).collect()
     }
 }
 

@@ -232,13 +232,14 @@ fn what_was_unmapped_may_be_reached_until_its_flush_and_no_longer() {
 
 #[test]
 fn what_hardware_confirms_later_is_reached_no_more_and_nothing_beside_it_or_older() {
-    let settles: [(&str, (u64, u64), bool, Option<Promise>); 4] = [
-        ("all of it", (0, 0xffff), false, Some(Promise::Isolation)),
-        ("just it", (0x1000, 0x1fff), false, Some(Promise::Isolation)),
-        ("another window", (0x2000, 0xffff), false, None),
-        ("of one that was there before", (0, 0xffff), true, None),
+    // What, of which addresses, of what began before or behind it, and whether it takes the grant away.
+    let settles = [
+        ("all of it", (0, 0xffff), false, true),
+        ("just it", (0x1000, 0x1fff), false, true),
+        ("another window", (0x2000, 0xffff), false, false),
+        ("of one that was there before", (0, 0xffff), true, false),
     ];
-    for (what, ends, older, promise) in settles {
+    for (what, ends, older, takes) in settles {
         let (mut shadow, space) = attached();
         let began = shadow.newest();
         let token = shadow.begin_unmap(space, &[(0x1000, 0x1fff)]);
@@ -247,7 +248,7 @@ fn what_hardware_confirms_later_is_reached_no_more_and_nothing_beside_it_or_olde
         shadow.linger(space, token, 0, false);
         let since = if older { token } else { began };
         shadow.settled(space, ends, since);
-        assert_eq!(judged(&mut shadow), promise, "{what}");
+        assert_eq!(judged(&mut shadow), takes.then_some(Promise::Isolation), "{what}");
         assert_eq!(broken(shadow.judge(&seen(0x2000, 0x9000))), None, "{what}: the rest stays");
         assert!(shadow.some_leaving(0).is_some(), "{what}: somebody tries it still");
     }
@@ -357,7 +358,7 @@ fn the_last_pin_of_a_page_that_somebody_is_granted_does_not_go() {
 fn a_page_that_another_map_lets_go_of_is_reached_by_the_one_under_way_once_that_has_pinned_it() {
     let (mut shadow, space) = attached();
     let token = shadow.begin_map(space, &[(0xa000, 0x3000)], true, true);
-    let mut reached = |shadow: &mut Shadow| {
+    let reached = |shadow: &mut Shadow| {
         [0xa000, 0xb000, 0xc000].map(|pa| broken(shadow.judge(&seen(0x4_0000, pa))).is_none())
     };
     assert_eq!(broken(shadow.unpinned(&[space], 0xb000, 0xbfff)), None);
@@ -534,4 +535,21 @@ fn a_spoiled_device_moves_no_bytes_and_is_not_judged_and_others_are() {
     };
     assert_eq!(through_the_gate(None, |hub| spoil(hub, 0)), (None, false));
     assert_eq!(through_the_gate(None, |hub| spoil(hub, 1)), (Some(Promise::Isolation), true));
+}
+
+#[test]
+fn who_may_still_be_where_a_bit_has_flipped_is_not_judged_and_moves_no_bytes_until_hardware_was_told() {
+    let (mut shadow, space) = attached();
+    let other = shadow.add_device(&[SOURCE + 1]);
+    shadow.end_move(other, Way::Space(space));
+    shadow.begin_move(0, Way::Blocked);
+    shadow.end_move(0, Way::Blocked);
+    let strays = seen(0x1000, 0xf000);
+    assert_eq!(broken(shadow.judge(&strays)), Some(Promise::Isolation));
+    shadow.spoil(other, false);
+    assert_eq!(broken(shadow.judge(&strays)), None);
+    assert!(shadow.is_source_spoiled(SOURCE) && !shadow.is_spoiled(0));
+    shadow.told();
+    assert_eq!(broken(shadow.judge(&strays)), Some(Promise::Isolation));
+    assert!(!shadow.is_source_spoiled(SOURCE));
 }

@@ -372,6 +372,13 @@ impl Shadow {
         }
     }
 
+    /// Hardware has confirmed that it forgot all that a map which failed had left.
+    pub(crate) fn nothing_arrives(&mut self, space: SpaceId, token: Token) {
+        let its = self.spaces[space].arriving.iter_mut().filter(|one| one.token == token);
+        its.for_each(|one| one.dead = true);
+        self.check(Promise::Reclaim);
+    }
+
     /// A range is mapped.
     ///
     /// # Errors
@@ -585,9 +592,16 @@ impl Shadow {
         one.spoiled || one.ways().any(of)
     }
 
+    /// Whether what an access of a device comes to is nobody's promise: also by a way that it has no more, and that hardware may not know to be closed.
+    fn may_stray(&self, device: DeviceIndex) -> bool {
+        let mut late = self.devices[device].late.into_iter().flatten();
+        self.is_spoiled(device)
+            || late.any(|way| matches!(way, Way::Space(space) if self.spaces[space].spoiled))
+    }
+
     /// The same of the device that has a source.
     pub(crate) fn is_source_spoiled(&self, source: u32) -> bool {
-        self.sources.get(&source).is_some_and(|&device| self.is_spoiled(device))
+        self.sources.get(&source).is_some_and(|&device| self.may_stray(device))
     }
 
     /// Whether a space's tables are.
@@ -756,7 +770,7 @@ impl Shadow {
                 format!("nobody has source {:#x}: {seen:x?}", seen.source),
             ));
         };
-        if self.is_spoiled(device) {
+        if self.may_stray(device) {
             return Ok(());
         }
         let Attachment { now, late, .. } = self.devices[device];
