@@ -312,11 +312,11 @@ impl Gather {
         while let Some(at) =
             (0..Self::RANGES).find(|&at| self.ranges[at].is_some_and(|held| held.touches(range)))
         {
-            range = hull(range, self.remove(at));
+            range = range.hull(self.remove(at));
         }
         let free = self.ranges.iter().position(Option::is_none);
         let at = free.unwrap_or_else(|| {
-            range = (0..Self::RANGES).filter_map(|at| self.ranges[at]).fold(range, hull);
+            range = (0..Self::RANGES).filter_map(|at| self.ranges[at]).fold(range, IovaRange::hull);
             self.ranges = [None; Self::RANGES];
             0
         });
@@ -351,10 +351,6 @@ impl Gather {
     pub fn tables(&self) -> bool {
         self.tables
     }
-}
-
-fn hull(a: IovaRange, b: IovaRange) -> IovaRange {
-    IovaRange::from_ends(a.first().min(b.first()), a.last().max(b.last())).expect("the ends are in order")
 }
 
 /// The proof that hardware has forgotten what was unmapped.

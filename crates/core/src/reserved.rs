@@ -7,8 +7,6 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use portcullis_types::IovaRange;
-
 use crate::iommu::{ReservedKind, ReservedRegion};
 
 /// The regions of several devices as one list: sorted by start, then kind. Regions of the same kind that overlap or touch become
@@ -21,15 +19,11 @@ pub fn merge(regions: impl IntoIterator<Item = ReservedRegion>) -> Vec<ReservedR
         // The last one of a kind is the only one of it that a later start can touch.
         let same_kind = merged.iter_mut().rev().find(|held| held.kind == region.kind);
         match same_kind.filter(|held| held.range.touches(region.range)) {
-            Some(held) => held.range = hull(held.range, region.range),
+            Some(held) => held.range = held.range.hull(region.range),
             None => merged.push(region),
         }
     }
     merged
-}
-
-fn hull(a: IovaRange, b: IovaRange) -> IovaRange {
-    IovaRange::from_ends(a.first().min(b.first()), a.last().max(b.last())).expect("the ends are in order")
 }
 
 /// A region as a line of `reserved_regions` in sysfs, without the line's end: first and last address, kind.
@@ -64,7 +58,7 @@ impl ReservedKind {
 mod tests {
     use alloc::format;
 
-    use portcullis_types::{Iova, Perms, Prot};
+    use portcullis_types::{Iova, IovaRange, Perms, Prot};
 
     use super::*;
     use crate::iommu::RegionSource;

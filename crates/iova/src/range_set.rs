@@ -61,7 +61,7 @@ impl RangeSet {
                 break;
             };
             self.ranges.remove(&held.first());
-            grown = range(held.first().min(grown.first()), held.last().max(grown.last()));
+            grown = grown.hull(held);
         }
         self.ranges.insert(grown.first(), grown.last());
     }

@@ -57,10 +57,7 @@ impl Splits {
     /// A range with all of the leaves of which it has a part.
     fn around(&self, range: IovaRange) -> IovaRange {
         let parts = self.held.iter().map(|&(_, leaf)| leaf).filter(|leaf| leaf.overlaps(range));
-        parts.fold(range, |range, leaf| {
-            let (first, last) = (range.first().min(leaf.first()), range.last().max(leaf.last()));
-            IovaRange::from_ends(first, last).unwrap_or(range)
-        })
+        parts.fold(range, IovaRange::hull)
     }
 
     /// The numbers of the splits that an invalidation covers which begins now.

@@ -72,6 +72,11 @@ impl<A: Address> AddressRange<A> {
         Self::from_ends(self.first.max(other.first), self.last.min(other.last))
     }
 
+    /// The smallest range that covers both.
+    pub fn hull(self, other: Self) -> Self {
+        Self { first: self.first.min(other.first), last: self.last.max(other.last) }
+    }
+
     /// Whether the ranges overlap, or one begins right after the other ends.
     pub fn touches(self, other: Self) -> bool {
         self.overlaps(other) || self.joined(other).is_some() || other.joined(self).is_some()
@@ -134,6 +139,11 @@ mod tests {
                 assert_eq!(a.overlaps(b), shared > 0, "{a:?} {b:?}");
                 assert_eq!(a.intersection(b).and_then(IovaRange::len_bytes).unwrap_or(0), shared as u64);
                 assert_eq!(a.covers(b), Some(shared as u64) == b.len_bytes());
+                let around = (0..6).map(Iova::new).filter(|&x| a.contains(x) || b.contains(x));
+                assert_eq!(
+                    Some(a.hull(b)),
+                    IovaRange::from_ends(around.clone().min().unwrap(), around.max().unwrap())
+                );
                 let adjacent = b.first().get() == a.last().get() + 1 || a.first().get() == b.last().get() + 1;
                 assert_eq!(a.touches(b), shared > 0 || adjacent, "{a:?} {b:?}");
                 let longer =

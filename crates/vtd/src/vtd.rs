@@ -496,10 +496,7 @@ fn joined(ranges: impl Iterator<Item = IovaRange>) -> Vec<IovaRange> {
     let mut joined: Vec<IovaRange> = Vec::new();
     for range in ranges {
         match joined.last_mut().filter(|before| before.overlaps(range)) {
-            Some(before) => {
-                let last = before.last().max(range.last());
-                *before = IovaRange::from_ends(before.first(), last).unwrap_or(range);
-            }
+            Some(before) => *before = before.hull(range),
             None => joined.push(range),
         }
     }
