@@ -25,6 +25,20 @@ const BOTH: [MachineKind; 2] = [MachineKind::Vfio, MachineKind::Power8];
 /// The first container of the first user.
 const HIS: usize = 0;
 
+/// A page that may be read and written, and that this is owed of.
+fn one_page(first: u64, pa: u64) -> Grant {
+    Grant {
+        first,
+        last: first + (PAGE - 1),
+        pa,
+        read: true,
+        owed_read: true,
+        write: true,
+        owed_write: true,
+        since: 0,
+    }
+}
+
 /// A machine with two devices in groups of their own, of which firmware says nothing. Nobody has turns.
 fn booted(kind: MachineKind) -> Arc<UserWorld> {
     booted_with(kind, 2)
@@ -220,16 +234,7 @@ fn a_device_that_does_not_leave_without_the_bridges_word_is_where_moves_before_m
     let world = booted_with(MachineKind::Power8, 1);
     let kernel = world.groups[0].space;
     let (pa, _) = world.users[0].memory.page(VA).expect("his first page");
-    let grant = Grant {
-        first: PAGE,
-        last: 2 * PAGE - 1,
-        pa,
-        read: true,
-        owed_read: true,
-        write: true,
-        owed_write: true,
-        since: 0,
-    };
+    let grant = one_page(PAGE, pa);
     world.hub.shadow(|shadow| {
         let users = shadow.add_space();
         shadow.end_move(0, Way::Space(users));
@@ -248,16 +253,7 @@ fn a_group_that_joins_a_container_reaches_nothing_of_the_kernels() {
         let world = booted(kind);
         let kernel = world.groups[0].space;
         let (pa, _) = world.users[0].memory.page(VA).expect("his first page");
-        let grant = Grant {
-            first: PAGE,
-            last: 2 * PAGE - 1,
-            pa,
-            read: true,
-            owed_read: false,
-            write: true,
-            owed_write: false,
-            since: 0,
-        };
+        let grant = Grant { owed_read: false, owed_write: false, ..one_page(PAGE, pa) };
         world.hub.shadow(|shadow| shadow.grant_over(kernel, grant));
         assert!(reaches(&world, 0, PAGE, pa), "{kind:?}");
         assert_eq!(world.open_container(0), Done::Succeeded);
@@ -276,16 +272,7 @@ fn one_entry_that_the_bridge_forgets_is_no_flush_of_all() {
         let world = booted(MachineKind::Power8);
         let Iron::Power { registers, .. } = &world.iron else { panic!("it is one") };
         let space = world.groups[0].space;
-        let grant = Grant {
-            first: PAGE,
-            last: 2 * PAGE - 1,
-            pa: UserWorld::slot_memory(0),
-            read: true,
-            owed_read: true,
-            write: true,
-            owed_write: true,
-            since: 0,
-        };
+        let grant = one_page(PAGE, UserWorld::slot_memory(0));
         world.hub.shadow(|shadow| {
             shadow.grant_over(space, grant);
             let token = shadow.begin_unmap(space, &[(PAGE, 2 * PAGE - 1)]);
@@ -347,16 +334,7 @@ fn a_map_forgets_what_may_have_been_left_beside_it_unless_that_may_be_shorter_th
         let world = usable(MachineKind::Vfio);
         let space = container(&world).space;
         let (pa, _) = world.users[0].memory.page(VA).expect("his first page");
-        let left = Grant {
-            first: 0x000e_4000,
-            last: 0x000e_4fff,
-            pa,
-            read: true,
-            owed_read: true,
-            write: true,
-            owed_write: true,
-            since: 0,
-        };
+        let left = one_page(0x000e_4000, pa);
         world.hub.shadow(|shadow| {
             let token = shadow.begin_map(space, &[], true, true);
             shadow.doubt(space, token, &[left]);
@@ -835,16 +813,7 @@ fn memory_that_is_registered_twice_breaks_isolation() {
 fn memory_that_is_unregistered_while_it_is_mapped_breaks_reclaim() {
     let world = usable(MachineKind::Power8);
     let (pa, _) = world.users[0].memory.page(VA).expect("his first page");
-    let one = Grant {
-        first: 0x10_0000,
-        last: 0x10_0fff,
-        pa,
-        read: true,
-        owed_read: true,
-        write: true,
-        owed_write: true,
-        since: 0,
-    };
+    let one = one_page(0x10_0000, pa);
     // Not by the pins, which the shadow judges for itself.
     locked(&world.book.spaces).clear();
     world.hub.shadow(|shadow| shadow.grant_over(container(&world).space, one));

@@ -140,8 +140,6 @@ impl UserWorld {
             Err(errno) => {
                 if held.container.is_none() {
                     self.back(group, &before);
-                }
-                if held.container.is_none() {
                     self.tried_again(id, false);
                 }
                 if self.unconfirmed(&before) {
