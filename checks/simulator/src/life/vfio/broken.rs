@@ -298,6 +298,23 @@ fn what_was_not_confirmed_in_a_window_is_forgotten_with_the_next_call_that_is() 
     assert_eq!(objection(&world), None);
 }
 
+#[test]
+fn what_was_not_confirmed_in_one_window_may_be_reached_whatever_is_unmapped_in_the_other() {
+    let (world, grant) = mapped(MachineKind::Power8);
+    assert_eq!(world.create_window(0, 0, 0), Done::Succeeded);
+    // The first page of the second window.
+    assert_eq!(world.map_dma(0, 0, 3, (4, 1), 3), Done::Succeeded);
+    world.hub.faults.arm(FaultKind::NoSync, 1);
+    assert_eq!(world.unmap_dma(0, 0, 0, 0), Done::Refused);
+    world.go_on();
+    // Nothing is mapped in the first any more: what is unmapped is that of the second.
+    assert_eq!(world.unmap_dma(0, 0, 0, 0), Done::Succeeded);
+    let space = container(&world).space;
+    assert_eq!(world.hub.shadow(|shadow| shadow.live_in(space, 0, u64::MAX)), []);
+    assert!(reaches(&world, 0, grant.first, grant.pa), "nobody asked the bridge of the first again");
+    assert_eq!(objection(&world), None);
+}
+
 /// The first user's container is one of version 1 of type 1.
 fn of_version_1() -> Arc<UserWorld> {
     let world = booted(MachineKind::Vfio);

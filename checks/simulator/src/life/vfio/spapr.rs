@@ -121,7 +121,8 @@ impl UserWorld {
             Ok(_) => {
                 self.settle(one.space, token, true);
                 self.change(id, |one| self.default_made(one));
-                if let Some(window) = window.filter(|window| !window.closing) {
+                // What was found to unmap may lie in the other window than was looked in.
+                if let Some(window) = Self::window_of(one, first) {
                     self.settled(one, (window.first, window.last));
                 }
                 self.try_taken(one, &[ends]);
