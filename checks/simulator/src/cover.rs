@@ -197,7 +197,7 @@ fn apart_among_users(kind: MachineKind, op: OpKind, fault: FaultKind) -> Option<
         (MachineKind::Vfio, O::UnmapDma | O::UnmapAll | O::Reclaim, F::AllocationFails) => {
             Some("what it takes away is whole, and was noted when it was mapped")
         }
-        (MachineKind::Power8, O::UnregisterMemory, F::AllocationFails) => Some(
+        (MachineKind::Power8, O::UnregisterMemory | O::Reclaim, F::AllocationFails) => Some(
             "what it lets go was noted when it was made, but for a window that had neither room nor the bridge's word when it was removed",
         ),
         _ => None,

@@ -593,14 +593,20 @@ fn a_death_in_the_middle_of_an_operation_is_no_reason_for_its_failing() {
 
 #[test]
 fn memory_that_is_used_after_it_was_freed_breaks_reclaim() {
-    let world = plain();
-    let block = world.bus.cpu().alloc(0x1000, 0x1000).expect("there is memory");
-    world.bus.cpu().free(block, 0x1000).expect("it is live");
-    world.look_after(OpKind::Step);
-    assert_eq!(objection(&world), None);
-    let _read = Fabric::read(&*world.bus, block, &mut [0; 8]);
-    world.look_after(OpKind::Step);
-    assert_eq!(objection(&world), Some(Promise::Reclaim));
+    for at_the_end in [false, true] {
+        let world = plain();
+        let block = world.bus.cpu().alloc(0x1000, 0x1000).expect("there is memory");
+        world.bus.cpu().free(block, 0x1000).expect("it is live");
+        world.look_after(OpKind::Step);
+        assert_eq!(objection(&world), None);
+        let _read = Fabric::read(&*world.bus, block, &mut [0; 8]);
+        if at_the_end {
+            world.end(None)
+        } else {
+            world.look_after(OpKind::Step)
+        }
+        assert_eq!(objection(&world), Some(Promise::Reclaim), "at the end {at_the_end}");
+    }
 }
 
 #[test]

@@ -16,6 +16,8 @@ impl World {
     /// Everybody gives everything back; twice, if a fault is armed: once while it happens, and again when it is over.
     pub(super) fn end(&self, armed: Option<FaultKind>) {
         self.hub.faults.disarm_but(armed);
+        // What the audit before has tried is not of the end.
+        let _of_the_audit = self.units_that_lost_events();
         self.ending.store(true, Relaxed);
         self.during(OpKind::Teardown, || {
             if armed.is_some() {
@@ -29,8 +31,10 @@ impl World {
             Done::Succeeded
         });
         self.hub.end();
+        self.look_after(OpKind::Teardown);
         if !self.hub.is_wrong() {
             self.take_down();
+            self.look_after(OpKind::Teardown);
         }
     }
 

@@ -507,13 +507,19 @@ impl World {
 
     /// Whether event queues lost something in an operation in which accesses can be refused.
     pub(super) fn events_were_lost(&self, kind: OpKind) {
-        let meets = apart(kind, FaultKind::EventOverflow).is_none();
-        for (unit, seen) in self.units.iter().zip(&self.events_lost) {
-            let lost = unit.iron.events_lost();
-            if lost > seen.swap(lost, Relaxed) && meets {
-                self.hub.faults.fired_in(kind, FaultKind::EventOverflow);
-            }
+        let units = self.units_that_lost_events();
+        if apart(kind, FaultKind::EventOverflow).is_none() {
+            (0..units).for_each(|_| self.hub.faults.fired_in(kind, FaultKind::EventOverflow));
         }
+    }
+
+    /// How many units have lost events since this was last asked.
+    pub(super) fn units_that_lost_events(&self) -> usize {
+        let each = self.units.iter().zip(&self.events_lost).map(|(unit, seen)| {
+            let lost = unit.iron.events_lost();
+            lost > seen.swap(lost, Relaxed)
+        });
+        each.filter(|&lost| lost).count()
     }
 
     /// Lets go of everything that holds everything else.

@@ -544,12 +544,18 @@ fn the_end_of_a_life_finds_pins_interrupts_and_groups_that_are_still_held() {
 
 #[test]
 fn memory_that_is_used_after_it_was_freed_breaks_reclaim() {
-    let world = booted(MachineKind::Vfio);
-    let block = world.bus.cpu().alloc(0x1000, 0x1000).expect("there is memory");
-    world.bus.cpu().free(block, 0x1000).expect("it is live");
-    let _read = model_bus::Fabric::read(&*world.bus, block, &mut [0; 8]);
-    world.look_after(OpKind::Step);
-    assert_eq!(objection(&world), Some(Promise::Reclaim));
+    for at_the_end in [false, true] {
+        let world = booted(MachineKind::Vfio);
+        let block = world.bus.cpu().alloc(0x1000, 0x1000).expect("there is memory");
+        world.bus.cpu().free(block, 0x1000).expect("it is live");
+        let _read = model_bus::Fabric::read(&*world.bus, block, &mut [0; 8]);
+        if at_the_end {
+            world.end(None)
+        } else {
+            world.look_after(OpKind::Step)
+        }
+        assert_eq!(objection(&world), Some(Promise::Reclaim), "at the end {at_the_end}");
+    }
 }
 
 #[test]

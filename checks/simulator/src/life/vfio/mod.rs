@@ -293,12 +293,16 @@ impl UserWorld {
 
     /// Whether event queues lost something in an operation in which accesses can be refused.
     fn events_were_lost(&self, kind: OpKind) {
-        let Iron::Units(units) = &self.iron else { return };
-        let lost = units.iter().map(|(model, _)| model.events_lost()).sum();
-        let meets = apart(kind, FaultKind::EventOverflow).is_none();
-        if lost > self.events_lost.swap(lost, Relaxed) && meets {
+        if self.lost_events() && apart(kind, FaultKind::EventOverflow).is_none() {
             self.hub.faults.fired_in(kind, FaultKind::EventOverflow);
         }
+    }
+
+    /// Whether they have since this was last asked.
+    fn lost_events(&self) -> bool {
+        let Iron::Units(units) = &self.iron else { return false };
+        let lost = units.iter().map(|(model, _)| model.events_lost()).sum();
+        lost > self.events_lost.swap(lost, Relaxed)
     }
 
     fn before(&self) -> Before {
