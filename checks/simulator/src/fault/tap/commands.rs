@@ -1,8 +1,8 @@
 //! An SMMUv3's command queue: whole flushes are counted, commands falsified, and the queue's index held back.
 //!
-//! Spec: SMMUv3 H.a, 6.1 "Memory map", 3.5.1 "SMMU circular queues", 4.1.1 "Command opcodes".
+//! Spec: SMMUv3 H.a, 6.1 "Memory map", 3.5.1 "SMMU circular queues", 4.1.1 "Command opcodes", 6.3.9.3 "CMDQEN".
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use model_bus::{Bus, Width};
 use portcullis::types::Pa;
@@ -11,6 +11,8 @@ use portcullis_checks::wrong::view::slots;
 
 use super::{Faults, Hold, Taken, Tap, Written, falsify, numbers};
 
+/// SMMU_CR0.
+const CR0: usize = 0x20;
 /// SMMU_STRTAB_BASE.
 const STRTAB_BASE: usize = 0x80;
 /// SMMU_STRTAB_BASE_CFG.
@@ -29,6 +31,8 @@ pub(crate) struct CommandTap {
     base: AtomicU64,
     lg2: AtomicU32,
     prod: AtomicU32,
+    /// CMDQEN.
+    enabled: AtomicBool,
     held: Hold,
     streams: AtomicU64,
     streams_config: AtomicU32,
@@ -40,6 +44,7 @@ impl CommandTap {
             base: AtomicU64::new(0),
             lg2: AtomicU32::new(0),
             prod: AtomicU32::new(0),
+            enabled: AtomicBool::new(false),
             held: Hold::new(registers, Width::Bits32),
             streams: AtomicU64::new(0),
             streams_config: AtomicU32::new(0),
@@ -67,10 +72,17 @@ impl Tap for CommandTap {
         let Written { offset, value } = written;
         let low = u32::try_from(value & 0xffff_ffff).expect("32 bits");
         match offset {
+            CR0 => self.enabled.store(low >> 3 & 1 == 1, Relaxed),
             CMDQ_BASE => {
                 self.base.store(value & ADDRESS, Relaxed);
                 self.lg2.store(low & 0x1f, Relaxed);
                 self.prod.store(0, Relaxed);
+            }
+            CMDQ_PROD if !self.enabled.load(Relaxed) => {
+                self.prod.store(low, Relaxed);
+                // Hardware may stop now as well as later.
+                let _held = self.held.hold_index(faults, written);
+                return Taken { passes: self.held.set_index(written), flushes: false };
             }
             CMDQ_PROD => {
                 let flushes = self.look_at(bus, faults, low);
@@ -114,17 +126,45 @@ mod unit_tests {
     use super::super::Bench;
     use super::*;
     use crate::fault::FaultKind;
+    use crate::hub::locked;
 
     #[test]
     fn what_was_falsified_makes_hardware_forget_nothing() {
         let bench = Bench::new(CommandTap::new(0x900_0000));
         // 16 commands, of which two are CMD_TLBI_NSNH_ALL.
         bench.write(CMDQ_BASE, 0x4000_0000 | 4);
+        bench.write(CR0, 1 << 3);
         for slot in [0, 0x10] {
             bench.bus.cpu().store64(Pa::new(0x4000_0000 + slot), 0x30).expect("it lies in RAM");
         }
         assert!(bench.write(CMDQ_PROD, 1).flushes);
         bench.faults.arm(FaultKind::CommandError, 1);
         assert!(!bench.write(CMDQ_PROD, 2).flushes);
+    }
+
+    #[test]
+    fn a_queue_that_is_begun_anew_while_hardware_is_held_back_has_the_index_that_it_was_given() {
+        let bench = Bench::new(CommandTap::new(0x900_0000));
+        bench.write(CMDQ_BASE, 0x4000_0000 | 4);
+        bench.write(CR0, 1 << 3);
+        bench.faults.arm(FaultKind::NoSync, 1);
+        assert_eq!(bench.write(CMDQ_PROD, 2).passes, None, "nothing is consumed");
+        let held = || locked(&bench.tap.held.held).as_ref().map(|held| held.writes.len());
+        assert_eq!(held(), Some(1));
+        bench.write(CR0, 0);
+        bench.write(CMDQ_BASE, 0x4000_0000 | 4);
+        // Nobody does these.
+        bench.faults.arm(FaultKind::CommandError, 1);
+        bench.bus.cpu().store64(Pa::new(0x4000_0000), 0x30).expect("it lies in RAM");
+        let taken = bench.write(CMDQ_PROD, 2);
+        assert_eq!((taken.passes, taken.flushes), (Some(2), false));
+        assert_eq!(held(), Some(0), "no index of before comes behind it");
+        assert!(bench.faults.is_armed(FaultKind::CommandError));
+        bench.write(CR0, 1 << 3);
+        assert_eq!(
+            (bench.write(CMDQ_PROD, 4).passes, held()),
+            (None, Some(1)),
+            "hardware is held back still"
+        );
     }
 }
