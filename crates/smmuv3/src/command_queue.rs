@@ -27,7 +27,9 @@ use core::sync::atomic::Ordering;
 use portcullis_core::iommu::SyncError;
 use portcullis_hal::{BlockLayout, Lock, Platform, Registers, wait_for};
 use portcullis_spec::smmuv3::command::Command;
-use portcullis_spec::smmuv3::registers::{CMDQ_CONS, CMDQ_PROD, CmdqCons};
+use portcullis_spec::smmuv3::registers::{
+    CMDQ_BASE, CMDQ_CONS, CMDQ_PROD, CmdqCons, GERROR, GERRORN, Gerror,
+};
 use portcullis_types::trace::{Event, Value};
 use portcullis_types::{Pa, mutant};
 
@@ -154,7 +156,7 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
         self.state.fetch_or(DEAD, Ordering::Release);
     }
 
-    /// Has hardware do `command`, the last of all, and waits until it is complete. False if that is not confirmed. The queue has been closed, and is still on.
+    /// Has hardware do `command`, the last of all, and waits until it is complete. False if that is not confirmed. The queue has been closed, and is on.
     ///
     /// From then on no signal of a sync is on its way any more: what has been consumed may be signalled later, also when the queue is off.
     ///
@@ -163,7 +165,7 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
         // Who was in the middle of a push is through.
         self.gates.iter().for_each(|gate| drop(gate.lock()));
         if self.state.load(Ordering::Acquire) & DEAD != 0 {
-            return self.signals.is_none();
+            return false;
         }
         let wait = |ready: &dyn Fn() -> bool| {
             wait_for(&*self.platform, self.limit_ns, || ready().then_some(())).is_ok()
@@ -181,6 +183,22 @@ impl<P: Platform, R: Registers> CommandQueue<P, R> {
             self.published.store(end, Ordering::Release);
         }
         wait(&|| self.not_consumed(end) == 0)
+    }
+
+    /// Makes the queue, which has been closed and which hardware has turned off, an empty one: what hardware has not consumed is nobody's any more. An error for which it stood still
+    /// is over. It is said where the queue lies, too: whoever took the hardware over meanwhile had another.
+    ///
+    /// Spec: SMMUv3 H.a, 3.21.2 "Queues": commands that hardware has cached are forgotten with that; 7.1 "Command queue errors".
+    pub(crate) fn empty(&self) {
+        let _no_repair = self.failures.lock();
+        let index = self.ring.index(self.published.load(Ordering::Acquire));
+        self.registers.write64(CMDQ_BASE, self.ring.base_register());
+        self.registers.write32(CMDQ_PROD, index);
+        self.registers.write32(CMDQ_CONS, index);
+        let acknowledged = Gerror::from_bits(self.registers.read32(GERRORN));
+        let errors = Gerror::from_bits(self.registers.read32(GERROR));
+        self.registers.write32(GERRORN, acknowledged.with_cmdq_err(errors.cmdq_err()).into_bits());
+        self.state.fetch_and(!DEAD, Ordering::AcqRel);
     }
 
     /// How many commands before this position hardware has not consumed; more than there can be if it says nonsense.

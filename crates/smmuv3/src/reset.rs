@@ -5,7 +5,8 @@
 //!
 //! Up: abort, everything off, errors of before acknowledged, attributes, stream table, command queue and ATSCHK, caches invalidated, event queue, PRI
 //! queue, interrupts, translation. Down: translation off, caches invalidated, interrupts off, queues off. What a device did before translation went off may be under way when it is: only a
-//! sync behind an invalidation has waited for that.
+//! sync behind an invalidation has waited for that. If a queue that stands still keeps that from being asked, it is begun anew, once; if it is not confirmed then either, the queues stay on, so
+//! that hardware can be asked again, and everything is kept.
 //!
 //! Streams that firmware uses ([`Config::boot_streams`](crate::Config)) want the opposite: who is let pass by an SMMU that is off goes on passing until the stream table
 //! is in force, in which these pass and all others are not valid; then traffic is aborted whenever translation is off. Until then nobody was kept from anything anyway. A
@@ -120,6 +121,14 @@ impl<P: Platform, R: Registers> Bench<'_, P, R> {
         let cr0 = Cr0::from_bits(self.registers.read32(CR0));
         // Before the queues go off: what translation does may still fill them.
         if cr0.smmuen() { self.set_cr0(cr0.with_smmuen(false).with_priqen(false)) } else { Ok(()) }
+    }
+
+    /// Turns the command queue off, and on again when `empty` has made it an empty one.
+    fn begin_commands_anew(&self, empty: impl FnOnce()) -> Result<(), RegisterTimeout> {
+        let cr0 = Cr0::from_bits(self.registers.read32(CR0));
+        self.set_cr0(cr0.with_cmdqen(false))?;
+        empty();
+        self.set_cr0(cr0.with_cmdqen(true))
     }
 
     /// The same, but who passes an SMMU that is off goes on doing so, until translation is on and [`Bench::abort_bypass`] has been called.
@@ -248,7 +257,24 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
 
     /// Ends translation: all traffic is aborted from now on, and commands can be queued still.
     pub(crate) fn end_translation(&self) -> Result<(), RegisterTimeout> {
-        self.bench().end_translation()
+        self.bench().end_translation()?;
+        // Who was told before and did not confirm it translates until he does.
+        self.bench().wait("SMMU_CR0ACK", CR0ACK, Cr0::new().with_smmuen(true).into_bits(), 0)
+    }
+
+    /// Whether it has been told to translate.
+    pub(crate) fn translates(&self) -> bool {
+        Cr0::from_bits(self.registers.read32(CR0)).smmuen()
+    }
+
+    /// Waits, when translation is off, for the end of accesses that were on their way then: they are over when hardware has forgotten all that led them. So are signals of syncs. False if
+    /// that is not confirmed. Of hardware that has not `translated` the queue may be nowhere yet: it is not begun anew.
+    ///
+    /// Spec: SMMUv3 H.a, 6.3.9.6 "SMMUEN": who was on his way goes it as if translation were on; 3.21.3 "Configuration structures and configuration invalidation completion".
+    pub(crate) fn end_accesses(&self, translated: bool) -> bool {
+        let ended = || self.commands.end_with(Command::cfgi_all());
+        let anew = || self.bench().begin_commands_anew(|| self.commands.empty()).is_ok();
+        ended() || translated && anew() && ended()
     }
 
     /// Turns the hardware off: all traffic is aborted, and no table or queue is read any more.

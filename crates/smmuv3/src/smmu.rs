@@ -11,7 +11,7 @@ use portcullis_core::iommu::{
 };
 use portcullis_core::sva::{ProcessDomain, SvaIommu};
 use portcullis_hal::{Lock, Platform, Registers};
-use portcullis_spec::smmuv3::command::Command;
+use portcullis_spec::smmuv3::registers::CMDQ_CONS;
 use portcullis_types::trace::{Event, Value};
 use portcullis_types::{Iova, IovaRange, Pa, Perms, Prot, SizeLg2, SourceId};
 
@@ -69,6 +69,12 @@ impl Chosen {
 pub(crate) struct Configuration<P: Platform> {
     pub(crate) table: StreamTable<P>,
     pub(crate) streams: Streams<P>,
+    /// It has translated by these tables, so that accesses may be under way that it led somewhere.
+    translated: bool,
+    /// Translation has been turned off, and hardware has confirmed that what was under way then is over.
+    over: bool,
+    /// Somebody has begun to turn the SMMU off: no command is taken any more, and nothing is translated.
+    closing: bool,
     /// The tables were given back: the SMMU is no longer in use.
     gone: bool,
 }
@@ -166,13 +172,21 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         };
         let hardware = Hardware::new(config, features, stage2, granule, format, commands, events, requests);
         let hardware = Arc::new(hardware);
-        let configuration = Configuration { table, streams: Streams::new(), gone: false };
+        let configuration = Configuration {
+            table,
+            streams: Streams::new(),
+            translated: false,
+            over: false,
+            closing: false,
+            gone: false,
+        };
         Ok(Arc::new(Self { hardware, configuration: Lock::<P, Configuration<P>>::new(configuration) }))
     }
 
     fn start(&self) -> Result<(), ProbeError> {
         let placed = self.hardware.place_boot_streams(&mut self.configuration.lock().table);
         let started = placed.and_then(|()| self.hardware.bring_up(&self.configuration.lock().table));
+        self.configuration.lock().translated = started.is_ok() || self.hardware.translates();
         if let Err(error) = started {
             // If even this is not confirmed, the memory stays where the hardware may look for it.
             let _ = self.teardown();
@@ -199,12 +213,14 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
     ///
     /// # Errors
     ///
-    /// The hardware did not confirm. Its tables are kept then, since it may still read them.
+    /// The hardware did not confirm that it is off, or that all that it had translated is over: accesses of devices may be under way to what was mapped for them. Tables, ids and
+    /// what domains have unmapped are kept then, since hardware may still use them, and no device can come or be attached; a later call asks again.
     pub fn teardown(&self) -> Result<(), SyncError> {
         let mut configuration = self.configuration.lock();
         if configuration.gone {
             return Ok(());
         }
+        configuration.closing = true;
         // Devices with an ATC stop before translation does; one that does not answer is aborted like all others.
         // Spec: SMMUv3 H.a, 3.9.1 "ATS Interface".
         for sharing in configuration.streams.all_sharing() {
@@ -214,8 +230,14 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         self.hardware.commands.look();
         self.hardware.commands.close();
         self.hardware.end_translation()?;
-        // Accesses that were on their way then are over when hardware has forgotten all that led them. What it does not confirm now it cannot be asked again.
-        let signals_have_come = self.hardware.commands.end_with(Command::cfgi_all());
+        let Configuration { translated, over, .. } = &mut *configuration;
+        // Once: who turned off too slowly the last time has no queue any more with which to be asked.
+        *over = *over || self.hardware.end_accesses(*translated);
+        if *translated && !*over {
+            let last = self.hardware.registers.read32(CMDQ_CONS).into();
+            return Err(SyncError::Timeout { waiting_for: "the end of accesses that were under way", last });
+        }
+        let signals_have_come = *over;
         self.hardware.shut_down()?;
         self.hardware.turned_off();
         configuration.gone = true;
@@ -342,14 +364,14 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
         ste: &Ste,
         attachment: &Attachment<P>,
     ) -> Result<Led<P>, AttachError> {
-        let Configuration { table, streams, gone } = configuration;
-        if *gone {
+        let blocks = matches!(attachment, Attachment::Blocked);
+        let Configuration { table, streams, closing, gone, .. } = configuration;
+        if *gone || *closing && !blocks {
             return Err(AttachError::Unsupported);
         }
         if let Some(&unknown) = ids.iter().find(|&&id| !streams.contains(id)) {
             return Err(AttachError::UnknownSource(SourceId(unknown)));
         }
-        let blocks = matches!(attachment, Attachment::Blocked);
         if !blocks {
             // Of streams with stalls that are to end all are blocked.
             self.end_what_is_stalled(table, streams, ids).map_err(AttachError::LeftBlocked)?;
@@ -441,7 +463,7 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
     /// entries that are in doubt no more, whoever had them confirmed, is let go of.
     fn say_again(&self) {
         let mut configuration = self.configuration.lock();
-        let Configuration { table, streams, gone } = &mut *configuration;
+        let Configuration { table, streams, gone, .. } = &mut *configuration;
         if *gone {
             return;
         }
@@ -516,8 +538,8 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
 
     fn add_device(&self, name: &str, sources: &[SourceId]) -> Result<(), AddDeviceError> {
         let mut configuration = self.configuration.lock();
-        let Configuration { table, streams, gone } = &mut *configuration;
-        if *gone {
+        let Configuration { table, streams, closing, gone, .. } = &mut *configuration;
+        if *gone || *closing {
             return Err(AddDeviceError::Sync(SyncError::Timeout {
                 waiting_for: "an SMMU that is on",
                 last: 0,
@@ -544,7 +566,7 @@ impl<P: Platform, R: Registers> Iommu<P> for Smmu<P, R> {
 
     fn remove_device(&self, sources: &[SourceId]) -> Result<(), SyncError> {
         let mut configuration = self.configuration.lock();
-        let Configuration { table, streams, gone } = &mut *configuration;
+        let Configuration { table, streams, gone, .. } = &mut *configuration;
         if *gone {
             return Ok(());
         }

@@ -269,6 +269,13 @@ impl State {
         true
     }
 
+    /// Spec: SMMUv3 H.a, 3.5.1 "SMMU circular queues": the producer is no more than a queue ahead of the consumer.
+    fn assert_commands_fit(&self) {
+        let slots = 1u64 << QueueBase::from_bits(self.get(CMDQ_BASE)).log2size();
+        let (prod, cons) = (self.get(CMDQ_PROD), self.get(CMDQ_CONS));
+        assert!(prod.wrapping_sub(cons) & (2 * slots - 1) <= slots, "PROD {prod:#x}, CONS {cons:#x}");
+    }
+
     fn write(&mut self, register: usize, value: u64) {
         self.writes.push((register, value));
         let acknowledge = |state: &mut Self, at: usize, value: u64| {
@@ -276,8 +283,16 @@ impl State {
                 state.set(at, value);
             }
         };
+        let cmdqen = |state: &Self, register| Cr0::from_bits(state.get(register) as u32).cmdqen();
         match register {
-            CR0 => acknowledge(self, CR0ACK, value),
+            CR0 => {
+                if Cr0::from_bits(value as u32).cmdqen() && !cmdqen(self, CR0) {
+                    self.assert_commands_fit();
+                }
+                acknowledge(self, CR0ACK, value);
+            }
+            // Spec: SMMUv3 H.a, 6.3.26 "SMMU_CMDQ_BASE", 6.3.28 "SMMU_CMDQ_CONS": only of a queue that is off.
+            CMDQ_BASE | CMDQ_CONS => assert!(!cmdqen(self, CR0) && !cmdqen(self, CR0ACK), "the queue is on"),
             IRQ_CTRL => acknowledge(self, IRQ_CTRLACK, value),
             GBPA if !self.stuck.contains(&GBPA) => {
                 self.set(GBPA, value & !(1 << 31));

@@ -8,7 +8,7 @@ use std::thread;
 
 use portcullis_core::iommu::GlobalError;
 use portcullis_spec::smmuv3::command::Opcode;
-use portcullis_spec::smmuv3::registers::{CMDQ_BASE, CMDQ_CONS, CR0, Cr0, GERROR, QueueBase};
+use portcullis_spec::smmuv3::registers::{CMDQ_BASE, CMDQ_CONS, CMDQ_PROD, CR0, Cr0, GERROR, QueueBase};
 
 use super::*;
 use crate::testing::{Fake, opcodes};
@@ -192,6 +192,42 @@ fn commands_that_cannot_be_fetched_end_in_a_queue_that_says_so() {
     );
     assert!(fake_now(&fake) - spent_ns < 1000, "a dead queue does not wait");
     assert_eq!(queue.handle_errors(|_| ()), [GlobalError::QueueAbort("command queue")]);
+}
+
+#[test]
+fn a_queue_that_is_begun_anew_is_empty_wherever_it_was_and_goes_on_from_there() {
+    let on = Cr0::new().with_cmdqen(true).into_bits();
+    for (size_lg2, dead) in [(1, false), (1, true), (2, false), (2, true), (3, false), (3, true)] {
+        for before in 0..2 << size_lg2 {
+            let fake = Fake::new();
+            let queue = queue(&fake, size_lg2, false);
+            (0..before).for_each(|n| queue.submit(&[nth(n)]).unwrap());
+            fake.work(100);
+            fake.with(|state| state.asleep = true);
+            queue.submit(&[nth(100), nth(101)]).unwrap();
+            if dead {
+                // Its producer is gone, and nothing behind it can be published.
+                let _slot = queue.reserve(1);
+                queue.kill();
+            }
+            queue.close();
+            assert!(!queue.end_with(Command::cfgi_all()), "it stands still");
+            fake.write32(CR0, 0);
+            queue.empty();
+            assert_eq!(fake.get(CMDQ_PROD), fake.get(CMDQ_CONS), "{size_lg2} {before} {dead}");
+            fake.with(|state| state.asleep = false);
+            fake.take_log();
+            fake.write32(CR0, on);
+            fake.work(100);
+            assert_eq!(fake.take_log(), [], "what was not consumed is nobody's any more");
+            // As often as hardware has to be asked.
+            for _ in 0..3 {
+                assert!(queue.end_with(Command::cfgi_all()), "{size_lg2} {before} {dead}");
+                assert_eq!(fake.take_log(), [Command::cfgi_all(), Command::sync()]);
+            }
+            assert!(queue.run(nth(1)).is_err(), "it is closed still");
+        }
+    }
 }
 
 fn fake_now(fake: &Fake) -> u64 {

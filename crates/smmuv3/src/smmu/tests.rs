@@ -343,13 +343,101 @@ fn words_of_signals_are_given_back_when_none_is_on_its_way_any_more() {
         assert!(fake.with(|state| state.signal_on_its_way.is_none()), "turning the queue off waits for none");
         assert_eq!(fake.live_bytes(), 0);
     }
-    // If that is not confirmed, they are hardware's for good.
+    // If that is not confirmed, they are hardware's until it is; after a probe that failed there is nobody who could ask again.
     let fake = Fake::new();
     fake.set(IDR0, fake.get(IDR0) as u32 | Idr0::new().with_msi(true).into_bits());
-    let smmu = probe(&fake);
     fake.with(|state| state.asleep = true);
+    let error = Smmu::probe(fake.clone(), fake.clone(), Fake::config()).unwrap_err();
+    assert!(matches!(error, ProbeError::Sync(SyncError::Timeout { .. })));
+    assert!(cr0(&fake).into_bits() == 0 && fake.live_bytes() > 0);
+}
+
+#[test]
+fn at_teardown_everything_is_kept_until_hardware_has_confirmed_that_what_was_under_way_is_over() {
+    for msi in [false, true] {
+        let fake = Fake::new();
+        fake.set(IDR0, fake.get(IDR0) as u32 | Idr0::new().with_msi(msi).into_bits());
+        let smmu = probe(&fake);
+        smmu.add_device("disk", &[SourceId(8)]).unwrap();
+        let domain = smmu.new_domain().unwrap();
+        smmu.attach(&[SourceId(8)], &Target::Domain(domain.clone())).unwrap();
+        let held = fake.live_bytes();
+        fake.with(|state| state.asleep = true);
+        for _ in 0..2 {
+            let waiting_for = "the end of accesses that were under way";
+            let down = smmu.teardown();
+            assert!(
+                matches!(down, Err(SyncError::Timeout { waiting_for: it, .. }) if it == waiting_for),
+                "{down:?}"
+            );
+            assert_eq!(fake.live_bytes(), held);
+            assert!(!cr0(&fake).smmuen() && Gbpa::from_bits(fake.get(GBPA) as u32).abort());
+            let closed = SyncError::Timeout { waiting_for: "a command queue that works", last: 1 };
+            assert_eq!(
+                domain.flush_all().map(drop),
+                Err(closed),
+                "a device may be writing to what was unmapped"
+            );
+        }
+        // Nobody is told that anything is led anywhere, nor that a device has come.
+        for target in [Target::Domain(domain.clone()), Target::Identity] {
+            assert_eq!(smmu.attach(&[SourceId(8)], &target), Err(AttachError::Unsupported));
+        }
+        let on = SyncError::Timeout { waiting_for: "an SMMU that is on", last: 0 };
+        assert_eq!(smmu.add_device("net", &[SourceId(9)]), Err(AddDeviceError::Sync(on)));
+        fake.with(|state| state.asleep = false);
+        smmu.teardown().unwrap();
+        assert!(domain.flush_all().is_ok());
+        drop(domain);
+        assert_eq!((cr0(&fake).into_bits(), fake.live_bytes()), (0, 0));
+    }
+}
+
+#[test]
+fn at_teardown_a_command_queue_that_stands_still_is_begun_anew() {
+    for fatal in [false, true] {
+        let fake = Fake::new();
+        let smmu = probe(&fake);
+        smmu.add_device("disk", &[SourceId(8)]).unwrap();
+        smmu.attach(&[SourceId(8)], &Target::Identity).unwrap();
+        if fatal {
+            // Given up after some tries.
+            fake.with(|state| state.fetch_aborts = true);
+            assert!(matches!(
+                smmu.attach(&[SourceId(8)], &Target::Blocked),
+                Err(AttachError::LeftBlocked(_))
+            ));
+            fake.with(|state| state.fetch_aborts = false);
+        } else {
+            // Refused when nobody repairs the queue any more.
+            fake.with(|state| state.illegal_once = Some(Command::cfgi_all()));
+        }
+        fake.take_log();
+        smmu.teardown().unwrap();
+        assert_eq!(fake.take_log(), [Command::cfgi_all(), Command::sync()], "{fatal}");
+        assert_eq!((cr0(&fake).into_bits(), fake.live_bytes()), (0, 0));
+    }
+}
+
+#[test]
+fn at_teardown_what_was_under_way_is_asked_of_when_translation_is_off_also_at_a_second_try() {
+    let fake = Fake::new();
+    let smmu = probe(&fake);
+    fake.with(|state| state.stuck.push(CR0ACK));
+    fake.take_log();
+    for _ in 0..2 {
+        let down = smmu.teardown();
+        let waiting_for = "SMMU_CR0ACK";
+        assert!(
+            matches!(down, Err(SyncError::Timeout { waiting_for: it, .. }) if it == waiting_for),
+            "{down:?}"
+        );
+        assert_eq!(fake.take_log(), [], "accesses may be translated still");
+    }
+    fake.with(|state| state.stuck.clear());
+    fake.set(CR0ACK, fake.get(CR0) as u32);
     smmu.teardown().unwrap();
-    assert!(fake.live_bytes() > 0);
+    assert_eq!(fake.live_bytes(), 0);
 }
 
 #[test]
