@@ -267,12 +267,17 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         Cr0::from_bits(self.registers.read32(CR0)).smmuen()
     }
 
+    /// Whether hardware takes commands: it was told to, and has confirmed it. Not while the queue is turned off and on, which hardware may not have confirmed the last time.
+    fn takes_commands(&self) -> bool {
+        [CR0, CR0ACK].iter().all(|&register| Cr0::from_bits(self.registers.read32(register)).cmdqen())
+    }
+
     /// Waits, when translation is off, for the end of accesses that were on their way then: they are over when hardware has forgotten all that led them. So are signals of syncs. False if
     /// that is not confirmed. Of hardware that has not `translated` the queue may be nowhere yet: it is not begun anew.
     ///
     /// Spec: SMMUv3 H.a, 6.3.9.6 "SMMUEN": who was on his way goes it as if translation were on; 3.21.3 "Configuration structures and configuration invalidation completion".
     pub(crate) fn end_accesses(&self, translated: bool) -> bool {
-        let ended = || self.commands.end_with(Command::cfgi_all());
+        let ended = || self.takes_commands() && self.commands.end_with(Command::cfgi_all());
         let anew = || self.bench().begin_commands_anew(|| self.commands.empty()).is_ok();
         ended() || translated && anew() && ended()
     }

@@ -237,7 +237,8 @@ impl<P: Platform, R: Registers> Smmu<P, R> {
             let last = self.hardware.registers.read32(CMDQ_CONS).into();
             return Err(SyncError::Timeout { waiting_for: "the end of accesses that were under way", last });
         }
-        let signals_have_come = *over;
+        // None is on its way of a probe that came to no command.
+        let signals_have_come = *over || self.hardware.commands.reserved() == 0;
         self.hardware.shut_down()?;
         self.hardware.turned_off();
         configuration.gone = true;

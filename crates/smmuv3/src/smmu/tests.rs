@@ -330,6 +330,16 @@ fn a_probe_that_fails_gives_its_memory_back() {
 }
 
 #[test]
+fn a_probe_that_fails_before_there_is_a_command_keeps_no_words_of_signals() {
+    let fake = Fake::new();
+    fake.set(IDR0, fake.get(IDR0) as u32 | Idr0::new().with_msi(true).into_bits());
+    fake.with(|state| state.stuck.push(CR0ACK));
+    let error = Smmu::probe(fake.clone(), fake.clone(), Fake::config()).unwrap_err();
+    assert!(matches!(error, ProbeError::Timeout { register: "SMMU_CR0ACK", .. }), "{error:?}");
+    assert_eq!((cr0(&fake).into_bits(), fake.live_bytes()), (0, 0));
+}
+
+#[test]
 fn words_of_signals_are_given_back_when_none_is_on_its_way_any_more() {
     for late in [false, true] {
         let fake = Fake::new();
@@ -417,6 +427,26 @@ fn at_teardown_a_command_queue_that_stands_still_is_begun_anew() {
         assert_eq!(fake.take_log(), [Command::cfgi_all(), Command::sync()], "{fatal}");
         assert_eq!((cr0(&fake).into_bits(), fake.live_bytes()), (0, 0));
     }
+}
+
+#[test]
+fn at_teardown_a_command_queue_that_is_off_is_not_asked_before_it_is_on_again() {
+    let fake = Fake::new();
+    let smmu = probe(&fake);
+    fake.with(|state| state.asleep = true);
+    smmu.teardown().unwrap_err();
+    // It was turned off more slowly than it was waited for.
+    let off = cr0(&fake).with_cmdqen(false).into_bits();
+    [CR0, CR0ACK].into_iter().for_each(|register| fake.set(register, off));
+    fake.with(|state| {
+        state.asleep = false;
+        state.writes.clear();
+    });
+    smmu.teardown().unwrap();
+    let writes = fake.with(|state| core::mem::take(&mut state.writes));
+    let writes = writes.into_iter().map(|(register, _)| register);
+    let writes: Vec<usize> = writes.filter(|register| [CR0, CMDQ_PROD].contains(register)).collect();
+    assert_eq!(writes, [CR0, CMDQ_PROD, CR0, CMDQ_PROD, CMDQ_PROD, CR0]);
 }
 
 #[test]
