@@ -331,6 +331,10 @@ impl<P: Platform, R: Registers> SvaIommu<P> for Smmu<P, R> {
         let limits = self.check(sources, device).map_err(EnableSvaError::Refused)?;
         let streams = distinct(sources);
         let mut configuration = self.configuration.lock();
+        if configuration.closing {
+            let waiting_for = "an SMMU that is on";
+            return Err(EnableSvaError::Sync(SyncError::Timeout { waiting_for, last: 0 }));
+        }
         let map = &mut configuration.streams;
         if map.any_shares(&streams) {
             return Err(EnableSvaError::Enabled);
@@ -425,8 +429,10 @@ impl<P: Platform, R: Registers> SvaIommu<P> for Smmu<P, R> {
         let process = self.ours(domain).ok_or(AttachPasidError::ForeignDomain)?;
         let streams = distinct(sources);
         {
-            let map = &mut self.configuration.lock().streams;
+            let Configuration { streams: map, closing, .. } = &mut *self.configuration.lock();
             let contexts = streams.first().and_then(|&first| map.get(first)?.attached.contexts()).cloned();
+            // Of who has begun to be turned off no descriptor would be confirmed.
+            let contexts = contexts.filter(|_| !*closing);
             let sharing = map.sharing(&streams).ok_or(AttachPasidError::NotEnabled)?;
             if pasid.get() == 0 || pasid > sharing.limits.last_pasid {
                 return Err(AttachPasidError::OutOfRange(sharing.limits));

@@ -74,7 +74,7 @@ pub(crate) struct Configuration<P: Platform> {
     /// Translation has been turned off, and hardware has confirmed that what was under way then is over.
     over: bool,
     /// Somebody has begun to turn the SMMU off: no command is taken any more, and nothing is translated.
-    closing: bool,
+    pub(crate) closing: bool,
     /// The tables were given back: the SMMU is no longer in use.
     gone: bool,
 }

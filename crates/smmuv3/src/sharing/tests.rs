@@ -433,6 +433,25 @@ fn part_18_with_large_granules_alone_devices_are_asked_for_no_less() {
     );
 }
 
+#[test]
+fn after_a_teardown_that_was_not_confirmed_nothing_more_is_shared() {
+    let shared = Shared::on(Machine::Pcie);
+    let other = [SourceId(0x20)];
+    shared.smmu.add_device("net", &other).unwrap();
+    let process = shared.process(&FakeMm::new(0x42));
+    shared.fake.with(|state| state.asleep = true);
+    shared.smmu.teardown().unwrap_err();
+    shared.fake.with(|state| state.asleep = false);
+    let on = SyncError::Timeout { waiting_for: "an SMMU that is on", last: 0 };
+    let enabled = shared.sva().enable(&other, &shared.facts, shared.switches.clone());
+    assert_eq!(enabled, Err(EnableSvaError::Sync(on)));
+    shared.fake.with(|state| state.dirty.clear());
+    let bound = shared.sva().attach_pasid(&Shared::SOURCES, pasid(5), &process);
+    assert_eq!(bound, Err(AttachPasidError::Blocked));
+    assert!(shared.fake.with(|state| state.dirty.is_empty()), "no descriptor was written");
+    shared.smmu.teardown().unwrap();
+}
+
 /// Switches that say, when they are let go of, whether the lock of the stream map is free.
 #[derive(Debug)]
 struct Watched {
