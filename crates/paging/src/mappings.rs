@@ -184,14 +184,14 @@ impl<M: RawMutex, A: Format + Copy, B: Format + Copy> Mappings<M, A, B> {
         self.table.lock().as_ref()?.lookup(memory, iova)
     }
 
-    /// All of it, for who outlives the domain. What stays has no table.
-    pub fn take(&mut self) -> Self {
+    /// All of it, for who outlives the domain. What stays has no table, whoever looks at it still.
+    pub fn take(&self) -> Self {
         Self {
             format: self.format,
-            table: Mutex::new(self.table.get_mut().take()),
-            retired: Mutex::new(core::mem::take(self.retired.get_mut())),
-            kept: Mutex::new(core::mem::take(self.kept.get_mut())),
-            splits: Mutex::new(core::mem::take(self.splits.get_mut())),
+            table: Mutex::new(self.table.lock().take()),
+            retired: Mutex::new(core::mem::take(&mut *self.retired.lock())),
+            kept: Mutex::new(core::mem::take(&mut *self.kept.lock())),
+            splits: Mutex::new(core::mem::take(&mut *self.splits.lock())),
         }
     }
 

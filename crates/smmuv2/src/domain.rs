@@ -19,7 +19,7 @@
 //! Spec: SMMUv2 D.c, 5.1 "Updating the state of a context bank", 5.4.1 "Scope of the TLB maintenance operations".
 //! Not here: the page-table format (`pgtable`), which invalidations a range needs (`invalidate`).
 
-use alloc::sync::{Arc, Weak};
+use alloc::sync::Arc;
 use core::any::Any;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -29,11 +29,10 @@ use portcullis_core::iommu::{
 };
 use portcullis_hal::{BlockLayout, Platform, Registers};
 use portcullis_paging::Mappings;
-use portcullis_pgtable::arm::{Stage1, Stage2};
-use portcullis_types::{Access, AccessKind, Iova, IovaRange, Pa, PageSizes, Perms, Prot, SizeLg2, mutant};
+use portcullis_types::{Iova, IovaRange, Pa, PageSizes, Prot, SizeLg2, mutant};
 
 use crate::bank::Role;
-use crate::hardware::Hardware;
+use crate::hardware::{Hardware, Mapped};
 use crate::invalidate::{Step, steps};
 use crate::left::{Kept, Left};
 use crate::table::{TableFormat, bank_words};
@@ -44,7 +43,8 @@ pub struct Domain<P: Platform, R: Registers + 'static> {
     bank: usize,
     stage2: bool,
     format: TableFormat,
-    mappings: Mappings<P::Mutex, Stage1, Stage2>,
+    /// Whoever takes a fault looks at them, too, also when the domain is gone: there is no table then.
+    mappings: Arc<Mapped<P>>,
     /// How many guests' tables are nested in it; none if none can be.
     nested: Option<AtomicUsize>,
     /// Streams were led here, and away again without the hardware's word.
@@ -92,11 +92,9 @@ impl<P: Platform, R: Registers> Domain<P, R> {
         // A fault behind a guest's table tells an address that is not this table's: nobody could say whether to retry.
         let stall = hardware.config.stall && nested.is_none();
         hardware.set_up_bank(bank, role, &words, stall);
-        let doubted = AtomicBool::new(false);
-        let domain = Arc::new(Self { bank, stage2, format, mappings, nested, doubted, hardware });
-        let weak: Weak<Self> = Arc::downgrade(&domain);
-        domain.hardware.domains.lock().insert(bank, weak);
-        Ok(domain)
+        let (mappings, doubted) = (Arc::new(mappings), AtomicBool::new(false));
+        hardware.mapped.lock().insert(bank, mappings.clone());
+        Ok(Arc::new(Self { bank, stage2, format, mappings, nested, doubted, hardware }))
     }
 
     /// What all domains of an SMMU can do.
@@ -131,16 +129,6 @@ impl<P: Platform, R: Registers> Domain<P, R> {
     fn has_nested(&self) -> bool {
         let any = self.nested.as_ref().is_some_and(|nested| nested.load(Ordering::SeqCst) > 0);
         any && !mutant!("smmuv2-nested-entries-outlive-the-unmap")
-    }
-
-    /// Whether an access of this kind to `iova` would not fault now.
-    pub(crate) fn allows(&self, iova: Iova, access: Access) -> bool {
-        let wanted = match access.kind {
-            AccessKind::Read => Perms::READ,
-            AccessKind::Write => Perms::WRITE,
-            AccessKind::Execute => Perms::EXECUTE,
-        };
-        self.lookup(iova).is_some_and(|(_, prot)| prot.perms.contains(wanted))
     }
 
     /// Makes the hardware forget these ranges, and waits until it has; everything, once, if that is cheaper for one of them.
@@ -202,7 +190,7 @@ impl<P: Platform, R: Registers> HwDomain<P> for Domain<P, R> {
 
 impl<P: Platform, R: Registers + 'static> Drop for Domain<P, R> {
     fn drop(&mut self) {
-        self.hardware.domains.lock().remove(&self.bank);
+        self.hardware.mapped.lock().remove(&self.bank);
         let (under_way, kept) = (*self.doubted.get_mut(), Kept::Tables(self.mappings.take()));
         self.hardware.bury(Left { bank: self.bank, under_way, kept });
     }

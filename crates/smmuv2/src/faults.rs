@@ -19,16 +19,14 @@
 //! Spec: SMMUv2 D.c, 3.7 "Context faults", 3.8 "Global faults", 16.5.28 "SMMU_CBn_RESUME, Transaction Resume register".
 //! Not here: what registers say (`fault`).
 
-use alloc::sync::Weak;
 use alloc::vec::Vec;
 
 use portcullis_core::iommu::FaultRecord;
 use portcullis_hal::{Platform, Registers};
 use portcullis_spec::smmuv2::bank::{FAR, FSR, FSYNR0, Fsr, Fsynr0, RESUME, RESUME_RETRY, RESUME_TERMINATE};
 use portcullis_spec::smmuv2::global::{FaultStream, GFAR, GFSR, GFSYNR0, GFSYNR1, Gfsr, Gfsynr0, cbfrsynra};
-use portcullis_types::SourceId;
-use portcullis_types::mutant;
 use portcullis_types::trace::{Event, Value};
+use portcullis_types::{Access, AccessKind, Iova, Perms, SourceId, mutant};
 
 use crate::counters::Operation;
 use crate::fault;
@@ -183,11 +181,8 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
 
     /// Clears the fault of a transaction that waits, and lets the transaction go.
     fn let_go(&self, bank: usize, look: u64, fsr: Fsr, record: &FaultRecord) {
-        let domain = self.domains.lock().get(&bank).and_then(Weak::upgrade);
-        let mended = domain.is_some_and(|domain| {
-            let (Some(iova), Some(access)) = (record.iova, record.access) else { return false };
-            domain.allows(iova, access)
-        });
+        let asked = record.iova.zip(record.access);
+        let mended = asked.is_some_and(|(iova, access)| self.allows(bank, iova, access));
         let (word, operation) =
             if mended { (RESUME_RETRY, Operation::Retry) } else { (RESUME_TERMINATE, Operation::Terminate) };
         let mut taking = self.taking.lock();
@@ -201,6 +196,19 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         self.write_bank(bank, RESUME, word);
         drop(taking);
         self.count(operation);
+    }
+
+    /// Whether an access of this kind to `iova` by this bank would not fault now.
+    fn allows(&self, bank: usize, iova: Iova, access: Access) -> bool {
+        let wanted = match access.kind {
+            AccessKind::Read => Perms::READ,
+            AccessKind::Write => Perms::WRITE,
+            AccessKind::Execute => Perms::EXECUTE,
+        };
+        // A statement of its own: a map of the domain that is under way holds up no other bank.
+        let mappings = self.mapped.lock().get(&bank).cloned();
+        let found = mappings.and_then(|mappings| mappings.lookup(&*self.platform, iova));
+        found.is_some_and(|(_, prot)| prot.perms.contains(wanted))
     }
 
     fn drain_global(&self, source_of: &dyn Fn(u16) -> SourceId, to: &mut dyn FnMut(&FaultRecord)) -> bool {

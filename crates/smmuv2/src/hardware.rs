@@ -3,23 +3,26 @@
 //! Domains hold on to this, so that the last of them can still make the hardware forget it.
 
 use alloc::collections::BTreeMap;
-use alloc::sync::{Arc, Weak};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use portcullis_hal::{Lock, Platform, Registers};
-use portcullis_paging::Estate;
+use portcullis_paging::{Estate, Mappings};
+use portcullis_pgtable::arm::{Stage1, Stage2};
 use portcullis_types::SizeLg2;
 
 use crate::bank::Banks;
 use crate::config::Config;
 use crate::counters::{Counters, Operation};
-use crate::domain::Domain;
 use crate::faults::Looks;
 use crate::features::Features;
 use crate::left::Left;
 use crate::table::TableFormat;
+
+/// What a domain maps.
+pub(crate) type Mapped<P> = Mappings<<P as Platform>::Mutex, Stage1, Stage2>;
 
 /// What is settled at probe and shared.
 pub(crate) struct Hardware<P: Platform, R: Registers + 'static> {
@@ -37,8 +40,9 @@ pub(crate) struct Hardware<P: Platform, R: Registers + 'static> {
     pub(crate) counters: Counters,
     pub(crate) banks: Lock<P, Banks>,
     pub(crate) left: Estate<P::Mutex, Left<P>>,
-    /// Which domain has which bank, for faults that wait for an answer.
-    pub(crate) domains: Lock<P, BTreeMap<usize, Weak<Domain<P, R>>>>,
+    /// What the domains map that have banks, for faults that wait for an answer. Not the domains: faults may be taken in an interrupt, and whoever is the last to have a domain waits for the
+    /// hardware to forget it.
+    pub(crate) mapped: Lock<P, BTreeMap<usize, Arc<Mapped<P>>>>,
     /// Held by who syncs in a bank.
     pub(crate) bank_sync: Vec<Lock<P, ()>>,
     /// Held by who syncs globally.
@@ -78,7 +82,7 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
             counters: Counters::new(),
             banks: Lock::<P, Banks>::new(Banks::new(&features)),
             left: Estate::default(),
-            domains: Lock::<P, _>::new(BTreeMap::new()),
+            mapped: Lock::<P, _>::new(BTreeMap::new()),
             bank_sync: (0..features.banks).map(|_| Lock::<P, ()>::new(())).collect(),
             global_sync: Lock::<P, ()>::new(()),
             taking: Lock::<P, Looks>::new(Looks::default()),

@@ -43,6 +43,8 @@ pub(crate) struct State {
     pub(crate) syncs_that_end: Option<usize>,
     /// Bits that SMMU_SMRn can hold.
     pub(crate) smr_bits: u32,
+    /// What happens, once, before a word of memory is read.
+    pub(crate) before_load: Option<Box<dyn FnOnce() + Send>>,
     frame: Frame,
 }
 
@@ -93,6 +95,7 @@ impl Fake {
             stuck: false,
             syncs_that_end: None,
             smr_bits: 0xffff_7fff,
+            before_load: None,
             frame: Frame { page_lg2: 12, pages: 8 },
         };
         let fake = Self {
@@ -247,6 +250,9 @@ impl TableMemory for Fake {
     }
 
     fn load(&self, at: Pa) -> u64 {
+        if let Some(act) = self.with(|state| state.before_load.take()) {
+            act();
+        }
         self.arena.load(at)
     }
 

@@ -1,5 +1,7 @@
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::AtomicUsize;
 
 use portcullis_core::iommu::{
     AddDeviceError, AttachError, DomainError, FaultReason, Gather, GlobalError, HwDomain, Iommu, SyncError,
@@ -572,6 +574,27 @@ fn a_stalled_transaction_of_a_domain_that_went_meanwhile_lets_go_of_nobody_elses
     assert_eq!(told, 2, "the second one is told of before it is let go");
     let bank = |register| fake.bank(0, register);
     assert_eq!(fake.take_writes(), [(bank(FSR), 0x4000_0408), (bank(RESUME), 1)]);
+}
+
+#[test]
+fn who_lets_a_stalled_transaction_go_is_never_the_last_who_has_its_domain() {
+    let (fake, smmu, domain) = attached(Config { stall: true, ..Fake::config() });
+    map(&*domain, 0x7000, 0x1000);
+    context_fault(&fake, 0x4000_0402, 0x10);
+    let holders = Arc::strong_count(&domain);
+    let (looked_at, seen) = (Arc::downgrade(&domain), Arc::new(AtomicUsize::new(0)));
+    let told = smmu.drain_events(&mut |_| {
+        let (looked_at, seen) = (looked_at.clone(), seen.clone());
+        let look = move || seen.store(looked_at.strong_count(), Ordering::SeqCst);
+        fake.with(|state| state.before_load = Some(Box::new(look)));
+    });
+    assert_eq!((told, seen.load(Ordering::SeqCst)), (1, holders), "others may leave it meanwhile");
+    assert_eq!(fake.take_writes().last(), Some(&(fake.bank(0, RESUME), 0)));
+    // Gone, it has nothing to be looked at.
+    drop(domain);
+    smmu.attach(&GPU, &Target::Blocked).unwrap();
+    assert!(looked_at.upgrade().is_none());
+    assert_eq!(fake.live_bytes(), 0);
 }
 
 #[test]
