@@ -11,7 +11,7 @@
 //!
 //! - *IQE*: the head stands at a descriptor that the unit does not take. It is replaced by one that does nothing, and its flight has failed. An answer to a page
 //!   request, which is no flight's, is first put there once more: a device waits for it. An error that is not about a descriptor, or that comes again at a place
-//!   where there is one that does nothing, ends the queue.
+//!   where there is one that does nothing, ends the queue: it is closed. It is begun anew when the unit is turned off (`reset`), since nothing can be given back unless hardware is asked.
 //! - *ITE*: a device did not answer. The unit drops the waits that it holds, and nothing from the oldest device TLB invalidation on is certain: all flights
 //!   are aborted, and their senders send again. A run with a device in it is sent three times at most.
 //! - *ICE*: a device answered wrongly. Flights with devices are aborted.
@@ -72,6 +72,8 @@ pub(crate) struct Queue<P: Platform, R> {
     state: Lock<P, State>,
     /// Nothing more is taken.
     closed: AtomicBool,
+    /// That is because the unit stood still, and nothing could be put right.
+    given_up: AtomicBool,
     /// How often a descriptor was put right for which the queue stood still.
     repairs: AtomicU64,
     pub(crate) counters: Counters,
@@ -152,6 +154,7 @@ impl<P: Platform, R: Registers> Queue<P, R> {
             extended: features.extended,
             state: Lock::<P, State>::new(state),
             closed: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
             repairs: AtomicU64::new(0),
             counters: Counters::new(),
         })
@@ -179,6 +182,33 @@ impl<P: Platform, R: Registers> Queue<P, R> {
     /// Refuses descriptors from now on.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
+    }
+
+    /// Makes the queue, which was given up and which hardware has turned off, an empty one: what the unit has not fetched is nobody's any more, and whoever watches it sends it again. Errors for
+    /// which it stood still are over.
+    ///
+    /// Spec: VT-d 5.10, 11.4.9.1 "Invalidation Queue Head Register": 0 while the queue is off.
+    pub(crate) fn empty(&self) {
+        let mut state = self.state.lock();
+        // Positions go on with the next that has index 0.
+        state.tail = state.tail.next_multiple_of(self.slots());
+        state.head = state.tail;
+        state.replaced = None;
+        state.answers.clear();
+        self.abort(&mut state, |_| true);
+        let errors = FaultStatus::new().with_iqe(true).with_ite(true).with_ice(true);
+        self.registers.write32(FSTS, errors.into_bits());
+    }
+
+    /// Takes descriptors again. Hardware has turned it on.
+    pub(crate) fn open(&self) {
+        self.given_up.store(false, Ordering::Release);
+        self.closed.store(false, Ordering::Release);
+    }
+
+    /// Whether the unit stood still, and nothing could be put right.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Acquire)
     }
 
     /// Gives the memory back, once those who watch have seen that the queue is closed; it is kept if they do not come to that. The hardware has been turned off.
@@ -521,6 +551,9 @@ impl<P: Platform, R: Registers> Queue<P, R> {
         // The memory of a queue that is closed may be somebody else's by now.
         let closed = self.usable().is_err();
         if closed || !about_descriptor || head == state.tail || state.replaced == Some(head) {
+            if !closed {
+                self.given_up.store(true, Ordering::Release);
+            }
             self.close();
             self.platform.event(&Event {
                 source: "vtd",

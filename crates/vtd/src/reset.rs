@@ -12,10 +12,11 @@
 //!
 //! Choice: translation that firmware left on is turned off, because without ESRTPS a root table may only be exchanged for one that says the same. Who is to be kept
 //! from DMA in between must not be a bus master yet. Turned off by the driver, a unit goes on
-//! translating, with a root table that has nothing in it: that page is kept for good.
+//! translating, with a root table that has nothing in it: that page is kept for good. Until hardware has confirmed that it knows nothing else, everything is kept, and the queue stays on, so
+//! that it can be asked again; a queue that was given up is begun anew for that.
 //!
 //! Spec: VT-d 5.10, 6.6 "Set Root Table Pointer Operation", 6.7 "Set Interrupt Remapping Table Pointer Operation", 6.5.2 "Queued Invalidation Interface",
-//! 11.4.4.1 "Global Command Register", 11.4.8.1 "Protected Memory Enable Register".
+//! 6.5.2.11 "Hardware Handling of Queued Invalidation Interface Errors", 11.4.4.1 "Global Command Register", 11.4.8.1 "Protected Memory Enable Register".
 
 use core::sync::atomic::Ordering;
 
@@ -35,6 +36,11 @@ use crate::interrupt::InterruptRemapping;
 /// A wait for GSTS_REG that ran out.
 fn timeout(register: &'static str) -> impl Fn(u32) -> ProbeError {
     move |last| ProbeError::Timeout { register, last: last.into() }
+}
+
+/// The same, of a unit that is turned off.
+fn unconfirmed(waiting_for: &'static str) -> impl Fn(u32) -> SyncError {
+    move |last| SyncError::Timeout { waiting_for, last: last.into() }
 }
 
 /// Step 1.
@@ -70,11 +76,35 @@ pub(crate) fn take_over(
 impl<P: Platform, R: Registers> Hardware<P, R> {
     /// Step 2.
     pub(crate) fn start_queue(&self) -> Result<(), ProbeError> {
+        self.turn_queue_on().map_err(timeout("GSTS_REG.QIES"))
+    }
+
+    /// Turns an empty queue on. On failure, what GSTS_REG said last.
+    fn turn_queue_on(&self) -> Result<(), u32> {
         self.registers.write64(IQT, 0);
         self.registers.write64(IQA, self.queue.address_register());
         self.platform.write_barrier();
-        let started = self.command(GlobalStatus::new().with_qies(true), GlobalStatus::new(), |it| it.qies());
-        started.map_err(timeout("GSTS_REG.QIES"))
+        self.command(GlobalStatus::new().with_qies(true), GlobalStatus::new(), |it| it.qies())
+    }
+
+    /// Turns a queue that was given up off, and on again as an empty one, so that hardware can be asked. What needs the queue goes before it.
+    fn begin_queue_anew(&self) -> Result<(), SyncError> {
+        self.turn_interrupts_off()?;
+        self.turn_queue_off()?;
+        self.queue.empty();
+        self.turn_queue_on().map_err(unconfirmed("GSTS_REG.QIES"))?;
+        self.queue.open();
+        Ok(())
+    }
+
+    fn turn_interrupts_off(&self) -> Result<(), SyncError> {
+        let off = self.command(GlobalStatus::new(), GlobalStatus::new().with_ires(true), |it| !it.ires());
+        off.map_err(unconfirmed("GSTS_REG.IRES"))
+    }
+
+    fn turn_queue_off(&self) -> Result<(), SyncError> {
+        let off = self.command(GlobalStatus::new(), GlobalStatus::new().with_qies(true), |it| !it.qies());
+        off.map_err(unconfirmed("GSTS_REG.QIES"))
     }
 
     /// Step 3.
@@ -156,8 +186,6 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
 
     /// Turns off all but translation, which goes on with a root table that has nothing in it: every request of a device is blocked.
     pub(crate) fn shut_down(&self, tables: &Tables<P>) -> Result<(), SyncError> {
-        let timeout =
-            |waiting_for| move |last: u32| SyncError::Timeout { waiting_for, last: u64::from(last) };
         self.registers.write32(FECTL, EventControl::new().with_im(true).into_bits());
         if self.page_requests.is_some() {
             self.registers.write32(PECTL, EventControl::new().with_im(true).into_bits());
@@ -165,16 +193,16 @@ impl<P: Platform, R: Registers> Hardware<P, R> {
         tables.empty(self);
         // Once: who turned off too slowly the last time has no queue any more with which to be asked.
         if !self.emptied.load(Ordering::Acquire) {
+            // Else hardware could not be asked, now or later.
+            if self.queue.is_given_up() {
+                self.begin_queue_anew()?;
+            }
             // Its queue of page requests is given back: what was let through before is written there until then.
             self.forget_everything_and_drain(self.page_requests.is_some())?;
             self.emptied.store(true, Ordering::Release);
         }
-        let none = GlobalStatus::new();
-        let off = |clear, name, done: fn(GlobalStatus) -> bool| {
-            self.command(none, clear, done).map_err(timeout(name))
-        };
-        off(none.with_ires(true), "GSTS_REG.IRES", |status| !status.ires())?;
+        self.turn_interrupts_off()?;
         self.queue.close();
-        off(none.with_qies(true), "GSTS_REG.QIES", |status| !status.qies())
+        self.turn_queue_off()
     }
 }

@@ -264,6 +264,12 @@ impl State {
                 let one_shot = before & (1 << 30 | 1 << 24);
                 let status = (value & !(1 << 27)) | one_shot;
                 self.set(GSTS, status & !stay | before & stay);
+                let [was_on, is_on] = [before, self.get(GSTS)].map(|status| status >> 26 & 1 == 1);
+                if !is_on {
+                    self.set(IQH, 0);
+                } else if !was_on {
+                    assert_eq!(self.get(IQT), 0, "the queue is turned on empty");
+                }
             }
             FSTS => self.set(FSTS, self.get(FSTS) & !(value & 0x71)),
             PRS => self.set(PRS, self.get(PRS) & !value),

@@ -840,6 +840,58 @@ fn after_a_teardown_that_was_not_confirmed_nobody_is_told_that_a_device_is_attac
 }
 
 #[test]
+fn at_teardown_a_queue_that_was_given_up_is_begun_anew_and_everything_is_kept_until_hardware_confirms() {
+    let (fake, unit, domain) = attached();
+    domain.map(Iova::new(0x5000), Pa::new(0x9000), 0x2000, READ_WRITE).unwrap();
+    let mut gather = Gather::new();
+    domain.unmap(page(0x5000), &mut gather).unwrap();
+    fake.with(|state| state.refused = vec![TYPE_IOTLB, Descriptor::nothing().kind()]);
+    let refused = SyncError::Failed { code: 3 };
+    let given_up = SyncError::Timeout { waiting_for: "an invalidation queue that works", last: 0 };
+    assert_eq!(domain.sync(&mut gather).unwrap_err(), refused);
+    assert_eq!(domain.sync(&mut gather).unwrap_err(), given_up);
+    let held = fake.live_bytes();
+    for down in [refused, given_up, refused, given_up] {
+        assert_eq!(unit.teardown(), Err(down));
+        assert_eq!((fake.context(0x108), fake.live_bytes()), (None, held));
+        assert_eq!(unit.attach(&[SID], &Target::Domain(domain.clone())), Err(AttachError::Unsupported));
+    }
+    assert_eq!(
+        domain.sync(&mut gather).unwrap_err(),
+        given_up,
+        "its device may be writing to what was unmapped"
+    );
+    fake.with(|state| state.refused.clear());
+    fake.take_log();
+    unit.teardown().unwrap();
+    assert_eq!(fake.take_log()[..2], [Descriptor::context_all(), Descriptor::iotlb_all()]);
+    let _ = domain.sync(&mut gather).unwrap();
+    drop(domain);
+    assert_eq!((fake.get(GSTS) >> 26 & 1, fake.live_bytes()), (0, 0x1000), "the root table");
+}
+
+#[test]
+fn a_unit_that_could_not_fetch_a_descriptor_is_torn_down_wherever_its_queue_was() {
+    for before in 0..4 {
+        let (fake, unit, domain) = attached();
+        (0..before).for_each(|_| unit.hardware.run(&[Descriptor::iotlb_all()]).unwrap());
+        fake.with(|state| state.asleep = true);
+        unit.hardware.run(&[Descriptor::iotlb_all()]).unwrap_err();
+        // IQEI 2.
+        fake.set(IQERCD, 2);
+        fake.set(FSTS, 1 << 4);
+        assert_eq!(unit.handle_errors(), [GlobalError::ServiceFailure]);
+        fake.with(|state| state.asleep = false);
+        fake.take_log();
+        unit.teardown().unwrap();
+        let kinds = [Descriptor::context_all().kind(), TYPE_IOTLB, TYPE_WAIT];
+        assert_eq!(fake.kinds(), kinds, "and nothing of before");
+        drop(domain);
+        assert_eq!(fake.live_bytes(), 0x1000);
+    }
+}
+
+#[test]
 fn a_unit_that_turned_its_queue_off_too_slowly_is_torn_down_by_the_next_try() {
     let (fake, unit, domain) = attached();
     drop(domain);
