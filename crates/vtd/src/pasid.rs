@@ -4,6 +4,10 @@
 //! which is made when one of them is attached. A larger directory has the same tables, so that it can take the place of the smaller by one word of the context
 //! entry. The smaller is kept until hardware has confirmed that it knows the larger. What a PASID needs is there ([`Room`]) before anything changes.
 //!
+//! Choice: tables stay until their device is removed, also those none of whose PASIDs means anything any more: the next that is attached lacks no memory, and the unit is not asked to forget
+//! what leads to a table. PASIDs are given out lowest first (`portcullis_core::pasid`): so there is at most a page for every 64 that were in use at a time, whoever's, and never more for a source
+//! than 64 MiB of tables and 128 KiB of directory, those of all 2^20.
+//!
 //! Spec: VT-d 5.10, 9.4 "Scalable-Mode Context-Entry", PDTS; 9.5 "Scalable-Mode PASID Directory Entry", 9.6 "Scalable-Mode PASID Table Entry".
 //! Not here: what stands in a table (`lead`), the invalidations (`switch`).
 
