@@ -11,6 +11,7 @@
 //! be any flush of the whole domain: that covers every unmap before it.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use portcullis_hal::{BlockLayout, Lock, Platform};
@@ -33,9 +34,45 @@ pub(crate) struct DmaSpace<P: Platform> {
     iova: IovaSpace<P>,
     waiting: FlushQueue<P, Waiting>,
     msi: MsiPages<P>,
-    /// What is mapped 1:1 for firmware. Nothing else is mapped in what is reserved.
-    direct: Lock<P, RangeSet>,
+    /// What was made ready for devices. Held while a direct region is mapped or taken out, so that none is mapped twice, nor taken from who needs it.
+    ready: Lock<P, Ready>,
     pub(super) counters: Counters,
+}
+
+/// What was made ready, and for whom.
+#[derive(Default)]
+struct Ready {
+    /// What is mapped 1:1 for firmware. Nothing else is mapped in what is reserved.
+    direct: RangeSet,
+    /// Of devices that are here, or are about to come.
+    needs: Vec<Need>,
+}
+
+/// What a device needs.
+struct Need {
+    /// The device: its place in memory.
+    of: usize,
+    what: What,
+    range: IovaRange,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    /// Addresses that are not handed out.
+    Unused,
+    /// A region that is mapped 1:1.
+    Direct,
+    /// Doorbells that hardware decodes.
+    Doorbells,
+}
+
+impl Ready {
+    /// The parts of `ranges` that nobody needs for this.
+    fn unneeded(&self, what: What, ranges: &[IovaRange]) -> Vec<IovaRange> {
+        let mut needed = RangeSet::new();
+        self.needs.iter().filter(|need| need.what == what).for_each(|need| needed.insert(need.range));
+        ranges.iter().flat_map(|&range| needed.gaps(range)).collect()
+    }
 }
 
 /// What waits for a flush.
@@ -104,7 +141,7 @@ impl<P: Platform> DmaSpace<P> {
             iova: iova.ok_or(DomainError::Unsupported)?,
             waiting,
             msi: MsiPages::new(),
-            direct: Lock::<P, _>::new(RangeSet::new()),
+            ready: Lock::<P, _>::new(Ready::default()),
             counters: Counters::default(),
         })
     }
@@ -331,12 +368,16 @@ impl<P: Platform> Drop for DmaSpace<P> {
 }
 
 /// Making ready for a device: what must never be handed out, and what firmware needs mapped.
+///
+/// Devices of several groups can be here, and one can come while another does not after all. So it is noted what each needs, before anything is made for it, and nothing is undone that another needs.
 impl<P: Platform> DmaSpace<P> {
     pub(crate) fn prepare(
         &self,
+        device: usize,
         regions: &[ReservedRegion],
         windows: &[IovaRange],
     ) -> Result<Prepared, AttachError> {
+        self.note(device, regions, windows);
         let mut prepared = Prepared::default();
         let done = self.reserve(regions, windows, &mut prepared).and_then(|()| {
             let direct =
@@ -351,10 +392,33 @@ impl<P: Platform> DmaSpace<P> {
                 Ok(prepared)
             }
             Err(error) => {
-                self.unprepare(prepared);
+                self.unprepare(device, prepared);
                 Err(error)
             }
         }
+    }
+
+    fn note(&self, device: usize, regions: &[ReservedRegion], windows: &[IovaRange]) {
+        let pages = |range: IovaRange| range.align_outward(self.granule());
+        let need = |what, range| Need { of: device, what, range };
+        let mut ready = self.ready.lock();
+        for region in regions {
+            if region.kind.binds_dma_api() {
+                ready.needs.push(need(What::Unused, pages(region.range)));
+            }
+            if region.kind.is_direct() {
+                ready.needs.push(need(What::Direct, pages(region.range)));
+            }
+            if region.kind == ReservedKind::Msi {
+                ready.needs.push(need(What::Doorbells, region.range));
+            }
+        }
+        ready.needs.extend(windows.iter().map(|&window| need(What::Unused, pages(window))));
+    }
+
+    /// A device is here no more. What was made ready for it stays.
+    pub(crate) fn released(&self, device: usize) {
+        self.ready.lock().needs.retain(|need| need.of != device);
     }
 
     fn reserve(
@@ -385,36 +449,48 @@ impl<P: Platform> DmaSpace<P> {
         // First, because firmware may say that all addresses are a region.
         within(self.hw.aperture(), range)
             .map_err(|at| AttachError::Direct { range, error: MapError::OutsideAperture(at) })?;
-        let unmapped = self.direct.lock().gaps(range);
-        unmapped.into_iter().try_for_each(|part| self.map_part(part, region.prot, prepared))
+        let mut ready = self.ready.lock();
+        let unmapped = ready.direct.gaps(range);
+        unmapped.into_iter().try_for_each(|part| self.map_part(&mut ready, part, region.prot, prepared))
     }
 
-    fn map_part(&self, range: IovaRange, prot: Prot, prepared: &mut Prepared) -> Result<(), AttachError> {
+    fn map_part(
+        &self,
+        ready: &mut Ready,
+        range: IovaRange,
+        prot: Prot,
+        prepared: &mut Prepared,
+    ) -> Result<(), AttachError> {
         let refused = |error| AttachError::Direct { range, error };
         let len_bytes = range.len_bytes().ok_or(refused(MapError::BadLength))?;
         // Noted first, because a map that fails may leave something in hardware's memory too.
         prepared.direct.push(range);
         self.hw.map(range.first(), Pa::new(range.first().get()), len_bytes, prot).map_err(refused)?;
-        self.direct.lock().insert(range);
+        ready.direct.insert(range);
         Ok(())
     }
 
-    pub(crate) fn unprepare(&self, prepared: Prepared) {
-        self.msi.remove_decoded(&prepared.doorbells);
+    pub(crate) fn unprepare(&self, device: usize, prepared: Prepared) {
+        let mut ready = self.ready.lock();
+        ready.needs.retain(|need| need.of != device);
+        self.msi.remove_decoded(&ready.unneeded(What::Doorbells, &prepared.doorbells));
+        let direct = ready.unneeded(What::Direct, &prepared.direct);
         let mut gather = Gather::new();
         let mut unmapped = true;
-        for &range in &prepared.direct {
+        for &range in &direct {
             // Each of them, whatever the table said of another.
             match self.hw.unmap(range, &mut gather) {
-                Ok(_) => self.direct.lock().remove(range),
+                Ok(_) => ready.direct.remove(range),
                 Err(_) => unmapped = false,
             }
         }
-        prepared.direct.iter().for_each(|&range| gather.add(range, self.granule, true));
+        drop(ready);
+        direct.iter().for_each(|&range| gather.add(range, self.granule, true));
         let forgotten = gather.is_empty() || self.hw.sync(&mut gather).is_ok();
         // What is mapped still, or what hardware may remember, stays reserved.
         if unmapped && forgotten {
-            self.iova.unreserve(&prepared.reserved);
+            let ready = self.ready.lock();
+            self.iova.unreserve(&ready.unneeded(What::Unused, &prepared.reserved));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Making a domain ready for a device, before hardware attaches it; and undoing that.
 //!
 //! What is made ready for a domain of the DMA API stays when the device leaves: reservations and 1:1 mappings harm nobody, and
-//! another device may have been promised the same.
+//! another device may have been promised the same. Nor is anything undone that a device needs which is there, or comes at the same time.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -44,7 +44,9 @@ impl<P: Platform> Domain<P> {
             }
             Kind::Identity if !self.iommu.capabilities().identity => Err(AttachError::Unsupported),
             Kind::Identity => Ok(Prepared::default()),
-            Kind::Dma(space) => space.prepare(&regions, &device.info().bridge_windows),
+            Kind::Dma(space) => {
+                space.prepare(self.attachment(device).device, &regions, &device.info().bridge_windows)
+            }
             Kind::Unmanaged(space) => self.bind(space, device, &regions),
             Kind::Nested(nested) => self.bind(nested.space(), device, &regions),
         }
@@ -63,7 +65,7 @@ impl<P: Platform> Domain<P> {
     /// Undoes what was made ready for `device`, which was not attached.
     pub(crate) fn unprepare(&self, device: &Device<P>, prepared: Prepared) {
         match &self.kind {
-            Kind::Dma(space) => space.unprepare(prepared),
+            Kind::Dma(space) => space.unprepare(self.attachment(device).device, prepared),
             Kind::Blocked | Kind::Identity | Kind::Unmanaged(_) | Kind::Process(_) | Kind::Nested(_) => {
                 self.released(device);
             }
@@ -75,7 +77,8 @@ impl<P: Platform> Domain<P> {
         match &self.kind {
             Kind::Unmanaged(space) => space.release(self.attachment(device)),
             Kind::Nested(nested) => nested.space().release(self.attachment(device)),
-            Kind::Blocked | Kind::Identity | Kind::Dma(_) | Kind::Process(_) => {}
+            Kind::Dma(space) => space.released(self.attachment(device).device),
+            Kind::Blocked | Kind::Identity | Kind::Process(_) => {}
         }
     }
 

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use crate::support::{Bench, Call, GRANULE, LAZY, Machine, RAM, STRICT, bench, bench_with, range, region};
-use portcullis_core::dma::Direction;
+use portcullis_core::device::DeviceInfo;
+use portcullis_core::dma::{Direction, compose_msi};
 use portcullis_core::domain::{
-    CookieError, Domain, DomainMapError, DomainSyncError, DomainType, DomainUnmapError,
+    CookieError, Domain, DomainMapError, DomainSyncError, DomainType, DomainUnmapError, FlushMode,
 };
-use portcullis_core::group::GroupError;
+use portcullis_core::group::{Group, GroupError, Left};
 use portcullis_core::iommu::{AttachError, Gather, MapError, ReservedKind, UnmapError};
 use portcullis_types::{Iova, Pa, Perms, Prot, SizeLg2};
 
@@ -317,6 +318,60 @@ fn an_undone_direct_mapping_that_hardware_may_remember_stays_reserved() {
     let dma = bench.group.dma(&bench.member(2, |_| ())).unwrap();
     let all: Vec<_> = core::iter::from_fn(|| dma.alloc_coherent(GRANULE).ok()).collect();
     assert_eq!(all.len(), 2);
+}
+
+#[test]
+fn what_was_made_ready_for_a_device_that_goes_back_stays_for_one_that_cannot() {
+    let bench = bench(STRICT);
+    let direct = || vec![region(0x5000, 0x5fff, ReservedKind::Direct)];
+    (1..=2).for_each(|source| drop(bench.member(source, |info| info.firmware_regions = direct())));
+    drop(bench.member(3, |_| ()));
+    let other = domain(&bench, DomainType::Dma(FlushMode::Strict));
+    // The third is refused, the first goes back, and the second goes neither back nor is it blocked.
+    bench.iommu.fail(Call::Attach, 2, 1);
+    bench.iommu.fail(Call::Attach, 1, 2);
+    let Err(GroupError::Stranded { left, .. }) = bench.group.attach(&other) else {
+        panic!("it was not refused")
+    };
+    assert_eq!(left, [(String::from("dev2"), Left::Attached)]);
+    assert_eq!(["domain0", "domain1", "domain0"], bench.iommu.places()[..]);
+    assert_eq!(bench.iommu.domain(1).mapped(), [(0x5000, 0x5000)], "firmware uses it by the second");
+    // When nobody is there any more it stays as well.
+    bench.group.detach().unwrap();
+    assert_eq!(bench.iommu.domain(1).mapped(), [(0x5000, 0x5000)]);
+}
+
+#[test]
+fn what_is_made_ready_for_a_device_that_is_refused_stays_for_one_of_another_group() {
+    let bench = bench_with(STRICT, range(0, 0xffff));
+    let regions = |info: &mut DeviceInfo| {
+        info.firmware_regions =
+            vec![region(0x5800, 0x6100, ReservedKind::Direct), region(0x8000, 0x8fff, ReservedKind::Msi)];
+        info.bridge_windows = vec![range(0xa000, 0xa0ff)];
+    };
+    let group = Group::new(bench.machine.clone(), bench.iommu.clone(), 8, STRICT).unwrap();
+    let (group, second) = (Arc::new(group), bench.device(2, regions));
+    let first = bench.member(1, |info| {
+        regions(info);
+        // Nobody else needs these.
+        info.firmware_regions.push(region(0xc000, 0xcfff, ReservedKind::Direct));
+    });
+    let (joined, its) = (group.clone(), second.clone());
+    bench.iommu.meanwhile(move || joined.add_device(&its).unwrap());
+    bench.iommu.fail(Call::Attach, 1, 1);
+    let shared = group.default_domain();
+    assert!(bench.group.attach(&shared).is_err());
+    assert_eq!(bench.iommu.places(), ["domain0", "domain1"]);
+    assert_eq!(bench.iommu.domain(1).mapped(), [0x5000, 0x6000].map(|page| (page, page)));
+    let doorbell = Pa::new(0x8040);
+    let message = compose_msi(&second, &shared, doorbell, 0).unwrap();
+    assert_eq!(message.address.get(), 0x8040, "hardware decodes it still");
+    let dma = group.dma(&second).unwrap();
+    let all: Vec<_> = core::iter::from_fn(|| dma.alloc_coherent(GRANULE).ok()).collect();
+    let mut pages: Vec<_> = all.iter().map(|buffer| buffer.iova().get() / GRANULE).collect();
+    pages.sort_unstable();
+    assert_eq!(pages, [1, 2, 3, 4, 7, 9, 11, 12, 13, 14, 15]);
+    drop(first);
 }
 
 #[test]

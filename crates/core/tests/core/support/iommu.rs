@@ -58,10 +58,28 @@ impl Plan {
     }
 }
 
+/// What somebody else does before hardware is told of the next device that is attached, or forgets the next.
+#[derive(Default)]
+struct Meanwhile(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl core::fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Meanwhile")
+    }
+}
+
+impl Meanwhile {
+    fn act(&self) {
+        let act = self.0.lock().unwrap().take();
+        act.into_iter().for_each(|act| act());
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct FakeIommu {
     aperture: IovaRange,
     plan: Arc<Plan>,
+    meanwhile: Meanwhile,
     /// Where each source is attached: a word, and for a translation which.
     attached: Mutex<BTreeMap<u32, String>>,
     pub(crate) regions: Mutex<Vec<ReservedRegion>>,
@@ -130,6 +148,7 @@ impl FakeIommu {
         Arc::new(Self {
             aperture,
             plan: Arc::default(),
+            meanwhile: Meanwhile::default(),
             attached: Mutex::default(),
             regions: Mutex::default(),
             faults: Mutex::default(),
@@ -142,6 +161,11 @@ impl FakeIommu {
     /// Lets `pass` calls of this kind pass and `fail` after them fail.
     pub(crate) fn fail(&self, call: Call, pass: usize, fail: usize) {
         self.plan.0.lock().unwrap().push((call, pass, fail));
+    }
+
+    /// What somebody else does before hardware is told of the next device.
+    pub(crate) fn meanwhile(&self, act: impl FnOnce() + Send + 'static) {
+        *self.meanwhile.0.lock().unwrap() = Some(Box::new(act));
     }
 
     pub(crate) fn fail_no_more(&self) {
@@ -341,6 +365,7 @@ impl Iommu<Machine> for FakeIommu {
     }
 
     fn remove_device(&self, sources: &[SourceId]) -> Result<(), SyncError> {
+        self.meanwhile.act();
         if self.plan.fails(Call::RemoveDevice) {
             return Err(NO_ANSWER);
         }
@@ -381,6 +406,7 @@ impl Iommu<Machine> for FakeIommu {
     }
 
     fn attach(&self, sources: &[SourceId], target: &Target<Machine>) -> Result<(), AttachError> {
+        self.meanwhile.act();
         let mut attached = self.attached.lock().unwrap();
         let mut place = |place: &str| {
             for source in sources {
