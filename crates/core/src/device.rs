@@ -81,6 +81,17 @@ impl DeviceInfo {
     }
 }
 
+/// Who has a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Nobody.
+    Free,
+    /// A group that it is in, or about to join; or its unit, which is about to forget it.
+    Taken,
+    /// Its unit has forgotten it. Who has its source ids now is another.
+    Gone,
+}
+
 /// A device behind an IOMMU.
 pub struct Device<P: Platform> {
     platform: Arc<P>,
@@ -88,6 +99,8 @@ pub struct Device<P: Platform> {
     info: DeviceInfo,
     mask_bits: AtomicU8,
     coherent_mask_bits: AtomicU8,
+    /// Who has it.
+    standing: Lock<P, Standing>,
     /// Where it is attached; none if it is in no group.
     domain: Lock<P, Option<Arc<Domain<P>>>>,
     /// How often it is enabled to share processes' memory. Raised under its group's lock.
@@ -112,6 +125,7 @@ impl<P: Platform> Device<P> {
             info,
             mask_bits: AtomicU8::new(DmaMask::BITS_32.0),
             coherent_mask_bits: AtomicU8::new(DmaMask::BITS_32.0),
+            standing: Lock::<P, _>::new(Standing::Free),
             domain: Lock::<P, _>::new(None),
             shares: AtomicUsize::new(0),
             faults: AtomicU64::new(0),
@@ -178,6 +192,21 @@ impl<P: Platform> Device<P> {
         let mut regions = self.iommu.reserved_regions(&self.info.sources);
         regions.extend_from_slice(&self.info.firmware_regions);
         regions
+    }
+
+    /// Takes the device if it is free, so that of all groups, and its unit, only one does something with it. Answers how it stood before.
+    pub(crate) fn take(&self) -> Standing {
+        let mut standing = self.standing.lock();
+        let before = *standing;
+        if before == Standing::Free {
+            *standing = Standing::Taken;
+        }
+        before
+    }
+
+    /// For who has taken it: how it stands from now on.
+    pub(crate) fn stands(&self, standing: Standing) {
+        *self.standing.lock() = standing;
     }
 
     /// The domain it is attached to; none if it is in no group.

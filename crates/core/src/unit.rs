@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use portcullis_hal::{Lock, Platform};
 use portcullis_types::SourceId;
 
-use crate::device::{Device, DeviceInfo};
+use crate::device::{Device, DeviceInfo, Standing};
 use crate::fault;
 use crate::iommu::{AddDeviceError, GlobalError, Iommu, SyncError};
 
@@ -33,7 +33,7 @@ impl<P: Platform> fmt::Debug for IommuUnit<P> {
 pub enum RemoveDeviceError {
     /// It is behind another IOMMU. ENODEV.
     Foreign,
-    /// It is in a group still. EBUSY.
+    /// It is in a group still, or about to join one. EBUSY.
     InGroup,
     /// The hardware did not confirm; the device stays known, and blocked. EIO.
     Sync(SyncError),
@@ -70,7 +70,7 @@ impl<P: Platform> IommuUnit<P> {
         Ok(device)
     }
 
-    /// Forgets a device that is gone and in no group.
+    /// Forgets a device that is gone and in no group. Does nothing if it was forgotten before.
     ///
     /// # Errors
     ///
@@ -80,10 +80,14 @@ impl<P: Platform> IommuUnit<P> {
         if !Arc::ptr_eq(device.iommu(), &self.iommu) {
             return Err(RemoveDeviceError::Foreign);
         }
-        if device.domain().is_some() {
-            return Err(RemoveDeviceError::InGroup);
+        match device.take() {
+            Standing::Free => {}
+            Standing::Taken => return Err(RemoveDeviceError::InGroup),
+            Standing::Gone => return Ok(()),
         }
-        self.iommu.remove_device(device.sources()).map_err(RemoveDeviceError::Sync)?;
+        let removed = self.iommu.remove_device(device.sources()).map_err(RemoveDeviceError::Sync);
+        device.stands(if removed.is_ok() { Standing::Gone } else { Standing::Free });
+        removed?;
         let mut devices = self.devices.lock();
         for source in device.sources() {
             // Whoever was plugged in meanwhile, and says that he is the same, stays.

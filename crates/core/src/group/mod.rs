@@ -36,14 +36,14 @@ use core::fmt;
 
 use portcullis_hal::{Lock, Platform};
 use portcullis_types::trace::Value;
-use portcullis_types::{Pasid, mutant};
+use portcullis_types::{Pasid, SourceId, mutant};
 
 pub use default_type::{DefaultDomain, DefaultType, DefaultTypeError, UnknownWord};
 pub use error::{GroupError, Left};
 pub use pasids::PasidError;
 pub(crate) use sharing::end_sharing;
 
-use crate::device::Device;
+use crate::device::{Device, Standing};
 use crate::dma::DmaHandle;
 use crate::domain::{Domain, DomainType};
 use crate::iommu::{AttachError, DomainError, Iommu, ReservedKind, ReservedRegion, Target};
@@ -200,14 +200,25 @@ impl<P: Platform> Group<P> {
     /// As [`GroupError`] says; then it is no member.
     pub fn add_device(&self, device: &Arc<Device<P>>) -> Result<(), GroupError> {
         let mut state = self.lock();
-        if device.domain().is_some() {
-            return Err(GroupError::InGroup);
+        match device.take() {
+            Standing::Free => {}
+            Standing::Taken => return Err(GroupError::InGroup),
+            Standing::Gone => {
+                // Whoever has its sources now is another.
+                let source = device.sources().first().copied().unwrap_or(SourceId(0));
+                let error = AttachError::UnknownSource(source);
+                return Err(GroupError::Attach { device: device.name().into(), error });
+            }
         }
+        self.join(&mut state, device).inspect_err(|_| device.stands(Standing::Free))
+    }
+
+    fn join(&self, state: &mut State<P>, device: &Arc<Device<P>>) -> Result<(), GroupError> {
         let refused = |error| GroupError::Attach { device: device.name().into(), error };
         if !Arc::ptr_eq(device.iommu(), &self.iommu) {
             return Err(refused(AttachError::ForeignDomain));
         }
-        sharing::leaves_room(&state, device)?;
+        sharing::leaves_room(state, device)?;
         if let Some(region) = direct_region(device).filter(|_| state.ledger.owner().is_some()) {
             let ReservedRegion { range, source, .. } = region;
             return Err(GroupError::Direct { device: device.name().into(), range, source });
@@ -255,6 +266,7 @@ impl<P: Platform> Group<P> {
         state.left.extend(device.set_domain(None));
         state.members.remove(place);
         state.changes += 1;
+        device.stands(Standing::Free);
         Ok(())
     }
 }

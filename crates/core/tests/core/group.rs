@@ -1,12 +1,13 @@
 //! Groups: all members or none, and what is said when hardware will not go back.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crate::support::{Bench, Call, Machine, RAM, STRICT, bench, range, region};
+use portcullis_core::device::DeviceInfo;
 use portcullis_core::domain::{Domain, DomainType};
 use portcullis_core::group::{DefaultDomain, Group, GroupError, Left};
 use portcullis_core::iommu::{AttachError, DomainError, ReservedKind, SyncError};
-use portcullis_core::unit::RemoveDeviceError;
+use portcullis_core::unit::{IommuUnit, RemoveDeviceError};
 use portcullis_types::{Iova, Pa, Perms, Prot, SourceId};
 
 fn user(bench: &Bench) -> Arc<Domain<Machine>> {
@@ -225,6 +226,51 @@ fn the_unit_forgets_a_device_only_when_it_is_in_no_group_and_hardware_agrees() {
     assert!(bench.unit.device(SourceId(1)).is_some());
     bench.unit.remove_device(&device).unwrap();
     assert!(bench.unit.device(SourceId(1)).is_none() && bench.iommu.place(1).is_none());
+}
+
+type Groups = [Arc<Group<Machine>>; 2];
+
+/// A unit of its own, and two groups behind its IOMMU.
+fn two_groups() -> (Bench, Arc<IommuUnit<Machine>>, Groups) {
+    let bench = bench(STRICT);
+    let unit = Arc::new(IommuUnit::new(bench.machine.clone(), bench.iommu.clone()));
+    let group = |id| Arc::new(Group::new(bench.machine.clone(), bench.iommu.clone(), id, STRICT).unwrap());
+    let groups = [group(1), group(2)];
+    (bench, unit, groups)
+}
+
+#[test]
+fn a_device_that_is_about_to_join_a_group_joins_no_other_and_is_not_forgotten() {
+    let (bench, unit, [group, other]) = two_groups();
+    let device = unit.add_device(DeviceInfo::new("disk", &[SourceId(1)])).unwrap();
+    let answers = Arc::new(Mutex::new(None));
+    let (theirs, its, told) = (unit.clone(), device.clone(), answers.clone());
+    bench.iommu.meanwhile(move || {
+        *told.lock().unwrap() = Some((other.add_device(&its), theirs.remove_device(&its)));
+    });
+    group.add_device(&device).unwrap();
+    let answers = answers.lock().unwrap().take().unwrap();
+    assert_eq!(answers, (Err(GroupError::InGroup), Err(RemoveDeviceError::InGroup)));
+    assert!(Arc::ptr_eq(&device.domain().unwrap(), &group.default_domain()));
+}
+
+#[test]
+fn a_device_that_its_unit_is_about_to_forget_or_has_forgotten_joins_no_group() {
+    let (bench, unit, [group, other]) = two_groups();
+    let info = || DeviceInfo::new("disk", &[SourceId(1)]);
+    let old = unit.add_device(info()).unwrap();
+    let (its, joins) = (old.clone(), group.clone());
+    bench.iommu.meanwhile(move || assert_eq!(joins.add_device(&its), Err(GroupError::InGroup)));
+    unit.remove_device(&old).unwrap();
+    let next = unit.add_device(info()).unwrap();
+    other.add_device(&next).unwrap();
+    let there = bench.iommu.place(1);
+    // Who has its source now is another, and stays where he is.
+    let error = AttachError::UnknownSource(SourceId(1));
+    assert_eq!(group.add_device(&old), Err(GroupError::Attach { device: "disk".into(), error }));
+    assert_eq!(unit.remove_device(&old), Ok(()), "it is forgotten");
+    assert_eq!(bench.iommu.place(1), there);
+    assert!(there.is_some() && unit.device(SourceId(1)).is_some());
 }
 
 #[test]
