@@ -275,9 +275,7 @@ impl SvaIommu<LabPlatform> for Lying {
         pasid: Pasid,
         domain: &Arc<dyn ProcessDomain>,
     ) -> Result<(), AttachPasidError> {
-        let lying: Arc<dyn Any + Send + Sync> = domain.clone();
-        let real = lying.downcast::<LyingDomain>().map_err(|_| AttachPasidError::ForeignDomain)?;
-        self.real().attach_pasid(sources, pasid, &real.domain)
+        self.real().attach_pasid(sources, pasid, domain)
     }
 
     fn detach_pasid(&self, sources: &[SourceId], pasid: Pasid) -> Result<(), SyncError> {

@@ -14,6 +14,7 @@ use portcullis_types::{Iova, IovaRange, SizeLg2, SourceId};
 use crate::domain::Domain;
 use crate::fault::Faults;
 use crate::iommu::{Iommu, ReservedRegion};
+use crate::sva::LetGo;
 
 /// How many address bits a device drives: what it can reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,6 +107,8 @@ pub struct Device<P: Platform> {
     /// How often it is enabled to share processes' memory. Raised under its group's lock.
     pub(crate) shares: AtomicUsize,
     pub(crate) faults: AtomicU64,
+    /// What the driver of its IOMMU has let go of.
+    pub(crate) let_go: Arc<LetGo<P>>,
 }
 
 impl<P: Platform> fmt::Debug for Device<P> {
@@ -118,7 +121,12 @@ impl<P: Platform> fmt::Debug for Device<P> {
 }
 
 impl<P: Platform> Device<P> {
-    pub(crate) fn new(platform: Arc<P>, iommu: Arc<dyn Iommu<P>>, info: DeviceInfo) -> Self {
+    pub(crate) fn new(
+        platform: Arc<P>,
+        iommu: Arc<dyn Iommu<P>>,
+        info: DeviceInfo,
+        let_go: Arc<LetGo<P>>,
+    ) -> Self {
         Self {
             platform,
             iommu,
@@ -129,6 +137,7 @@ impl<P: Platform> Device<P> {
             domain: Lock::<P, _>::new(None),
             shares: AtomicUsize::new(0),
             faults: AtomicU64::new(0),
+            let_go,
         }
     }
 

@@ -120,6 +120,7 @@ pub trait Iommu<P: Platform>: Send + Sync + fmt::Debug {
     ///
     /// What hardware has not confirmed earlier is asked of again, which waits for it, each wait with the driver's limit. What was kept for that is let go of here: domains, and what the drivers
     /// hold of processes. Nothing else waits: an embedder whose interrupts must be short leaves the call to a thread.
+    /// A process that was let go of here tells nobody any more once something is next attached, bound or removed.
     fn handle_errors(&self) -> Vec<GlobalError>;
 
     /// What the IOMMU offers for sharing processes' memory with devices; none if it cannot.

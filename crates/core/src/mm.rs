@@ -18,7 +18,8 @@
 //!    up the whole address space in `release`. Calls that do come must be borne.
 //! 5. *Removal is a fence.* When [`ProcessMemory::remove_listener`] returns, no call to the listener is running or will come.
 //! 6. *Nothing is freed on doubt.* A listener that answers an error says that hardware may still reach the memory: its pages and tables
-//!    are kept for ever, or until a later call for the same range succeeds.
+//!    are kept for ever, or until a later call for the same range succeeds. Nor is a page that it may still write shared with a child: who forks is refused, or has a copy.
+//!    Core's listeners stay while a driver keeps the process's domain for hardware that has not confirmed that it left it, also when nobody else shares the process any more.
 //!
 //! A listener is called with locks of the address space held: it must neither sleep nor call the [`ProcessMemory`] back. Hence whoever
 //! holds a lock that a listener takes must not call `add_listener`, `remove_listener` or `handle_fault` under it.

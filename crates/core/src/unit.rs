@@ -12,6 +12,7 @@ use portcullis_types::SourceId;
 use crate::device::{Device, DeviceInfo, Standing};
 use crate::fault;
 use crate::iommu::{AddDeviceError, GlobalError, Iommu, SyncError};
+use crate::sva::LetGo;
 
 /// An IOMMU and the devices behind it.
 pub struct IommuUnit<P: Platform> {
@@ -19,6 +20,7 @@ pub struct IommuUnit<P: Platform> {
     iommu: Arc<dyn Iommu<P>>,
     devices: Lock<P, BTreeMap<SourceId, Weak<Device<P>>>>,
     unclaimed_faults: AtomicU64,
+    let_go: Arc<LetGo<P>>,
 }
 
 impl<P: Platform> fmt::Debug for IommuUnit<P> {
@@ -43,7 +45,8 @@ impl<P: Platform> IommuUnit<P> {
     /// The IOMMU that `iommu` drives, with no devices yet.
     pub fn new(platform: Arc<P>, iommu: Arc<dyn Iommu<P>>) -> Self {
         let devices = Lock::<P, _>::new(BTreeMap::new());
-        Self { platform, iommu, devices, unclaimed_faults: AtomicU64::new(0) }
+        let let_go = Arc::new(LetGo::new());
+        Self { platform, iommu, devices, unclaimed_faults: AtomicU64::new(0), let_go }
     }
 
     /// The platform.
@@ -63,7 +66,8 @@ impl<P: Platform> IommuUnit<P> {
     /// As [`AddDeviceError`] says; then it is not known.
     pub fn add_device(&self, info: DeviceInfo) -> Result<Arc<Device<P>>, AddDeviceError> {
         self.iommu.add_device(&info.name, &info.sources)?;
-        let device = Arc::new(Device::new(self.platform.clone(), self.iommu.clone(), info));
+        let (platform, iommu) = (self.platform.clone(), self.iommu.clone());
+        let device = Arc::new(Device::new(platform, iommu, info, self.let_go.clone()));
         let mut devices = self.devices.lock();
         devices.extend(device.sources().iter().map(|&source| (source, Arc::downgrade(&device))));
         drop(devices);
@@ -95,7 +99,14 @@ impl<P: Platform> IommuUnit<P> {
                 devices.remove(source);
             }
         }
+        drop(devices);
+        self.let_go.settle();
         Ok(())
+    }
+
+    /// What its driver has let go of.
+    pub(crate) fn let_go(&self) -> &Arc<LetGo<P>> {
+        &self.let_go
     }
 
     /// The device whose accesses say that they are `source`.

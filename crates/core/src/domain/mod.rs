@@ -221,7 +221,7 @@ impl<P: Platform> Domain<P> {
             Kind::Dma(_) | Kind::Unmanaged(_) => {
                 Target::Domain(self.hw().expect("these kinds translate").clone())
             }
-            Kind::Process(process) => Target::Process(process.domain().clone()),
+            Kind::Process(process) => Target::Process(process.domain()),
             Kind::Nested(nested) => Target::Nested(nested.hw().clone()),
         }
     }

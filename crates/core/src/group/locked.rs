@@ -1,7 +1,9 @@
 //! The lock on a group's state.
 //!
 //! With a domain much may go: a process that it was the memory of, an embedder's handler of faults. Either may wait for whoever holds a lock of his own, and may sleep.
-//! So what a group or a device leaves is put aside, and let go when the lock has been.
+//! So what a group or a device leaves is put aside, and let go when the lock has been; and so are processes that the driver let go of when it was told of a device ([`LetGo`]).
+//!
+//! [`LetGo`]: crate::sva::LetGo
 
 use core::ops::{Deref, DerefMut};
 
@@ -36,7 +38,10 @@ impl<P: Platform> DerefMut for Locked<'_, P> {
 impl<P: Platform> Drop for Locked<'_, P> {
     fn drop(&mut self) {
         let left = core::mem::take(&mut self.left);
+        let told = core::mem::take(&mut self.told);
+        let let_go = self.let_go.clone().filter(|_| told);
         drop(self.0.take());
         drop(left);
+        let_go.iter().for_each(|let_go| let_go.settle());
     }
 }

@@ -48,6 +48,7 @@ use crate::dma::DmaHandle;
 use crate::domain::{Domain, DomainType};
 use crate::iommu::{AttachError, DomainError, Iommu, ReservedKind, ReservedRegion, Target};
 use crate::owner::{DeviceKey, Ledger};
+use crate::sva::LetGo;
 use crate::{reserved, trace};
 
 /// Devices that are always in the same domain.
@@ -76,6 +77,10 @@ struct State<P: Platform> {
     pasids: BTreeSet<Pasid>,
     /// Domains that the group or a member was in, to be let go with the lock ([`locked`]).
     left: Vec<Arc<Domain<P>>>,
+    /// Where the driver leaves what it lets go of; none before there was a member.
+    let_go: Option<Arc<LetGo<P>>>,
+    /// Whether the driver was told of a member, and may have left something there.
+    told: bool,
 }
 
 impl<P: Platform> fmt::Debug for Group<P> {
@@ -143,6 +148,8 @@ impl<P: Platform> Group<P> {
             ledger: Ledger::default(),
             pasids: BTreeSet::new(),
             left: Vec::new(),
+            let_go: None,
+            told: false,
         };
         Ok(Self { platform, iommu, id, boot, blocked, state: Lock::<P, _>::new(state) })
     }
@@ -229,7 +236,8 @@ impl<P: Platform> Group<P> {
         // Where there is no default domain yet, a device is left as it is, which is blocked, whatever firmware does with it.
         let ready = (state.kind.is_some() || !state.at_rest()).then(|| domain.prepare(device));
         let prepared = ready.transpose().map_err(refused)?;
-        if let Err(error) = self.iommu.attach(device.sources(), &domain.target()) {
+        state.let_go = Some(device.let_go.clone());
+        if let Err(error) = self.tell(state, device, &domain.target()) {
             // A device that is in no group is blocked, so being left blocked is being as before.
             prepared.into_iter().for_each(|prepared| domain.unprepare(device, prepared));
             self.say(device, &domain, "refused");
@@ -255,7 +263,7 @@ impl<P: Platform> Group<P> {
         if state.ledger.holds(key(device)) {
             return Err(GroupError::Held);
         }
-        match self.iommu.attach(device.sources(), &Target::Blocked) {
+        match self.tell(&mut state, device, &Target::Blocked) {
             Ok(()) | Err(AttachError::LeftBlocked(_)) => {}
             Err(error) => return Err(GroupError::Attach { device: device.name().into(), error }),
         }
@@ -268,6 +276,12 @@ impl<P: Platform> Group<P> {
         state.changes += 1;
         device.stands(Standing::Free);
         Ok(())
+    }
+
+    /// Has the driver lead a device to `target`.
+    fn tell(&self, state: &mut State<P>, device: &Device<P>, target: &Target<P>) -> Result<(), AttachError> {
+        state.told = true;
+        self.iommu.attach(device.sources(), target)
     }
 }
 

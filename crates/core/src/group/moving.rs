@@ -26,7 +26,7 @@ impl<P: Platform> Group<P> {
         let target = domain.target();
         let count = if mutant!("one-device-of-the-group-moves") { 1 } else { moving.len() };
         for (at, device) in moving.iter().enumerate().take(count) {
-            if let Err(error) = self.iommu.attach(device.sources(), &target) {
+            if let Err(error) = self.tell(state, device, &target) {
                 self.say(device, domain, "refused");
                 return Err(self.go_back(state, &moving, at, error, domain, prepared));
             }
@@ -70,7 +70,7 @@ impl<P: Platform> Group<P> {
 
     /// Blocks a member, whether or not hardware confirms it.
     fn block(&self, state: &mut State<P>, device: &Arc<Device<P>>) -> Result<(), AttachError> {
-        match self.iommu.attach(device.sources(), &Target::Blocked) {
+        match self.tell(state, device, &Target::Blocked) {
             Ok(()) | Err(AttachError::LeftBlocked(_)) => {
                 self.moved(state, device, &self.blocked);
                 Ok(())
@@ -114,7 +114,9 @@ impl<P: Platform> Group<P> {
         let mut undo = Vec::with_capacity(prepared.len());
         for (at, (device, prepared)) in moving.iter().zip(prepared).enumerate() {
             let went = match error {
-                _ if at < failed && !mutant!("failed-move-leaves-the-first-moved") => self.take_back(device),
+                _ if at < failed && !mutant!("failed-move-leaves-the-first-moved") => {
+                    self.take_back(state, device)
+                }
                 AttachError::LeftBlocked(_) if at == failed => Err(Left::Blocked),
                 _ => Ok(()),
             };
@@ -138,13 +140,13 @@ impl<P: Platform> Group<P> {
     }
 
     /// Attaches a device to where it is said to be, and blocks it if that is refused.
-    fn take_back(&self, device: &Device<P>) -> Result<(), Left> {
+    fn take_back(&self, state: &mut State<P>, device: &Device<P>) -> Result<(), Left> {
         let domain = device.domain();
         let before = domain.as_ref().map_or(Target::Blocked, |domain| domain.target());
-        match self.iommu.attach(device.sources(), &before) {
+        match self.tell(state, device, &before) {
             Ok(()) => Ok(()),
             Err(AttachError::LeftBlocked(_)) => Err(Left::Blocked),
-            Err(_) => match self.iommu.attach(device.sources(), &Target::Blocked) {
+            Err(_) => match self.tell(state, device, &Target::Blocked) {
                 Ok(()) | Err(AttachError::LeftBlocked(_)) => Err(Left::Blocked),
                 Err(_) => Err(Left::Attached),
             },

@@ -39,9 +39,10 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
 
 use portcullis_hal::{Lock, Platform, wait_for};
-use portcullis_types::{IovaRange, Pasid, SourceId, mutant};
+use portcullis_types::{Pasid, SourceId, mutant};
 
 use super::counted::{Counted, CountedError};
+use super::listening::Listening;
 use super::{
     AttachPasidError, DeviceSvaFacts, DeviceSwitches, DisableSvaError, Drained, EnableSvaError,
     ProcessDomain, ProcessDomainError, SvaIommu, SvaLimits,
@@ -54,7 +55,7 @@ use crate::iopf::{
     AddRequesterError, FaultQueue, FlushTimeout, Limits, MmHandler, PageRequest, PageRequester, PageResponse,
     Responder, ResponseCode, SetHandlerError,
 };
-use crate::mm::{Exited, ListenerId, MmId, MmListener, ProcessMemory};
+use crate::mm::{Exited, MmId, ProcessMemory};
 use crate::pasid::{HoldPasidError, MmPasids};
 use crate::unit::IommuUnit;
 
@@ -66,7 +67,7 @@ pub struct SvaUnit<P: Platform> {
     unit: Arc<IommuUnit<P>>,
     pasids: Arc<MmPasids<P::Mutex>>,
     queue: Arc<FaultQueue<P>>,
-    processes: Counted<P, MmId, Arc<SharedProcess>>,
+    processes: Counted<P, MmId, Arc<SharedProcess<P>>>,
     /// Who asks for pages, by source. Not the device: whoever passes a request on, in interrupt context perhaps, is never the last who has it.
     askers: Lock<P, BTreeMap<SourceId, Weak<PageRequester<P>>>>,
 }
@@ -90,7 +91,7 @@ pub struct Bond<P: Platform> {
     device: Arc<SvaDevice<P>>,
     mm: Arc<dyn ProcessMemory>,
     /// None when the bond has ended: a handle that somebody keeps holds nothing.
-    process: Lock<P, Option<Arc<SharedProcess>>>,
+    process: Lock<P, Option<Arc<SharedProcess<P>>>>,
     exited: Arc<AtomicBool>,
     /// Hardware was told to forget it, whether or not it has confirmed: the device reaches nothing by it any more.
     ends: AtomicBool,
@@ -98,10 +99,24 @@ pub struct Bond<P: Platform> {
 }
 
 /// A process that is shared with devices behind one IOMMU.
-struct SharedProcess {
-    domain: Arc<dyn ProcessDomain>,
-    listener: ListenerId,
+struct SharedProcess<P: Platform> {
+    /// None only while it is dropped, which is with no lock held.
+    listening: Option<Arc<Listening<P>>>,
     exited: Arc<AtomicBool>,
+}
+
+impl<P: Platform> SharedProcess<P> {
+    /// What the driver gets. It may keep it for longer than this lives.
+    fn domain(&self) -> Arc<dyn ProcessDomain> {
+        let listening = self.listening.clone();
+        listening.expect("it lives")
+    }
+}
+
+impl<P: Platform> Drop for SharedProcess<P> {
+    fn drop(&mut self) {
+        self.listening.take().into_iter().for_each(Listening::end);
+    }
 }
 
 /// The memory of a process as a domain of its own: shared as for a bond, for as long as the domain lives.
@@ -109,35 +124,18 @@ pub(crate) struct ProcessSpace<P: Platform> {
     unit: Arc<SvaUnit<P>>,
     mm: Arc<dyn ProcessMemory>,
     /// None only while it is dropped.
-    process: Option<Arc<SharedProcess>>,
+    process: Option<Arc<SharedProcess<P>>>,
 }
 
 impl<P: Platform> ProcessSpace<P> {
-    pub(crate) fn domain(&self) -> &Arc<dyn ProcessDomain> {
-        &self.process.as_ref().expect("it lives").domain
+    pub(crate) fn domain(&self) -> Arc<dyn ProcessDomain> {
+        self.process.as_ref().expect("it lives").domain()
     }
 }
 
 impl<P: Platform> Drop for ProcessSpace<P> {
     fn drop(&mut self) {
         self.unit.unshare(&self.mm, self.process.take());
-    }
-}
-
-/// What the process tells.
-struct Listener {
-    domain: Arc<dyn ProcessDomain>,
-    exited: Arc<AtomicBool>,
-}
-
-impl MmListener for Listener {
-    fn invalidate(&self, range: IovaRange) -> Result<(), SyncError> {
-        self.domain.invalidate(range)
-    }
-
-    fn release(&self) -> Result<(), SyncError> {
-        self.exited.store(true, Release);
-        if mutant!("exit-kept-from-hardware") { Ok(()) } else { self.domain.quiesce() }
     }
 }
 
@@ -366,30 +364,26 @@ impl<P: Platform> SvaUnit<P> {
     }
 
     /// The domain of a process, made and listening if this is the first device here that it is bound to.
-    fn share(&self, mm: &Arc<dyn ProcessMemory>) -> Result<Arc<SharedProcess>, BindError> {
+    fn share(&self, mm: &Arc<dyn ProcessMemory>) -> Result<Arc<SharedProcess<P>>, BindError> {
+        // What drivers have let go of has its ASID and its place among the listeners still.
+        self.unit.let_go().settle();
         let made = self.processes.get(mm.id(), || {
             let sva = self.sva().ok_or(BindError::Attach(AttachPasidError::NotEnabled))?;
             let domain = sva.new_process_domain(mm.clone()).map_err(BindError::Process)?;
             let exited = Arc::new(AtomicBool::new(false));
-            let listener = Arc::new(Listener { domain: domain.clone(), exited: exited.clone() });
-            let listener = mm.add_listener(listener).map_err(|Exited| BindError::Exited)?;
-            Ok(Arc::new(SharedProcess { domain, listener, exited }))
+            let listening = Listening::new(domain, mm, &exited, self.unit.let_go());
+            let listening = Some(listening.map_err(|Exited| BindError::Exited)?);
+            Ok(Arc::new(SharedProcess { listening, exited }))
         });
         made.map_err(bind_error)
     }
 
-    /// Gives [`share`](Self::share) back, and before that what it answered: the last who gives it back has the driver's domain for himself.
-    fn unshare(&self, mm: &Arc<dyn ProcessMemory>, process: Option<Arc<SharedProcess>>) {
+    /// Gives [`share`](Self::share) back, and before that what it answered: with the last who gives it back, it goes, and the process tells no more, unless the driver has to keep it.
+    fn unshare(&self, mm: &Arc<dyn ProcessMemory>, process: Option<Arc<SharedProcess<P>>>) {
         drop(process);
-        let put = self.processes.put(
-            mm.id(),
-            |_| true,
-            |shared| {
-                mm.remove_listener(shared.listener);
-                Ok::<(), core::convert::Infallible>(())
-            },
-        );
+        let put = self.processes.put(mm.id(), |_| true, |_| Ok::<(), core::convert::Infallible>(()));
         debug_assert!(put.is_ok(), "what a bond holds is held");
+        self.unit.let_go().settle();
     }
 }
 
@@ -510,7 +504,7 @@ impl<P: Platform> SvaDevice<P> {
             self.put_pasid(pasid);
             return Err(error);
         }
-        let domain = process.domain.clone();
+        let domain = process.domain();
         let exited = process.exited.clone();
         let process = Lock::<P, _>::new(Some(process));
         let ends = AtomicBool::new(false);

@@ -23,6 +23,7 @@
 mod bond;
 mod counted;
 mod facts;
+mod listening;
 
 use alloc::sync::Arc;
 use core::any::Any;
@@ -34,6 +35,7 @@ use portcullis_types::{IovaRange, Pasid, SourceId};
 pub(crate) use bond::ProcessSpace;
 pub use bond::{BindError, Bond, EnableError, Serviced, SvaDevice, SvaUnit, UnbindError};
 pub use facts::{CpuFacts, DeviceSvaFacts, Side, SvaLimits, SvaRefusal};
+pub(crate) use listening::LetGo;
 
 use crate::iommu::SyncError;
 use crate::iopf::{PageRequest, PageResponse};
@@ -70,6 +72,9 @@ pub trait SvaIommu<P: Platform>: Send + Sync {
 
     /// A domain for the memory of a process: one for each process and IOMMU, which all its devices behind that IOMMU share. Pins the
     /// process's ASID for as long as the domain lives. The caller makes it a listener of the process.
+    ///
+    /// What devices are attached to is not this, but stands for it ([`ProcessDomain::as_any`] is this one's), and listens for as long as anybody has it. Another may be made for a process of which
+    /// the driver keeps one for hardware that has not confirmed that a device has left it.
     ///
     /// # Errors
     ///
@@ -124,6 +129,9 @@ pub enum Drained {
 
 /// The memory of one process as one IOMMU sees it. Dropped when no PASID means it any more; then the process's ASID is unpinned, after hardware
 /// has forgotten it.
+///
+/// Its driver keeps what it was given while hardware may use it, whether or not a PASID or a device is said to lead there: the process tells of changes until the driver lets go. It does that in none of the
+/// two calls below, and may do it with any lock of core's held.
 pub trait ProcessDomain: Any + Send + Sync + fmt::Debug {
     /// Makes hardware forget what it remembers of entries in `range`: its TLB, then the ATCs of all devices that have a PASID here.
     ///

@@ -447,6 +447,58 @@ fn a_group_is_given_to_a_process_as_a_whole_and_taken_back_with_everything_it_he
 }
 
 #[test]
+fn a_process_tells_hardware_that_has_not_confirmed_where_a_group_is_and_that_nobody_else_tells() {
+    let bench = Bench::new(Machine::Pcie);
+    let device = bench.iommu.add_device(DeviceInfo::new("disk", &Shared::SOURCES)).unwrap();
+    let driver: Arc<dyn Iommu<Fake>> = bench.smmu.clone();
+    let group = Group::new(bench.fake.clone(), driver, 1, DefaultDomain::Dma(FlushMode::Strict)).unwrap();
+    group.add_device(&device).unwrap();
+    let (before, mm) = (bench.fake.live_bytes(), FakeMm::new(0x42));
+    let silent = |on: bool| {
+        let opcodes: &[_] = if on { &[Opcode::CFGI_STE] } else { &[] };
+        bench.fake.with(|state| state.illegal = opcodes.to_vec());
+    };
+    let told_of_a_page = || {
+        bench.fake.take_log();
+        mm.change(IovaRange::new(Iova::new(0x5000), 0x1000).unwrap()).unwrap();
+        // What hardware did not confirm of the entries is in the queue before that.
+        bench.fake.take_log().iter().any(|c| c.opcode() == Opcode::TLBI_NH_VA)
+    };
+    let nobody_listens = || {
+        assert_eq!((mm.listener_count(), mm.pins.load(SeqCst)), (0, 0));
+        assert_eq!(bench.fake.live_bytes(), before);
+    };
+
+    // One that was to come.
+    let domain = bench.unit.domain(&memory(&mm)).unwrap();
+    silent(true);
+    assert!(matches!(group.attach(&domain), Err(GroupError::Stranded { .. })));
+    silent(false);
+    drop(domain);
+    assert!(told_of_a_page(), "hardware may have seen the entry");
+    group.detach().unwrap();
+    nobody_listens();
+
+    // One that has left.
+    let domain = bench.unit.domain(&memory(&mm)).unwrap();
+    group.attach(&domain).unwrap();
+    silent(true);
+    group.remove_device(&device).unwrap();
+    silent(false);
+    group.detach().unwrap();
+    drop(domain);
+    assert!(told_of_a_page(), "hardware may have the entry still");
+    bench.fake.take_log();
+    mm.exit().unwrap();
+    assert!(
+        bench.fake.take_log().iter().any(|c| c.opcode() == Opcode::CFGI_CD),
+        "nor does it reach a dead process"
+    );
+    group.add_device(&device).unwrap();
+    nobody_listens();
+}
+
+#[test]
 fn a_process_that_is_bound_by_pasid_and_given_a_group_has_one_domain_for_both() {
     let bench = Bench::new(Machine::Pcie);
     let device = bench.disk();

@@ -3,12 +3,13 @@
 
 mod sharing;
 
+use core::sync::atomic::Ordering::SeqCst;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 
-use crate::support::{Call, Machine, STRICT, SpinLock, locks_held};
+use crate::support::{Call, Machine, STRICT, SpinLock, locks_held, range};
 use portcullis_core::device::{Device, DeviceInfo};
 use portcullis_core::fault::FaultHandler;
 use portcullis_core::group::{Group, GroupError};
@@ -253,6 +254,103 @@ fn a_process_that_only_a_device_was_left_in_is_left_with_no_lock_held() {
     assert_eq!(process.listener_count(), 1);
     bench.group.remove_device(&bench.device).unwrap();
     assert!(process.listener_count() == 0, "nobody listens any more");
+}
+
+/// A device that was in the memory of a process, or was to be, and hardware has not confirmed that it is not: all have let go of the process but the driver.
+fn kept_by_the_driver() -> [(Bench, Arc<Process>); 2] {
+    let came = bench();
+    let (process, mm) = process();
+    let domain = came.sva.domain(&mm).unwrap();
+    *came.iommu.leaves_blocked.lock().unwrap() = 1;
+    assert!(matches!(came.group.attach(&domain), Err(GroupError::Stranded { .. })));
+    drop(domain);
+
+    let left = bench();
+    let (other, mm) = numbered(2);
+    let domain = left.sva.domain(&mm).unwrap();
+    left.group.attach(&domain).unwrap();
+    drop(domain);
+    *left.iommu.leaves_blocked.lock().unwrap() = 1;
+    left.group.remove_device(&left.device).unwrap();
+    left.group.detach().unwrap();
+    [(came, process), (left, other)]
+}
+
+/// Hardware confirms where the device is, in its group's default domain.
+fn comes_to_rest(bench: &Bench) {
+    if bench.device.domain().is_none() {
+        bench.group.add_device(&bench.device).unwrap();
+    }
+    bench.group.detach().unwrap();
+}
+
+#[test]
+fn a_process_tells_a_driver_that_keeps_its_domain_what_it_unmaps_and_its_exit() {
+    for (bench, process) in kept_by_the_driver() {
+        let forgotten = bench.iommu.forgotten.clone();
+        let unmapped = range(0x5000, 0x5fff);
+        process.unmaps(unmapped).unwrap();
+        assert_eq!(*forgotten.ranges.lock().unwrap(), [unmapped]);
+        // What hardware does not confirm is an answer like any other: the process keeps the page.
+        forgotten.silent.store(true, SeqCst);
+        assert!(process.unmaps(unmapped).is_err());
+        forgotten.silent.store(false, SeqCst);
+        process.exit();
+        assert_eq!(*forgotten.exits.lock().unwrap(), [process.id()]);
+        comes_to_rest(&bench);
+    }
+}
+
+#[test]
+fn a_process_tells_no_more_when_the_driver_has_let_go_of_its_domain() {
+    type Settle = fn(&Bench);
+    let ways: [Settle; 3] = [
+        comes_to_rest,
+        |bench| {
+            let _none_if_it_is_in_no_group = bench.group.remove_device(&bench.device);
+            bench.unit.remove_device(&bench.device).unwrap();
+        },
+        |bench| {
+            // In an interrupt: nobody is told there.
+            bench.unit.handle_errors();
+            let (_process, mm) = numbered(9);
+            bench.sva.domain(&mm).unwrap();
+        },
+    ];
+    for settle in ways {
+        for (bench, process) in kept_by_the_driver() {
+            assert_eq!(process.listener_count(), 1);
+            settle(&bench);
+            assert!(process.listener_count() == 0, "nobody listens any more");
+            process.unmaps(range(0x5000, 0x5fff)).unwrap();
+            assert!(bench.iommu.forgotten.ranges.lock().unwrap().is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_process_of_which_the_driver_keeps_a_domain_is_shared_anew() {
+    let [(bench, process), _] = kept_by_the_driver();
+    let mm: Arc<dyn ProcessMemory> = process.clone();
+    let domain = bench.sva.domain(&mm).unwrap();
+    assert_eq!(process.listener_count(), 2, "the driver has one still");
+    bench.group.attach(&domain).unwrap();
+    assert_eq!(process.listener_count(), 1, "hardware has confirmed that it uses the other alone");
+    process.unmaps(range(0x5000, 0x5fff)).unwrap();
+    assert_eq!(bench.iommu.forgotten.ranges.lock().unwrap().len(), 1);
+    bench.group.detach().unwrap();
+    drop(domain);
+    assert!(process.listener_count() == 0, "nobody listens any more");
+}
+
+#[test]
+fn a_process_of_which_a_driver_keeps_a_domain_is_let_go_with_the_last_of_the_iommu() {
+    for (Bench { iommu, unit, sva, pasids, device, group }, process) in kept_by_the_driver() {
+        drop((unit, sva, pasids, device, group));
+        assert_eq!(process.listener_count(), 1);
+        drop(iommu);
+        assert!(process.listener_count() == 0, "nobody listens any more");
+    }
 }
 
 #[test]

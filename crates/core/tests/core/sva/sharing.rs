@@ -1,5 +1,6 @@
 //! Processes that can exit, and an IOMMU that shares them in a few lines, whose word can be withheld.
 
+use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -53,6 +54,12 @@ impl Process {
     /// How many listen.
     pub(super) fn listener_count(&self) -> usize {
         self.listeners.lock().unwrap().all.len()
+    }
+
+    /// Takes the range out of its table, and tells all who listen. Answers whether each confirmed it.
+    pub(super) fn unmaps(&self, range: IovaRange) -> Result<(), SyncError> {
+        let all: Vec<_> = self.listeners.lock().unwrap().all.values().cloned().collect();
+        all.iter().map(|listener| listener.invalidate(range)).fold(Ok(()), Result::and)
     }
 
     pub(super) fn exit(&self) {
@@ -135,6 +142,22 @@ pub(super) struct Sharing {
     /// How many drains leave the requests where they are.
     pub(super) leaves: Mutex<usize>,
     pub(super) responses: Mutex<Vec<PageResponse>>,
+    /// By first source: the processes that hardware may use for the whole device.
+    pub(super) wholes: Mutex<BTreeMap<SourceId, Vec<Arc<dyn ProcessDomain>>>>,
+    /// How many devices that are attached next are left blocked, without hardware's word.
+    pub(super) leaves_blocked: Mutex<usize>,
+    /// What hardware was made to forget of processes, and whether it confirms that.
+    pub(super) forgotten: Arc<Forgotten>,
+}
+
+/// What hardware was made to forget of processes.
+#[derive(Debug, Default)]
+pub(super) struct Forgotten {
+    pub(super) ranges: Mutex<Vec<IovaRange>>,
+    /// Processes that have exited.
+    pub(super) exits: Mutex<Vec<MmId>>,
+    /// Whether hardware does not confirm it.
+    pub(super) silent: AtomicBool,
 }
 
 impl core::fmt::Debug for Sharing {
@@ -153,6 +176,9 @@ impl Sharing {
             requests: Mutex::default(),
             leaves: Mutex::default(),
             responses: Mutex::default(),
+            wholes: Mutex::default(),
+            leaves_blocked: Mutex::default(),
+            forgotten: Arc::default(),
         })
     }
 
@@ -192,6 +218,8 @@ impl Iommu<Machine> for Sharing {
     fn remove_device(&self, sources: &[SourceId]) -> Result<(), SyncError> {
         self.plain.remove_device(sources)?;
         self.bound.lock().unwrap().retain(|(source, _), _| !sources.contains(source));
+        let gone = self.wholes.lock().unwrap().remove(&sources[0]);
+        drop(gone);
         self.changed();
         Ok(())
     }
@@ -201,11 +229,27 @@ impl Iommu<Machine> for Sharing {
     }
 
     fn attach(&self, sources: &[SourceId], target: &Target<Machine>) -> Result<(), AttachError> {
-        match target {
-            // It has no tables of its own to be looked at.
-            Target::Process(_) => self.plain.attach(sources, &Target::Identity),
-            target => self.plain.attach(sources, target),
+        let process = if let Target::Process(process) = target { Some(process.clone()) } else { None };
+        let refused = {
+            let mut left = self.leaves_blocked.lock().unwrap();
+            let refused = *left > 0;
+            *left = left.saturating_sub(1);
+            refused
+        };
+        if refused {
+            self.plain.attach(sources, &Target::Blocked)?;
+            // Hardware may use what the device had, and what it was to have.
+            self.wholes.lock().unwrap().entry(sources[0]).or_default().extend(process);
+            return Err(AttachError::LeftBlocked(SyncError::Failed { code: 1 }));
         }
+        match process {
+            // It has no tables of its own to be looked at.
+            Some(_) => self.plain.attach(sources, &Target::Identity)?,
+            None => self.plain.attach(sources, target)?,
+        }
+        let before = self.wholes.lock().unwrap().insert(sources[0], process.into_iter().collect());
+        drop(before);
+        Ok(())
     }
 
     fn reserved_regions(&self, sources: &[SourceId]) -> Vec<ReservedRegion> {
@@ -216,7 +260,10 @@ impl Iommu<Machine> for Sharing {
         self.plain.drain_events(to)
     }
 
+    /// Hardware has confirmed what it had not.
     fn handle_errors(&self) -> Vec<GlobalError> {
+        let kept = core::mem::take(&mut *self.wholes.lock().unwrap());
+        drop(kept);
         Vec::new()
     }
 
@@ -226,7 +273,13 @@ impl Iommu<Machine> for Sharing {
 }
 
 #[derive(Debug)]
-struct Shared(MmId);
+struct Shared(MmId, Arc<Forgotten>);
+
+impl Shared {
+    fn confirms(&self) -> Result<(), SyncError> {
+        if self.1.silent.load(SeqCst) { Err(SyncError::Failed { code: 1 }) } else { Ok(()) }
+    }
+}
 
 impl Drop for Shared {
     fn drop(&mut self) {
@@ -235,12 +288,14 @@ impl Drop for Shared {
 }
 
 impl ProcessDomain for Shared {
-    fn invalidate(&self, _: IovaRange) -> Result<(), SyncError> {
-        Ok(())
+    fn invalidate(&self, range: IovaRange) -> Result<(), SyncError> {
+        self.1.ranges.lock().unwrap().push(range);
+        self.confirms()
     }
 
     fn quiesce(&self) -> Result<(), SyncError> {
-        Ok(())
+        self.1.exits.lock().unwrap().push(self.0);
+        self.confirms()
     }
 
     fn as_any(&self) -> &dyn core::any::Any {
@@ -281,7 +336,7 @@ impl SvaIommu<Machine> for Sharing {
         mm: Arc<dyn ProcessMemory>,
     ) -> Result<Arc<dyn ProcessDomain>, ProcessDomainError> {
         no_lock_is_held();
-        Ok(Arc::new(Shared(mm.id())))
+        Ok(Arc::new(Shared(mm.id(), self.forgotten.clone())))
     }
 
     fn attach_pasid(
@@ -291,7 +346,7 @@ impl SvaIommu<Machine> for Sharing {
         domain: &Arc<dyn ProcessDomain>,
     ) -> Result<(), AttachPasidError> {
         no_lock_is_held();
-        let Shared(id) = domain.as_any().downcast_ref().unwrap();
+        let Shared(id, _) = domain.as_any().downcast_ref().unwrap();
         for &source in sources {
             let before = self.bound.lock().unwrap().insert((source, pasid), *id);
             assert_eq!(before, None, "{pasid:?} means a process still");
