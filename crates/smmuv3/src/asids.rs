@@ -116,6 +116,11 @@ impl Asids {
         }
     }
 
+    /// Whether a process has this number.
+    pub(crate) fn is_shared(&self, id: u16) -> bool {
+        matches!(self.owners.get(&id), Some(Owner::Shared(_)))
+    }
+
     /// Takes one [`share`](Hardware::share_asid) back. The hardware has forgotten what it was for.
     pub(crate) fn unshare(&mut self, id: u16) {
         let Some(Owner::Shared(count)) = self.owners.get_mut(&id) else { return };
@@ -127,21 +132,16 @@ impl Asids {
     }
 }
 
-#[cfg(test)]
-impl Asids {
-    /// Whether processes have this number.
-    pub(crate) fn is_shared(&self, id: u16) -> bool {
-        matches!(self.owners.get(&id), Some(Owner::Shared(_)))
-    }
-}
-
 impl<P: Platform, R: Registers> Hardware<P, R> {
-    /// Makes `asid` a process's, for one more domain. Who holds it gives way.
-    pub(crate) fn share_asid(&self, asid: u16) -> Result<(), ShareError> {
+    /// Makes `asid` a process's, for one more domain. Who holds it gives way. Answers whether it was the process's already: then hardware may remember it, of another domain.
+    pub(crate) fn share_asid(&self, asid: u16) -> Result<bool, ShareError> {
         let shared = wait_for(&*self.platform, self.config.wait_limit_ns, || {
-            let shared = self.asids.lock().share(asid);
+            let (known, shared) = {
+                let mut asids = self.asids.lock();
+                (asids.is_shared(asid), asids.share(asid))
+            };
             match shared {
-                Shared::Yes => Some(Ok(())),
+                Shared::Yes => Some(Ok(known)),
                 Shared::Never => Some(Err(ShareError::NoIds)),
                 // Then once more: others may take the number that was just given up.
                 Shared::Held(Some(holder)) => holder.give_way(asid).err().map(Err),

@@ -20,6 +20,11 @@
 //! entry is led to. The device is in `devices` from before that, and known for as long as somebody has the table: until after its entry leads
 //! elsewhere, or for good if hardware did not confirm that it does. Exit quiesces this descriptor as any other.
 //!
+//! # The same ASID again
+//!
+//! A process that is shared once more has the ASID that it had. While another domain of its is there, or hardware has not confirmed that it forgot the ASID when that went, TLBs may have what that
+//! domain's devices read, and who told them of changes may do so no longer. So before a device first leads to the new one, which is told by then, the ASID is forgotten.
+//!
 //! Spec: SMMUv3 H.a, 5.4 "CD, Context Descriptor"; 3.17 "TLB tagging, VMIDs, ASIDs and participation in broadcast TLB maintenance".
 //! Not here: which devices may (`sharing`), ASIDs (`asids`).
 
@@ -28,6 +33,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
 use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use portcullis_core::iommu::{AttachError, SyncError};
 use portcullis_core::mm::{ProcessMemory, ProcessTable};
@@ -54,6 +60,8 @@ pub struct Process<P: Platform, R: Registers + 'static> {
     hardware: Arc<Hardware<P, R>>,
     mm: Arc<dyn ProcessMemory>,
     asid: u16,
+    /// TLBs may have the ASID of another domain of the process's. Changes with `life` held.
+    remembered: AtomicBool,
     granule: SizeLg2,
     /// The descriptor, without what depends on the device.
     cd: Cd,
@@ -103,19 +111,21 @@ impl<P: Platform, R: Registers> Process<P, R> {
             return Err(ProcessDomainError::UnsupportedTable);
         }
         let asid = mm.pin_asid().map_err(ProcessDomainError::Pin)?;
-        if let Err(error) = hardware.share_asid(asid) {
+        let shared = hardware.share_asid(asid).map_err(|error| {
             if !mutant!("refused-process-stays-pinned") {
                 mm.unpin_asid();
             }
-            return Err(match error {
+            match error {
                 ShareError::NoIds => ProcessDomainError::NoIds,
                 ShareError::Sync(error) => ProcessDomainError::Sync(error),
-            });
-        }
+            }
+        });
+        let remembered = AtomicBool::new(shared?);
         Ok(Self {
             cd: descriptor(&hardware.features, &table, asid),
             granule: granule(&table),
             asid,
+            remembered,
             mm,
             life: Lock::<P, Life>::new(Life::Lives),
             devices: Lock::<P, BTreeMap<u32, Arc<Bound<P>>>>::new(BTreeMap::new()),
@@ -138,6 +148,7 @@ impl<P: Platform, R: Registers> Process<P, R> {
         if *life != Life::Lives {
             return Err(AttachPasidError::Exited);
         }
+        self.forget_before().map_err(AttachPasidError::Sync)?;
         let mut cd = self.cd;
         let stall = part.stall || self.hardware.features.stall_forced;
         cd[0] = CdWord0::from_bits(cd[0]).with_s(stall).into_bits();
@@ -200,11 +211,21 @@ impl<P: Platform, R: Registers> Process<P, R> {
         if *life != Life::Lives {
             return Err(AttachError::Exited);
         }
+        self.forget_before().map_err(AttachError::Sync)?;
         let bound = Bound::Whole(Arc::downgrade(&contexts));
         if !self.note(streams.first().copied().unwrap_or(0), bound) {
             return Err(AttachError::PasidsInUse);
         }
         Ok((ste, contexts))
+    }
+
+    /// Makes TLBs forget what they may have by another domain of the process's. `life` is held.
+    fn forget_before(&self) -> Result<(), SyncError> {
+        if self.remembered.load(Relaxed) && !mutant!("asid-of-before-not-forgotten") {
+            self.hardware.run(|batch| batch.add(self.hardware.forget_asid(self.asid)))?;
+            self.remembered.store(false, Relaxed);
+        }
+        Ok(())
     }
 
     /// Knows a device from now on. Answers whether it was not known before.

@@ -294,6 +294,21 @@ fn part_17_an_asid_that_hardware_may_remember_stays_pinned_and_shared_until_hard
 }
 
 #[test]
+fn part_17_a_pasid_means_a_process_that_has_another_domain_only_when_its_asid_is_forgotten() {
+    let shared = Shared::on(Machine::Pcie);
+    let (mm, _other) = shared.bound(0x42, 5);
+    let process = shared.process(&mm);
+    let bind = || shared.sva().attach_pasid(&Shared::SOURCES, Pasid::new(6).unwrap(), &process);
+    shared.fake.with(|state| state.illegal.push(Opcode::TLBI_NH_ASID));
+    assert_eq!(bind(), Err(AttachPasidError::Sync(SyncError::Failed { code: 1 })));
+    assert_eq!(cd(&shared.fake, 8, 6).map_or(0, |cd| cd[0] & 1 << 31), 0, "it means nothing, as before");
+    shared.fake.with(|state| state.illegal.clear());
+    shared.fake.take_log();
+    bind().unwrap();
+    assert_eq!(opcodes(&shared.fake.take_log())[..3], [Opcode::TLBI_NH_ASID, Opcode::SYNC, Opcode::CFGI_CD]);
+}
+
+#[test]
 fn part_18_a_range_is_forgotten_by_the_tlb_and_then_by_every_atc() {
     let shared = Shared::on(Machine::Pcie);
     let (_mm, process) = shared.bound(0x42, 5);

@@ -89,6 +89,43 @@ fn attached_elsewhere_it_is_forgotten_and_all_memory_is_back() {
 }
 
 #[test]
+fn a_process_that_is_shared_anew_is_reached_by_nobody_before_hardware_has_forgotten_its_asid() {
+    let (shared, mm, process) = attached(Machine::Pcie);
+    let silent = |on: bool| {
+        let opcodes: &[_] = if on { &[Opcode::TLBI_NH_ASID] } else { &[] };
+        shared.fake.with(|state| state.illegal = opcodes.to_vec());
+    };
+    let leads = |process: &Arc<dyn ProcessDomain>| {
+        shared.smmu.attach(&Shared::SOURCES, &Target::Blocked).unwrap();
+        shared.fake.take_log();
+        shared.smmu.attach(&Shared::SOURCES, &Target::Process(process.clone()))
+    };
+    let place = |opcode: Opcode| {
+        let log = shared.fake.with(|state| opcodes(&state.log));
+        log.iter().position(|&told| told == opcode)
+    };
+    shared.smmu.attach(&Shared::SOURCES, &Target::Blocked).unwrap();
+    silent(true);
+    drop(process);
+    assert_eq!(
+        mm.pins.load(SeqCst),
+        1,
+        "the TLB may have what its devices read, and nobody tells it of changes"
+    );
+    let again = shared.process(&mm);
+    assert_eq!(leads(&again), Err(AttachError::Sync(SyncError::Failed { code: 1 })));
+    assert_eq!(ste(&shared.fake, 8)[0] & 0xf, 1, "valid, and blocked as before");
+    silent(false);
+    leads(&again).unwrap();
+    assert!(place(Opcode::TLBI_NH_ASID).unwrap() < place(Opcode::CFGI_STE).unwrap());
+    leads(&again).unwrap();
+    assert_eq!(place(Opcode::TLBI_NH_ASID), None, "once is enough");
+    // What was left is settled, and its ASID is this one's alone.
+    shared.smmu.handle_errors();
+    assert_eq!(mm.pins.load(SeqCst), 1);
+}
+
+#[test]
 fn one_that_leaves_the_machine_is_forgotten() {
     let (shared, _mm, process) = attached(Machine::Pcie);
     shared.smmu.remove_device(&Shared::SOURCES).unwrap();
