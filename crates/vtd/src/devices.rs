@@ -104,8 +104,16 @@ pub(crate) struct Devices<P: Platform> {
     by_id: BTreeMap<u16, Source<P>>,
     /// Devices that share processes' memory, by their first source.
     sharing: BTreeMap<u16, Sharing<P>>,
-    /// What hardware may go on using though its source is blocked, by source: until hardware has forgotten what the source had.
-    lost: Vec<(u16, Attachment<P>)>,
+    /// What hardware may go on using though its source is blocked.
+    lost: Vec<Lost<P>>,
+}
+
+/// What hardware may go on using for a source that is blocked.
+struct Lost<P: Platform> {
+    sid: u16,
+    attached: Attachment<P>,
+    /// Hardware has forgotten it since, whatever it may use for the source by now.
+    forgotten: bool,
 }
 
 /// What sources were attached to, and what devices shared, once nobody uses the unit any more.
@@ -174,6 +182,10 @@ impl<P: Platform> Devices<P> {
     pub(crate) fn doubt(&mut self, sids: &[u16], doubted: bool) {
         let theirs = self.by_id.iter_mut().filter(|(sid, _)| sids.contains(sid));
         theirs.for_each(|(_, source)| source.doubted = doubted);
+        if !doubted {
+            let lost = self.lost.iter_mut().filter(|lost| sids.contains(&lost.sid));
+            lost.for_each(|lost| lost.forgotten = true);
+        }
     }
 
     /// Gives back the directories that were outgrown of sources that are not doubted: hardware knows those that took their place.
@@ -188,17 +200,22 @@ impl<P: Platform> Devices<P> {
         let Some(source) = self.by_id.get_mut(&sid) else { return };
         let old = core::mem::replace(&mut source.attached, Attachment::Blocked);
         for attached in [old, next.clone()] {
-            if !self.may_use(sid, &attached) {
-                self.lost.push((sid, attached));
+            if matches!(attached, Attachment::Blocked) {
+                continue;
+            }
+            match self.lost.iter_mut().find(|lost| lost.sid == sid && lost.attached.is(&attached)) {
+                Some(lost) => lost.forgotten = false,
+                None => self.lost.push(Lost { sid, attached, forgotten: false }),
             }
         }
     }
 
-    /// What was lost of sources that are not doubted any more, and is not what they are attached to again.
+    /// What was lost and has been forgotten, and is not what its source is attached to again.
     pub(crate) fn find(&mut self) -> Vec<(u16, Attachment<P>)> {
         let by_id = &self.by_id;
-        let settled = |(sid, _): &mut (u16, _)| by_id.get(sid).is_none_or(|source| !source.doubted);
-        let mut found: Vec<_> = self.lost.extract_if(.., settled).collect();
+        let settled = |lost: &mut Lost<P>| lost.forgotten || !by_id.contains_key(&lost.sid);
+        let found = self.lost.extract_if(.., settled);
+        let mut found: Vec<_> = found.map(|lost| (lost.sid, lost.attached)).collect();
         found.retain(|(sid, attached)| !self.may_use(*sid, attached));
         found
     }
@@ -206,14 +223,14 @@ impl<P: Platform> Devices<P> {
     /// Whether hardware may use this for a source: the source is attached to it, or was, and hardware has not confirmed that it is not any more.
     pub(crate) fn may_use(&self, sid: u16, it: &Attachment<P>) -> bool {
         self.by_id.get(&sid).is_some_and(|source| source.attached.is(it))
-            || self.lost.iter().any(|(of, lost)| *of == sid && lost.is(it))
+            || self.lost.iter().any(|lost| lost.sid == sid && lost.attached.is(it))
     }
 
     /// What hardware may use for these: what they are attached to, or were.
     pub(crate) fn used_by<'a>(&'a self, sids: &'a [u16]) -> impl Iterator<Item = &'a Attachment<P>> {
         let attached = sids.iter().filter_map(|sid| Some(&self.by_id.get(sid)?.attached));
-        let lost = self.lost.iter().filter(|(sid, _)| sids.contains(sid));
-        attached.chain(lost.map(|(_, attached)| attached))
+        let lost = self.lost.iter().filter(|lost| sids.contains(&lost.sid));
+        attached.chain(lost.map(|lost| &lost.attached))
     }
 
     /// All sources.
@@ -257,7 +274,8 @@ impl<P: Platform> Devices<P> {
     /// Takes all of them out.
     pub(crate) fn take_all(&mut self) -> Everything<P> {
         let Self { by_id, sharing, lost } = self;
-        (core::mem::take(by_id), core::mem::take(sharing), core::mem::take(lost))
+        let lost = core::mem::take(lost).into_iter().map(|lost| (lost.sid, lost.attached)).collect();
+        (core::mem::take(by_id), core::mem::take(sharing), lost)
     }
 }
 

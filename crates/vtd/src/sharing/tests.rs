@@ -310,6 +310,35 @@ fn a_process_that_hardware_may_go_on_using_is_told_of_changes_until_that_has_end
 }
 
 #[test]
+fn of_all_that_a_source_was_to_be_attached_to_only_what_hardware_may_use_is_kept() {
+    // In caching mode an attach can fail behind the last store, and before that hardware has confirmed that it forgot everything.
+    let fake = Fake::new(CAP_LEGACY | 1 << 7, ECAP_SCALABLE);
+    let unit = fake.probe(config());
+    unit.add_device("gpu", &[SID]).unwrap();
+    fake.with(|state| state.refused = vec![TYPE_PASID_IOTLB]);
+    let tries: Vec<_> = core::iter::repeat_with(|| {
+        let process = unit.new_process_domain(Mm::new()).unwrap();
+        let attached = unit.attach(&[SID], &Target::Process(process.clone()));
+        assert!(matches!(attached, Err(AttachError::LeftBlocked(_))), "{attached:?}");
+        Arc::downgrade(&process)
+    })
+    .take(4)
+    .collect();
+    let kept = || tries.iter().map(|process| process.strong_count() > 0).collect::<Vec<_>>();
+    assert_eq!(kept(), [false, false, false, true]);
+    // The same once more is kept once more.
+    let last = tries[3].upgrade().unwrap();
+    assert!(unit.attach(&[SID], &Target::Process(last)).is_err());
+    assert_eq!(kept(), [false, false, false, true]);
+    fake.with(|state| state.refused.clear());
+    fake.take_log();
+    tries[3].upgrade().unwrap().invalidate(IovaRange::all()).unwrap();
+    assert!(fake.kinds().contains(&TYPE_PASID_IOTLB), "hardware may use it");
+    unit.attach(&[SID], &Target::Blocked).unwrap();
+    assert_eq!(kept(), [false; 4]);
+}
+
+#[test]
 fn an_answer_that_the_unit_refused_is_sent_once_more() {
     for refusals in [1, 2] {
         let (fake, unit, _domain, _switches) = sharing();
