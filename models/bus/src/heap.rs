@@ -7,12 +7,13 @@
 //! Not here: zeroing what is given out, which is a store of the CPU's ([`CpuMemory::alloc`](crate::CpuMemory::alloc)).
 
 use core::fmt;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use portcullis_types::{Pa, PaRange};
 
 use crate::Ram;
+use crate::index::AddressMap;
 use crate::ram::MARK_BYTES;
 
 const SMALLEST_LG2: u32 = MARK_BYTES.ilog2();
@@ -78,7 +79,7 @@ pub struct HeapUse {
 
 struct State {
     free: [BTreeSet<u64>; CLASS_COUNT],
-    live: HashMap<u64, Block>,
+    live: AddressMap<Block>,
     /// Freed and not yet to be had again, oldest first: where, and on which free list.
     kept_back: VecDeque<(u64, usize)>,
     kept_back_bytes: u64,
@@ -127,7 +128,7 @@ impl Heap {
         }
         let state = State {
             free,
-            live: HashMap::new(),
+            live: AddressMap::default(),
             kept_back: VecDeque::new(),
             kept_back_bytes: 0,
             kept_back_max: size_bytes / KEPT_BACK_PART,

@@ -230,16 +230,17 @@ impl Ram {
     ///
     /// The run is not all inside one region; then nothing was written.
     pub fn fill(&self, at: Pa, len_bytes: u64, byte: u8) -> Result<(), BusError> {
-        const PIECE: u64 = 4096;
-        if !self.holds(at, len_bytes) {
-            return if len_bytes == 0 { Ok(()) } else { Err(BusError { at }) };
+        let len = usize::try_from(len_bytes).map_err(|_| BusError { at })?;
+        if len == 0 {
+            return Ok(());
         }
-        let bytes = [byte; PIECE as usize];
-        let mut done = 0;
-        while done < len_bytes {
-            let len = PIECE.min(len_bytes - done);
-            self.write(Pa::new(at.get() + done), &bytes[..len as usize])?;
-            done += len;
+        let (region, mut offset) = self.find(at, len)?;
+        let mut left = len;
+        while left > 0 {
+            let (chunk, within, len) = region.split(offset, left);
+            region.chunks[chunk].get_or_init(Chunk::zeroed).fill(within, len, byte);
+            offset += len as u64;
+            left -= len;
         }
         Ok(())
     }
@@ -395,6 +396,19 @@ impl Chunk {
         }
     }
 
+    fn fill(&self, within: usize, len: usize, byte: u8) {
+        let value = u64::from_le_bytes([byte; 8]);
+        if within.is_multiple_of(8) && len.is_multiple_of(8) {
+            let words = &self.words()[within / 8..(within + len) / 8];
+            return words.iter().for_each(|word| word.store(value, Ordering::Release));
+        }
+        for piece in pieces(within, len) {
+            let mut mask = [0; 8];
+            mask[piece.bytes].fill(0xff);
+            self.store(piece.word, value, u64::from_le_bytes(mask));
+        }
+    }
+
     fn store(&self, word: usize, value: u64, mask: u64) {
         let word = &self.words()[word];
         if mask == u64::MAX {
@@ -488,6 +502,32 @@ mod tests {
                 assert_eq!(part, bytes);
             }
         }
+    }
+
+    #[test]
+    fn a_run_is_filled_to_its_ends_and_no_further() {
+        // Within words, and over a border of chunks.
+        let base = 0x4000_fff0u64;
+        for first in 0..16 {
+            for len in 0..24 {
+                let ram = ram();
+                ram.write(Pa::new(base), &[1; 40]).unwrap();
+                ram.fill(Pa::new(base + first as u64), len as u64, 0xee).unwrap();
+                let mut all = [0; 40];
+                ram.read(Pa::new(base), &mut all).unwrap();
+                let mut expected = [1; 40];
+                expected[first..first + len].fill(0xee);
+                assert_eq!(all, expected, "{first} {len}");
+            }
+        }
+        // From within a chunk through all of the next into the one behind it.
+        let ram = ram();
+        ram.fill(Pa::new(0x4000_8000), 0x2_0000, 0x5a).unwrap();
+        let found =
+            [0x4000_7ff8, 0x4000_8000, 0x4001_0000, 0x4002_7ff8, 0x4002_8000].map(|at| ram.load(Pa::new(at)));
+        let full = Ok(0x5a5a_5a5a_5a5a_5a5a);
+        assert_eq!(found, [Ok(0), full, full, full, Ok(0)]);
+        assert_eq!(ram.fill(Pa::new(0), 0, 7), Ok(()), "nothing fits anywhere");
     }
 
     #[test]

@@ -41,9 +41,11 @@ struct Pending {
 #[derive(Debug)]
 struct Page {
     first: u64,
-    /// Which words have pending bytes.
+    /// How many words have pending bytes.
+    count: usize,
+    /// Which words they are.
     dirty: [u64; PAGE_WORDS / 64],
-    /// Which bytes of each dirty word.
+    /// Which bytes of each dirty word; none of the others.
     masks: [u8; PAGE_WORDS],
     bytes: [u8; PAGE_BYTES],
 }
@@ -90,10 +92,26 @@ impl StoreBuffer {
         step: u64,
         count: usize,
     ) -> Result<(), BusError> {
-        let mut bytes = [0; PAGE_BYTES];
+        // Most runs are short: a page to put them together in would cost more than they do.
+        if count <= 16 {
+            self.write_pieces::<128>(memory, at, (first, step), count)
+        } else {
+            self.write_pieces::<PAGE_BYTES>(memory, at, (first, step), count)
+        }
+    }
+
+    /// The same, by stores of at most `BYTES` bytes.
+    fn write_pieces<const BYTES: usize>(
+        &self,
+        memory: &Coherent,
+        at: Pa,
+        (first, step): (u64, u64),
+        count: usize,
+    ) -> Result<(), BusError> {
+        let mut bytes = [0; BYTES];
         let (mut word, mut done) = (first, 0);
         while done < count {
-            let now = (count - done).min(PAGE_WORDS);
+            let now = (count - done).min(BYTES / 8);
             for place in bytes.as_chunks_mut::<8>().0.iter_mut().take(now) {
                 *place = word.to_le_bytes();
                 word = word.wrapping_add(step);
@@ -205,8 +223,8 @@ impl StoreBuffer {
         let mut pending = self.pending();
         let last = at.get().saturating_add(len_bytes - 1);
         let range = at.align_down(PAGE_BYTES as u64).get()..=last;
-        let mut firsts: Vec<u64> = pending.pages.iter().map(|page| page.first).collect();
-        firsts.retain(|first| range.contains(first));
+        let firsts = pending.pages.iter().map(|page| page.first).filter(|first| range.contains(first));
+        let firsts: Vec<u64> = firsts.collect();
         for first in firsts {
             let page = *pending.index.get(&first).expect("the page is pending");
             act(&mut pending, page)?;
@@ -219,7 +237,7 @@ impl StoreBuffer {
             return Ok(());
         }
         let page = self.chance.below(pending.pages.len());
-        let which = self.chance.below(pending.pages[page].word_count());
+        let which = self.chance.below(pending.pages[page].count);
         let word = pending.pages[page].nth_dirty(which).expect("a pending page has a dirty word");
         self.drain_at(pending, memory, page, word)
     }
@@ -240,9 +258,10 @@ impl StoreBuffer {
     }
 
     fn drain_page(&self, pending: &mut Pending, memory: &Coherent, page: usize) -> Result<(), BusError> {
-        let page = pending.remove(page);
+        let mut page = pending.remove(page);
         let drained = page.drain_into(memory);
-        self.words.fetch_sub(page.word_count(), Ordering::Release);
+        self.words.fetch_sub(page.count, Ordering::Release);
+        page.clear();
         pending.spare.push(page);
         drained
     }
@@ -252,7 +271,7 @@ impl Pending {
     fn page(&mut self, first: u64) -> &mut Page {
         let at = *self.index.entry(first).or_insert_with(|| {
             let mut page = self.spare.pop().unwrap_or_else(Page::empty);
-            page.reset(first);
+            page.first = first;
             self.pages.push(page);
             self.pages.len() - 1
         });
@@ -260,7 +279,7 @@ impl Pending {
     }
 
     fn drop_if_empty(&mut self, page: usize) {
-        if self.pages[page].dirty == [0; 8] {
+        if self.pages[page].count == 0 {
             let page = self.remove(page);
             self.spare.push(page);
         }
@@ -278,24 +297,28 @@ impl Pending {
 
 impl Page {
     fn empty() -> Box<Self> {
-        Box::new(Self { first: 0, dirty: [0; 8], masks: [0; PAGE_WORDS], bytes: [0; PAGE_BYTES] })
+        Box::new(Self { first: 0, count: 0, dirty: [0; 8], masks: [0; PAGE_WORDS], bytes: [0; PAGE_BYTES] })
     }
 
-    fn reset(&mut self, first: u64) {
-        self.first = first;
-        self.dirty = [0; 8];
-        self.masks = [0; PAGE_WORDS];
-    }
-
-    fn word_count(&self) -> usize {
-        self.dirty.iter().map(|bits| bits.count_ones() as usize).sum()
+    /// Nothing of it is pending any more.
+    fn clear(&mut self) {
+        if self.count > PAGE_WORDS / 8 {
+            self.masks = [0; PAGE_WORDS];
+        } else {
+            let mut next = self.dirty_at_or_after(0);
+            while let Some(word) = next {
+                self.masks[word] = 0;
+                next = self.dirty_at_or_after(word + 1);
+            }
+        }
+        (self.dirty, self.count) = ([0; 8], 0);
     }
 
     /// Takes bytes in; answers how many words became dirty.
     fn write(&mut self, within: usize, from: &[u8]) -> usize {
         self.bytes[within..within + from.len()].copy_from_slice(from);
         if within == 0 && from.len() == PAGE_BYTES {
-            let before = self.word_count();
+            let before = core::mem::replace(&mut self.count, PAGE_WORDS);
             self.masks.fill(0xff);
             self.dirty.fill(u64::MAX);
             return PAGE_WORDS - before;
@@ -308,6 +331,7 @@ impl Page {
             added += usize::from(self.dirty[word / 64] & 1 << (word % 64) == 0);
             self.dirty[word / 64] |= 1 << (word % 64);
         }
+        self.count += added;
         added
     }
 
@@ -346,8 +370,7 @@ impl Page {
         for (index, &bits) in self.dirty.iter().enumerate() {
             let count = bits.count_ones() as usize;
             if n < count {
-                let rest = (0..n).fold(bits, |bits, _| bits & (bits - 1));
-                return Some(64 * index + rest.trailing_zeros() as usize);
+                return Some(64 * index + nth_one(bits, n));
             }
             n -= count;
         }
@@ -361,12 +384,13 @@ impl Page {
             return None;
         }
         self.dirty[word / 64] &= !bit;
+        self.count -= 1;
         let mask = core::mem::take(&mut self.masks[word]);
         Some((self.word(word), spread(mask)))
     }
 
     fn drain_into(&self, memory: &Coherent) -> Result<(), BusError> {
-        if self.masks == [0xff; PAGE_WORDS] {
+        if self.count == PAGE_WORDS && self.masks == [0xff; PAGE_WORDS] {
             return memory.cpu_write(Pa::new(self.first), &self.bytes);
         }
         let mut next = self.dirty_at_or_after(0);
@@ -377,6 +401,18 @@ impl Page {
         }
         Ok(())
     }
+}
+
+/// Where the `n`-th one of a word is, from 0; there are more than `n`.
+fn nth_one(bits: u64, n: usize) -> usize {
+    let (mut bits, mut n, mut place) = (bits, n, 0);
+    for half in [32, 16, 8, 4, 2, 1] {
+        let ones = (bits & (u64::MAX >> (64 - half))).count_ones() as usize;
+        if n >= ones {
+            (bits, n, place) = (bits >> half, n - ones, place + half);
+        }
+    }
+    place
 }
 
 /// One bit for each byte, as eight bits for each byte.
@@ -446,6 +482,50 @@ mod tests {
     }
 
     #[test]
+    fn the_nth_one_is_found_wherever_it_is() {
+        for bits in [1, 1 << 63, u64::MAX, 0x8000_0001_0000_0180, 0x5555_5555_5555_5555] {
+            let ones: Vec<usize> = (0..64).filter(|place| bits >> place & 1 == 1).collect();
+            let found: Vec<usize> = (0..ones.len()).map(|n| nth_one(bits, n)).collect();
+            assert_eq!(found, ones, "{bits:#x}");
+        }
+    }
+
+    #[test]
+    fn what_is_counted_of_pages_is_what_is_pending_and_pages_that_are_used_again_have_nothing() {
+        for seed in 0..20 {
+            let (machine, chance) = (machine(seed), Chance::new(!seed));
+            for step in 0..400 {
+                let len = [1, 6, 8, 100, PAGE_BYTES][chance.below(5)];
+                let offset = chance.below(0x3000) & if len == PAGE_BYTES { !(PAGE_BYTES - 1) } else { !0 };
+                let (at, word) = (Pa::new(BASE + offset as u64), Pa::new((BASE + offset as u64) & !7));
+                let Machine { memory, buffer, .. } = &machine;
+                match chance.below(8) {
+                    0 => buffer.drain_range(memory, at, len as u64).unwrap(),
+                    1 => buffer.discard(word, len.next_multiple_of(8) as u64).unwrap(),
+                    2 => buffer.drain_some(memory).unwrap(),
+                    3 => _ = buffer.compare_exchange(memory, word, 0, step).unwrap(),
+                    4 if chance.once_in(4) => buffer.drain_all(memory).unwrap(),
+                    _ => machine.write(offset as u64, &vec![7; len]),
+                }
+                let pending = buffer.pending();
+                let counts = |page: &Page| {
+                    let dirty: u32 = page.dirty.iter().map(|bits| bits.count_ones()).sum();
+                    (page.count, dirty as usize, page.masks.iter().filter(|mask| **mask != 0).count())
+                };
+                let all: Vec<_> = pending.pages.iter().map(|page| counts(page)).collect();
+                assert!(
+                    all.iter().all(|&(count, dirty, masked)| count > 0 && (dirty, masked) == (count, count))
+                );
+                assert_eq!(all.iter().map(|(count, ..)| count).sum::<usize>(), buffer.word_count());
+                assert!(
+                    pending.spare.iter().all(|page| counts(page) == (0, 0, 0)),
+                    "seed {seed}, step {step}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn stores_to_one_word_never_change_places() {
         for seed in 0..50 {
             let machine = machine(seed);
@@ -510,6 +590,11 @@ mod tests {
         machine.buffer.write_run(&machine.memory, Pa::new(BASE + 16), u64::MAX, 2, 1000).unwrap();
         let load = |word: u64| machine.buffer.load(&machine.memory, Pa::new(BASE + 8 * word)).unwrap();
         assert_eq!([load(1), load(2), load(3), load(1001), load(1002)], [0, u64::MAX, 1, 1997, 0]);
+        for count in [16, 17] {
+            machine.buffer.write_run(&machine.memory, Pa::new(BASE + 0x4000), 5, 3, count).unwrap();
+            assert_eq!([load(0x800), load(0x800 + count as u64 - 1)], [5, 5 + 3 * (count as u64 - 1)]);
+            assert_eq!(load(0x800 + count as u64), 0);
+        }
     }
 
     #[test]
