@@ -71,10 +71,10 @@ impl State {
             None => self.notes.record(clause::PELTV_DISABLED, format!("PE {pe:#x}: {}", error.cause.name())),
         }
         self.freeze(pe, error, around);
-        for child in 0..=u8::MAX {
-            if child != pe && children[usize::from(child / 8)] & 0x80 >> (child % 8) != 0 {
-                self.freeze(child, error, around);
-            }
+        // Nearly every PE stands alone.
+        for (byte, &bits) in (0u8..).zip(&children).filter(|(_, bits)| **bits != 0) {
+            let named = (0..8).filter(|place| bits & 0x80 >> place != 0).map(|place| 8 * byte + place);
+            named.filter(|&child| child != pe).for_each(|child| self.freeze(child, error, around));
         }
     }
 

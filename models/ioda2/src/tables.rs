@@ -105,7 +105,7 @@ impl Tables {
     ///
     /// Observed: skiboot hw/phb3.c, phb3_set_phb_mem_window and phb3_err_inject_mem64.
     pub(crate) fn m64_pe(&self, address: u64) -> Option<u16> {
-        (0..16).find_map(|index| m64_pe(self.get(M64BT, index), address))
+        self.0.get(M64BT as usize)?.iter().find_map(|&bar| m64_pe(bar, address))
     }
 }
 

@@ -213,20 +213,16 @@ impl Walker<'_> {
         }
         self.counters.table_reads += 1;
         let (words, _) = line.as_chunks::<8>();
-        let page = 1 << tree.page_lg2;
-        let line_first = (address & !(page - 1)).wrapping_sub(wanted as u64 * page);
-        for (i, word) in words.iter().enumerate() {
-            let place = line_first.wrapping_add(i as u64 * page);
-            // What was cached of the neighbours stays as it was.
-            if i == wanted || self.cache.find(number, place, tree.page_lg2).is_none() {
-                self.keep(number, tve, tree, place, u64::from_be_bytes(*word));
-            }
-        }
-        Ok(u64::from_be_bytes(words[wanted]))
+        let fetched = core::array::from_fn(|place| Kept { tce: u64::from_be_bytes(words[place]), tve });
+        // Tables lie on multiples of 4 KiB: a TCE's place in its line is that of its page among 16. What was cached of the neighbours stays as it was.
+        let keep_invalid = self.policy.keep_invalid;
+        self.cache
+            .keep_line(number, address, tree.page_lg2, &fetched, |kept| is_kept(kept.tce, keep_invalid));
+        Ok(fetched[wanted].tce)
     }
 
     fn keep(&mut self, number: u16, tve: u64, tree: &Tree, address: u64, tce: u64) {
-        if tce & (READ | WRITE) != 0 || self.policy.keep_invalid {
+        if is_kept(tce, self.policy.keep_invalid) {
             self.cache.keep(number, address, tree.page_lg2, Kept { tce, tve });
         }
     }
@@ -258,6 +254,11 @@ impl Walker<'_> {
             Ok(self.real(tce, page_lg2) | at & ((1 << page_lg2) - 1))
         }
     }
+}
+
+/// Whether a TCE is kept.
+const fn is_kept(tce: u64, invalid_too: bool) -> bool {
+    tce & (READ | WRITE) != 0 || invalid_too
 }
 
 /// A message by what its address says: a write of 2 or 4 bytes.
