@@ -86,6 +86,16 @@ impl Vtd {
         self.state.lock().map(|state| state.counters.clone()).unwrap_or_default()
     }
 
+    /// Of [`counters`](Self::counters), the faults for which there was no register: for who looks often.
+    pub fn faults_lost(&self) -> u64 {
+        self.state.lock().map_or(0, |state| state.counters.faults_lost)
+    }
+
+    /// The same of the page requests for which the queue had no room.
+    pub fn page_requests_lost(&self) -> u64 {
+        self.state.lock().map_or(0, |state| state.counters.page_requests_lost)
+    }
+
     /// Everything software did against the book since the last call.
     pub fn take_unpredictable(&self) -> Vec<Unpredictable> {
         self.state.lock().map(|mut state| state.notes.take()).unwrap_or_default()

@@ -31,23 +31,43 @@ pub(super) fn flips(seed: u64) -> bool {
     Chance::new(seed ^ 0xf11b).once_in(8)
 }
 
+/// Those among which a life may have some: bits flip in it, or not.
+fn among(kind: MachineKind, flips: bool) -> Vec<Pair> {
+    let mut all = all(kind);
+    all.retain(|(_, fault)| flips || *fault != FaultKind::BitFlip);
+    all
+}
+
+fn drawn(seed: u64, among: &[Pair]) -> impl Iterator<Item = Pair> {
+    let chance = Chance::new(seed ^ 0x000f_0c05);
+    (0..PAIRS).map(move |_| among[chance.below(among.len())])
+}
+
 /// The pairs that the life of a seed tries.
 pub(crate) fn of(seed: u64, kind: MachineKind) -> Vec<Pair> {
-    let mut all = all(kind);
-    let flips = flips(seed);
-    all.retain(|(_, fault)| flips || *fault != FaultKind::BitFlip);
-    let chance = Chance::new(seed ^ 0x000f_0c05);
-    (0..PAIRS).map(|_| all[chance.below(all.len())]).collect()
+    drawn(seed, &among(kind, flips(seed))).collect()
 }
 
 /// The seed of the next life: the next number, or one soon behind it whose life tries what has not been met.
 pub(crate) fn next_seed(seed: u64, machine: MachineKind, met: &Coverage, spared: &[FaultKind]) -> u64 {
     let next = seed.wrapping_add(1);
     let lacks = |pair: &Pair| met.met(pair.0, pair.1) == 0 && !spared.contains(&pair.1);
-    let (of_pairs, all_pairs) = met.pairs();
-    if of_pairs == all_pairs || seed.is_multiple_of(2) {
+    if seed.is_multiple_of(2) {
         return next;
     }
-    let tries = |seed: &u64| of(*seed, Spec::draw(*seed, machine).kind).iter().any(lacks);
+    let (of_pairs, all_pairs) = met.pairs();
+    if of_pairs == all_pairs {
+        return next;
+    }
+    // What can be drawn is the same for many of them.
+    let mut known: Vec<((MachineKind, bool), Vec<Pair>)> = Vec::new();
+    let tries = |seed: &u64| {
+        let of = (Spec::draw(*seed, machine).kind, flips(*seed));
+        let place = known.iter().position(|(known, _)| *known == of).unwrap_or_else(|| {
+            known.push((of, among(of.0, of.1)));
+            known.len() - 1
+        });
+        drawn(*seed, &known[place].1).any(|pair| lacks(&pair))
+    };
     (0..AHEAD).map(|ahead| next.wrapping_add(ahead)).find(tries).unwrap_or(next)
 }

@@ -4,11 +4,13 @@
 
 use std::collections::BTreeMap;
 
+use model_bus::KeyMap;
+
 use super::wrong::Wrong;
 use crate::promise::Promise;
 
 /// An interrupt as it arrives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Raised {
     pub(crate) destination: u32,
     pub(crate) logical: bool,
@@ -52,6 +54,8 @@ struct Entry {
 #[derive(Debug, Default)]
 pub(crate) struct Vectors {
     entries: BTreeMap<EntryKey, Entry>,
+    /// Which entry each interrupt was made up for: where it is looked for first.
+    made_for: KeyMap<Raised, EntryKey>,
     /// How many interrupts have been made up.
     made: u32,
     /// What was delivered last, and for whom.
@@ -73,6 +77,7 @@ impl Vectors {
 
     /// An entry is about to be something; or nothing.
     pub(crate) fn begin(&mut self, key: EntryKey, next: Option<&Meaning>) {
+        self.made_for.extend(next.map(|next| (next.raised, key)));
         let entry = self.entries.entry(key).or_default();
         entry.perhaps.extend(next.cloned());
         entry.unsettled = true;
@@ -130,6 +135,10 @@ impl Vectors {
     pub(crate) fn delivered(&mut self, source: u32, raised: Raised) -> Result<(), Wrong> {
         self.last = Some((source, raised));
         let may = |one: &Meaning| one.raised == raised && one.sources.contains(&source);
+        let first = self.made_for.get(&raised).and_then(|key| self.entries.get(key));
+        if first.is_some_and(|entry| entry.now.iter().chain(&entry.perhaps).any(may)) {
+            return Ok(());
+        }
         let all = self.entries.iter().flat_map(|(key, entry)| {
             entry.now.iter().chain(&entry.perhaps).map(move |meaning| (key, meaning))
         });
@@ -184,6 +193,14 @@ mod unit_tests {
         let other = vectors.fresh(false);
         assert_ne!(other, raised);
         assert_eq!(broken(&mut vectors, 8, other), Some(Promise::Isolation));
+    }
+
+    #[test]
+    fn what_two_entries_may_mean_is_for_the_sources_of_either() {
+        let (mut vectors, raised) = set();
+        vectors.begin((0, 8), Some(&Meaning { sources: vec![9], raised }));
+        let found = [8, 9, 10].map(|source| broken(&mut vectors, source, raised));
+        assert_eq!(found, [None, None, Some(Promise::Isolation)]);
     }
 
     #[test]

@@ -168,6 +168,7 @@ fn a_full_queue_overflows_and_the_hardware_answers_for_software() {
     page(&machine, Some(1), 2, true);
     let response = *machine.ears.responses.lock().unwrap().last().unwrap();
     assert_eq!((response.group, response.code), (2, 0), "Success: it will ask again");
+    assert_eq!((machine.unit.page_requests_lost(), machine.unit.counters().page_requests_lost), (2, 2));
     machine.write64(0xc0, 0x20);
     machine.write32(0xdc, 2);
     page(&machine, Some(1), 3, true);

@@ -209,6 +209,7 @@ fn records_are_a_ring_that_overflows() {
     assert_eq!(machine.read64(FRCD) & !0xfff, 0x5000);
     let counters = machine.unit.counters();
     assert_eq!((counters.faults_recorded, counters.faults_lost), (2, 2));
+    assert_eq!(machine.unit.faults_lost(), 2);
     machine.write32(FRCD + 28, 1 << 31);
     machine.write32(0x34, 1);
     assert_eq!(machine.read32(0x34), 0);

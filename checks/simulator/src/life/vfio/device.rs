@@ -115,9 +115,9 @@ impl UserWorld {
         let source = self.devices[device].engine.sources[0];
         let Some(tables) = self.units[0].iommu().table_group(source) else { return };
         let Some(eeh) = tables.eeh() else { return };
-        let before = self.before();
+        let fired = self.hub.faults.count();
         let thawed = eeh.unfreeze(Freeze::Io).and_then(|()| eeh.unfreeze(Freeze::Dma));
-        self.hub.hold(Promise::Service, thawed.is_ok() || self.fired(&before), || {
+        self.hub.hold(Promise::Service, thawed.is_ok() || self.fired_since(fired), || {
             format!("the endpoint of device {device} does not go on: {thawed:?}")
         });
     }

@@ -42,8 +42,9 @@ pub(super) fn bytes(head: &[u32], rest: &[u64]) -> Vec<u8> {
 
 impl UserWorld {
     pub(super) fn open_container(&self, user: usize) -> Done {
-        let free =
-            (0..CONTAINERS).map(|place| user * CONTAINERS + place).find(|&id| self.container(id).is_none());
+        let free = (0..CONTAINERS)
+            .map(|place| user * CONTAINERS + place)
+            .find(|&id| locked(&self.containers)[id].is_none());
         let (Some(id), Ok(file)) = (free, self.vfio.open("/dev/vfio/vfio")) else { return Done::Skipped };
         match self.users[user].opened(Of::Container(id), file) {
             Ok(_) => {
@@ -222,9 +223,12 @@ impl UserWorld {
             .collect();
         let mut emptied = Vec::new();
         for id in 0..self.users.len() * CONTAINERS {
-            let Some(one) = self.container(id).filter(|one| !one.groups.is_empty()) else { continue };
-            let all = one.groups.iter().all(|group| leaving.contains(&(*group, id)));
-            if all {
+            let empties = |one: &&Container| {
+                let mut groups = one.groups.iter();
+                !one.groups.is_empty() && groups.all(|group| leaving.contains(&(*group, id)))
+            };
+            let emptied_now = locked(&self.containers)[id].as_ref().filter(empties).cloned();
+            if let Some(one) = emptied_now {
                 let token = self.hub.shadow(|shadow| shadow.begin_unmap(one.space, &[(0, u64::MAX)]));
                 emptied.push((id, one, token));
             }

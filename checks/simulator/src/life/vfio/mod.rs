@@ -332,7 +332,12 @@ impl UserWorld {
 
     /// Whether a fault has fired since.
     fn fired(&self, before: &Before) -> bool {
-        self.hub.faults.count() > before.fired || self.is_held()
+        self.fired_since(before.fired)
+    }
+
+    /// Whether one has since there were so many.
+    fn fired_since(&self, fired: u64) -> bool {
+        self.hub.faults.count() > fired || self.is_held()
     }
 
     /// Whether hardware has not confirmed something since.

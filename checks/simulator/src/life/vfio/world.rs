@@ -460,7 +460,7 @@ impl UserWorld {
 
     /// Whether hardware may not have confirmed what was mapped or unmapped in a container, if there is one.
     pub(super) fn is_in_doubt(&self, container: Option<usize>) -> bool {
-        container.is_some_and(|id| self.container(id).is_some_and(|one| one.doubt))
+        container.is_some_and(|id| locked(&self.containers)[id].as_ref().is_some_and(|one| one.doubt))
     }
 
     pub(super) fn change<T>(&self, id: usize, work: impl FnOnce(&mut Container) -> T) -> Option<T> {

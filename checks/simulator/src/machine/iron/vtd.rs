@@ -182,10 +182,42 @@ impl Hardware {
 
 /// Whether a reason says that an entry, or what it leads to, makes no sense.
 fn is_mixed(reason: Reason) -> bool {
-    let name = format!("{reason:?}");
-    ["Reserved", "Invalid", "Access", "HostAddress", "RidPasid", "BeyondDirectory"]
-        .iter()
-        .any(|word| name.contains(word))
+    use Reason as R;
+    let reserved = matches!(
+        reason,
+        R::RootReserved
+            | R::ContextReserved
+            | R::PagingReserved
+            | R::InterruptReserved
+            | R::InterruptEntryReserved
+            | R::ScalableRootReserved
+            | R::ScalableContextReserved
+            | R::DirectoryReserved
+            | R::PasidReserved
+            | R::FirstReserved
+            | R::SecondReserved
+    );
+    let invalid = matches!(
+        reason,
+        R::ContextInvalid | R::RootPointerInvalid | R::ScalableContextInvalid | R::PasidInvalid
+    );
+    let unreadable = matches!(
+        reason,
+        R::RootAccess
+            | R::ContextAccess
+            | R::PagingAccess
+            | R::InterruptAccess
+            | R::ScalableRootAccess
+            | R::ScalableContextAccess
+            | R::DirectoryAccess
+            | R::PasidAccess
+            | R::FirstAccess
+            | R::FirstRootAccess
+            | R::SecondAccess
+            | R::SecondRootAccess
+    );
+    let of_pasids = matches!(reason, R::PasidIsRidPasid | R::PasidBeyondDirectory);
+    reserved || invalid || unreadable || of_pasids || reason == R::HostAddress
 }
 
 impl Iron for Hardware {
@@ -243,11 +275,11 @@ impl Iron for Hardware {
     }
 
     fn events_lost(&self) -> u64 {
-        self.0.counters().faults_lost
+        self.0.faults_lost()
     }
 
     fn page_requests_lost(&self) -> u64 {
-        self.0.counters().page_requests_lost
+        self.0.page_requests_lost()
     }
 
     fn bell(&self) -> Option<Arc<dyn Doorbell>> {
