@@ -114,7 +114,8 @@ impl Hub {
     pub(crate) fn reading<T>(&self, read: impl FnOnce(&Tables<'_>) -> T) -> T {
         let ram = self.bus.cpu().ram();
         let load = |at: u64| ram.load(Pa::new(at & !7)).ok();
-        read(&Tables { load: &load })
+        let run = |at: u64, into: &mut [u8]| ram.read(Pa::new(at), into).is_ok();
+        read(&Tables::by_table(&load, &run))
     }
 
     /// Looks at who may raise which interrupt, or changes it.

@@ -107,7 +107,7 @@ impl Tap for DescriptorTap {
     fn entry_of(&self, bus: &Bus, source: u32) -> Option<Pa> {
         let root = self.root.load(Relaxed);
         let load = |at: u64| bus.cpu().ram().load(Pa::new(at & !7)).ok();
-        if root == 0 { None } else { Tables { load: &load }.context_entry(root, source).map(Pa::new) }
+        if root == 0 { None } else { Tables::by_word(&load).context_entry(root, source).map(Pa::new) }
     }
 }
 

@@ -58,8 +58,7 @@ impl Tables<'_> {
 
     fn table(&self, root: &Root, at: u64, level: u32, base: u64, writable: bool, into: &mut Vec<Leaf>) {
         let Some((shift, width)) = root.arm_place(level) else { return };
-        for index in 0..1u64 << width {
-            let word = self.word(at + 8 * index);
+        self.each(at, 1 << width, |index, word| {
             let iova = base | index << shift;
             match (level, word & 3) {
                 (3, 3) | (..3, 1) => into.push(leaf(root, word, iova, shift, writable)),
@@ -70,7 +69,7 @@ impl Tables<'_> {
                 }
                 _ => {}
             }
-        }
+        });
     }
 
     pub(super) fn arm_path(&self, root: &Root, iova: u64) -> Vec<Word> {

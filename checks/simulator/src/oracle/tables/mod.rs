@@ -21,7 +21,9 @@ pub(crate) use smmuv2::Streams;
 /// Reads words of memory.
 pub(crate) struct Tables<'a> {
     /// None where there is no memory.
-    pub(crate) load: &'a dyn Fn(u64) -> Option<u64>,
+    load: &'a dyn Fn(u64) -> Option<u64>,
+    /// Reads bytes from a multiple of 8 on, where there is a quicker way to many words; false where some of them is no memory.
+    run: Option<&'a dyn Fn(u64, &mut [u8]) -> bool>,
 }
 
 /// Where a source's traffic goes that carries no PASID.
@@ -100,9 +102,39 @@ pub(crate) struct Word {
     pub(crate) leaf: bool,
 }
 
-impl Tables<'_> {
+impl<'a> Tables<'a> {
+    /// Words one by one.
+    pub(crate) fn by_word(load: &'a dyn Fn(u64) -> Option<u64>) -> Self {
+        Self { load, run: None }
+    }
+
+    /// The same words, of whole tables many at once.
+    pub(crate) fn by_table(
+        load: &'a dyn Fn(u64) -> Option<u64>,
+        run: &'a dyn Fn(u64, &mut [u8]) -> bool,
+    ) -> Self {
+        Self { load, run: Some(run) }
+    }
+
     fn word(&self, at: u64) -> u64 {
         (self.load)(at).unwrap_or(0)
+    }
+
+    /// The words of a table that are not zero, each with its number: most of a table is.
+    fn each(&self, at: u64, count: usize, mut act: impl FnMut(u64, u64)) {
+        const PIECE: usize = 512;
+        let mut bytes = [0; 8 * PIECE];
+        for first in (0..count).step_by(PIECE) {
+            let piece = &mut bytes[..8 * PIECE.min(count - first)];
+            let place = at + 8 * first as u64;
+            let whole = place & 7 == 0 && self.run.is_some_and(|run| run(place, &mut *piece));
+            for (index, word) in (0u64..).zip(piece.as_chunks::<8>().0) {
+                let word = if whole { u64::from_le_bytes(*word) } else { self.word(place + 8 * index) };
+                if word != 0 {
+                    act(first as u64 + index, word);
+                }
+            }
+        }
     }
 
     /// All that a table lets through, in the order of addresses.
@@ -119,5 +151,30 @@ impl Tables<'_> {
             Kind::Arm => self.arm_path(root, iova),
             Kind::Intel => self.intel_path(root, iova),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_that_is_read_at_once_says_what_its_words_say_also_where_memory_ends_in_it() {
+        let load = |at: u64| (at < 0x3800).then_some(if at.is_multiple_of(24) { at } else { 0 });
+        let run = |at: u64, into: &mut [u8]| {
+            let words = (at..).step_by(8).zip(into.as_chunks_mut::<8>().0);
+            words.into_iter().all(|(at, bytes)| load(at).map(|word| *bytes = word.to_le_bytes()).is_some())
+        };
+        let found = |tables: &Tables<'_>, at| {
+            let mut found = Vec::new();
+            tables.each(at, 1600, |index, word| found.push((index, word)));
+            found
+        };
+        let (words, runs) = (Tables::by_word(&load), Tables::by_table(&load, &run));
+        for at in [0x1000, 0x1008, 0x1004] {
+            assert_eq!(found(&words, at), found(&runs, at), "{at:#x}");
+        }
+        let all = found(&runs, 0x1000);
+        assert_eq!((all[0], all.last()), ((1, 0x1008), Some(&(1279, 0x37f8))));
     }
 }

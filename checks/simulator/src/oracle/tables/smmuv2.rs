@@ -133,7 +133,7 @@ mod tests {
         let load = |at: u64| u32::try_from(all.get(&at).copied().unwrap_or(0)).expect("32 bits");
         let load64 = |at: u64| all.get(&at).copied().unwrap_or(0);
         let streams = Streams { page: 0x1000, load: &load, load64: &load64 };
-        streams.way(8, &Tables { load: &|_| Some(0) })
+        streams.way(8, &Tables::by_word(&|_| Some(0)))
     }
 
     #[test]

@@ -142,7 +142,7 @@ mod tests {
     fn stream(words: &[(u64, u64)]) -> (Way, Vec<Leaf>) {
         let memory = memory(words);
         let load = |at: u64| Some(memory.get(&at).copied().unwrap_or(0));
-        let tables = Tables { load: &load };
+        let tables = Tables::by_word(&load);
         let way = tables.stream(Pa::new(0x1000));
         let leaves = if let Way::Through(root) = way { tables.leaves(&root) } else { Vec::new() };
         (way, leaves)
@@ -199,7 +199,7 @@ mod tests {
             stream(&[(0x1000, 0b1101), (0x1010, 63 << 32 | 1 << 38), (0x1018, 0x3000), (0x3000, 0x4003)]);
         let Way::Through(root) = way else { panic!("{way:?}") };
         assert_eq!((root.bits, leaves), (1, Vec::new()));
-        assert_eq!(Tables { load: &|_| Some(3) }.path(&root, 0), []);
+        assert_eq!(Tables::by_word(&|_| Some(3)).path(&root, 0), []);
         let words = [(0x1000, 0x2000 | 0b1011), (0x2000, 63 | 1 << 30 | 1 << 31 | 1 << 41), (0x2008, 0x3000)];
         assert_eq!(stream(&words).0, Way::Nonsense("T0SZ"));
     }
@@ -208,7 +208,7 @@ mod tests {
     fn a_stream_is_tagged_by_the_asids_of_its_open_contexts_or_by_its_vmid() {
         let tags = |words: &[(u64, u64)]| {
             let memory = memory(words);
-            Tables { load: &|at: u64| Some(memory.get(&at).copied().unwrap_or(0)) }.tags(Pa::new(0x1000))
+            Tables::by_word(&|at: u64| Some(memory.get(&at).copied().unwrap_or(0))).tags(Pa::new(0x1000))
         };
         let second = [(0x1000, 0b1101), (0x1010, 25 << 32 | 7), (0x1018, 0x3000)];
         assert_eq!(tags(&second), [(Tag::Vmid(7), 0x3000)]);
@@ -240,7 +240,7 @@ mod tests {
         ];
         let memory = memory(&words);
         let load = |at: u64| Some(memory.get(&at).copied().unwrap_or(0));
-        let found = Tables { load: &load }.contexts(Pa::new(0x1000));
+        let found = Tables::by_word(&load).contexts(Pa::new(0x1000));
         assert_eq!(found, [(5, Some(0x3000)), (66, None)]);
     }
 }

@@ -87,21 +87,20 @@ impl Tables<'_> {
             return Vec::new();
         }
         // PDTS, bits 11:9; RID_PASID, bits 83:64.
-        let (tables, own) = (1u32 << ((low >> 9 & 7) + 7), high & 0xf_ffff);
+        let (tables, own) = (1usize << ((low >> 9 & 7) + 7), high & 0xf_ffff);
         let mut found = Vec::new();
-        for index in 0..tables {
-            let directory = self.word((low & POINTER) + 8 * u64::from(index));
+        self.each(low & POINTER, tables, |index, directory| {
             if directory & 1 == 0 {
-                continue;
+                return;
             }
-            for within in 0..64 {
-                let entry = (directory & POINTER) + 64 * u64::from(within);
-                let pasid = index << 6 | within;
-                if self.word(entry) != 0 && u64::from(pasid) != own {
-                    found.push((pasid, entry));
+            // Entries have eight words.
+            self.each(directory & POINTER, 64 * 8, |word, _| {
+                let pasid = index << 6 | word >> 3;
+                if word & 7 == 0 && pasid != own {
+                    found.push((u32::try_from(pasid).unwrap_or(u32::MAX), (directory & POINTER) + 8 * word));
                 }
-            }
-        }
+            });
+        });
         found
     }
 
@@ -164,9 +163,8 @@ impl Tables<'_> {
         into: &mut Vec<Leaf>,
     ) {
         let shift = 3 + 9 * level;
-        for index in 0..512 {
-            let word = self.word(at + 8 * index);
-            let Some((read, write)) = rights(root, word) else { continue };
+        self.each(at, 512, |index, word| {
+            let Some((read, write)) = rights(root, word) else { return };
             let (read, write) = (read && above.0, write && above.1);
             let iova = base | index << shift;
             if level == 1 || word & LARGE != 0 {
@@ -175,7 +173,7 @@ impl Tables<'_> {
             } else {
                 self.intel_table(root, word & OUTPUT, level - 1, iova, (read, write), into);
             }
-        }
+        });
     }
 
     pub(super) fn intel_path(&self, root: &Root, iova: u64) -> Vec<Word> {
@@ -221,7 +219,7 @@ mod tests {
     fn found(root: u64, source: u32, words: &[(u64, u64)]) -> (Way, Vec<Leaf>) {
         let memory: BTreeMap<u64, u64> = words.iter().copied().collect();
         let load = |at: u64| Some(memory.get(&at).copied().unwrap_or(0));
-        let tables = Tables { load: &load };
+        let tables = Tables::by_word(&load);
         let way = tables.requester(root, source);
         let leaves = if let Way::Through(root) = way { tables.leaves(&root) } else { Vec::new() };
         (way, leaves)
@@ -270,7 +268,7 @@ mod tests {
     fn a_source_is_tagged_by_its_domain_and_in_a_first_stage_by_its_pasid_too() {
         let tags = |root, words: &[(u64, u64)]| {
             let memory: BTreeMap<u64, u64> = words.iter().copied().collect();
-            Tables { load: &|at: u64| Some(memory.get(&at).copied().unwrap_or(0)) }.requester_tags(root, 0x88)
+            Tables::by_word(&|at: u64| Some(memory.get(&at).copied().unwrap_or(0))).requester_tags(root, 0x88)
         };
         // Legacy mode: AW 2, DID 7.
         let legacy = [(0x1000, 0x2001), (0x2000 + 16 * 0x88, 0x3001), (0x2008 + 16 * 0x88, 7 << 8 | 2)];
