@@ -268,6 +268,24 @@ impl Hub {
         assert!(waits < MOST_WAITS || self.is_wrong(), "a wait without end");
     }
 
+    /// How many waits in a row are sure to give nobody a turn, and let nothing go that is held back.
+    pub(crate) fn waits_before_turn(&self) -> u32 {
+        if self.watching.load(Relaxed) || self.is_held() {
+            return 0;
+        }
+        let left = self.countdown.load(Relaxed);
+        let waits = if left == 0 { u32::MAX } else { left - 1 };
+        waits.min(MOST_WAITS.saturating_sub(self.waits.load(Relaxed)))
+    }
+
+    /// So many of them have been.
+    pub(crate) fn waited_idly(&self, waits: u64) {
+        self.hooks.store(self.hooks.load(Relaxed) + waits, Relaxed);
+        let waits = u32::try_from(waits).unwrap_or(u32::MAX);
+        self.waits.fetch_add(waits, Relaxed);
+        self.countdown.store(self.countdown.load(Relaxed).saturating_sub(waits), Relaxed);
+    }
+
     /// A register of an IOMMU is about to be written. Answers what hardware gets; none if nothing now.
     pub(crate) fn register_written(&self, unit: usize, offset: usize, value: u64) -> Option<u64> {
         let taken = self.taps[unit].written(&self.bus, &self.faults, Written { offset, value });

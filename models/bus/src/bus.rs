@@ -221,6 +221,27 @@ impl Bus {
         worked
     }
 
+    /// The same as [`step`](Self::step) again and again while time is not past `until_ns`, at most `limit` times, and as one where nobody has anything to do. Answers
+    /// how many steps that were; none if somebody may have work now, or another thread is at it.
+    pub fn step_idly(&self, limit: u64, until_ns: u64) -> u64 {
+        let Ok(mut turn) = self.turn.try_lock() else { return 0 };
+        let models = self.models.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if self.cpu.pending_words() != 0 || !models.iter().all(|model| model.is_idle()) {
+            return 0;
+        }
+        let before_ns = self.now_ns();
+        let (mut now_ns, mut steps) = (before_ns, 0);
+        while steps < limit && now_ns <= until_ns {
+            turn.step_ns = (2 * turn.step_ns).min(IDLE_STEP_NS);
+            now_ns += turn.step_ns;
+            steps += 1;
+        }
+        // Whose turn would have come first is drawn in every step.
+        turn.chance.skip(steps * (models.len() as u64).saturating_sub(1));
+        self.now_ns.fetch_add(now_ns - before_ns, Ordering::Relaxed);
+        steps
+    }
+
     /// Steps until nobody has had work for a few steps in a row, at most `limit` steps. Answers whether it became quiet.
     pub fn settle(&self, limit: usize) -> bool {
         const QUIET_STEPS: usize = 3;

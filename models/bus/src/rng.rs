@@ -19,6 +19,11 @@ impl Chance {
         mixed(self.0.fetch_add(STEP, Relaxed).wrapping_add(STEP))
     }
 
+    /// Leaves out as many numbers.
+    pub fn skip(&self, count: u64) {
+        self.0.fetch_add(STEP.wrapping_mul(count), Relaxed);
+    }
+
     /// A number below `bound`; 0 if `bound` is 0.
     pub fn below(&self, bound: usize) -> usize {
         let wide = (u128::from(self.next()) * bound as u128) >> 64;
@@ -60,6 +65,14 @@ mod tests {
         let first = take(&a);
         assert_eq!(first, take(&b));
         assert_ne!(first, take(&c));
+    }
+
+    #[test]
+    fn numbers_that_are_left_out_are_those_that_would_have_come() {
+        let (a, b) = (Chance::new(7), Chance::new(7));
+        (0..5).for_each(|_| _ = a.next());
+        b.skip(5);
+        assert_eq!(a.next(), b.next());
     }
 
     #[test]

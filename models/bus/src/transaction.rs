@@ -48,6 +48,11 @@ pub trait Mmio: Send + Sync {
 pub trait Clocked: Send + Sync {
     /// Does some of the work that is waiting, up to the model's own idea of a step, at time `now_ns`. Answers whether there was any.
     fn step(&self, now_ns: u64) -> bool;
+
+    /// Whether steps do nothing, draw nothing and answer that there was no work, however late it becomes, until somebody reaches the model from outside.
+    fn is_idle(&self) -> bool {
+        false
+    }
 }
 
 /// Nothing answered at an address, or what answered refused.

@@ -164,6 +164,10 @@ impl Clocked for Worker {
         self.turns.lock().unwrap().push(self.name);
         self.left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok()
     }
+
+    fn is_idle(&self) -> bool {
+        self.left.load(Relaxed) == 0
+    }
 }
 
 fn workers(seed: u64, left: u64) -> (Arc<Bus>, Arc<Mutex<Vec<usize>>>) {
@@ -173,6 +177,29 @@ fn workers(seed: u64, left: u64) -> (Arc<Bus>, Arc<Mutex<Vec<usize>>>) {
         bus.add_clocked(Arc::new(Worker { left: AtomicU64::new(left), turns: turns.clone(), name }));
     }
     (bus, turns)
+}
+
+#[test]
+fn steps_in_which_nobody_has_work_are_one_and_leave_everything_as_they_would() {
+    for (limit, until_ns) in [(7, u64::MAX), (u64::MAX, 100), (u64::MAX, 5_000_000), (20, 300_000)] {
+        let ((one, turns), (other, others)) = (workers(5, 3), workers(5, 3));
+        assert_eq!(one.step_idly(limit, until_ns), 0, "there is work");
+        [&one, &other].into_iter().for_each(|bus| assert!(!bus.settle(4)));
+        let mut steps = 0usize;
+        while (steps as u64) < limit && other.now_ns() <= until_ns {
+            assert!(!other.step());
+            steps += 1;
+        }
+        assert_eq!(one.step_idly(limit, until_ns), steps as u64);
+        assert_eq!(one.now_ns(), other.now_ns());
+        // What comes behind is as it would have been.
+        [&one, &other].into_iter().for_each(|bus| assert!(!bus.step()));
+        assert_eq!(one.now_ns(), other.now_ns());
+        let newest = |turns: &Mutex<Vec<usize>>| turns.lock().unwrap().split_off(16);
+        assert_eq!(newest(&turns), newest(&others)[4 * steps..]);
+        one.cpu().store_run(Pa::new(0x4000_0000), 1, 1, 4).unwrap();
+        assert_eq!(one.step_idly(limit, u64::MAX), 0, "a store may drain");
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::phb::{Phb3, ones};
 use crate::registers::{CA_BDFN, CA_REGISTER, CONFIG_ADDRESS, CONFIG_DATA, DLP_TRAIN_CTL, DLP_UP, RESET};
 use crate::state::State;
 use crate::strict::clause;
+use crate::tables::RBA;
 use crate::xscom::{ASB_DATA, Effect, Unit};
 
 impl Phb3 {
@@ -112,6 +113,10 @@ impl Clocked for Phb3 {
         let around = self.around();
         let posted = state.tick_posted(around);
         posted | state.present_rejected(around)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.lock().is_some_and(|state| state.posted.is_empty() && state.tables.is_clear(RBA))
     }
 }
 

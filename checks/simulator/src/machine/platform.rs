@@ -6,6 +6,7 @@
 //! Not here: what is done in such a turn (`life::turn`), which faults there are (`fault`).
 
 use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::Arc;
 
 use model_bus::{Bus, BusError, Width};
@@ -21,7 +22,12 @@ use crate::hub::{Hub, Place};
 pub(crate) struct SimPlatform {
     hub: Arc<Hub>,
     bus: Arc<Bus>,
+    /// How often in a row a wait that might have leapt did not.
+    vain: AtomicU32,
 }
+
+/// After so many in a row it is looked for a leap once in so many: some hardware never rests.
+const VAIN: u32 = 64;
 
 impl fmt::Debug for SimPlatform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -37,7 +43,7 @@ fn in_ram<T>(result: Result<T, BusError>) -> T {
 impl SimPlatform {
     pub(crate) fn new(hub: Arc<Hub>) -> Arc<Self> {
         let bus = hub.bus.clone();
-        Arc::new(Self { hub, bus })
+        Arc::new(Self { hub, bus, vain: AtomicU32::new(0) })
     }
 
     /// The registers of IOMMU `unit` in `window`.
@@ -155,6 +161,18 @@ impl Clock for SimPlatform {
         self.bus.step();
         self.hub.turn(Place::Wait);
     }
+
+    fn relax_until(&self, until_ns: u64) {
+        let vain = self.vain.load(Relaxed);
+        let looks = vain < VAIN || vain.is_multiple_of(VAIN);
+        // Most of a reset is that nothing happens, and nobody has a turn.
+        let waits = if looks { self.bus.step_idly(self.hub.waits_before_turn().into(), until_ns) } else { 0 };
+        self.vain.store(if waits == 0 { vain.wrapping_add(1) } else { 0 }, Relaxed);
+        match waits {
+            0 => self.relax(),
+            waits => self.hub.waited_idly(waits),
+        }
+    }
 }
 
 impl Sink for SimPlatform {
@@ -215,5 +233,113 @@ impl Registers for SimRegisters {
 
     fn write64(&self, offset: usize, value: u64) {
         self.write(offset, Width::Bits64, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::AtomicU64;
+    use std::sync::Mutex;
+
+    use model_bus::{BusOptions, Clocked};
+    use portcullis::hal::pause;
+
+    use super::*;
+    use crate::fault::{SyncTap, Tap};
+    use crate::hub::{Turns, locked};
+
+    /// Hardware that has nothing to do, and counts how often it was asked.
+    #[derive(Default)]
+    struct Asked(AtomicU64);
+
+    impl Clocked for Asked {
+        fn step(&self, _: u64) -> bool {
+            self.0.fetch_add(1, Relaxed);
+            false
+        }
+
+        fn is_idle(&self) -> bool {
+            true
+        }
+    }
+
+    /// When who had a turn, or watched.
+    struct Noted(Arc<Bus>, Mutex<Vec<(Option<Place>, u64)>>);
+
+    impl Turns for Noted {
+        fn turn(&self, place: Place) {
+            locked(&self.1).push((Some(place), self.0.now_ns()));
+        }
+
+        fn watch(&self) {
+            locked(&self.1).push((None, self.0.now_ns()));
+        }
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Beside {
+        Nothing,
+        Watching,
+        AStore,
+        ALateSync,
+    }
+
+    /// Waits for 20 ms, and a little more. Answers what everybody saw of it, and how often hardware was asked.
+    fn waits(span: u32, beside: Beside, wait: fn(&SimPlatform)) -> (impl PartialEq + core::fmt::Debug, u64) {
+        let range = PaRange::new(Pa::new(0x4000_0000), 0x10_0000).expect("it does not wrap");
+        let bus = Bus::new(&BusOptions::new(range, 3));
+        let tap: Box<dyn Tap> = Box::new(SyncTap::new(0, 0x1000, 0x8000));
+        let hub = Hub::new(bus.clone(), vec![tap], false);
+        let asked = [Arc::new(Asked::default()), Arc::new(Asked::default())];
+        asked.iter().for_each(|one| bus.add_clocked(one.clone()));
+        let platform = SimPlatform::new(hub.clone());
+        let noted = Arc::new(Noted(bus.clone(), Mutex::default()));
+        let turns: Arc<dyn Turns> = noted.clone();
+        hub.give_turns(Arc::downgrade(&turns), span);
+        hub.begin(9);
+        match beside {
+            Beside::Nothing => {}
+            Beside::Watching => hub.watch(true),
+            Beside::AStore => platform.store(range.first(), 7),
+            // SMMU_sTLBGSYNC.
+            Beside::ALateSync => {
+                hub.faults.arm(FaultKind::LateSync, 1);
+                assert_eq!(hub.register_written(0, 0x70, 0), None);
+            }
+        }
+        wait(&platform);
+        let (held, asked) = (hub.is_held(), asked[0].0.load(Relaxed));
+        (0..3).for_each(|_| platform.relax());
+        let noted = locked(&noted.1).clone();
+        ((bus.now_ns(), hub.hooks(), held, bus.cpu().pending_words(), hub.below(1 << 20), noted), asked)
+    }
+
+    #[test]
+    fn a_leap_over_a_wait_in_which_nothing_happens_is_seen_by_nobody() {
+        const NS: u64 = 20_000_000;
+        for beside in [Beside::Nothing, Beside::Watching, Beside::AStore, Beside::ALateSync] {
+            for span in [0, 1, 6, 60] {
+                let (leapt, seldom) = waits(span, beside, |platform| pause(platform, NS));
+                let (walked, often) = waits(span, beside, |platform| {
+                    let until_ns = platform.now_ns() + NS;
+                    while platform.now_ns() <= until_ns {
+                        platform.relax();
+                    }
+                });
+                assert_eq!(leapt, walked, "{beside:?}, {span}");
+                let leaps = seldom < often / 2;
+                assert_eq!(leaps, span != 1 && !matches!(beside, Beside::Watching), "{beside:?}, {span}");
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a wait without end")]
+    fn a_wait_without_end_is_one_whether_it_leaps_or_not() {
+        let range = PaRange::new(Pa::new(0x4000_0000), 0x10_0000).expect("it does not wrap");
+        let hub = Hub::new(Bus::new(&BusOptions::new(range, 3)), Vec::new(), false);
+        let platform = SimPlatform::new(hub.clone());
+        hub.begin(9);
+        pause(&*platform, u64::MAX >> 1);
     }
 }

@@ -1,5 +1,6 @@
 //! What stays cached, and which kill removes it.
 
+use model_bus::Clocked;
 use model_ioda2::{Policy, clause};
 use portcullis_types::Access;
 
@@ -102,6 +103,18 @@ fn a_kill_is_done_some_time_even_if_nobody_asks() {
     machine.store(KILL, KILL_ALL);
     machine.settle();
     assert_eq!(seen(&machine), [NEW; 4]);
+}
+
+#[test]
+fn a_bridge_is_idle_while_no_kill_waits() {
+    let machine = Machine::with(Policy { kill_ticks: 1_000_000, ..Policy::stale() });
+    assert!(machine.phb.is_idle());
+    machine.store(KILL, KILL_ALL);
+    assert!(!machine.phb.is_idle());
+    assert!(machine.phb.step(0), "there is work");
+    machine.load(KILL);
+    assert!(machine.phb.is_idle());
+    assert!(!machine.phb.step(0));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Messages: who may send them, and what becomes of them.
 
-use model_bus::{BusError, Outcome, Translator, Write};
+use model_bus::{BusError, Clocked, Outcome, Translator, Write};
 use model_ioda2::{Cause, Interrupt, Transaction, clause};
 use portcullis_types::{Access, Pa};
 
@@ -234,8 +234,11 @@ fn what_a_server_rejects_comes_again() {
     let machine = machine();
     assert!(machine.message(0x100, AT, DATA));
     let first = machine.phb.take_interrupts();
+    assert!(machine.phb.is_idle());
     machine.phb.reject(0x47);
+    assert!(!machine.phb.is_idle());
     machine.settle();
+    assert!(machine.phb.is_idle());
     assert_eq!(machine.phb.take_interrupts(), first);
     machine.settle();
     assert_eq!(machine.phb.take_interrupts(), []);

@@ -160,6 +160,10 @@ impl Clocked for Guest {
         let model = locked(&self.0).clone();
         model.is_some_and(|model| model.step(now_ns))
     }
+
+    fn is_idle(&self) -> bool {
+        locked(&self.0).as_ref().is_none_or(|model| model.is_idle())
+    }
 }
 
 /// What an IOMMU is made of.
