@@ -184,6 +184,12 @@ impl Phb3 {
         self.lock().is_some_and(|state| state.freezes.mmio(pe))
     }
 
+    /// The TVEs of a PE, as they are on the chip now: for who audits what it may reach.
+    pub fn tves(&self, pe: u8) -> [u64; 2] {
+        let number = u16::from(pe) << 1;
+        self.lock().map_or([0; 2], |state| [state.tables.tve(number), state.tables.tve(number | 1)])
+    }
+
     /// Whether the devices of a PE cannot reach memory.
     pub fn is_dma_frozen(&self, pe: u8) -> bool {
         self.lock().is_some_and(|state| state.freezes.dma(pe))

@@ -49,18 +49,26 @@ impl State {
         if !self.has_width(offset, width, around.config) {
             return 0;
         }
-        let word = |state: &mut Self, offset| match Place::of(offset, around.config) {
-            Place::Global0(at) => state.read_global0(at, around.config),
-            Place::Global1(at) => state.read_global1(at),
-            Place::Bank(bank, at) => state.read_bank(bank, at),
-            Place::Nothing => Some(0),
-        };
-        let low = word(self, offset);
-        if low.is_none() {
+        if self.word(offset, around.config).is_none() {
             self.configuration_access(offset, false, around.config);
         }
-        let low = u64::from(low.unwrap_or(0));
-        if width == Width::Bits64 { low | u64::from(word(self, offset + 4).unwrap_or(0)) << 32 } else { low }
+        self.peek(offset, width, around.config)
+    }
+
+    /// What a register of 32 or 64 bits says, as if nobody had looked.
+    pub(crate) fn peek(&self, offset: u64, width: Width, config: &Config) -> u64 {
+        let word = |offset| u64::from(self.word(offset, config).unwrap_or(0));
+        if width == Width::Bits64 { word(offset) | word(offset + 4) << 32 } else { word(offset) }
+    }
+
+    /// The word at an offset; none if a register should be there, and is not.
+    fn word(&self, offset: u64, config: &Config) -> Option<u32> {
+        match Place::of(offset, config) {
+            Place::Global0(at) => self.read_global0(at, config),
+            Place::Global1(at) => self.read_global1(at),
+            Place::Bank(bank, at) => self.read_bank(bank, at),
+            Place::Nothing => Some(0),
+        }
     }
 
     /// Writes a register.

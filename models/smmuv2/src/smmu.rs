@@ -97,6 +97,11 @@ impl Smmu {
         self.lock().map(|mut state| state.notes.take()).unwrap_or_default()
     }
 
+    /// What a register of 32 or 64 bits says. Changes and records nothing, and no time passes: for who audits what software has made.
+    pub fn peek(&self, offset: u64, width: Width) -> u64 {
+        self.lock().map_or(0, |state| state.peek(offset, width, &self.config))
+    }
+
     /// Pairs of stream mapping register groups that match some StreamID both. The book forbids that for streams that are active.
     pub fn conflicting_groups(&self) -> Vec<(usize, usize)> {
         self.lock().map(|state| state.registers.conflicts(&self.config)).unwrap_or_default()

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::world::{Slot, World};
 use crate::hub::{Hub, locked};
-use crate::oracle::tables::{Leaf, Tag, Way as Found};
+use crate::oracle::tables::{Leaf, Tag, Tagged, Way as Found};
 use crate::oracle::{Way, Wrong};
 use crate::promise::Promise;
 use portcullis::types::SourceId;
@@ -33,21 +33,13 @@ impl World {
         self.audit_addresses();
     }
 
-    /// What entries of an IOMMU's TLB are told apart by belongs to one table: another's entries would be taken for its own. `tagged` has what was found so far.
-    pub(super) fn audit_tags(&self, index: usize, tagged: &mut BTreeMap<(usize, Tag), u64>) {
+    pub(super) fn audit_tags(&self, index: usize, tagged: &mut AllTagged) {
         let device = &self.devices[index];
         let unit = device.spec.unit;
         for &source in &device.engine.sources {
             let found =
                 self.hub.reading(|tables| self.units[unit].iron.tags(&self.place(unit), source, tables));
-            for (tag, table) in found {
-                let first = *tagged.entry((unit, tag)).or_insert(table);
-                self.hub.hold(Promise::NoReuse, first == table, || {
-                    format!(
-                        "{tag:?} of device {index} is of the table at {table:#x}, and of that at {first:#x}"
-                    )
-                });
-            }
+            hold_tags(&self.hub, (unit, index), found, tagged);
         }
     }
 
@@ -100,6 +92,25 @@ impl World {
             seen.push((space, root.at));
         }
         hold_against(&self.hub, (index, source), way.unwrap_or(Way::Blocked), found, |_| true);
+    }
+}
+
+/// By unit and tag, the table that was found first.
+pub(super) type AllTagged = BTreeMap<(usize, Tag), u64>;
+
+/// What entries of an IOMMU's TLB are told apart by belongs to one table: another's entries would be taken for its own. `found` is what a source of a device has,
+/// `tagged` what was found so far.
+pub(super) fn hold_tags(
+    hub: &Hub,
+    (unit, index): (usize, usize),
+    found: Vec<Tagged>,
+    tagged: &mut AllTagged,
+) {
+    for (tag, table) in found {
+        let first = *tagged.entry((unit, tag)).or_insert(table);
+        hub.hold(Promise::NoReuse, first == table, || {
+            format!("{tag:?} of device {index} is of the table at {table:#x}, and of that at {first:#x}")
+        });
     }
 }
 

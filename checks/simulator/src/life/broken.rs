@@ -214,18 +214,20 @@ fn an_audit_finds_what_is_granted_and_not_mapped() {
 
 #[test]
 fn an_audit_finds_a_tag_that_two_tables_have() {
-    let alone = spec(MachineKind::X86);
-    let other = DeviceSpec { sources: vec![0x10], group: 1, ..alone.devices[0].clone() };
-    let groups = vec![(0, false), (0, false)];
-    let world = booted(Spec { devices: vec![alone.devices[0].clone(), other], groups, ..alone });
-    world.audit();
-    assert_eq!(objection(&world), None);
-    // Somebody was found before whose table is another.
-    let source = world.devices[1].engine.sources[0];
-    let tags = world.hub.reading(|tables| world.units[0].iron.tags(&world.place(0), source, tables));
-    let mut tagged = BTreeMap::from([((0, tags[0].0), tags[0].1 + 0x1000)]);
-    world.audit_tags(1, &mut tagged);
-    assert_eq!(objection(&world), Some(Promise::NoReuse));
+    for kind in VENDORS {
+        let alone = spec(kind);
+        let other = DeviceSpec { sources: vec![0x10], group: 1, ..alone.devices[0].clone() };
+        let groups = vec![(0, false), (0, false)];
+        let world = booted(Spec { devices: vec![alone.devices[0].clone(), other], groups, ..alone });
+        world.audit();
+        assert_eq!(objection(&world), None, "{kind:?}");
+        // Somebody was found before whose table is another.
+        let source = world.devices[1].engine.sources[0];
+        let tags = world.hub.reading(|tables| world.units[0].iron.tags(&world.place(0), source, tables));
+        let mut tagged = BTreeMap::from([((0, tags[0].0), tags[0].1 + 0x1000)]);
+        world.audit_tags(1, &mut tagged);
+        assert_eq!(objection(&world), Some(Promise::NoReuse), "{kind:?}");
+    }
 }
 
 #[test]

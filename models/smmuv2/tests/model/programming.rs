@@ -3,7 +3,7 @@
 use model_bus::{Mmio, Width};
 use model_smmuv2::{Config, Policy, clause};
 
-use crate::harness::{CBAR_S1, FSR, L1, Machine, SCTLR, SCTLR_ON, TCR, TLBIALL, TTBR0, plain};
+use crate::harness::{CBAR_S1, FSR, L1, Machine, SCTLR, SCTLR_ON, TCR, TLBIALL, TTBR0, lazy, plain};
 
 #[test]
 fn what_cannot_be_set_is_not_kept() {
@@ -360,4 +360,19 @@ fn a_bank_is_not_to_be_changed_under_an_access_that_waits() {
     machine.assert_clean();
     machine.w32(0x1000, CBAR_S1 + 1);
     assert_eq!(machine.clauses(), [clause::FAULT_OUTSTANDING]);
+}
+
+#[test]
+fn a_look_at_a_register_says_what_a_read_does_and_is_none() {
+    let machine = Machine::stage1(lazy());
+    let before = machine.smmu.counters();
+    for offset in [0x00, 0x20, 0x800, 0xc00] {
+        assert_eq!(machine.smmu.peek(offset, Width::Bits32), u64::from(machine.r32(offset)), "{offset:#x}");
+    }
+    let after = machine.smmu.counters();
+    assert_eq!(after.register_reads, before.register_reads + 4);
+    // A register that is not there is no fault for who only looks.
+    assert_eq!(machine.smmu.peek(0xff8, Width::Bits64), 0);
+    assert_eq!(machine.smmu.counters(), after);
+    assert_eq!(machine.smmu.take_unpredictable(), []);
 }

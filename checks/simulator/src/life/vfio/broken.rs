@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use model_bus::{Outcome, Width};
 use portcullis::core::owner::Owner;
+use portcullis::hal::Registers;
 use portcullis::types::{Pa, PaRange, SourceId};
 use portcullis::vfio::{Errno, UserMemory};
 
@@ -579,14 +580,130 @@ fn an_audit_finds_what_is_mapped_and_not_granted_and_what_is_granted_and_not_map
         ),
         (|shadow, _, _| shadow.end_move(0, Way::Blocked), Some(Promise::Isolation)),
     ];
-    for (number, (tell, promise)) in told.into_iter().enumerate() {
-        let (world, grant) = mapped(MachineKind::Vfio);
-        assert_eq!(world.open_device(0, 0), Done::Succeeded);
-        assert_eq!(world.set_irqs(0, 0, 0b10_0100), Done::Succeeded, "a doorbell is nobody's grant");
-        let space = container(&world).space;
-        world.hub.shadow(|shadow| tell(shadow, space, grant));
+    for kind in BOTH {
+        for (number, (tell, promise)) in told.into_iter().enumerate() {
+            let (world, grant) = mapped(kind);
+            assert_eq!(world.open_device(0, 0), Done::Succeeded);
+            assert_eq!(world.set_irqs(0, 0, 0b10_0100), Done::Succeeded, "a doorbell is nobody's grant");
+            let space = container(&world).space;
+            world.hub.shadow(|shadow| tell(shadow, space, grant));
+            world.audit();
+            assert_eq!(objection(&world), promise, "{kind:?}, {number}");
+        }
+    }
+}
+
+/// He has mapped a page on POWER8, with these flags. With where its TCE lies.
+fn mapped_by_tce(flags: u8) -> (Arc<UserWorld>, Grant, u64) {
+    let world = usable(MachineKind::Power8);
+    assert_eq!(world.map_dma(0, 0, 4, (0, 1), flags), Done::Succeeded);
+    let space = container(&world).space;
+    let grant = world.hub.shadow(|shadow| shadow.some_live(space, 0)).expect("it is mapped");
+    let ram = world.bus.cpu().ram();
+    let is_it = |at: &u64| ram.load(Pa::new(*at)).is_ok_and(|word| word.swap_bytes() & !3 == grant.pa);
+    let tce = (0x4000_0000..0x4400_0000).step_by(8).find(is_it).expect("it is in a table");
+    world.audit();
+    assert_eq!(objection(&world), None);
+    (world, grant, tce)
+}
+
+#[test]
+fn an_audit_finds_a_tce_that_says_what_nobody_was_granted_or_not_what_somebody_was() {
+    type Told = (&'static str, u8, u64, fn(u64) -> u64, Promise);
+    let told: [Told; 5] = [
+        ("one more", 3, 8, |pa| (pa + PAGE) | 3, Promise::Isolation),
+        ("another page", 3, 0, |pa| (pa + PAGE) | 3, Promise::Isolation),
+        ("writing, too", 1, 0, |pa| pa | 3, Promise::Isolation),
+        ("reading alone", 3, 0, |pa| pa | 1, Promise::Service),
+        ("nothing", 3, 0, |_| 0, Promise::Service),
+    ];
+    for (what, flags, beside, says, promise) in told {
+        for unsure in [false, true] {
+            let (world, grant, tce) = mapped_by_tce(flags);
+            if unsure {
+                world.hub.faults.fired(FaultKind::NoSync);
+            }
+            let word = says(grant.pa).swap_bytes();
+            world
+                .bus
+                .cpu()
+                .ram()
+                .store_masked(Pa::new(tce + beside), word, u64::MAX)
+                .expect("a table has more than one");
+            world.audit();
+            // What a bridge that did not confirm something does not hear of may have been taken out again.
+            let wanted = (!unsure || promise != Promise::Service).then_some(promise);
+            assert_eq!(objection(&world), wanted, "{what}, unsure: {unsure}");
+        }
+    }
+}
+
+#[test]
+fn an_audit_finds_a_window_that_nobody_made_and_one_without_sense() {
+    // The second TVE: past translation up to 16 GiB; I/O pages of 8K.
+    for (tve, promise) in [(0x0000_0000_0400_1000, Promise::Isolation), (0x1_0102, Promise::Hitless)] {
+        let (world, _) = mapped(MachineKind::Power8);
+        let Iron::Power { registers, .. } = &world.iron else { panic!("no bridge") };
+        let pe = locked(&world.groups[0].pe).expect("its devices are there");
+        // IODA_ADDR and IODA_DATA0.
+        registers.write64(0x220, 9 << 48 | u64::from(pe) << 1 | 1);
+        registers.write64(0x228, tve);
         world.audit();
-        assert_eq!(objection(&world), promise, "{number}");
+        assert_eq!(objection(&world), Some(promise), "{tve:#x}");
+    }
+}
+
+#[test]
+fn an_audit_finds_a_tag_that_the_tables_of_two_groups_have() {
+    let (world, _) = mapped(MachineKind::Vfio);
+    world.audit();
+    assert_eq!(objection(&world), None);
+    let ram = world.bus.cpu().ram();
+    let load = |at: u64| ram.load(Pa::new(at)).expect("it lies in RAM");
+    // The VMID of an entry with a second stage alone, bits 143:128; or the ASID of its context descriptor, bits 63:48.
+    let tag = |device: usize| {
+        let source = world.devices[device].engine.sources[0].0;
+        let entry = world.hub.entry_of(0, source).expect("it has an entry").get();
+        let word = load(entry);
+        if word & 0b1110 == 0b1100 {
+            (entry + 16, 0xffff)
+        } else {
+            (word & 0x000f_ffff_ffff_ffc0, 0xffff << 48)
+        }
+    };
+    let ((at, mask), (other, same)) = (tag(0), tag(1));
+    assert_eq!(mask, same, "tables of one stage");
+    ram.store_masked(Pa::new(at), load(other), mask).expect("it lies in RAM");
+    world.audit();
+    assert_eq!(objection(&world), Some(Promise::NoReuse));
+}
+
+#[test]
+fn an_audit_finds_a_source_that_is_of_another_groups_pe() {
+    let world = usable(MachineKind::Power8);
+    world.audit();
+    assert_eq!(objection(&world), None);
+    let (mut one, mut other) = (locked(&world.groups[0].pe), locked(&world.groups[1].pe));
+    core::mem::swap(&mut *one, &mut *other);
+    drop((one, other));
+    world.audit();
+    assert_eq!(objection(&world), Some(Promise::Isolation));
+}
+
+#[test]
+fn an_audit_finds_a_source_that_is_nobodys_unless_the_bridge_did_not_confirm_something() {
+    for unsure in [false, true] {
+        let (world, _) = mapped(MachineKind::Power8);
+        let Iron::Power { registers, .. } = &world.iron else { panic!("no bridge") };
+        if unsure {
+            world.hub.faults.fired(FaultKind::NoSync);
+        }
+        // RTT_BAR: bit 63 says that it is valid. Two bytes for each requester.
+        let entry =
+            (registers.read64(0x168) & !(1 << 63)) + 2 * u64::from(world.devices[0].engine.sources[0].0);
+        world.bus.cpu().ram().write(Pa::new(entry), &[0, 255]).expect("the RTT lies in RAM");
+        world.audit();
+        assert_eq!(objection(&world), (!unsure).then_some(Promise::Service));
     }
 }
 

@@ -50,7 +50,7 @@ pub(super) const SECOND: u64 = 1 << 59;
 pub(super) type PowerDriver = Phb3<SimPlatform, BridgeRegisters>;
 
 /// An IOMMU: its model and its driver.
-type UnitPair = (Arc<dyn crate::machine::Iron>, Arc<dyn Driver>);
+pub(super) type UnitPair = (Arc<dyn crate::machine::Iron>, Arc<dyn Driver>);
 
 /// What devices are behind.
 pub(super) enum Iron {

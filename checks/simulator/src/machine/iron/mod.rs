@@ -86,10 +86,8 @@ pub(crate) trait Iron: Send + Sync {
     fn contexts(&self, _at: &Place<'_>, _entry: Pa, _tables: &Tables<'_>) -> Vec<(u32, Option<u64>)> {
         Vec::new()
     }
-    /// By what a source's entries in the TLB are told apart, with the tables that they are of; none where that lies in registers.
-    fn tags(&self, _at: &Place<'_>, _source: SourceId, _tables: &Tables<'_>) -> Vec<Tagged> {
-        Vec::new()
-    }
+    /// By what a source's entries in the TLB are told apart, with the tables that they are of.
+    fn tags(&self, at: &Place<'_>, source: SourceId, tables: &Tables<'_>) -> Vec<Tagged>;
     /// What software did against the book since the last call.
     fn take_unpredictable(&self) -> Vec<Unpredictable>;
     /// Whether something on that list may be there although no driver is wrong: `tap` has done it, or (`doubted`) hardware has ever not confirmed something.

@@ -17,7 +17,7 @@ use crate::hub::Hub;
 use crate::machine::platform::{SimPlatform, SimRegisters};
 use crate::machine::spec::Draw;
 use crate::machine::wire::Wire;
-use crate::oracle::tables::{Streams, Tables, Way as Found};
+use crate::oracle::tables::{Streams, Tables, Tagged, Way as Found};
 
 /// How registers are laid out: pages of 64 KiB rather than 4 KiB, and NUMPAGENDXB.
 #[derive(Clone, Copy, Debug)]
@@ -123,14 +123,17 @@ impl Driver for Smmu<SimPlatform, SimRegisters> {
 struct Hardware(Arc<Model>);
 
 impl Hardware {
+    fn page(&self) -> u64 {
+        self.0.config().page_bytes()
+    }
+
     fn streams(&self, at: &Place<'_>, source: SourceId, tables: &Tables<'_>) -> Found {
-        let config = self.0.config();
         let read = |offset: u64, width| {
             at.bus().read_register(Pa::new(at.registers + offset), width).unwrap_or(u64::MAX)
         };
         let load = |offset: u64| u32::try_from(read(offset, Width::Bits32)).unwrap_or(u32::MAX);
         let load64 = |offset: u64| read(offset, Width::Bits64);
-        let streams = Streams { page: config.page_bytes(), load: &load, load64: &load64 };
+        let streams = Streams { page: self.page(), load: &load, load64: &load64 };
         streams.way(source.0, tables)
     }
 }
@@ -155,6 +158,14 @@ impl Iron for Hardware {
 
     fn way(&self, at: &Place<'_>, source: SourceId, tables: &Tables<'_>) -> Found {
         self.streams(at, source, tables)
+    }
+
+    /// Looked at, and not read: a read gives the model a turn, and lives would be others for being audited.
+    fn tags(&self, _: &Place<'_>, source: SourceId, tables: &Tables<'_>) -> Vec<Tagged> {
+        let load = |offset: u64| u32::try_from(self.0.peek(offset, Width::Bits32)).unwrap_or(u32::MAX);
+        let load64 = |offset: u64| self.0.peek(offset, Width::Bits64);
+        let streams = Streams { page: self.page(), load: &load, load64: &load64 };
+        streams.tag(source.0, tables).into_iter().collect()
     }
 
     fn take_unpredictable(&self) -> Vec<Unpredictable> {

@@ -7,23 +7,28 @@
 //! | `smmuv3` | stream table entries, context descriptors |
 //! | `smmuv2` | stream mapping, context banks |
 //! | `vtd` | root, context and PASID entries; VT-d's page tables |
+//! | `power` | TVEs of a POWER8 bridge, tables of TCEs |
 //! | `arm` | Arm's page tables |
 //!
 //! Not here: what ought to be there (`audit`).
 
 mod arm;
+mod power;
 mod smmuv2;
 mod smmuv3;
 mod vtd;
 
 pub(crate) use smmuv2::Streams;
 
+/// Reads bytes from a multiple of 8 on; false where some of them is no memory.
+type Run<'a> = &'a dyn Fn(u64, &mut [u8]) -> bool;
+
 /// Reads words of memory.
 pub(crate) struct Tables<'a> {
     /// None where there is no memory.
     load: &'a dyn Fn(u64) -> Option<u64>,
-    /// Reads bytes from a multiple of 8 on, where there is a quicker way to many words; false where some of them is no memory.
-    run: Option<&'a dyn Fn(u64, &mut [u8]) -> bool>,
+    /// Where there is a quicker way to many words.
+    run: Option<Run<'a>>,
 }
 
 /// Where a source's traffic goes that carries no PASID.
@@ -83,7 +88,7 @@ pub(crate) struct Leaf {
 /// By what hardware tells entries of a TLB apart. Where it is the same, the table must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Tag {
-    /// An ASID, of a first stage.
+    /// An ASID, of a first stage; on an SMMUv2 with the VMID above it, from bit 16 on.
     Asid(u64),
     /// A VMID, of a second stage.
     Vmid(u64),
@@ -109,10 +114,7 @@ impl<'a> Tables<'a> {
     }
 
     /// The same words, of whole tables many at once.
-    pub(crate) fn by_table(
-        load: &'a dyn Fn(u64) -> Option<u64>,
-        run: &'a dyn Fn(u64, &mut [u8]) -> bool,
-    ) -> Self {
+    pub(crate) fn by_table(load: &'a dyn Fn(u64) -> Option<u64>, run: Run<'a>) -> Self {
         Self { load, run: Some(run) }
     }
 

@@ -7,7 +7,7 @@
 //! Attribute Registers", 16.5.29 "SMMU_CBn_SCTLR, System Control Register", 16.5.38 "SMMU_CBn_TCR, Translation Control Register", 16.5.40 "SMMU_CBn_TTBRm, Translation Table Base
 //! Registers", 17.3.8 "SMMU_CBn_TCR, Translation Control Register".
 
-use super::{Root, Tables, Way};
+use super::{Root, Tables, Tag, Tagged, Way};
 
 /// The registers.
 pub(crate) struct Streams<'a> {
@@ -29,7 +29,9 @@ const CBAR: u64 = 0;
 const CBA2R: u64 = 0x800;
 /// In a bank.
 const SCTLR: u64 = 0;
+const TCR2: u64 = 0x10;
 const TTBR0: u64 = 0x20;
+const TTBR1: u64 = 0x28;
 const TCR: u64 = 0x30;
 
 impl Streams<'_> {
@@ -40,20 +42,50 @@ impl Streams<'_> {
         if cr0 & 1 == 1 {
             return Way::Everywhere;
         }
-        let count = u64::from(idr0 & 0xff);
-        // SMS, bit 27: the stream is matched; otherwise it is an index.
-        let matched: Vec<u64> = if idr0 >> 27 & 1 == 1 {
-            (0..count).filter(|group| self.matches(*group, stream)).collect()
-        } else {
-            (0..count).filter(|group| *group == u64::from(stream)).collect()
-        };
-        match *matched {
+        match *self.groups(idr0, stream) {
             // USFCFG, bit 10: what nobody is there for faults.
             [] if cr0 >> 10 & 1 == 1 => Way::Nowhere,
             [] => Way::Everywhere,
             [group] => self.context((self.load)(S2CR + 4 * group), tables),
             _ => Way::Nonsense("several SMRs match"),
         }
+    }
+
+    /// By what entries are told apart that a stream has in the TLB, with the table that they are of; none if it has none, or those of a hypervisor, which have no tag.
+    ///
+    /// Spec: SMMUv2 D.c, 2.5 "TLB operation", Table 2-5 "SMMU TLB entry attribute requirements".
+    pub(crate) fn tag(&self, stream: u32, tables: &Tables<'_>) -> Option<Tagged> {
+        let Way::Through(root) = self.way(stream, tables) else { return None };
+        let [group] = *self.groups((self.load)(IDR0), stream) else { return None };
+        let bank = u64::from((self.load)(S2CR + 4 * group) & 0xff);
+        let at = self.bank_at(bank, (self.load)(IDR1));
+        let (cbar, cba2r) =
+            ((self.load)(self.page + CBAR + 4 * bank), (self.load)(self.page + CBA2R + 4 * bank));
+        // VMID16EN, bit 31 of CR0: VMID16, bits 31:16 of CBA2R; otherwise VMID, bits 7:0 of CBAR.
+        let vmid = if (self.load)(CR0) >> 31 == 1 { cba2r >> 16 } else { cbar & 0xff };
+        if root.second {
+            return Some((Tag::Vmid(vmid.into()), root.at));
+        }
+        // HYPC, bit 10. A1, bit 22 of TCR: whose ASID counts, bits 63:48. AS, bit 4 of TCR2: all 16 bits of it.
+        let ttbr = if (self.load)(at + TCR) >> 22 & 1 == 1 { TTBR1 } else { TTBR0 };
+        let most = if (self.load)(at + TCR2) >> 4 & 1 == 1 { 0xffff } else { 0xff };
+        let asid = (self.load64)(at + ttbr) >> 48 & most;
+        (cbar >> 10 & 1 == 0).then(|| (Tag::Asid(u64::from(vmid) << 16 | asid), root.at))
+    }
+
+    /// The entries that are for a stream. `idr0` says how many there are. SMS, bit 27: the stream is matched; otherwise it is an index.
+    fn groups(&self, idr0: u32, stream: u32) -> Vec<u64> {
+        let count = u64::from(idr0 & 0xff);
+        if idr0 >> 27 & 1 == 1 {
+            (0..count).filter(|group| self.matches(*group, stream)).collect()
+        } else {
+            (0..count).filter(|group| *group == u64::from(stream)).collect()
+        }
+    }
+
+    /// Where a bank's registers are. NUMPAGENDXB, bits 30:28: the banks lie behind so many pages.
+    fn bank_at(&self, bank: u64, idr1: u32) -> u64 {
+        (self.page << ((idr1 >> 28 & 7) + 1)) + self.page * bank
     }
 
     /// VALID, bit 31; MASK, bits 30:16: what does not matter; ID, bits 14:0.
@@ -74,12 +106,11 @@ impl Streams<'_> {
 
     fn bank(&self, bank: u64, tables: &Tables<'_>) -> Way {
         let idr1 = (self.load)(IDR1);
-        // NUMCB, bits 7:0; NUMPAGENDXB, bits 30:28: the banks lie behind so many pages.
+        // NUMCB, bits 7:0.
         if bank >= u64::from(idr1 & 0xff) {
             return Way::Nonsense("S2CR.CBNDX");
         }
-        let banks_at = self.page << ((idr1 >> 28 & 7) + 1);
-        let at = banks_at + self.page * bank;
+        let at = self.bank_at(bank, idr1);
         let (cbar, cba2r) =
             ((self.load)(self.page + CBAR + 4 * bank), (self.load)(self.page + CBA2R + 4 * bank));
         // M, bit 0.
@@ -128,12 +159,16 @@ mod tests {
 
     /// Where the stream 8 goes with these registers: four groups, two banks, pages of 4 KiB, banks from 0x2000 on.
     fn way(registers: &[(u64, u64)]) -> Way {
+        looked(registers, |streams, tables| streams.way(8, tables))
+    }
+
+    fn looked<T>(registers: &[(u64, u64)], look: impl FnOnce(&Streams<'_>, &Tables<'_>) -> T) -> T {
         let mut all = BTreeMap::from([(CR0, 1 << 10), (IDR0, 1 << 27 | 4), (IDR1, 2)]);
         all.extend(registers.iter().copied());
         let load = |at: u64| u32::try_from(all.get(&at).copied().unwrap_or(0)).expect("32 bits");
         let load64 = |at: u64| all.get(&at).copied().unwrap_or(0);
         let streams = Streams { page: 0x1000, load: &load, load64: &load64 };
-        streams.way(8, &Tables::by_word(&|_| Some(0)))
+        look(&streams, &Tables::by_word(&|_| Some(0)))
     }
 
     #[test]
@@ -151,6 +186,35 @@ mod tests {
         assert_eq!(way(&[(SMR, 0x8001_0009), (SMR + 4, 0x8000_0008)]), Way::Nonsense("several SMRs match"));
         // Indexed: group 8 of 9.
         assert_eq!(way(&[(IDR0, 9), (S2CR + 32, 0x1_0000)]), Way::Everywhere);
+    }
+
+    #[test]
+    fn a_stream_is_tagged_by_its_vmid_and_in_a_first_stage_by_its_asid_too() {
+        let tag = |cr0: u64, cbar, cba2r: u64, tcr, tcr2| {
+            let registers = [
+                (CR0, cr0 | 1 << 10),
+                (SMR, 0x8000_0008),
+                (S2CR, 1),
+                (0x1004, cbar),
+                (0x1804, cba2r | 1),
+                (0x3000, 1),
+                (0x3010, tcr2),
+                (0x3020, 0x0107_0000_4000_0000),
+                (0x3028, 0x0009_0000_0000_0000),
+                (0x3030, tcr),
+            ];
+            looked(&registers, |streams, tables| streams.tag(8, tables))
+        };
+        // T0SZ 25, EPD1; VMID 3, or 0x205 of 16 bits.
+        let (first, table) = (1 << 23 | 25, 0x4000_0000);
+        assert_eq!(tag(0, 0x1_0003, 0x205 << 16, first, 0), Some((Tag::Asid(0x3_0007), table)));
+        assert_eq!(tag(0, 0x1_0003, 0, first, 1 << 4), Some((Tag::Asid(0x3_0107), table)));
+        assert_eq!(tag(0, 0x1_0003, 0, first | 1 << 22, 0), Some((Tag::Asid(0x3_0009), table)));
+        assert_eq!(tag(1 << 31, 0x1_0003, 0x205 << 16, first, 0), Some((Tag::Asid(0x205_0007), table)));
+        assert_eq!(tag(0, 0x1_0403, 0, first, 0), None, "a hypervisor's");
+        // T0SZ 24, SL0 1: a second stage.
+        assert_eq!(tag(0, 3, 0, 1 << 6 | 24, 0), Some((Tag::Vmid(3), table)));
+        assert_eq!(tag(1, 3, 0, 1 << 6 | 24, 0), None, "nothing is translated");
     }
 
     #[test]
