@@ -1,6 +1,7 @@
 //! Whether tables let through what the shadow grants: not more, and not less.
 //!
-//! What is leaving or arriving may be there or not. What was granted and never promised (a page of firmware's whose device does not come) need not be there.
+//! What is leaving or arriving may be there or not, until its memory is somebody else's. What was granted and never promised (a page of firmware's whose device does not
+//! come) need not be there.
 
 use super::shadow::{Arriving, Grant, Shadow, Space, SpaceId};
 use super::tables::Leaf;
@@ -41,9 +42,12 @@ fn nothing_more(id: SpaceId, space: &Space, leaf: &Leaf) -> Result<(), Wrong> {
             fits && (grant.read || !leaf.read) && (grant.write || !leaf.write)
         };
         let lives = space.live.range(..=at).next_back().map(|(_, grant)| *grant).filter(covers);
-        let leaves = || space.leaving.iter().map(|one| one.grant).find(covers);
-        let until = lives.or_else(leaves).map(|grant| grant.last).or_else(|| {
-            let arrives = |one: &&Arriving| one.pa <= pa && one.last_pa >= pa && (one.write || !leaf.write);
+        let leaving =
+            || space.leaving.iter().filter(|one| one.may_be_there()).map(|one| one.grant).find(covers);
+        let until = lives.or_else(leaving).map(|grant| grant.last).or_else(|| {
+            let arrives = |one: &&Arriving| {
+                one.may_be_there() && one.pa <= pa && one.last_pa >= pa && (one.write || !leaf.write)
+            };
             space.arriving.iter().find(arrives).map(|one| at + (one.last_pa - pa))
         });
         match until {
@@ -121,5 +125,36 @@ mod tests {
         assert_eq!(compared(&[both[0], leaf(0x2000, 0xa000)]), Err(Promise::Isolation));
         assert_eq!(compared(&both[..1]), Err(Promise::Service));
         assert_eq!(compared(&[both[0], Leaf { write: false, ..both[1] }]), Err(Promise::Service));
+    }
+
+    #[test]
+    fn what_leaves_may_be_there_until_its_memory_is_anothers() {
+        let mut shadow = Shadow::default();
+        let space = shadow.add_space();
+        let compared = |shadow: &mut Shadow| {
+            let found = shadow.compare_reach(space, &[leaf(0x1000, 0x8000)]);
+            found.map_err(|wrong| wrong.promise)
+        };
+        shadow.grant_over(space, grant(0x1000, 0x1fff, 0x8000));
+        let token = shadow.begin_unmap(space, &[(0x1000, 0x1fff)]);
+        assert_eq!(compared(&mut shadow), Ok(()));
+        shadow.linger(space, token, 0, false);
+        assert_eq!(compared(&mut shadow), Ok(()));
+        shadow.unpinned(&[space], 0x8000, 0x8fff).expect("it is granted no more");
+        assert_eq!(compared(&mut shadow), Err(Promise::Isolation));
+    }
+
+    #[test]
+    fn what_may_come_may_be_there_until_its_memory_is_anothers() {
+        let mut shadow = Shadow::default();
+        let space = shadow.add_space();
+        let token = shadow.begin_map(space, &[(0x8000, 0x1000)], true, true);
+        let compared = |shadow: &mut Shadow| {
+            let found = shadow.compare_reach(space, &[leaf(0x1000, 0x8000)]);
+            found.map_err(|wrong| wrong.promise)
+        };
+        assert_eq!(compared(&mut shadow), Ok(()));
+        shadow.nothing_arrives(space, token);
+        assert_eq!(compared(&mut shadow), Err(Promise::Isolation));
     }
 }

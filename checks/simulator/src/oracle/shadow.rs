@@ -109,6 +109,11 @@ pub(super) struct Arriving {
 }
 
 impl Leaving {
+    /// Whether hardware may go by it still.
+    pub(super) fn may_be_there(&self) -> bool {
+        !self.dead && !self.gone
+    }
+
     /// Makes it as small as what it has of the memory `first..=last`. Answers what it had before and behind that.
     fn cut(&mut self, first: u64, last: u64) -> impl Iterator<Item = Self> + use<> {
         let whole = self.grant;
@@ -122,6 +127,11 @@ impl Leaving {
 }
 
 impl Arriving {
+    /// Whether somebody may reach it.
+    pub(super) fn may_be_there(&self) -> bool {
+        !self.dead
+    }
+
     /// Makes it as small as what it has of `first..=last`. Answers what it had before and behind that.
     fn cut(&mut self, first: u64, last: u64) -> impl Iterator<Item = Self> + use<> {
         let before = (self.pa < first).then(|| Self { last_pa: first - 1, ..*self });
@@ -787,9 +797,9 @@ impl Shadow {
         let last_pa = seen.pa + (u64::from(seen.len) - 1);
         let lives = live.range(..=seen.iova).next_back().is_some_and(|(_, grant)| grant.allows(seen));
         lives
-            || leaving.iter().any(|one| !one.dead && !one.gone && one.grant.allows(seen))
+            || leaving.iter().any(|one| one.may_be_there() && one.grant.allows(seen))
             || arriving.iter().any(|one| {
-                !one.dead
+                one.may_be_there()
                     && one.pa <= seen.pa
                     && last_pa <= one.last_pa
                     && if seen.write { one.write } else { one.read }
