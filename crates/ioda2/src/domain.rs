@@ -90,7 +90,10 @@ impl<P: Platform, R: Registers> Domain<P, R> {
     /// Lets the table go if nobody has it: no PE is attached, the bridge has forgotten it for every one that was, nothing is mapped. Until it is gone, a sync asks the bridge.
     pub(crate) fn let_go(&self) {
         let mut slot = self.slot.lock();
-        let is_unused = |table: &Arc<Table<P, R>>| table.live() == 0 && !table.is_linked();
+        // Nothing that somebody mapped goes with it, whatever words that nobody stored have made of the count.
+        let is_unused = |table: &Arc<Table<P, R>>| {
+            table.live() == 0 && !table.is_linked() && table.next(table.range().first()).is_none()
+        };
         let unused = slot.attached == 0 && !slot.taken && slot.table.as_ref().is_some_and(is_unused);
         let gone = if unused { slot.table.take() } else { None };
         drop(slot);

@@ -152,6 +152,8 @@ impl<F: Format> PageTable<F> {
             self.drop_hints(mem, place);
         }
         let child = self.ledger.attach_spare(slot, index, height - 1);
+        // What looked like a leaf may have been a word that nobody stored.
+        self.ledger.fill(slot, index, 1);
         let below = self.shape.heights[height - 1];
         self.store_leaves(mem, child, height - 1, 0, below.entries(), pa, attributes);
         let inner = Place { slot: child, height: height - 1, index: below.index(edge) };

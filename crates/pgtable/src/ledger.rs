@@ -1,7 +1,7 @@
 //! Which tables there are: where each lies, what hangs in which of its entries, how many entries live.
 //!
-//! Kept beside the tables, so that a walk reads no pointer back from memory that hardware may write. A table above height 0
-//! costs four bytes per entry here; one at height 0, of which there are hundreds for each above, a few words.
+//! Kept beside the tables, so that a walk reads no pointer back from memory that hardware may write, and that a word which nobody stored there is taken for no entry: by such
+//! a word a table would seem to be empty that is not. A table above height 0 costs four bytes per entry here; one at height 0, of which there are hundreds for each above, a bit.
 //!
 //! A table is *spare* (allocated, nothing points to it), *linked* (in the tree), or *in limbo*: out of the
 //! tree and all zero, but hardware may still have its address cached. A table in limbo keeps its place with its
@@ -12,6 +12,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use portcullis_hal::{BlockLayout, TableMemory};
 use portcullis_types::{Pa, mutant};
@@ -45,8 +46,10 @@ pub(crate) enum State {
 pub(crate) struct Table {
     /// Where it lies.
     pub(crate) at: Pa,
-    /// How many of its entries are not zero.
+    /// How many of its entries say something: as many as have their bit.
     pub(crate) live: u32,
+    /// A bit for each entry that says something, the first one the lowest of the first word.
+    stored: Box<[u64]>,
     pub(crate) state: State,
     /// Whether its entries can point to tables.
     interior: bool,
@@ -98,26 +101,28 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// A ledger with one table, the root, allocated. None if there is no memory. `entries` are those of a table and of the root, if
+    /// A ledger with one table, the root, allocated. None if there is no memory. `entries` are those of a table and of the root, which is `interior` if
     /// there are heights above 0.
     pub(crate) fn new(
         mem: &impl TableMemory,
         layout: BlockLayout,
         root_layout: BlockLayout,
-        entries: Option<[usize; 2]>,
+        [table_entries, root_entries]: [usize; 2],
+        interior: bool,
         output_last: u64,
     ) -> Option<Self> {
         let lists = [NONE; 2];
-        let [table_entries, root_entries] = entries.unwrap_or_default();
         let mut tables = Vec::new();
         tables.try_reserve(1).ok()?;
-        let children = new_children(root_entries)?;
+        let stored = new_list(root_entries.div_ceil(BITS), 0)?;
+        let children = new_list(if interior { root_entries } else { 0 }, NONE)?;
         let at = alloc_below(mem, root_layout, output_last)?;
         tables.push(Table {
             at,
             live: 0,
+            stored,
             state: State::Linked,
-            interior: entries.is_some(),
+            interior,
             parent: NONE,
             index: 0,
             previous: NONE,
@@ -156,6 +161,38 @@ impl Ledger {
         self.get(slot).children.get(index).copied().unwrap_or(NONE)
     }
 
+    /// Notes that so many entries of a table say something from now on, from `index` on.
+    #[inline]
+    pub(crate) fn fill(&mut self, slot: Slot, index: usize, count: usize) {
+        let table = self.get_mut(slot);
+        for (at, mask) in masks(index..index + count) {
+            let word = &mut table.stored[at];
+            table.live += (mask & !*word).count_ones();
+            *word |= mask;
+        }
+    }
+
+    /// Notes that entries of a table say nothing any more. Answers how many did.
+    #[inline]
+    pub(crate) fn clear(&mut self, slot: Slot, entries: Range<usize>) -> u32 {
+        let table = self.get_mut(slot);
+        let mut gone = 0;
+        for (at, mask) in masks(entries) {
+            let word = &mut table.stored[at];
+            gone += (mask & *word).count_ones();
+            *word &= !mask;
+        }
+        table.live -= gone;
+        gone
+    }
+
+    /// Whether a table would be empty without these entries.
+    #[inline]
+    pub(crate) fn has_nothing_but(&self, slot: Slot, entries: Range<usize>) -> bool {
+        let table = self.get(slot);
+        table.live == masks(entries).map(|(at, mask)| (mask & table.stored[at]).count_ones()).sum::<u32>()
+    }
+
     /// Where entry `index` of a table lies.
     #[inline]
     pub(crate) fn entry_at(&self, slot: Slot, index: usize) -> Pa {
@@ -180,7 +217,8 @@ impl Ledger {
         let spare = self.spare[kind];
         self.free[kind] = self.get(slot).next;
         let table = self.get_mut(slot);
-        (table.at, table.live, table.state, table.next) = (at, 0, State::Spare, spare);
+        debug_assert!(table.live == 0, "a table that goes is empty");
+        (table.at, table.state, table.next) = (at, State::Spare, spare);
         self.spare[kind] = slot;
         Some(())
     }
@@ -190,11 +228,13 @@ impl Ledger {
         let kind = usize::from(interior);
         if self.free[kind] == NONE {
             self.tables.try_reserve(1).ok()?;
-            let children = new_children(if interior { self.entries } else { 0 })?;
+            let stored = new_list(self.entries.div_ceil(BITS), 0)?;
+            let children = new_list(if interior { self.entries } else { 0 }, NONE)?;
             let slot = Slot::try_from(self.tables.len()).ok().filter(|&slot| slot != NONE)?;
             self.tables.push(Table {
                 at: Pa::new(0),
                 live: 0,
+                stored,
                 state: State::Free,
                 interior,
                 parent: NONE,
@@ -352,11 +392,24 @@ impl Ledger {
     }
 }
 
-fn new_children(count: usize) -> Option<Box<[Slot]>> {
-    let mut children = Vec::new();
-    children.try_reserve_exact(count).ok()?;
-    children.resize(count, NONE);
-    Some(children.into_boxed_slice())
+fn new_list<T: Clone>(count: usize, value: T) -> Option<Box<[T]>> {
+    let mut list = Vec::new();
+    list.try_reserve_exact(count).ok()?;
+    list.resize(count, value);
+    Some(list.into_boxed_slice())
+}
+
+/// Bits of a word.
+const BITS: usize = 64;
+
+/// The words that have the bits of these entries, and which of their bits those are.
+#[inline]
+fn masks(entries: Range<usize>) -> impl Iterator<Item = (usize, u64)> {
+    let Range { start, end } = entries;
+    (start / BITS..end.div_ceil(BITS)).map(move |word| {
+        let (from, to) = (start.saturating_sub(BITS * word), (end - BITS * word).min(BITS));
+        (word, u64::MAX << from & u64::MAX >> (BITS - to))
+    })
 }
 
 /// Memory for a table, which must lie where the format can point to.

@@ -202,7 +202,9 @@ impl<F: Format> PageTable<F> {
                 part.last = first + ((count as u64) << info.shift) - 1;
             } else {
                 links_wait |= back | self.build_below(mem, slot, height, index, child, part, output, visible);
-                self.ledger.get_mut(slot).live += u32::from(back);
+                if back {
+                    self.ledger.fill(slot, index, 1);
+                }
             }
             if part.last == span.last {
                 break;
@@ -239,7 +241,7 @@ impl<F: Format> PageTable<F> {
         // All of it: the zeroes beside what is stored now may be in the CPU's caches alone.
         self.clean(mem, self.ledger.get(child).at, self.shape.heights[height - 1].entries());
         self.build(mem, child, height - 1, part, output, false);
-        self.ledger.get_mut(slot).live += 1;
+        self.ledger.fill(slot, index, 1);
         if !visible {
             self.store(mem, self.ledger.entry_at(slot, index), self.format.table(self.ledger.get(child).at));
         }
@@ -281,8 +283,7 @@ impl<F: Format> PageTable<F> {
         attributes: u64,
     ) {
         let info = self.shape.heights[height];
-        self.ledger.get_mut(slot).live +=
-            u32::try_from(count).expect("a table has far fewer than 2^32 entries");
+        self.ledger.fill(slot, index, count);
         let run = 1usize << info.run_lg2;
         let in_run = |number: u64| number & (run as u64 - 1);
         let head = index.wrapping_neg() & (run - 1);

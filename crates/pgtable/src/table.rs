@@ -37,9 +37,9 @@ impl<F: Format> PageTable<F> {
         let shape = Shape::new(&format);
         let geometry = format.geometry();
         let root_layout = geometry.layout(geometry.top());
-        let entries =
-            (shape.top > 0).then(|| [shape.heights[0].entries(), shape.heights[shape.top].entries()]);
-        let ledger = Ledger::new(mem, geometry.layout(0), root_layout, entries, shape.output_last)?;
+        let entries = [shape.heights[0].entries(), shape.heights[shape.top].entries()];
+        let layout = geometry.layout(0);
+        let ledger = Ledger::new(mem, layout, root_layout, entries, shape.top > 0, shape.output_last)?;
         if !shape.coherent {
             mem.clean_table(ledger.get(ROOT).at, root_layout.size_bytes());
         }

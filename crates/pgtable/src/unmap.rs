@@ -162,8 +162,7 @@ impl<F: Format> PageTable<F> {
             return false;
         }
         self.store(mem, self.ledger.entry_at(slot, index), 0);
-        let table = self.ledger.get_mut(slot);
-        table.live = table.live.saturating_sub(1);
+        self.ledger.clear(slot, index..index + 1);
         gone.out.retired.push(self.ledger.retire(child, gone.span));
         gone.out.tables = !mutant!("cut-off-tables-not-told");
         self.recent = (0, NONE);
@@ -181,6 +180,7 @@ impl<F: Format> PageTable<F> {
         gone: &mut Taking<'_>,
     ) {
         let at = self.ledger.entry_at(slot, index);
+        self.ledger.clear(slot, index..index + 1);
         let word = if gone.tell.is_some() { self.exchange(mem, at, |_| 0) } else { mem.load(at) };
         if word == 0 {
             return;
@@ -188,8 +188,6 @@ impl<F: Format> PageTable<F> {
         if gone.tell.is_none() {
             self.store(mem, at, 0);
         }
-        let table = self.ledger.get_mut(slot);
-        table.live = table.live.saturating_sub(1);
         if let Item::Leaf { .. } = self.format.decode(word, Shape::format_height(height)) {
             let size = self.format.geometry().size(Shape::format_height(height));
             gone.out.add(size.bytes(), size);
@@ -201,10 +199,9 @@ impl<F: Format> PageTable<F> {
     fn clear_leaves(&mut self, mem: &impl TableMemory, slot: Slot, span: Span, gone: &mut Taking<'_>) {
         let info = self.shape.heights[0];
         let (index, end) = (info.index(span.first), info.index(span.last) + 1);
-        let count = end - index;
-        let live = self.ledger.get(slot).live;
+        let live = self.ledger.clear(slot, index..end);
         let (leaves, words) =
-            if count == info.entries() { (live, live) } else { self.count(mem, slot, index, end) };
+            if end - index == info.entries() { (live, live) } else { self.count(mem, slot, index, end) };
         self.zero(mem, slot, span, leaves, words, gone);
     }
 
@@ -219,10 +216,11 @@ impl<F: Format> PageTable<F> {
         if cuts(index) || cuts(end) && !mutant!("hint-kept-beside-a-hole") {
             return false;
         }
-        let (leaves, words) = self.count(mem, slot, index, end);
-        if self.ledger.get(slot).live <= words && slot != ROOT {
+        if self.ledger.has_nothing_but(slot, index..end) && slot != ROOT {
             return false;
         }
+        self.ledger.clear(slot, index..end);
+        let (leaves, words) = self.count(mem, slot, index, end);
         self.zero(mem, slot, span, leaves, words, gone);
         true
     }
@@ -238,7 +236,7 @@ impl<F: Format> PageTable<F> {
 
     /// Zeroes entries of a table at height 0, of which so many are leaves and so many not zero.
     fn zero(
-        &mut self,
+        &self,
         mem: &impl TableMemory,
         slot: Slot,
         span: Span,
@@ -257,8 +255,6 @@ impl<F: Format> PageTable<F> {
             let count = (end - index).saturating_sub(usize::from(mutant!("unmap-leaves-the-last-page")));
             self.store_run(mem, self.ledger.entry_at(slot, index), 0, 0, count);
         }
-        let table = self.ledger.get_mut(slot);
-        table.live = table.live.saturating_sub(words);
         if leaves > 0 {
             let granule = self.format.geometry().granule();
             gone.out.add(u64::from(leaves) << granule.get(), granule);

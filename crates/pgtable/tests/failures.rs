@@ -2,11 +2,11 @@
 
 mod support;
 
-use portcullis_hal::TableMemory;
+use portcullis_hal::{Barriers, TableMemory};
 use portcullis_pgtable::arm::{Config, Stage1};
 use portcullis_pgtable::{BreakBeforeMake, Format, MapError, PageTable, UnmapError};
 use portcullis_types::{Iova, Pa, PageSizes, SizeLg2};
-use support::{RW, Tables, every_format, range};
+use support::{AsIs, RW, Tables, Walker, every_format, range};
 
 #[test]
 fn a_map_that_finds_no_memory_leaves_table_and_memory_as_they_were() {
@@ -181,4 +181,46 @@ fn a_block_of_a_restricted_table_is_never_made_so_parts_can_always_be_unmapped()
     let mut table = PageTable::new(Stage1::new(config).unwrap(), &tables).unwrap();
     table.map(&tables, Iova::new(0), Pa::new(0), 0x20_0000, RW).unwrap();
     assert_eq!(table.unmap(&tables, range(0x5000, 0x1000)).unwrap().bytes, 0x1000);
+}
+
+/// What a bit that flips, or several, may make of an entry that says nothing.
+const FLIPPED: [u64; 9] = [1, 2, 3, 0x80, 0x83, 1 << 12, 1 << 55, 1 << 63, u64::MAX];
+
+#[test]
+fn a_word_in_a_hole_takes_no_table_from_what_is_mapped_beside_it() {
+    every_format!(unmapped_over_a_flipped_hole);
+}
+
+fn unmapped_over_a_flipped_hole<F: Format>(format: F) {
+    for word in FLIPPED {
+        for above in [false, true] {
+            let tables = Tables::default();
+            let mut table = PageTable::new(AsIs(&format), &tables).unwrap();
+            let page = format.geometry().granule().bytes();
+            let (size, entry) = if above { (page * format.geometry().entries(0), 3) } else { (page, 9) };
+            // The second page: the first word of every table above leads to it.
+            table.map(&tables, Iova::new(page), Pa::new(4 * page), page, RW).unwrap();
+            let blocks = tables.live_words();
+            let bottom = blocks.iter().find(|(_, words)| words[1] != 0).unwrap().0;
+            let link = format.table(Pa::new(bottom));
+            let holder = if above { blocks.iter().find(|(_, words)| words[0] == link) } else { None };
+            let Some(at) = holder.map_or((!above).then_some(bottom), |(at, _)| Some(*at)) else { continue };
+            if table.aperture().last().get() < 5 * size {
+                continue;
+            }
+            tables.store(Pa::new(at + 8 * entry), word);
+            tables.write_barrier();
+            let gone = table.unmap(&tables, range(entry * size, size)).unwrap();
+            let walker = Walker::new(&format, table.root());
+            assert_eq!(walker.now(&tables, page), Some(4 * page), "{word:#x} {above}: it is mapped still");
+            assert_eq!(table.lookup(&tables, Iova::new(page)).map(|found| found.pa), Some(Pa::new(4 * page)));
+            assert_eq!(walker.now(&tables, entry * size), None);
+            gone.retired.free(&format, &tables);
+            table.map(&tables, Iova::new(entry * size), Pa::new(0), page, RW).unwrap();
+            let rest = table.unmap(&tables, range(0, (entry + 1) * size)).unwrap();
+            assert_eq!(rest.bytes, 2 * page);
+            rest.retired.free(&format, &tables);
+            assert_eq!(tables.live_blocks(), 1, "and nothing is left of it when it goes");
+        }
+    }
 }

@@ -64,7 +64,7 @@ impl TceTable {
         self.levels.get(ROOT).at
     }
 
-    /// How many entries are mapped.
+    /// How many entries are mapped. Fewer, where words that nobody stored were taken out: what matters looks by [`next`](Self::next) as well.
     pub fn live(&self) -> u64 {
         self.live
     }
@@ -303,8 +303,9 @@ impl TceTable {
                 mem.store(self.place(view, index), user);
             }
         }
-        self.live += u64::from(raw != TceRaw::ABSENT);
-        self.live -= u64::from(old.is_some());
+        let live = self.live + u64::from(raw != TceRaw::ABSENT);
+        // What was there may be a word that nobody stored.
+        self.live = live.saturating_sub(old.is_some().into());
         old
     }
 

@@ -286,6 +286,20 @@ fn an_exchange_answers_what_was_there_with_the_users_address() {
 }
 
 #[test]
+fn a_word_that_nobody_stored_is_taken_out_and_the_count_does_not_wrap() {
+    let memory = Memory::new();
+    let mut table = TceTable::new(shape(KIB_4, 1 << 20, 1), false, &memory).unwrap();
+    // A bit has flipped: it may be read.
+    memory.store(Pa::new(table.root().get() + 8 * 3), 1u64.to_be());
+    assert_eq!(table.exchange(&memory, 3, None).unwrap().map(|old| old.pa), Some(Pa::new(0)));
+    assert_eq!((table.live(), table.next(&memory, 0)), (0, None));
+    table.map(&memory, 5, Pa::new(0x8000), 1, Perms::READ_WRITE).unwrap();
+    memory.store(Pa::new(table.root().get() + 8 * 4), 1u64.to_be());
+    assert_eq!(table.unmap(&memory, 4, 1, |_, _| ()), 1);
+    assert_eq!((table.live(), table.next(&memory, 0)), (0, Some((5, page(0x8000)))), "one is there still");
+}
+
+#[test]
 fn what_does_not_fit_is_refused_and_nothing_is_mapped() {
     let memory = Memory::new();
     let mut table = TceTable::new(shape(KIB_64, GIB, 1), false, &memory).unwrap();
