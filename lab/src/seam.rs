@@ -134,6 +134,10 @@ impl Iommu<LabPlatform> for Through<Driver> {
         self.liar.attach(&*self.driver, sources, target)
     }
 
+    fn leave_group(&self, sources: &[SourceId]) -> Result<(), AttachError> {
+        self.driver.leave_group(sources)
+    }
+
     fn reserved_regions(&self, sources: &[SourceId]) -> Vec<ReservedRegion> {
         self.driver.reserved_regions(sources)
     }

@@ -106,6 +106,16 @@ pub trait Iommu<P: Platform>: Send + Sync + fmt::Debug {
     /// refuses even that, they are blocked ([`AttachError::LeftBlocked`]).
     fn attach(&self, sources: &[SourceId], target: &Target<P>) -> Result<(), AttachError>;
 
+    /// The device of these sources leaves its group, which it joined by its first [`attach`](Self::attach): it is blocked, also where those that stay are attached to nothing
+    /// and have what a user made for all of the group ([`table_group`](Self::table_group)).
+    ///
+    /// # Errors
+    ///
+    /// As for `attach`.
+    fn leave_group(&self, sources: &[SourceId]) -> Result<(), AttachError> {
+        self.attach(sources, &Target::Blocked)
+    }
+
     /// Ranges that a device behind this IOMMU must not or need not have mapped, by the hardware's nature.
     fn reserved_regions(&self, sources: &[SourceId]) -> Vec<ReservedRegion>;
 

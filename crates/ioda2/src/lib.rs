@@ -20,7 +20,8 @@
 //!
 //! # Take and release
 //!
-//! Attaching all members of a PE to nothing takes it: no bypass, no window of the platform's, its table freed when nothing is mapped there. Attaching
+//! Attaching all members of a PE to nothing takes it: no bypass, no window of the platform's, its table freed when nothing is mapped there. What its user sets then is for those whose
+//! devices are in the group, from their first attach on until they leave. Attaching
 //! them to a domain releases it, which is refused while windows of a user's are set. If there is no memory for the domain's table then, the group stays blocked, core
 //! says so, and may try again.
 //!

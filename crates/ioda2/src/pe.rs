@@ -2,7 +2,8 @@
 //!
 //! A PE has one pair of windows for all its request ids, and moves as a whole: its first member that is attached somewhere takes it there, the others
 //! follow by saying the same. A member that is blocked while others are not is routed to the PE that has no windows. When all are
-//! blocked, the PE is *taken*: it has no windows but what a user sets, and all its members are routed to it again.
+//! blocked, the PE is *taken*: it has no windows but what a user sets, and all its members that are in a group are routed to it again. Who is in none has
+//! nothing of theirs: he is routed to nobody until his first attach, and from when he leaves.
 
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -60,6 +61,8 @@ pub(crate) struct Member {
     pub(crate) device: Option<String>,
     /// Whether its device is attached to nothing.
     pub(crate) blocked: bool,
+    /// Whether its device is in a group: it has been attached, if only to nothing, and has not left since.
+    joined: bool,
     /// Where the RTT has it, and the bridge; none if nobody knows what the bridge has.
     routed: Option<u8>,
 }
@@ -101,7 +104,8 @@ impl<P: Platform, R: Registers> Pe<P, R> {
     }
 
     pub(crate) fn add(&mut self, rid: u16) {
-        self.members.push(Member { rid, device: None, blocked: true, routed: Some(NOBODY) });
+        let (blocked, joined, routed) = (true, false, Some(NOBODY));
+        self.members.push(Member { rid, device: None, blocked, joined, routed });
     }
 
     /// The first window that a user has set.
@@ -183,9 +187,8 @@ impl<P: Platform, R: Registers> Pe<P, R> {
         open: bool,
     ) -> Result<(), SyncError> {
         let number = self.number;
-        let wanted = |member: &Member| {
-            if open && member.blocked && !mutant!("blocked-member-stays-in-its-pe") { NOBODY } else { number }
-        };
+        let is_apart = |member: &Member| open && member.blocked && !mutant!("blocked-member-stays-in-its-pe");
+        let wanted = |member: &Member| if is_apart(member) || !member.joined { NOBODY } else { number };
         if self.members.iter().all(|member| member.routed == Some(wanted(member))) {
             return Ok(());
         }
@@ -240,6 +243,17 @@ impl<P: Platform, R: Registers> Pe<P, R> {
         Ok(())
     }
 
+    /// Notes that the devices of some members are in a group from now on, or in none. Answers those for which that is news.
+    pub(crate) fn note_joined(&mut self, rids: &[u16], joined: bool) -> Vec<u16> {
+        let meant = self.members.iter_mut().filter(|member| rids.contains(&member.rid));
+        let news = meant.filter(|member| member.joined != joined);
+        let note = |member: &mut Member| {
+            member.joined = joined;
+            member.rid
+        };
+        news.map(note).collect()
+    }
+
     /// Routes members whose device is gone to nobody.
     pub(crate) fn expel(
         &mut self,
@@ -248,6 +262,7 @@ impl<P: Platform, R: Registers> Pe<P, R> {
         rids: &[u16],
     ) -> Result<(), SyncError> {
         let gone = |member: &Member| rids.contains(&member.rid);
+        self.note_joined(rids, false);
         self.members.iter().filter(|member| gone(member)).for_each(|member| {
             let pe = if mutant!("removed-device-keeps-its-route") { self.number } else { NOBODY };
             routes.set(&*bridge.platform, member.rid, pe);

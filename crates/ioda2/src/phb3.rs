@@ -163,11 +163,12 @@ impl<P: Platform, R: Registers> Phb3<P, R> {
         if state.routes.is_none() {
             return Ok(());
         }
-        for pe in state.pes.values_mut() {
-            // Each switches again at the next try.
-            pe.enter(&self.bridge, Place::Blocked).map_err(refusal)?;
-            pe.close(&self.bridge).map_err(refusal)?;
-        }
+        // One that is not confirmed leaves none of the others open. Each switches again at the next try.
+        let close = |pe: &mut Pe<P, R>| {
+            let blocked = pe.enter(&self.bridge, Place::Blocked).and_then(|()| pe.close(&self.bridge));
+            blocked.map_err(refusal)
+        };
+        state.pes.values_mut().map(close).fold(Ok(()), Result::and)?;
         bringup::shut_down(&self.bridge)?;
         state.places.clear();
         state.pes.clear();
@@ -233,6 +234,25 @@ impl<P: Platform, R: Registers> Phb3<P, R> {
                 own.map(Place::Domain).ok_or(AttachError::ForeignDomain)
             }
         }
+    }
+
+    /// Calls `act` with the PE of some sources, and with their request ids.
+    fn of_one_pe(
+        &self,
+        sources: &[SourceId],
+        act: impl FnOnce(&mut Pe<P, R>, &Routes, &[u16]) -> Result<(), AttachError>,
+    ) -> Result<(), AttachError> {
+        let Some(&first) = sources.first() else { return Ok(()) };
+        let number = self.pe_of(first).ok_or(AttachError::UnknownSource(first))?;
+        let rids = rids(sources).map_err(AttachError::UnknownSource)?;
+        let done = self.with_pe(number, |pe, routes| {
+            let stranger = rids.iter().find(|&&rid| pe.members.iter().all(|member| member.rid != rid));
+            match stranger {
+                Some(&rid) => Err(AttachError::UnknownSource(SourceId(rid.into()))),
+                None => act(pe, routes, &rids),
+            }
+        });
+        done.unwrap_or(Err(AttachError::UnknownSource(first)))
     }
 
     fn domain(&self, kernel: bool) -> Arc<dyn HwDomain<P>> {
@@ -402,20 +422,28 @@ impl<P: Platform, R: Registers> Iommu<P> for Phb3<P, R> {
 
     fn attach(&self, sources: &[SourceId], target: &Target<P>) -> Result<(), AttachError> {
         let place = self.place_of(target)?;
-        let Some(&first) = sources.first() else { return Ok(()) };
-        let number = self.pe_of(first).ok_or(AttachError::UnknownSource(first))?;
-        let rids = rids(sources).map_err(AttachError::UnknownSource)?;
-        let attached = self.with_pe(number, |pe, routes| {
-            let stranger = rids.iter().find(|&&rid| pe.members.iter().all(|member| member.rid != rid));
-            if let Some(&rid) = stranger {
-                return Err(AttachError::UnknownSource(SourceId(rid.into())));
+        self.of_one_pe(sources, |pe, routes, rids| {
+            let newcomers = pe.note_joined(rids, true);
+            let attached = match place {
+                Place::Blocked => pe.block(&self.bridge, routes, rids),
+                place => pe.open(&self.bridge, routes, rids, place),
+            };
+            attached.inspect_err(|_| drop(pe.note_joined(&newcomers, false)))
+        })
+    }
+
+    fn leave_group(&self, sources: &[SourceId]) -> Result<(), AttachError> {
+        self.of_one_pe(sources, |pe, routes, rids| {
+            let leaving = pe.note_joined(rids, false);
+            let left = pe.block(&self.bridge, routes, rids);
+            match left {
+                // It has left, and nothing in memory leads it back: the bridge confirms it now, or when it is next asked.
+                Err(AttachError::LeftBlocked(_)) => drop(pe.expel(&self.bridge, routes, rids)),
+                Err(_) => drop(pe.note_joined(&leaving, true)),
+                Ok(()) => {}
             }
-            match place {
-                Place::Blocked => pe.block(&self.bridge, routes, &rids),
-                place => pe.open(&self.bridge, routes, &rids, place),
-            }
-        });
-        attached.unwrap_or(Err(AttachError::UnknownSource(first)))
+            left
+        })
     }
 
     fn reserved_regions(&self, _: &[SourceId]) -> Vec<ReservedRegion> {

@@ -263,7 +263,8 @@ impl<P: Platform> Group<P> {
         if state.ledger.holds(key(device)) {
             return Err(GroupError::Held);
         }
-        match self.tell(&mut state, device, &Target::Blocked) {
+        state.told = true;
+        match self.iommu.leave_group(device.sources()) {
             Ok(()) | Err(AttachError::LeftBlocked(_)) => {}
             Err(error) => return Err(GroupError::Attach { device: device.name().into(), error }),
         }

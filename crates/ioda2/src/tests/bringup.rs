@@ -87,7 +87,14 @@ fn a_pe_is_in_its_own_row_of_the_pelt_v_and_its_members_in_the_rtt() {
     bridge.add_device("other", &[source(CARD)]).unwrap();
     assert_eq!((bridge.pe_of(source(DISK)), bridge.pe_of(source(CARD))), (Some(1), Some(2)));
     let rtt = fake.register(0x168) & !(1 << 63);
-    assert_eq!(fake.load(Pa::new(rtt + 2 * u64::from(DISK))).to_le_bytes()[..4], [0, 1, 0, 1]);
+    let rows =
+        || <[u8; 4]>::try_from(&fake.load(Pa::new(rtt + 2 * u64::from(DISK))).to_le_bytes()[..4]).unwrap();
+    assert_eq!(rows(), [0, 255, 0, 255], "they are in no group");
+    bridge.attach(&[source(DISK)], &Target::Blocked).unwrap();
+    assert_eq!(rows(), [0, 1, 0, 255]);
+    bridge.add_device("function", &[source(DISK + 1)]).unwrap();
+    bridge.attach(&[source(DISK + 1)], &Target::Blocked).unwrap();
+    assert_eq!(rows(), [0, 1, 0, 1]);
     let peltv = fake.register(0x188) & !(1 << 63);
     assert_eq!(fake.load(Pa::new(peltv + 32)).to_le_bytes(), [0x40, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(fake.load(Pa::new(peltv + 64)).to_le_bytes(), [0x20, 0, 0, 0, 0, 0, 0, 0]);
@@ -95,6 +102,19 @@ fn a_pe_is_in_its_own_row_of_the_pelt_v_and_its_members_in_the_rtt() {
     assert_eq!(fake.load(Pa::new(peltv + 64)), 0);
     assert_eq!(fake.load(Pa::new(rtt + 2 * u64::from(CARD))).to_le_bytes()[..2], [0, 255], "nobody's");
     assert_eq!(bridge.pe_of(source(CARD)), None);
+}
+
+#[test]
+fn a_teardown_closes_every_pe_also_behind_one_that_is_not_confirmed() {
+    let machine = Machine::new(&[DISK, CARD, 0x0300], with_bypass);
+    let tves = || [2, 3, 4, 5, 6, 7].map(|at| machine.fake.entry(9, at));
+    assert!(!tves().contains(&0), "all are open");
+    machine.fake.state().reads_missed = 1;
+    assert_eq!(machine.bridge.teardown(), Err(NO_ANSWER));
+    assert_eq!(tves(), [0; 6]);
+    assert_ne!(machine.fake.register(0x168), 0, "the bridge may read its tables still");
+    machine.bridge.teardown().unwrap();
+    assert_eq!(machine.fake.register(0x168), 0);
 }
 
 #[test]

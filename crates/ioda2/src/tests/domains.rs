@@ -8,13 +8,15 @@ use super::*;
 use crate::phb3::AssignError;
 use crate::table::KILL_ONE_BY_ONE;
 
-/// A PE with two devices, in no group.
+/// A PE with two devices, which are in a group that is blocked.
 fn two_in_a_pe(change: impl FnOnce(&mut Config)) -> (Arc<Fake>, Arc<Bridge>) {
     let fake = Fake::new();
     let bridge = fake.bridge(change);
     bridge.assign(&[source(DISK), source(CARD)]).unwrap();
-    bridge.add_device("disk", &[source(DISK)]).unwrap();
-    bridge.add_device("card", &[source(CARD)]).unwrap();
+    for (name, rid) in [("disk", DISK), ("card", CARD)] {
+        bridge.add_device(name, &[source(rid)]).unwrap();
+        bridge.attach(&[source(rid)], &Target::Blocked).unwrap();
+    }
     (fake, bridge)
 }
 

@@ -76,6 +76,7 @@ fn a_number_that_a_frozen_pe_left_is_a_pe_that_works_and_is_reported() {
     let machine = Machine::new(&[], |_| ());
     let (fake, bridge) = (&machine.fake, &machine.bridge);
     bridge.add_device("card", &[source(CARD)]).unwrap();
+    bridge.attach(&[source(CARD)], &Target::Blocked).unwrap();
     assert_eq!(fake.access(CARD, 0x5123, true), None);
     assert_eq!(drained(bridge).len(), 1);
     let pest = (fake.register(0x1a8) & !(1 << 63)) + 16;

@@ -338,9 +338,76 @@ fn a_device_whose_removal_was_not_confirmed_goes_on_where_its_user_says() {
     tables.set_window(&table).unwrap();
     table.exchange(Iova::new(0), Some(page(0x7000))).unwrap();
     flush(&*table, range(0, 0x1000));
-    // By this the bridge forgets every route.
-    bridge.add_device("disk", &[source(DISK)]).unwrap();
+    forget_every_route(&bridge);
     assert_eq!(fake.access(CARD, 0, true), Some(0x7000));
+}
+
+/// Another device comes, and for its sake the bridge looks up each one's PE anew.
+fn forget_every_route(bridge: &Bridge) {
+    bridge.add_device("other", &[source(0x0300)]).unwrap();
+    bridge.attach(&[source(0x0300)], &Target::Blocked).unwrap();
+}
+
+/// A PE of a user's, with a page at address 0: of two devices the disk is in the group.
+fn disk_of_a_users_pe() -> (Machine, Grouped) {
+    let machine = Machine::new(&[], |_| ());
+    machine.bridge.assign(&[source(DISK), source(CARD)]).unwrap();
+    let kind = DefaultDomain::Dma(FlushMode::Strict);
+    let group = Group::new(machine.fake.clone(), machine.bridge.clone(), 1, kind).unwrap();
+    let disk = machine.unit.add_device(DeviceInfo::new("disk", &[source(DISK)])).unwrap();
+    group.add_device(&disk).unwrap();
+    group.claim_group(user()).unwrap();
+    let tables = machine.table_group(DISK);
+    let ops = tables.tables().unwrap();
+    let table = ops.create_table(spec(0, 12, MIB, 1)).unwrap();
+    ops.set_window(&table).unwrap();
+    table.exchange(Iova::new(0), Some(page(0x8000))).unwrap();
+    flush(&*table, range(0, 0x1000));
+    (machine, (Arc::new(group), disk))
+}
+
+#[test]
+fn a_device_of_a_users_pe_has_his_windows_only_while_it_is_in_the_group() {
+    let (machine, (group, _disk)) = disk_of_a_users_pe();
+    let reached = || [DISK, CARD].map(|rid| machine.fake.access(rid, 0, true));
+    assert_eq!(reached(), [Some(0x8000), None], "nobody knows it yet");
+    let card = machine.unit.add_device(DeviceInfo::new("card", &[source(CARD)])).unwrap();
+    for _ in 0..2 {
+        assert_eq!(reached(), [Some(0x8000), None], "it is in no group");
+        group.add_device(&card).unwrap();
+        assert_eq!(reached(), [Some(0x8000); 2]);
+        group.remove_device(&card).unwrap();
+    }
+    assert_eq!(reached(), [Some(0x8000), None]);
+    machine.unit.remove_device(&card).unwrap();
+    assert_eq!(reached(), [Some(0x8000), None]);
+}
+
+#[test]
+fn a_device_that_does_not_come_to_a_users_group_has_nothing_of_his() {
+    let (machine, (group, _disk)) = disk_of_a_users_pe();
+    let card = machine.unit.add_device(DeviceInfo::new("card", &[source(CARD)])).unwrap();
+    machine.fake.answers(Some(0));
+    assert!(group.add_device(&card).is_err());
+    machine.fake.answers(None);
+    assert_eq!(machine.bridge.handle_errors(), []);
+    forget_every_route(&machine.bridge);
+    assert_eq!([DISK, CARD].map(|rid| machine.fake.access(rid, 0, true)), [Some(0x8000), None]);
+}
+
+#[test]
+fn a_device_that_leaves_a_users_group_without_the_bridges_word_is_not_led_back() {
+    let (machine, (group, _disk)) = disk_of_a_users_pe();
+    let card = machine.unit.add_device(DeviceInfo::new("card", &[source(CARD)])).unwrap();
+    group.add_device(&card).unwrap();
+    let reached = || [DISK, CARD].map(|rid| machine.fake.access(rid, 0, true));
+    assert_eq!(reached(), [Some(0x8000); 2]);
+    machine.fake.answers(Some(0));
+    group.remove_device(&card).unwrap();
+    machine.fake.answers(None);
+    assert_eq!(reached(), [Some(0x8000); 2], "it has heard nothing, and remembers");
+    forget_every_route(&machine.bridge);
+    assert_eq!(reached(), [Some(0x8000), None]);
 }
 
 #[test]

@@ -214,16 +214,17 @@ fn half_there() -> Arc<UserWorld> {
 }
 
 #[test]
-fn a_device_of_a_users_pe_has_his_windows_also_if_it_comes_later_or_is_in_no_group() {
+fn a_device_of_a_users_pe_has_his_windows_also_if_it_comes_later_and_not_before() {
     for comes in [false, true] {
         let world = half_there();
         if comes {
             assert_eq!(world.add(0), Done::Succeeded);
         }
         let (pa, _) = world.users[0].memory.page(VA).expect("his first page");
-        assert_eq!(world.access(1, 0, PAGE, 8, true), Outcome::Done, "{comes}");
+        assert_eq!(world.access(1, 0, PAGE, 8, true) == Outcome::Done, comes);
         assert_eq!(world.reset(1), Done::Succeeded);
         assert_eq!(objection(&world), None, "{comes}");
+        assert_eq!(reaches(&world, 1, PAGE, pa), comes);
         assert!(!reaches(&world, 1, 2 * PAGE, pa), "and nothing else");
         world.end(None);
         assert_eq!(objection(&world), None, "{comes}");

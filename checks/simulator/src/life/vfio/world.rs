@@ -496,27 +496,19 @@ impl UserWorld {
         members.filter(|&member| self.devices[member].presence() == Presence::In).collect()
     }
 
-    /// All members of a group are about to go somewhere. A device that is in no group, and that the bridge knows, is in their PE: it has a user's windows as they have.
+    /// All members of a group are about to go somewhere.
     pub(super) fn begin_move(&self, group: usize, to: Way) {
-        let mut members = self.members(group);
-        if to != Way::Space(self.groups[group].space) {
-            members.extend(self.members_at(group, Presence::Out));
-        }
+        let members = self.members(group);
         self.hub.shadow(|shadow| members.iter().for_each(|&member| shadow.begin_move(member, to)));
     }
 
     /// They are there, and hardware has confirmed it.
     pub(super) fn end_move(&self, group: usize, at: Way) {
-        let (members, beside) = (self.members(group), self.members_at(group, Presence::Out));
-        let is_users = at != Way::Blocked && at != Way::Space(self.groups[group].space);
+        let members = self.members(group);
         self.hub.shadow(|shadow| {
             for member in members {
                 shadow.end_move(member, at);
                 shadow.arrived(member);
-            }
-            // Nobody owes anything to a device in no group: its move stays open for as long as a user has the PE.
-            for member in beside.into_iter().filter(|_| !is_users) {
-                shadow.end_move(member, Way::Blocked);
             }
         });
     }
