@@ -83,7 +83,8 @@ impl<P: Platform> File<P> {
     }
 
     /// `mmap(len_bytes, file, offset)`: where the CPU finds registers of a device, for the embedder to map into the process. The embedder
-    /// takes them out again when the file is closed: the mapping holds a clone of the file.
+    /// takes them out again when the file is closed: the mapping holds a clone of the file. While the device is reset they answer nobody, and on some machines a CPU that reads
+    /// there is stopped: of a PCI function's resets whoever maps is told by [`Mappings`](crate::pci::Mappings).
     ///
     /// # Errors
     ///

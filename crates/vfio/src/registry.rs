@@ -209,7 +209,7 @@ fn group_number(name: &str) -> Option<u32> {
 }
 
 /// A device that users can have. Dropped, they can no more: whoever has it open finds it gone, and it is stopped. Registers that were
-/// [mapped](crate::File::mmap) into a process are the embedder's to take out before.
+/// [mapped](crate::File::mmap) into a process are the embedder's to take out before, or when [`Mappings`](crate::pci::Mappings) tells him.
 pub struct Registered<P: Platform> {
     groups: Arc<Groups<P>>,
     group: Arc<GroupSlot<P>>,

@@ -20,6 +20,8 @@
 //!
 //! Choice: memory decoding stays on in hardware while a user has the function, because a CPU that reads what nobody answers may be
 //! stopped for it; a user who turns it off finds reads and writes of the file refused.
+//! For the same reason registers that are mapped into processes are taken out ([`Mappings`]) before a reset, which turns that off, and come back when the function is placed
+//! again. Observed: Linux 7.3, `vfio_pci_zap_and_down_write_memory_lock`: mappings go, and who touches one waits.
 //! Choice: no INTx and no MSI yet: their count is 0. Every function with NVMe has MSI-X.
 //!
 //! Spec: PCIe 6.0. Not here: enumeration, layouts (`portcullis-pci`, `spec::pcie`).
@@ -66,6 +68,21 @@ pub trait Interrupts<P: Platform>: Send + Sync {
     fn disconnect(&self, device: &Device<P>, vector: u16);
 }
 
+/// Whoever maps a function's registers into processes ([`File::mmap`](crate::File::mmap)): the embedder.
+///
+/// Called for one function at a time, as all of [`VfioDevice`] with no spin lock held, and in the middle of a call of the function: neither waits for one that is in
+/// [`File::mmap`](crate::File::mmap), nor calls it.
+///
+/// A process that touches registers which were taken out faults. Whoever handles that asks [`File::mmap`](crate::File::mmap) again: it comes back when the reset is over, after
+/// [`restore`](Self::restore), or is refused, if the function did not come back. A fault that began before has to find out, when it puts the registers in, that they were taken out meanwhile.
+pub trait Mappings: Send + Sync {
+    /// Takes the function's registers out of every process. On return no CPU reaches them any more, and none will until [`restore`](Self::restore).
+    fn revoke(&self);
+
+    /// The function's registers answer: processes that have them mapped may reach them from now on.
+    fn restore(&self);
+}
+
 /// What raises an interrupt when it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Doorbell {
@@ -95,6 +112,8 @@ pub struct PciDevice<P: Platform> {
     msix: Option<MsixCapability>,
     /// What a reset must not turn off behind the IOMMU's back.
     services: Option<AddressServices>,
+    /// Who maps its registers into processes, if that is to be told of resets.
+    mappings: Option<Arc<dyn Mappings>>,
     /// Where its PCI Express capability is.
     express: Option<u16>,
     /// Where its second device control register is, if it has one.
@@ -153,13 +172,21 @@ impl<P: Platform> PciDevice<P> {
         let (config, vectors) = (Virtual::default(), Vectors::default());
         let state = State { config, vectors, lost: false, saved: None, notices: [None, None] };
         let state = Turns::new(platform, state);
-        Ok(Self { parts, msix, services: None, express, control_2, can_reset, state })
+        let (services, mappings) = (None, None);
+        Ok(Self { parts, msix, services, mappings, express, control_2, can_reset, state })
     }
 
     /// The same, of a function whose address services somebody turns on: what is on stays on when the function is reset.
     #[must_use]
     pub fn keeping(mut self, services: AddressServices) -> Self {
         self.services = Some(services);
+        self
+    }
+
+    /// The same, of a function whose registers are mapped into processes: nobody reaches them while it is reset, or when it was taken back from its user.
+    #[must_use]
+    pub fn mapped_by(mut self, mappings: Arc<dyn Mappings>) -> Self {
+        self.mappings = Some(mappings);
         self
     }
 
@@ -197,11 +224,13 @@ impl<P: Platform> VfioDevice<P> for PciDevice<P> {
         }
         self.make_ready();
         state.config = self.virtual_config(state.config.before);
+        self.mappings.iter().for_each(|mappings| mappings.restore());
         Ok(())
     }
 
     fn close(&self) {
         let mut state = self.state.take();
+        self.mappings.iter().for_each(|mappings| mappings.revoke());
         self.quiesce();
         self.disconnect_all(&mut state);
         state.notices = [None, None];

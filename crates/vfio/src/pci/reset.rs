@@ -3,6 +3,8 @@
 //! A reset takes away what enumeration and this driver have written: base address registers, command, device control, MSI-X, access control; and turns
 //! address services off. All of it is written again. What nobody else knows is noted when a reset begins, and kept until one has succeeded.
 //!
+//! Its registers answer nobody meanwhile, so that nobody may have them mapped ([`Mappings`](super::Mappings)).
+//!
 //! What the function had asked of memory before is waited for: an answer that comes later could be taken for one to the next user, who would read in it what is not his.
 //!
 //! Spec: PCIe 6.0, 6.6.2 "Function Level Reset (FLR)": 100 ms, after which the function answers, if only that it is not ready yet; its implementation note on stale
@@ -72,12 +74,14 @@ impl<P: Platform> PciDevice<P> {
         if !self.can_reset {
             return Err(Errno::Einval);
         }
+        self.mappings.iter().for_each(|mappings| mappings.revoke());
         self.quiesce();
         self.reset_function(state)?;
         self.make_ready();
         self.program_again(state);
         let on = state.config.command.bus_master();
         set_bus_master(&*self.parts.config, self.parts.function.at, on);
+        self.mappings.iter().for_each(|mappings| mappings.restore());
         Ok(())
     }
 

@@ -3,8 +3,12 @@
 use crate::support::{
     BAR_BYTES, BAR_PA, Disk, NOWHERE, PAGE, Process, TABLE, World, bytes, double, word, world,
 };
+use std::sync::{Arc, Mutex};
+
+use portcullis_core::bus::Place;
 use portcullis_pci::Capabilities;
 use portcullis_types::{Pa, PaRange};
+use portcullis_vfio::pci::Mappings;
 use portcullis_vfio::{Errno, VfioDevice};
 
 const GET_INFO: u32 = 0x3b6b;
@@ -389,6 +393,65 @@ fn a_function_that_did_not_come_back_from_a_reset_is_not_touched_until_a_reset_s
     process.close(device);
     world.disk.set_config(0, id);
     assert!(world.disk.message(3).is_none());
+}
+
+/// Who maps registers notes what he is told, how often the function had been reset, and whether its registers answer.
+struct Noting {
+    disk: Arc<Disk>,
+    notes: Mutex<Vec<(&'static str, usize, bool)>>,
+}
+
+impl Noting {
+    fn note(&self, what: &'static str) {
+        assert_eq!(crate::support::locks_held(), 0);
+        let answers = self.disk.config(4) & 2 != 0 && self.disk.config(0x14) == (BAR_PA >> 32) as u32;
+        self.notes.lock().unwrap().push((what, self.disk.resets(), answers));
+    }
+
+    fn notes(&self) -> Vec<(&'static str, usize, bool)> {
+        core::mem::take(&mut self.notes.lock().unwrap())
+    }
+}
+
+impl Mappings for Noting {
+    fn revoke(&self) {
+        self.note("revoke");
+    }
+
+    fn restore(&self) {
+        self.note("restore");
+    }
+}
+
+#[test]
+fn registers_are_in_no_process_while_their_function_is_reset() {
+    let mut world = crate::support::bare(
+        crate::support::range(0, (1 << 48) - 1),
+        portcullis_types::PageSizes::from_bits(0x1000),
+    );
+    let noting = Arc::new(Noting { disk: world.disk.clone(), notes: Mutex::default() });
+    let device = world.device(7, 1, |_| ());
+    let (function, services) = world.disk.enumerated();
+    let function = world.function(&device, function).keeping(services).mapped_by(noting.clone());
+    let place = Place { device, group: world.groups[&7].clone() };
+    world.registered.push(world.vfio.register(&place, Arc::new(function)).unwrap());
+    let (process, _, device) = world.driver();
+    assert_eq!(noting.notes(), [("restore", 1, true)]);
+    process.ioctl(device, RESET, 0).unwrap();
+    assert_eq!(noting.notes(), [("revoke", 1, true), ("restore", 2, true)]);
+    process.pwrite(device, CONFIG + 0x48, &[0, 0x80]).unwrap();
+    assert_eq!(noting.notes(), [("revoke", 2, true), ("restore", 3, true)]);
+    world.disk.goes_silent();
+    assert_eq!(process.ioctl(device, RESET, 0), Err(Errno::Eio));
+    assert_eq!(noting.notes(), [("revoke", 3, true)], "and whoever touches them is told that they are gone");
+    assert_eq!(process.mmap(device, 0, PAGE), Err(Errno::Einval));
+    world.disk.comes_back();
+    process.ioctl(device, RESET, 0).unwrap();
+    assert_eq!(noting.notes(), [("revoke", 4, false), ("restore", 5, true)]);
+    // Its driver takes it back, and somebody has it mapped still.
+    world.registered.clear();
+    assert_eq!(noting.notes(), [("revoke", 5, true)]);
+    assert_eq!(process.mmap(device, 0, PAGE), Err(Errno::Enodev));
 }
 
 #[test]
