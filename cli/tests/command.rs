@@ -423,6 +423,17 @@ fn a_broken_device_tree_is_code_3() {
 }
 
 #[test]
+fn a_device_tree_with_a_stream_id_that_no_smmu_has_is_code_3() {
+    use portcullis_lab::machine::{builtin, fdt};
+    let folder = Folder::new("far-stream");
+    let mut far = builtin::find("arm").expect("the default machine");
+    far.accelerators[0].sources[1].0 = 0x1_0000;
+    let tree = folder.file("far.dtb", &fdt::emit(&far).expect("a device tree"));
+    let said = fails(3, &["run", "sva", "--device", "platform", "--machine", &tree]);
+    assert!(said.contains("0x10000") && said.contains("accelerator@"), "{said}");
+}
+
+#[test]
 fn a_trace_is_json_lines_in_order_and_changes_nothing() {
     let folder = Folder::new("trace");
     let trace = folder.path("trace.jsonl");

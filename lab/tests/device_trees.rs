@@ -110,7 +110,13 @@ fn an_accelerator_in_a_tree_that_says_nonsense_is_refused() {
     let many = tree_of(|spec| spec.accelerators[0].pasid_bits = 21);
     bad_input(go("pasids", &many), &["pasid-num-bits"]);
     let far = tree_of(|spec| spec.accelerators[0].sources[1] = SourceId(0x10_0000));
-    assert!(go("far", &far).is_err());
+    bad_input(go("far", &far), &["accelerator@", "0x100000", "16 bits"]);
+    // The ids of functions begin there.
+    let (near, far) = ([0, 0, 0x5a, 0], [0, 0x10, 0x5a, 0]);
+    let mut bridge = tree_of(|spec| spec.host_bridges[0].smmu = Some((0, u32::from_be_bytes(near))));
+    let at = (0..bridge.len() - 4).step_by(4).find(|&at| bridge[at..at + 4] == near).unwrap();
+    bridge[at..at + 4].copy_from_slice(&far);
+    bad_input(go("far-bridge", &bridge), &["0000:00:", "0x105a", "16 bits"]);
 }
 
 #[test]

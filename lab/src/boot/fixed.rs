@@ -13,7 +13,7 @@ use portcullis::types::SourceId;
 
 use super::pci::{gaps, reserved};
 use super::unit::Unit;
-use super::{Standing, System};
+use super::{Standing, System, not_added};
 use crate::error::RunError;
 use crate::platform::LabPlatform;
 
@@ -61,7 +61,7 @@ pub(super) fn bring_up(
             let standing = Standing::Uncovered("its id at the IOMMU is another device's");
             return Ok(Some(FixedDevice { index, name, standing }));
         }
-        Err(error) => return Err(wrong(format!("it was not added: {error:?}"))),
+        Err(error) => return Err(not_added(&name, &error)),
     };
     let group = system.new_group(unit, system.next_group_id(), mode)?;
     group.add_device(&device).map_err(|error| wrong(format!("it did not join its group: {error:?}")))?;

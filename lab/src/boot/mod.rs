@@ -50,6 +50,7 @@ use model_devices::its::Its;
 use portcullis::core::device::Device;
 use portcullis::core::domain::FlushMode;
 use portcullis::core::group::{DefaultDomain, Group};
+use portcullis::core::iommu::AddDeviceError;
 use portcullis::core::pasid::MmPasids;
 use portcullis::firmware;
 use portcullis::hal::Platform;
@@ -299,6 +300,21 @@ impl System {
         self.interrupts.shut_down();
         down
     }
+}
+
+/// A device was not made known to its IOMMU: for whom that is to correct.
+fn not_added(name: &str, error: &AddDeviceError) -> RunError {
+    let lie = match error {
+        AddDeviceError::OutOfRange { source, bits } => {
+            format!("its id {source} is beyond the {bits} bits that its IOMMU tells apart")
+        }
+        AddDeviceError::Taken { source, by } => format!("its id {source} at its IOMMU is that of {by}"),
+        _ => {
+            let what = format!("it was not added: {error:?}");
+            return RunError::wrong(name, what, "run with -v to see the SMMU's commands");
+        }
+    };
+    RunError::bad_input(name, lie, "correct the tree, or name a built-in machine")
 }
 
 /// Takes a device out of its group and away from its IOMMU.

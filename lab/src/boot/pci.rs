@@ -18,7 +18,7 @@ use portcullis::types::{Iova, IovaRange, SourceId};
 use super::drivers::{Binding, Bound, Port, unbind};
 use super::phb3::{self, Phb3Config};
 use super::unit::{Hardware, Unit};
-use super::{Standing, System};
+use super::{Standing, System, not_added};
 use crate::error::RunError;
 use crate::platform::LabPlatform;
 
@@ -225,8 +225,7 @@ impl<'a> GroupBuilder<'a> {
         let name = self.topology.name(at).to_string();
         let wrong = |error: String| RunError::wrong(&name, error, "run with -v to see the SMMU's commands");
         let info = self.info(&name, at, sources);
-        let device =
-            unit.unit.add_device(info).map_err(|error| wrong(format!("it was not added: {error:?}")))?;
+        let device = unit.unit.add_device(info).map_err(|error| not_added(&name, &error))?;
         let group = self.group_for(unit)?;
         group.add_device(&device).map_err(|error| wrong(format!("it did not join its group: {error:?}")))?;
         Ok(Standing::Behind { device, group })
