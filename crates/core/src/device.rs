@@ -106,6 +106,8 @@ pub struct Device<P: Platform> {
     domain: Lock<P, Option<Arc<Domain<P>>>>,
     /// How often it is enabled to share processes' memory. Raised under its group's lock.
     pub(crate) shares: AtomicUsize,
+    /// The group for which it is, as long as it is: told by its address.
+    pub(crate) shares_in: AtomicUsize,
     pub(crate) faults: AtomicU64,
     /// What the driver of its IOMMU has let go of.
     pub(crate) let_go: Arc<LetGo<P>>,
@@ -136,6 +138,7 @@ impl<P: Platform> Device<P> {
             standing: Lock::<P, _>::new(Standing::Free),
             domain: Lock::<P, _>::new(None),
             shares: AtomicUsize::new(0),
+            shares_in: AtomicUsize::new(0),
             faults: AtomicU64::new(0),
             let_go,
         }

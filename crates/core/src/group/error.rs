@@ -28,7 +28,7 @@ pub enum GroupError {
     Shared(usize),
     /// A user's devices can be blocked, or in an unmanaged or nested domain: in no other. EINVAL.
     NotUsers,
-    /// This device, of the group or about to join it, shares processes' memory, and has its group for itself as long as it does. EBUSY.
+    /// This device, of the group or about to join it, shares processes' memory, and has its group for itself, and no other, as long as it does. EBUSY.
     Sharing(String),
     /// The group is a user's, and firmware uses this region of the device that was to join. EINVAL.
     Direct {

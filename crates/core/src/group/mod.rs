@@ -225,6 +225,7 @@ impl<P: Platform> Group<P> {
         if !Arc::ptr_eq(device.iommu(), &self.iommu) {
             return Err(refused(AttachError::ForeignDomain));
         }
+        self.is_where_it_shares(device)?;
         sharing::leaves_room(state, device)?;
         if let Some(region) = direct_region(device).filter(|_| state.ledger.owner().is_some()) {
             let ReservedRegion { range, source, .. } = region;

@@ -16,7 +16,7 @@ use portcullis_core::group::{Group, GroupError};
 use portcullis_core::iommu::{FaultReason, FaultRecord};
 use portcullis_core::iopf::{FaultQueue, GroupTag, PageRequest, ResponseCode};
 use portcullis_core::mm::ProcessMemory;
-use portcullis_core::owner::Owner;
+use portcullis_core::owner::{ClaimError, Owner};
 use portcullis_core::pasid::MmPasids;
 use portcullis_core::sva::{
     AttachPasidError, BindError, Bond, DeviceSvaFacts, DisableSvaError, EnableError, EnableSvaError,
@@ -182,6 +182,25 @@ fn nobody_joins_the_group_of_a_device_that_shares_until_it_does_so_no_more() {
     bench.group.add_device(&bench.device).unwrap();
     device.disable().unwrap();
     assert_eq!(joins(), Ok(()));
+}
+
+#[test]
+fn a_device_that_shares_joins_no_group_but_the_one_in_which_it_does() {
+    let bench = bench();
+    let device = enable(&bench.sva, &bench.device, &bench.group);
+    bench.group.remove_device(&bench.device).unwrap();
+    let other = Group::new(bench.device.platform().clone(), bench.iommu.clone(), 2, STRICT).unwrap();
+    assert_eq!(other.add_device(&bench.device), Err(GroupError::Sharing("disk".into())));
+    assert_eq!(bench.iommu.plain.place(8).unwrap(), "blocked");
+    bench.group.add_device(&bench.device).unwrap();
+    let (_process, mm) = process();
+    let bond = device.bind(&mm).unwrap();
+    let user = Owner::new(0x51).unwrap();
+    assert_eq!(bench.group.claim_group(user), Err(ClaimError::PasidsInUse), "the group knows of it");
+    device.unbind(&bond).unwrap();
+    device.disable().unwrap();
+    bench.group.remove_device(&bench.device).unwrap();
+    other.add_device(&bench.device).unwrap();
 }
 
 #[test]
