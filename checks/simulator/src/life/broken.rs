@@ -9,16 +9,17 @@ use std::sync::{Arc, Weak};
 
 use model_bus::{Bus, Fabric, Outcome, Width};
 use portcullis::core::owner::Owner;
+use portcullis::core::sva::DeviceSwitches;
 use portcullis::hal::{BlockLayout, DmaMemory};
 use portcullis::types::{Pa, PaRange, SizeLg2};
 
 use super::irq::Forge;
 use super::sva::PROCESSES;
 use super::world::{Slot, World};
-use super::{Done, OpKind, buried};
+use super::{Done, OpKind, Pick, buried};
 use crate::fault::FaultKind;
 use crate::hub::{Hub, Place, Turns, locked};
-use crate::machine::{DeviceSpec, Spec};
+use crate::machine::{DeviceSpec, Spec, Switch};
 use crate::options::MachineKind;
 use crate::oracle::tables::Way as Found;
 use crate::oracle::{Ended, Grant, Meaning, Seen, SpaceId, Way};
@@ -768,6 +769,26 @@ pub(super) fn bound(kind: MachineKind) -> Arc<World> {
     world.audit();
     assert_eq!(objection(&world), None);
     world
+}
+
+#[test]
+fn an_address_that_a_device_without_ats_made_up_is_out_of_its_reach_unless_hardware_may_know_its_entry_of_before()
+ {
+    for kind in SHARING {
+        for late in [false, true] {
+            let world = booted(spec(kind));
+            assert_eq!(world.enable(0), Done::Succeeded);
+            if late {
+                world.hub.faults.arm(FaultKind::NoSync, 1);
+                assert_eq!(world.claim(0, 0, true), Done::Refused);
+                assert!(world.hub.shadow(|shadow| shadow.is_late(0)));
+            }
+            // Behind the driver's back, or because it blocks the device.
+            Switch(world.devices[0].engine.clone()).set_ats(false);
+            assert_eq!(world.forge_translated(0, Pick::Physical(3), true), Done::Refused);
+            assert_eq!(objection(&world), (!late).then_some(Promise::Isolation), "{kind:?}, late {late}");
+        }
+    }
 }
 
 #[test]

@@ -867,10 +867,13 @@ impl World {
     }
 
     fn reach_by_forgery(&self, index: usize, at: u64, write: bool) {
-        let outcome = self.devices[index].engine.access_translated(None, at, write);
+        let engine = &self.devices[index].engine;
+        let outcome = engine.access_translated(None, at, write);
         self.refused.fetch_add(1, Relaxed);
         let spoiled = self.hub.has_flipped() && self.hub.shadow(|shadow| shadow.is_spoiled(index));
-        self.hub.hold(Promise::Isolation, outcome != Outcome::Done || spoiled, || {
+        // By its entry of before it had ATS, if ever it has.
+        let late = engine.form == Form::Pcie && self.hub.shadow(|shadow| shadow.is_late(index));
+        self.hub.hold(Promise::Isolation, outcome != Outcome::Done || spoiled || late, || {
             format!("device {index} has no ATS, and reached {at:#x} by an address that it made up")
         });
     }

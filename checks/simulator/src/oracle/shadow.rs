@@ -619,6 +619,11 @@ impl Shadow {
         self.spaces[space].spoiled
     }
 
+    /// Whether a device was blocked without hardware's word, and has been nowhere else since: hardware may know its entry of before.
+    pub(crate) fn is_late(&self, device: DeviceIndex) -> bool {
+        self.devices[device].late.iter().any(Option::is_some)
+    }
+
     /// Where a device is, if it is at rest and core knows it.
     pub(crate) fn at_rest(&self, device: DeviceIndex) -> Option<Way> {
         match self.devices[device] {
