@@ -3,7 +3,7 @@
 
 mod sharing;
 
-use core::sync::atomic::Ordering::SeqCst;
+use core::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -23,6 +23,7 @@ use portcullis_core::sva::{
     NoSwitches, SvaDevice, SvaUnit,
 };
 use portcullis_core::unit::IommuUnit;
+use portcullis_hal::Clock;
 use portcullis_types::{Iova, Pasid, Perms, SourceId};
 use sharing::{Process, Sharing};
 
@@ -446,6 +447,37 @@ fn a_pasid_is_nobody_elses_while_requests_of_it_stay_with_hardware() {
     *bench.iommu.leaves.lock().unwrap() = 3;
     device.unbind(&bond).unwrap();
     assert_eq!(bench.answers(), [ResponseCode::Success], "of the process that it was for");
+}
+
+#[test]
+fn a_bond_is_not_given_back_while_a_worker_is_at_a_request_of_it() {
+    let bench = bench();
+    let device = enable(&bench.sva, &bench.device, &bench.group);
+    let (process, mm) = process();
+    let bond = device.bind(&mm).unwrap();
+    let [begun, over] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+    let machine = bench.device.platform().clone();
+    let (began, ends, until_ns) = (begun.clone(), over.clone(), machine.now_ns() + 50_000);
+    // Time passes only while somebody waits: for this, unless nobody does.
+    process.meanwhile(move || {
+        began.store(true, SeqCst);
+        while machine.now_ns() < until_ns && !ends.load(SeqCst) {
+            std::thread::yield_now();
+        }
+    });
+    bench.asks(Some(bond.pasid()));
+    bench.sva.service();
+    let answered = std::thread::scope(|threads| {
+        let worker = threads.spawn(|| bench.sva.queue().work());
+        while !begun.load(SeqCst) && !worker.is_finished() {
+            std::thread::yield_now();
+        }
+        let unbound = device.unbind(&bond);
+        let answers = bench.answers();
+        over.store(true, SeqCst);
+        (unbound, answers)
+    });
+    assert_eq!(answered, (Ok(()), vec![ResponseCode::Success]));
 }
 
 #[test]

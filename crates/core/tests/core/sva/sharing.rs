@@ -25,6 +25,8 @@ pub(super) struct Process {
     id: u64,
     slot: PasidSlot,
     pub(super) listeners: Mutex<Listeners>,
+    /// What somebody else does while it next makes a page present.
+    meanwhile: Mutex<Meanwhile>,
 }
 
 #[derive(Default)]
@@ -48,7 +50,16 @@ impl Drop for Process {
 
 impl Process {
     pub(super) fn numbered(id: u64) -> Arc<Self> {
-        Arc::new(Self { id, slot: PasidSlot::new(), listeners: Mutex::default() })
+        Arc::new(Self {
+            id,
+            slot: PasidSlot::new(),
+            listeners: Mutex::default(),
+            meanwhile: Mutex::default(),
+        })
+    }
+
+    pub(super) fn meanwhile(&self, act: impl FnOnce() + Send + 'static) {
+        *self.meanwhile.lock().unwrap() = Some(Box::new(act));
     }
 
     /// How many listen.
@@ -100,6 +111,8 @@ impl ProcessMemory for Process {
 
     fn handle_fault(&self, _: &MmFault) -> Result<(), MmFaultError> {
         no_lock_is_held();
+        let meanwhile = self.meanwhile.lock().unwrap().take();
+        meanwhile.into_iter().for_each(|act| act());
         Ok(())
     }
 
