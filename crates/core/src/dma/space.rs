@@ -66,6 +66,17 @@ enum What {
     Doorbells,
 }
 
+impl What {
+    /// Whether a region of this kind is made ready so.
+    fn is_for(self, kind: ReservedKind) -> bool {
+        match self {
+            Self::Unused => kind.binds_dma_api(),
+            Self::Direct => kind.is_direct(),
+            Self::Doorbells => kind == ReservedKind::Msi,
+        }
+    }
+}
+
 impl Ready {
     /// The parts of `ranges` that nobody needs for this.
     fn unneeded(&self, what: What, ranges: &[IovaRange]) -> Vec<IovaRange> {
@@ -380,14 +391,15 @@ impl<P: Platform> DmaSpace<P> {
         self.note(device, regions, windows);
         let mut prepared = Prepared::default();
         let done = self.reserve(regions, windows, &mut prepared).and_then(|()| {
-            let direct =
-                |region: &&ReservedRegion| region.kind.is_direct() && !mutant!("direct-regions-not-mapped");
+            let direct = |region: &&ReservedRegion| {
+                What::Direct.is_for(region.kind) && !mutant!("direct-regions-not-mapped")
+            };
             let mut direct = regions.iter().filter(direct);
             direct.try_for_each(|region| self.map_direct(region, &mut prepared))
         });
         match done {
             Ok(()) => {
-                let decoded = regions.iter().filter(|region| region.kind == ReservedKind::Msi);
+                let decoded = regions.iter().filter(|region| What::Doorbells.is_for(region.kind));
                 prepared.doorbells = decoded.flat_map(|region| self.msi.add_decoded(region.range)).collect();
                 Ok(prepared)
             }
@@ -402,16 +414,10 @@ impl<P: Platform> DmaSpace<P> {
         let pages = |range: IovaRange| range.align_outward(self.granule());
         let need = |what, range| Need { of: device, what, range };
         let mut ready = self.ready.lock();
-        for region in regions {
-            if region.kind.binds_dma_api() {
-                ready.needs.push(need(What::Unused, pages(region.range)));
-            }
-            if region.kind.is_direct() {
-                ready.needs.push(need(What::Direct, pages(region.range)));
-            }
-            if region.kind == ReservedKind::Msi {
-                ready.needs.push(need(What::Doorbells, region.range));
-            }
+        for &ReservedRegion { kind, range, .. } in regions {
+            let each = [(What::Unused, pages(range)), (What::Direct, pages(range)), (What::Doorbells, range)];
+            let its = each.into_iter().filter(|(what, _)| what.is_for(kind));
+            ready.needs.extend(its.map(|(what, range)| need(what, range)));
         }
         ready.needs.extend(windows.iter().map(|&window| need(What::Unused, pages(window))));
     }
@@ -427,7 +433,8 @@ impl<P: Platform> DmaSpace<P> {
         windows: &[IovaRange],
         prepared: &mut Prepared,
     ) -> Result<(), AttachError> {
-        let regions = regions.iter().filter(|region| region.kind.binds_dma_api()).map(|region| region.range);
+        let regions =
+            regions.iter().filter(|region| What::Unused.is_for(region.kind)).map(|region| region.range);
         let windows = if mutant!("bridge-windows-handed-out") { &[] } else { windows };
         for range in regions.chain(windows.iter().copied()) {
             let parts = self.iova.reserve(range).or_else(|error| {
