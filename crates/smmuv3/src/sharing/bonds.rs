@@ -407,13 +407,19 @@ fn part_16_disabling_waits_for_bonds_and_then_the_device_is_as_before() {
     assert_eq!(refused, EnableError::Driver(EnableSvaError::Refused(missing)));
 }
 
-#[test]
-fn a_group_is_given_to_a_process_as_a_whole_and_taken_back_with_everything_it_held() {
-    let bench = Bench::new(Machine::Pcie);
+/// A device that does not share, alone in a group of the DMA API's.
+fn group_of_a_disk(bench: &Bench) -> (Arc<Device<Fake>>, Group<Fake>) {
     let device = bench.iommu.add_device(DeviceInfo::new("disk", &Shared::SOURCES)).unwrap();
     let driver: Arc<dyn Iommu<Fake>> = bench.smmu.clone();
     let group = Group::new(bench.fake.clone(), driver, 1, DefaultDomain::Dma(FlushMode::Strict)).unwrap();
     group.add_device(&device).unwrap();
+    (device, group)
+}
+
+#[test]
+fn a_group_is_given_to_a_process_as_a_whole_and_taken_back_with_everything_it_held() {
+    let bench = Bench::new(Machine::Pcie);
+    let (device, group) = group_of_a_disk(&bench);
     let (before, mm) = (bench.fake.live_bytes(), FakeMm::new(0x42));
 
     let domain = bench.unit.domain(&memory(&mm)).unwrap();
@@ -449,10 +455,7 @@ fn a_group_is_given_to_a_process_as_a_whole_and_taken_back_with_everything_it_he
 #[test]
 fn a_process_tells_hardware_that_has_not_confirmed_where_a_group_is_and_that_nobody_else_tells() {
     let bench = Bench::new(Machine::Pcie);
-    let device = bench.iommu.add_device(DeviceInfo::new("disk", &Shared::SOURCES)).unwrap();
-    let driver: Arc<dyn Iommu<Fake>> = bench.smmu.clone();
-    let group = Group::new(bench.fake.clone(), driver, 1, DefaultDomain::Dma(FlushMode::Strict)).unwrap();
-    group.add_device(&device).unwrap();
+    let (device, group) = group_of_a_disk(&bench);
     let (before, mm) = (bench.fake.live_bytes(), FakeMm::new(0x42));
     let silent = |on: bool| {
         let opcodes: &[_] = if on { &[Opcode::CFGI_STE] } else { &[] };

@@ -18,6 +18,13 @@ fn probe(fake: &Arc<Fake>) -> Arc<Driver> {
     Smmu::probe(fake.clone(), fake.clone(), Fake::config()).unwrap()
 }
 
+/// Hardware that signals the end of syncs by messages, or does not.
+fn that_sends_messages(msi: bool) -> Arc<Fake> {
+    let fake = Fake::new();
+    fake.set(IDR0, fake.get(IDR0) as u32 | Idr0::new().with_msi(msi).into_bits());
+    fake
+}
+
 fn cr0(fake: &Fake) -> Cr0 {
     Cr0::from_bits(fake.get(CR0) as u32)
 }
@@ -283,8 +290,7 @@ fn guarded_registers_are_written_only_while_their_enable_is_off() {
 
 #[test]
 fn without_a_doorbell_msis_are_told_to_go_nowhere() {
-    let fake = Fake::new();
-    fake.set(IDR0, fake.get(IDR0) as u32 | Idr0::new().with_msi(true).into_bits());
+    let fake = that_sends_messages(true);
     fake.write64(EVENTQ_IRQ_CFG0, 0xdead_0000);
     fake.write64(GERROR_IRQ_CFG0, 0xdead_0000);
     let _smmu = probe(&fake);
@@ -331,8 +337,7 @@ fn a_probe_that_fails_gives_its_memory_back() {
 
 #[test]
 fn a_probe_that_fails_before_there_is_a_command_keeps_no_words_of_signals() {
-    let fake = Fake::new();
-    fake.set(IDR0, fake.get(IDR0) as u32 | Idr0::new().with_msi(true).into_bits());
+    let fake = that_sends_messages(true);
     fake.with(|state| state.stuck.push(CR0ACK));
     let error = Smmu::probe(fake.clone(), fake.clone(), Fake::config()).unwrap_err();
     assert!(matches!(error, ProbeError::Timeout { register: "SMMU_CR0ACK", .. }), "{error:?}");
@@ -342,8 +347,7 @@ fn a_probe_that_fails_before_there_is_a_command_keeps_no_words_of_signals() {
 #[test]
 fn words_of_signals_are_given_back_when_none_is_on_its_way_any_more() {
     for late in [false, true] {
-        let fake = Fake::new();
-        fake.set(IDR0, fake.get(IDR0) as u32 | Idr0::new().with_msi(true).into_bits());
+        let fake = that_sends_messages(true);
         let smmu = probe(&fake);
         fake.with(|state| state.signals_come_late = late);
         // The end of the sync is seen by the index.
@@ -354,8 +358,7 @@ fn words_of_signals_are_given_back_when_none_is_on_its_way_any_more() {
         assert_eq!(fake.live_bytes(), 0);
     }
     // If that is not confirmed, they are hardware's until it is; after a probe that failed there is nobody who could ask again.
-    let fake = Fake::new();
-    fake.set(IDR0, fake.get(IDR0) as u32 | Idr0::new().with_msi(true).into_bits());
+    let fake = that_sends_messages(true);
     fake.with(|state| state.asleep = true);
     let error = Smmu::probe(fake.clone(), fake.clone(), Fake::config()).unwrap_err();
     assert!(matches!(error, ProbeError::Sync(SyncError::Timeout { .. })));
@@ -365,8 +368,7 @@ fn words_of_signals_are_given_back_when_none_is_on_its_way_any_more() {
 #[test]
 fn at_teardown_everything_is_kept_until_hardware_has_confirmed_that_what_was_under_way_is_over() {
     for msi in [false, true] {
-        let fake = Fake::new();
-        fake.set(IDR0, fake.get(IDR0) as u32 | Idr0::new().with_msi(msi).into_bits());
+        let fake = that_sends_messages(msi);
         let smmu = probe(&fake);
         smmu.add_device("disk", &[SourceId(8)]).unwrap();
         let domain = smmu.new_domain().unwrap();
@@ -485,8 +487,7 @@ fn a_doorbell_that_cannot_be_one_is_refused() {
 #[test]
 fn at_teardown_what_was_under_way_is_over_before_anything_is_given_back() {
     for (msi, size_lg2) in [(false, 8), (true, 8), (true, 0)] {
-        let fake = Fake::new();
-        fake.set(IDR0, fake.get(IDR0) as u32 | Idr0::new().with_msi(msi).into_bits());
+        let fake = that_sends_messages(msi);
         let config = Config { command_queue_lg2: size_lg2, ..Fake::config() };
         let smmu = Smmu::probe(fake.clone(), fake.clone(), config).unwrap();
         smmu.add_device("disk", &[SourceId(8)]).unwrap();

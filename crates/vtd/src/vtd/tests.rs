@@ -42,6 +42,14 @@ fn page(iova: u64) -> IovaRange {
     IovaRange::new(Iova::new(iova), 0x1000).unwrap()
 }
 
+/// Maps two pages from 0x5000 on, and unmaps the first. What hardware is to forget.
+fn first_of_two_unmapped(domain: &dyn HwDomain<Fake>) -> Gather {
+    domain.map(Iova::new(0x5000), Pa::new(0x9000), 0x2000, READ_WRITE).unwrap();
+    let mut gather = Gather::new();
+    domain.unmap(page(0x5000), &mut gather).unwrap();
+    gather
+}
+
 #[test]
 fn the_root_is_set_and_everything_forgotten_before_translation_is_turned_on() {
     let fake = Fake::legacy();
@@ -281,9 +289,7 @@ fn nothing_is_given_back_when_the_queue_does_not_answer_and_all_of_it_later() {
 #[test]
 fn a_refused_descriptor_fails_its_sender_and_the_queue_goes_on() {
     let (fake, unit, domain) = attached();
-    domain.map(Iova::new(0x5000), Pa::new(0x9000), 0x2000, READ_WRITE).unwrap();
-    let mut gather = Gather::new();
-    domain.unmap(page(0x5000), &mut gather).unwrap();
+    let mut gather = first_of_two_unmapped(&*domain);
     fake.with(|state| state.refused = alloc::vec![TYPE_IOTLB]);
     assert_eq!(domain.sync(&mut gather).unwrap_err(), SyncError::Failed { code: 3 });
     fake.with(|state| state.refused.clear());
@@ -305,9 +311,7 @@ fn who_finds_at_the_limit_that_anothers_descriptor_stopped_the_queue_gives_it_it
 #[test]
 fn a_queue_that_stops_again_where_its_descriptor_was_replaced_is_given_up() {
     let (fake, _unit, domain) = attached();
-    domain.map(Iova::new(0x5000), Pa::new(0x9000), 0x2000, READ_WRITE).unwrap();
-    let mut gather = Gather::new();
-    domain.unmap(page(0x5000), &mut gather).unwrap();
+    let mut gather = first_of_two_unmapped(&*domain);
     fake.with(|state| state.refused = alloc::vec![TYPE_IOTLB, Descriptor::nothing().kind()]);
     assert_eq!(domain.sync(&mut gather).unwrap_err(), SyncError::Failed { code: 3 });
     let waiting_for = "an invalidation queue that works";
@@ -842,9 +846,7 @@ fn after_a_teardown_that_was_not_confirmed_nobody_is_told_that_a_device_is_attac
 #[test]
 fn at_teardown_a_queue_that_was_given_up_is_begun_anew_and_everything_is_kept_until_hardware_confirms() {
     let (fake, unit, domain) = attached();
-    domain.map(Iova::new(0x5000), Pa::new(0x9000), 0x2000, READ_WRITE).unwrap();
-    let mut gather = Gather::new();
-    domain.unmap(page(0x5000), &mut gather).unwrap();
+    let mut gather = first_of_two_unmapped(&*domain);
     fake.with(|state| state.refused = vec![TYPE_IOTLB, Descriptor::nothing().kind()]);
     let refused = SyncError::Failed { code: 3 };
     let given_up = SyncError::Timeout { waiting_for: "an invalidation queue that works", last: 0 };
