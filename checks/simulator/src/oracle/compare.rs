@@ -127,21 +127,22 @@ mod tests {
         assert_eq!(compared(&[both[0], Leaf { write: false, ..both[1] }]), Err(Promise::Service));
     }
 
+    /// A page is found in a space, whatever is not.
+    fn reached(shadow: &mut Shadow, space: SpaceId) -> Result<(), Promise> {
+        shadow.compare_reach(space, &[leaf(0x1000, 0x8000)]).map_err(|wrong| wrong.promise)
+    }
+
     #[test]
     fn what_leaves_may_be_there_until_its_memory_is_anothers() {
         let mut shadow = Shadow::default();
         let space = shadow.add_space();
-        let compared = |shadow: &mut Shadow| {
-            let found = shadow.compare_reach(space, &[leaf(0x1000, 0x8000)]);
-            found.map_err(|wrong| wrong.promise)
-        };
         shadow.grant_over(space, grant(0x1000, 0x1fff, 0x8000));
         let token = shadow.begin_unmap(space, &[(0x1000, 0x1fff)]);
-        assert_eq!(compared(&mut shadow), Ok(()));
+        assert_eq!(reached(&mut shadow, space), Ok(()));
         shadow.linger(space, token, 0, false);
-        assert_eq!(compared(&mut shadow), Ok(()));
+        assert_eq!(reached(&mut shadow, space), Ok(()));
         shadow.unpinned(&[space], 0x8000, 0x8fff).expect("it is granted no more");
-        assert_eq!(compared(&mut shadow), Err(Promise::Isolation));
+        assert_eq!(reached(&mut shadow, space), Err(Promise::Isolation));
     }
 
     #[test]
@@ -149,12 +150,8 @@ mod tests {
         let mut shadow = Shadow::default();
         let space = shadow.add_space();
         let token = shadow.begin_map(space, &[(0x8000, 0x1000)], true, true);
-        let compared = |shadow: &mut Shadow| {
-            let found = shadow.compare_reach(space, &[leaf(0x1000, 0x8000)]);
-            found.map_err(|wrong| wrong.promise)
-        };
-        assert_eq!(compared(&mut shadow), Ok(()));
+        assert_eq!(reached(&mut shadow, space), Ok(()));
         shadow.nothing_arrives(space, token);
-        assert_eq!(compared(&mut shadow), Err(Promise::Isolation));
+        assert_eq!(reached(&mut shadow, space), Err(Promise::Isolation));
     }
 }

@@ -82,7 +82,7 @@ impl Tap for CommandTap {
                 self.prod.store(low, Relaxed);
                 // Hardware may stop now as well as later.
                 let _held = self.held.hold_index(faults, written);
-                return Taken { passes: self.held.set_index(written), flushes: false };
+                self.held.forget_indexes();
             }
             CMDQ_PROD => {
                 let flushes = self.look_at(bus, faults, low);

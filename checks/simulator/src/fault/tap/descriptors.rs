@@ -86,7 +86,7 @@ impl Tap for DescriptorTap {
                 let flushes = self.look_at(bus, faults, value);
                 return Taken { passes: self.held.hold_index(faults, written), flushes };
             }
-            TAIL => return Taken { passes: self.held.set_index(written), flushes: false },
+            TAIL => self.held.forget_indexes(),
             _ => {}
         }
         Taken::passed(value)

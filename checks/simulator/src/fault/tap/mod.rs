@@ -104,12 +104,11 @@ impl Hold {
         self.hold_by(faults, written, |writes, written| *writes = vec![written])
     }
 
-    /// The index of a queue that is off: nothing is read by it, so that it is hardware's at once, and what is held of the queue is none of its indexes any more.
-    fn set_index(&self, written: Written) -> Option<u64> {
+    /// A queue that is off is given an index: nothing is read by it, so that it is hardware's at once, and what is held of the queue is none of its indexes any more.
+    fn forget_indexes(&self) {
         if let Some(held) = &mut *locked(&self.held) {
             held.writes.clear();
         }
-        Some(written.value)
     }
 
     fn hold_by(

@@ -123,18 +123,11 @@ impl Driver for Smmu<SimPlatform, SimRegisters> {
 struct Hardware(Arc<Model>);
 
 impl Hardware {
-    fn page(&self) -> u64 {
-        self.0.config().page_bytes()
-    }
-
-    fn streams(&self, at: &Place<'_>, source: SourceId, tables: &Tables<'_>) -> Found {
-        let read = |offset: u64, width| {
-            at.bus().read_register(Pa::new(at.registers + offset), width).unwrap_or(u64::MAX)
-        };
+    /// Looks at the registers that say where streams go, by `read`.
+    fn streams<T>(&self, read: impl Fn(u64, Width) -> u64, look: impl FnOnce(&Streams<'_>) -> T) -> T {
         let load = |offset: u64| u32::try_from(read(offset, Width::Bits32)).unwrap_or(u32::MAX);
         let load64 = |offset: u64| read(offset, Width::Bits64);
-        let streams = Streams { page: self.page(), load: &load, load64: &load64 };
-        streams.way(source.0, tables)
+        look(&Streams { page: self.0.config().page_bytes(), load: &load, load64: &load64 })
     }
 }
 
@@ -157,15 +150,16 @@ impl Iron for Hardware {
     }
 
     fn way(&self, at: &Place<'_>, source: SourceId, tables: &Tables<'_>) -> Found {
-        self.streams(at, source, tables)
+        let read = |offset: u64, width| {
+            at.bus().read_register(Pa::new(at.registers + offset), width).unwrap_or(u64::MAX)
+        };
+        self.streams(read, |streams| streams.way(source.0, tables))
     }
 
     /// Looked at, and not read: a read gives the model a turn, and lives would be others for being audited.
     fn tags(&self, _: &Place<'_>, source: SourceId, tables: &Tables<'_>) -> Vec<Tagged> {
-        let load = |offset: u64| u32::try_from(self.0.peek(offset, Width::Bits32)).unwrap_or(u32::MAX);
-        let load64 = |offset: u64| self.0.peek(offset, Width::Bits64);
-        let streams = Streams { page: self.page(), load: &load, load64: &load64 };
-        streams.tag(source.0, tables).into_iter().collect()
+        let read = |offset: u64, width| self.0.peek(offset, width);
+        self.streams(read, |streams| streams.tag(source.0, tables)).into_iter().collect()
     }
 
     fn take_unpredictable(&self) -> Vec<Unpredictable> {

@@ -59,8 +59,7 @@ impl Streams<'_> {
         let [group] = *self.groups((self.load)(IDR0), stream) else { return None };
         let bank = u64::from((self.load)(S2CR + 4 * group) & 0xff);
         let at = self.bank_at(bank, (self.load)(IDR1));
-        let (cbar, cba2r) =
-            ((self.load)(self.page + CBAR + 4 * bank), (self.load)(self.page + CBA2R + 4 * bank));
+        let (cbar, cba2r) = self.attributes(bank);
         // VMID16EN, bit 31 of CR0: VMID16, bits 31:16 of CBA2R; otherwise VMID, bits 7:0 of CBAR.
         let vmid = if (self.load)(CR0) >> 31 == 1 { cba2r >> 16 } else { cbar & 0xff };
         if root.second {
@@ -88,6 +87,12 @@ impl Streams<'_> {
         (self.page << ((idr1 >> 28 & 7) + 1)) + self.page * bank
     }
 
+    /// What CBAR and CBA2R say of a bank.
+    fn attributes(&self, bank: u64) -> (u32, u32) {
+        let [cbar, cba2r] = [CBAR, CBA2R].map(|register| (self.load)(self.page + register + 4 * bank));
+        (cbar, cba2r)
+    }
+
     /// VALID, bit 31; MASK, bits 30:16: what does not matter; ID, bits 14:0.
     fn matches(&self, group: u64, stream: u32) -> bool {
         let smr = (self.load)(SMR + 4 * group);
@@ -111,8 +116,7 @@ impl Streams<'_> {
             return Way::Nonsense("S2CR.CBNDX");
         }
         let at = self.bank_at(bank, idr1);
-        let (cbar, cba2r) =
-            ((self.load)(self.page + CBAR + 4 * bank), (self.load)(self.page + CBA2R + 4 * bank));
+        let (cbar, cba2r) = self.attributes(bank);
         // M, bit 0.
         if (self.load)(at + SCTLR) & 1 == 0 {
             return Way::Everywhere;
