@@ -63,8 +63,10 @@ pub(crate) struct Member {
     pub(crate) blocked: bool,
     /// Whether its device is in a group: it has been attached, if only to nothing, and has not left since.
     joined: bool,
-    /// Where the RTT has it, and the bridge; none if nobody knows what the bridge has.
-    routed: Option<u8>,
+    /// Where the RTT has it.
+    routed: u8,
+    /// Whether the bridge has said that it has it there, too.
+    confirmed: bool,
 }
 
 /// A PE.
@@ -104,8 +106,8 @@ impl<P: Platform, R: Registers> Pe<P, R> {
     }
 
     pub(crate) fn add(&mut self, rid: u16) {
-        let (blocked, joined, routed) = (true, false, Some(NOBODY));
-        self.members.push(Member { rid, device: None, blocked, joined, routed });
+        let (blocked, joined, routed, confirmed) = (true, false, NOBODY, true);
+        self.members.push(Member { rid, device: None, blocked, joined, routed, confirmed });
     }
 
     /// The first window that a user has set.
@@ -180,6 +182,9 @@ impl<P: Platform, R: Registers> Pe<P, R> {
     }
 
     /// Routes each member to this PE or to nobody; `open` if the PE has, or is about to have, windows of the platform's.
+    ///
+    /// What is not confirmed is stored again as it was: the caller undoes what he wanted it for, and who has no part in that keeps his windows. No member
+    /// that was with nobody is led anywhere by it.
     pub(crate) fn route(
         &mut self,
         bridge: &Bridge<P, R>,
@@ -189,7 +194,7 @@ impl<P: Platform, R: Registers> Pe<P, R> {
         let number = self.number;
         let is_apart = |member: &Member| open && member.blocked && !mutant!("blocked-member-stays-in-its-pe");
         let wanted = |member: &Member| if is_apart(member) || !member.joined { NOBODY } else { number };
-        if self.members.iter().all(|member| member.routed == Some(wanted(member))) {
+        if self.members.iter().all(|member| member.confirmed && member.routed == wanted(member)) {
             return Ok(());
         }
         let store = |member: &Member, pe| routes.set(&*bridge.platform, member.rid, pe);
@@ -197,14 +202,15 @@ impl<P: Platform, R: Registers> Pe<P, R> {
         bridge.forget_routes();
         if let Err(error) = bridge.confirm() {
             if !mutant!("refused-route-stays-stored") {
-                // Of those that were not known before, the safe one.
-                self.members.iter().for_each(|member| store(member, member.routed.unwrap_or(NOBODY)));
+                self.members.iter().for_each(|member| store(member, member.routed));
             }
             bridge.forget_routes();
-            self.members.iter_mut().for_each(|member| member.routed = None);
+            self.members.iter_mut().for_each(|member| member.confirmed = false);
             return Err(error);
         }
-        self.members.iter_mut().for_each(|member| member.routed = Some(wanted(member)));
+        for member in &mut self.members {
+            (member.routed, member.confirmed) = (wanted(member), true);
+        }
         Ok(())
     }
 
@@ -269,8 +275,9 @@ impl<P: Platform, R: Registers> Pe<P, R> {
         });
         bridge.forget_routes();
         let confirmed = bridge.confirm();
-        let routed = confirmed.is_ok().then_some(NOBODY);
-        self.members.iter_mut().filter(|member| gone(member)).for_each(|member| member.routed = routed);
+        for member in self.members.iter_mut().filter(|member| gone(member)) {
+            (member.routed, member.confirmed) = (NOBODY, confirmed.is_ok());
+        }
         confirmed
     }
 
@@ -306,7 +313,7 @@ impl<P: Platform, R: Registers> Pe<P, R> {
         if asks && self.windows.switch(bridge, Setup::CLOSED, Failing::Close).is_ok() {
             self.last.iter().for_each(|last| last.let_go());
         }
-        if self.members.iter().any(|member| member.routed.is_none()) {
+        if self.members.iter().any(|member| !member.confirmed) {
             let open = !self.is_taken();
             let _ = self.route(bridge, routes, open);
         }

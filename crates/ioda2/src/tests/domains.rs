@@ -189,23 +189,45 @@ fn a_window_that_is_not_confirmed_goes_back_and_its_table_is_nobodys() {
     assert!(fake.live_bytes() <= kept, "nothing reads the table that was refused");
 }
 
+/// Where the RTT has the disk and the card.
+fn routes_of(fake: &Fake) -> [u64; 2] {
+    let rtt = fake.register(0x168) & !(1 << 63);
+    [DISK, CARD].map(|rid| {
+        let at = rtt + 2 * u64::from(rid);
+        fake.load(Pa::new(at & !7)) >> (8 * (at & 7)) & 0xffff
+    })
+}
+
 #[test]
 fn a_route_that_is_not_confirmed_goes_back() {
     let (fake, bridge) = two_in_a_pe(|_| ());
     let domain = bridge.new_domain().unwrap();
-    let rtt = fake.register(0x168) & !(1 << 63);
-    let route = |rid: u16| {
-        let at = rtt + 2 * u64::from(rid);
-        fake.load(Pa::new(at & !7)) >> (8 * (at & 7)) & 0xffff
-    };
-    let routes = || [DISK, CARD].map(route);
-    let before = routes();
+    let before = routes_of(&fake);
     // The one that stays blocked would go to nobody.
     fake.state().reads_missed = 1;
     assert!(matches!(bridge.attach(&[source(DISK)], &target(&domain)), Err(AttachError::Sync(_))));
-    assert_eq!(routes(), before);
+    assert_eq!(routes_of(&fake), before);
     bridge.attach(&[source(DISK)], &target(&domain)).unwrap();
-    assert_ne!(routes(), before);
+    assert_ne!(routes_of(&fake), before);
+}
+
+#[test]
+fn a_bystanders_route_stays_however_often_anothers_is_not_confirmed() {
+    let (fake, bridge) = two_in_a_pe(|_| ());
+    let domain = bridge.new_kernel_domain().unwrap();
+    bridge.attach(&[source(DISK)], &target(&domain)).unwrap();
+    domain.map(Iova::new(0), Pa::new(0x9000), 0x1000, READ_WRITE).unwrap();
+    let before = routes_of(&fake);
+    for times in 1..=3 {
+        fake.state().reads_missed = 1;
+        let attached = bridge.attach(&[source(CARD)], &target(&domain));
+        assert!(matches!(attached, Err(AttachError::LeftBlocked(_) | AttachError::Sync(_))), "{attached:?}");
+        assert_eq!(routes_of(&fake), before, "{times} times");
+        assert_eq!(fake.access(DISK, 0, true), Some(0x9000), "{times} times");
+        assert_eq!(fake.access(CARD, 0, true), None, "{times} times");
+    }
+    bridge.attach(&[source(CARD)], &target(&domain)).unwrap();
+    assert_eq!([DISK, CARD].map(|rid| fake.access(rid, 0, true)), [Some(0x9000); 2]);
 }
 
 #[test]
