@@ -21,11 +21,7 @@ impl Shadow {
     }
 
     /// The same, where what is granted need not be there.
-    ///
-    /// # Errors
-    ///
-    /// Something is mapped that is not granted.
-    pub(crate) fn compare_reach(&mut self, id: SpaceId, leaves: &[Leaf]) -> Result<(), Wrong> {
+    fn compare_reach(&mut self, id: SpaceId, leaves: &[Leaf]) -> Result<(), Wrong> {
         self.check(Promise::Isolation);
         let space = &self.spaces[id];
         leaves.iter().try_for_each(|leaf| nothing_more(id, space, leaf))

@@ -67,12 +67,8 @@ impl UserWorld {
             Way::Blocked => self.hub.hold(Promise::Isolation, leaves.is_empty(), || {
                 format!("device {index} is nowhere, and its PE {pe} may reach {:x?}", leaves.first())
             }),
-            // Of what the bridge did not confirm, entries may have been taken out again, and sources left with nobody.
             Way::Space(space) => {
-                let sure = self.hub.faults.unconfirmed() == 0;
-                let compared = self.hub.shadow(|shadow| {
-                    if sure { shadow.compare(space, leaves) } else { shadow.compare_reach(space, leaves) }
-                });
+                let compared = self.hub.shadow(|shadow| shadow.compare(space, leaves));
                 let whose = |wrong: Wrong| {
                     Wrong::new(wrong.promise, format!("device {index}, of PE {pe}: {}", wrong.what))
                 };
