@@ -262,6 +262,39 @@ fn hardware_that_is_held_back_confirms_late_or_not_until_the_operation_has_retur
 }
 
 #[test]
+fn a_domain_is_dropped_only_when_hardware_has_said_that_nobody_is_in_it_any_more() {
+    for kind in VENDORS {
+        let world = booted(spec(kind));
+        assert_eq!(world.claim(0, 0, true), Done::Succeeded, "{kind:?}");
+        assert_eq!(world.new_domain(0, 0), Done::Succeeded, "{kind:?}");
+        assert_eq!(world.attach(0, 0, 1), Done::Succeeded, "{kind:?}");
+        assert_eq!(world.user_map(0, 0, 2, 2, 1), Done::Succeeded, "{kind:?}");
+        world.hub.faults.arm(FaultKind::NoSync, 1);
+        assert_eq!(world.detach(0, 1), Done::Refused, "{kind:?}");
+        world.release(0, 0, true);
+        world.remove(0);
+        assert!(world.hub.is_held() && world.hub.shadow(|shadow| shadow.is_late(0)), "{kind:?}");
+        assert_eq!(world.drop_domain(0), Done::Skipped, "{kind:?}");
+        world.go_on();
+        assert_eq!(world.drop_domain(0), Done::Succeeded, "{kind:?}");
+        world.end(None);
+        assert_eq!(objection(&world), None, "{kind:?}");
+    }
+}
+
+#[test]
+fn what_an_audit_left_held_back_goes_on_before_the_end() {
+    for kind in VENDORS {
+        let (world, ..) = mapped_on(kind);
+        world.hub.faults.arm(FaultKind::NoSync, 1);
+        assert_eq!(world.unmap(0), Done::Refused, "{kind:?}");
+        assert!(world.hub.is_held(), "{kind:?}");
+        world.end(None);
+        assert_eq!(objection(&world), None, "{kind:?}");
+    }
+}
+
+#[test]
 fn a_device_that_was_reset_moves_bytes_though_nothing_was_ever_taken_from_it() {
     let (world, ..) = mapped();
     let before = world.hub.accesses();

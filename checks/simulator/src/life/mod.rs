@@ -191,11 +191,7 @@ impl World {
         let Some(kind) = step.op.kind() else { return };
         let (fired, unconfirmed) = (self.hub.faults.count(), self.hub.faults.unconfirmed());
         let done = self.during(kind, || self.apply(&step.op));
-        if self.hub.is_held() {
-            // Hardware goes on, and comes to what it was told meanwhile.
-            self.hub.end();
-            self.pass(64);
-        }
+        self.go_on();
         self.hardware_hears(unconfirmed, served);
         let now_ns = self.bus.now_ns();
         self.hub.trace(|trace| {
@@ -209,6 +205,14 @@ impl World {
             self.hub.trace(|trace| trace.say(|| "        a fault fired in it".into()));
         }
         self.look_after(kind);
+    }
+
+    /// Hardware that was held back goes on, and comes to what it was told meanwhile.
+    fn go_on(&self) {
+        if self.hub.is_held() {
+            self.hub.end();
+            self.pass(64);
+        }
     }
 
     /// Hardware takes commands again: what it could not be told is told now, as interrupts of errors are served, and from then on who is blocked is. If the next operation of the

@@ -48,13 +48,14 @@ impl World {
         }
     }
 
-    /// It is dropped, if nobody is attached to it.
+    /// It is dropped, if nobody is attached to it, nor may be: its memory goes to others with it, which whoever is told that hardware did not confirm does not do.
     pub(super) fn drop_domain(&self, domain: u8) -> Done {
         let Some(state) = self.user_domain(domain) else { return Done::Skipped };
         let attached = (0..self.devices.len())
             .any(|device| self.hub.shadow(|shadow| shadow.way(device)) == Way::Space(state.space));
         let held = self.groups.iter().any(|group| Arc::ptr_eq(&group.group.current_domain(), &state.domain));
-        if attached || held || locked(&state.inner).busy {
+        let stays = self.hub.is_held() && self.hub.shadow(|shadow| shadow.may_be_in(state.space));
+        if attached || held || stays || locked(&state.inner).busy {
             return Done::Skipped;
         }
         {

@@ -624,6 +624,11 @@ impl Shadow {
         self.devices[device].late.iter().any(Option::is_some)
     }
 
+    /// Whether some device was blocked without hardware's word that may be in a space still.
+    pub(crate) fn may_be_in(&self, space: SpaceId) -> bool {
+        self.devices.iter().any(|device| device.late.contains(&Some(Way::Space(space))))
+    }
+
     /// Where a device is, if it is at rest and core knows it.
     pub(crate) fn at_rest(&self, device: DeviceIndex) -> Option<Way> {
         match self.devices[device] {
