@@ -87,7 +87,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// How it failed; then nothing is bound.
+    /// How it failed; then nothing is bound, unless the device does not let go.
     pub fn open(rig: &Rig, process: &Watched, device: usize) -> Result<Self, String> {
         let ring =
             process.map_zeroes((ENTRY_BYTES as u64) << SIZE_LG2).map_err(|error| format!("{error:?}"))?;
@@ -115,8 +115,9 @@ impl Client {
                 jobs: Vec::new(),
             }),
             Err(not) => {
+                let Ok(bond) = not.space else { return Err(format!("{not:?}")) };
                 let _ = process.unmap(ring);
-                unbind(rig, device, &not.space).map_err(|error| format!("{error:?}"))?;
+                unbind(rig, device, &bond).map_err(|error| format!("{error:?}"))?;
                 Err(format!("{:?}", not.error))
             }
         }

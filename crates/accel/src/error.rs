@@ -108,12 +108,11 @@ pub enum QueueFailure {
 }
 
 /// A queue that was not opened, and the space that it would have worked in.
-#[derive(Debug)]
-pub struct NotOpened<S> {
+pub struct NotOpened<P: Platform, R: Registers, S> {
     /// Why.
     pub error: OpenError,
-    /// What was given.
-    pub space: S,
+    /// What was given. Where the device was told of it and did not go off in time, the queue that has it: to be closed or aborted, as one that was opened.
+    pub space: Result<S, Queue<P, R, S>>,
 }
 
 /// A queue that did not come to an end in time. The device may still use its address space.
@@ -180,6 +179,15 @@ impl fmt::Display for QueueFailure {
             Self::Setup => f.write_str("base or size are wrong"),
             Self::Unknown(error) => write!(f, "unknown error {error:#x}"),
         }
+    }
+}
+
+impl<P: Platform, R: Registers, S> fmt::Debug for NotOpened<P, R, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NotOpened")
+            .field("error", &self.error)
+            .field("queue", &self.space.as_ref().err())
+            .finish_non_exhaustive()
     }
 }
 

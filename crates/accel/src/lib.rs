@@ -10,7 +10,8 @@
 //! device says that the queue is off; until then there is no bond to unbind, unless somebody kept a second handle. The way of it:
 //!
 //! 1. bind the process: [`SvaDevice::bind`](portcullis_core::sva::SvaDevice::bind);
-//! 2. [`Accelerator::open_queue`] with the bond; map ring and doorbell for the process;
+//! 2. [`Accelerator::open_queue`] with the bond; map ring and doorbell for the process; if the device neither starts the queue nor lets go of it, it is closed as one that
+//!    was opened ([`NotOpened`]);
 //! 3. [`Queue::close`]; if the device holds a page request, that takes until somebody has answered it ([`Queue::close_while`]);
 //! 4. [`Queue::abort`] if that does not come to an end;
 //! 5. unbind what came back: [`SvaDevice::unbind`](portcullis_core::sva::SvaDevice::unbind). It waits for accesses under way and answers what is queued.

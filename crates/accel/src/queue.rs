@@ -92,31 +92,38 @@ impl<P: Platform, R: Registers> Accelerator<P, R> {
     ///
     /// # Errors
     ///
-    /// As [`OpenError`] says, with `space` given back; then the device knows nothing of it.
+    /// As [`OpenError`] says. The device knows nothing of `space` then, which is given back; or it does not let go of it, and the queue that has it comes instead.
     pub fn open_queue<S: Space>(
         self: &Arc<Self>,
         space: S,
         ring: Iova,
         size_lg2: u8,
-    ) -> Result<Queue<P, R, S>, NotOpened<S>> {
-        match self.set_up(space.pasid(), ring, size_lg2) {
-            Ok(index) => Ok(Queue { accelerator: self.clone(), index, size_lg2, space: Some(space) }),
-            Err(error) => Err(NotOpened { error, space }),
+    ) -> Result<Queue<P, R, S>, NotOpened<P, R, S>> {
+        let pasid = space.pasid();
+        let index = match self.check(pasid, ring, size_lg2).and_then(|()| self.find_queue()) {
+            Ok(index) => index,
+            Err(error) => return Err(NotOpened { error, space: Ok(space) }),
+        };
+        let started = self.configure(index, pasid, ring, size_lg2).and_then(|()| self.start_queue(index));
+        let Err(error) = started else { return Ok(self.queue(index, size_lg2, space)) };
+        let off = self.abort_queue(index).is_ok();
+        if off || matches!(error, OpenError::NotOff(_)) {
+            // One that was not off was not told of the space.
+            self.give_queue(index, off);
+            return Err(NotOpened { error, space: Ok(space) });
         }
+        Err(NotOpened { error, space: Err(self.queue(index, size_lg2, space)) })
     }
 
-    fn set_up(&self, pasid: Option<Pasid>, ring: Iova, size_lg2: u8) -> Result<u8, OpenError> {
-        self.check(pasid, ring, size_lg2)?;
-        let index = self.take_queue().map_err(|why| match why {
+    fn find_queue(&self) -> Result<u8, OpenError> {
+        self.take_queue().map_err(|why| match why {
             NoQueue::ShutDown => OpenError::NotStarted,
             NoQueue::AllTaken => OpenError::NoQueue,
-        })?;
-        let started = self.configure(index, pasid, ring, size_lg2).and_then(|()| self.start_queue(index));
-        if let Err(error) = started {
-            self.give_queue(index, self.abort_queue(index).is_ok());
-            return Err(error);
-        }
-        Ok(index)
+        })
+    }
+
+    fn queue<S>(self: &Arc<Self>, index: u8, size_lg2: u8, space: S) -> Queue<P, R, S> {
+        Queue { accelerator: self.clone(), index, size_lg2, space: Some(space) }
     }
 
     fn check(&self, pasid: Option<Pasid>, ring: Iova, size_lg2: u8) -> Result<(), OpenError> {

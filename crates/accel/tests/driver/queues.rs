@@ -70,7 +70,7 @@ fn what_the_device_could_not_do_is_refused_and_the_space_given_back() {
         (0x1_0000, RING, 4, OpenError::Pasid { pasid, bits: 16 }),
     ] {
         let refused = accelerator.open_queue(Process(space), ring, size_lg2).unwrap_err();
-        assert_eq!((refused.error, refused.space), (error, Process(space)));
+        assert_eq!((refused.error, refused.space.ok()), (error, Some(Process(space))));
     }
     assert_eq!(machine.take_log(), [], "the device was not asked");
     assert!(accelerator.open_queue(Process(0xffff), last, 1).is_ok(), "up to the very end");
@@ -84,7 +84,7 @@ fn there_are_as_many_queues_as_the_device_has() {
     let refused = accelerator.open_queue(Process(3), RING, 4).unwrap_err();
     assert_eq!(refused.error, OpenError::NoQueue);
     drop(first.close(LIMIT_NS).unwrap());
-    assert_eq!(accelerator.open_queue(refused.space, RING, 4).unwrap().index(), 0);
+    assert_eq!(accelerator.open_queue(refused.space.unwrap(), RING, 4).unwrap().index(), 0);
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn a_device_that_does_not_keep_what_is_written_never_starts() {
         assert_eq!(refused.error, OpenError::NotKept { register, wrote, read });
         assert!(!machine.take_log().contains(&Op::Write(0x1018, 1)));
         machine.mischief(|mischief| mischief.lost = [0; 3]);
-        assert_eq!(accelerator.open_queue(refused.space, RING, 4).unwrap().index(), 0, "free again");
+        assert_eq!(accelerator.open_queue(refused.space.unwrap(), RING, 4).unwrap().index(), 0, "free again");
     }
 }
 
@@ -256,6 +256,22 @@ fn a_queue_that_does_not_start_is_off_and_free_again() {
 }
 
 #[test]
+fn a_queue_that_does_not_start_keeps_its_space_until_the_device_lets_go() {
+    let (machine, accelerator) = started(CAP, Mischief { failing_start: Some(3), ..Mischief::default() });
+    machine.mischief(|mischief| mischief.ignores_abort = true);
+    let refused = accelerator.open_queue(Process(9), RING, 4).unwrap_err();
+    assert_eq!(refused.error, OpenError::Failed(QueueFailure::Setup));
+    let queue = refused.space.expect_err("the device may work in it yet");
+    assert_eq!((queue.space(), queue.index(), queue.state()), (&Process(9), 0, State::Failed));
+    machine.mischief(|mischief| mischief.failing_start = None);
+    let other = accelerator.open_queue(Process(8), RING, 4).unwrap();
+    assert_eq!(other.index(), 1);
+    let closed = queue.close(LIMIT_NS).unwrap();
+    assert_eq!((closed.space, closed.how), (Process(9), HowClosed::Failed(QueueFailure::Setup)));
+    assert_eq!(accelerator.open_queue(closed.space, RING, 4).unwrap().index(), 0, "free again");
+}
+
+#[test]
 fn a_queue_that_nobody_has_and_that_is_not_off_is_not_used() {
     let (machine, accelerator) = usual();
     machine.set_state(0, 1);
@@ -264,6 +280,7 @@ fn a_queue_that_nobody_has_and_that_is_not_off_is_not_used() {
     assert_eq!(refused.error, OpenError::NotOff(State::Running));
     let log = machine.take_log();
     assert_eq!(log, [Op::Write(0x1018, 3)], "its registers were not touched");
+    assert_eq!(refused.space.ok(), Some(Process(9)), "nor was it told of the space");
     assert_eq!(accelerator.open_queue(Process(9), RING, 4).unwrap().index(), 1, "nor is it tried again");
 }
 

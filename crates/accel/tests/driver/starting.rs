@@ -84,7 +84,7 @@ fn an_accelerator_with_open_queues_is_not_shut_down() {
     assert_eq!(accelerator.shut_down(), Ok(()));
     assert!(!machine.enabled());
     let refused = accelerator.open_queue(Process(7), RING, 3).unwrap_err();
-    assert_eq!((refused.error, refused.space), (OpenError::NotStarted, Process(7)));
+    assert_eq!((refused.error, refused.space.ok()), (OpenError::NotStarted, Some(Process(7))));
 }
 
 #[test]
