@@ -1,4 +1,5 @@
-//! The controller's registers at work: disable, enable, shut down, ring doorbells. Every wait has the controller's own limit.
+//! The controller's registers at work: disable, enable, shut down, ring doorbells. Every wait has the controller's own limit: for being ready or not `CAP.TO`, for
+//! a shutdown what it says of itself.
 //!
 //! Spec: NVMe Base 2.0, 3.5.1 "Memory-based Controller Initialization (PCIe)", 3.6.1 "Memory-based Controller Shutdown (PCIe)".
 
@@ -14,6 +15,12 @@ use crate::registers::{
 
 /// The highest queue id that we use.
 const LAST_QUEUE: u16 = 1;
+
+/// The least and the most that a shutdown may take, whatever the controller says.
+///
+/// Spec: NVMe Base 2.0, 3.6.1 "Memory-based Controller Shutdown (PCIe)": where it says nothing, a second at least.
+/// Choice: a minute is enough for who may say anything.
+const SHUTDOWN_NS: (u64, u64) = (1_000_000_000, 60_000_000_000);
 
 /// A controller. While it is enabled it may reach whatever it was given; dropping it disables it.
 pub(crate) struct Controller<P: Platform, R: Registers> {
@@ -70,10 +77,7 @@ impl<P: Platform, R: Registers> Controller<P, R> {
     ///
     /// Spec: NVMe Base 2.0, 3.7.2 "Controller Level Reset".
     pub(crate) fn disable(&mut self) -> Result<(), NvmeError> {
-        let configuration = self.registers.read32(CC);
-        if configuration == u32::MAX {
-            return Err(NvmeError::Gone);
-        }
+        let configuration = self.configuration()?;
         if configuration & CC_EN != 0 {
             self.registers.write32(CC, configuration & !(CC_EN | CC_SHN));
         }
@@ -83,11 +87,22 @@ impl<P: Platform, R: Registers> Controller<P, R> {
         Ok(())
     }
 
-    /// Tells the controller that we are done, and waits until it has put away what it had cached.
-    pub(crate) fn shut_down(&mut self) -> Result<(), NvmeError> {
-        let configuration = self.registers.read32(CC) & !CC_SHN;
+    /// Tells the controller that we are done, and waits until it has put away what it had cached. `says_ns` is how long that takes by its own word, if it says.
+    pub(crate) fn shut_down(&mut self, says_ns: Option<u64>) -> Result<(), NvmeError> {
+        let configuration = self.configuration()? & !CC_SHN;
         self.registers.write32(CC, configuration | CC_SHN_NORMAL);
-        self.wait(Wait::Shutdown, |csts| csts & CSTS_SHST == CSTS_SHST_COMPLETE)
+        let (least, most) = SHUTDOWN_NS;
+        let limit_ns = says_ns.unwrap_or(0).clamp(least, most).max(self.capabilities.ready_limit_ns);
+        let done = |csts: u32| csts & CSTS_SHST == CSTS_SHST_COMPLETE;
+        self.poll(Wait::Shutdown, limit_ns, |csts| end_or_failure(csts, done))
+    }
+
+    /// `CC` as it is.
+    fn configuration(&self) -> Result<u32, NvmeError> {
+        match self.registers.read32(CC) {
+            u32::MAX => Err(NvmeError::Gone),
+            configuration => Ok(configuration),
+        }
     }
 
     /// Tells the controller how far submission queue `queue` is filled. What was written before is visible to it first.
@@ -111,29 +126,33 @@ impl<P: Platform, R: Registers> Controller<P, R> {
     }
 
     fn wait(&self, waiting_for: Wait, done: impl Fn(u32) -> bool) -> Result<(), NvmeError> {
-        let failed = |csts: u32| csts & CSTS_CFS != 0;
-        self.poll(waiting_for, |csts| match csts {
-            csts if failed(csts) => Some(Err(NvmeError::Fatal { csts })),
-            csts => done(csts).then_some(Ok(())),
-        })
+        self.poll(waiting_for, self.capabilities.ready_limit_ns, |csts| end_or_failure(csts, &done))
     }
 
     fn wait_whatever_fails(&self, waiting_for: Wait, done: impl Fn(u32) -> bool) -> Result<(), NvmeError> {
-        self.poll(waiting_for, |csts| done(csts).then_some(Ok(())))
+        self.poll(waiting_for, self.capabilities.ready_limit_ns, |csts| done(csts).then_some(Ok(())))
     }
 
     fn poll(
         &self,
         waiting_for: Wait,
+        limit_ns: u64,
         judge: impl Fn(u32) -> Option<Result<(), NvmeError>>,
     ) -> Result<(), NvmeError> {
         let look = || match self.registers.read32(CSTS) {
             u32::MAX => Some(Err(NvmeError::Gone)),
             csts => judge(csts),
         };
-        wait_for(&*self.platform, self.capabilities.ready_limit_ns, look)
-            .unwrap_or_else(|_| Err(self.silence(waiting_for)))
+        wait_for(&*self.platform, limit_ns, look).unwrap_or_else(|_| Err(self.silence(waiting_for)))
     }
+}
+
+/// The end of a wait: what is waited for, or that the controller failed.
+fn end_or_failure(csts: u32, done: impl Fn(u32) -> bool) -> Option<Result<(), NvmeError>> {
+    if csts & CSTS_CFS != 0 {
+        return Some(Err(NvmeError::Fatal { csts }));
+    }
+    done(csts).then_some(Ok(()))
 }
 
 impl<P: Platform, R: Registers> Drop for Controller<P, R> {

@@ -184,8 +184,8 @@ impl<P: Platform, R: Registers> Nvme<P, R> {
     ///
     /// The first that went wrong. All the rest was done in spite of it.
     pub fn shutdown(self) -> Result<(), NvmeError> {
-        let Self { mut controller, io, lists, mut admin, limit_ns, stopped, .. } = self;
-        let orderly = if stopped { Ok(()) } else { wind_down(&mut controller, &mut admin, limit_ns) };
+        let Self { mut controller, io, lists, mut admin, info, limit_ns, stopped, .. } = self;
+        let orderly = if stopped { Ok(()) } else { wind_down(&mut controller, &mut admin, &info, limit_ns) };
         let disabled = controller.disable();
         drop(controller);
         let freed = [io.free(), lists.free(), admin.free()].into_iter().collect::<Result<Vec<()>, _>>();
@@ -215,13 +215,16 @@ impl<P: Platform, R: Registers> Nvme<P, R> {
     }
 }
 
-/// Deletes the I/O queues and lets the controller put its caches away.
+/// Deletes the I/O queues and lets the controller put its caches away, also one that did not delete them.
 fn wind_down<P: Platform, R: Registers>(
     controller: &mut Controller<P, R>,
     admin: &mut Queue<P>,
+    info: &ControllerInfo,
     limit_ns: u64,
 ) -> Result<(), NvmeError> {
-    admin.execute(controller, limit_ns, &Command::delete_sq(IO_QUEUE))?;
-    admin.execute(controller, limit_ns, &Command::delete_cq(IO_QUEUE))?;
-    controller.shut_down()
+    let deleted = [Command::delete_sq(IO_QUEUE), Command::delete_cq(IO_QUEUE)]
+        .iter()
+        .try_for_each(|delete| admin.execute(controller, limit_ns, delete).map(drop));
+    let put_away = controller.shut_down(info.shutdown_ns);
+    deleted.and(put_away)
 }

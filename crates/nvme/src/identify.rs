@@ -31,6 +31,8 @@ pub struct ControllerInfo {
     pub namespace_count: u32,
     /// Whether it has a write cache that a flush empties.
     pub volatile_write_cache: bool,
+    /// How long it takes to put away what it has cached when it is shut down, in nanoseconds (`RTD3E`); none if it does not say.
+    pub shutdown_ns: Option<u64>,
 }
 
 impl ControllerInfo {
@@ -50,6 +52,8 @@ impl ControllerInfo {
             max_transfer_bytes: max_transfer(page[77], page_bytes),
             namespace_count: word(page, 516),
             volatile_write_cache: page[525] & 1 == 1,
+            // In microseconds.
+            shutdown_ns: Some(u64::from(word(page, 88)) * 1000).filter(|&ns| ns != 0),
         })
     }
 }
@@ -127,6 +131,8 @@ mod tests {
         page[24..29].copy_from_slice(b"Model");
         page[64..72].copy_from_slice(b"1.0\x07    ");
         page[77] = 5;
+        // RTD3R, and RTD3E: 8 s.
+        page[84..92].copy_from_slice(&[1, 2, 3, 4, 0x00, 0x12, 0x7a, 0x00]);
         (page[512], page[513]) = (0x66, 0x44);
         page[516] = 3;
         page[525] = 1;
@@ -148,6 +154,7 @@ mod tests {
         assert_eq!((info.vendor, info.serial.as_str(), info.model.as_str()), (0x1234, "SN 7", "Model"));
         assert_eq!((info.firmware.as_str(), info.namespace_count), ("1.0?", 3));
         assert_eq!((info.max_transfer_bytes, info.volatile_write_cache), (Some(0x2_0000), true));
+        assert_eq!(info.shutdown_ns, Some(8_000_000_000));
     }
 
     #[test]
@@ -156,6 +163,9 @@ mod tests {
             (max_transfer(0, 4096), max_transfer(255, 4096), max_transfer(63, 4096)),
             (None, None, None)
         );
+        let mut silent = controller();
+        silent[88..92].fill(0);
+        assert_eq!(ControllerInfo::decode(&silent, 4096).unwrap().shutdown_ns, None);
     }
 
     #[test]

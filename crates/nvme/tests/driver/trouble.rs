@@ -2,6 +2,7 @@
 
 use crate::fake::{Quirks, Rig};
 use portcullis_core::dma::DmaUnmapError;
+use portcullis_hal::Clock;
 use portcullis_nvme::{
     BadCompletion, BadIdentity, Config, Direction, Interrupt, NvmeError, Request, Unsupported, Wait,
 };
@@ -236,6 +237,41 @@ fn a_controller_that_firmware_left_enabled_is_reset_first() {
     let stuck = NvmeError::Timeout { waiting_for: Wait::NotReady, csts: 1 };
     assert_eq!(rig.start(&Config::default()).map(drop), Err(stuck));
     rig.assert_no_memory_is_out();
+}
+
+#[test]
+fn a_controller_has_the_time_to_put_its_cache_away_that_it_says_and_a_second_at_least() {
+    let eight_seconds: fn(u32, &mut [u8]) =
+        |_, page| page[88..92].copy_from_slice(&8_000_000u32.to_le_bytes());
+    for (identity, puts_away_in) in [(None, 900), (Some(eight_seconds), 7_900)] {
+        let rig = Rig::new(Quirks { identity, puts_away_in, ..Quirks::default() });
+        assert_eq!(rig.start(&Config::default()).unwrap().shutdown(), Ok(()));
+        assert!(rig.controller.state().shut_down);
+        rig.assert_nothing_is_out();
+    }
+    // It is not believed whatever it says.
+    let hours: fn(u32, &mut [u8]) = |_, page| page[88..92].fill(0xff);
+    for (identity, most_ns) in [(None, 1_100_000_000), (Some(hours), 60_100_000_000)] {
+        let rig = Rig::new(Quirks { identity, puts_away_in: u32::MAX, ..Quirks::default() });
+        let late = NvmeError::Timeout { waiting_for: Wait::Shutdown, csts: 0b0101 };
+        assert_eq!(rig.start(&Config::default()).unwrap().shutdown(), Err(late));
+        assert!(rig.machine.now_ns() < most_ns);
+        rig.assert_nothing_is_out();
+    }
+}
+
+#[test]
+fn a_controller_that_does_not_delete_its_queues_puts_its_cache_away_all_the_same() {
+    for opcode in [0x00, 0x04] {
+        let rig = Rig::new(Quirks { refuses_admin: Some(opcode), ..Quirks::default() });
+        let refused = rig.start(&Config::default()).unwrap().shutdown().unwrap_err();
+        assert!(
+            matches!(refused, NvmeError::Command { queue: 0, opcode: at, .. } if at == opcode),
+            "{refused}"
+        );
+        assert!(rig.controller.state().shut_down);
+        rig.assert_nothing_is_out();
+    }
 }
 
 #[test]

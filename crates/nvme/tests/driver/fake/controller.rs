@@ -29,6 +29,8 @@ pub(crate) struct Quirks {
     pub(crate) never_ready: bool,
     /// `CSTS.RDY` never goes.
     pub(crate) never_stops: bool,
+    /// Turns of the clock that it takes to shut down.
+    pub(crate) puts_away_in: u32,
     /// It fails for good instead of doing a command on queue 1.
     pub(crate) fails: bool,
     /// Every register reads as all ones once a command comes on queue 1.
@@ -108,6 +110,23 @@ pub(crate) struct State {
     /// Accesses that the IOMMU did not let through.
     pub(crate) faults: usize,
     pub(crate) shut_down: bool,
+    /// Turns until it is shut down.
+    putting_away: Option<u32>,
+}
+
+impl State {
+    /// A moment has passed.
+    fn tick(&mut self) {
+        let is_over = |left: &mut Option<u32>| {
+            let over = *left == Some(0);
+            *left = left.and_then(|turns| turns.checked_sub(1));
+            over
+        };
+        if is_over(&mut self.putting_away) {
+            self.shut_down = true;
+            self.registers.insert(0x1c, 0b1001);
+        }
+    }
 }
 
 impl Controller {
@@ -139,6 +158,7 @@ impl Controller {
     /// Works.
     pub(crate) fn step(&self) {
         let mut state = self.state();
+        state.tick();
         let queues: Vec<u16> = state.submission.keys().copied().collect();
         queues.into_iter().for_each(|queue| self.fetch(&mut state, queue));
         let in_flight = state.done.iter().filter(|done| done.queue != 0).count();
@@ -330,18 +350,20 @@ impl Controller {
                 state.completion.insert(0, cq);
             }
             (1, 1) if value >> 14 & 3 != 0 => {
-                state.shut_down = true;
-                status = 0b1001;
+                state.putting_away = Some(state.quirks.puts_away_in);
+                status = 0b0101;
             }
             (1, 1) => return,
             _ => {
                 state.submission.clear();
                 state.completion.clear();
                 state.done.clear();
+                state.putting_away = None;
                 status |= u32::from(state.quirks.never_stops && was & 1 == 1);
             }
         }
         state.registers.insert(0x1c, status);
+        state.tick();
     }
 
     fn doorbell(&self, state: &mut State, offset: usize, value: u32) {
