@@ -75,10 +75,13 @@ impl<P: Platform, R: Registers> Controller<P, R> {
 
     /// Disables the controller and waits until it has stopped. It then holds no queue and does no DMA.
     ///
-    /// Spec: NVMe Base 2.0, 3.7.2 "Controller Level Reset".
+    /// Spec: NVMe Base 2.0, 3.7.2 "Controller Level Reset"; 3.1.3.5 "CC – Controller Configuration", EN: cleared while RDY is 0, what happens is undefined. So one that
+    /// is on its way up, as firmware may leave it, is waited for first.
     pub(crate) fn disable(&mut self) -> Result<(), NvmeError> {
         let configuration = self.configuration()?;
         if configuration & CC_EN != 0 {
+            // One that fails, or never gets ready, is disabled all the same: there is nothing else to be done with it. One that was shut down has been there.
+            let _ = self.wait(Wait::Ready, |csts| csts & (CSTS_RDY | CSTS_SHST) != 0);
             self.registers.write32(CC, configuration & !(CC_EN | CC_SHN));
         }
         // One that failed may be reset, so CFS does not end this wait.

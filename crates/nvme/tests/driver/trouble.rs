@@ -240,6 +240,19 @@ fn a_controller_that_firmware_left_enabled_is_reset_first() {
 }
 
 #[test]
+fn a_controller_that_is_on_its_way_up_is_not_disabled_before_it_is_there() {
+    let rig = Rig::new(Quirks::default());
+    rig.controller.leave_enabling(100);
+    drop(rig.start(&Config::default()).unwrap());
+    assert!(!rig.controller.state().undefined);
+    // One that never is has its time; there is nothing else to be done with it then.
+    let rig = Rig::new(Quirks::default());
+    rig.controller.leave_enabling(u32::MAX);
+    drop(rig.start(&Config::default()).unwrap());
+    assert!(rig.machine.now_ns() >= 500_000_000);
+}
+
+#[test]
 fn a_controller_has_the_time_to_put_its_cache_away_that_it_says_and_a_second_at_least() {
     let eight_seconds: fn(u32, &mut [u8]) =
         |_, page| page[88..92].copy_from_slice(&8_000_000u32.to_le_bytes());

@@ -110,8 +110,11 @@ pub(crate) struct State {
     /// Accesses that the IOMMU did not let through.
     pub(crate) faults: usize,
     pub(crate) shut_down: bool,
-    /// Turns until it is shut down.
+    /// Turns until it is shut down, and until it is ready.
     putting_away: Option<u32>,
+    getting_ready: Option<u32>,
+    /// It was disabled on its way up: nobody knows what that does.
+    pub(crate) undefined: bool,
 }
 
 impl State {
@@ -125,6 +128,9 @@ impl State {
         if is_over(&mut self.putting_away) {
             self.shut_down = true;
             self.registers.insert(0x1c, 0b1001);
+        }
+        if is_over(&mut self.getting_ready) {
+            self.registers.insert(0x1c, 1);
         }
     }
 }
@@ -153,6 +159,13 @@ impl Controller {
         let mut state = self.state();
         state.registers.insert(0x14, 0x0046_0001);
         state.registers.insert(0x1c, 1);
+    }
+
+    /// As firmware may leave it: enabled, and ready so many turns later.
+    pub(crate) fn leave_enabling(&self, turns: u32) {
+        let mut state = self.state();
+        state.registers.insert(0x14, 0x0046_0001);
+        state.getting_ready = Some(turns);
     }
 
     /// Works.
@@ -358,7 +371,9 @@ impl Controller {
                 state.submission.clear();
                 state.completion.clear();
                 state.done.clear();
-                state.putting_away = None;
+                let on_its_way = state.registers.get(&0x1c).is_none_or(|csts| csts & 0b11 == 0);
+                state.undefined |= was & 1 == 1 && on_its_way;
+                (state.putting_away, state.getting_ready) = (None, None);
                 status |= u32::from(state.quirks.never_stops && was & 1 == 1);
             }
         }
