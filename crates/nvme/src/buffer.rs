@@ -2,10 +2,16 @@
 //!
 //! The platform's memory is cached memory, so behind a device that does not snoop a write is followed by a clean, and a read is
 //! preceded by an invalidation. No cache line is ever written by both sides: queues, lists and pages have one writer each.
+//!
+//! Where addresses are physical, nothing but the controller itself keeps it from memory. What was given to one that was told to stop and did not is nobody's any more:
+//! it is kept for good.
 
 use portcullis_core::dma::{Coherent, DmaHandle, DmaMapError, DmaUnmapError};
+use portcullis_core::domain::DomainType;
 use portcullis_hal::Platform;
 use portcullis_types::Pa;
+
+use crate::controller::Stuck;
 
 /// A coherent buffer that goes back when it is dropped.
 ///
@@ -18,11 +24,22 @@ pub(crate) struct Buffer<P: Platform> {
     pa: Pa,
     /// Whether the device sees the CPU's caches.
     snooped: bool,
+    stuck: Stuck,
+}
+
+/// Whether nothing translates what a device behind `dma` sends.
+pub(crate) fn is_physical<P: Platform>(dma: &DmaHandle<P>) -> bool {
+    dma.domain().domain_type() == DomainType::Identity
 }
 
 impl<P: Platform> Buffer<P> {
-    /// `len_bytes` zeroed bytes, rounded up to whole pages of `page_bytes`, and for the device on a page.
-    pub(crate) fn new(dma: &DmaHandle<P>, len_bytes: u64, page_bytes: u64) -> Result<Self, DmaMapError> {
+    /// `len_bytes` zeroed bytes, rounded up to whole pages of `page_bytes`, and for the device on a page. `stuck` is said of the controller that gets it.
+    pub(crate) fn new(
+        dma: &DmaHandle<P>,
+        stuck: &Stuck,
+        len_bytes: u64,
+        page_bytes: u64,
+    ) -> Result<Self, DmaMapError> {
         let memory = dma.alloc_coherent(len_bytes.next_multiple_of(page_bytes))?;
         Ok(Self {
             dma: dma.clone(),
@@ -30,6 +47,7 @@ impl<P: Platform> Buffer<P> {
             iova: memory.iova().get(),
             pa: memory.pa(),
             snooped: dma.device().info().coherent,
+            stuck: stuck.clone(),
             memory: Some(memory),
         })
     }
@@ -81,6 +99,10 @@ impl<P: Platform> Buffer<P> {
 
     fn release(&mut self) -> Result<(), DmaUnmapError> {
         let Some(memory) = self.memory.take() else { return Ok(()) };
+        if self.stuck.is_so() && is_physical(&self.dma) {
+            // Whoever stopped the controller was told that it did not.
+            return Ok(());
+        }
         let Err(refused) = self.dma.free_coherent(memory) else { return Ok(()) };
         // What is still mapped may be tried once more; a table that refuses twice keeps it.
         match refused.mapping {

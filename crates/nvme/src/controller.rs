@@ -4,6 +4,7 @@
 //! Spec: NVMe Base 2.0, 3.5.1 "Memory-based Controller Initialization (PCIe)", 3.6.1 "Memory-based Controller Shutdown (PCIe)".
 
 use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use portcullis_hal::{Platform, Registers, wait_for};
 
@@ -28,6 +29,18 @@ pub(crate) struct Controller<P: Platform, R: Registers> {
     registers: R,
     capabilities: Capabilities,
     enabled: bool,
+    stuck: Stuck,
+}
+
+/// Whether a controller was told to stop and did not: what it was given it may reach still, unless an IOMMU keeps it from that.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stuck(Arc<AtomicBool>);
+
+impl Stuck {
+    /// Whether it is so now.
+    pub(crate) fn is_so(&self) -> bool {
+        self.0.load(Relaxed)
+    }
 }
 
 /// Where the admin queues are for the device, and how many entries both have.
@@ -45,7 +58,8 @@ impl<P: Platform, R: Registers> Controller<P, R> {
         if end > register_bytes {
             return Err(Unsupported::Doorbells { end, register_bytes }.into());
         }
-        let mut controller = Self { platform, registers, capabilities, enabled: false };
+        let stuck = Stuck::default();
+        let mut controller = Self { platform, registers, capabilities, enabled: false, stuck };
         controller.disable()?;
         Ok(controller)
     }
@@ -53,6 +67,11 @@ impl<P: Platform, R: Registers> Controller<P, R> {
     /// What the controller can do.
     pub(crate) fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    /// Whether it was told to stop and did not, for whoever gives it memory.
+    pub(crate) fn stuck(&self) -> &Stuck {
+        &self.stuck
     }
 
     /// The platform: barriers and clock.
@@ -78,6 +97,14 @@ impl<P: Platform, R: Registers> Controller<P, R> {
     /// Spec: NVMe Base 2.0, 3.7.2 "Controller Level Reset"; 3.1.3.5 "CC – Controller Configuration", EN: cleared while RDY is 0, what happens is undefined. So one that
     /// is on its way up, as firmware may leave it, is waited for first.
     pub(crate) fn disable(&mut self) -> Result<(), NvmeError> {
+        let stopped = self.try_to_disable();
+        // One that is gone reaches nothing.
+        self.stuck.0.store(!matches!(stopped, Ok(()) | Err(NvmeError::Gone)), Relaxed);
+        self.enabled &= stopped.is_err();
+        stopped
+    }
+
+    fn try_to_disable(&self) -> Result<(), NvmeError> {
         let configuration = self.configuration()?;
         if configuration & CC_EN != 0 {
             // One that fails, or never gets ready, is disabled all the same: there is nothing else to be done with it. One that was shut down has been there.
@@ -85,9 +112,7 @@ impl<P: Platform, R: Registers> Controller<P, R> {
             self.registers.write32(CC, configuration & !(CC_EN | CC_SHN));
         }
         // One that failed may be reset, so CFS does not end this wait.
-        self.wait_whatever_fails(Wait::NotReady, |csts| csts & CSTS_RDY == 0)?;
-        self.enabled = false;
-        Ok(())
+        self.wait_whatever_fails(Wait::NotReady, |csts| csts & CSTS_RDY == 0)
     }
 
     /// Tells the controller that we are done, and waits until it has put away what it had cached. `says_ns` is how long that takes by its own word, if it says.
@@ -123,7 +148,8 @@ impl<P: Platform, R: Registers> Controller<P, R> {
     pub(crate) fn silence(&self, waiting_for: Wait) -> NvmeError {
         match self.registers.read32(CSTS) {
             u32::MAX => NvmeError::Gone,
-            csts if csts & CSTS_CFS != 0 => NvmeError::Fatal { csts },
+            // Of one that was told to stop, that it did not says more.
+            csts if csts & CSTS_CFS != 0 && waiting_for != Wait::NotReady => NvmeError::Fatal { csts },
             csts => NvmeError::Timeout { waiting_for, csts },
         }
     }
@@ -162,7 +188,7 @@ impl<P: Platform, R: Registers> Drop for Controller<P, R> {
     fn drop(&mut self) {
         if self.enabled {
             // On the way out of an error. A controller that does not stop is still behind its IOMMU, which
-            // forgets its buffers next.
+            // forgets its buffers next; where addresses are physical, they are kept.
             let _ = self.disable();
         }
     }

@@ -141,7 +141,8 @@ impl<P: Platform, R: Registers> Nvme<P, R> {
     /// # Errors
     ///
     /// The first error as [`NvmeError`] says; some blocks may have been transferred. Nothing is mapped or in flight on return. A range
-    /// or a length that cannot be is found before anything is done.
+    /// or a length that cannot be is found before anything is done. Where addresses are physical, a controller that was stopped for an error and does not stop may reach the buffers
+    /// still: that is [`NvmeError::Timeout`] of [`Wait::NotReady`](crate::Wait::NotReady), whatever came before.
     pub fn transfer(&mut self, requests: &[Request<'_>]) -> Result<(), NvmeError> {
         self.check_running()?;
         requests.iter().try_for_each(|request| request.block_count(&self.namespace).map(drop))?;

@@ -11,7 +11,7 @@
 //!
 //! The controller is not trusted. Whatever it says is checked before it is used as an index, a size or an address, and what
 //! cannot be is an error that carries the words. After an error that leaves its state in doubt the controller is stopped,
-//! what it was given is taken back, and every later call answers [`NvmeError::Stopped`].
+//! what it was given is taken back, and every later call answers [`NvmeError::Stopped`]. Where addresses are physical, the memory of one that does not stop is kept for good.
 //!
 //! # Order
 //!

@@ -15,6 +15,7 @@ use portcullis_hal::Platform;
 use portcullis_types::mutant;
 
 use crate::buffer::Buffer;
+use crate::controller::Stuck;
 use crate::error::NvmeError;
 
 /// Bytes of an entry.
@@ -162,9 +163,14 @@ pub(crate) struct Lists<P: Platform> {
 
 impl<P: Platform> Lists<P> {
     /// Room for a list of the longest kind for each of `slots` commands.
-    pub(crate) fn new(dma: &DmaHandle<P>, limits: Limits, slots: u16) -> Result<Self, DmaMapError> {
+    pub(crate) fn new(
+        dma: &DmaHandle<P>,
+        stuck: &Stuck,
+        limits: Limits,
+        slots: u16,
+    ) -> Result<Self, DmaMapError> {
         let len_bytes = u64::from(slots) * limits.list_pages() * limits.page_bytes;
-        Ok(Self { memory: Buffer::new(dma, len_bytes, limits.page_bytes)?, limits })
+        Ok(Self { memory: Buffer::new(dma, stuck, len_bytes, limits.page_bytes)?, limits })
     }
 
     /// The PRP fields for data at `pages` (at least one), with the list in the memory of `slot` if there must be one.

@@ -16,7 +16,7 @@ use crate::buffer::Buffer;
 use crate::command::{self, Command};
 use crate::completion::{self, Completion, PHASE_OFFSET};
 use crate::config::{Interrupt, Vector};
-use crate::controller::Controller;
+use crate::controller::{Controller, Stuck};
 use crate::error::{BadCompletion, NvmeError, Wait};
 
 /// How many bits of a command id are the slot's number; the rest count the slot's uses.
@@ -71,6 +71,7 @@ impl<P: Platform> Queue<P> {
     /// Zeroed queues of `entries` entries, at least 2, with room for `entries - 1` commands in flight.
     pub(crate) fn new(
         dma: &DmaHandle<P>,
+        stuck: &Stuck,
         id: u16,
         entries: u16,
         page_bytes: u64,
@@ -81,8 +82,8 @@ impl<P: Platform> Queue<P> {
         Ok(Self {
             id,
             entries,
-            submission: Buffer::new(dma, bytes(command::ENTRY_BYTES), page_bytes)?,
-            completion: Buffer::new(dma, bytes(completion::ENTRY_BYTES), page_bytes)?,
+            submission: Buffer::new(dma, stuck, bytes(command::ENTRY_BYTES), page_bytes)?,
+            completion: Buffer::new(dma, stuck, bytes(completion::ENTRY_BYTES), page_bytes)?,
             vector,
             slots: (0..slot_count).map(|_| Slot::default()).collect(),
             free: (0..slot_count).rev().collect(),

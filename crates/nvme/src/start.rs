@@ -56,8 +56,9 @@ impl<P: Platform, R: Registers> BringUp<P, R, (), ()> {
         let controller = Controller::reset(dma.platform().clone(), registers, config.register_bytes)?;
         let page_bytes = controller.capabilities().page_bytes();
         let vector = Vector { index: 0, interrupt: interrupts.admin.clone() };
-        let admin = Queue::new(dma, 0, ADMIN_ENTRIES, page_bytes, vector)?;
-        let page = Buffer::new(dma, STRUCTURE_BYTES as u64, page_bytes)?;
+        let stuck = controller.stuck();
+        let admin = Queue::new(dma, stuck, 0, ADMIN_ENTRIES, page_bytes, vector)?;
+        let page = Buffer::new(dma, stuck, STRUCTURE_BYTES as u64, page_bytes)?;
         let limit_ns = config.command_limit_ns;
         let mut up = Self { controller, io: (), lists: (), admin, page, dma: dma.clone(), limit_ns };
         up.controller.enable(&AdminQueues {
@@ -116,8 +117,10 @@ impl<P: Platform, R: Registers> BringUp<P, R, (), ()> {
     ) -> Result<BringUp<P, R, Queue<P>, Lists<P>>, NvmeError> {
         let most = self.controller.capabilities().max_entries;
         let entries = u16::try_from(most).unwrap_or(u16::MAX).min(config.queue_depth + 1);
-        let io = Queue::new(&self.dma, IO_QUEUE, entries, limits.page_bytes, interrupts.io.clone())?;
-        let lists = Lists::new(&self.dma, limits, io.slot_count())?;
+        let stuck = self.controller.stuck();
+        let (page_bytes, vector) = (limits.page_bytes, interrupts.io.clone());
+        let io = Queue::new(&self.dma, stuck, IO_QUEUE, entries, page_bytes, vector)?;
+        let lists = Lists::new(&self.dma, stuck, limits, io.slot_count())?;
         // From here on the controller may know the queues: they move in behind it, so that they drop after it.
         let Self { controller, admin, page, dma, limit_ns, .. } = self;
         let mut up = BringUp { controller, io, lists, admin, page, dma, limit_ns };

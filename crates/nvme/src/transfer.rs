@@ -11,6 +11,7 @@ use portcullis_hal::{Platform, Registers};
 use portcullis_types::trace::{Event, Sink, Value};
 use portcullis_types::{PaRange, mutant};
 
+use crate::buffer::is_physical;
 use crate::command::{Command, opcode};
 use crate::controller::Controller;
 use crate::error::NvmeError;
@@ -159,18 +160,25 @@ impl<'a, 'r, P: Platform, R: Registers> Transfer<'a, 'r, P, R> {
             finished.drain(..).for_each(|one| self.finish(&one));
         }
         (0..self.active.len()).for_each(|at| self.unmap(at));
+        if self.means.controller.stuck().is_so() {
+            // Where a domain is lazy, it reaches what was unmapped until a flush. If hardware does not confirm, everything waits for a later one, and there is an error already.
+            let _ = self.means.dma.flush();
+        }
         let result = self.error.map_or(Ok(()), Err);
         Done { commands: self.commands, stopped: self.stopped, result }
     }
 
     /// Stops a controller whose state is in doubt. One that does not let itself be stopped is still behind its IOMMU, and what
-    /// it was given is unmapped next.
+    /// it was given is unmapped next; where addresses are physical, that it may write on is what the caller must know.
     fn stop(&mut self, error: NvmeError) {
         self.say_stopped(&error);
         self.fail(error);
         self.stopped = true;
         if !mutant!("buffers-unmapped-under-a-running-disk") {
-            self.means.controller.disable().unwrap_or_else(|error| self.fail(error));
+            let stopped = self.means.controller.disable();
+            if self.means.controller.stuck().is_so() && is_physical(self.means.dma) {
+                self.error = stopped.err();
+            }
         }
     }
 

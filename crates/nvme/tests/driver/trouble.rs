@@ -288,6 +288,44 @@ fn a_controller_that_does_not_delete_its_queues_puts_its_cache_away_all_the_same
 }
 
 #[test]
+fn what_a_controller_that_does_not_stop_was_given_is_kept_where_addresses_are_physical() {
+    let stuck = NvmeError::Timeout { waiting_for: Wait::NotReady, csts: 1 };
+    let rig = Rig::physical(Quirks { drops_io: true, never_stops: true, ..Quirks::default() });
+    let mut nvme = rig.start(&Config::default()).unwrap();
+    let buffer = rig.buffer(0x1000);
+    let out = rig.machine.live_bytes();
+    assert_eq!(nvme.read(0, &[buffer]), Err(stuck), "it may write there yet");
+    assert_eq!(nvme.shutdown(), Err(stuck));
+    assert_eq!(rig.machine.live_bytes(), out);
+    // So is what was given to one that did not come up.
+    let rig = Rig::physical(Quirks { refuses_admin: Some(0x06), never_stops: true, ..Quirks::default() });
+    let before = rig.machine.live_bytes();
+    assert!(matches!(rig.start(&Config::default()).map(drop), Err(NvmeError::Command { .. })));
+    assert!(rig.machine.live_bytes() > before);
+    // One that stops gives everything back, and so does one behind an IOMMU, whatever it does.
+    let rig = Rig::physical(Quirks { drops_io: true, ..Quirks::default() });
+    let mut nvme = rig.start(&Config::default()).unwrap();
+    let late = NvmeError::Timeout { waiting_for: Wait::Completion { queue: 1 }, csts: 1 };
+    assert_eq!(nvme.read(0, &[rig.buffer(0x1000)]), Err(late));
+    drop(nvme);
+    rig.assert_nothing_is_out();
+    let rig = Rig::new(Quirks { drops_io: true, never_stops: true, ..Quirks::default() });
+    let mut nvme = rig.start(&Config::default()).unwrap();
+    assert_eq!(nvme.read(0, &[rig.buffer(0x1000)]), Err(late));
+    assert_eq!(nvme.shutdown(), Err(stuck));
+    rig.assert_no_memory_is_out();
+}
+
+#[test]
+fn a_controller_that_does_not_stop_reaches_no_buffer_though_unmaps_are_flushed_later() {
+    let rig = Rig::lazy(Quirks { drops_io: true, never_stops: true, ..Quirks::default() });
+    let mut nvme = rig.start(&Config::default()).unwrap();
+    let before = rig.domain().flushes();
+    nvme.read(0, &[rig.buffer(0x1000)]).unwrap_err();
+    assert_eq!(rig.domain().flushes(), before + 1);
+}
+
+#[test]
 fn shutdown_lets_the_controller_put_its_cache_away_and_gives_everything_back() {
     let rig = Rig::new(Quirks::default());
     let mut nvme = rig.start(&Config::default()).unwrap();

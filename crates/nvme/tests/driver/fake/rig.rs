@@ -28,20 +28,34 @@ pub(crate) struct Rig {
     _group: Group<Machine>,
 }
 
+const STRICT: DefaultDomain = DefaultDomain::Dma(FlushMode::Strict);
+
 impl Rig {
     /// The vector of the I/O queue.
     pub(crate) const IO_VECTOR: u16 = 3;
 
     pub(crate) fn new(quirks: Quirks) -> Self {
-        Self::with(quirks, |info| info)
+        Self::with(quirks, STRICT, |info| info)
+    }
+
+    /// A rig whose unmaps are flushed later.
+    pub(crate) fn lazy(quirks: Quirks) -> Self {
+        Self::with(quirks, DefaultDomain::Dma(FlushMode::Lazy), |info| info)
+    }
+
+    /// A rig whose device's addresses are physical.
+    pub(crate) fn physical(quirks: Quirks) -> Self {
+        let rig = Self::with(quirks, DefaultDomain::Identity, |info| info);
+        rig.domain().let_through();
+        rig
     }
 
     /// A rig whose device does not snoop the CPU's caches.
     pub(crate) fn non_coherent() -> Self {
-        Self::with(Quirks::default(), |info| DeviceInfo { coherent: false, ..info })
+        Self::with(Quirks::default(), STRICT, |info| DeviceInfo { coherent: false, ..info })
     }
 
-    fn with(quirks: Quirks, change: impl FnOnce(DeviceInfo) -> DeviceInfo) -> Self {
+    fn with(quirks: Quirks, default: DefaultDomain, change: impl FnOnce(DeviceInfo) -> DeviceInfo) -> Self {
         let machine = Arc::new(Machine::new());
         let iommu = Arc::new(FakeIommu::default());
         let controller = Arc::new(Controller::new(machine.clone(), iommu.domain.clone(), quirks));
@@ -50,7 +64,6 @@ impl Rig {
         let unit = IommuUnit::new(machine.clone(), driver.clone());
         let info = change(DeviceInfo::new("nvme", &[SourceId(8)]));
         let device = unit.add_device(info).expect("a device");
-        let default = DefaultDomain::Dma(FlushMode::Strict);
         let group = Group::new(machine.clone(), driver, 0, default).expect("a group");
         group.add_device(&device).expect("a member");
         let dma = group.dma(&device).expect("a handle for a member");
