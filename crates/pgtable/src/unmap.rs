@@ -18,10 +18,10 @@ use crate::{Format, Item, Marks, Memory, Retired, UnmapError};
 pub struct Unmapped {
     /// How many bytes were mapped.
     pub bytes: u64,
-    /// The smallest leaf that was taken out; none if there was none.
+    /// The smallest leaf that was taken out; none if there was none. Larger ones may have been among them: a hint of the level with the invalidation would leave
+    /// those to hardware.
     pub leaf: Option<SizeLg2>,
-    /// Whether hardware may remember more than leaves of that size: tables that went, or a block that was split. Then no hint of the level may
-    /// be given with the invalidation.
+    /// Whether hardware may remember more than leaves: tables that went, or a block that was split. Then the invalidation may not be one of the last level alone.
     pub tables: bool,
     /// The blocks that were split, at the first end of the range and at the last: hardware may remember all of each.
     pub split: [Option<IovaRange>; 2],
