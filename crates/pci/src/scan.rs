@@ -4,7 +4,11 @@
 //! (so that configuration requests get through); then the highest number that was used. There is at most one bus for each number, and each
 //! has 256 functions, so it ends whatever devices answer.
 //!
+//! All functions of a bus are looked at, and its bridges closed, before one of the bridges is followed: what firmware left in another would claim numbers
+//! that are given out now, and what is behind that one would be taken for what is behind this one.
+//!
 //! Spec: PCIe 6.0, 7.3 "Configuration Transaction Rules".
+//! Observed: Linux 6.x, `pci_scan_bridge_extend`: bridges that are to be numbered anew are closed in a pass before.
 //! Not here: placing base address registers (`assign`).
 
 use alloc::vec::Vec;
@@ -22,17 +26,13 @@ use crate::host::HostBridge;
 use crate::problem::{Fault, Problem};
 use crate::topology::{Bridge, Function, Kind, Topology};
 
-/// A bus that is being looked at.
+/// A bus whose bridges are being followed.
 struct OpenBus {
     /// The bridge above; none for the first bus.
     bridge: Option<usize>,
     bus: u8,
-    /// Whether only device 0 can be there.
-    single_device: bool,
-    /// The next function to look at; 256 when through.
-    next_devfn: u16,
-    /// Whether function 0 of the device under way says that there are others.
-    multi_function: bool,
+    /// Its functions that are not in the topology yet, the last one first.
+    functions: Vec<Function>,
 }
 
 struct Scan<'c, C: ?Sized> {
@@ -52,36 +52,16 @@ pub(crate) fn scan<C: ConfigAccess + ?Sized>(config: &C, host: &HostBridge) -> T
     if host.buses.is_empty() {
         return topology;
     }
-    let first = OpenBus::new(None, *host.buses.start(), false);
-    let (highest_bus, last_bus) = (first.bus, *host.buses.end());
-    let mut scan = Scan { config, topology, open: alloc::vec![first], highest_bus, last_bus };
+    let (first_bus, last_bus) = (*host.buses.start(), *host.buses.end());
+    let mut scan = Scan { config, topology, open: Vec::new(), highest_bus: first_bus, last_bus };
+    scan.open_bus(None, first_bus, false);
     while let Some(bus) = scan.open.last_mut() {
-        match bus.next() {
-            Some(at) => scan.look_at(at),
+        match bus.functions.pop() {
+            Some(function) => scan.add(function),
             None => scan.close_bus(),
         }
     }
     scan.topology
-}
-
-impl OpenBus {
-    fn new(bridge: Option<usize>, bus: u8, single_device: bool) -> Self {
-        Self { bridge, bus, single_device, next_devfn: 0, multi_function: false }
-    }
-
-    /// The next function to look at.
-    fn next(&mut self) -> Option<Bdf> {
-        // Functions other than 0 only where function 0 said so.
-        if !self.next_devfn.is_multiple_of(8) && !self.multi_function {
-            self.next_devfn = self.next_devfn.next_multiple_of(8);
-        }
-        let devfn = u8::try_from(self.next_devfn).ok()?;
-        if self.single_device && devfn >= 8 {
-            return None;
-        }
-        self.next_devfn += 1;
-        Some(Bdf::from_requester_id(u16::from_be_bytes([self.bus, devfn])))
-    }
 }
 
 impl<C: ConfigAccess + ?Sized> Scan<'_, C> {
@@ -89,18 +69,31 @@ impl<C: ConfigAccess + ?Sized> Scan<'_, C> {
         self.topology.problems.push(Problem { at, fault });
     }
 
-    fn look_at(&mut self, at: Bdf) {
-        let there = is_there(self.config, at);
-        let header_type = HeaderType::from(self.config.read8(at, header::HEADER_TYPE));
-        if let Some(bus) = self.open.last_mut().filter(|_| at.function() == 0) {
-            bus.multi_function = there && header_type.multi_function();
+    /// Looks at every function of the bus below a bridge. Afterwards none of its bridges passes configuration requests on.
+    fn open_bus(&mut self, bridge: Option<usize>, bus: u8, single_device: bool) {
+        let mut functions = Vec::new();
+        // Functions other than 0 only where function 0 said so.
+        let mut multi_function = false;
+        let last = if single_device { 7 } else { u8::MAX };
+        for devfn in 0..=last {
+            let at = Bdf::from_requester_id(u16::from_be_bytes([bus, devfn]));
+            if at.function() != 0 && !multi_function {
+                continue;
+            }
+            let there = is_there(self.config, at);
+            let header_type = HeaderType::from(self.config.read8(at, header::HEADER_TYPE));
+            if at.function() == 0 {
+                multi_function = there && header_type.multi_function();
+            }
+            if there {
+                functions.push(self.look_at(at, bridge, header_type.layout()));
+            }
         }
-        if there {
-            self.add(at, header_type.layout());
-        }
+        functions.reverse();
+        self.open.push(OpenBus { bridge, bus, functions });
     }
 
-    fn add(&mut self, at: Bdf, layout: u8) {
+    fn look_at(&mut self, at: Bdf, above: Option<usize>, layout: u8) -> Function {
         let id = self.config.read32(at, header::VENDOR_ID).to_le_bytes();
         self.quieten(at);
         let capabilities = Capabilities::read(self.config, at).unwrap_or_else(|fault| {
@@ -109,7 +102,7 @@ impl<C: ConfigAccess + ?Sized> Scan<'_, C> {
         });
         let mut function = Function {
             at,
-            above: self.open.last().and_then(|bus| bus.bridge),
+            above,
             vendor: u16::from_le_bytes([id[0], id[1]]),
             device: u16::from_le_bytes([id[2], id[3]]),
             class: ClassRevision::from(self.config.read32(at, header::REVISION_ID)),
@@ -124,17 +117,20 @@ impl<C: ConfigAccess + ?Sized> Scan<'_, C> {
             HeaderType::LAYOUT_FUNCTION => {
                 self.config.write32(at, header::TYPE0_EXPANSION_ROM, 0);
                 self.size_bars(&mut function, header::TYPE0_BAR_COUNT);
-                self.topology.functions.push(function);
             }
             HeaderType::LAYOUT_BRIDGE => {
                 self.size_bars(&mut function, header::TYPE1_BAR_COUNT);
-                self.add_bridge(function);
+                bridge::close(self.config, at);
+                bridge::disable_rom(self.config, at);
+                let (prefetchable, io) = bridge::widths(self.config, at);
+                function.kind = Kind::Bridge(Bridge { secondary: None, subordinate: 0, prefetchable, io });
             }
             _ => {
                 self.problem(at, Fault::Layout(layout));
-                self.topology.functions.push(Function { kind: Kind::Unknown, ..function });
+                function.kind = Kind::Unknown;
             }
         }
+        function
     }
 
     /// Keeps a function from answering and from sending requests; INTx, too.
@@ -155,20 +151,21 @@ impl<C: ConfigAccess + ?Sized> Scan<'_, C> {
         }
     }
 
-    /// Adds a bridge and opens the bus below it, if there is a number left.
-    fn add_bridge(&mut self, mut function: Function) {
-        let at = function.at;
-        bridge::close(self.config, at);
-        bridge::disable_rom(self.config, at);
-        let (prefetchable, io) = bridge::widths(self.config, at);
-        let secondary = self.number_below(at);
-        let subordinate = secondary.unwrap_or_default();
-        function.kind = Kind::Bridge(Bridge { secondary, subordinate, prefetchable, io });
-        let single_device = is_link_below(function.port);
+    /// Adds a function, and opens the bus below it, if it is a bridge and there is a number left.
+    fn add(&mut self, mut function: Function) {
+        let place = self.topology.functions.len();
+        let (at, single_device) = (function.at, is_link_below(function.port));
+        let below = match &mut function.kind {
+            Kind::Bridge(bridge) => {
+                bridge.secondary = self.number_below(at);
+                bridge.subordinate = bridge.secondary.unwrap_or_default();
+                bridge.secondary
+            }
+            Kind::Endpoint | Kind::Unknown => None,
+        };
         self.topology.functions.push(function);
-        if let Some(bus) = secondary {
-            let bridge = self.topology.functions.len() - 1;
-            self.open.push(OpenBus::new(Some(bridge), bus, single_device));
+        if let Some(bus) = below {
+            self.open_bus(Some(place), bus, single_device);
         }
     }
 

@@ -47,6 +47,23 @@ fn buses_are_numbered_depth_first() {
 }
 
 #[test]
+fn numbers_that_firmware_left_in_a_bridge_lead_nobody_behind_it_while_another_is_numbered() {
+    let fake = Fake::new(0);
+    let endpoint = |id: u32| FakeFunction::endpoint().word(0, id << 16 | 0x1b36);
+    let [first, second] =
+        [0x08, 0x10].map(|devfn| fake.root(devfn, FakeFunction::bridge().express(ROOT_PORT)));
+    fake.below(second, 0, endpoint(2));
+    fake.below(first, 0, endpoint(1));
+    // The other way round: the second one has the number that the first one gets.
+    fake.poke(first, 0x18, 0x0002_0200);
+    fake.poke(second, 0x18, 0x0001_0100);
+    let topology = enumerate(&fake, &host());
+    let expected = [("00:01.0", None), ("01:00.0", Some(0)), ("00:02.0", None), ("02:00.0", Some(2))];
+    assert_eq!(places(&topology), expected.map(|(at, above)| (at.to_string(), above)));
+    assert_eq!([1, 3].map(|index: usize| topology.functions[index].device), [1, 2]);
+}
+
+#[test]
 fn what_a_function_is_comes_from_its_words() {
     let topology = enumerate(&switch(), &host());
     let endpoint = &topology.functions[3];
