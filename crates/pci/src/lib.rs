@@ -12,7 +12,7 @@
 //! # Who may do what, when
 //!
 //! After enumeration every function answers to memory requests (if all its registers found room) and **none may send any**: bus
-//! mastering is off, whatever firmware left on. [`Topology::enable_bus_master`] turns it on for one function and the bridges
+//! mastering is off, whatever firmware left on, and there are no virtual functions. [`Topology::enable_bus_master`] turns it on for one function and the bridges
 //! above it, and belongs after that function has been attached to something. Access control is on before that.
 //!
 //! # What is not believed

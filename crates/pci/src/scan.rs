@@ -13,9 +13,11 @@
 
 use alloc::vec::Vec;
 
-use portcullis_spec::pcie::Bdf;
+use portcullis_spec::pcie::capability::ExtendedId;
 use portcullis_spec::pcie::express::PortType;
+use portcullis_spec::pcie::extended::SR_IOV_CONTROL;
 use portcullis_spec::pcie::header::{self, ClassRevision, Command, HeaderType};
+use portcullis_spec::pcie::{Bdf, CONFIG_SPACE_BYTES};
 use portcullis_types::mutant;
 
 use crate::bar;
@@ -100,6 +102,7 @@ impl<C: ConfigAccess + ?Sized> Scan<'_, C> {
             self.problem(at, Fault::Capabilities(fault));
             Capabilities::default()
         });
+        self.end_virtual_functions(at, &capabilities);
         let mut function = Function {
             at,
             above,
@@ -142,6 +145,15 @@ impl<C: ConfigAccess + ?Sized> Scan<'_, C> {
             .with_bus_master(kept.bus_master() && mutant!("functions-send-on-after-the-scan"))
             .with_interrupt_disable(true);
         write_command(self.config, at, quiet);
+    }
+
+    /// Ends the virtual functions that firmware, or a kernel before, had of a function: they answer where registers are placed now, and send by their own leave.
+    fn end_virtual_functions(&self, at: Bdf, capabilities: &Capabilities) {
+        let place = capabilities.find_extended(ExtendedId::SR_IOV);
+        // The other half is the status: zeroes clear none of it.
+        if let Some(offset) = place.filter(|offset| offset + SR_IOV_CONTROL < CONFIG_SPACE_BYTES) {
+            self.config.write32(at, offset + SR_IOV_CONTROL, 0);
+        }
     }
 
     fn size_bars(&mut self, function: &mut Function, count: u8) {

@@ -64,6 +64,17 @@ fn numbers_that_firmware_left_in_a_bridge_lead_nobody_behind_it_while_another_is
 }
 
 #[test]
+fn virtual_functions_that_firmware_left_on_are_ended() {
+    let fake = Fake::new(0);
+    let function = FakeFunction::endpoint().express(0).word(0x100, 0x0001_0010);
+    // Control: VF Enable and VF MSE. A bit of the status is cleared by writing one.
+    let function = function.word(0x108, 0x0001_0009).writable(0x108, 0x1f).clearing(0x108, 0x0001_0000);
+    let on = fake.root(0x08, function);
+    enumerate(&fake, &host());
+    assert_eq!(fake.raw(on, 0x108), 0x0001_0000);
+}
+
+#[test]
 fn what_a_function_is_comes_from_its_words() {
     let topology = enumerate(&switch(), &host());
     let endpoint = &topology.functions[3];

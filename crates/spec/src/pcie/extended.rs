@@ -1,4 +1,4 @@
-//! Extended capabilities that decide about isolation and translation: ACS, ARI, ATS, PASID, page requests.
+//! Extended capabilities that decide about isolation and translation: ACS, ARI, ATS, PASID, page requests; and what ends virtual functions.
 //!
 //! Offsets are from the start of the capability.
 
@@ -26,6 +26,11 @@ pub const PRI_STATUS: u16 = 0x06;
 pub const PRI_CAPACITY: u16 = 0x08;
 /// Page requests: how many the function may have under way, 32 bits.
 pub const PRI_ALLOCATION: u16 = 0x0c;
+/// Single-root I/O virtualization: the control register, 16 bits, whose zeroes end all virtual functions. The status after it has bits that are cleared by
+/// writing ones.
+///
+/// Spec: PCIe 6.0, 9.3.3.3 "SR-IOV Control Register (Offset 08h)".
+pub const SR_IOV_CONTROL: u16 = 0x08;
 
 /// What a port or function can keep apart.
 ///
