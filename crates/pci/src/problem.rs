@@ -41,7 +41,7 @@ pub enum Fault {
     },
     /// There is no bus number left for what is below this bridge. Nothing there was looked at.
     NoBusNumber,
-    /// The bridge does not keep the bus numbers that it was given. Nothing below was looked at.
+    /// The bridge does not keep the bus numbers that it was given. It leads nowhere: nothing below was looked at, or what was found there is out of reach now.
     BusNumbersNotKept {
         /// What was written.
         wrote: u32,

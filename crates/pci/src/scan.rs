@@ -211,6 +211,8 @@ impl<C: ConfigAccess + ?Sized> Scan<'_, C> {
             bridge.subordinate = highest;
         }
         if let Err(fault) = bridge::set_buses(self.config, at, bus, highest) {
+            // The numbers after those are others'.
+            bridge::close(self.config, at);
             self.problem(at, fault);
         }
     }

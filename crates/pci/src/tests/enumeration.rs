@@ -64,6 +64,20 @@ fn numbers_that_firmware_left_in_a_bridge_lead_nobody_behind_it_while_another_is
 }
 
 #[test]
+fn a_bridge_that_does_not_keep_its_last_number_leads_nowhere_in_the_end() {
+    let fake = Fake::new(0);
+    // The last number can be all ones alone, which it is to be at first.
+    let port = || FakeFunction::bridge().express(ROOT_PORT);
+    let stuck = fake.root(0x08, port().word(0x18, 0x00ff_0000).writable(0x18, 0x0000_ffff));
+    fake.below(stuck, 0, FakeFunction::endpoint());
+    let next = fake.root(0x10, port());
+    let topology = enumerate(&fake, &host());
+    let fault = Fault::BusNumbersNotKept { wrote: 0x0001_0100, read: 0x00ff_0100 };
+    assert_eq!(topology.problems, [crate::Problem { at: bdf(0, 1, 0), fault }]);
+    assert_eq!([stuck, next].map(|bridge| fake.raw(bridge, 0x18) & 0xff00), [0, 0x0200]);
+}
+
+#[test]
 fn virtual_functions_that_firmware_left_on_are_ended() {
     let fake = Fake::new(0);
     let function = FakeFunction::endpoint().express(0).word(0x100, 0x0001_0010);
