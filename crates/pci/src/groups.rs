@@ -4,8 +4,8 @@
 //! - A conventional bridge, one between PCI and PCI Express, and everything below: on a bus everyone hears everyone, and
 //!   requests may carry the bridge's id.
 //! - A root port without full access control, and everything below.
-//! - A switch with a downstream port without it, and everything below.
-//! - The functions of a device, if one of them does not keep to itself.
+//! - A switch with a downstream port without it, or with anything else where only downstream ports can be, and everything below.
+//! - The functions of a device, if one of them does not keep to itself, and everything below those that are bridges.
 //! - Functions whose requests may carry the same id, be it one's own or nobody's.
 //!
 //! Choice: Linux until 6.18 groups a switch's downstream ports one by one, and functions of a device only if both lack access control; what
@@ -65,7 +65,7 @@ impl Topology {
         groups
     }
 
-    /// Joins the functions of every device that has one which does not keep to itself.
+    /// Joins the functions of every device that has one which does not keep to itself, with what is below them: what reaches a bridge from beside it goes down.
     fn join_siblings(&self, sets: &mut Sets) {
         let mut devices: BTreeMap<Option<Bdf>, Vec<usize>> = BTreeMap::new();
         for (index, function) in self.functions.iter().enumerate() {
@@ -74,8 +74,13 @@ impl Topology {
         let isolates = |&function: &usize| {
             self.functions[function].isolates_from_siblings() || mutant!("functions-of-a-device-kept-apart")
         };
-        for device in devices.values().filter(|functions| !functions.iter().all(isolates)) {
-            device.iter().for_each(|&function| sets.join(device[0], function));
+        for device in
+            devices.values().filter(|functions| functions.len() > 1 && !functions.iter().all(isolates))
+        {
+            for &function in device {
+                sets.join(device[0], function);
+                self.below(function).for_each(|other| sets.join(function, other));
+            }
         }
     }
 
@@ -92,16 +97,21 @@ impl Topology {
     /// Joins a bridge that does not keep apart what is below it with that.
     fn join_below(&self, sets: &mut Sets, function: usize) {
         let own = &self.functions[function];
-        if own.bridge().is_none() {
-            return;
-        }
-        let top = match own.port {
-            Some(PortType::UPSTREAM_PORT) => return,
-            Some(PortType::ROOT_PORT | PortType::DOWNSTREAM_PORT) if own.isolates_below() => return,
+        let is_bridge = own.bridge().is_some();
+        let inside = own.above.filter(|&above| self.functions[above].port == Some(PortType::UPSTREAM_PORT));
+        let top = match (own.port, inside) {
+            (Some(PortType::DOWNSTREAM_PORT), _) if is_bridge && own.isolates_below() => return,
             // Requests from below this port can turn to every other port of the switch.
-            Some(PortType::DOWNSTREAM_PORT) if mutant!("open-port-of-a-switch-grouped-alone") => function,
-            Some(PortType::DOWNSTREAM_PORT) => own.above.unwrap_or(function),
-            _ => function,
+            (Some(PortType::DOWNSTREAM_PORT), _) if mutant!("open-port-of-a-switch-grouped-alone") => {
+                function
+            }
+            // Inside a switch are downstream ports alone: what else is there may turn requests around, or reach all ports itself.
+            (_, Some(switch)) => switch,
+            (Some(PortType::UPSTREAM_PORT), None) => return,
+            (Some(PortType::ROOT_PORT), None) if own.isolates_below() => return,
+            (Some(PortType::DOWNSTREAM_PORT), None) if is_bridge => own.above.unwrap_or(function),
+            (_, None) if is_bridge => function,
+            (_, None) => return,
         };
         self.below(top).for_each(|other| sets.join(top, other));
     }

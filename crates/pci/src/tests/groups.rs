@@ -132,6 +132,60 @@ fn root_ports_in_one_device_need_access_control_to_be_apart() {
 }
 
 #[test]
+fn what_is_below_the_functions_of_a_device_that_are_not_apart_is_with_them() {
+    // Two root ports in one device, of which the first keeps apart what is below it, and the second does not.
+    for swapped in [false, true] {
+        let fake = Fake::new(0);
+        for (devfn, acs) in [(0x08, !swapped), (0x09, swapped)] {
+            let root = port(ROOT_PORT).multi_function();
+            let root = fake.root(devfn, if acs { root.acs(ACS_FULL) } else { root });
+            fake.below(root, 0, FakeFunction::endpoint().express(0));
+        }
+        assert_eq!(groups(&fake), [[0, 1, 2, 3]]);
+    }
+    // A switch, and an engine beside its upstream port that reaches whatever the port leads to.
+    for engine_acs in [None, Some(0)] {
+        let fake = Fake::new(0);
+        let root = fake.root(0x08, port(ROOT_PORT).acs(ACS_FULL));
+        let up = fake.below(root, 0, port(UPSTREAM).multi_function().acs(0));
+        for devfn in [0x00, 0x08] {
+            let down = fake.below(up, devfn, port(DOWNSTREAM).acs(ACS_FULL));
+            fake.below(down, 0, FakeFunction::endpoint().express(0));
+        }
+        let engine = FakeFunction::endpoint().express(0);
+        fake.below(root, 1, engine_acs.map_or(engine.clone(), |can| engine.acs(can)));
+        match engine_acs {
+            None => assert_eq!(groups(&fake), [Vec::from([0]), Vec::from([1, 2, 3, 4, 5, 6])]),
+            Some(_) => assert_eq!(groups(&fake).len(), 7, "both say that they do not talk to siblings"),
+        }
+    }
+}
+
+#[test]
+fn a_switch_in_which_there_is_anything_but_ports_that_keep_apart_is_a_group() {
+    let endpoint = || FakeFunction::endpoint().express(0);
+    // The only capability is followed by itself.
+    let unreadable = |function: FakeFunction| function.word(0x40, 0x0062_4010);
+    let inside = [
+        ("an endpoint", endpoint().acs(ACS_FULL)),
+        ("a port whose capabilities cannot be read", unreadable(port(DOWNSTREAM).acs(ACS_FULL))),
+        ("a root port", port(ROOT_PORT).acs(ACS_FULL)),
+        ("a bridge to conventional PCI", port(TO_PCI)),
+        ("a header that is not known", endpoint().word(0x0c, 0x0002_0000)),
+    ];
+    for (what, inside) in inside {
+        let fake = Fake::new(0);
+        let root = fake.root(0x08, port(ROOT_PORT).acs(ACS_FULL));
+        let up = fake.below(root, 0, port(UPSTREAM));
+        let down = fake.below(up, 0x00, port(DOWNSTREAM).acs(ACS_FULL));
+        fake.below(down, 0, endpoint());
+        fake.below(up, 0x08, inside);
+        fake.root(0x10, endpoint());
+        assert_eq!(groups(&fake), [Vec::from([0]), Vec::from([1, 2, 3, 4]), Vec::from([5])], "{what}");
+    }
+}
+
+#[test]
 fn a_conventional_bus_is_one_group_with_its_bridge() {
     for bridge in [FakeFunction::bridge(), port(TO_PCI)] {
         let fake = Fake::new(0);
