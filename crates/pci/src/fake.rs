@@ -153,6 +153,11 @@ impl Fake {
         self.functions.lock().unwrap()[function].2.words[offset / 4] = word;
     }
 
+    /// From now on a word of a function keeps nothing that is written.
+    pub(crate) fn fix(&self, function: usize, offset: usize) {
+        self.functions.lock().unwrap()[function].2.writable[offset / 4] = 0;
+    }
+
     /// Which functions a memory request that comes down from the host bridge reaches, and behind which register.
     pub(crate) fn route_memory(&self, address: u64) -> Vec<(usize, usize)> {
         let functions = self.functions.lock().unwrap();

@@ -52,6 +52,8 @@ pub enum ResetError {
     },
     /// A function does not answer.
     Silent(Bdf),
+    /// A function does not keep apart any more what enumeration found it to: who shares a group was decided by that. It answers no requests, and passes none on.
+    NotApart(Bdf),
 }
 
 /// Everything below one bridge.
@@ -83,6 +85,8 @@ struct Saved {
     words: Vec<(u16, u32)>,
     /// Half words whose neighbours are cleared by writing ones, and get zeroes.
     halves: Vec<(u16, u16)>,
+    /// Where access control is turned on, and how enumeration found it then.
+    isolation: Option<(u16, u16)>,
 }
 
 impl Below {
@@ -162,7 +166,7 @@ impl Below {
     ) -> Result<(), ResetError> {
         for saved in &self.saved {
             saved.await_answer(config, clock)?;
-            saved.write(config);
+            saved.write(config)?;
             let leads_on = self.saved.iter().any(|other| other.above == Some(saved.index));
             if let Some(port) = saved.port.filter(|_| leads_on) {
                 port.await_trained(config, clock)?;
@@ -237,12 +241,13 @@ impl Saved {
             let version = Capabilities::from(config.read16(at, express + CAPABILITIES)).version();
             halves.extend((version >= 2).then_some(express + DEVICE_CONTROL_2));
         }
-        halves.extend(function.capabilities.find_extended(ExtendedId::ACS).map(|acs| acs + ACS_CONTROL));
+        let acs = function.capabilities.find_extended(ExtendedId::ACS).zip(function.acs);
+        let isolation = acs.map(|(place, acs)| (place + ACS_CONTROL, acs.control.into()));
         let words = places.into_iter().map(|place| (place, config.read32(at, place))).collect();
         let halves = halves.into_iter().map(|place| (place, config.read16(at, place))).collect();
         let port = function.bridge().and_then(|bridge| bridge.secondary).map(|_| Port::of(config, function));
         let command = command(config, at).with_bus_master(false);
-        Self { index, above: function.above, at, command, port, words, halves }
+        Self { index, above: function.above, at, command, port, words, halves, isolation }
     }
 
     fn await_answer(
@@ -254,7 +259,7 @@ impl Saved {
         wait_for(clock, LIMIT_NS, answers).map_err(|_| ResetError::Silent(self.at))
     }
 
-    fn write(&self, config: &(impl ConfigAccess + ?Sized)) {
+    fn write(&self, config: &(impl ConfigAccess + ?Sized)) -> Result<(), ResetError> {
         // A function learns its bus number from the first write that it gets.
         config.write32(self.at, VENDOR_ID, 0);
         // A bridge that was not reset passes requests up as it did.
@@ -273,6 +278,13 @@ impl Saved {
                 config.write16(self.at, place, half);
             }
         }
+        if let Some((place, control)) = self.isolation {
+            config.write16(self.at, place, control);
+            if config.read16(self.at, place) != control {
+                return Err(ResetError::NotApart(self.at));
+            }
+        }
         write_command(config, self.at, self.command.with_bus_master(self.command.bus_master() || passes));
+        Ok(())
     }
 }

@@ -273,6 +273,20 @@ fn bridges_that_do_not_answer_are_set_up_by_what_was_known_of_them() {
 }
 
 #[test]
+fn a_port_that_keeps_nothing_apart_after_a_reset_is_not_set_up() {
+    let tree = Tree::new();
+    let topology = tree.topology();
+    let mut below = Below::new(&tree, &topology, 0).unwrap();
+    topology.enable_bus_master(&tree, 3);
+    below.prepare(&tree);
+    below.hot_reset(&tree, &tree);
+    below.await_ready(&tree, &tree).unwrap();
+    tree.fake.fix(tree.below[1], 0x104);
+    assert_eq!(below.set_up(&tree, &tree), Err(ResetError::NotApart(bdf(2, 0, 0))));
+    assert_eq!(tree.fake.raw(tree.below[1], 4) & 7, 0, "it passes nothing on, in neither direction");
+}
+
+#[test]
 fn what_is_behind_another_link_is_left_alone_until_that_had_its_time() {
     let mut tree = Tree::new();
     let topology = tree.topology();
