@@ -169,7 +169,9 @@ impl Machine {
             });
             if let Some((host, above)) = pci_above {
                 self.meaningless.extend(meaningless::of(node, WhyMeaningless::Pci));
-                let function = if node.parent() == Some(above) { child_function(node)? } else { None };
+                let first_bus = *self.pci_hosts[host].buses.start();
+                let is_child = node.parent() == Some(above);
+                let function = if is_child { child_function(node, first_bus)? } else { None };
                 if let Some(function) = function {
                     known.insert(node.index(), DeviceRef::PciFunction { host, function });
                 }

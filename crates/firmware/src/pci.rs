@@ -133,10 +133,11 @@ impl PciHost {
             else {
                 return Ok(None);
             };
+            let buses = bus_range(node)?;
             return Ok(Some(Self {
                 path: node.path(),
                 segment: host.segment,
-                buses: bus_range(node)?,
+                buses: buses.clone(),
                 windows: PciCells::read(node, above)?.windows(node, above)?,
                 dma_ranges: None,
                 dma_coherent: true,
@@ -145,7 +146,7 @@ impl PciHost {
                 ats_supported: false,
                 pasid_bits: None,
                 no_ats: Vec::new(),
-                external: external_ports(node)?,
+                external: external_ports(node, *buses.start())?,
                 config: PciConfig::Phb3(host),
             }));
         }
@@ -157,10 +158,11 @@ impl PciHost {
         let find_iommu = |phandle| iommus.find_for_map(node, phandle);
         let iommu_map = IdMap::read(node, dt::IOMMU_MAP, dt::IOMMU_MAP_MASK, find_iommu)?;
         let iommu_map = iommu_map.map(|map| iommus.in_own_words(node, map)).transpose()?;
+        let buses = buses(node, ecam)?;
         Ok(Some(Self {
             path: node.path(),
             segment: segment(node)?.unwrap_or(place),
-            buses: buses(node, ecam)?,
+            buses: buses.clone(),
             config: PciConfig::Ecam(ecam),
             windows: cells.windows(node, above)?,
             dma_ranges: cells.dma_ranges(node)?,
@@ -170,7 +172,7 @@ impl PciHost {
             ats_supported: node.flag(dt::ATS_SUPPORTED)?,
             pasid_bits: None,
             no_ats: Vec::new(),
-            external: external_ports(node)?,
+            external: external_ports(node, *buses.start())?,
         }))
     }
 }
@@ -305,7 +307,7 @@ fn msi(node: Node<'_, '_>, controllers: MsiControllers<'_>) -> Result<PciMsi, Fi
 }
 
 /// Disabled nodes count as well: what is plugged in asks nobody whether the port is to be used.
-fn external_ports(host: Node<'_, '_>) -> Result<ExternalPorts, FirmwareError> {
+fn external_ports(host: Node<'_, '_>, first_bus: u8) -> Result<ExternalPorts, FirmwareError> {
     let mut ports = Vec::new();
     for node in
         host.tree().nodes().filter(|node| *node == host || node.ancestors().any(|above| above == host))
@@ -314,7 +316,7 @@ fn external_ports(host: Node<'_, '_>) -> Result<ExternalPorts, FirmwareError> {
             continue;
         }
         let top = core::iter::once(node).chain(node.ancestors()).find(|node| node.parent() == Some(host));
-        match top.map(child_function).transpose()?.flatten() {
+        match top.map(|top| child_function(top, first_bus)).transpose()?.flatten() {
             Some(port) if !ports.contains(&port) => ports.push(port),
             Some(_) => {}
             None => return Ok(ExternalPorts::All),
@@ -324,12 +326,15 @@ fn external_ports(host: Node<'_, '_>) -> Result<ExternalPorts, FirmwareError> {
 }
 
 /// Which function a node right below a host bridge stands for; none if it has no `reg`.
-pub(crate) fn child_function(node: Node<'_, '_>) -> Result<Option<Bdf>, FirmwareError> {
+///
+/// Choice: it is on the first bus, where the book has it, whatever bus the node says. Observed: Linux 6.x, `of_pci_get_devfn`, looks at device and function alone, so that
+/// nothing keeps a tree from saying 0.
+pub(crate) fn child_function(node: Node<'_, '_>, first_bus: u8) -> Result<Option<Bdf>, FirmwareError> {
     let Some(mut cells) = node.cells(dt::REG)? else { return Ok(None) };
     let high = cells.u32()?;
     if high & pci_address::SPACE != pci_address::CONFIGURATION {
         return Err(cells.fault(PropertyFault::Value(high.into())));
     }
-    let [_, bus, devfn, _] = high.to_be_bytes();
-    Ok(Some(Bdf::from_requester_id(u16::from_be_bytes([bus, devfn]))))
+    let [_, _, devfn, _] = high.to_be_bytes();
+    Ok(Some(Bdf::from_requester_id(u16::from_be_bytes([first_bus, devfn]))))
 }

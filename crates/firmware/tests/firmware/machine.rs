@@ -265,6 +265,17 @@ fn a_function_has_its_own_reserved_addresses_and_its_host_bridges() {
 }
 
 #[test]
+fn a_function_right_below_a_host_bridge_is_on_its_first_bus_whatever_bus_firmware_writes() {
+    for high in [0x0800, 0x40_0800] {
+        let tree = machine().with("pcie@10000000", "bus-range", Some(&trees::cells(&[0x40, 0x4f])));
+        let nic = trees::cells(&[high, 0, 0, 0, 0]);
+        let machine = read(tree.with("pcie@10000000/nic@1,0", "reg", Some(&nic)));
+        let [_, nic] = &machine.reserved_memory[0].addresses[..] else { panic!("two devices") };
+        assert_eq!(nic.device, Machine::pci_function(0, function(0x40, 1, 0)), "{high:#x}");
+    }
+}
+
+#[test]
 fn what_does_dma_by_an_unknown_binding_is_listed() {
     let odd = Node::new("pcie@1").text("compatible", "acme,pcie").text("device_type", "pci");
     let map = Node::new("mc@1").text("compatible", "acme,mc").cells("iommu-map", &[0, 3, 0, 1]);

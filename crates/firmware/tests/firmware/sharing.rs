@@ -155,8 +155,11 @@ fn part_21_ports_that_lead_out_of_the_machine_are_listed() {
         .child(port("pcie@3,0", 0x18).child(below))
         .child(port("pcie@4,0", 0x20))
         .child(port("pcie@5,0", 0x28).flag("external-facing").text("status", "disabled"));
-    let at = |device| Bdf::new(0, device, 0).unwrap();
-    assert_eq!(external(&tree), ExternalPorts::Ports(vec![at(2), at(3), at(5)]));
+    let at = |bus, device| Bdf::new(bus, device, 0).unwrap();
+    assert_eq!(external(&tree), ExternalPorts::Ports(vec![at(0, 2), at(0, 3), at(0, 5)]));
+    // They are on the first bus, whatever bus their nodes say.
+    let tree = tree.with("pcie@10000000", "bus-range", Some(&cells(&[0x40, 0x4f])));
+    assert_eq!(external(&tree), ExternalPorts::Ports(vec![at(0x40, 2), at(0x40, 3), at(0x40, 5)]));
 }
 
 #[test]
