@@ -2,16 +2,16 @@
 
 use alloc::collections::btree_map::Entry;
 use alloc::string::String;
+use alloc::vec;
 use alloc::vec::Vec;
 
 use portcullis_spec::dt;
 use portcullis_spec::pcie::Bdf;
 use portcullis_types::{Pa, PaRange};
 
-use crate::acpi::AcpiFault;
-use crate::acpi::Streams;
 use crate::acpi::dmar::{DmarError, Remapping};
 use crate::acpi::iort::IortError;
+use crate::acpi::{AcpiFault, FoundFunction, Streams};
 use crate::address::reg;
 use crate::blob::Blob;
 use crate::device::PlatformDevice;
@@ -20,7 +20,7 @@ use crate::interrupt::InterruptController;
 use crate::iommu::{IommuNode, Iommus};
 use crate::meaningless::{self, Meaningless, WhyMeaningless};
 use crate::msi::{MsiController, MsiControllers};
-use crate::pci::{PciHost, child_function};
+use crate::pci::{PciHost, child_function, function_behind};
 use crate::reserved::{self, DeviceNodes, DeviceRef, IommuAddresses, ReservedMemory};
 use crate::tree::{Node, Tree};
 
@@ -109,6 +109,17 @@ impl Machine {
             .filter(move |(_, addresses)| concerns(&addresses.device))
     }
 
+    /// What a device tree says of functions behind bridges is these functions', now that they have been found.
+    pub(crate) fn place_behind_bridges(&mut self, host: usize, found: &[FoundFunction]) {
+        for addresses in self.reserved_memory.iter_mut().flat_map(|memory| &mut memory.addresses) {
+            let DeviceRef::PciBehind { host: own, path } = &addresses.device else { continue };
+            let function = found.iter().find(|one| *own == host && one.path == *path);
+            if let Some(function) = function.map(|one| one.at) {
+                addresses.device = DeviceRef::PciFunction { host, function };
+            }
+        }
+    }
+
     /// A function of a host bridge, as [`reserved_for`](Self::reserved_for) takes it.
     pub fn pci_function(host: usize, function: Bdf) -> DeviceRef {
         DeviceRef::PciFunction { host, function }
@@ -169,12 +180,13 @@ impl Machine {
             });
             if let Some((host, above)) = pci_above {
                 self.meaningless.extend(meaningless::of(node, WhyMeaningless::Pci));
-                let first_bus = *self.pci_hosts[host].buses.start();
-                let is_child = node.parent() == Some(above);
-                let function = if is_child { child_function(node, first_bus)? } else { None };
-                if let Some(function) = function {
-                    known.insert(node.index(), DeviceRef::PciFunction { host, function });
-                }
+                let function = if node.parent() == Some(above) {
+                    let first_bus = *self.pci_hosts[host].buses.start();
+                    child_function(node, first_bus)?.map(|function| DeviceRef::PciFunction { host, function })
+                } else {
+                    behind(node, known)
+                };
+                function.into_iter().for_each(|function| _ = known.insert(node.index(), function));
             } else if let Entry::Vacant(entry) = known.entry(node.index()) {
                 let (iommus, controllers) = (Iommus(&self.iommus), MsiControllers(&self.msi_controllers));
                 if let Some(device) = PlatformDevice::read(node, iommus, controllers)? {
@@ -188,6 +200,17 @@ impl Machine {
         }
         Ok(())
     }
+}
+
+/// A function behind a bridge that is known, parents being looked at before their children. None if the node stands for none.
+fn behind(node: Node<'_, '_>, known: &DeviceNodes) -> Option<DeviceRef> {
+    let (host, mut path) = match known.get(&node.parent()?.index())? {
+        DeviceRef::PciFunction { host, function } => (*host, vec![(function.device(), function.function())]),
+        DeviceRef::PciBehind { host, path } => (*host, path.clone()),
+        _ => return None,
+    };
+    path.push(function_behind(node)?);
+    Some(DeviceRef::PciBehind { host, path })
 }
 
 fn text(node: Node<'_, '_>, property: &'static str) -> Result<String, FirmwareError> {

@@ -20,6 +20,9 @@ use crate::msi::{MsiControllers, MsiTarget};
 use crate::phb3::{self, Phb3Host};
 use crate::tree::Node;
 
+/// Cells of an address on a PCI bus.
+pub(crate) const ADDRESS_CELLS: u32 = 3;
+
 /// A PCI host bridge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PciHost {
@@ -222,7 +225,8 @@ struct PciEntry {
 impl PciCells {
     fn read(node: Node<'_, '_>, above: Node<'_, '_>) -> Result<Self, FirmwareError> {
         let (own, above) = (bus_cells(node)?, bus_cells(above)?);
-        for (name, cells, wanted) in [(dt::ADDRESS_CELLS, own.address, 3), (dt::SIZE_CELLS, own.size, 2)] {
+        let wanted = [(dt::ADDRESS_CELLS, own.address, ADDRESS_CELLS), (dt::SIZE_CELLS, own.size, 2)];
+        for (name, cells, wanted) in wanted {
             if cells != wanted {
                 return Err(node.fault(name, PropertyFault::Value(cells.into())));
             }
@@ -337,4 +341,14 @@ pub(crate) fn child_function(node: Node<'_, '_>, first_bus: u8) -> Result<Option
     }
     let [_, _, devfn, _] = high.to_be_bytes();
     Ok(Some(Bdf::from_requester_id(u16::from_be_bytes([first_bus, devfn]))))
+}
+
+/// Device and function of a node below a bridge of PCI's. None if it stands for no function there: behind a function there may be other buses than PCI's.
+pub(crate) fn function_behind(node: Node<'_, '_>) -> Option<(u8, u8)> {
+    let on_pci = bus_cells(node.parent()?).is_ok_and(|cells| cells.address == ADDRESS_CELLS);
+    let high = node.cells(dt::REG).ok()??.u32().ok()?;
+    let is_function = on_pci && high & pci_address::SPACE == pci_address::CONFIGURATION;
+    let [_, bus, devfn, _] = high.to_be_bytes();
+    let at = Bdf::from_requester_id(u16::from_be_bytes([bus, devfn]));
+    is_function.then_some((at.device(), at.function()))
 }

@@ -14,10 +14,8 @@ use portcullis_types::{Iova, IovaRange, PaRange, Perms, Prot};
 use crate::address::{bus_cells, cpu_ranges, to_root};
 use crate::cells::Cells;
 use crate::error::{FirmwareError, PropertyFault};
+use crate::pci::ADDRESS_CELLS;
 use crate::tree::{Node, Tree};
-
-/// Cells of an address on a PCI bus.
-const PCI_ADDRESS_CELLS: u32 = 3;
 
 /// A piece of reserved memory, or (without memory) of reserved addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +73,14 @@ pub enum DeviceRef {
         host: usize,
         /// The function.
         function: Bdf,
+    },
+    /// One function behind a bridge, by the way to it, which is all that a tree says: bus numbers behind bridges are the embedder's choice. When he has found it,
+    /// [`Machine::place_functions`](crate::Machine::place_functions) makes a [`PciFunction`](Self::PciFunction) of it.
+    PciBehind {
+        /// An index into [`Machine::pci_hosts`](crate::Machine::pci_hosts).
+        host: usize,
+        /// Device and function of each bridge on the way from the host bridge, and of itself.
+        path: Vec<(u8, u8)>,
     },
     /// A node that is no device of this machine, by its path: one that is not to be used, for instance.
     Other(String),
@@ -151,7 +157,7 @@ fn device_range(
 ) -> Result<IovaRange, FirmwareError> {
     let bus = device.parent().ok_or_else(|| cells.fault(PropertyFault::WrongNode(phandle)))?;
     let width = bus_cells(bus)?;
-    let on_pci = width.address == PCI_ADDRESS_CELLS;
+    let on_pci = width.address == ADDRESS_CELLS;
     if on_pci {
         cells.u32()?;
     }

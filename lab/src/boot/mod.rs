@@ -213,7 +213,14 @@ impl System {
             system.units.extend(unit);
         }
         for (index, early) in found.into_iter().enumerate() {
-            let found = early.unwrap_or_else(|| pci::find(&system, index));
+            let found = match early {
+                Some(found) => found,
+                None => {
+                    let found = pci::find(&system, index);
+                    system.firmware.place_functions(index, &found.functions());
+                    found
+                }
+            };
             let host = pci::bring_up(&system, index, found, request.mode)?;
             system.groups.extend(host.groups.iter().cloned());
             system.hosts.push(host);

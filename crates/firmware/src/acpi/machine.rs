@@ -209,13 +209,14 @@ impl Machine {
         }
     }
 
-    /// Says of what was found below host bridge `host` who is behind which IOMMU, which memory is kept for whom, and whose translation requests get through. Does nothing
-    /// for a machine from a device tree, which says these things itself.
+    /// Says of what was found below host bridge `host` who is behind which IOMMU, which memory is kept for whom, and whose translation requests get through. A device tree
+    /// says these things itself, but for which functions those are that it names by the way to them ([`DeviceRef::PciBehind`](crate::DeviceRef::PciBehind)).
     ///
     /// # Panics
     ///
     /// If there is no such host bridge.
     pub fn place_functions(&mut self, host: usize, found: &[FoundFunction]) {
+        self.place_behind_bridges(host, found);
         if self.streams.is_some() {
             self.keep_for_functions(host, found);
         } else {

@@ -1,6 +1,7 @@
 //! What is read from a tree that is in order.
 
 use crate::trees::{self, Node, machine};
+use portcullis_firmware::acpi::FoundFunction;
 use portcullis_firmware::{
     DeviceRef, GicKind, IdMapEntry, IommuKind, Machine, MsiControllerKind, MsiTarget, PciConfig, PciMsi,
     ReservedUse, Translation,
@@ -262,6 +263,42 @@ fn a_function_has_its_own_reserved_addresses_and_its_host_bridges() {
     assert_eq!(of(&DeviceRef::PciHost(0)), [window]);
     assert_eq!(of(&DeviceRef::Platform(0)), [framebuffer]);
     assert_eq!(of(&DeviceRef::Platform(1)), [""; 0]);
+}
+
+#[test]
+fn what_is_reserved_for_a_function_behind_a_bridge_is_its_own_when_it_is_found() {
+    // Firmware has it on bus 1, where it need not stay.
+    let function_node = |name: &str, phandle, high| {
+        Node::new(name).cells("phandle", &[phandle]).cells("reg", &[high, 0, 0, 0, 0])
+    };
+    let bridge = function_node("pcie@2,0", 9, 0x1000)
+        .cells("#address-cells", &[3])
+        .cells("#size-cells", &[2])
+        .flag("ranges")
+        .child(function_node("gpu@0,1", 10, 0x1_0100));
+    // Behind it is a bus that is not PCI's.
+    let phy = Node::new("phy@1").cells("phandle", &[11]).cells("reg", &[1]);
+    let bus = function_node("nic@3,0", 12, 0x1800).cells("#address-cells", &[1]).cells("#size-cells", &[0]);
+    let mut tree = machine();
+    *tree.at("pcie@10000000") = tree.at("pcie@10000000").clone().child(bridge).child(bus.child(phy));
+    let addresses = trees::cells(&[10, 0, 0, 0x4800_0000, 0, 0x10_0000]);
+    let mut machine =
+        read(tree.with("reserved-memory/framebuffer@48000000", "iommu-addresses", Some(&addresses)));
+    let path = vec![(2, 0), (0, 1)];
+    let device = |machine: &Machine| machine.reserved_memory[0].addresses[0].device.clone();
+    assert_eq!(device(&machine), DeviceRef::PciBehind { host: 0, path: path.clone() });
+    let found = |bus, path| {
+        let at = function(bus, 0, 1);
+        FoundFunction { at, requester_ids: vec![at], path, class: (3, 0) }
+    };
+    machine.place_functions(0, &[found(1, vec![(1, 0), (0, 1)]), found(3, path)]);
+    assert_eq!(device(&machine), Machine::pci_function(0, function(3, 0, 1)));
+    assert_eq!(
+        machine.reserved_for(&Machine::pci_function(0, function(3, 0, 1))).count(),
+        2,
+        "and its host bridge's"
+    );
+    assert_eq!(machine.reserved_for(&Machine::pci_function(0, function(1, 0, 1))).count(), 1);
 }
 
 #[test]
