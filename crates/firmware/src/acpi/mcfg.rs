@@ -8,6 +8,7 @@
 //! - A length that does not hold whole windows is an error, and there is no table ([`McfgError`]).
 //! - A window that says what cannot be is listed by [`Mcfg::faults`]. No function has its configuration space there.
 //! - A bus that two windows have is had by neither ([`McfgFault::Overlap`]): to guess would be to write into another function's registers.
+//! - Two windows that lie in the same memory are none ([`McfgFault::SharedMemory`]): one function would have two names, and two owners.
 //!
 //! Spec: PCI Firmware 3.3, 4.1.2 "MCFG Table Description"; PCIe 6.0, 7.2.2 "PCI Express Enhanced Configuration Access Mechanism (ECAM)".
 //! Not here: reading configuration space (`pci`).
@@ -73,6 +74,8 @@ pub enum McfgFault {
     Base(Pa),
     /// Another window has some of the same buses.
     Overlap,
+    /// Another window has some of the same memory.
+    SharedMemory(PaRange),
 }
 
 impl<'a> Mcfg<'a> {
@@ -115,18 +118,24 @@ impl<'a> Mcfg<'a> {
             let fault = match window.range() {
                 Err(fault) => fault,
                 Ok(_) if before().any(|other| other.shares_bus(&window)) => McfgFault::Overlap,
+                Ok(range) if before().any(|other| other.shares_memory(range)) => {
+                    McfgFault::SharedMemory(range)
+                }
                 Ok(_) => return None,
             };
             Some(McfgError { offset: window.offset, fault })
         })
     }
 
-    /// Where the configuration space of a function is. None if no window has its bus, or two have, or one does that cannot be.
+    /// Where the configuration space of a function is. None if no window has its bus, or two have, or one does that cannot be, or that another one lies in.
     pub fn config(self, segment: u16, function: Bdf) -> Option<PaRange> {
         let mut claimants =
             self.windows().filter(|window| window.segment == segment && window.has_bus(function.bus()));
         let (window, None) = (claimants.next()?, claimants.next()) else { return None };
-        window.range().ok()?;
+        let range = window.range().ok()?;
+        if self.windows().any(|other| other.offset != window.offset && other.shares_memory(range)) {
+            return None;
+        }
         let offset = u64::from(function.requester_id()) * FUNCTION_BYTES;
         PaRange::new(Pa::new(window.base.get().checked_add(offset)?), FUNCTION_BYTES)
     }
@@ -156,6 +165,10 @@ impl EcamWindow {
         (first..=last).contains(&bus)
     }
 
+    fn shares_memory(&self, range: PaRange) -> bool {
+        self.range().is_ok_and(|own| own.overlaps(range))
+    }
+
     fn shares_bus(&self, other: &Self) -> bool {
         self.segment == other.segment && (self.has_bus(other.first_bus) || other.has_bus(self.first_bus))
     }
@@ -177,6 +190,7 @@ impl fmt::Display for McfgFault {
             Self::Buses(first, last) => write!(f, "buses {first:#04x} to {last:#04x} are none"),
             Self::Base(base) => write!(f, "configuration space cannot lie at {base}"),
             Self::Overlap => f.write_str("buses that another window has, too"),
+            Self::SharedMemory(range) => write!(f, "another window lies in {range}"),
         }
     }
 }

@@ -88,6 +88,22 @@ fn a_bus_that_two_windows_have_is_had_by_neither() {
     assert_eq!(faults(&[VIRT, (0x50_1000_0000, 1, 0, 255)]), [], "another segment");
 }
 
+#[test]
+fn windows_in_the_same_memory_are_none() {
+    // Bus 0x10 of segment 1 is where bus 0x0f of segment 0 is.
+    let both = [(0x40_1000_0000, 0, 0, 0x0f), (0x40_0ff0_0000, 1, 0x10, 0x20), (0x50_1000_0000, 2, 0, 1)];
+    let second = PaRange::new(Pa::new(0x40_10f0_0000), 0x110_0000).unwrap();
+    assert_eq!(faults(&both), [(60, McfgFault::SharedMemory(second))]);
+    let bytes = table(&both);
+    let mcfg = Mcfg::read(&bytes).unwrap();
+    for (segment, bus) in [(0, 0), (0, 0x0f), (1, 0x10), (1, 0x20)] {
+        assert_eq!(mcfg.config(segment, function(bus, 0, 0)), None, "{segment}:{bus:x}");
+    }
+    assert_eq!(mcfg.config(2, function(0, 0, 0)), page(0x50_1000_0000));
+    // Side by side they are two.
+    assert_eq!(faults(&[(0x40_1000_0000, 0, 0, 0x0f), (0x40_1000_0000, 1, 0x10, 0x20)]), []);
+}
+
 /// Every bit turned and every end cut off: read or refused, and what is read can be asked.
 #[test]
 fn no_byte_makes_it_panic() {
