@@ -153,8 +153,14 @@ pub(super) fn bring_up(
             GroupBuilder { system, index, mode, topology: &found.topology, groups: Vec::new(), next_id };
         let ids = found.topology.distinct_ids(&members);
         builder.join(&members, &ids)?;
+        let unit_of = |function| builder.covering(function, &[]).ok().map(|(unit, _)| unit.index);
+        let split = is_split(&found.topology, &members, unit_of);
         for (&function, ids) in members.iter().zip(&ids) {
-            standings[function] = Some(builder.place(function, ids)?);
+            let is_bridge = found.topology.functions[function].bridge().is_some();
+            standings[function] = Some(match split && !is_bridge {
+                true => Standing::Uncovered("it cannot be kept apart from a device behind another IOMMU"),
+                false => builder.place(function, ids)?,
+            });
         }
         next_id = builder.next_id;
         let groups = builder.groups;
@@ -200,7 +206,15 @@ pub(super) fn let_go(units: &[Unit], host: HostBridge) -> Result<(), RunError> {
     result
 }
 
-/// Makes the groups of functions that must be together: one for each IOMMU among them.
+/// Whether there are devices behind different IOMMUs among functions that must be together. One group cannot have them all, and who had one would reach what is
+/// another's. Bridges, which do no DMA of their own, do not count.
+fn is_split(topology: &Topology, members: &[usize], unit_of: impl Fn(usize) -> Option<usize>) -> bool {
+    let devices = members.iter().filter(|&&member| topology.functions[member].bridge().is_none());
+    let mut units = devices.filter_map(|&member| unit_of(member));
+    units.next().is_some_and(|first| units.any(|other| other != first))
+}
+
+/// Makes the groups of functions that must be together: one for the devices, and one for each other IOMMU that bridges among them are behind.
 struct GroupBuilder<'a> {
     system: &'a System,
     index: usize,
@@ -346,4 +360,43 @@ pub(super) fn reserved(firmware: &Machine, device: &DeviceRef) -> Vec<ReservedRe
             source,
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use portcullis::pci::{Bridge, Capabilities, Function, IoWidth, Kind, PrefetchableWidth};
+    use portcullis::spec::pcie::header::ClassRevision;
+
+    use super::*;
+
+    fn function(device: u8, kind: Kind) -> Function {
+        Function {
+            at: Bdf::new(0, device, 0).unwrap(),
+            above: None,
+            vendor: 0x1b36,
+            device: 0x10,
+            class: ClassRevision::from_bits(0),
+            kind,
+            port: None,
+            capabilities: Capabilities::default(),
+            bars: Vec::new(),
+            acs: None,
+            aliases: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn devices_that_must_be_together_and_are_behind_two_iommus_are_nobodys_and_bridges_do_not_count() {
+        let (prefetchable, io) = (PrefetchableWidth::None, IoWidth::None);
+        let bridge = Kind::Bridge(Bridge { secondary: None, subordinate: 0, prefetchable, io });
+        let kinds = [bridge, Kind::Endpoint, Kind::Endpoint, Kind::Endpoint];
+        let functions = (1..).zip(kinds).map(|(device, kind)| function(device, kind)).collect();
+        let topology = Topology { functions, ..Topology::default() };
+        let units = [Some(0), Some(1), Some(1), Some(0)];
+        let split = |members: &[usize]| is_split(&topology, members, |member| units[member]);
+        assert!(split(&[1, 3]) && split(&[0, 1, 2, 3]));
+        assert!(!split(&[0, 1, 2]) && !split(&[0, 3]) && !split(&[0]));
+        let only_first = |member| (member == 1).then_some(0);
+        assert!(!is_split(&topology, &[1, 2], only_first), "one that is not covered is not used");
+    }
 }
