@@ -149,8 +149,9 @@ pub(super) fn bring_up(
     let mut standings: Vec<Option<Standing>> = found.topology.functions.iter().map(|_| None).collect();
     let mut next_id = system.next_group_id();
     for members in found.topology.groups() {
+        let topology = &found.topology;
         let mut builder =
-            GroupBuilder { system, index, mode, topology: &found.topology, groups: Vec::new(), next_id };
+            GroupBuilder { system, index, mode, topology, members: &members, groups: Vec::new(), next_id };
         let ids = found.topology.distinct_ids(&members);
         builder.join(&members, &ids)?;
         let unit_of = |function| builder.covering(function, &[]).ok().map(|(unit, _)| unit.index);
@@ -214,12 +215,25 @@ fn is_split(topology: &Topology, members: &[usize], unit_of: impl Fn(usize) -> O
     units.next().is_some_and(|first| units.any(|other| other != first))
 }
 
+/// Whether messages of the function at `at` arrive under a name that nobody outside its group has.
+fn has_own_messages(
+    topology: &Topology,
+    members: &[usize],
+    at: Bdf,
+    target_of: impl Fn(Bdf) -> Option<MsiTarget>,
+) -> bool {
+    let own = target_of(at);
+    let others = (0..topology.functions.len()).filter(|other| !members.contains(other));
+    others.map(|other| topology.functions[other].at).all(|other| target_of(other) != own)
+}
+
 /// Makes the groups of functions that must be together: one for the devices, and one for each other IOMMU that bridges among them are behind.
 struct GroupBuilder<'a> {
     system: &'a System,
     index: usize,
     mode: FlushMode,
     topology: &'a Topology,
+    members: &'a [usize],
     groups: Vec<Arc<Group<LabPlatform>>>,
     next_id: u32,
 }
@@ -315,11 +329,12 @@ impl<'a> GroupBuilder<'a> {
         }
         let function = Machine::pci_function(self.index, at);
         info.firmware_regions = reserved(&self.system.firmware, &function);
-        // An ITS tells devices apart, and a PHB3 PEs, so that none can raise another's interrupts.
+        // An ITS tells devices apart, and a PHB3 PEs, so that none can raise another's interrupts, unless firmware gives both one name.
         let kind =
             |target: MsiTarget| Some(self.system.firmware.msi_controllers.get(target.controller)?.kind);
         let kind = host.msi_target(at).and_then(kind);
-        info.isolated_interrupts = matches!(kind, Some(MsiControllerKind::Its | MsiControllerKind::Phb3));
+        info.isolated_interrupts = matches!(kind, Some(MsiControllerKind::Its | MsiControllerKind::Phb3))
+            && has_own_messages(self.topology, self.members, at, |at| host.msi_target(at));
         info
     }
 }
@@ -398,5 +413,19 @@ mod tests {
         assert!(!split(&[0, 1, 2]) && !split(&[0, 3]) && !split(&[0]));
         let only_first = |member| (member == 1).then_some(0);
         assert!(!is_split(&topology, &[1, 2], only_first), "one that is not covered is not used");
+    }
+
+    #[test]
+    fn messages_of_functions_with_one_name_are_apart_only_from_those_of_others_than_these() {
+        let functions: Vec<Function> = (1..4).map(|device| function(device, Kind::Endpoint)).collect();
+        let at = [0, 1, 2].map(|member: usize| functions[member].at);
+        let topology = Topology { functions, ..Topology::default() };
+        // As an `msi-map-mask` can have it: the last two have one device id.
+        let target = |of: Bdf| {
+            Some(MsiTarget { controller: 0, device_id: Some(u32::from(of.requester_id()) & 0xfff0 | 1) })
+        };
+        let own = |members: &[usize], member: usize| has_own_messages(&topology, members, at[member], target);
+        assert_eq!(at.map(|at| target(at).unwrap().device_id.unwrap()), [1, 0x11, 0x11]);
+        assert!(own(&[0], 0) && own(&[1, 2], 1) && !own(&[1], 1) && !own(&[2], 2));
     }
 }
