@@ -296,7 +296,7 @@ impl Reader<'_> {
         }
         Ok(AcceleratorSpec {
             base: registers.first(),
-            smmu,
+            smmu: self.smmu_index(smmu),
             sources: [reads, writes],
             pasid_bits: device.pasid_bits,
             can_stall: device.can_stall,
@@ -326,5 +326,25 @@ impl Reader<'_> {
         let is_its = |kind| kind == MsiControllerKind::Its;
         let found = self.machine.msi_controllers.get(controller)?;
         is_its(found.kind).then(|| before.iter().filter(|controller| is_its(controller.kind)).count())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::{builtin, fdt};
+
+    #[test]
+    fn an_accelerator_is_behind_the_smmu_that_its_tree_says_also_where_one_of_another_version_comes_before() {
+        let mut spec = builtin::find("arm").unwrap();
+        let base = Pa::new(0x0907_0000);
+        spec.smmuv2s = vec![Smmuv2Spec { base, ..builtin::find("smmuv2").unwrap().smmuv2s[0].clone() }];
+        let mut machine = Machine::from_fdt(&fdt::emit(&spec).unwrap()).unwrap();
+        assert!(matches!(machine.iommus[..], [ref first, _] if first.kind == IommuKind::SmmuV3));
+        // As if the other one came first in the tree.
+        machine.iommus.reverse();
+        machine.devices.iter_mut().flat_map(|device| &mut device.streams).for_each(|one| one.iommu ^= 1);
+        let read = Reader { machine: &machine, name: "reversed".into() }.accelerators().unwrap();
+        assert_eq!(read.iter().map(|one| one.smmu).collect::<Vec<_>>(), [0]);
     }
 }
