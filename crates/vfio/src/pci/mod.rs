@@ -36,7 +36,7 @@ use core::fmt;
 
 use portcullis_core::device::Device;
 use portcullis_hal::{Platform, Registers};
-use portcullis_pci::{AddressServices, ConfigAccess, Function, MsixCapability, MsixFault};
+use portcullis_pci::{AddressServices, ConfigAccess, Function, Kind, MsixCapability, MsixFault};
 use portcullis_spec::pcie::capability::Id;
 use portcullis_spec::pcie::{COMPATIBLE_SPACE_BYTES, CONFIG_SPACE_BYTES, express};
 use portcullis_spec::vfio::pci::{
@@ -150,7 +150,7 @@ impl<P: Platform> fmt::Debug for PciDevice<P> {
 }
 
 impl<P: Platform> PciDevice<P> {
-    /// A function that no driver drives. Nothing is written to it until a user opens it.
+    /// A function that no driver drives. Nothing is written to it until a user opens it, which he cannot if it is a bridge, or nobody knows what it is.
     ///
     /// # Errors
     ///
@@ -206,6 +206,10 @@ impl<P: Platform> PciDevice<P> {
 impl<P: Platform> VfioDevice<P> for PciDevice<P> {
     fn open(&self) -> Result<(), Errno> {
         let mut state = self.state.take();
+        // What a bridge passes on is others', and of a header that is not known nobody knows what a write does.
+        if self.parts.function.kind != Kind::Endpoint {
+            return Err(Errno::Einval);
+        }
         if !self.answers() {
             return Err(Errno::Eio);
         }

@@ -6,7 +6,7 @@ use crate::support::{
 use std::sync::{Arc, Mutex};
 
 use portcullis_core::bus::Place;
-use portcullis_pci::Capabilities;
+use portcullis_pci::{Bridge, Capabilities, Function, IoWidth, Kind, PrefetchableWidth};
 use portcullis_types::{Pa, PaRange};
 use portcullis_vfio::pci::Mappings;
 use portcullis_vfio::{Errno, VfioDevice};
@@ -581,6 +581,20 @@ fn a_function_without_room_for_its_registers_is_not_opened() {
     (function.bars, function.capabilities) = (Vec::new(), Capabilities::default());
     world.function(&world.devices[0], function).open().unwrap();
     assert_eq!(world.disk.config(4) & 2, 0);
+}
+
+#[test]
+fn what_is_no_endpoint_is_not_opened() {
+    let world = world();
+    let (prefetchable, io) = (PrefetchableWidth::None, IoWidth::None);
+    let bridge = Bridge { secondary: Some(1), subordinate: 1, prefetchable, io };
+    for kind in [Kind::Bridge(bridge), Kind::Unknown] {
+        let function = Function { kind, ..world.disk.enumerated().0 };
+        // Requests from below it pass.
+        world.disk.set_config(4, 0x0010_0406);
+        assert_eq!(world.function(&world.devices[0], function).open(), Err(Errno::Einval));
+        assert_eq!(world.disk.config(4), 0x0010_0406, "{kind:?}");
+    }
 }
 
 #[test]
