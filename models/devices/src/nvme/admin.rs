@@ -89,15 +89,17 @@ impl Nvme {
         Ok(Reply::Done(0))
     }
 
-    /// SQID in bits 15:0, CID in 31:16 of CDW10. The result is 0 if the command was aborted, 1 if it could not be.
+    /// SQID in bits 15:0, CID in 31:16 of CDW10. The result is 0 if the command was aborted, 1 if it could not be: so if there is no room to say that it
+    /// was, besides the answer to this one where that goes to the same queue.
     /// Spec: NVMe 1.4, 5.1 "Abort command".
     fn abort(&self, command: &Command) -> Reply {
         let (sq, id) = (command.cdw(10) as u16, (command.cdw(10) >> 16) as u16);
         let mut state = self.state();
-        let held = sq == 0 && state.events.drop_held(id);
+        let has_room = state.room(sq) > u32::from(sq == 0);
+        let held = sq == 0 && has_room && state.events.drop_held(id);
         let found = state.in_flight.iter().position(|under| under.sq == sq && under.command.id() == id);
         let under = match found {
-            Some(at) if state.has_room(sq) => Some(state.in_flight.remove(at)),
+            Some(at) if has_room => Some(state.in_flight.remove(at)),
             _ => None,
         };
         drop(state);

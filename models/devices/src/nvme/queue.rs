@@ -26,6 +26,11 @@ impl SubmissionQueue {
         self.head == self.tail
     }
 
+    /// How many commands there is room for: one entry stays free.
+    pub(crate) fn free(&self) -> u32 {
+        self.entries - 1 - (self.tail + self.entries - self.head) % self.entries
+    }
+
     /// Where the next command lies.
     pub(crate) fn next(&self) -> Iova {
         Iova::new(self.base.wrapping_add(SQE_BYTES as u64 * u64::from(self.head)))
@@ -58,6 +63,11 @@ impl CompletionQueue {
 
     pub(crate) fn is_full(&self) -> bool {
         (self.tail + 1) % self.entries == self.head
+    }
+
+    /// How many entries can be posted.
+    pub(crate) fn free(&self) -> u32 {
+        self.entries - 1 - self.occupied()
     }
 
     /// How many entries the driver has not said it consumed.

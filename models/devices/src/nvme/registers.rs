@@ -129,6 +129,10 @@ impl State {
         if value >= queue.entries || value == queue.tail {
             return Err(INVALID_DOORBELL_VALUE);
         }
+        let added = (value + queue.entries - queue.tail) % queue.entries;
+        if added > queue.free() {
+            return Err(INVALID_DOORBELL_VALUE);
+        }
         queue.tail = value;
         Ok(())
     }
@@ -259,5 +263,28 @@ mod tests {
         assert_eq!(info(0x1010, 1), wrong_queue);
         assert_eq!(info(0x1018, 1), wrong_queue);
         assert_eq!(info(0x1ff8, 1), wrong_queue);
+    }
+
+    #[test]
+    fn a_tail_goes_round_no_further_than_to_the_entry_before_the_head() {
+        let mut state = enabled();
+        state.write_register(0x1000, Width::Bits32, 2);
+        state.write_register(0x1000, Width::Bits32, 1);
+        assert_eq!((state.sqs[0].as_ref().unwrap().tail, state.events.queued()), (2, Some(0x0001_0100)));
+        let mut state = enabled();
+        state.write_register(0x1000, Width::Bits32, 2);
+        (0..2).for_each(|_| state.sq(0).unwrap().advance());
+        state.write_register(0x1000, Width::Bits32, 1);
+        assert_eq!((state.sqs[0].as_ref().unwrap().tail, state.events.queued()), (1, None));
+    }
+
+    #[test]
+    fn a_reset_is_the_end_of_the_shutdown_before_it() {
+        let mut state = enabled();
+        state.write_register(0x14, Width::Bits32, 0x0046_4001);
+        state.csts |= CSTS_SHUTDOWN_DONE;
+        state.write_register(0x14, Width::Bits32, 0x0046_4000);
+        state.reset();
+        assert_eq!((state.cc & CC_SHUTDOWN, state.csts), (0, 0));
     }
 }

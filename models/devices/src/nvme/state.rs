@@ -7,7 +7,7 @@ use super::events::Events;
 use super::features::Features;
 use super::log::Logs;
 use super::queue::{CompletionQueue, InFlight, SubmissionQueue};
-use super::registers::{CC_ENABLE, CSTS_FATAL, CSTS_READY, CSTS_SHUTDOWN_DONE};
+use super::registers::{CC_ENABLE, CC_SHUTDOWN, CSTS_FATAL, CSTS_READY, CSTS_SHUTDOWN_DONE};
 
 /// What does not change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,11 +78,11 @@ impl State {
         4096 << (self.cc >> 7 & 0xf)
     }
 
-    /// A controller reset. What software configured of the admin queues stays.
+    /// A controller reset. What software configured of the admin queues stays, and no shutdown of before goes on.
     /// Spec: NVMe 1.4, 7.3.2 "Controller Level Reset".
     pub(crate) fn reset(&mut self) {
         let (generation, cc, logs) =
-            (self.generation.wrapping_add(1), self.cc, core::mem::take(&mut self.logs));
+            (self.generation.wrapping_add(1), self.cc & !CC_SHUTDOWN, core::mem::take(&mut self.logs));
         let kept = Self { aqa: self.aqa, asq: self.asq, acq: self.acq, cc, logs, ..Self::new(self.limits) };
         *self = Self { generation, ..kept };
     }
@@ -125,7 +125,12 @@ impl State {
 
     /// Whether a completion for the commands of `sq` can be posted now.
     pub(crate) fn has_room(&mut self, sq: u16) -> bool {
-        let Some(cq) = self.sq(sq).map(|sq| sq.cq) else { return false };
-        self.cq(cq).is_some_and(|cq| !cq.is_full())
+        self.room(sq) > 0
+    }
+
+    /// How many completions for the commands of `sq` can be posted now.
+    pub(crate) fn room(&mut self, sq: u16) -> u32 {
+        let Some(cq) = self.sq(sq).map(|sq| sq.cq) else { return 0 };
+        self.cq(cq).map_or(0, |cq| cq.free())
     }
 }

@@ -292,6 +292,33 @@ fn an_abort_reaches_held_commands_and_says_when_it_does_not() {
 }
 
 #[test]
+fn an_abort_that_cannot_be_told_beside_its_own_answer_aborts_nothing() {
+    let disk = enabled();
+    let held = disk.put(0, Sqe::new(0x0c, 0));
+    disk.ring(0);
+    disk.settle();
+    // All but one entry of the completion queue.
+    (0..ENTRIES - 2).for_each(|_| _ = disk.put(0, identify(1, 0)));
+    disk.ring(0);
+    disk.settle();
+    let abort = || {
+        let id = disk.put(0, Sqe::new(0x08, 0).dw(10, u32::from(held) << 16));
+        disk.ring(0);
+        disk.settle();
+        id
+    };
+    let first = abort();
+    let done: Vec<_> = (0..ENTRIES - 1).map(|_| disk.take(0).expect("a completion")).collect();
+    let last = done.last().unwrap();
+    assert_eq!((last.id, last.status, last.result), (first, 0, 1));
+    disk.settle();
+    assert_eq!(disk.take(0), None);
+    let second = abort();
+    let done = [disk.take(0), disk.take(0)].map(|cqe| cqe.map(|cqe| (cqe.id, cqe.status, cqe.result)));
+    assert_eq!(done, [Some((held, 0x0007, 0)), Some((second, 0, 0))]);
+}
+
+#[test]
 fn an_id_that_is_in_use_is_a_conflict() {
     let disk = enabled();
     disk.put_as(0, Sqe::new(0x0c, 0), 0x99);
