@@ -25,12 +25,13 @@ mod queue_commands;
 mod registers;
 mod state;
 mod status;
+mod strict;
 mod transfer;
 
 use core::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use model_bus::{Clocked, Traffic, Unpredictable, Width};
+use model_bus::{Clocked, Notes, Traffic, Unpredictable, Width};
 use portcullis_types::trace::Sink;
 
 use self::engine::Turn;
@@ -43,6 +44,7 @@ use crate::pcie::{
 };
 
 pub use medium::{FileMedium, Medium, MediumError, MemoryMedium};
+pub use strict::clause;
 
 /// What a controller is like.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +108,7 @@ pub struct Nvme {
     disk: Disk,
     state: Mutex<State>,
     turn: Mutex<Turn>,
+    notes: Mutex<Notes>,
     sink: Arc<dyn Sink>,
 }
 
@@ -147,6 +150,7 @@ impl Nvme {
             disk: Disk::new(medium, options.block_lg2),
             state: Mutex::new(State::new(limits)),
             turn: Mutex::new(Turn::new(options.seed)),
+            notes: Mutex::new(Notes::new("model.nvme", sink.clone())),
             config,
             express,
             bar: [bar],
@@ -161,9 +165,13 @@ impl Nvme {
         self.requester.traffic()
     }
 
-    /// What software did with its interrupts that the book of PCIe forbids, since the last call.
+    /// What software did with its registers that the book of NVMe forbids, and with its interrupts that that of PCIe does, since the last call.
     pub fn take_unpredictable(&self) -> Vec<Unpredictable> {
-        self.messages.take_unpredictable()
+        [self.notes().take(), self.messages.take_unpredictable()].concat()
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many interrupts did not arrive.
@@ -240,7 +248,13 @@ impl Function for Nvme {
         match self.message_register(offset) {
             Some(MessageRegister::Table(at)) => self.messages.write_table(at, width, value),
             Some(MessageRegister::Pending(_)) => (),
-            None => self.state().write_register(offset, width, value),
+            None => {
+                let mut state = self.state();
+                state.write_register(offset, width, value);
+                let misuse = core::mem::take(&mut state.misuse);
+                drop(state);
+                misuse.into_iter().for_each(|(clause, detail)| self.notes().record(clause, detail));
+            }
         }
     }
 
@@ -249,11 +263,11 @@ impl Function for Nvme {
     }
 
     fn config_written(&self, offset: usize) {
-        let Some(control) = self.express.map(|at| at + DEVICE_CONTROL) else { return };
-        let resets = offset & !3 == control && self.config.read16(control) & INITIATE_RESET != 0;
-        if resets {
+        let control = self.express.map(|at| at + DEVICE_CONTROL).filter(|&control| offset & !3 == control);
+        if control.is_some_and(|control| self.config.read16(control) & INITIATE_RESET != 0) {
             self.reset();
         }
+        self.messages.config_written();
     }
 
     fn reset(&self) {

@@ -6,6 +6,7 @@ use model_bus::Width;
 
 use super::events::{INVALID_DOORBELL_VALUE, INVALID_DOORBELL_WRITE};
 use super::state::State;
+use super::strict::clause;
 
 const CAP: u64 = 0x00;
 const VS: u64 = 0x08;
@@ -23,6 +24,8 @@ pub(crate) const CC_ENABLE: u32 = 1;
 /// CC.SHN, bits 15:14: not 0 if software wants a shutdown.
 pub(crate) const CC_SHUTDOWN: u32 = 3 << 14;
 const CC_WRITABLE: u32 = 0x00ff_fff1;
+/// CC.CSS, MPS and AMS, bits 13:4: what may change only while the controller is disabled.
+const CC_WHILE_DISABLED: u32 = 0x3ff0;
 pub(crate) const CSTS_READY: u32 = 1;
 pub(crate) const CSTS_FATAL: u32 = 1 << 1;
 /// CSTS.SHST 10b: shutdown processing is complete.
@@ -90,6 +93,7 @@ impl State {
     fn write_dword(&mut self, offset: u64, value: u32) {
         let low = |old: u64| old & !0xffff_ffff | u64::from(value & !0xfff);
         let high = |old: u64| old & 0xffff_ffff | u64::from(value) << 32;
+        let admin_queue = (self.aqa, self.asq, self.acq);
         match offset {
             INTMS => self.interrupt_mask |= value,
             INTMC => self.interrupt_mask &= !value,
@@ -102,11 +106,39 @@ impl State {
             DOORBELLS.. => self.write_doorbell(offset - DOORBELLS, value),
             _ => (),
         }
+        self.admin_queue_written(admin_queue);
     }
 
     fn write_configuration(&mut self, value: u32) {
-        self.reset_due |= self.cc & CC_ENABLE != 0 && value & CC_ENABLE == 0;
+        let (was, is) = (self.cc & CC_ENABLE != 0, value & CC_ENABLE != 0);
+        let ready = self.csts & CSTS_READY != 0;
+        match (was, is) {
+            (false, true) if ready => self.misuse(clause::ENABLED_WHILE_READY, value),
+            // A controller that is broken comes back by a reset alone.
+            (true, false) if !ready && self.csts & CSTS_FATAL == 0 => {
+                self.misuse(clause::DISABLED_BEFORE_READY, value);
+            }
+            (true, true) if (self.cc ^ value) & CC_WHILE_DISABLED != 0 => {
+                self.misuse(clause::LIVE_CONFIGURATION, value);
+            }
+            _ => (),
+        }
+        self.reset_due |= was && !is;
         self.cc = value;
+        if is && !was && (self.asq | self.acq) & (self.page_bytes() as u64 - 1) != 0 {
+            self.misuse(clause::ADMIN_QUEUE_OFF_ITS_PAGE, value);
+        }
+    }
+
+    /// AQA, ASQ and ACQ, of which software has just written a part.
+    fn admin_queue_written(&mut self, before: (u32, u64, u64)) {
+        if self.cc & CC_ENABLE != 0 && before != (self.aqa, self.asq, self.acq) {
+            self.misuse(clause::LIVE_ADMIN_QUEUE, self.cc);
+        }
+    }
+
+    fn misuse(&mut self, clause: &'static str, cc: u32) {
+        self.misuse.push((clause, format!("CC {cc:#x}, CSTS {:#x}", self.csts)));
     }
 
     fn write_doorbell(&mut self, offset: u64, value: u32) {
@@ -276,6 +308,58 @@ mod tests {
         (0..2).for_each(|_| state.sq(0).unwrap().advance());
         state.write_register(0x1000, Width::Bits32, 1);
         assert_eq!((state.sqs[0].as_ref().unwrap().tail, state.events.queued()), (1, None));
+    }
+
+    #[test]
+    fn what_may_change_only_while_the_controller_is_disabled_is_noted() {
+        let misuse = |writes: &[(u64, u64)]| {
+            let mut state = enabled();
+            writes.iter().for_each(|&(at, value)| state.write_register(at, Width::Bits32, value));
+            state.misuse.iter().map(|(clause, _)| *clause).collect::<Vec<_>>()
+        };
+        // What is there; entry sizes; a shutdown; a reset by a zero.
+        assert_eq!(
+            misuse(&[(0x24, 0x0007_0003), (0x14, 0x0000_0001), (0x14, 0x0046_4001), (0x14, 0)]),
+            [""; 0]
+        );
+        for field in [0x0046_0011, 0x0046_0081, 0x0046_0801] {
+            assert_eq!(misuse(&[(0x14, field)]), [clause::LIVE_CONFIGURATION], "{field:#x}");
+        }
+        for (at, value) in [(0x24, 0x0007_0007), (0x28, 0), (0x2c, 1), (0x30, 0), (0x34, 0)] {
+            assert_eq!(misuse(&[(at, value)]), [clause::LIVE_ADMIN_QUEUE], "{at:#x}");
+        }
+    }
+
+    #[test]
+    fn enabling_and_disabling_wait_for_one_another() {
+        let misuse = |mut state: State, values: &[u64]| {
+            values.iter().for_each(|&value| state.write_register(0x14, Width::Bits32, value));
+            state.misuse.iter().map(|(clause, _)| *clause).collect::<Vec<_>>()
+        };
+        assert_eq!(misuse(enabled(), &[0x0046_0000]), [""; 0]);
+        assert_eq!(misuse(enabled(), &[0x0046_0000, 0x0046_0001]), [clause::ENABLED_WHILE_READY]);
+        assert_eq!(misuse(state(), &[0x0046_0001, 0x0046_0000]), [clause::DISABLED_BEFORE_READY]);
+        // Nothing else brings a controller back that could not be enabled.
+        let mut broken = state();
+        broken.write_register(0x14, Width::Bits32, 0x0046_0001);
+        assert!(!broken.enable());
+        assert_eq!(misuse(broken, &[0x0046_0000]), [""; 0]);
+    }
+
+    #[test]
+    fn admin_queues_begin_with_a_page_of_the_size_that_is_configured() {
+        let misuse = |asq, acq, cc| {
+            let mut state = state();
+            state.write_register(0x24, Width::Bits32, 0x0007_0003);
+            state.write_register(0x28, Width::Bits64, asq);
+            state.write_register(0x30, Width::Bits64, acq);
+            state.write_register(0x14, Width::Bits32, cc);
+            state.misuse.iter().map(|(clause, _)| *clause).collect::<Vec<_>>()
+        };
+        assert_eq!(misuse(0x1_1000, 0x2_2000, 0x0046_0001), [""; 0]);
+        assert_eq!(misuse(0x1_0000, 0x2_0000, 0x0046_0201), [""; 0]);
+        assert_eq!(misuse(0x1_1000, 0x2_0000, 0x0046_0201), [clause::ADMIN_QUEUE_OFF_ITS_PAGE]);
+        assert_eq!(misuse(0x1_0000, 0x2_2000, 0x0046_0201), [clause::ADMIN_QUEUE_OFF_ITS_PAGE]);
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub(crate) struct State {
     pub(crate) events: Events,
     pub(crate) features: Features,
     pub(crate) logs: Logs,
+    /// What software has just done against the book, and nobody has noted yet: the clause, and what it was.
+    pub(crate) misuse: Vec<(&'static str, String)>,
 }
 
 impl State {
@@ -65,6 +67,7 @@ impl State {
             events: Events::default(),
             features: Features::new(limits),
             logs: Logs::default(),
+            misuse: Vec::new(),
         }
     }
 

@@ -61,6 +61,8 @@ struct State {
     table: Vec<[u32; 4]>,
     pending: Vec<bool>,
     lost: u64,
+    /// MSI and MSI-X were both enabled when last looked at.
+    both: bool,
 }
 
 /// What became of an interrupt.
@@ -121,6 +123,7 @@ impl Messages {
                 table: vec![[0; 4]; usize::from(layout.vectors)],
                 pending: vec![false; usize::from(layout.vectors)],
                 lost: 0,
+                both: false,
             }),
             strict: Strict::new(sink),
         };
@@ -137,6 +140,16 @@ impl Messages {
         let mut state = self.state();
         state.table.fill([0, 0, 0, ENTRY_MASKED]);
         state.pending.fill(false);
+        state.both = false;
+    }
+
+    /// Looks at what software has just written.
+    pub fn config_written(&self) {
+        let both = self.msix_enabled() && self.places.msi.is_some_and(|at| self.msi_enabled(at));
+        let before = core::mem::replace(&mut self.state().both, both);
+        if both && !before {
+            self.strict.record(clause::BOTH_MESSAGES, format!("MSI-X control {:#x}", self.control()));
+        }
     }
 
     /// Everything software did against the book since the last call.
@@ -164,13 +177,18 @@ impl Messages {
         self.control() & MSIX_ENABLE != 0
     }
 
+    /// Whether software has chosen MSI, whose capability lies at `at`.
+    fn msi_enabled(&self, at: usize) -> bool {
+        self.config.read16(at + 2) & MSI_ENABLE != 0
+    }
+
     /// Interrupts, by `vector`. A vector that there is not is the first one.
     pub fn raise(&self, vector: u16, requester: &Requester) -> Raised {
         if self.msix_enabled() {
             return self.raise_msix(usize::from(vector), requester);
         }
         match self.places.msi {
-            Some(at) if self.config.read16(at + 2) & MSI_ENABLE != 0 => self.raise_msi(at, vector, requester),
+            Some(at) if self.msi_enabled(at) => self.raise_msi(at, vector, requester),
             _ => Raised::Disabled,
         }
     }
@@ -245,8 +263,15 @@ impl Messages {
         match width {
             Width::Bits64 => dword(offset) | dword(offset + 4) << 32,
             Width::Bits32 => dword(offset),
-            _ => 0,
+            Width::Bits16 | Width::Bits8 => {
+                self.in_parts("read", offset);
+                0
+            }
         }
+    }
+
+    fn in_parts(&self, what: &str, offset: u64) {
+        self.strict.record(clause::VECTOR_IN_PARTS, format!("{what} at {offset:#x} in the table"));
     }
 
     /// Software writes the table, `offset` bytes into it. Only accesses of 32 and 64 bits are defined; others do nothing.
@@ -268,7 +293,7 @@ impl Messages {
                 store(offset + 4, (value >> 32) as u32);
             }
             Width::Bits32 => store(offset, value as u32),
-            _ => (),
+            Width::Bits16 | Width::Bits8 => self.in_parts("write", offset),
         }
     }
 

@@ -29,6 +29,11 @@ pub mod clause {
     /// Where an interrupt goes, or what it says, changed while it may be sent.
     pub const LIVE_VECTOR: &str =
         "PCIe 6.0, 6.1.4.2 \"MSI-X Configuration\": address or data of an entry changed while it is unmasked";
+    /// Both ways to interrupt by message enabled.
+    pub const BOTH_MESSAGES: &str =
+        "PCIe 6.0, 6.1.4 \"Message Signaled Interrupt (MSI/MSI-X) Support\": MSI and MSI-X enabled at once";
+    /// A part of a register of MSI-X accessed.
+    pub const VECTOR_IN_PARTS: &str = "PCIe 6.0, 7.7.2 \"MSI-X Capability and Table Structure\": an access that is no aligned DWORD or QWORD";
     /// PASIDs switched while ATS is on.
     pub const PASIDS_CHANGED: &str =
         "PCIe 6.0, 7.8.9.3 \"PASID Control Register\": changed while ATS is enabled";

@@ -87,6 +87,40 @@ fn a_vector_is_changed_while_it_is_masked() {
 }
 
 #[test]
+fn msi_and_msi_x_are_not_enabled_at_once() {
+    let disk = enabled();
+    let (msix, msi) = (disk.capability(0x11) + 2, disk.capability(0x05) + 2);
+    let clauses = || disk.nvme.take_unpredictable().iter().map(|one| one.clause).collect::<Vec<_>>();
+    disk.rig.write_config(DISK, msix, Width::Bits16, 0);
+    disk.rig.write_config(DISK, msi, Width::Bits16, 1);
+    assert_eq!(clauses(), [""; 0]);
+    disk.rig.write_config(DISK, msix, Width::Bits16, 0x8000);
+    disk.rig.write_config(DISK, msix, Width::Bits16, 0xc000);
+    assert_eq!(clauses(), [clause::BOTH_MESSAGES], "said once");
+    disk.rig.write_config(DISK, msi, Width::Bits16, 0);
+    disk.rig.write_config(DISK, msi, Width::Bits16, 1);
+    assert_eq!(clauses(), [clause::BOTH_MESSAGES], "and again");
+}
+
+#[test]
+fn a_table_of_vectors_is_accessed_by_whole_words() {
+    let disk = enabled();
+    let at = portcullis_types::Pa::new(TABLE + 0x18);
+    let clauses = || disk.nvme.take_unpredictable().iter().map(|one| one.clause).collect::<Vec<_>>();
+    for width in [Width::Bits32, Width::Bits64] {
+        let value = disk.rig.bus.read_register(at, width).unwrap();
+        disk.rig.bus.write_register(at, width, value).unwrap();
+    }
+    assert_eq!(clauses(), [""; 0]);
+    for width in [Width::Bits8, Width::Bits16] {
+        assert_eq!(disk.rig.bus.read_register(at, width), Ok(0));
+        disk.rig.bus.write_register(at, width, 7).unwrap();
+        assert_eq!(clauses(), [clause::VECTOR_IN_PARTS; 2]);
+    }
+    assert_eq!(disk.rig.read32(TABLE + 0x18), 1, "nothing was written");
+}
+
+#[test]
 fn the_function_mask_holds_every_vector() {
     let disk = enabled();
     let control = disk.capability(0x11) + 2;

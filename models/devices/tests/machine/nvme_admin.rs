@@ -3,6 +3,7 @@
 use crate::rig::{ACQ, ASQ, BAR, CQ, Cqe, DATA, DISK, DiskRig, ENTRIES, Sqe};
 
 use model_bus::Width;
+use model_devices::nvme::clause;
 
 /// Identify, to `DATA`.
 fn identify(cns: u32, nsid: u32) -> Sqe {
@@ -316,6 +317,16 @@ fn an_abort_that_cannot_be_told_beside_its_own_answer_aborts_nothing() {
     let second = abort();
     let done = [disk.take(0), disk.take(0)].map(|cqe| cqe.map(|cqe| (cqe.id, cqe.status, cqe.result)));
     assert_eq!(done, [Some((held, 0x0007, 0)), Some((second, 0, 0))]);
+}
+
+#[test]
+fn what_is_done_to_registers_against_the_book_is_said() {
+    let disk = enabled();
+    let clauses = || disk.nvme.take_unpredictable().iter().map(|one| one.clause).collect::<Vec<_>>();
+    assert_eq!(clauses(), [""; 0]);
+    disk.rig.write32(BAR + 0x14, 0x0046_0081);
+    assert_eq!((clauses(), clauses()), (vec![clause::LIVE_CONFIGURATION], vec![]));
+    assert!(disk.rig.ear.heard("model.nvme unpredictable: clause=NVMe 1.4, 3.1.5"));
 }
 
 #[test]
