@@ -169,7 +169,9 @@ impl Cpus {
         Walker { fabric: &*self.bus, stage1, chance: &self.chance, tlbs, own, journal }
     }
 
-    /// The entry through which `va` may be accessed, by the TLB or a walk.
+    /// The entry through which `va` may be accessed, by the TLB or a walk. Walks that are switched off are those that a miss would make: what is held is used.
+    ///
+    /// Spec: Arm ARM, D24.2 "TCR_EL1, Translation Control Register (EL1)", EPD0.
     fn translate(
         &self,
         state: &mut State,
@@ -184,7 +186,6 @@ impl Cpus {
         } else {
             None
         };
-        let held = held.filter(|_| !stage1.walks_disabled);
         let entry = match held {
             Some(entry) if !(access == AccessKind::Write && entry.writable == Writable::WhenDirty) => entry,
             other => {

@@ -27,6 +27,15 @@ pub(crate) struct Walker<'a> {
     pub(crate) journal: &'a mut Journal,
 }
 
+/// A leaf, and how the walk came there.
+struct Found {
+    place: Pa,
+    level: i8,
+    leaf: Leaf,
+    /// What the tables on the way take away.
+    limits: Limits,
+}
+
 /// What the walk is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -63,7 +72,11 @@ impl Walker<'_> {
                 Descriptor::Leaf(leaf) => {
                     self.check_size(leaf.at, level)?;
                     match self.update(at, word, &leaf, table.limits, purpose) {
-                        Update::Done(leaf) => return Ok(self.remember(va, level, &leaf, table.limits)),
+                        Update::Done(leaf) => {
+                            let found = Found { place: at, level, leaf, limits: table.limits };
+                            let run = leaf.contiguous && self.run_agrees(va, &found, purpose);
+                            return Ok(self.remember(va, &found, run));
+                        }
                         Update::Changed => {}
                         Update::Refused(kind) => return Err((kind, level)),
                     }
@@ -151,8 +164,50 @@ impl Walker<'_> {
         cpu == self.own || root == self.stage1.root
     }
 
-    fn remember(&mut self, va: u64, level: i8, leaf: &Leaf, limits: Limits) -> Entry {
-        let whole_run = leaf.contiguous && self.chance.once_in(2);
+    /// Whether all descriptors of the contiguous run are there and say the same, so that it may be one entry. The access flag may differ, and the dirty
+    /// state where hardware keeps it. Only what somebody asked for is judged: software may be half way through making a run that nobody may use yet.
+    ///
+    /// It is not wrong that some are not valid: nobody can clear all at once.
+    ///
+    /// Spec: Arm ARM, D8.7.1 "The Contiguous bit"; D8.7.1.1 "Misprogramming the Contiguous bit".
+    fn run_agrees(&mut self, va: u64, found: &Found, purpose: Purpose) -> bool {
+        let &Found { place, level, ref leaf, .. } = found;
+        let lg2 = contiguous_lg2(self.stage1.granule, level);
+        let run_lg2 = leaf.size_lg2 + lg2;
+        let first = leaf.at.get() >> run_lg2 << run_lg2;
+        // A run larger than the table cannot be; one that ends beyond the output size has descriptors that are Address size faults.
+        let last = first | ((1 << run_lg2) - 1);
+        if run_lg2 > self.stage1.input_bits || last >> self.stage1.output_bits != 0 {
+            return false;
+        }
+        let says = |leaf: &Leaf| {
+            let written = self.stage1.set_dirty && leaf.dirty_tracked;
+            let read_only = leaf.read_only && !written;
+            let never_execute = leaf.user_never_execute;
+            (leaf.user, read_only, leaf.dirty_tracked, never_execute, leaf.not_global, leaf.memory_index)
+        };
+        let of_first = place.get() & !((8 << lg2) - 1);
+        let (mut sound, mut whole) = (true, true);
+        for index in 0..1 << lg2 {
+            let Some(word) = self.read(Pa::new(of_first + 8 * index)) else { return false };
+            match Descriptor::decode(word, level, self.stage1) {
+                Descriptor::Leaf(other) => {
+                    sound &= other.at.get() == first + (index << leaf.size_lg2) && says(&other) == says(leaf);
+                    whole &= other.contiguous;
+                }
+                Descriptor::Invalid | Descriptor::Table(_) => whole = false,
+            }
+        }
+        if !sound && purpose != Purpose::Speculation {
+            self.journal.note("descriptors of one contiguous run contradict one another", va);
+        }
+        sound && whole
+    }
+
+    /// `run`: the contiguous run that the leaf is part of may be one entry.
+    fn remember(&mut self, va: u64, found: &Found, run: bool) -> Entry {
+        let &Found { level, ref leaf, limits, .. } = found;
+        let whole_run = leaf.contiguous && self.chance.once_in(2) && run;
         let run_lg2 = if whole_run { contiguous_lg2(self.stage1.granule, level) } else { 0 };
         let size_lg2 = leaf.size_lg2 + run_lg2;
         let allows = self.permissions(leaf, limits);

@@ -1,6 +1,6 @@
 //! What TLBs keep, and until when.
 
-use model_cpu::{Context, Cpu, CpuFeatures, FaultKind, TlbPolicy, Tlbi};
+use model_cpu::{Context, Cpu, CpuFeatures, FaultKind, HardwareUpdate, TlbPolicy, Tlbi};
 use portcullis_types::{AccessKind, Pa};
 
 use crate::bench::{Bench, L2, L3, MAIR, TCR_4K};
@@ -105,6 +105,21 @@ fn changing_a_live_table_without_a_break_is_noted() {
 }
 
 #[test]
+fn what_is_held_is_used_while_walks_are_off_and_nothing_else_is() {
+    let bench = Bench::common();
+    bench.word(L3 + 8, PAGE_B);
+    bench.word_now(L3, PAGE_A);
+    assert_eq!(goes(&bench.cpu(0), 0), Ok(0x4020_0000));
+    let off = Context { ttbr0: 0x0007_0000_4010_0000, tcr: TCR_4K | 1 << 7, mair: MAIR };
+    bench.cpu(0).switch_to(Some(off));
+    let both = || [goes(&bench.cpu(0), 0), goes(&bench.cpu(0), 0x1000)];
+    assert_eq!(both(), [Ok(0x4020_0000), Err(FaultKind::Translation)]);
+    bench.cpu(0).tlbi(THIS_PAGE);
+    bench.cpu(0).barrier();
+    assert_eq!(both(), [Err(FaultKind::Translation); 2]);
+}
+
+#[test]
 fn a_restriction_without_an_invalidation_does_not_restrict() {
     let bench = Bench::common();
     bench.word_now(L3, PAGE_A);
@@ -131,6 +146,43 @@ fn a_contiguous_run_may_be_one_entry() {
     bench.cpu(0).tlbi(Tlbi::Range { asid: 7, first: 0, last: 0xffff, last_level_only: true });
     bench.cpu(0).barrier();
     assert_eq!((bench.cpu(0).tlb_len(), bench.cpus.unpredictable_count()), (0, 0));
+}
+
+/// Word `page` of a contiguous run over `PAGE_A` and the pages behind it.
+fn in_run(page: u64) -> u64 {
+    0x0070_0000_4020_0f43 + 0x1000 * page
+}
+
+#[test]
+fn a_contiguous_run_with_a_hole_is_no_entry_of_its_own() {
+    let bench = Bench::common();
+    (0..16).for_each(|page| bench.word(L3 + 8 * page, in_run(page)));
+    bench.word_now(L3 + 8 * 3, 0);
+    for page in (0..16).filter(|&page| page != 3) {
+        assert_eq!(goes(&bench.cpu(0), 0x1000 * page), Ok(0x4020_0000 + 0x1000 * page));
+        assert_eq!(goes(&bench.cpu(0), 0x3000), Err(FaultKind::Translation));
+    }
+    assert_eq!((bench.cpu(0).tlb_len(), bench.cpus.unpredictable_count()), (15, 0));
+}
+
+#[test]
+fn descriptors_of_a_contiguous_run_agree_but_for_what_hardware_sets() {
+    let noted = |other: u64| {
+        let features = CpuFeatures { hardware_update: HardwareUpdate::AccessAndDirty, ..CpuFeatures::COMMON };
+        let bench = Bench::with_tables(features, TlbPolicy::holding(1), 3 << 39);
+        (0..16).for_each(|page| bench.word(L3 + 8 * page, 1 << 51 | in_run(page)));
+        bench.word_now(L3 + 8 * 3, 1 << 51 | other);
+        assert_eq!(goes(&bench.cpu(0), 0x5000), Ok(0x4020_5000));
+        bench.cpus.unpredictable().iter().map(|one| one.clause).collect::<Vec<_>>()
+    };
+    // The same; not accessed; clean.
+    for other in [in_run(3), in_run(3) & !0x400, in_run(3) | 0x80] {
+        assert_eq!(noted(other), [""; 0], "{other:#x}");
+    }
+    // Another frame; nothing for users; other memory; global; executable.
+    for other in [in_run(4), in_run(3) & !0x40, in_run(3) | 4, in_run(3) & !0x800, in_run(3) & !(1 << 54)] {
+        assert_eq!(noted(other), ["descriptors of one contiguous run contradict one another"], "{other:#x}");
+    }
 }
 
 #[test]
