@@ -239,6 +239,11 @@ impl CpuMemory {
         self.coherent.invalidate(at, len_bytes)
     }
 
+    /// Whether the word at `at`, a multiple of 8, was stored to in a way that hardware which snoops cannot see yet.
+    pub fn is_pending(&self, at: Pa) -> bool {
+        self.buffer.as_ref().is_some_and(|buffer| buffer.holds(at))
+    }
+
     /// How many words hardware cannot see yet.
     pub fn pending_words(&self) -> usize {
         self.buffer.as_ref().map_or(0, StoreBuffer::word_count)

@@ -154,6 +154,17 @@ impl StoreBuffer {
         Ok(page.map_or(behind, |&page| pending.pages[page].merge(within as usize / 8, behind)))
     }
 
+    /// Whether some store to the word at `at`, a multiple of 8, has not drained yet.
+    pub(crate) fn holds(&self, at: Pa) -> bool {
+        if self.word_count() == 0 {
+            return false;
+        }
+        let pending = self.pending();
+        let within = at.offset_in(PAGE_BYTES as u64);
+        let page = pending.index.get(&(at.get() - within));
+        page.is_some_and(|&page| pending.pages[page].masks[within as usize / 8] != 0)
+    }
+
     /// A CPU's atomic update: earlier stores to the word drain, then it happens in memory.
     pub(crate) fn compare_exchange(
         &self,
@@ -582,6 +593,19 @@ mod tests {
         assert_eq!(machine.ram.load(at), Ok(6));
         assert_eq!(machine.buffer.compare_exchange(&machine.memory, at, 5, 7), Ok(6));
         assert_eq!(machine.ram.load(at), Ok(6));
+    }
+
+    #[test]
+    fn a_word_is_held_from_its_store_until_it_has_drained() {
+        let machine = machine(1);
+        let holds = |offset| machine.buffer.holds(Pa::new(BASE + offset));
+        machine.write(12, &[1]);
+        assert_eq!([0, 8, 16, 0x1008].map(holds), [false, true, false, false]);
+        machine.write(0x1000, &[1; 8]);
+        machine.buffer.drain_range(&machine.memory, Pa::new(BASE), 16).unwrap();
+        assert_eq!([8, 0x1000].map(holds), [false, true]);
+        machine.buffer.drain_all(&machine.memory).unwrap();
+        assert!(!holds(0x1000));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! hence a completed TLBI has waited for every access that used what it made forgotten.
 
 use core::fmt;
+use core::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use model_bus::{Bus, Chance};
@@ -205,6 +206,20 @@ impl Cpus {
 }
 
 impl State {
+    /// Notes an operation that comes before some descriptor is visible to walkers that it makes these CPUs forget. One that names no addresses may be for
+    /// others than somebody is just changing.
+    ///
+    /// Spec: Arm ARM, D8.17.1 "Using break-before-make when updating translation table entries": a DSB is between the store and the TLBI.
+    fn check_stores(&mut self, bus: &Bus, operation: &Tlbi, cpus: Range<usize>) {
+        if matches!(operation, Tlbi::All | Tlbi::Asid { .. }) {
+            return;
+        }
+        let mut places = self.tlbs[cpus].iter().flat_map(|tlb| tlb.places(operation));
+        if places.any(|place| bus.cpu().is_pending(place)) {
+            self.journal.note("a TLBI was given before a store that it is for was visible to walkers", 0);
+        }
+    }
+
     fn invalidate(&mut self, operation: &Tlbi) {
         self.tlbs.iter_mut().for_each(|tlb| tlb.invalidate(operation));
     }
@@ -303,10 +318,13 @@ impl Cpu {
         })
     }
 
-    /// Asks every TLB of the machine to forget. Done when the next [`barrier`](Self::barrier) returns.
+    /// Asks every TLB of the machine to forget. Done when the next [`barrier`](Self::barrier) returns. What it is for must be visible to walkers before: it
+    /// does not wait for stores, and what they are to replace could come back.
     pub fn tlbi(&self, operation: Tlbi) {
         let regime = {
             let mut state = self.cpus.state();
+            let everywhere = 0..state.tlbs.len();
+            state.check_stores(&self.cpus.bus, &operation, everywhere);
             let core = &mut state.cores[self.index];
             core.pending.push(operation);
             if core.features.host_at_el2 { Regime::El2Host } else { Regime::El1 }
@@ -318,7 +336,9 @@ impl Cpu {
 
     /// Asks this CPU's own TLB to forget (the forms without IS), and nobody else. Done when the next [`barrier`](Self::barrier) returns.
     pub fn tlbi_local(&self, operation: Tlbi) {
-        self.cpus.state().cores[self.index].pending_here.push(operation);
+        let mut state = self.cpus.state();
+        state.check_stores(&self.cpus.bus, &operation, self.index..self.index + 1);
+        state.cores[self.index].pending_here.push(operation);
     }
 
     /// `DSB ISH`: its stores are visible to every walker, and what it asked to be forgotten has been, everywhere.

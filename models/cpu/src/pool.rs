@@ -56,6 +56,10 @@ impl<K: Copy + Eq + Hash, V: Copy> Pool<K, V> {
         }
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(K, V)> {
+        self.entries.iter()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }

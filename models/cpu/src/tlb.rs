@@ -18,6 +18,8 @@ use crate::pool::Pool;
 pub(crate) struct Entry {
     /// The table that the walk began at.
     pub(crate) root: Pa,
+    /// Where its descriptor lies.
+    pub(crate) place: Pa,
     /// The physical address of the entry's first byte.
     pub(crate) pa: u64,
     /// How much the entry covers, as an exponent; a contiguous run may be one entry.
@@ -56,8 +58,20 @@ impl Key {
         Self { owner, size_lg2, page: va >> size_lg2 }
     }
 
+    /// Whether `operation` forgets what is under this key. Bits 63:56 of an address play no part.
+    fn is_meant(&self, operation: &Tlbi) -> bool {
+        let owner = |asid: u16| self.owner == u32::from(asid) || self.owner == GLOBAL;
+        match *operation {
+            Tlbi::All => true,
+            Tlbi::Asid { asid } => self.owner == u32::from(asid),
+            Tlbi::Va { asid, va, .. } => owner(asid) && self.overlaps(va, va),
+            Tlbi::VaOfAllAsids { va, .. } => self.overlaps(va, va),
+            Tlbi::Range { asid, first, last, .. } => owner(asid) && self.overlaps(first, last),
+        }
+    }
+
     fn overlaps(&self, first: u64, last: u64) -> bool {
-        self.page >= first >> self.size_lg2 && self.page <= last >> self.size_lg2
+        (plain(first) >> self.size_lg2..=plain(last) >> self.size_lg2).contains(&self.page)
     }
 }
 
@@ -71,14 +85,45 @@ pub(crate) struct StepKey {
     page: u64,
 }
 
+impl StepKey {
+    /// The same. Of what leads to other tables nothing is forgotten where only the last level is meant.
+    fn is_meant(&self, operation: &Tlbi) -> bool {
+        match *operation {
+            Tlbi::All => true,
+            Tlbi::Asid { asid } => self.asid == asid,
+            Tlbi::Va { asid, va, last_level_only } => {
+                !last_level_only && self.asid == asid && self.overlaps(va, va)
+            }
+            Tlbi::VaOfAllAsids { va, last_level_only } => !last_level_only && self.overlaps(va, va),
+            Tlbi::Range { asid, first, last, last_level_only } => {
+                !last_level_only && self.asid == asid && self.overlaps(first, last)
+            }
+        }
+    }
+
+    fn overlaps(&self, first: u64, last: u64) -> bool {
+        (plain(first) >> self.size_lg2..=plain(last) >> self.size_lg2).contains(&self.page)
+    }
+}
+
+/// A remembered table on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Step {
+    /// The table that the walk began at.
+    pub(crate) root: Pa,
+    /// Where the descriptor lies that led here.
+    pub(crate) place: Pa,
+    /// The table, whose limits are those of all tables so far.
+    pub(crate) table: Table,
+}
+
 /// One CPU's TLB.
 #[derive(Debug)]
 pub(crate) struct Tlb {
     entries: Pool<Key, Entry>,
     /// How many entries of each size were put in since there was none; says which sizes to look for.
     sizes: u64,
-    /// With the table that the walk began at.
-    steps: Pool<StepKey, (Pa, Table)>,
+    steps: Pool<StepKey, Step>,
 }
 
 impl Tlb {
@@ -114,17 +159,17 @@ impl Tlb {
     /// The deepest table on the way to `va` that is remembered, and its level.
     pub(crate) fn find_step(&self, stage1: &Stage1, va: u64) -> Option<(i8, Table)> {
         let levels = (stage1.start_level + 1..=3).rev();
-        levels.into_iter().find_map(|level| Some((level, self.step(stage1, level, va)?.1)))
+        levels.into_iter().find_map(|level| Some((level, self.step(stage1, level, va)?.table)))
     }
 
-    /// What is remembered of one step, and of a walk from where.
-    pub(crate) fn step(&self, stage1: &Stage1, level: i8, va: u64) -> Option<(Pa, Table)> {
+    /// What is remembered of the step to the table at `level`.
+    pub(crate) fn step(&self, stage1: &Stage1, level: i8, va: u64) -> Option<Step> {
         self.steps.get(step_key(stage1, level, va))
     }
 
-    /// Remembers that the table at `level` for `va` is `table`, whose limits are those of all tables so far.
-    pub(crate) fn insert_step(&mut self, stage1: &Stage1, level: i8, va: u64, table: Table, chance: &Chance) {
-        self.steps.insert(step_key(stage1, level, va), (stage1.root, table), chance);
+    /// Remembers that the table at `level` for `va` is that of `step`.
+    pub(crate) fn insert_step(&mut self, stage1: &Stage1, level: i8, va: u64, step: Step, chance: &Chance) {
+        self.steps.insert(step_key(stage1, level, va), step, chance);
     }
 
     /// Throws something out that nobody asked to throw out.
@@ -139,33 +184,15 @@ impl Tlb {
 
     /// Forgets what `operation` says and not one thing more.
     pub(crate) fn invalidate(&mut self, operation: &Tlbi) {
-        match *operation {
-            Tlbi::All => {
-                self.entries.retain(|_, _| false);
-                self.steps.retain(|_, _| false);
-            }
-            Tlbi::Asid { asid } => {
-                self.entries.retain(|key, _| key.owner != u32::from(asid));
-                self.steps.retain(|key, _| key.asid != asid);
-            }
-            Tlbi::Va { asid, va, last_level_only } => self.forget(Some(asid), va, va, last_level_only),
-            Tlbi::VaOfAllAsids { va, last_level_only } => self.forget(None, va, va, last_level_only),
-            Tlbi::Range { asid, first, last, last_level_only } => {
-                self.forget(Some(asid), first, last, last_level_only);
-            }
-        }
+        self.entries.retain(|key, _| !key.is_meant(operation));
+        self.steps.retain(|key, _| !key.is_meant(operation));
     }
 
-    /// Bits 63:56 of an address play no part.
-    fn forget(&mut self, asid: Option<u16>, first: u64, last: u64, last_level_only: bool) {
-        let (first, last) = (plain(first), plain(last));
-        let concerns = |owner: u32| asid.is_none_or(|asid| owner == u32::from(asid) || owner == GLOBAL);
-        self.entries.retain(|key, _| !(concerns(key.owner) && key.overlaps(first, last)));
-        if !last_level_only {
-            let passes =
-                |key: &StepKey| key.page >= first >> key.size_lg2 && key.page <= last >> key.size_lg2;
-            self.steps.retain(|key, _| !(concerns(key.asid.into()) && passes(key)));
-        }
+    /// Where the descriptors lie of all that `operation` forgets.
+    pub(crate) fn places(&self, operation: &Tlbi) -> impl Iterator<Item = Pa> {
+        let entries = self.entries.iter().filter(move |(key, _)| key.is_meant(operation));
+        let steps = self.steps.iter().filter(move |(key, _)| key.is_meant(operation));
+        entries.map(|(_, entry)| entry.place).chain(steps.map(|(_, step)| step.place))
     }
 }
 
@@ -191,6 +218,7 @@ mod tests {
     fn entry(size_lg2: u8, global: bool) -> Entry {
         Entry {
             root: Pa::new(0),
+            place: Pa::new(0x8000 + u64::from(size_lg2)),
             pa: 0x4000_0000,
             size_lg2,
             leaf_lg2: size_lg2,
@@ -211,7 +239,8 @@ mod tests {
             tlb.insert(asid, 0x5000, entry(12, false), &chance);
             tlb.insert(asid, 0x20_0000, entry(21, false), &chance);
             let table = Table { at: Pa::new(0x7000), limits: Limits::NONE };
-            tlb.insert_step(&stage1(asid), 3, 0x1000, table, &chance);
+            let step = Step { root: Pa::new(0), place: Pa::new(0x6000), table };
+            tlb.insert_step(&stage1(asid), 3, 0x1000, step, &chance);
         }
         tlb.insert(1, 0x9000, entry(12, true), &chance);
         tlb
@@ -253,6 +282,14 @@ mod tests {
         assert_eq!(after(Tlbi::VaOfAllAsids { va: 0x5000, last_level_only: true }), "101110111");
         let range = Tlbi::Range { asid: 1, first: 0x4000, last: 0x20_0000, last_level_only: false };
         assert_eq!(after(range), "100011110");
+    }
+
+    #[test]
+    fn the_places_are_those_of_what_is_forgotten() {
+        let places = |operation: Tlbi| filled().places(&operation).map(Pa::get).collect::<Vec<_>>();
+        assert_eq!(places(Tlbi::Va { asid: 1, va: 0x1234, last_level_only: false }), [0x800c, 0x6000]);
+        assert_eq!(places(Tlbi::Va { asid: 2, va: 0x20_0000, last_level_only: true }), [0x8015]);
+        assert!(places(Tlbi::Asid { asid: 3 }).is_empty());
     }
 
     #[test]

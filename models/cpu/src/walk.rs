@@ -11,7 +11,7 @@ use crate::FaultKind;
 use crate::conflict::Journal;
 use crate::context::Stage1;
 use crate::descriptor::{ACCESSED, Descriptor, Leaf, Limits, READ_ONLY, Table, contiguous_lg2};
-use crate::tlb::{Entry, Tlb, Writable, plain};
+use crate::tlb::{Entry, Step, Tlb, Writable, plain};
 
 /// Why a walk did not end in an entry, and at which level.
 pub(crate) type Refusal = (FaultKind, i8);
@@ -67,7 +67,7 @@ impl Walker<'_> {
                     self.check_size(next.at, level)?;
                     level += 1;
                     table = Table { at: next.at, limits: table.limits.and(next.limits) };
-                    self.remember_step(level, va, table);
+                    self.remember_step(level, va, Step { root: stage1.root, place: at, table });
                 }
                 Descriptor::Leaf(leaf) => {
                     self.check_size(leaf.at, level)?;
@@ -146,14 +146,14 @@ impl Walker<'_> {
         Permissions { readable: user, writable, executable }
     }
 
-    fn remember_step(&mut self, level: i8, va: u64, table: Table) {
+    fn remember_step(&mut self, level: i8, va: u64, step: Step) {
         for (index, tlb) in self.tlbs.iter().enumerate() {
-            let Some((root, held)) = tlb.step(self.stage1, level, va) else { continue };
-            if self.is_of_this_space(index, root) && held.at != table.at {
+            let Some(held) = tlb.step(self.stage1, level, va) else { continue };
+            if self.is_of_this_space(index, held.root) && held.table.at != step.table.at {
                 self.journal.note("a live table descriptor was changed without break-before-make", va);
             }
         }
-        self.tlbs[self.own].insert_step(self.stage1, level, va, table, self.chance);
+        self.tlbs[self.own].insert_step(self.stage1, level, va, step, self.chance);
     }
 
     /// Whether what a CPU holds under this ASID is of this address space. Each CPU has its own ASIDs (CnP is 0), so on another the same one may mean
@@ -206,13 +206,14 @@ impl Walker<'_> {
 
     /// `run`: the contiguous run that the leaf is part of may be one entry.
     fn remember(&mut self, va: u64, found: &Found, run: bool) -> Entry {
-        let &Found { level, ref leaf, limits, .. } = found;
+        let &Found { place, level, ref leaf, limits } = found;
         let whole_run = leaf.contiguous && self.chance.once_in(2) && run;
         let run_lg2 = if whole_run { contiguous_lg2(self.stage1.granule, level) } else { 0 };
         let size_lg2 = leaf.size_lg2 + run_lg2;
         let allows = self.permissions(leaf, limits);
         let entry = Entry {
             root: self.stage1.root,
+            place,
             pa: leaf.at.get() >> size_lg2 << size_lg2,
             size_lg2,
             leaf_lg2: leaf.size_lg2,
@@ -224,6 +225,7 @@ impl Walker<'_> {
             memory_index: leaf.memory_index,
         };
         self.check_break_before_make(va, &entry);
+        self.check_tables_below(va, level);
         self.tlbs[self.own].insert(self.stage1.asid, va, entry, self.chance);
         entry
     }
@@ -239,6 +241,16 @@ impl Walker<'_> {
                         == (entry.leaf_lg2, entry.memory_index, entry.global);
             if !same {
                 self.journal.note("a live entry was changed without break-before-make", va);
+            }
+        }
+    }
+
+    /// The same of a table that was there and that a leaf of `level` is in the place of: some CPU may still walk through it.
+    fn check_tables_below(&mut self, va: u64, level: i8) {
+        for (index, tlb) in self.tlbs.iter().enumerate() {
+            let mut held = (level + 1..=3).filter_map(|below| tlb.step(self.stage1, below, va));
+            if held.any(|held| self.is_of_this_space(index, held.root)) {
+                self.journal.note("a live table descriptor was changed without break-before-make", va);
             }
         }
     }

@@ -44,6 +44,37 @@ fn an_invalidation_may_take_effect_before_its_barrier_and_then_the_old_word_may_
 }
 
 #[test]
+fn an_invalidation_that_no_barrier_came_before_is_noted_where_it_matters() {
+    let noted = |stored: &[u64], operation, local: bool| {
+        let bench = Bench::common();
+        bench.word(L3 + 8, PAGE_B);
+        bench.word_now(L3, PAGE_A);
+        assert_eq!([goes(&bench.cpu(1), 0), goes(&bench.cpu(1), 0x1000)], [Ok(0x4020_0000), Ok(0x4030_0000)]);
+        // The buffer may drain a store on its own; then it is visible.
+        stored.iter().for_each(|&at| bench.word(at, 0));
+        let pending = stored.iter().any(|&at| bench.bus.cpu().is_pending(Pa::new(at)));
+        assert_eq!(pending, !stored.is_empty());
+        let cpu = bench.cpu(usize::from(local));
+        if local {
+            cpu.tlbi_local(operation)
+        } else {
+            cpu.tlbi(operation)
+        }
+        cpu.barrier();
+        bench.cpus.unpredictable_count()
+    };
+    let tables = Tlbi::Va { asid: 7, va: 0, last_level_only: false };
+    assert_eq!([noted(&[], THIS_PAGE, false), noted(&[L3], THIS_PAGE, false)], [0, 1]);
+    let every = Tlbi::VaOfAllAsids { va: 0, last_level_only: true };
+    assert_eq!([noted(&[L3], THIS_PAGE, true), noted(&[L3], every, false)], [1, 1]);
+    assert_eq!([noted(&[L2], tables, false), noted(&[L2], THIS_PAGE, false)], [1, 0]);
+    // Another page's descriptor; another ASID; what may be for others.
+    let other = Tlbi::Va { asid: 8, va: 0, last_level_only: true };
+    assert_eq!([noted(&[L3 + 8], THIS_PAGE, false), noted(&[L3], other, false)], [0, 0]);
+    assert_eq!([noted(&[L3], Tlbi::Asid { asid: 7 }, false), noted(&[L3], Tlbi::All, false)], [0, 0]);
+}
+
+#[test]
 fn entries_of_one_asid_are_not_used_for_another() {
     let bench = Bench::common();
     bench.word_now(L3, PAGE_A);
@@ -102,6 +133,26 @@ fn changing_a_live_table_without_a_break_is_noted() {
     assert_eq!(goes(&bench.cpu(1), 0), Ok(0x4020_0000));
     let noted = bench.cpus.unpredictable();
     assert_eq!(noted[0].clause, "a live table descriptor was changed without break-before-make");
+}
+
+#[test]
+fn a_block_in_the_place_of_a_live_table_is_noted() {
+    for broken in [false, true] {
+        let bench = Bench::common();
+        bench.word_now(L3, PAGE_A);
+        assert_eq!(goes(&bench.cpu(0), 0), Ok(0x4020_0000));
+        if broken {
+            bench.word_now(L2, 0);
+            bench.cpu(0).tlbi(Tlbi::Range { asid: 7, first: 0, last: 0x1f_ffff, last_level_only: false });
+            bench.cpu(0).barrier();
+        }
+        bench.word_now(L2, 0x0060_0000_4020_0f41);
+        // Nobody holds a translation of this page, but the first CPU the table that was there.
+        assert_eq!(goes(&bench.cpu(1), 0x1000), Ok(0x4020_1000));
+        let noted: Vec<_> = bench.cpus.unpredictable().iter().map(|one| one.clause).collect();
+        let clause = "a live table descriptor was changed without break-before-make";
+        assert_eq!(noted, if broken { vec![] } else { vec![clause] });
+    }
 }
 
 #[test]
