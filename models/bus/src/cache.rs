@@ -5,9 +5,12 @@
 //! or evicted, which may happen at any time. A line goes back to memory whole, over whatever a device wrote into
 //! its neighbouring bytes meanwhile.
 //!
+//! A CPU may also read memory that nobody asked for: a line that was invalidated is back at once, as memory was then. What a device writes later is seen
+//! once it has been invalidated again.
+//!
 //! Hardware that snoops sees the lines; hardware that does not reads and writes the [`Ram`] behind them.
 
-use core::ops::Range;
+use core::ops::{Range, RangeInclusive};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use portcullis_types::Pa;
@@ -32,6 +35,8 @@ struct Cache {
     lines: Vec<Line>,
     index: AddressMap<usize>,
     chance: Chance,
+    /// What was fetched ahead, clean, and not used yet. It takes no line's place: then it would be another's luck.
+    ahead: AddressMap<[u8; LINE_BYTES as usize]>,
 }
 
 #[derive(Debug)]
@@ -52,7 +57,8 @@ enum Fate {
 impl Coherent {
     pub(crate) fn new(ram: Arc<Ram>, cache_seed: Option<u64>) -> Self {
         let cache = cache_seed.map(|seed| {
-            Mutex::new(Cache { lines: Vec::new(), index: AddressMap::default(), chance: Chance::new(seed) })
+            let (index, ahead) = (AddressMap::default(), AddressMap::default());
+            Mutex::new(Cache { lines: Vec::new(), index, chance: Chance::new(seed), ahead })
         });
         Self { ram, cache }
     }
@@ -139,11 +145,13 @@ impl Coherent {
         let end = at.get().saturating_add(len_bytes);
         let inner = at.get().next_multiple_of(LINE_BYTES)..end & !(LINE_BYTES - 1);
         if inner.start >= inner.end {
-            return cache.settle(&self.ram, at, len_bytes, Fate::CleanAndDrop);
+            cache.settle(&self.ram, at, len_bytes, Fate::CleanAndDrop)?;
+        } else {
+            cache.settle(&self.ram, at, inner.start - at.get(), Fate::CleanAndDrop)?;
+            cache.settle(&self.ram, Pa::new(inner.start), inner.end - inner.start, Fate::Drop)?;
+            cache.settle(&self.ram, Pa::new(inner.end), end - inner.end, Fate::CleanAndDrop)?;
         }
-        cache.settle(&self.ram, at, inner.start - at.get(), Fate::CleanAndDrop)?;
-        cache.settle(&self.ram, Pa::new(inner.start), inner.end - inner.start, Fate::Drop)?;
-        cache.settle(&self.ram, Pa::new(inner.end), end - inner.end, Fate::CleanAndDrop)
+        cache.fetch_ahead(&self.ram, at, len_bytes)
     }
 
     /// Forgets the lines of memory that was freed.
@@ -161,8 +169,10 @@ impl Cache {
         if let Some(&at) = self.index.get(&first) {
             return Ok(&mut self.lines[at]);
         }
-        let mut bytes = [0; LINE_BYTES as usize];
-        ram.read(Pa::new(first), &mut bytes)?;
+        let bytes = match self.ahead.remove(&first) {
+            Some(bytes) => bytes,
+            None => bytes_of_line(ram, first)?,
+        };
         if self.lines.len() >= LINES_KEPT {
             self.evict_any(ram)?;
         }
@@ -204,12 +214,40 @@ impl Cache {
         self.settle_line(ram, victim, Fate::CleanAndDrop)
     }
 
+    /// Reads the lines of a range that are not here, for whoever will use them.
+    fn fetch_ahead(&mut self, ram: &Ram, at: Pa, len_bytes: u64) -> Result<(), BusError> {
+        for (first, ..) in lines_of(at, len_bytes as usize) {
+            if self.ahead.len() >= LINES_KEPT {
+                self.ahead.clear();
+            }
+            if !self.index.contains_key(&first) {
+                self.ahead.insert(first, bytes_of_line(ram, first)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets what was fetched ahead of the lines that begin in `range`.
+    fn forget_ahead(&mut self, range: &RangeInclusive<u64>) {
+        if (range.end() - range.start()) / LINE_BYTES < self.ahead.len() as u64 {
+            range.clone().step_by(LINE_BYTES as usize).for_each(|first| _ = self.ahead.remove(&first));
+        } else {
+            self.ahead.retain(|first, _| !range.contains(first));
+        }
+    }
+
     fn settle(&mut self, ram: &Ram, at: Pa, len_bytes: u64, fate: Fate) -> Result<(), BusError> {
-        if len_bytes == 0 || self.lines.is_empty() {
+        if len_bytes == 0 {
             return Ok(());
         }
         let last = at.get().saturating_add(len_bytes - 1);
         let range = at.align_down(LINE_BYTES).get()..=last & !(LINE_BYTES - 1);
+        if fate != Fate::Clean {
+            self.forget_ahead(&range);
+        }
+        if self.lines.is_empty() {
+            return Ok(());
+        }
         if (range.end() - range.start()) / LINE_BYTES > self.lines.len() as u64 {
             let here: Vec<u64> = self.lines.iter().map(|line| line.first).collect();
             let mut inside = here.into_iter().filter(|first| range.contains(first));
@@ -235,6 +273,12 @@ impl Cache {
         }
         Ok(())
     }
+}
+
+fn bytes_of_line(ram: &Ram, first: u64) -> Result<[u8; LINE_BYTES as usize], BusError> {
+    let mut bytes = [0; LINE_BYTES as usize];
+    ram.read(Pa::new(first), &mut bytes)?;
+    Ok(bytes)
 }
 
 /// Cuts a run into lines: where each begins, which of its bytes are meant, and where they lie in the run.
@@ -289,6 +333,27 @@ mod tests {
         assert_eq!(cpu(&coherent), 0);
         coherent.invalidate(AT, 64).unwrap();
         assert_eq!(cpu(&coherent), 9);
+    }
+
+    #[test]
+    fn what_is_written_after_an_invalidation_is_seen_after_the_next_one() {
+        let beside = Pa::new(AT.get() + 64);
+        for len_bytes in [64, 8] {
+            let coherent = coherent();
+            coherent.invalidate(AT, len_bytes).unwrap();
+            [AT, beside].into_iter().for_each(|at| coherent.ram.store_masked(at, 1, u64::MAX).unwrap());
+            assert_eq!((cpu(&coherent), coherent.cpu_load(beside)), (0, Ok(1)), "{len_bytes}");
+            coherent.invalidate(AT, len_bytes).unwrap();
+            assert_eq!(cpu(&coherent), 1);
+            // Cleaning brings nothing new. Who snoops is seen at once.
+            coherent.invalidate(AT, len_bytes).unwrap();
+            coherent.ram.store_masked(AT, 2, u64::MAX).unwrap();
+            coherent.clean(AT, len_bytes).unwrap();
+            assert_eq!(cpu(&coherent), 1);
+            coherent.invalidate(AT, len_bytes).unwrap();
+            coherent.snoop_write(AT, &[3]).unwrap();
+            assert_eq!(cpu(&coherent), 3);
+        }
     }
 
     #[test]
