@@ -47,16 +47,29 @@ fn enable(config: &(impl ConfigAccess + ?Sized), at: Bdf, offset: u16) -> Acs {
     Acs { capability, control: AcsControl::from(config.read16(at, offset + ACS_CONTROL)) }
 }
 
+/// Turns on what [`Function::isolation`] said. Answers whether it is on.
+pub(crate) fn turn_on(
+    config: &(impl ConfigAccess + ?Sized),
+    at: Bdf,
+    (place, control): (u16, AcsControl),
+) -> bool {
+    config.write16(at, place, control.into());
+    config.read16(at, place) == u16::from(control)
+}
+
 impl Function {
     /// Turns on again what enumeration had turned on, after a reset of this function alone: who shares a group with it was decided by that. Answers whether it is
     /// on. It is to send nothing before.
     ///
     /// Observed: Linux 6.x, `pci_restore_state`.
     pub fn restore_isolation(&self, config: &(impl ConfigAccess + ?Sized)) -> bool {
-        let place = self.capabilities.find_extended(ExtendedId::ACS);
-        let Some((acs, offset)) = self.acs.zip(place) else { return true };
-        config.write16(self.at, offset + ACS_CONTROL, acs.control.into());
-        config.read16(self.at, offset + ACS_CONTROL) == u16::from(acs.control)
+        self.isolation().is_none_or(|isolation| turn_on(config, self.at, isolation))
+    }
+
+    /// Where access control is turned on, and what enumeration had turned on there. None if the function has none.
+    pub(crate) fn isolation(&self) -> Option<(u16, AcsControl)> {
+        let place = self.capabilities.find_extended(ExtendedId::ACS)?;
+        Some((place + ACS_CONTROL, self.acs?.control))
     }
 
     /// Whether requests that come from below this port all go up, and carry ids from below.

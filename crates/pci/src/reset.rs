@@ -16,18 +16,19 @@ use alloc::vec::Vec;
 
 use portcullis_hal::{Clock, pause, wait_for};
 use portcullis_spec::pcie::Bdf;
-use portcullis_spec::pcie::capability::{ExtendedId, Id};
+use portcullis_spec::pcie::capability::Id;
 use portcullis_spec::pcie::express::{
     CAPABILITIES, Capabilities, DEVICE_CONTROL, DEVICE_CONTROL_2, LINK_CAPABILITIES, LINK_STATUS,
     LinkCapabilities, LinkStatus,
 };
-use portcullis_spec::pcie::extended::ACS_CONTROL;
+use portcullis_spec::pcie::extended::AcsControl;
 use portcullis_spec::pcie::header::{
     BAR0, BRIDGE_CONTROL, BUS_NUMBERS, BridgeControl, CACHE_LINE_SIZE, Command, IO_BASE, IO_BASE_UPPER,
     MEMORY_BASE, PREFETCHABLE_BASE, PREFETCHABLE_BASE_UPPER, PREFETCHABLE_LIMIT_UPPER, TYPE0_BAR_COUNT,
     TYPE1_BAR_COUNT, VENDOR_ID,
 };
 
+use crate::acs;
 use crate::config::{ConfigAccess, command, is_there, write_command};
 use crate::scan::is_link_below;
 use crate::topology::{Function, Topology};
@@ -86,7 +87,7 @@ struct Saved {
     /// Half words whose neighbours are cleared by writing ones, and get zeroes.
     halves: Vec<(u16, u16)>,
     /// Where access control is turned on, and how enumeration found it then.
-    isolation: Option<(u16, u16)>,
+    isolation: Option<(u16, AcsControl)>,
 }
 
 impl Below {
@@ -241,13 +242,20 @@ impl Saved {
             let version = Capabilities::from(config.read16(at, express + CAPABILITIES)).version();
             halves.extend((version >= 2).then_some(express + DEVICE_CONTROL_2));
         }
-        let acs = function.capabilities.find_extended(ExtendedId::ACS).zip(function.acs);
-        let isolation = acs.map(|(place, acs)| (place + ACS_CONTROL, acs.control.into()));
         let words = places.into_iter().map(|place| (place, config.read32(at, place))).collect();
         let halves = halves.into_iter().map(|place| (place, config.read16(at, place))).collect();
         let port = function.bridge().and_then(|bridge| bridge.secondary).map(|_| Port::of(config, function));
         let command = command(config, at).with_bus_master(false);
-        Self { index, above: function.above, at, command, port, words, halves, isolation }
+        Self {
+            index,
+            above: function.above,
+            at,
+            command,
+            port,
+            words,
+            halves,
+            isolation: function.isolation(),
+        }
     }
 
     fn await_answer(
@@ -278,11 +286,8 @@ impl Saved {
                 config.write16(self.at, place, half);
             }
         }
-        if let Some((place, control)) = self.isolation {
-            config.write16(self.at, place, control);
-            if config.read16(self.at, place) != control {
-                return Err(ResetError::NotApart(self.at));
-            }
+        if self.isolation.is_some_and(|isolation| !acs::turn_on(config, self.at, isolation)) {
+            return Err(ResetError::NotApart(self.at));
         }
         write_command(config, self.at, self.command.with_bus_master(self.command.bus_master() || passes));
         Ok(())
