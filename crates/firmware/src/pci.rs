@@ -336,19 +336,23 @@ fn external_ports(host: Node<'_, '_>, first_bus: u8) -> Result<ExternalPorts, Fi
 pub(crate) fn child_function(node: Node<'_, '_>, first_bus: u8) -> Result<Option<Bdf>, FirmwareError> {
     let Some(mut cells) = node.cells(dt::REG)? else { return Ok(None) };
     let high = cells.u32()?;
-    if high & pci_address::SPACE != pci_address::CONFIGURATION {
-        return Err(cells.fault(PropertyFault::Value(high.into())));
-    }
+    let function =
+        function_on(first_bus, high).ok_or_else(|| cells.fault(PropertyFault::Value(high.into())))?;
+    Ok(Some(function))
+}
+
+/// Which function of a bus the first cell of a node's `reg` names; none if it is no address of configuration space.
+fn function_on(bus: u8, high: u32) -> Option<Bdf> {
     let [_, _, devfn, _] = high.to_be_bytes();
-    Ok(Some(Bdf::from_requester_id(u16::from_be_bytes([first_bus, devfn]))))
+    let is_function = high & pci_address::SPACE == pci_address::CONFIGURATION;
+    is_function.then(|| Bdf::from_requester_id(u16::from_be_bytes([bus, devfn])))
 }
 
 /// Device and function of a node below a bridge of PCI's. None if it stands for no function there: behind a function there may be other buses than PCI's.
 pub(crate) fn function_behind(node: Node<'_, '_>) -> Option<(u8, u8)> {
     let on_pci = bus_cells(node.parent()?).is_ok_and(|cells| cells.address == ADDRESS_CELLS);
     let high = node.cells(dt::REG).ok()??.u32().ok()?;
-    let is_function = on_pci && high & pci_address::SPACE == pci_address::CONFIGURATION;
-    let [_, bus, devfn, _] = high.to_be_bytes();
-    let at = Bdf::from_requester_id(u16::from_be_bytes([bus, devfn]));
-    is_function.then_some((at.device(), at.function()))
+    // Which number its bus has is known when it has been found.
+    let at = function_on(0, high).filter(|_| on_pci)?;
+    Some((at.device(), at.function()))
 }
