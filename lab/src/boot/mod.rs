@@ -202,25 +202,14 @@ impl System {
         // What ACPI's tables say of units' devices is known once those have been found.
         let mut found: Vec<Option<pci::Found>> = Vec::new();
         for index in 0..system.firmware.pci_hosts.len() {
-            let early = request.pc.as_ref().map(|_| pci::find(&system, index));
-            if let Some(found) = &early {
-                system.firmware.place_functions(index, &found.functions());
-            }
-            found.push(early);
+            found.push(request.pc.as_ref().map(|_| pci::find(&mut system, index)));
         }
         for index in 0..system.firmware.iommus.len() {
             let unit = unit::bring_up(&system, cpu_facts, &chip, index)?;
             system.units.extend(unit);
         }
         for (index, early) in found.into_iter().enumerate() {
-            let found = match early {
-                Some(found) => found,
-                None => {
-                    let found = pci::find(&system, index);
-                    system.firmware.place_functions(index, &found.functions());
-                    found
-                }
-            };
+            let found = early.unwrap_or_else(|| pci::find(&mut system, index));
             let host = pci::bring_up(&system, index, found, request.mode)?;
             system.groups.extend(host.groups.iter().cloned());
             system.hosts.push(host);

@@ -90,8 +90,8 @@ pub(super) struct Found {
     topology: Topology,
 }
 
-/// Enumerates what is below host bridge `index` of the firmware's list.
-pub(super) fn find(system: &System, index: usize) -> Found {
+/// Enumerates what is below host bridge `index` of the firmware's list, of which firmware is told then.
+pub(super) fn find(system: &mut System, index: usize) -> Found {
     let host = &system.firmware.pci_hosts[index];
     let (config, past_freezes): (Arc<dyn ConfigAccess + Send + Sync>, _) = match &host.config {
         PciConfig::Ecam(ecam) => {
@@ -109,12 +109,14 @@ pub(super) fn find(system: &System, index: usize) -> Found {
         segment_bytes: phb3::segment_bytes(host),
     };
     let topology = pci::enumerate(&*config, &bridge);
-    Found { config, past_freezes, topology }
+    let found = Found { config, past_freezes, topology };
+    system.firmware.place_functions(index, &found.functions());
+    found
 }
 
 impl Found {
     /// The functions as firmware's tables name them.
-    pub(super) fn functions(&self) -> Vec<FoundFunction> {
+    fn functions(&self) -> Vec<FoundFunction> {
         let topology = &self.topology;
         let step = |function: usize| {
             let at = topology.functions[function].at;
