@@ -6,6 +6,11 @@ use portcullis_types::Iova;
 
 use super::command::{CQE_BYTES, Command, SQE_BYTES};
 
+/// How many entries lie between two places of a ring.
+pub(crate) fn distance(from: u32, to: u32, entries: u32) -> u32 {
+    (to + entries - from) % entries
+}
+
 /// A submission queue. It is empty when head and tail meet.
 #[derive(Clone, Debug)]
 pub(crate) struct SubmissionQueue {
@@ -28,7 +33,7 @@ impl SubmissionQueue {
 
     /// How many commands there is room for: one entry stays free.
     pub(crate) fn free(&self) -> u32 {
-        self.entries - 1 - (self.tail + self.entries - self.head) % self.entries
+        self.entries - 1 - distance(self.head, self.tail, self.entries)
     }
 
     /// Where the next command lies.
@@ -62,7 +67,7 @@ impl CompletionQueue {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        (self.tail + 1) % self.entries == self.head
+        self.free() == 0
     }
 
     /// How many entries can be posted.
@@ -72,7 +77,7 @@ impl CompletionQueue {
 
     /// How many entries the driver has not said it consumed.
     pub(crate) fn occupied(&self) -> u32 {
-        (self.tail + self.entries - self.head) % self.entries
+        distance(self.head, self.tail, self.entries)
     }
 
     /// Takes the next entry: where it lies, and its phase.

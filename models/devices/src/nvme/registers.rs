@@ -5,6 +5,7 @@
 use model_bus::Width;
 
 use super::events::{INVALID_DOORBELL_VALUE, INVALID_DOORBELL_WRITE};
+use super::queue::distance;
 use super::state::State;
 use super::strict::clause;
 
@@ -161,8 +162,7 @@ impl State {
         if value >= queue.entries || value == queue.tail {
             return Err(INVALID_DOORBELL_VALUE);
         }
-        let added = (value + queue.entries - queue.tail) % queue.entries;
-        if added > queue.free() {
+        if distance(queue.tail, value, queue.entries) > queue.free() {
             return Err(INVALID_DOORBELL_VALUE);
         }
         queue.tail = value;
@@ -174,8 +174,7 @@ impl State {
         if value >= queue.entries || value == queue.head {
             return Err(INVALID_DOORBELL_VALUE);
         }
-        let consumed = (value + queue.entries - queue.head) % queue.entries;
-        if consumed > queue.occupied() {
+        if distance(queue.head, value, queue.entries) > queue.occupied() {
             return Err(INVALID_DOORBELL_VALUE);
         }
         queue.head = value;
