@@ -60,49 +60,39 @@ impl Key {
 
     /// Whether `operation` forgets what is under this key. Bits 63:56 of an address play no part.
     fn is_meant(&self, operation: &Tlbi) -> bool {
-        let owner = |asid: u16| self.owner == u32::from(asid) || self.owner == GLOBAL;
+        let names = |asid: Option<u16>, first: u64, last: u64| {
+            let is_his = asid.is_none_or(|asid| self.owner == u32::from(asid) || self.owner == GLOBAL);
+            is_his && (plain(first) >> self.size_lg2..=plain(last) >> self.size_lg2).contains(&self.page)
+        };
         match *operation {
             Tlbi::All => true,
             Tlbi::Asid { asid } => self.owner == u32::from(asid),
-            Tlbi::Va { asid, va, .. } => owner(asid) && self.overlaps(va, va),
-            Tlbi::VaOfAllAsids { va, .. } => self.overlaps(va, va),
-            Tlbi::Range { asid, first, last, .. } => owner(asid) && self.overlaps(first, last),
+            Tlbi::Va { asid, va, .. } => names(Some(asid), va, va),
+            Tlbi::VaOfAllAsids { va, .. } => names(None, va, va),
+            Tlbi::Range { asid, first, last, .. } => names(Some(asid), first, last),
         }
-    }
-
-    fn overlaps(&self, first: u64, last: u64) -> bool {
-        (plain(first) >> self.size_lg2..=plain(last) >> self.size_lg2).contains(&self.page)
     }
 }
 
 /// A remembered step of a walk: what all addresses that share `va >> size_lg2` go through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct StepKey {
-    asid: u16,
+    /// The owner is an ASID: no table is everybody's.
+    key: Key,
     /// The level of the table that the descriptor points to.
     level: i8,
-    size_lg2: u8,
-    page: u64,
 }
 
 impl StepKey {
     /// The same. Of what leads to other tables nothing is forgotten where only the last level is meant.
     fn is_meant(&self, operation: &Tlbi) -> bool {
-        match *operation {
-            Tlbi::All => true,
-            Tlbi::Asid { asid } => self.asid == asid,
-            Tlbi::Va { asid, va, last_level_only } => {
-                !last_level_only && self.asid == asid && self.overlaps(va, va)
-            }
-            Tlbi::VaOfAllAsids { va, last_level_only } => !last_level_only && self.overlaps(va, va),
-            Tlbi::Range { asid, first, last, last_level_only } => {
-                !last_level_only && self.asid == asid && self.overlaps(first, last)
-            }
-        }
-    }
-
-    fn overlaps(&self, first: u64, last: u64) -> bool {
-        (plain(first) >> self.size_lg2..=plain(last) >> self.size_lg2).contains(&self.page)
+        let last_level_only = match *operation {
+            Tlbi::All | Tlbi::Asid { .. } => false,
+            Tlbi::Va { last_level_only, .. }
+            | Tlbi::VaOfAllAsids { last_level_only, .. }
+            | Tlbi::Range { last_level_only, .. } => last_level_only,
+        };
+        !last_level_only && self.key.is_meant(operation)
     }
 }
 
@@ -203,7 +193,7 @@ pub(crate) const fn plain(va: u64) -> u64 {
 
 fn step_key(stage1: &Stage1, level: i8, va: u64) -> StepKey {
     let size_lg2 = stage1.granule.entry_lg2(level - 1);
-    StepKey { asid: stage1.asid, level, size_lg2, page: va >> size_lg2 }
+    StepKey { key: Key::new(stage1.asid.into(), size_lg2, va), level }
 }
 
 impl Limits {

@@ -4,6 +4,8 @@
 //!
 //! Spec: Arm ARM, D8.2 "Translation process"; J1 "AArch64.S1Walk".
 
+use core::ops::RangeInclusive;
+
 use model_bus::{Chance, Fabric};
 use portcullis_types::{AccessKind, Pa};
 
@@ -147,12 +149,7 @@ impl Walker<'_> {
     }
 
     fn remember_step(&mut self, level: i8, va: u64, step: Step) {
-        for (index, tlb) in self.tlbs.iter().enumerate() {
-            let Some(held) = tlb.step(self.stage1, level, va) else { continue };
-            if self.is_of_this_space(index, held.root) && held.table.at != step.table.at {
-                self.journal.note("a live table descriptor was changed without break-before-make", va);
-            }
-        }
+        self.check_tables(va, level..=level, |held| held.table.at != step.table.at);
         self.tlbs[self.own].insert_step(self.stage1, level, va, step, self.chance);
     }
 
@@ -225,7 +222,8 @@ impl Walker<'_> {
             memory_index: leaf.memory_index,
         };
         self.check_break_before_make(va, &entry);
-        self.check_tables_below(va, level);
+        // A leaf is in the place of every table below it.
+        self.check_tables(va, level + 1..=3, |_| true);
         self.tlbs[self.own].insert(self.stage1.asid, va, entry, self.chance);
         entry
     }
@@ -245,11 +243,11 @@ impl Walker<'_> {
         }
     }
 
-    /// The same of a table that was there and that a leaf of `level` is in the place of: some CPU may still walk through it.
-    fn check_tables_below(&mut self, va: u64, level: i8) {
+    /// The same of the tables of some levels: some CPU may still walk through one that `is_gone`.
+    fn check_tables(&mut self, va: u64, levels: RangeInclusive<i8>, is_gone: impl Fn(&Step) -> bool) {
         for (index, tlb) in self.tlbs.iter().enumerate() {
-            let mut held = (level + 1..=3).filter_map(|below| tlb.step(self.stage1, below, va));
-            if held.any(|held| self.is_of_this_space(index, held.root)) {
+            let mut held = levels.clone().filter_map(|level| tlb.step(self.stage1, level, va));
+            if held.any(|held| self.is_of_this_space(index, held.root) && is_gone(&held)) {
                 self.journal.note("a live table descriptor was changed without break-before-make", va);
             }
         }
