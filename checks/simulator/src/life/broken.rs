@@ -78,12 +78,16 @@ fn mapped() -> (Arc<World>, SpaceId, Grant) {
 }
 
 /// User 1 has the group, and attached it to a domain.
-fn attached() -> Arc<World> {
-    let world = plain();
+fn attached_on(kind: MachineKind) -> Arc<World> {
+    let world = booted(spec(kind));
     assert_eq!(world.claim(0, 0, true), Done::Succeeded);
     assert_eq!(world.new_domain(0, 0), Done::Succeeded);
     assert_eq!(world.attach(0, 0, 1), Done::Succeeded);
     world
+}
+
+fn attached() -> Arc<World> {
+    attached_on(MachineKind::Smmuv3)
 }
 
 pub(super) fn objection(world: &World) -> Option<Promise> {
@@ -264,10 +268,7 @@ fn hardware_that_is_held_back_confirms_late_or_not_until_the_operation_has_retur
 #[test]
 fn a_domain_is_dropped_only_when_hardware_has_said_that_nobody_is_in_it_any_more() {
     for kind in VENDORS {
-        let world = booted(spec(kind));
-        assert_eq!(world.claim(0, 0, true), Done::Succeeded, "{kind:?}");
-        assert_eq!(world.new_domain(0, 0), Done::Succeeded, "{kind:?}");
-        assert_eq!(world.attach(0, 0, 1), Done::Succeeded, "{kind:?}");
+        let world = attached_on(kind);
         assert_eq!(world.user_map(0, 0, 2, 2, 1), Done::Succeeded, "{kind:?}");
         world.hub.faults.arm(FaultKind::NoSync, 1);
         assert_eq!(world.detach(0, 1), Done::Refused, "{kind:?}");

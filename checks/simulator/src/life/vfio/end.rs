@@ -10,9 +10,8 @@ impl UserWorld {
     /// Everybody gives everything back; twice, if a fault is armed: once while it happens, and again when it is over.
     pub(super) fn end(&self, armed: Option<FaultKind>) {
         self.hub.faults.disarm_but(armed);
-        // What the audit before has tried is not of the end, nor what was held back in it.
+        // What the audit before has tried is not of the end.
         let _of_the_audit = self.lost_events();
-        self.go_on();
         self.during(OpKind::Teardown, || {
             if armed.is_some() {
                 self.give_back();
