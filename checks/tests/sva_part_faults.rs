@@ -9,6 +9,7 @@ use model_vtd::Reason;
 use portcullis::accel::{Accelerator, Algorithm, Status, Unshared};
 use portcullis::core::device::{DeviceInfo, DmaMask};
 use portcullis::core::iommu::AddDeviceError;
+use portcullis::core::sva::DisableSvaError;
 use portcullis::hal::DmaMemory;
 use portcullis::types::{Iova, Pa, Pasid, SourceId};
 use portcullis_checks::sva::before::Model;
@@ -167,9 +168,9 @@ fn part_16_nothing_is_disabled_while_a_bond_lives_and_all_can_be_enabled_again()
         for device in 0..rig.accels.len() {
             let process = process(&rig);
             let bond = bind(&rig, &process, device).unwrap();
-            assert!(rig.disable(device).is_err());
+            assert_eq!(rig.disable(device), Err(DisableSvaError::PasidsInUse));
             process.exit();
-            assert!(rig.disable(device).is_err(), "an exit does not end a bond");
+            assert_eq!(rig.disable(device), Err(DisableSvaError::PasidsInUse), "an exit does not end a bond");
             let late = bind(&rig, &process, device).unwrap_err();
             assert!(late.contains("Exited"), "known, but too late: {late}");
             unbind(&rig, device, &bond).unwrap();

@@ -244,6 +244,7 @@ mod unit_tests {
         let meaning = Meaning { sources: vec![9], raised: vectors.fresh(false) };
         vectors.begin(KEY, Some(&meaning));
         vectors.end(KEY, Some(meaning), Ended::Confirmed);
-        assert!(vectors.given(KEY).is_err(), "it is somebody's again");
+        let wrong = vectors.given(KEY).unwrap_err();
+        assert_eq!(wrong.promise, Promise::NoReuse, "it is somebody's again");
     }
 }
