@@ -34,6 +34,7 @@ use crate::its::Its;
 use crate::mmio::Window;
 use crate::mmu;
 use crate::platform::Metal;
+use crate::timer;
 use crate::uart::println;
 
 /// The machine, as it was found.
@@ -81,6 +82,7 @@ impl System {
                 system.smmus.push(smmu);
             }
         }
+        system.look_again();
         for index in 0..system.firmware.pci_hosts.len() {
             let bridge = system.enumerate(index)?;
             system.bridges.push(bridge);
@@ -126,7 +128,7 @@ impl System {
         let wire = |name| node.interrupt(name).and_then(|interrupt| interrupt.gic());
         let (events, errors) = (unit.clone(), unit.clone());
         let handlers: [(_, Box<dyn Fn() + Send + Sync>); 2] = [
-            (wire("eventq"), Box::new(move || _ = events.dispatch_faults())),
+            (wire("eventq"), Box::new(move || take_events(core::slice::from_ref(&events)))),
             (
                 wire("gerror"),
                 Box::new(move || {
@@ -142,6 +144,12 @@ impl System {
             }
         }
         wires
+    }
+
+    /// Has each SMMU looked at again when an alarm comes.
+    fn look_again(&self) {
+        let units: Vec<_> = self.smmus.iter().map(|smmu| smmu.unit.clone()).collect();
+        self.interrupts.alarm(Box::new(move || take_events(&units)));
     }
 
     /// Enumerates what is below a host bridge, and puts every function that an IOMMU covers into its group.
@@ -186,13 +194,29 @@ impl System {
                     .map_err(doing("removing a device"))?;
             }
         }
+        let wires = self.smmus.iter().flat_map(|smmu| &smmu.wires);
+        wires.for_each(|wire| self.interrupts.unwire(wire.intid));
+        // Nobody sets it any more.
+        timer::stop_alarm();
+        self.interrupts.unwire(timer::ALARM);
         for smmu in self.smmus {
-            smmu.wires.iter().for_each(|wire| self.interrupts.unwire(wire.intid));
             let errors = smmu.unit.handle_errors();
             ensure!(errors.is_empty(), "the SMMU reports {errors:?}");
             smmu.driver.teardown().map_err(doing("switching the SMMU off"))?;
         }
         Ok(())
+    }
+}
+
+/// How long after events it is looked whether there are more.
+const SOON_NS: u64 = 1_000_000;
+
+/// Gives the devices' domains what their SMMUs tell of, and looks again soon if there was anything: an SMMU interrupts for a queue that was empty, and one that is
+/// flooded may not be when a call has taken as much as one takes. The rest is the alarm's, so that between two pieces of a flood the CPU does other work.
+fn take_events(units: &[Arc<IommuUnit<Metal>>]) {
+    let found = units.iter().map(|unit| unit.dispatch_faults()).sum::<usize>();
+    if found > 0 {
+        timer::set_alarm(SOON_NS);
     }
 }
 

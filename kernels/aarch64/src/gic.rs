@@ -37,6 +37,10 @@ const GICR_TYPER: usize = 0x8;
 const GICR_WAKER: usize = 0x14;
 const GICR_PROPBASER: usize = 0x70;
 const GICR_PENDBASER: usize = 0x78;
+/// Registers of this CPU's own interrupts, in the second frame of 64 KiB.
+const GICR_IGROUPR0: usize = 0x1_0080;
+const GICR_ISENABLER0: usize = 0x1_0100;
+const GICR_IPRIORITYR: usize = 0x1_0400;
 const ENABLE_LPIS: u32 = 1;
 const PROCESSOR_SLEEP: u32 = 1 << 1;
 const CHILDREN_ASLEEP: u32 = 1 << 2;
@@ -153,6 +157,16 @@ impl Gic {
         // To the CPU of affinity 0.0.0.0, which is this.
         self.distributor.write64(GICD_IROUTER + 8 * intid as usize, 0);
         bit(GICD_ISENABLER);
+    }
+
+    /// Lets an interrupt of this CPU's own in, below 32, which signals by its level.
+    pub(crate) fn enable_own(&self, intid: u32) {
+        let (bit, registers) = (1 << intid, &self.redistributor);
+        registers.write32(GICR_IGROUPR0, registers.read32(GICR_IGROUPR0) | bit);
+        let (place, shift) = (GICR_IPRIORITYR + (intid as usize & !3), 8 * (intid % 4));
+        let priorities = registers.read32(place) & !(0xff << shift);
+        registers.write32(place, priorities | PRIORITY << shift);
+        registers.write32(GICR_ISENABLER0, bit);
     }
 
     /// Writes into the table that a message is let in, or not. The ITS must be told (`INV`).

@@ -14,6 +14,7 @@ use portcullis_types::Pa;
 use crate::gic::{self, FIRST_LPI, Gic, GicError};
 use crate::its::Its;
 use crate::lock::Lock;
+use crate::timer;
 
 type Handler = Arc<dyn Fn() + Send + Sync>;
 
@@ -105,7 +106,18 @@ impl Interrupts {
         self.gic.enable_wire(intid, edge);
     }
 
-    /// Nobody is called for the wire `intid` any more.
+    /// Has `handler` called when an alarm comes ([`timer::set_alarm`]).
+    pub(crate) fn alarm(&self, handler: Box<dyn Fn() + Send + Sync>) {
+        let handler = move || {
+            timer::stop_alarm();
+            timer::count_alarm();
+            handler();
+        };
+        HANDLERS.lock().insert(timer::ALARM, Arc::new(handler));
+        self.gic.enable_own(timer::ALARM);
+    }
+
+    /// Nobody is called for `intid` any more, a wire's or the alarm's.
     pub(crate) fn unwire(&self, intid: u32) {
         drop(HANDLERS.lock().remove(&intid));
     }

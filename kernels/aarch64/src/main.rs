@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | `boot`, `vectors`, `cpu` | the first instructions, exceptions, system registers | yes |
 //! | `mmu`, `memory`, `heap`, `lock` | address spaces, pools, the heap, a lock | yes |
-//! | `uart`, `timer`, `power` | the serial port, the clock, the end | yes |
+//! | `uart`, `timer`, `power` | the serial port, the clock with its alarm, the end | yes |
 //! | `gic`, `its`, `irq` | interrupts, messages of devices | yes |
 //! | `mmio`, `platform` | **Portcullis's seams**: registers, and everything else | reads this |
 //! | `discovery` | **from the device tree to groups of devices** | reads this |

@@ -146,8 +146,11 @@ impl Table {
         Ok(slot(table, va, level))
     }
 
-    /// The entry of the page at `va` and what it says, if a page is mapped there.
+    /// The entry of the page at `va`, of the lower half, and what it says, if a page is mapped there.
     fn page(&self, va: u64) -> Option<(Pa, u64)> {
+        if va & LINEAR != 0 {
+            return None;
+        }
         let mut table = self.root;
         for level in 0..3 {
             let word = memory::frames().load(slot(table, va, level));
@@ -172,6 +175,11 @@ impl Table {
         memory::frames().store(at, 0);
         cpu::store_barrier();
         Some(Pa::new(word & OUTPUT))
+    }
+
+    /// Has the table keep its memory when it is dropped: somebody may walk it for ever.
+    pub(crate) fn keep(&mut self) {
+        self.frames.clear();
     }
 }
 

@@ -11,7 +11,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::arch::global_asm;
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use portcullis_core::mm::{
     Exited, ListenerId, MmFault, MmFaultError, MmId, MmListener, PasidSlot, PinAsidError, ProcessMemory,
@@ -123,11 +123,16 @@ static KERNEL_STACK: AtomicU64 = AtomicU64::new(0);
 pub(crate) struct Process {
     asid: u16,
     memory: Lock<Memory>,
-    listeners: Lock<Vec<(ListenerId, Arc<dyn MmListener>)>>,
+    /// Who is told of changes; none from the exit on.
+    listeners: Lock<Option<Listeners>>,
+    /// Somebody did not confirm the exit: hardware may reach the table and the pages still, so nobody else ever gets them.
+    kept: AtomicBool,
     next_listener: AtomicU64,
     pins: AtomicU64,
     pasid: PasidSlot,
 }
+
+type Listeners = Vec<(ListenerId, Arc<dyn MmListener>)>;
 
 struct Memory {
     table: Table,
@@ -151,7 +156,8 @@ impl Process {
         let process = Self {
             asid,
             memory: Lock::new(memory),
-            listeners: Lock::new(Vec::new()),
+            listeners: Lock::new(Some(Vec::new())),
+            kept: AtomicBool::new(false),
             next_listener: AtomicU64::new(0),
             pins: AtomicU64::new(0),
             pasid: PasidSlot::new(),
@@ -192,6 +198,13 @@ impl Process {
         Ok(first)
     }
 
+    /// Whether the bytes are whole pages of what was asked for later. That is what the process may give back.
+    fn asked_for(&self, va: u64, bytes: u64) -> bool {
+        let next = self.memory.lock().next;
+        let inside = va >= FIRST_MEMORY && va.checked_add(bytes).is_some_and(|end| end <= next);
+        inside && va.is_multiple_of(PAGE) && bytes.is_multiple_of(PAGE)
+    }
+
     /// Takes pages away: the entry goes, then CPUs and devices forget it, and only then the page is free.
     pub(crate) fn unmap(&self, va: u64, bytes: u64) -> Result<(), Wrong> {
         for va in (va..va + bytes).step_by(PAGE as usize) {
@@ -202,13 +215,13 @@ impl Process {
             mmu::forget_page(va, self.asid);
             let range = IovaRange::new(Iova::new(va), PAGE).ok_or_else(|| Wrong("it wraps".into()))?;
             let listeners: Vec<_> =
-                self.listeners.lock().iter().map(|(_, listener)| listener.clone()).collect();
-            // If a device may still reach it, the page is kept for good.
-            listeners
-                .iter()
-                .try_for_each(|listener| listener.invalidate(range))
-                .map_err(doing("invalidating"))?;
-            page.into_iter().for_each(|page| memory::frames().free(page, FRAME));
+                self.listeners.lock().iter().flatten().map(|(_, listener)| listener.clone()).collect();
+            // Each is told, whatever another answers. If a device may still reach it, the page is kept for good.
+            let told = listeners.iter().map(|listener| listener.invalidate(range));
+            told.fold(Ok(()), Result::and).map_err(doing("invalidating"))?;
+            // Nor is it free if that may be so since the exit.
+            let free = page.filter(|_| !self.kept.load(Relaxed));
+            free.into_iter().for_each(|page| memory::frames().free(page, FRAME));
         }
         Ok(())
     }
@@ -238,20 +251,29 @@ impl Process {
         status
     }
 
-    /// The end of the process, as its listeners are told. They have let go of its table and its pages on return.
+    /// The end of the process: each of its listeners is told, whatever another answers. On success they have let go of its table and its pages; otherwise
+    /// hardware may reach those still, and they are kept for good.
     pub(crate) fn exit(&self) -> Result<(), Wrong> {
-        let listeners = core::mem::take(&mut *self.listeners.lock());
-        listeners
-            .iter()
-            .try_for_each(|(_, listener)| listener.release())
-            .map_err(doing("releasing the process"))
+        let listeners = self.listeners.lock().take().unwrap_or_default();
+        let told = listeners.iter().map(|(_, listener)| listener.release());
+        let released = told.fold(Ok(()), Result::and);
+        self.kept.fetch_or(released.is_err(), Relaxed);
+        released.map_err(doing("releasing the process"))
+    }
+
+    fn has_exited(&self) -> bool {
+        self.listeners.lock().is_none()
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let memory = self.memory.get_mut();
-        memory.pages.iter().for_each(|&(_, page)| memory::frames().free(page, FRAME));
+        let Memory { table, pages, .. } = self.memory.get_mut();
+        if self.kept.load(Relaxed) {
+            table.keep();
+        } else {
+            pages.iter().for_each(|&(_, page)| memory::frames().free(page, FRAME));
+        }
     }
 }
 
@@ -281,7 +303,7 @@ fn call(frame: &mut Frame) -> Option<u64> {
     let done = match frame.x[8] {
         CALL_SAY => process.say(first, second),
         CALL_READ => calls.read(first, second, third),
-        CALL_GIVE_BACK => process.unmap(first, second).is_ok(),
+        CALL_GIVE_BACK => process.asked_for(first, second) && process.unmap(first, second).is_ok(),
         _ => false,
     };
     cpu::restore_interrupts(mask);
@@ -330,6 +352,9 @@ impl ProcessMemory for Process {
 
     /// Its ASID is its own for good.
     fn pin_asid(&self) -> Result<u16, PinAsidError> {
+        if self.has_exited() {
+            return Err(PinAsidError::Exited);
+        }
         self.pins.fetch_add(1, Relaxed);
         Ok(self.asid)
     }
@@ -340,6 +365,9 @@ impl ProcessMemory for Process {
 
     /// What is not there will not come.
     fn handle_fault(&self, fault: &MmFault) -> Result<(), MmFaultError> {
+        if self.has_exited() {
+            return Err(MmFaultError::Exited);
+        }
         let (_, writable) =
             self.memory.lock().table.lookup(fault.address.get()).ok_or(MmFaultError::NoArea)?;
         let allowed = if writable { Perms::READ_WRITE } else { Perms::READ | Perms::EXECUTE };
@@ -348,13 +376,17 @@ impl ProcessMemory for Process {
 
     fn add_listener(&self, listener: Arc<dyn MmListener>) -> Result<ListenerId, Exited> {
         let id = ListenerId(self.next_listener.fetch_add(1, Relaxed));
-        self.listeners.lock().push((id, listener));
+        let mut listeners = self.listeners.lock();
+        listeners.as_mut().ok_or(Exited)?.push((id, listener));
         Ok(id)
     }
 
     fn remove_listener(&self, id: ListenerId) {
-        let gone: Vec<_> = self.listeners.lock().extract_if(.., |(other, _)| *other == id).collect();
+        let mut listeners = self.listeners.lock();
+        let all = listeners.iter_mut().flat_map(|all| all.extract_if(.., move |(other, _)| *other == id));
+        let gone: Vec<_> = all.collect();
         // Dropped under no lock.
+        drop(listeners);
         drop(gone);
     }
 }

@@ -60,14 +60,16 @@ pub(crate) fn handle(name: &str, addresses: Arc<dyn Addresses>) -> Result<DmaHan
 }
 
 impl View {
-    /// Calls `each` with where each piece of `len` bytes from `at` is, and which piece it is.
+    /// Calls `each` with where each piece of `len` bytes from `at` is, and which piece it is. What leads nowhere is passed over, as by a device: a process may
+    /// have given back what its device uses.
     fn pieces(&self, at: Pa, len: usize, mut each: impl FnMut(Pa, core::ops::Range<usize>)) {
         let mut done = 0;
         while done < len {
             let address = at.get() + done as u64;
             let rest = usize::try_from(PAGE - address % PAGE).unwrap_or(1).min(len - done);
-            let Some(place) = self.0.lookup(address) else { panic!("{address:#x} leads nowhere") };
-            each(place, done..done + rest);
+            if let Some(place) = self.0.lookup(address) {
+                each(place, done..done + rest);
+            }
             done += rest;
         }
     }
@@ -83,6 +85,7 @@ impl DmaMemory for View {
     }
 
     fn read(&self, at: Pa, into: &mut [u8]) {
+        into.fill(0);
         self.pieces(at, into.len(), |place, range| Metal.read(place, &mut into[range]));
     }
 
