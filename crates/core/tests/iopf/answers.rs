@@ -155,7 +155,8 @@ type Device = PageRequester<Machine<Spin>>;
 fn hooked() -> (Arc<Queue>, Arc<Device>, Arc<Hook>) {
     let (queue, hook) = (Arc::new(FaultQueue::new()), Arc::<Hook>::default());
     let responder = hook.clone() as Arc<dyn Responder>;
-    let device = PageRequester::new(Machine::new(), "hooked", Some(responder), Limits::default());
+    let machine = Machine::with_turns_of_ns(1_000_000);
+    let device = PageRequester::new(machine, "hooked", Some(responder), Limits::default());
     queue.add_device(&device).unwrap();
     (queue, device, hook)
 }

@@ -64,6 +64,8 @@ impl<M: RawMutex + Relax + Send + Sync + core::fmt::Debug + 'static> TestMutex f
 #[derive(Debug)]
 pub(crate) struct Machine<M> {
     now_ns: AtomicU64,
+    /// How long a turn of a polling loop takes, by the clock.
+    turn_ns: u64,
     pub(crate) events: Mutex<Vec<String>>,
     pub(crate) deaf: AtomicBool,
     mutex: core::marker::PhantomData<fn(M)>,
@@ -71,8 +73,14 @@ pub(crate) struct Machine<M> {
 
 impl<M> Machine<M> {
     pub(crate) fn new() -> Arc<Self> {
+        Self::with_turns_of_ns(1000)
+    }
+
+    /// For whoever waits for seconds: each turn lets other threads run, and a machine that is busy with others has it wait for them.
+    pub(crate) fn with_turns_of_ns(turn_ns: u64) -> Arc<Self> {
         Arc::new(Self {
             now_ns: AtomicU64::new(0),
+            turn_ns,
             events: Mutex::default(),
             deaf: AtomicBool::new(false),
             mutex: core::marker::PhantomData,
@@ -90,7 +98,7 @@ impl<M: TestMutex> Clock for Machine<M> {
     }
 
     fn relax(&self) {
-        self.now_ns.fetch_add(1000, SeqCst);
+        self.now_ns.fetch_add(self.turn_ns, SeqCst);
         M::relax();
     }
 }
