@@ -43,7 +43,7 @@ const TEXT_BAR: u64 = 200 << 10;
 const BARRED: [&str; 2] = ["portcullis_core", "portcullis_smmuv3"];
 
 /// What the kernel must have said, besides the digest: how its lines begin.
-const LINES: [&str; 5] = ["job 1: ", "job 2: ", "job 3: ", "job 4: ", "all jobs done"];
+const LINES: [&str; 6] = ["kept: ", "job 1: ", "job 2: ", "job 3: ", "job 4: ", "all jobs done"];
 
 /// What is asked for on the command line.
 #[derive(Debug, PartialEq, Eq)]
@@ -332,8 +332,14 @@ mod tests {
         lines.iter().map(|&line| line.to_owned()).collect()
     }
 
-    const ALL: [&str; 5] =
-        ["job 1: read, sha256 00ff", "job 2: blocked", "job 3: shared", "job 4: released", "all jobs done"];
+    const ALL: [&str; 6] = [
+        "kept: a table",
+        "job 1: read, sha256 00ff",
+        "job 2: blocked",
+        "job 3: shared",
+        "job 4: released",
+        "all jobs done",
+    ];
 
     #[test]
     fn arguments_say_what_is_wished_for() {

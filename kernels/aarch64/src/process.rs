@@ -198,11 +198,12 @@ impl Process {
         Ok(first)
     }
 
-    /// Whether the bytes are whole pages of what was asked for later. That is what the process may give back.
-    fn asked_for(&self, va: u64, bytes: u64) -> bool {
+    /// What a process may ask for: whole pages of memory that it was given later are taken away. Answers whether they are.
+    pub(crate) fn give_back(&self, va: u64, bytes: u64) -> bool {
         let next = self.memory.lock().next;
         let inside = va >= FIRST_MEMORY && va.checked_add(bytes).is_some_and(|end| end <= next);
-        inside && va.is_multiple_of(PAGE) && bytes.is_multiple_of(PAGE)
+        let whole = va.is_multiple_of(PAGE) && bytes.is_multiple_of(PAGE);
+        inside && whole && self.unmap(va, bytes).is_ok()
     }
 
     /// Takes pages away: the entry goes, then CPUs and devices forget it, and only then the page is free.
@@ -303,7 +304,7 @@ fn call(frame: &mut Frame) -> Option<u64> {
     let done = match frame.x[8] {
         CALL_SAY => process.say(first, second),
         CALL_READ => calls.read(first, second, third),
-        CALL_GIVE_BACK => process.asked_for(first, second) && process.unmap(first, second).is_ok(),
+        CALL_GIVE_BACK => process.give_back(first, second),
         _ => false,
     };
     cpu::restore_interrupts(mask);

@@ -3,6 +3,7 @@
 //! The last block of the disk says what is before it ([`Label`]).
 
 mod blocked;
+mod kept;
 mod measure;
 mod read;
 mod release;
@@ -23,6 +24,7 @@ use crate::platform::Metal;
 
 /// Does all of them.
 pub(crate) fn run(system: System) -> Result<(), Wrong> {
+    kept::run()?;
     let before = {
         let slot = Slot::find(&system)?;
         let before = release::Levels::now();
